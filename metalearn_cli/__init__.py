@@ -1,0 +1,1 @@
+"""metalearn: a command-line experiment runner for few-shot and meta-learning in PyTorch."""

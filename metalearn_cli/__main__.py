@@ -1,0 +1,3 @@
+from metalearn_cli.cli import entry
+
+entry()

@@ -1,0 +1,104 @@
+"""What an algorithm is: pure functions from meta-parameters and a batch of tasks to predictors and a meta-gradient.
+
+The bi-level problem that all of them answer: find meta-parameters theta so that, after adapting to the support set of
+a task, the loss on its query set is small,  min_theta  E_task  L(adapt(theta, support), query).
+
+Shapes: T tasks, S support examples, Q query examples. An algorithm reads, writes, draws and logs nothing.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.tasks.base import Batch, Spec, Support
+
+
+class BatchNorm(Enum):
+    """Whose statistics normalise the query examples of a task."""
+
+    transductive = "transductive"  # the query set's own (ProtoNet: support and query together)
+    inductive = "inductive"  # the support set's
+    running = "running"  # averages over the training tasks
+    one_query = "one_query"  # those of the support set and that one query example
+
+
+class Meta(NamedTuple):
+    """What is meta-learned: `params` get meta-gradients, `buffers` (running statistics) do not. Both are saved."""
+
+    params: Params
+    buffers: Params
+
+
+# (query_x [T, Q, *input], whose statistics) -> out [T, Q, outputs], for the T tasks that were adapted to.
+Predictor = Callable[[Tensor, BatchNorm], Tensor]
+
+
+class Update(NamedTuple):
+    """What one meta-batch of T tasks asks for; gradient and buffers are means over the tasks."""
+
+    gradient: Params  # by the name of the meta-parameter
+    loss: Tensor  # [T], detached
+    buffers: Params  # the new ones
+    carry: Any = None  # not None: call again with it, for another update from the same tasks
+
+
+class Algorithm(ABC):
+    """A final class is a frozen dataclass whose fields are the keys of its yaml file."""
+
+    test_steps: int  # inner steps at validation and test
+    batch_norm: ClassVar[BatchNorm]  # the mode in which the algorithm's paper reports
+
+    @abstractmethod
+    def init(self, net: Net, rng: torch.Generator) -> Meta:
+        """Which meta-parameters there are. Raises UserError where the algorithm does not fit the task."""
+
+    @abstractmethod
+    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
+        """The predictor after 0, 1, ... `steps` inner steps; differentiable in `meta.params` unless under no_grad."""
+
+    @abstractmethod
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+        """The update that the tasks of `batch` ask for at meta-iteration `step` (counted from 0)."""
+
+
+def task_loss(spec: Spec, out: Tensor, y: Tensor) -> Tensor:
+    """Mean loss of each task, [T]: cross-entropy for classes, squared error for values; out [T, B, outputs]."""
+    if spec.kind == "classes":
+        return F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
+    return (out - y).square().flatten(1).mean(1)
+
+
+def task_metric(spec: Spec, out: Tensor, y: Tensor) -> Tensor:
+    """Accuracy in 0..1, or mean squared error, of each task, [T]; out [T, B, outputs]."""
+    if spec.kind == "classes":
+        return (out.argmax(-1) == y).to(out.dtype).mean(1)
+    return task_loss(spec, out, y)
+
+
+def mean_gradient(loss: Tensor, params: Params) -> Params:
+    """The gradient of the mean of loss [T] in each parameter."""
+    return dict(zip(params, torch.autograd.grad(loss.mean(), list(params.values())), strict=True))
+
+
+def running_average(buffers: Params, stats: Params) -> Params:
+    """Batch-norm buffers moved by a tenth (torch's momentum) towards the mean over tasks of `stats` [T, C].
+
+    The variance is averaged as it normalised the batch, biased; torch's layer stores n/(n-1) times that.
+    """
+    return {name: value.lerp(stats[name].detach().mean(0), 0.1) for name, value in buffers.items()}
+
+
+def require_one_way(name: str, spec: Spec) -> None:
+    """An algorithm whose head has one output per class cannot train with another way than it is tested with."""
+    if spec.train_outputs != spec.outputs:
+        raise UserError(
+            f"algo={name} learns one output per class, so task.train_way={spec.train_outputs} must equal "
+            f"task.way={spec.outputs}; algo=protonet can train with another way"
+        )

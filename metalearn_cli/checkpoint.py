@@ -1,0 +1,116 @@
+"""Checkpoints that exist whole and verified, or not at all.
+
+One file per step, checkpoints/step-00001000-<16 hex of its sha256>.safetensors: the name verifies the content, no
+pickle is involved, and any safetensors reader opens it. What is not a tensor stands in its metadata, as JSON under one
+key (safetensors writes several keys in random order, and equal states shall be equal files).
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.files import write_durably
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.safetensors")
+
+
+class Checkpoint(NamedTuple):
+    step: int
+    tensors: dict[str, Tensor]  # on the CPU
+    record: dict[str, Any]  # what is not a tensor
+
+
+class Damaged(Exception):
+    """A file whose content is not what its name says."""
+
+
+def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> Path:
+    text = json.dumps({"format": FORMAT, "step": step, **record}, sort_keys=True)
+    data = safetensors.torch.save({name: tensor.cpu() for name, tensor in tensors.items()}, {"metalearn": text})
+    path = folder / f"step-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    write_durably(path, data)
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Raises Damaged where the content is not what the name says, UserError where it is of a newer format."""
+    name = _NAME.fullmatch(path.name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror}") from error
+    if name is None or hashlib.sha256(data).hexdigest()[:16] != name[2]:
+        raise Damaged(f"{path}: its content does not match the hash in its name")
+    try:
+        record = json.loads(_metadata(data)["metalearn"])
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise Damaged(f"{path}: not a checkpoint of this program") from error
+    if record["format"] > FORMAT:
+        raise UserError(
+            f"{path} is of format {record['format']}, and this version reads up to {FORMAT}: install a newer metalearn"
+        )
+    return Checkpoint(record["step"], tensors, record)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file: its header is JSON behind eight bytes of length."""
+    length = int.from_bytes(data[:8], "little")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata
+
+
+def list_newest_first(folder: Path) -> list[Path]:
+    """Every file that is named like a checkpoint, the highest step first."""
+    paths = [path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=_step, reverse=True)
+
+
+def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that verifies (None: the folder has none), and what was skipped before it.
+
+    Raises UserError where there are checkpoints and none verifies: starting again from step 0 is the user's decision.
+    """
+    skipped: list[str] = []
+    paths = list_newest_first(folder)
+    for path in paths:
+        try:
+            return load(path), skipped
+        except Damaged as damage:
+            skipped.append(str(damage))
+    if paths:
+        raise UserError(
+            f"none of the {len(paths)} checkpoints in {folder} is whole ({skipped[0]}): "
+            "move them away to start again from step 0"
+        )
+    return None, skipped
+
+
+def prune(folder: Path, keep: int, best_step: int | None) -> None:
+    """Remove all but the newest `keep` and the best."""
+    for path in list_newest_first(folder)[keep:]:
+        if _step(path) != best_step:
+            path.unlink()
+
+
+def find(folder: Path, step: int) -> Path | None:
+    """The checkpoint of this step."""
+    return next((path for path in list_newest_first(folder) if _step(path) == step), None)
+
+
+def remove_temporary(folder: Path) -> None:
+    """What a killed process left behind; only safe while the run's lock is held."""
+    for path in folder.glob("*.tmp-*"):
+        path.unlink()
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split("-")[1])

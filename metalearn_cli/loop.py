@@ -1,0 +1,184 @@
+"""Training and testing one run, from top to bottom."""
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metalearn_cli import checkpoint, runs
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.config import Job, Select, resolve_device
+from metalearn_cli.errors import UserError
+from metalearn_cli.evaluate import Evaluation, evaluate
+from metalearn_cli.files import write_durably
+from metalearn_cli.learner import Learner, NonFinite
+from metalearn_cli.metrics import has_diverged, is_better, summarise
+from metalearn_cli.progress import Console, Progress
+from metalearn_cli.seeding import generator
+from metalearn_cli.writers import Writers
+
+
+def train(learner: Learner, job: Job, folder: Path, console: Console) -> dict[str, Any]:
+    """Meta-train from the newest checkpoint in `folder` (or from the start), then meta-test -> results.json's content.
+
+    Everything that happens at a step is a function of the configuration and the step, so that a run which was killed
+    and continued ends with the same bits as one that was not.
+    """
+    settings, task = job.run, job.task
+    prepare(job, folder, console, learner.device)
+    modes = [settings.batch_norm or job.algo.batch_norm]
+    checkpoints = folder / "checkpoints"
+    start, best = resume(learner, checkpoints, console)
+    writers = Writers(folder, start)
+    since, since_step = time.perf_counter(), start
+    with Progress(console, "train", settings.steps, start) as progress:
+        for step in range(start, settings.steps):
+            draw = task.draw(settings.tasks_per_step, "train", generator(settings.seed, "train", step))
+            try:
+                loss = learner.step(task.gather(draw, learner.device), step)
+            except NonFinite as failure:
+                raise UserError(non_finite_sentence(failure, checkpoints)) from failure
+            done = step + 1
+            if done % settings.log_every == 0:
+                mean = loss.mean().item()
+                writers.metrics(done, {"train/loss": mean, "train/lr": job.optimizer.rate(step)})
+                now = time.perf_counter()
+                writers.timing(done, {"steps_per_second": (done - since_step) / (now - since)})
+                since, since_step = now, done
+                progress.advance(done, f"loss {mean:.4f}")
+            improved = False
+            if settings.eval_every and done % settings.eval_every == 0:
+                values, score = validate(learner, job, modes)
+                writers.metrics(done, values)
+                improved = is_better(task.spec.metric, score, best["value"] if best else None)
+                if improved:
+                    best = {"step": done, "value": score}
+                progress.advance(done, f"val {task.spec.metric} {score}")
+            if improved or done % settings.save_every == 0 or done == settings.steps:
+                writers.sync()
+                checkpoint.save(checkpoints, done, learner.state_dict(), {"best": best})
+                checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
+    writers.close()
+    tested = settings.steps
+    if settings.select is Select.best and best is not None and best["step"] != settings.steps:
+        tested = best["step"]
+        path = checkpoint.find(checkpoints, tested)
+        if path is None:
+            raise UserError(f"the best checkpoint, of step {tested}, is gone from {checkpoints}: give select=last")
+        learner.load_state_dict(checkpoint.load(path).tensors)
+    return test(learner, job, folder, tested, modes, console)
+
+
+def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> None:
+    """Set threads and determinism for this process, and say what was chosen."""
+    settings = job.run
+    choices = folder / "choices.json"
+    if settings.threads is not None:
+        threads = settings.threads
+    elif choices.exists():
+        threads = json.loads(choices.read_text())["threads"]  # sums in another order are other bits
+    else:
+        threads = torch.get_num_threads()
+    runs.write_json(choices, {"threads": threads})
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(settings.deterministic)
+    console.say(f"{folder}: {job.choices['algo']} on {job.choices['task']}, device {device}, {threads} CPU thread(s)")
+
+
+def new_learner(job: Job) -> Learner:
+    """The learner of step 0. Raises UserError where the device is missing or the parts do not fit together."""
+    settings = job.run
+    device = resolve_device(settings.device)
+    rng = generator(settings.seed, "init")
+    return Learner(job.algo, job.net, job.optimizer, rng, device, settings.dtype, settings.tasks_per_chunk)
+
+
+def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None]:
+    """Load the newest whole checkpoint -> the steps done, and the best validation so far."""
+    checkpoints.mkdir(exist_ok=True)
+    checkpoint.remove_temporary(checkpoints)
+    newest, skipped = checkpoint.load_newest(checkpoints)
+    for damage in skipped:
+        console.say(f"skipping {damage}")
+    if newest is None:
+        return 0, None
+    learner.load_state_dict(newest.tensors)
+    console.say(f"continuing after step {newest.step}")
+    return newest.step, newest.record["best"]
+
+
+def validate(learner: Learner, job: Job, modes: list[BatchNorm]) -> tuple[dict[str, float], float | None]:
+    """Score the validation episodes -> the values for metrics.jsonl, and the one that chooses the best checkpoint.
+
+    `val/accuracy` (or `val/mse`) is after the last inner step, `val/accuracy_step0` before the first, and so on.
+    """
+    settings, metric = job.run, job.task.spec.metric
+    found = evaluate(learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, modes, lambda done: None)
+    scores = found.scores[modes[0]]
+    per_step = [summarise(values, torch.zeros(len(values)))["mean"] for values in scores.metric.T]
+    loss = summarise(scores.loss[:, -1], torch.zeros(len(scores.loss)))["mean"]
+    values = {"val/loss": loss, f"val/{metric}": per_step[-1]}
+    if len(per_step) > 1:
+        values |= {f"val/{metric}_step{number}": value for number, value in enumerate(per_step)}
+    return {name: value for name, value in values.items() if value is not None}, per_step[-1]
+
+
+def test(
+    learner: Learner, job: Job, folder: Path, step: int, modes: list[BatchNorm], console: Console
+) -> dict[str, Any]:
+    """Score the test episodes, and write results.json and episodes.npz."""
+    settings = job.run
+    with Progress(console, "test", settings.test_episodes) as progress:
+        found = evaluate(
+            learner, job.task, "test", settings.test_episodes, settings.episodes_seed, modes, progress.advance
+        )
+    results = summarise_test(job, found, step, modes[0])
+    scores = found.scores[modes[0]]
+    arrays = io.BytesIO()
+    np.savez(arrays, loss=scores.loss.numpy(), metric=scores.metric.numpy())
+    write_durably(folder / "episodes.npz", arrays.getvalue())
+    runs.write_json(folder / "results.json", results)
+    return results
+
+
+def summarise_test(job: Job, found: Evaluation, step: int, mode: BatchNorm) -> dict[str, Any]:
+    """The content of results.json."""
+    spec, scores = job.task.spec, found.scores[mode]
+    diverged = has_diverged(spec.kind, scores.loss)
+    per_step = [
+        {"step": number, **summarise(scores.metric[:, number], diverged[:, number])}
+        for number in range(scores.metric.shape[1])
+    ]
+    last = per_step[-1]
+    return {
+        "split": "test",
+        "episodes": len(scores.metric),
+        "episodes_sha256": found.episodes_sha256,
+        "metric": spec.metric,
+        "mean": last["mean"],
+        "ci95": last["ci95"],
+        "median": last["median"],
+        "per_step": per_step,
+        "batch_norm": mode.name if job.net.init_stats() else None,
+        "algo": job.choices["algo"],
+        "task": job.choices["task"],
+        "experiment": job.choices.get("experiment"),
+        "seed": job.run.seed,
+        "episodes_seed": job.run.episodes_seed,
+        "step": step,
+        "steps": job.run.steps,
+    }
+
+
+def non_finite_sentence(failure: NonFinite, checkpoints: Path) -> str:
+    tasks = f" in tasks {failure.tasks} of the meta-batch" if failure.tasks else ""
+    paths = checkpoint.list_newest_first(checkpoints)
+    last = f"the last good checkpoint is {paths[0]}" if paths else "there is no checkpoint yet"
+    return (
+        f"the {failure.what} of step {failure.step} is not finite{tasks}, so training stopped before the update; "
+        f"{last}; try a lower algo.inner_lr or optimizer.lr, or optimizer.clip_norm=1"
+    )

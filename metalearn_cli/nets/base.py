@@ -1,0 +1,39 @@
+"""The network interface: pure functions of parameters, with the tasks of the meta-batch as leading dimension.
+
+Shapes: T tasks, B examples per task. A parameter is shared by all tasks, [*shape], or one per task, [T, *shape].
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.tasks.base import Spec
+
+Params = dict[str, Tensor]
+
+
+class Net(ABC):
+    """A final class is a frozen dataclass: `spec` and the keys of its yaml file. It holds no parameters.
+
+    `stats` are batch-norm statistics by name, mean and (biased) variance, [channels] or [T, channels]. None normalises
+    each task by its own batch. Both calls return the statistics that they used, to be averaged or used again.
+    """
+
+    spec: Spec
+
+    @abstractmethod
+    def init(self, rng: torch.Generator) -> Params:
+        """Fresh shared parameters, float32 on the CPU; those of the head are named "head.*"."""
+
+    @abstractmethod
+    def init_stats(self) -> Params:
+        """Statistics of the standard normal distribution; empty for a network without batch norm."""
+
+    @abstractmethod
+    def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+        """x [T, B, *input] -> features [T, B, F], and the statistics used."""
+
+    @abstractmethod
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+        """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""

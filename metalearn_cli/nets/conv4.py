@@ -1,0 +1,105 @@
+"""Four blocks of 3x3 convolution, batch norm and ReLU, halving the image each time: the field's standard network.
+
+With max-pooling, as in Vinyals et al. 2016 and Snell et al. 2017; with stride 2 instead, as MAML has it for Omniglot
+(filters=64, downsample=stride, spatial_mean=true). The convolutions have no bias: batch norm would subtract it.
+Differs from MAML's code in: padding is 1 on every side where TensorFlow's "same" at stride 2 pads the far side only.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.layers import batch_norm, conv3x3, fold, init_linear, linear, unfold
+from metalearn_cli.tasks.base import Spec
+
+BLOCKS = ("block1", "block2", "block3", "block4")
+
+
+class Downsample(Enum):
+    max_pool = "max_pool"
+    stride = "stride"
+
+
+@dataclass(frozen=True)
+class Conv4(Net):
+    spec: Spec
+    filters: int = 64
+    downsample: Downsample = Downsample.max_pool
+    spatial_mean: bool = False  # features: the mean over the last image instead of all its pixels
+    gamma: bool = True  # batch norm learns a scale; the original MAML does not
+    head_std: float | None = None  # normal weights of this standard deviation, zero bias; null: torch's default
+
+    def __post_init__(self) -> None:
+        if len(self.spec.input_shape) != 3:
+            raise UserError(
+                f"model=conv4 wants images, and this task's examples have shape {list(self.spec.input_shape)}: "
+                "take model=mlp"
+            )
+        if min(self.spec.input_shape[1:]) < 16 and self.downsample is Downsample.max_pool:
+            raise UserError(
+                f"model=conv4 halves an image four times, and {self.spec.input_shape[1]}x{self.spec.input_shape[2]} "
+                "is too small for that: take images of 16x16 or more, or model.downsample=stride"
+            )
+        if self.filters < 1:
+            raise UserError(f"model.filters={self.filters} must be at least 1")
+        if self.head_std is not None and not 0 < self.head_std < math.inf:
+            raise UserError(f"model.head_std={self.head_std} must be a positive number or null")
+
+    @property
+    def feature_count(self) -> int:
+        if self.spatial_mean:
+            return self.filters
+        height, width = self.spec.input_shape[1:]
+        for _ in BLOCKS:
+            if self.downsample is Downsample.max_pool:
+                height, width = height // 2, width // 2
+            else:
+                height, width = (height + 1) // 2, (width + 1) // 2
+        return self.filters * height * width
+
+    def init(self, rng: torch.Generator) -> Params:
+        params: Params = {}
+        channels = self.spec.input_shape[0]
+        for block in BLOCKS:
+            weight = torch.empty(self.filters, channels, 3, 3)
+            params[f"{block}.conv.weight"] = torch.nn.init.xavier_uniform_(weight, generator=rng)
+            if self.gamma:
+                params[f"{block}.norm.weight"] = torch.ones(self.filters)
+            params[f"{block}.norm.bias"] = torch.zeros(self.filters)
+            channels = self.filters
+        params["head.weight"], params["head.bias"] = init_linear(
+            self.feature_count, self.spec.outputs, self.head_std, rng
+        )
+        return params
+
+    def init_stats(self) -> Params:
+        stats: Params = {}
+        for block in BLOCKS:
+            stats[f"{block}.norm.mean"] = torch.zeros(self.filters)
+            stats[f"{block}.norm.var"] = torch.ones(self.filters)
+        return stats
+
+    def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+        tasks, pool = len(x), self.downsample is Downsample.max_pool
+        used: Params = {}
+        x = fold(x)
+        for block in BLOCKS:
+            x = conv3x3(params, f"{block}.conv", x, tasks, stride=1 if pool else 2)
+            x, block_stats = batch_norm(params, f"{block}.norm", x, tasks, stats)
+            used |= block_stats
+            x = F.relu(x)
+            if pool:
+                x = F.max_pool2d(x, 2)
+        if self.spatial_mean:
+            x = x.mean((2, 3), keepdim=True)
+        return unfold(x, tasks), used
+
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+        x, used = self.features(params, x, stats)
+        return linear(params, "head", x), used

@@ -1,0 +1,73 @@
+"""A multi-layer perceptron; images are flattened.
+
+MAML's sinusoid network is hidden=[40,40], init_std=0.01; its network for Omniglot "without convolutions" is
+hidden=[256,128,64,64], batch_norm=true.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.layers import batch_norm, init_linear, linear
+from metalearn_cli.tasks.base import Spec
+
+
+class Activation(Enum):
+    relu = "relu"
+    tanh = "tanh"
+
+
+@dataclass(frozen=True)
+class MLP(Net):
+    spec: Spec
+    hidden: tuple[int, ...] = (40, 40)
+    activation: Activation = Activation.relu
+    batch_norm: bool = False  # after each hidden layer, before its activation
+    init_std: float | None = None  # normal weights of this standard deviation, zero biases; null: torch's default
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise UserError(f"model.hidden={list(self.hidden)} must name the width of at least one layer, e.g. [40,40]")
+        if self.init_std is not None and not 0 < self.init_std < math.inf:
+            raise UserError(f"model.init_std={self.init_std} must be a positive number or null")
+
+    def init(self, rng: torch.Generator) -> Params:
+        params: Params = {}
+        inputs = math.prod(self.spec.input_shape)
+        for layer, width in enumerate(self.hidden, 1):
+            params[f"layer{layer}.weight"], bias = init_linear(inputs, width, self.init_std, rng)
+            if self.batch_norm:  # which would subtract a bias before it
+                params[f"norm{layer}.weight"], params[f"norm{layer}.bias"] = torch.ones(width), torch.zeros(width)
+            else:
+                params[f"layer{layer}.bias"] = bias
+            inputs = width
+        params["head.weight"], params["head.bias"] = init_linear(inputs, self.spec.outputs, self.init_std, rng)
+        return params
+
+    def init_stats(self) -> Params:
+        stats: Params = {}
+        if self.batch_norm:
+            for layer, width in enumerate(self.hidden, 1):
+                stats[f"norm{layer}.mean"], stats[f"norm{layer}.var"] = torch.zeros(width), torch.ones(width)
+        return stats
+
+    def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+        x = x.flatten(2)
+        used: Params = {}
+        for layer in range(1, len(self.hidden) + 1):
+            x = linear(params, f"layer{layer}", x)
+            if self.batch_norm:
+                x, layer_stats = batch_norm(params, f"norm{layer}", x, len(x), stats)
+                used |= layer_stats
+            x = F.relu(x) if self.activation is Activation.relu else torch.tanh(x)
+        return x, used
+
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+        x, used = self.features(params, x, stats)
+        return linear(params, "head", x), used

@@ -1,0 +1,57 @@
+"""Telling the user what is going on: sentences, and a bar on a terminal or plain lines in a log. All on stderr."""
+
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+
+class Console:
+    """Writes each sentence to stderr and to train.log."""
+
+    def __init__(self, log: Path | None = None) -> None:
+        self._log: IO[str] | None = open(log, "a", encoding="utf-8") if log else None
+
+    def say(self, text: str) -> None:
+        tqdm.write(text, file=sys.stderr)
+        if self._log:
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            self._log.flush()
+
+    def close(self) -> None:
+        if self._log:
+            self._log.close()
+
+
+class Progress:
+    """How far a long piece of work is, how fast it goes, and when it will end.
+
+    A bar where stderr is a terminal; otherwise a line whenever `note` is called and ten seconds have passed.
+    """
+
+    def __init__(self, console: Console, what: str, total: int, start: int = 0) -> None:
+        self._console, self._what, self._total, self._start = console, what, total, start
+        self._began = self._spoke = time.monotonic()
+        self._bar = tqdm(desc=what, total=total, initial=start, file=sys.stderr, disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._bar.close()
+
+    def advance(self, done: int, note: str = "") -> None:
+        """`done` of `total` are done; `note` is shown beside it."""
+        self._bar.update(done - self._bar.n)
+        if note:
+            self._bar.set_postfix_str(note, refresh=False)
+        now = time.monotonic()
+        if self._bar.disable and note and (now - self._spoke >= 10 or done == self._total):
+            self._spoke = now
+            rate = (done - self._start) / max(now - self._began, 1e-9)
+            left = (self._total - done) / rate
+            self._console.say(
+                f"{self._what} {done}/{self._total}  {note}  {rate:.3g}/s  {int(left // 60)}:{int(left % 60):02d} left"
+            )

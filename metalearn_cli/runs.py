@@ -1,0 +1,127 @@
+"""The run folder: who may write it, what was asked for, and on which machine and versions.
+
+outputs/NAME, or outputs/<date>/<time>-<algo>-<task>-<id> without a name. config.yaml holds the whole configuration;
+the same command with the same name continues the run.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from omegaconf import OmegaConf
+
+from metalearn_cli.config import flatten
+from metalearn_cli.errors import UserError
+from metalearn_cli.files import write_durably
+
+OUTPUTS = Path("outputs")
+
+# What may differ when a run goes on; `steps` may only grow, which `check_same` sees to.
+_FREE = {"steps", "device", "threads", "save_every", "log_every", "eval_every", "keep"}
+
+
+def folder_of(name: str | None, algo: str, task: str) -> Path:
+    """Where a run of this name stands; without a name, a new folder that no other launch can get."""
+    if name is not None:
+        return OUTPUTS / name
+    now = time.localtime()
+    stem = f"{time.strftime('%H-%M-%S', now)}-{algo}-{task}-{secrets.token_hex(2)}"
+    return OUTPUTS / time.strftime("%Y-%m-%d", now) / stem
+
+
+def lock(folder: Path) -> IO[str]:
+    """Take the folder for this process for as long as the returned file stays open.
+
+    The kernel frees the lock when its holder dies, however it dies.
+    """
+    file = open(folder / "lock", "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise UserError(
+            f"{folder} is in use by {file.read().strip() or 'another process'}: take another name"
+        ) from None
+    file.truncate(0)
+    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def check_same(folder: Path, config: dict[str, Any]) -> None:
+    """Raises UserError where the folder holds a run of another configuration, with the keys that differ."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
+    old, new = flatten(load_config(path)), flatten(config)
+    differing = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
+    if differing:
+        changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing)
+        raise UserError(f"{folder} holds a run of another configuration ({changes}): take another name")
+    if new["steps"] < old["steps"]:
+        raise UserError(
+            f"{folder} holds a run of {old['steps']} steps, and steps={new['steps']} is less: take another name"
+        )
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """A config.yaml as plain values; nothing in it is imported or run."""
+    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+    return config
+
+
+def write_records(folder: Path, config: dict[str, Any], overrides: list[str], fingerprint: str) -> None:
+    """config.yaml, overrides.txt, environment.json."""
+    write_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
+    write_durably(folder / "overrides.txt", "".join(f"{override}\n" for override in overrides).encode())
+    write_json(folder / "environment.json", {**environment(), "data": fingerprint})
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_durably(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def environment() -> dict[str, Any]:
+    """What else decides the result: versions, the machine, and the state of the source."""
+    source = Path(__file__).parent
+    tracked = _git(source, "ls-files", "__init__.py")  # not the repository that a virtual environment stands in
+    commit = _git(source, "rev-parse", "HEAD") if tracked else None
+    return {
+        "metalearn": version("metalearn-cli"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_commit": commit,
+        "git_dirty": bool(_git(source, "status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "command": sys.argv,
+    }
+
+
+def _processor() -> str:
+    try:
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return names[0].partition(":")[2].strip()
+    except (OSError, IndexError):
+        return platform.processor()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """git's answer in this folder, None where it is not a checkout or git is not installed."""
+    try:
+        answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -1,0 +1,54 @@
+"""The only two sources of randomness: `generator` for draws on the CPU, `uniform` for what happens inside a task.
+
+Both are pure functions of their key. Nothing is ever drawn from a running generator, so there is no random state to
+save: a run that was killed resumes with the same bits, and any slice of a meta-batch sees the numbers that the whole
+one would have seen.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A fresh CPU generator for this key, e.g. `generator(seed, "train", step)`.
+
+    torch's CPU generator (mt19937) uses only the low 32 bits of a seed, so the key is hashed to 32 bits on purpose.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def uniform(key: Tensor, *salt: int, shape: tuple[int, ...]) -> Tensor:
+    """Uniform numbers in [0, 1) that depend on each task's own key: key [T] int64 -> [T, *shape] float32.
+
+    Number i of task t is hash(key[t], salt, i), in integer arithmetic: the same bits on every device and for every
+    slice of the meta-batch. `salt` tells the uses within one task apart (an inner step, a layer).
+    """
+    state = _mix(key)
+    for value in salt:
+        state = _mix(state ^ _mix(torch.full_like(key, value)))
+    counter = torch.arange(math.prod(shape), device=key.device)
+    bits = _mix(state[:, None] + counter * _GOLDEN)
+    return (_shift(bits, 40).to(torch.float32) * 2.0**-24).view(len(key), *shape)
+
+
+# The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+# int64 products wrap around on every device, which is what the hash needs.
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_FIRST = 0xBF58476D1CE4E5B9 - 2**64
+_SECOND = 0x94D049BB133111EB - 2**64
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x + _GOLDEN
+    x = (x ^ _shift(x, 30)) * _FIRST
+    x = (x ^ _shift(x, 27)) * _SECOND
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right (torch's `>>` on int64 keeps the sign)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,108 @@
+"""What a task is: its specification, a batch of tasks, and the distribution they come from.
+
+Shapes, here and everywhere: T tasks of the meta-batch, S support examples, Q query examples, `way` classes,
+`shot` support examples per class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "val", "test"]
+
+# What one draw of T tasks holds: indices or coefficients on the CPU, each tensor [T, ...].
+Draw = dict[str, Tensor]
+
+
+class Spec(NamedTuple):
+    """What a task asks of a network."""
+
+    input_shape: tuple[int, ...]  # of one example: (channels, height, width), or (features,)
+    outputs: int  # classes of a validation or test task, or values per example
+    train_outputs: int  # the same for training tasks; differs where training uses another way than the test
+    kind: Literal["classes", "values"]
+
+    @property
+    def metric(self) -> str:
+        return "accuracy" if self.kind == "classes" else "mse"
+
+
+class Support(NamedTuple):
+    """The labelled examples of T tasks: all that an algorithm may look at before it predicts."""
+
+    x: Tensor  # [T, S, *input]
+    y: Tensor  # [T, S] int64 for classes, [T, S, outputs] for values
+    key: Tensor  # [T] int64: the source of all randomness inside a task, see seeding.uniform
+
+
+class Batch(NamedTuple):
+    """T tasks, each with its support and query set."""
+
+    support_x: Tensor  # [T, S, *input]
+    support_y: Tensor  # [T, S] int64 for classes, [T, S, outputs] for values
+    query_x: Tensor  # [T, Q, *input]
+    query_y: Tensor  # [T, Q] or [T, Q, outputs]
+    key: Tensor  # [T] int64
+
+    @property
+    def support(self) -> Support:
+        return Support(self.support_x, self.support_y, self.key)
+
+    def chunks(self, tasks: int) -> list[Batch]:
+        """Cut into batches of at most `tasks` tasks."""
+        return [Batch(*part) for part in zip(*(torch.split(tensor, tasks) for tensor in self), strict=True)]
+
+    def to(self, dtype: torch.dtype) -> Batch:
+        """The same batch with its real numbers in another precision."""
+        return Batch(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in self))
+
+
+class TaskDistribution(ABC):
+    """A distribution over tasks. A final class is a frozen dataclass whose fields are the keys of its yaml file."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> Spec: ...
+
+    @property
+    @abstractmethod
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that exist; a distribution without "val" cannot choose the best checkpoint."""
+
+    @abstractmethod
+    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        """Choose T = `tasks` tasks: a pure function of its arguments, on the CPU. Holds `key` [T] int64."""
+
+    @abstractmethod
+    def gather(self, draw: Draw, device: torch.device) -> Batch:
+        """The tasks of a draw (or of a slice of one) as float32 tensors on `device`."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What tells the data apart: the hash of the pixels, or the formula's name. Reads the data on first use."""
+
+
+def draw_slice(draw: Draw, start: int, stop: int) -> Draw:
+    """Tasks `start` to `stop` of a draw."""
+    return {name: tensor[start:stop] for name, tensor in draw.items()}
+
+
+def draw_keys(tasks: int, rng: torch.Generator) -> Tensor:
+    """One key per task, [T] int64."""
+    return torch.randint(2**63 - 1, (tasks,), generator=rng)
+
+
+def draw_sha256(draws: list[Draw]) -> str:
+    """The hash of the tasks in these draws: equal exactly when two runs are tested on the same episodes."""
+    digest = hashlib.sha256()
+    for draw in draws:
+        for name in sorted(draw):
+            digest.update(name.encode())
+            digest.update(draw[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,60 @@
+"""What a run writes while it trains: metrics.jsonl, timing.jsonl, and TensorBoard scalars.
+
+metrics.jsonl holds what is the same in every repetition, to the bit; wall-clock figures stand in timing.jsonl. One
+object a line: `step` (meta-iterations done) and flat names such as `train/loss`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from metalearn_cli.files import write_durably
+
+
+class Writers:
+    def __init__(self, folder: Path, step: int) -> None:
+        """Continue at `step`: what an interrupted run wrote after its last checkpoint is cut off."""
+        self._metrics = _open_after_cut(folder / "metrics.jsonl", step)
+        self._timing = _open_after_cut(folder / "timing.jsonl", step)
+        self._tensorboard = SummaryWriter(folder, purge_step=step + 1)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        _append(self._metrics, {"step": step, **values})
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+    def timing(self, step: int, values: dict[str, float]) -> None:
+        _append(self._timing, {"step": step, **values})
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"timing/{name}", value, step)
+
+    def sync(self) -> None:
+        """Everything written so far is on disk: to be called before a checkpoint makes it final."""
+        for file in (self._metrics, self._timing):
+            os.fsync(file.fileno())
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._timing.close()
+        self._tensorboard.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file; a last line that a killed process left unfinished is not one."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _open_after_cut(path: Path, step: int) -> IO[str]:
+    kept = [line for line in read_lines(path) if line["step"] <= step]
+    write_durably(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    return open(path, "a")
+
+
+def _append(file: IO[str], line: dict[str, Any]) -> None:
+    file.write(json.dumps(line) + "\n")
+    file.flush()

@@ -1,0 +1,102 @@
+"""Every yaml of conf/ is tested by being there."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from metalearn_cli import config
+from metalearn_cli.algorithms.base import Algorithm
+from metalearn_cli.cli import main
+from metalearn_cli.errors import UserError
+from metalearn_cli.loop import new_learner
+from metalearn_cli.seeding import generator
+
+CONF = config.conf_dir()
+CHOICES = [(group, choice) for group in (*config.GROUPS, "experiment") for choice in config.list_choices(group)]
+PAIRS = [(algo, task) for algo in config.list_choices("algo") for task in config.list_choices("task")]
+
+
+def test_conf_is_the_checkouts() -> None:
+    assert Path(__file__).parents[2] / "conf" == CONF
+    assert not list(CONF.rglob("__init__.py"))
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_yaml_builds(group: str, choice: str) -> None:
+    overrides = [f"{group}={choice}"]
+    if (group, choice) == ("model", "conv4"):
+        overrides.append("task=omniglot")
+    job = config.load_job(overrides)
+    assert job.choices[group] == choice
+    new_learner(job)
+    # What is written to config.yaml is a configuration that composes to the same run again.
+    again = [f"{key}={_quoted(value)}" for key, value in config.flatten(job.config).items() if "_target_" not in key]
+    groups = [f"{name}={job.choices[name]}" for name in config.GROUPS]
+    assert config.load_job([*groups, *again]).config == job.config
+
+
+@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] in config.GROUPS])
+def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(group: str, choice: str) -> None:
+    """So that whoever opens the file sees what can be set, and every key can be overridden on the command line."""
+    path = CONF / group / f"{choice}.yaml"
+    node = OmegaConf.load(path)
+    node = node.get(group, node)
+    job = config.load_job([f"{group}={choice}", *(["task=omniglot"] if choice == "conv4" else [])])
+    part = {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group]
+    keys = {field.name for field in dataclasses.fields(part) if field.init} - {"spec"}
+    assert set(node) - {"_target_"} == keys
+    if group != "optimizer":
+        assert "#" in path.read_text().split("_target_")[0]
+
+
+@pytest.mark.parametrize(("algo", "task"), PAIRS)
+@pytest.mark.usefixtures("packed_omniglot")
+def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: str, task: str) -> None:
+    small = {"omniglot": ["model.filters=4", "task.query=2"], "sinusoid": ["model.hidden=[8]"]}
+    job = config.load_job([f"algo={algo}", f"task={task}", *small.get(task, []), "tasks_per_step=2"])
+    if (algo, task) == ("protonet", "sinusoid"):
+        with pytest.raises(UserError, match="algo=maml"):
+            new_learner(job)
+        return
+    learner = new_learner(job)
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    for step in range(2):
+        draw = job.task.draw(2, "train", generator(0, "train", step))
+        loss = learner.step(job.task.gather(draw, torch.device("cpu")), step)
+        assert loss.shape == (2,)
+    assert all(not torch.equal(value, learner.state_dict()[name]) for name, value in before.items())
+
+
+def test_an_algorithm_names_its_test_steps_and_its_papers_batch_norm() -> None:
+    for algo in config.list_choices("algo"):
+        algorithm: Algorithm = config.load_job([f"algo={algo}"]).algo
+        assert algorithm.test_steps >= 0
+        assert algorithm.batch_norm in type(algorithm.batch_norm)
+
+
+def test_the_users_own_choice_wins_over_an_algorithms_and_a_tasks() -> None:
+    assert config.load_job(["algo=protonet"]).choices["model"] == "conv4"
+    assert config.load_job(["algo=protonet", "model=mlp"]).choices["model"] == "mlp"
+    assert config.load_job(["task=omniglot", "model=mlp"]).choices["task"] == "omniglot"
+    assert config.load_job(["algo=protonet", "task=omniglot", "model=mlp"]).choices["model"] == "mlp"
+    assert config.load_job(["experiment=maml/sinusoid", "model.hidden=[7]"]).net.hidden == (7,)  # type: ignore[attr-defined]
+
+
+def test_cfg_job_prints_the_configuration_and_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "algo=maml", "steps=7", "--cfg", "job"]) == 0
+    printed = OmegaConf.create(capsys.readouterr().out)
+    assert printed.steps == 7
+    assert printed.algo._target_ == "metalearn_cli.algorithms.maml.MAML"
+    assert not list(tmp_path.iterdir())
+
+
+def _quoted(value: object) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")

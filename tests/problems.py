@@ -1,0 +1,76 @@
+"""Small problems in float64 that the tests share."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import Algorithm, Meta, Update
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.tasks.base import Batch, Spec
+
+
+def images(
+    tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2, size: int = 16, channels: int = 1, seed: int = 0
+) -> tuple[Spec, Batch]:
+    """Random pixels with labels in random order."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def part(count: int) -> tuple[Tensor, Tensor]:
+        x = torch.rand(tasks, way * count, channels, size, size, generator=rng, dtype=torch.float64)
+        y = torch.rand(tasks, way * count, generator=rng).argsort(1) % way
+        return x, y
+
+    spec = Spec((channels, size, size), way, way, "classes")
+    return spec, Batch(*part(shot), *part(query), torch.arange(tasks))
+
+
+def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tuple[Spec, Batch]:
+    """Sinusoid-like regression."""
+    rng = torch.Generator().manual_seed(seed)
+    amplitude = 1 + torch.rand(tasks, 1, 1, generator=rng, dtype=torch.float64)
+    support_x = torch.randn(tasks, shot, 1, generator=rng, dtype=torch.float64)
+    query_x = torch.randn(tasks, query, 1, generator=rng, dtype=torch.float64)
+    batch = Batch(support_x, amplitude * support_x.sin(), query_x, amplitude * query_x.sin(), torch.arange(tasks))
+    return Spec((1,), 1, 1, "values"), batch
+
+
+def init(algorithm: Algorithm, net: Net, seed: int = 0) -> Meta:
+    """Float64 meta-parameters, moved off their special values (gamma 1, bias 0), that require gradients."""
+    rng = torch.Generator().manual_seed(seed)
+    meta = algorithm.init(net, rng)
+    noise = {name: 0.1 * torch.randn(value.shape, generator=rng) for name, value in meta.params.items()}
+    params = {name: (value + noise[name]).double().requires_grad_() for name, value in meta.params.items()}
+    return Meta(params, {name: value.double() for name, value in meta.buffers.items()})
+
+
+def one_task(batch: Batch) -> Iterator[Batch]:
+    """Each task as a batch of its own."""
+    yield from batch.chunks(1)
+
+
+def relative_error(found: Params, expected: Params) -> float:
+    """|found - expected| / |expected| of all names together: a single one's exact derivative may be zero."""
+    assert found.keys() == expected.keys()
+    difference = sum((found[name] - expected[name]).square().sum().item() for name in expected)
+    return math.sqrt(difference / sum(value.square().sum().item() for value in expected.values()))
+
+
+def finite_difference(loss: Callable[[Params], Tensor], params: Params, seed: int = 0) -> tuple[float, Params]:
+    """The derivative of `loss` along a random direction, by the five-point formula, and that direction."""
+    rng = torch.Generator().manual_seed(seed)
+    direction = {name: torch.randn(value.shape, generator=rng, dtype=torch.float64) for name, value in params.items()}
+
+    def at(offset: float) -> float:
+        moved = {name: (value + offset * direction[name]).detach().requires_grad_() for name, value in params.items()}
+        return loss(moved).item()
+
+    step = 1e-4
+    slope = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
+    return slope, direction
+
+
+def along(update: Update, direction: Params) -> float:
+    """The derivative along `direction` that a meta-gradient claims."""
+    return sum((update.gradient[name] * direction[name]).sum().item() for name in direction)

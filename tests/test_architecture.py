@@ -1,0 +1,53 @@
+"""Imports run one way, and an algorithm is maths only."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
+
+# A module may import from its own layer and from those below it.
+LAYERS = [
+    {"__main__", "cli"},
+    {"loop"},
+    {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics"},
+    {"learner"},
+    {"algorithms"},
+    {"nets", "optimizer"},
+    {"tasks"},
+    {"datasets"},
+    {"seeding", "files", "errors"},
+]
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part(module: str) -> str:
+    """metalearn_cli.nets.mlp.MLP -> nets."""
+    return module.split(".")[1]
+
+
+def test_imports_run_one_way() -> None:
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        for module in imports(path):
+            if module.startswith("metalearn_cli."):
+                assert level[part(module)] >= level[own], f"{own} imports {module}"
+
+
+def test_algorithms_read_write_draw_and_log_nothing() -> None:
+    allowed = {"torch", "math", "collections", "dataclasses", "enum", "functools", "typing", "abc", "metalearn_cli"}
+    for path in (PACKAGE / "algorithms").glob("*.py"):
+        assert {module.split(".")[0] for module in imports(path)} <= allowed, path
+        assert "print(" not in path.read_text()

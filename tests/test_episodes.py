@@ -1,0 +1,131 @@
+"""Episodes: what every image task relies on."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.base import Draw
+from metalearn_cli.tasks.episodes import draw_classes, draw_episodes, gather_episodes
+
+TASKS, CLASSES, WAY, SHOT, QUERY = 100_000, 30, 5, 2, 3
+
+
+@pytest.fixture(scope="module")
+def choice() -> Tensor:
+    return draw_classes(TASKS, WAY, CLASSES, generator("classes"))
+
+
+@pytest.fixture(scope="module")
+def draw(choice: Tensor) -> Draw:
+    """Classes of 8 images; class 0 never turned, class 1 by one quarter, and so on."""
+    return draw_episodes(choice * 8, torch.full_like(choice, 8), choice % 4, SHOT, QUERY, generator("episodes"))
+
+
+def p_value(counts: Tensor, thinned: float = 1.0) -> float:
+    """Chi-square test that all cells are equally likely; `thinned` is the variance's part left by drawing without
+    replacement."""
+    expected = counts.sum() / counts.numel()
+    statistic = ((counts - expected) ** 2 / expected).sum() / thinned
+    return float(torch.special.gammaincc(torch.tensor((counts.numel() - 1) / 2), statistic / 2))
+
+
+def test_p_value() -> None:
+    assert p_value(torch.tensor([10.0, 20, 30])) == pytest.approx(0.00674, abs=1e-5)  # exp(-5)
+
+
+def test_no_class_is_twice_in_a_task(choice: Tensor) -> None:
+    assert choice.sort().values.diff().min() > 0
+    assert choice.min() == 0
+    assert choice.max() == CLASSES - 1
+
+
+def test_no_image_is_twice_in_a_task(draw: Draw) -> None:
+    images = torch.cat([draw["support_image"], draw["query_image"]], dim=1)
+    assert images.sort().values.diff().min() > 0
+
+
+def test_each_label_stands_for_its_class_as_often_as_asked(draw: Draw, choice: Tensor) -> None:
+    for name, each in (("support", SHOT), ("query", QUERY)):
+        y = draw[f"{name}_y"]
+        assert torch.equal(y.sort().values, torch.arange(WAY).repeat_interleave(each).expand(TASKS, -1))
+        assert torch.equal(draw[f"{name}_image"] // 8, choice.gather(1, y))
+        assert torch.equal(draw[f"{name}_turn"], choice.gather(1, y) % 4)
+
+
+def test_each_class_is_as_likely_for_each_label(choice: Tensor) -> None:
+    assert p_value(choice.flatten().bincount(), (CLASSES - WAY) / (CLASSES - 1)) > 0.001
+    for label in range(WAY):
+        assert p_value(choice[:, label].bincount()) > 0.001
+    pairs = (choice[:, 0] * CLASSES + choice[:, 1]).bincount(minlength=CLASSES**2)
+    assert p_value(pairs[pairs > 0]) > 0.001
+    assert (pairs > 0).sum() == CLASSES * (CLASSES - 1)
+
+
+@pytest.mark.parametrize("name", ["support", "query"])
+def test_each_image_is_as_likely_at_each_place(draw: Draw, name: str) -> None:
+    for place in range(draw[f"{name}_image"].shape[1]):
+        assert p_value(draw[f"{name}_image"][:, place].bincount()) > 0.001
+        assert p_value(draw[f"{name}_y"][:, place].bincount()) > 0.001
+
+
+def test_order_of_the_support_says_nothing_about_the_query(draw: Draw) -> None:
+    pairs = draw["support_y"][:, 0] * WAY + draw["query_y"][:, 0]
+    assert p_value(pairs.bincount()) > 0.001
+
+
+def test_keys_differ(draw: Draw) -> None:
+    assert len(set(draw["key"].tolist())) == TASKS
+
+
+def test_classes_of_different_sizes() -> None:
+    count = torch.tensor([3, 5, 11])
+    start = count.cumsum(0) - count
+    choice = draw_classes(10_000, 3, 3, generator(0))
+    draw = draw_episodes(start[choice], count[choice], None, 1, 2, generator(1))
+    assert "support_turn" not in draw
+    for name in ("support", "query"):
+        of = choice.gather(1, draw[f"{name}_y"])
+        within = draw[f"{name}_image"] - start[of]
+        assert (within >= 0).all()
+        assert (within < count[of]).all()
+        for c in range(3):
+            assert p_value(within[of == c].bincount()) > 0.001
+    with pytest.raises(ValueError, match=r"2 \+ 2 images asked of a class that has 3"):
+        draw_episodes(start[choice], count[choice], None, 2, 2, generator(1))
+
+
+def test_turned_pixels_equal_rot90() -> None:
+    pixels = torch.randint(256, (8, 3, 7, 7), generator=generator("pixels")).to(torch.uint8)
+    image, turn = torch.arange(8).repeat(4).view(2, 16), torch.arange(4).repeat_interleave(8).view(2, 16)
+    y = torch.zeros(2, 16, dtype=torch.int64)
+    draw = {"support_image": image, "support_turn": turn, "support_y": y, "key": torch.arange(2)}
+    draw |= {"query_image": image, "query_turn": 3 - turn, "query_y": y}
+    batch = gather_episodes(draw, pixels)
+    for x, turns in ((batch.support_x, turn), (batch.query_x, 3 - turn)):
+        assert x.dtype == torch.float32
+        assert x.shape == (2, 16, 3, 7, 7)
+        for t in range(2):
+            for s in range(16):
+                expected = pixels[image[t, s]].rot90(int(turns[t, s]), (-2, -1))
+                assert torch.equal((x[t, s] * 255).round().to(torch.uint8), expected)
+
+
+def test_pixels_run_from_0_to_1_without_turns() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 8, 32)
+    draw = {
+        f"{part}_{what}": torch.zeros(1, 1, dtype=torch.int64)
+        for part in ("support", "query")
+        for what in ("image", "y")
+    }
+    x = gather_episodes(draw | {"key": torch.zeros(1)}, pixels).query_x
+    assert torch.allclose(x.flatten(), torch.arange(256) / 255, rtol=1e-6, atol=0)
+    assert x.min() == 0
+    assert x.max() == 1
+
+
+def test_oblong_images_cannot_be_turned() -> None:
+    zeros = torch.zeros(1, 1, dtype=torch.int64)
+    draw = {f"{part}_{what}": zeros for part in ("support", "query") for what in ("image", "y", "turn")}
+    with pytest.raises(ValueError, match="8 x 32 pixels cannot be turned"):
+        gather_episodes(draw | {"key": torch.zeros(1)}, torch.zeros(1, 1, 8, 32, dtype=torch.uint8))

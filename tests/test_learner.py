@@ -1,0 +1,157 @@
+import pytest
+import torch
+from problems import images, points
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.protonet import ProtoNet
+from metalearn_cli.errors import UserError
+from metalearn_cli.learner import Learner, NonFinite
+from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.nets.mlp import MLP
+from metalearn_cli.optimizer import Method, Optimizer, Schedule
+from metalearn_cli.tasks.base import Batch
+
+
+def learner(algorithm: MAML | ProtoNet, optimizer: Optimizer, chunk: int | None = None, seed: int = 0) -> Learner:
+    net = Conv4(images()[0], filters=3)
+    rng = torch.Generator().manual_seed(seed)
+    return Learner(algorithm, net, optimizer, rng, dtype=torch.float64, tasks_per_chunk=chunk)
+
+
+def snapshot(trained: Learner) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trained.state_dict().items()}
+
+
+@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1, inner_steps=2), ProtoNet()])
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_chunks_change_nothing(algorithm: MAML | ProtoNet, chunk: int) -> None:
+    """Five tasks, so that chunks of 2 and 3 leave a smaller last one."""
+    whole, cut = learner(algorithm, Optimizer()), learner(algorithm, Optimizer(), chunk)
+    for step in range(3):
+        batch = images(tasks=5, seed=step)[1]
+        torch.testing.assert_close(whole.step(batch, step), cut.step(batch, step), rtol=1e-12, atol=1e-12)
+    expected, found = whole.state_dict(), cut.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10)
+    batch = images(tasks=5, seed=9)[1]
+    modes = [BatchNorm.transductive, BatchNorm.running]
+    for mode in modes:
+        a, b = whole.evaluate(batch, modes)[mode], cut.evaluate(batch, modes)[mode]
+        torch.testing.assert_close(a.loss, b.loss, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(a.metric, b.metric)
+
+
+@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1), ProtoNet()])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        Optimizer(),
+        Optimizer(Method.adamw, weight_decay=0.1, clip_norm=0.01),
+        Optimizer(Method.sgd, lr=0.1),
+        Optimizer(Method.sgd, lr=0.1, momentum=0.9, schedule=Schedule.linear, schedule_steps=6, clip_value=1e-3),
+    ],
+)
+def test_a_state_that_was_loaded_goes_on_with_the_same_bits(algorithm: MAML | ProtoNet, optimizer: Optimizer) -> None:
+    straight, first, second = (learner(algorithm, optimizer, seed=seed) for seed in (0, 0, 1))
+    for step in range(6):
+        straight.step(images(seed=step)[1], step)
+    for step in range(3):
+        first.step(images(seed=step)[1], step)
+    second.load_state_dict(snapshot(first))
+    for step in range(3, 6):
+        second.step(images(seed=step)[1], step)
+    assert straight.state_dict().keys() == second.state_dict().keys()
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_one_step_is_torchs_own_optimizer_on_the_meta_gradient() -> None:
+    spec, batch = points()
+    net = MLP(spec)
+    trained = Learner(MAML(), net, Optimizer(lr=0.01), torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = {name: value.detach().clone().requires_grad_() for name, value in trained.meta.params.items()}
+    gradient = MAML().meta_gradient(net, trained.meta._replace(params=before), batch, 0).gradient
+    for name, value in before.items():
+        value.grad = gradient[name]
+    torch.optim.Adam(before.values(), lr=0.01).step()
+    trained.step(batch, 0)
+    assert all(torch.equal(before[name], value) for name, value in trained.meta.params.items())
+
+
+@pytest.mark.parametrize("poisoned", ["support_x", "query_x", "query_y"])
+def test_a_non_finite_meta_batch_changes_nothing_and_names_the_task(poisoned: str) -> None:
+    spec, batch = points(tasks=4)
+    trained = Learner(MAML(), MLP(spec), Optimizer(), torch.Generator().manual_seed(0), dtype=torch.float64)
+    trained.step(batch, 0)
+    before = snapshot(trained)
+    poison = getattr(batch, poisoned).clone()
+    poison[2, 0] = float("nan")
+    with pytest.raises(NonFinite) as failure:
+        trained.step(batch._replace(**{poisoned: poison}), 1)
+    assert (failure.value.step, failure.value.tasks) == (1, [2])
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1), ProtoNet()])
+def test_query_labels_never_change_a_prediction(algorithm: MAML | ProtoNet) -> None:
+    trained = learner(algorithm, Optimizer())
+    _, batch = images()
+    shifted = batch._replace(query_y=(batch.query_y + 1) % 3)
+    out = trained.adapt(batch.support)(batch.query_x, BatchNorm.transductive)
+    assert torch.equal(out, trained.adapt(shifted.support)(shifted.query_x, BatchNorm.transductive))
+    hits = [trained.evaluate(b, [BatchNorm.transductive])[BatchNorm.transductive].metric for b in (batch, shifted)]
+    right = out.argmax(-1)
+    for b, found in zip((batch, shifted), hits, strict=True):
+        torch.testing.assert_close(found[:, -1], (right == b.query_y).double().mean(1))
+
+
+@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1, test_steps=2), ProtoNet()])
+def test_random_labels_give_chance(algorithm: MAML | ProtoNet) -> None:
+    trained = learner(algorithm, Optimizer())
+    _, batch = images(tasks=400, query=5)
+    rng = torch.Generator().manual_seed(5)
+    labels = torch.randint(3, batch.query_y.shape, generator=rng)
+    hits = trained.evaluate(batch._replace(query_y=labels), [BatchNorm.inductive])[BatchNorm.inductive].metric[:, -1]
+    assert abs(hits.mean() - 1 / 3) < 3 * hits.std() / len(hits) ** 0.5
+
+
+def test_a_state_of_another_model_is_refused_and_changes_nothing() -> None:
+    trained = learner(MAML(), Optimizer())
+    before = snapshot(trained)
+    other = Learner(MAML(), Conv4(images()[0], filters=4), Optimizer(), torch.Generator(), dtype=torch.float64)
+    missing = {name: value for name, value in before.items() if name != "params.head.bias"}
+    for state in (other.state_dict(), missing):
+        with pytest.raises(UserError, match="another model"):
+            trained.load_state_dict(state)
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
+
+
+def test_rates_follow_their_schedule() -> None:
+    assert Optimizer(lr=1.0, schedule=Schedule.step, decay=0.5, decay_every=10).rate(25) == 0.25
+    linear = Optimizer(lr=1.0, schedule=Schedule.linear, schedule_steps=10)
+    assert [linear.rate(step) for step in (0, 5, 10, 20)] == [1.0, 0.5, 0.0, 0.0]
+    cosine = Optimizer(lr=2.0, schedule=Schedule.cosine, schedule_steps=10)
+    assert [cosine.rate(step) for step in (0, 5, 10)] == pytest.approx([2.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ({"lr": float("inf")}, "optimizer.lr=inf"),
+        ({"clip_norm": 0.0}, "optimizer.clip_norm=0.0 must be above 0"),
+        ({"schedule": Schedule.step}, "optimizer.decay_every"),
+        ({"momentum": 0.9}, "optimizer=sgd"),
+    ],
+)
+def test_optimizer_settings_that_make_no_sense_are_refused(bad: dict[str, float], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Optimizer(**bad)  # type: ignore[arg-type]
+
+
+def test_a_batch_in_chunks_is_the_batch() -> None:
+    _, batch = images(tasks=5)
+    parts = batch.chunks(2)
+    assert [len(part.key) for part in parts] == [2, 2, 1]
+    assert all(torch.equal(a, b) for a, b in zip(Batch(*map(torch.cat, zip(*parts, strict=True))), batch, strict=True))

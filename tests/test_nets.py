@@ -1,0 +1,135 @@
+"""The task-batched layers and networks against torch's own layers, one task at a time, in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.conv4 import Conv4, Downsample
+from metalearn_cli.nets.layers import EPSILON, fold, unfold
+from metalearn_cli.nets.mlp import MLP, Activation
+from metalearn_cli.tasks.base import Spec
+
+IMAGES = Spec((2, 19, 16), 3, 3, "classes")
+POINTS = Spec((2,), 3, 3, "values")
+NETS = [
+    Conv4(IMAGES, filters=5),
+    Conv4(IMAGES, filters=5, gamma=False, head_std=0.01),
+    Conv4(IMAGES, filters=5, downsample=Downsample.stride, spatial_mean=True),
+    Conv4(IMAGES._replace(input_shape=(1, 16, 16)), filters=1),
+    MLP(POINTS),
+    MLP(POINTS, hidden=(7, 5), activation=Activation.tanh, init_std=0.5),
+    MLP(IMAGES, hidden=(6,), batch_norm=True),
+]
+
+
+def reference(net: Net, params: Params, x: Tensor, stats: Params | None) -> Tensor:
+    """One task, x [B, *input], by torch's own layers."""
+
+    def normalise(x: Tensor, name: str) -> Tensor:
+        gamma = params.get(f"{name}.weight", torch.ones_like(params[f"{name}.bias"]))
+        mean, var = (stats[f"{name}.mean"], stats[f"{name}.var"]) if stats else (None, None)
+        return F.batch_norm(x, mean, var, gamma, params[f"{name}.bias"], stats is None, eps=EPSILON)
+
+    if isinstance(net, Conv4):
+        for block in ("block1", "block2", "block3", "block4"):
+            pool = net.downsample is Downsample.max_pool
+            x = F.conv2d(x, params[f"{block}.conv.weight"], stride=1 if pool else 2, padding=1)
+            x = F.relu(normalise(x, f"{block}.norm"))
+            x = F.max_pool2d(x, 2) if pool else x
+        x = x.mean((2, 3)) if net.spatial_mean else x.flatten(1)
+    elif isinstance(net, MLP):
+        x = x.flatten(1)
+        for layer in range(1, len(net.hidden) + 1):
+            x = F.linear(x, params[f"layer{layer}.weight"], params.get(f"layer{layer}.bias"))
+            x = normalise(x, f"norm{layer}") if net.batch_norm else x
+            x = F.relu(x) if net.activation is Activation.relu else torch.tanh(x)
+    return F.linear(x, params["head.weight"], params["head.bias"])
+
+
+def problem(net: Net, tasks: int, batch: int, per_task: bool) -> tuple[Params, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    lead = (tasks,) if per_task else ()
+    params = {
+        name: (value + 0.3 * torch.randn(*lead, *value.shape, generator=rng)).double().requires_grad_()
+        for name, value in net.init(rng).items()
+    }
+    return params, torch.randn(tasks, batch, *net.spec.input_shape, generator=rng, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("per_task", [True, False])
+@pytest.mark.parametrize("given", [True, False], ids=["given stats", "batch stats"])
+def test_all_tasks_at_once_equal_torchs_layers_one_by_one(
+    net: Net, tasks: int, batch: int, per_task: bool, given: bool
+) -> None:
+    """Values, gradients and gradients of gradients."""
+    if batch == 1 and not given and isinstance(net, MLP) and net.batch_norm:
+        pytest.skip("torch refuses to normalise a single value")
+    params, x = problem(net, tasks, batch, per_task)
+    if batch == 1 and not given and isinstance(net, Conv4):
+        x = torch.cat([x, x + 1], 1)  # torch refuses to normalise a single pixel; the last stride-2 image is 1x1
+    rng = torch.Generator().manual_seed(1)
+    stats = {name: value + torch.rand(value.shape, generator=rng).double() for name, value in net.init_stats().items()}
+    out, used = net(params, x, stats if given else None)
+    expected = torch.stack(
+        [
+            reference(net, {k: v[t] if per_task else v for k, v in params.items()}, x[t], stats if given else None)
+            for t in range(tasks)
+        ]
+    )
+    torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+    assert used.keys() == stats.keys()
+
+    def slopes(out: Tensor) -> list[Tensor]:
+        first = torch.autograd.grad(out.square().mean(), list(params.values()), create_graph=True)
+        size = sum((slope.square().sum() for slope in first), torch.zeros(()))
+        return [*first, *torch.autograd.grad(size, list(params.values()), allow_unused=True, materialize_grads=True)]
+
+    for found, wanted in zip(slopes(out), slopes(expected), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("net", [net for net in NETS if net.init_stats()])
+def test_statistics_that_are_used_again_give_the_same_outputs(net: Net) -> None:
+    params, x = problem(net, 3, 4, True)
+    out, used = net(params, x)
+    again, same = net(params, x, used)
+    torch.testing.assert_close(out, again)
+    assert all(torch.equal(used[name], same[name]) for name in used)
+    assert all(value.shape == (3, *net.init_stats()[name].shape) for name, value in used.items())
+
+
+def test_fold_keeps_channels_last_memory_also_for_one_channel() -> None:
+    """In another layout the whole network would run at half the speed."""
+    x = torch.rand(1, 4, 1, 6, 6)
+    folded = fold(x)
+    assert folded.stride() == (36, 1, 6, 1)
+    assert torch.equal(unfold(folded, 1), x.flatten(2))
+    x = torch.rand(3, 4, 2, 6, 5)
+    assert fold(x).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(unfold(fold(x), 3), x.flatten(2))
+
+
+def test_initialisation_is_the_keys_alone_and_has_the_stated_spread() -> None:
+    net = MLP(POINTS, hidden=(400, 400), init_std=0.01)
+    first, again = (net.init(torch.Generator().manual_seed(4)) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    weight = first["layer2.weight"]
+    assert weight.abs().max() <= 0.02
+    assert 0.0085 < weight.std() < 0.009  # 0.88 of 0.01: the normal distribution cut at two standard deviations
+    assert not first["layer2.bias"].any()
+    default = MLP(POINTS, hidden=(400, 400)).init(torch.Generator().manual_seed(4))
+    assert default["layer2.weight"].abs().max() <= 1 / 20
+    assert default["layer2.weight"].std() == pytest.approx(1 / 20 / 3**0.5, rel=0.02)
+
+
+def test_conv4_refuses_what_is_not_an_image_or_too_small() -> None:
+    with pytest.raises(UserError, match="model=mlp"):
+        Conv4(POINTS)
+    with pytest.raises(UserError, match="15x20"):
+        Conv4(Spec((1, 15, 20), 2, 2, "classes"))

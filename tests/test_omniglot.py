@@ -1,0 +1,412 @@
+"""Omniglot: what is read, what is refused, and which tasks are drawn."""
+
+import io
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from metalearn_cli.datasets import omniglot
+from metalearn_cli.datasets.omniglot import CharacterSplit, Resample, split_characters
+from metalearn_cli.errors import UserError
+from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.base import Split, draw_slice
+from metalearn_cli.tasks.omniglot import Omniglot, Rotations
+
+CPU = torch.device("cpu")
+FEW = (0, 7, 1000)  # two characters of the first archive and one of the second
+MEMBER = "images_background/Alphabet_of_the_Magi/character01/0709_07.png"
+
+
+@pytest.fixture
+def few(omniglot_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with archives of three characters, the list cut down to them, and an empty cache."""
+    listed = tuple(omniglot.characters()[c] for c in FEW)
+    names = tuple(character.name for character in listed)
+    for archive in ("images_background.zip", "images_evaluation.zip"):
+        with zipfile.ZipFile(Path(omniglot_root) / archive) as real, zipfile.ZipFile(tmp_path / archive, "w") as copy:
+            for name in real.namelist():
+                if name.startswith(names) and name.endswith(".png"):
+                    copy.writestr(name, real.read(name))
+    monkeypatch.setattr(omniglot, "characters", lambda: listed)
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def rewrite(path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
+    """Pack an archive anew with changed members; None leaves one out."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: change(name, archive.read(name)) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            if data is not None:
+                archive.writestr(name, data)
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        omniglot.load(Resample.nearest, str(root))
+    assert not list(root.glob("cache/*")), "something was packed"
+    return str(caught.value)
+
+
+# The list and the splits, without images
+
+
+@pytest.mark.parametrize(
+    ("split", "sizes"),
+    [
+        (CharacterSplit.vinyals, {"train": 1028, "val": 172, "test": 423}),
+        (CharacterSplit.random1200, {"train": 1200, "test": 423}),
+        (CharacterSplit.random1100, {"train": 1100, "val": 100, "test": 423}),
+    ],
+)
+def test_splits_part_the_1623_characters(split: CharacterSplit, sizes: dict[str, int]) -> None:
+    parts = split_characters(split, 0)
+    assert {name: len(part) for name, part in parts.items()} == sizes
+    assert torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(1623))
+    assert tuple(Omniglot(split=split).splits) == tuple(sizes)
+
+
+def test_vinyals_split_is_by_alphabet_but_for_gurmukhi() -> None:
+    alphabets: dict[str, set[str]] = {}
+    for character in omniglot.characters():
+        alphabets.setdefault(character.name.split("/")[1], set()).add(character.vinyals)
+    assert len(alphabets) == 50
+    assert {name for name, parts in alphabets.items() if len(parts) > 1} == {"Gurmukhi"}
+    assert {name for name, parts in alphabets.items() if parts == {"val"}} == {
+        "Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"
+    }  # fmt: skip
+
+
+def test_list_is_sorted_and_its_hashes_differ() -> None:
+    listed = omniglot.characters()
+    assert list(listed) == sorted(listed)
+    assert len({character.sha256 for character in listed}) == 1623
+
+
+def test_random_splits_share_test_characters_and_follow_the_seed() -> None:
+    tests = [
+        split_characters(split, seed)["test"]
+        for seed in (0, 1)
+        for split in (CharacterSplit.random1200, CharacterSplit.random1100)
+    ]
+    assert torch.equal(tests[0], tests[1])
+    assert torch.equal(tests[2], tests[3])
+    assert not torch.equal(tests[0].sort().values, tests[2].sort().values)
+
+
+# Reading the archives
+
+
+def test_real_archives_give_the_known_pixels(omniglot_root: str) -> None:
+    images = omniglot.load(Resample.nearest, omniglot_root)
+    assert images.pixels.shape == (32460, 1, 28, 28)
+    assert images.pixels.flatten().bincount().nonzero().flatten().tolist() == [0, 255]
+    assert images.names == tuple(character.name for character in omniglot.characters())
+    assert torch.equal(images.start, 20 * torch.arange(1623))
+    assert torch.equal(images.count, torch.full((1623,), 20))
+    assert images.fingerprint == "19db544bafe58b5bb9191a0ce69da1efff4b349d459b803945a4e18d1689c23b"
+    assert Omniglot(root=omniglot_root).fingerprint == images.fingerprint
+
+
+def test_pixels_are_inverted_and_resized_as_asked(few: Path) -> None:
+    with zipfile.ZipFile(few / "images_background.zip") as archive:
+        original = Image.open(io.BytesIO(archive.read(MEMBER)))
+        original.load()
+    assert original.mode == "1"
+    papers = original.resize((28, 28), Image.Resampling.LANCZOS).convert("L")  # their call, on a 1-bit image
+    smooth = original.convert("L").resize((28, 28), Image.Resampling.LANCZOS)
+    for resample, expected in ((Resample.nearest, papers), (Resample.lanczos, smooth)):
+        pixels = omniglot.load(resample, str(few)).pixels[6, 0]  # character 0, image 07
+        assert bytes(255 - pixels.flatten()) == expected.tobytes()
+        assert pixels.float().mean() < 127, "most of an image is paper, which is 0"
+
+
+def test_extra_members_are_ignored(few: Path) -> None:
+    expected = omniglot.load(Resample.nearest, str(few)).fingerprint
+    for path in (few / "cache").iterdir():
+        path.unlink()
+    with zipfile.ZipFile(few / "images_background.zip", "a") as archive:
+        archive.writestr(f"__MACOSX/{MEMBER}", b"junk")
+        archive.writestr("images_background/.DS_Store", b"junk")
+    assert omniglot.load(Resample.nearest, str(few)).fingerprint == expected
+
+
+def test_cached_set_needs_no_archives(few: Path) -> None:
+    first = omniglot.load(Resample.nearest, str(few))
+    for archive in few.glob("*.zip"):
+        archive.unlink()
+    second = omniglot.load(Resample.nearest, str(few))
+    assert torch.equal(first.pixels, second.pixels)
+    assert torch.equal(first.start, second.start)
+    assert torch.equal(first.count, second.count)
+    assert (first.names, first.fingerprint) == (second.names, second.fingerprint)
+    with pytest.raises(UserError, match="Omniglot is not in"):
+        omniglot.load(Resample.lanczos, str(few))
+
+
+def test_missing_archive_says_where_to_get_it(few: Path) -> None:
+    (few / "images_evaluation.zip").unlink()
+    sentence = refusal(few)
+    assert f"Omniglot is not in {few} (no images_evaluation.zip there)" in sentence
+    assert "https://github.com/brendenlake/omniglot/raw/master/python/images_evaluation.zip" in sentence
+    assert "METALEARN_DATA" in sentence
+    assert "task.root" in sentence
+
+
+def test_no_root_says_what_to_set(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METALEARN_DATA", raising=False)
+    with pytest.raises(UserError, match=r"METALEARN_DATA is not set.*task\.root"):
+        omniglot.load(Resample.nearest)
+    monkeypatch.setenv("METALEARN_DATA", str(few))
+    with pytest.raises(UserError, match=f"Omniglot is not in {few}/omniglot "):
+        omniglot.load(Resample.nearest)
+    (few / "omniglot").symlink_to(few)
+    assert len(omniglot.load(Resample.nearest).names) == len(FEW)
+
+
+def test_flipped_byte_names_the_member(few: Path) -> None:
+    path = few / "images_background.zip"
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(MEMBER)
+    data = bytearray(path.read_bytes())
+    data[info.header_offset + 30 + len(MEMBER) + info.compress_size // 2] ^= 0xFF
+    path.write_bytes(data)
+    sentence = refusal(few)
+    assert sentence.startswith(f"{MEMBER} in {path} is damaged (Bad CRC-32")
+    assert "fetch the archive again from https://" in sentence
+
+
+def test_truncated_archive_is_named(few: Path) -> None:
+    path = few / "images_evaluation.zip"
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert refusal(few).startswith(f"{path} cannot be read as a zip archive (")
+
+
+def test_missing_member_names_the_character(few: Path) -> None:
+    path = few / "images_background.zip"
+    rewrite(path, lambda name, data: None if name == MEMBER else data)
+    sentence = refusal(few)
+    assert "has images 01, 02, 03, 04, 05, 06, 08, " in sentence
+    assert MEMBER.rpartition("/")[0] in sentence
+
+
+def test_missing_character_is_named(few: Path) -> None:
+    character = omniglot.characters()[2].name
+    rewrite(few / "images_evaluation.zip", lambda name, data: None if name.startswith(character) else data)
+    assert f"has images none of {character} instead of 01 to 20" in refusal(few)
+
+
+def test_unknown_character_is_named(few: Path) -> None:
+    with zipfile.ZipFile(few / "images_background.zip", "a") as archive:
+        archive.writestr("images_background/Klingon/character01/0001_01.png", b"")
+    assert "has images in images_background/Klingon/character01, which is no character" in refusal(few)
+
+
+def test_replaced_image_names_the_character(few: Path) -> None:
+    with zipfile.ZipFile(few / "images_background.zip") as archive:
+        other = archive.read(MEMBER.replace("_07", "_08"))
+    rewrite(few / "images_background.zip", lambda name, data: other if name == MEMBER else data)
+    assert refusal(few).startswith(f"{MEMBER.rpartition('/')[0]} in {few}/images_background.zip does not hold")
+
+
+def test_image_of_another_shape_is_named_even_with_the_same_bytes(few: Path) -> None:
+    def reshape(name: str, data: bytes) -> bytes:
+        if name != MEMBER:
+            return data
+        file = io.BytesIO()
+        pixels = Image.open(io.BytesIO(data)).convert("L").tobytes()
+        Image.frombytes("L", (525, 21), pixels).save(file, "png")
+        return file.getvalue()
+
+    rewrite(few / "images_background.zip", reshape)
+    assert refusal(few).startswith(f"{MEMBER} in {few}/images_background.zip is 525 x 21 pixels instead of 105 x 105")
+
+
+def test_other_compression_of_the_same_pixels_is_accepted(few: Path) -> None:
+    def grey(name: str, data: bytes) -> bytes:
+        file = io.BytesIO()
+        Image.open(io.BytesIO(data)).convert("L").save(file, "png", compress_level=1)
+        return file.getvalue()
+
+    expected = omniglot.load(Resample.nearest, str(few)).fingerprint
+    for path in (few / "cache").iterdir():
+        path.unlink()
+    rewrite(few / "images_background.zip", grey)
+    assert omniglot.load(Resample.nearest, str(few)).fingerprint == expected
+
+
+# The cache
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_damaged_cache_file_is_refused(few: Path, damage: str) -> None:
+    omniglot.load(Resample.nearest, str(few))
+    (path,) = (few / "cache").iterdir()
+    data = path.read_bytes()
+    flipped = data[:-1000] + bytes([data[-1000] ^ 1]) + data[-999:]
+    path.unlink()  # a new file: the old one is mapped into memory
+    path.write_bytes({"flip": flipped, "truncate": data[:-500], "empty": b""}[damage])
+    with pytest.raises(UserError, match=r"is damaged .* delete it") as caught:
+        omniglot.load(Resample.nearest, str(few))
+    assert str(path) in str(caught.value)
+
+
+def test_two_different_packed_sets_of_one_name_are_refused(few: Path) -> None:
+    omniglot.load(Resample.nearest, str(few))
+    (few / "cache" / "omniglot-28x28-nearest-0123456789abcdef.safetensors").touch()
+    with pytest.raises(UserError, match="delete both"):
+        omniglot.load(Resample.nearest, str(few))
+
+
+def test_cache_that_cannot_be_written_is_a_sentence(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (few / "file").touch()
+    monkeypatch.setenv("METALEARN_CACHE", str(few / "file"))
+    with pytest.raises(UserError, match=r"cannot be written .* set METALEARN_CACHE"):
+        omniglot.load(Resample.nearest, str(few))
+
+
+def test_processes_that_pack_at_once_make_one_file(tmp_path: Path) -> None:
+    code = """
+import os, sys, time, torch
+from pathlib import Path
+from metalearn_cli.datasets.base import ImageSet, packed
+
+def read():  # returns when both processes have come here
+    Path(sys.argv[1], str(os.getpid())).touch()
+    while len(os.listdir(sys.argv[1])) < 2:
+        time.sleep(0.01)
+    names = tuple(f"class {c}" for c in range(50))
+    return ImageSet.of(torch.arange(50 * 4).to(torch.uint8).view(50, 1, 2, 2), names, torch.ones(50, dtype=torch.int64))
+
+print(packed("a", read).fingerprint)
+"""
+    here, cache = tmp_path / "here", tmp_path / "cache"
+    here.mkdir()
+    command = [sys.executable, "-c", code, str(here)]
+    env = {"METALEARN_CACHE": str(cache), "PYTHONPATH": str(Path(__file__).parents[1])}
+    processes = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert len(outputs[0]) == 1
+    assert outputs[0] == outputs[1]
+    assert len(list(cache.iterdir())) == 1
+
+
+# Tasks
+
+
+def test_tasks_have_the_sizes_asked_for(omniglot_root: str) -> None:
+    task = Omniglot(way=4, shot=2, query=3, train_way=6, train_query=1, root=omniglot_root)
+    assert task.spec == ((1, 28, 28), 4, 6, "classes")
+    sizes: tuple[tuple[Split, int, int], ...] = (("train", 6, 1), ("val", 4, 3), ("test", 4, 3))
+    for split, way, query in sizes:
+        batch = task.gather(task.draw(7, split, generator(split)), CPU)
+        assert batch.support_x.shape == (7, way * 2, 1, 28, 28)
+        assert batch.query_x.shape == (7, way * query, 1, 28, 28)
+        assert batch.support_x.dtype == torch.float32
+        assert set(batch.support_x.flatten().tolist()) == {0, 1}
+        assert torch.equal(batch.support_y.sort().values, torch.arange(way).repeat_interleave(2).expand(7, -1))
+        assert len(set(batch.key.tolist())) == 7
+
+
+@pytest.mark.parametrize("rotations", Rotations)
+def test_a_draw_is_a_pure_function_of_its_key_and_reads_no_data(
+    rotations: Rotations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(omniglot, "load", None)
+    first, again, other = (Omniglot(rotations=rotations).draw(5, "test", generator(key)) for key in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_slice_of_a_draw_gives_the_slice_of_the_batch(omniglot_root: str) -> None:
+    task = Omniglot(root=omniglot_root)
+    draw = task.draw(6, "test", generator(0))
+    whole, part = task.gather(draw, CPU), task.gather(draw_slice(draw, 2, 4), CPU)
+    assert all(torch.equal(a[2:4], b) for a, b in zip(whole, part, strict=True))
+
+
+def test_every_image_of_a_task_shows_its_class_turned_alike(omniglot_root: str) -> None:
+    pixels = omniglot.load(Resample.nearest, omniglot_root).pixels.float() / 255
+    for rotations in Rotations:
+        task = Omniglot(way=20, shot=3, query=2, rotations=rotations, root=omniglot_root)
+        draw = task.draw(1, "test", generator(0))
+        batch = task.gather(draw, CPU)
+        turns = set()
+        for label in range(20):
+            support, query = draw["support_y"][0] == label, draw["query_y"][0] == label
+            images = torch.cat([draw["support_image"][0][support], draw["query_image"][0][query]])
+            assert (images // 20 == images[0] // 20).all()
+            x = torch.cat([batch.support_x[0][support], batch.query_x[0][query]])
+            fits = [turn for turn in range(4) if torch.equal(x, pixels[images].rot90(turn, (-2, -1)))]
+            assert len(fits) == 1
+            turns.add(fits[0])
+        assert turns == ({0} if rotations is Rotations.none else {0, 1, 2, 3})
+
+
+def test_rotations_as_classes_make_four_classes_of_each_character() -> None:
+    draw = Omniglot().draw(4000, "test", generator(0))
+    classes = draw["support_image"] // 20 * 4 + draw["support_turn"]
+    assert classes.sort().values.diff().min() > 0, "no class is twice in a task"
+    assert len(set(classes.flatten().tolist())) == 4 * 423
+
+
+@pytest.mark.parametrize("split", CharacterSplit)
+def test_classes_of_two_splits_never_meet_in_100_000_tasks(split: CharacterSplit) -> None:
+    task = Omniglot(split=split, query=1, rotations=Rotations.none)
+    seen: dict[str, torch.Tensor] = {}
+    for name in task.splits:
+        draws = [task.draw(2000, name, generator(name, block)) for block in range(50 // len(task.splits) + 1)]
+        images = torch.cat([torch.cat([draw["support_image"], draw["query_image"]]) for draw in draws])
+        seen[name] = images.flatten().bincount(minlength=32460) > 0
+        drawn = seen[name].view(1623, 20).any(dim=1).nonzero().flatten()
+        assert torch.equal(drawn, split_characters(split, 0)[name].sort().values)
+    assert (torch.stack(list(seen.values())).sum(dim=0) == 1).all(), "each image is drawn, in one split"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"way": 2000},
+            "task.way=2000 is more than the 1692 classes of the test split (split=vinyals, rotations=as_classes)",
+        ),
+        (
+            {"way": 700},
+            "task.way=700 is more than the 688 classes of the val split (split=vinyals, rotations=as_classes)",
+        ),
+        (
+            {"train_way": 1201, "split": CharacterSplit.random1200, "rotations": Rotations.none},
+            "task.train_way=1201 is more than the 1200 classes of the train split (split=random1200, rotations=none)",
+        ),
+        (
+            {"shot": 6},
+            "task.shot=6 and task.query=15 together are more than the 20 images "
+            "of a class of the test split (split=vinyals, rotations=as_classes)",
+        ),
+        (
+            {"train_shot": 10},
+            "task.train_shot=10 and task.query=15 together are more than the 20 images "
+            "of a class of the train split (split=vinyals, rotations=as_classes)",
+        ),
+        ({"way": 1}, "task.way=1 must be at least 2"),
+        ({"shot": 0}, "task.shot=0 must be at least 1"),
+        ({"query": 0}, "task.query=0 must be at least 1"),
+        ({"train_way": 0}, "task.train_way=0 must be at least 2"),
+        ({"train_shot": 0}, "task.train_shot=0 must be at least 1"),
+        ({"train_query": -1}, "task.train_query=-1 must be at least 1"),
+    ],
+)
+def test_impossible_request_is_a_sentence(
+    fields: dict[str, object], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(omniglot, "load", None)
+    with pytest.raises(UserError) as caught:
+        Omniglot(**fields)  # type: ignore[arg-type]
+    assert str(caught.value) == sentence
