@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from metalearn_cli import runs
+from metalearn_cli import __version__, runs
 from metalearn_cli.config import Job, load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.loop import new_learner, train
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
             print(HELP, end="")
             return 0
         case ["--version"]:
-            print(runs.environment()["metalearn"])
+            print(__version__)
             return 0
         case ["train", *rest]:
             command = train_command

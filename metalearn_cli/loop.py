@@ -13,12 +13,14 @@ from metalearn_cli import checkpoint, runs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config import Job, Select, resolve_device
 from metalearn_cli.errors import UserError
-from metalearn_cli.evaluate import Evaluation, evaluate
+from metalearn_cli.evaluate import Evaluation, draw_block, evaluate
 from metalearn_cli.files import write_durably
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.metrics import has_diverged, is_better, summarise
+from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.base import draw_slice
 from metalearn_cli.writers import Writers
 
 
@@ -141,6 +143,8 @@ def test(
     arrays = io.BytesIO()
     np.savez(arrays, loss=scores.loss.numpy(), metric=scores.metric.numpy())
     write_durably(folder / "episodes.npz", arrays.getvalue())
+    if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
+        console.say(fit_picture(learner, job, modes[0]))
     runs.write_json(folder / "results.json", results)
     return results
 
@@ -172,6 +176,20 @@ def summarise_test(job: Job, found: Evaluation, step: int, mode: BatchNorm) -> d
         "step": step,
         "steps": job.run.steps,
     }
+
+
+def fit_picture(learner: Learner, job: Job, mode: BatchNorm) -> str:
+    """The first test episode of a one-dimensional regression: the truth, and the network before and after adapting."""
+    draw = draw_slice(draw_block(job.task, "test", job.run.episodes_seed, 0), 0, 1)
+    batch = job.task.gather(draw, learner.device).to(learner.dtype)
+    low, high = (end.item() for end in batch.query_x.aminmax())
+    x = torch.linspace(low, high, 200, dtype=learner.dtype, device=learner.device).view(1, -1, 1)
+    before, after = (learner.adapt(batch.support, steps)(x, mode)[0, :, 0].cpu() for steps in (0, None))
+    line = x[0, :, 0].cpu()
+    queries, targets = batch.query_x[0, :, 0].cpu(), batch.query_y[0, :, 0].cpu()
+    support = (batch.support_x[0, :, 0].cpu(), batch.support_y[0, :, 0].cpu())
+    picture = plot({".": (queries, targets), "-": (line, before), "+": (line, after), "o": support})
+    return f"the first test task: . truth, o support, - before adapting, + after {job.algo.test_steps} steps\n{picture}"
 
 
 def non_finite_sentence(failure: NonFinite, checkpoints: Path) -> str:

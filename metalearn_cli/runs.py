@@ -13,13 +13,13 @@ import socket
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from omegaconf import OmegaConf
 
+from metalearn_cli import __version__
 from metalearn_cli.config import flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
@@ -97,7 +97,7 @@ def environment() -> dict[str, Any]:
     tracked = _git(source, "ls-files", "__init__.py")  # not the repository that a virtual environment stands in
     commit = _git(source, "rev-parse", "HEAD") if tracked else None
     return {
-        "metalearn": version("metalearn-cli"),
+        "metalearn": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),

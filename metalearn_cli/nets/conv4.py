@@ -26,6 +26,11 @@ class Downsample(Enum):
     stride = "stride"
 
 
+class Init(Enum):
+    torch = "torch"  # uniform within 1/sqrt(inputs), as in ProtoNet's code
+    xavier = "xavier"  # uniform within sqrt(6/(inputs + outputs)), as in MAML's code
+
+
 @dataclass(frozen=True)
 class Conv4(Net):
     spec: Spec
@@ -33,6 +38,7 @@ class Conv4(Net):
     downsample: Downsample = Downsample.max_pool
     spatial_mean: bool = False  # features: the mean over the last image instead of all its pixels
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
+    init_convs: Init = Init.torch  # smaller weights learn faster behind batch norm, larger ones slower
     head_std: float | None = None  # normal weights of this standard deviation, zero bias; null: torch's default
 
     def __post_init__(self) -> None:
@@ -67,8 +73,10 @@ class Conv4(Net):
         params: Params = {}
         channels = self.spec.input_shape[0]
         for block in BLOCKS:
-            weight = torch.empty(self.filters, channels, 3, 3)
-            params[f"{block}.conv.weight"] = torch.nn.init.xavier_uniform_(weight, generator=rng)
+            inputs, outputs = 9 * channels, 9 * self.filters
+            square = 1 / inputs if self.init_convs is Init.torch else 6 / (inputs + outputs)
+            uniform = 2 * torch.rand(self.filters, channels, 3, 3, generator=rng) - 1
+            params[f"{block}.conv.weight"] = math.sqrt(square) * uniform
             if self.gamma:
                 params[f"{block}.norm.weight"] = torch.ones(self.filters)
             params[f"{block}.norm.bias"] = torch.zeros(self.filters)
