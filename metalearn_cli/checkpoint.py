@@ -101,9 +101,15 @@ def prune(folder: Path, keep: int, best_step: int | None) -> None:
             path.unlink()
 
 
-def find(folder: Path, step: int) -> Path | None:
-    """The checkpoint of this step."""
-    return next((path for path in list_newest_first(folder) if _step(path) == step), None)
+def load_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of this step. Raises UserError where it is not there or not whole."""
+    damages = ["it is not there"]
+    for path in (path for path in list_newest_first(folder) if _step(path) == step):
+        try:
+            return load(path)
+        except Damaged as damage:
+            damages.append(str(damage))
+    raise UserError(f"the checkpoint of step {step} in {folder} cannot be used ({damages[-1]}): train it again")
 
 
 def remove_temporary(folder: Path) -> None:

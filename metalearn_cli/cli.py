@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def main(arguments: list[str]) -> int:
             raise
         print(f"metalearn: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"metalearn: {error.strerror or error}: {error.filename or 'a file of the run'}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("metalearn: interrupted; the same command with the same name continues", file=sys.stderr)
         return 130
@@ -83,16 +89,15 @@ def run_job(job: Job, overrides: list[str]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=job.run.name is not None)
     with runs.lock(folder):
         runs.check_same(folder, job.config)
-        console = Console(folder / "train.log")
-        finished = finished_results(folder, job.run.steps)
-        if finished is not None:
-            console.say(f"{folder} is already finished, {job.run.steps} steps")
-            return finished
-        runs.write_records(folder, job.config, overrides, fingerprint)
-        results = train(learner, job, folder, console)
-        console.say(f"results are in {folder}")
-        console.close()
-    return results
+        with closing(Console(folder / "train.log")) as console:
+            results = finished_results(folder, job.run.steps)
+            if results is not None:
+                console.say(f"{folder} is already finished, {job.run.steps} steps")
+                return results
+            runs.write_records(folder, job.config, overrides, fingerprint)
+            results = train(learner, job, folder, console)
+            console.say(f"results are in {folder}")
+            return results
 
 
 def finished_results(folder: Path, steps: int) -> dict[str, Any] | None:
@@ -112,6 +117,10 @@ def print_results(results: dict[str, Any]) -> None:
     for row in results["per_step"]:
         mean, ci95, median = (_number(row[key], percent) for key in ("mean", "ci95", "median"))
         print(f"{row['step']:>11}  {mean:>9}  {ci95:>8}  {median:>9}  {row['diverged']:>8.2%}")
+    for other, row in results["other_batch_norm"].items():
+        print(
+            f"after the last step, batch norm {other}: {_number(row['mean'], percent)} +- {_number(row['ci95'], percent)}"
+        )
 
 
 def _number(value: float | None, percent: bool) -> str:

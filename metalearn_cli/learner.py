@@ -24,10 +24,10 @@ class NonFinite(Exception):
 
 
 class Scores(NamedTuple):
-    """Query loss and metric of each episode after 0, 1, ... K inner steps."""
+    """Query loss and metric of each episode after 0, 1, ... K inner steps, or after the last one only."""
 
-    loss: Tensor  # [E, K + 1]
-    metric: Tensor  # [E, K + 1]
+    loss: Tensor  # [E, K + 1], or [E, 1]
+    metric: Tensor  # the same shape
 
 
 class Learner:
@@ -85,7 +85,10 @@ class Learner:
             buffer.copy_(buffers[name])
 
     def evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
-        """Adapt to the support set of each task, and score the query set after every inner step, in each mode."""
+        """Adapt to the support set of each task, and score the query set.
+
+        In the first mode after every inner step, in the others, from the same adaptation, after the last one.
+        """
         with torch.no_grad():
             parts = [self._evaluate(chunk, modes) for chunk in self._chunks(batch)]
         return {
@@ -94,15 +97,15 @@ class Learner:
         }
 
     def _evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
-        spec, steps = self.net.spec, self.algorithm.test_steps
-        losses: dict[BatchNorm, list[Tensor]] = {mode: [] for mode in modes}
-        metrics: dict[BatchNorm, list[Tensor]] = {mode: [] for mode in modes}
-        for predict in self.algorithm.adapt(self.net, self.meta, batch.support, steps):
-            for mode in modes:
-                out = predict(batch.query_x, mode)
-                losses[mode].append(task_loss(spec, out, batch.query_y))
-                metrics[mode].append(task_metric(spec, out, batch.query_y))
-        return {mode: Scores(torch.stack(losses[mode], 1), torch.stack(metrics[mode], 1)) for mode in modes}
+        def score(predict: Predictor, mode: BatchNorm) -> Scores:
+            out = predict(batch.query_x, mode)
+            return Scores(task_loss(spec, out, batch.query_y), task_metric(spec, out, batch.query_y))
+
+        spec, per_step = self.net.spec, []
+        for predict in self.algorithm.adapt(self.net, self.meta, batch.support, self.algorithm.test_steps):
+            per_step.append(score(predict, modes[0]))
+        scored = {modes[0]: per_step} | {mode: [score(predict, mode)] for mode in modes[1:]}
+        return {mode: Scores(*(torch.stack(p, 1) for p in zip(*s, strict=True))) for mode, s in scored.items()}
 
     def adapt(self, support: Support, steps: int | None = None) -> Predictor:
         """The predictor after `steps` inner steps (None: as many as at test)."""

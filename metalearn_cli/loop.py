@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,11 @@ def train(learner: Learner, job: Job, folder: Path, console: Console) -> dict[st
     """
     settings, task = job.run, job.task
     prepare(job, folder, console, learner.device)
-    modes = [settings.batch_norm or job.algo.batch_norm]
+    headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
     start, best = resume(learner, checkpoints, console)
-    writers = Writers(folder, start)
     since, since_step = time.perf_counter(), start
-    with Progress(console, "train", settings.steps, start) as progress:
+    with closing(Writers(folder, start)) as writers, Progress(console, "train", settings.steps, start) as progress:
         for step in range(start, settings.steps):
             draw = task.draw(settings.tasks_per_step, "train", generator(settings.seed, "train", step))
             try:
@@ -54,25 +54,21 @@ def train(learner: Learner, job: Job, folder: Path, console: Console) -> dict[st
                 progress.advance(done, f"loss {mean:.4f}")
             improved = False
             if settings.eval_every and done % settings.eval_every == 0:
-                values, score = validate(learner, job, modes)
+                values, score = validate(learner, job, headline)
                 writers.metrics(done, values)
                 improved = is_better(task.spec.metric, score, best["value"] if best else None)
                 if improved:
                     best = {"step": done, "value": score}
-                progress.advance(done, f"val {task.spec.metric} {score}")
+                progress.advance(done, f"val {task.spec.metric} {'not finite' if score is None else f'{score:.4f}'}")
             if improved or done % settings.save_every == 0 or done == settings.steps:
                 writers.sync()
                 checkpoint.save(checkpoints, done, learner.state_dict(), {"best": best})
                 checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
-    writers.close()
     tested = settings.steps
     if settings.select is Select.best and best is not None and best["step"] != settings.steps:
         tested = best["step"]
-        path = checkpoint.find(checkpoints, tested)
-        if path is None:
-            raise UserError(f"the best checkpoint, of step {tested}, is gone from {checkpoints}: give select=last")
-        learner.load_state_dict(checkpoint.load(path).tensors)
-    return test(learner, job, folder, tested, modes, console)
+        learner.load_state_dict(checkpoint.load_step(checkpoints, tested).tensors)
+    return test(learner, job, folder, tested, headline, console)
 
 
 def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> None:
@@ -113,14 +109,16 @@ def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, 
     return newest.step, newest.record["best"]
 
 
-def validate(learner: Learner, job: Job, modes: list[BatchNorm]) -> tuple[dict[str, float], float | None]:
+def validate(learner: Learner, job: Job, mode: BatchNorm) -> tuple[dict[str, float], float | None]:
     """Score the validation episodes -> the values for metrics.jsonl, and the one that chooses the best checkpoint.
 
     `val/accuracy` (or `val/mse`) is after the last inner step, `val/accuracy_step0` before the first, and so on.
     """
     settings, metric = job.run, job.task.spec.metric
-    found = evaluate(learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, modes, lambda done: None)
-    scores = found.scores[modes[0]]
+    found = evaluate(
+        learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, [mode], lambda done: None
+    )
+    scores = found.scores[mode]
     per_step = [summarise(values, torch.zeros(len(values)))["mean"] for values in scores.metric.T]
     loss = summarise(scores.loss[:, -1], torch.zeros(len(scores.loss)))["mean"]
     values = {"val/loss": loss, f"val/{metric}": per_step[-1]}
@@ -129,30 +127,33 @@ def validate(learner: Learner, job: Job, modes: list[BatchNorm]) -> tuple[dict[s
     return {name: value for name, value in values.items() if value is not None}, per_step[-1]
 
 
-def test(
-    learner: Learner, job: Job, folder: Path, step: int, modes: list[BatchNorm], console: Console
-) -> dict[str, Any]:
-    """Score the test episodes, and write results.json and episodes.npz."""
+def test(learner: Learner, job: Job, folder: Path, step: int, headline: BatchNorm, console: Console) -> dict[str, Any]:
+    """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz."""
     settings = job.run
+    modes = [headline]
+    if job.net.init_stats():
+        modes += [mode for mode in BatchNorm if mode is not headline]
     with Progress(console, "test", settings.test_episodes) as progress:
         found = evaluate(
             learner, job.task, "test", settings.test_episodes, settings.episodes_seed, modes, progress.advance
         )
-    results = summarise_test(job, found, step, modes[0])
-    scores = found.scores[modes[0]]
-    arrays = io.BytesIO()
-    np.savez(arrays, loss=scores.loss.numpy(), metric=scores.metric.numpy())
-    write_durably(folder / "episodes.npz", arrays.getvalue())
+    results = summarise_test(job, found, step, modes)
+    arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
+    arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    write_durably(folder / "episodes.npz", file.getvalue())
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
-        console.say(fit_picture(learner, job, modes[0]))
+        console.say(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
     return results
 
 
-def summarise_test(job: Job, found: Evaluation, step: int, mode: BatchNorm) -> dict[str, Any]:
-    """The content of results.json."""
-    spec, scores = job.task.spec, found.scores[mode]
-    diverged = has_diverged(spec.kind, scores.loss)
+def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm]) -> dict[str, Any]:
+    """The content of results.json; the first mode is the headline."""
+    spec, scores = job.task.spec, found.scores[modes[0]]
+    before = scores.loss[:, 0]
+    diverged = has_diverged(spec.kind, scores.loss, before)
     per_step = [
         {"step": number, **summarise(scores.metric[:, number], diverged[:, number])}
         for number in range(scores.metric.shape[1])
@@ -167,7 +168,12 @@ def summarise_test(job: Job, found: Evaluation, step: int, mode: BatchNorm) -> d
         "ci95": last["ci95"],
         "median": last["median"],
         "per_step": per_step,
-        "batch_norm": mode.name if job.net.init_stats() else None,
+        "batch_norm": modes[0].name if job.net.init_stats() else None,
+        "other_batch_norm": {
+            mode.name: summarise(metric[:, 0], has_diverged(spec.kind, loss, before)[:, 0])
+            for mode, (loss, metric) in found.scores.items()
+            if mode is not modes[0]
+        },
         "algo": job.choices["algo"],
         "task": job.choices["task"],
         "experiment": job.choices.get("experiment"),

@@ -31,9 +31,9 @@ def summarise(metric: Tensor, diverged: Tensor) -> Summary:
     }
 
 
-def has_diverged(kind: str, loss: Tensor) -> Tensor:
-    """Loss [E, steps + 1] -> [E, steps + 1]: not finite, or above 10 (values) or ten times step 0's loss (classes)."""
-    limit = torch.tensor(10.0, dtype=loss.dtype) if kind == "values" else 10 * loss[:, :1]
+def has_diverged(kind: str, loss: Tensor, before: Tensor) -> Tensor:
+    """Loss [E, *] -> [E, *] bool: not finite, or above 10 (values) or ten times the loss `before` [E] (classes)."""
+    limit = torch.tensor(10.0, dtype=loss.dtype) if kind == "values" else 10 * before[:, None]
     return ~torch.isfinite(loss) | (loss > limit)
 
 
