@@ -37,6 +37,9 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, 
     data = safetensors.torch.save({name: tensor.cpu() for name, tensor in tensors.items()}, {"metalearn": text})
     path = folder / f"step-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     write_durably(path, data)
+    for other in folder.glob(f"step-{step:08d}-*.safetensors"):
+        if other != path:  # saved when a signal came before the validation of this step
+            other.unlink()
     return path
 
 
@@ -71,7 +74,7 @@ def _metadata(data: bytes) -> dict[str, str]:
 def list_newest_first(folder: Path) -> list[Path]:
     """Every file that is named like a checkpoint, the highest step first."""
     paths = [path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
-    return sorted(paths, key=_step, reverse=True)
+    return sorted(paths, key=step_of, reverse=True)
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -97,14 +100,14 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 def prune(folder: Path, keep: int, best_step: int | None) -> None:
     """Remove all but the newest `keep` and the best."""
     for path in list_newest_first(folder)[keep:]:
-        if _step(path) != best_step:
+        if step_of(path) != best_step:
             path.unlink()
 
 
 def load_step(folder: Path, step: int) -> Checkpoint:
     """The checkpoint of this step. Raises UserError where it is not there or not whole."""
     damages = ["it is not there"]
-    for path in (path for path in list_newest_first(folder) if _step(path) == step):
+    for path in (path for path in list_newest_first(folder) if step_of(path) == step):
         try:
             return load(path)
         except Damaged as damage:
@@ -118,5 +121,5 @@ def remove_temporary(folder: Path) -> None:
         path.unlink()
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
     return int(path.name.split("-")[1])

@@ -1,33 +1,62 @@
 """The command `metalearn`: results on stdout, everything else on stderr, one sentence for each mistake."""
 
-import json
+import difflib
 import os
+import signal
 import sys
-from contextlib import closing
-from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from metalearn_cli import __version__, runs
-from metalearn_cli.config import Job, load_job
+from metalearn_cli import __version__, catalog
 from metalearn_cli.errors import UserError
-from metalearn_cli.loop import new_learner, train
-from metalearn_cli.progress import Console
+from metalearn_cli.interrupt import Interrupted, leave_at_once
 
 HELP = """\
-metalearn: train and test few-shot learners
+metalearn: train, test and compare few-shot learners
 
-  metalearn train algo=maml task=sinusoid steps=1000 name=my-run
-  metalearn train experiment=maml/sinusoid          a row of a paper, see conf/experiment
-  metalearn train experiment=maml/sinusoid --cfg job    print the configuration and do nothing
+  metalearn train algo=maml task=sinusoid steps=1000 name=my-run    meta-train and meta-test
+  metalearn eval run=outputs/my-run test_episodes=1000              test a finished run once more
+  metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
+  metalearn train --help                                            examples, and how the keys work
+  eval "$(metalearn completion bash)"                               completion of commands and keys in bash
   metalearn --version
 
-Every key of the configuration can be given as key=value; conf/config.yaml and the folders beside it explain each.
-The same command with the same name continues an interrupted run. A run's files are in outputs/NAME.
-
-Exit codes: 0 done, 1 a mistake or a failed run, 2 unknown command or option, 130 interrupted.
+Exit codes: 0 done, 1 a mistake or a failed run, 2 unknown command or option, 3 `expect` not met, 130 interrupted,
+143 terminated.
 """
+
+TRAIN_HELP = """\
+metalearn train [key=value ...] [-m] [--cfg job]
+
+  metalearn train algo=maml task=sinusoid                     a task chooses a fitting network
+  metalearn train algo=protonet                               an algorithm may choose a task
+  metalearn train experiment=maml/sinusoid task.shot=5        a row of a paper, with one key changed
+  metalearn train algo=maml algo.first_order=true steps=5000 name=my-run
+                                                              the same line again continues outputs/my-run
+  metalearn train algo=maml name=ci expect='mse_step1<=3.5'   exit code 3 where the test falls short
+  metalearn train -m algo=maml,protonet task=omniglot seed=0,1,2 name=my-sweep
+                                                              a sweep: one folder per job, outputs/my-sweep/...
+  metalearn train debug=quick algo=maml                       everything once, in less than a minute
+  metalearn train experiment=maml/sinusoid --cfg job          print the configuration, do nothing
+  metalearn train algo._target_=my_file.MyAlgorithm +algo.my_key=1
+                                                              your own class, from a file beside you
+
+Keys: conf/config.yaml and the folders beside it explain each where its value stands.
+Without a name the run's folder is outputs/<date>/<time>-<algo>-<task>-<id>, which no other launch gets.
+Ctrl-C finishes the step and saves; a second one leaves at once.
+"""
+
+EVAL_HELP = """\
+metalearn eval run=FOLDER [key=value ...]
+
+  metalearn eval run=outputs/my-run test_episodes=1000        more episodes; the first 600 are the same
+  metalearn eval run=outputs/my-run algo.test_steps=50        more inner steps
+  metalearn eval run=outputs/my-run task.shot=5               other tasks of the same distribution
+  metalearn eval run=outputs/my-run task=omniglot             another distribution
+  metalearn eval run=outputs/my-run batch_norm=inductive      another headline; the others stand beside it
+
+The run's own model and settings are used. Results go to a new folder, FOLDER/eval/<task>-<id>.
+"""
+
+LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|metric\n"
 
 
 def entry() -> None:
@@ -36,6 +65,36 @@ def entry() -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one command line -> the exit code."""
+    before = {number: signal.signal(number, leave_at_once) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"metalearn: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as interrupted:
+        print(f"metalearn: stopped; {interrupted.advice or 'nothing was lost'}", file=sys.stderr)
+        return interrupted.code
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(f"metalearn: {error.strerror or error}: {error.filename or 'a file of the run'}", file=sys.stderr)
+        return 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(arguments: list[str]) -> int:
+    if "--help" in arguments[1:] or "-h" in arguments[1:]:
+        print({"train": TRAIN_HELP, "eval": EVAL_HELP, "list": LIST_HELP}.get(arguments[0], HELP), end="")
+        return 0
     match arguments:
         case [] | ["help" | "-h" | "--help", *_]:
             print(HELP, end="")
@@ -44,86 +103,112 @@ def main(arguments: list[str]) -> int:
             print(__version__)
             return 0
         case ["train", *rest]:
-            command = train_command
-        case [unknown, *_]:
-            print(f"metalearn: there is no command {unknown!r}; see metalearn --help", file=sys.stderr)
-            return 2
-    try:
-        return command(rest)
-    except UserError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"metalearn: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print(f"metalearn: {error.strerror or error}: {error.filename or 'a file of the run'}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("metalearn: interrupted; the same command with the same name continues", file=sys.stderr)
-        return 130
+            return train_command(rest)
+        case ["eval", *rest]:
+            return eval_command(rest)
+        case ["list", *rest]:
+            return list_command(rest)
+        case ["completion", *rest]:
+            return completion_command(rest)
+        case _:
+            near = difflib.get_close_matches(arguments[0], ["train", "eval", "list", "completion"], n=1)
+            hint = f"did you mean {near[0]}?" if near else "see metalearn --help"
+            return refuse(f"there is no command {arguments[0]}: {hint}")
 
 
 def train_command(arguments: list[str]) -> int:
+    # Heavy imports stand where they are needed, so that help, lists and completion are quick.
+    from metalearn_cli.config import load_job
+    from metalearn_cli.jobs import print_config, print_results, train_run
+    from metalearn_cli.sweep import sweep
+
     options = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
-    if options == ["--cfg"] and overrides[-1:] == ["job"]:
-        print(OmegaConf.to_yaml(OmegaConf.create(load_job(overrides[:-1]).config)), end="")
-        return 0
+    match options:
+        case []:
+            job = load_job(overrides)
+            return print_results(train_run(job, overrides), job.run.expect)
+        case ["--cfg"] if arguments[arguments.index("--cfg") + 1 :][:1] == ["job"]:
+            overrides.remove("job")
+            return print_config(load_job(overrides))
+        case ["-m" | "--multirun"]:
+            return sweep(overrides)
+        case _:
+            return refuse(f"train does not know {' '.join(options)}; see metalearn train --help")
+
+
+def eval_command(arguments: list[str]) -> int:
+    from metalearn_cli.jobs import eval_run, load_eval_job, print_results
+
+    options = [argument for argument in arguments if argument.startswith("-")]
     if options:
-        print(f"metalearn: train does not know the option {options[0]}; see metalearn --help", file=sys.stderr)
-        return 2
-    job = load_job(overrides)
-    results = run_job(job, overrides)
-    print_results(results)
+        return refuse(f"eval does not know {' '.join(options)}; see metalearn eval --help")
+    folder, job = load_eval_job(arguments)
+    return print_results(eval_run(folder, job, arguments), job.run.expect)
+
+
+def list_command(arguments: list[str]) -> int:
+    groups = [*catalog.GROUPS, *catalog.PRESETS]
+    match arguments:
+        case ["metric"]:
+            lines = catalog.METRICS
+        case [group] if group in groups:
+            lines = {choice: catalog.describe(group, choice) for choice in catalog.list_choices(group)}
+        case _:
+            return refuse(f"list wants one of {', '.join([*groups, 'metric'])}")
+    width = max(map(len, lines))
+    for name, text in lines.items():
+        print(f"{name:<{width}}  {text}")
     return 0
 
 
-def run_job(job: Job, overrides: list[str]) -> dict[str, Any]:
-    """Train in the run's folder, or take the results of a run that is already finished."""
-    # What is wrong with the device, the parts or the data is said before a folder is made.
-    learner = new_learner(job)
-    fingerprint = job.task.fingerprint
-    folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
-    folder.mkdir(parents=True, exist_ok=job.run.name is not None)
-    with runs.lock(folder):
-        runs.check_same(folder, job.config)
-        with closing(Console(folder / "train.log")) as console:
-            results = finished_results(folder, job.run.steps)
-            if results is not None:
-                console.say(f"{folder} is already finished, {job.run.steps} steps")
-                return results
-            runs.write_records(folder, job.config, overrides, fingerprint)
-            results = train(learner, job, folder, console)
-            console.say(f"results are in {folder}")
-            return results
+def completion_command(arguments: list[str]) -> int:
+    """`completion bash` prints what a shell needs; it then calls `completion words WORD...` at each TAB."""
+    match arguments:
+        case ["bash"]:
+            print(BASH_COMPLETION, end="")
+        case ["words", *words]:
+            print("\n".join(completions(words)))
+        case _:
+            return refuse('completion knows bash: eval "$(metalearn completion bash)"')
+    return 0
 
 
-def finished_results(folder: Path, steps: int) -> dict[str, Any] | None:
-    path = folder / "results.json"
-    if not path.exists():
-        return None
-    results: dict[str, Any] = json.loads(path.read_text())
-    return results if results["steps"] == steps else None
+BASH_COMPLETION = """\
+_metalearn() {
+  local IFS=$'\\n' word="${COMP_LINE:0:COMP_POINT}"
+  word="${word##* }"
+  local words=($(metalearn completion words "${COMP_WORDS[1]}" "$word" 2>/dev/null))
+  # bash cuts words at "=", and wants only what stands behind the last one.
+  [[ $word == *=* && $COMP_WORDBREAKS == *=* ]] && words=("${words[@]#*=}")
+  COMPREPLY=("${words[@]}")
+}
+complete -o nospace -F _metalearn metalearn
+"""
 
 
-def print_results(results: dict[str, Any]) -> None:
-    """The test as a table: one line per inner step."""
-    percent = results["metric"] == "accuracy"
-    mode = f", batch norm {results['batch_norm']}" if results["batch_norm"] else ""
-    print(f"test {results['metric']}{' in %' if percent else ''} over {results['episodes']} episodes{mode}")
-    print(f"{'inner steps':>11}  {'mean':>9}  {'+- 95%':>8}  {'median':>9}  {'diverged':>8}")
-    for row in results["per_step"]:
-        mean, ci95, median = (_number(row[key], percent) for key in ("mean", "ci95", "median"))
-        print(f"{row['step']:>11}  {mean:>9}  {ci95:>8}  {median:>9}  {row['diverged']:>8.2%}")
-    for other, row in results["other_batch_norm"].items():
-        print(
-            f"after the last step, batch norm {other}: {_number(row['mean'], percent)} +- {_number(row['ci95'], percent)}"
-        )
+def completions(words: list[str]) -> list[str]:
+    """What the last of the words (the command is the first) can become."""
+    command, last = words[0], words[-1]
+    if len(words) == 1 or command == last:
+        options = ["train ", "eval ", "list ", "completion "]
+    elif command == "list":
+        options = [*catalog.GROUPS, *catalog.PRESETS, "metric"]
+    elif command not in ("train", "eval"):
+        options = []
+    elif "=" in last and last.partition("=")[0] in (*catalog.GROUPS, *catalog.PRESETS):
+        group = last.partition("=")[0]
+        options = [f"{group}={choice}" for choice in catalog.list_choices(group)]
+    else:
+        groups = {group: catalog.list_choices(group) for group in catalog.GROUPS}
+        keys = [
+            key for group, choices in groups.items() for choice in choices for key in catalog.keys_of(group, choice)
+        ]
+        options = [f"{key}=" for key in [*groups, *catalog.PRESETS, *catalog.run_keys(), *keys]]
+    return sorted({option for option in options if option.startswith(last)})
 
 
-def _number(value: float | None, percent: bool) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value:.2f}" if percent else f"{value:.4g}"
+def refuse(sentence: str) -> int:
+    """An unknown command or option."""
+    print(f"metalearn: {sentence}", file=sys.stderr)
+    return 2

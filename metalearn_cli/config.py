@@ -7,6 +7,9 @@ The values stand in conf/, the types and ranges in the classes: each group of th
 import dataclasses
 import difflib
 import importlib
+import inspect
+import re
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -19,12 +22,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
 from metalearn_cli.errors import UserError
+from metalearn_cli.metrics import parse_expectation
 from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.module import ModuleNet, module_net
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import TaskDistribution
 
-GROUPS = ("algo", "task", "model", "optimizer")
+# Keys whose values are a person's text: names, paths, sentences.
+FREE_TEXT = ("name", "run", "expect", "task.root")
 
 
 class Precision(Enum):
@@ -59,6 +66,9 @@ class Run:
     deterministic: bool
     threads: int | None
     tasks_per_chunk: int | None
+    expect: str | None
+    trust: bool
+    paper: dict[str, Any] | None
 
     def __post_init__(self) -> None:
         for key in ("steps", "tasks_per_step", "test_episodes", "eval_episodes", "log_every", "save_every", "keep"):
@@ -88,22 +98,17 @@ class Job(NamedTuple):
     optimizer: Optimizer
     choices: dict[str, str]  # the chosen yaml of each group, e.g. {"algo": "maml", "experiment": "maml/sinusoid"}
     config: dict[str, Any]  # all of it as plain values, as it is written to config.yaml
-
-
-def conf_dir() -> Path:
-    """conf/ beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").exists():
-            return folder
-    raise UserError(f"conf/config.yaml is neither in {package} nor beside it: install metalearn-cli again")
+    notes: list[str]  # what the user should know about how the command line was understood
 
 
 def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The configuration that these command-line overrides ask for, and the yaml chosen in each group.
-
-    All that is known of Hydra stands here.
-    """
+    """The configuration that these command-line overrides ask for, and the yaml chosen in each group."""
+    overrides = [quote(override) for override in overrides]
+    for override in overrides:
+        if override.startswith("~"):
+            raise UserError(f"{override}: a key cannot be deleted; give it another value")
+        if override.partition("=")[0] in FREE_TEXT and "${" in override:
+            raise UserError(f"{override}: a name or path cannot hold ${{, which begins a reference to another key")
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("config", overrides, return_hydra_config=True)
@@ -112,45 +117,115 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     choices = {str(group): choice for group, choice in composed.hydra.runtime.choices.items() if choice is not None}
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra")
+    try:
+        OmegaConf.resolve(composed)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from error
     return composed, choices
+
+
+def quote(override: str) -> str:
+    """Put the value of a free-text key in quotes, so that Hydra's grammar takes it as it stands.
+
+    It would refuse `expect=accuracy>=0.95` and paths with brackets, equal signs or letters beyond ASCII, and would
+    make numbers of names.
+    """
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") not in FREE_TEXT or not equals or value == "null":
+        return override
+    # A backslash before a quote is doubled, and so are those at the end.
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    tail = len(escaped) - len(escaped.rstrip("\\"))
+    return f"{key}='{escaped}{tail * chr(92)}'"
 
 
 def load_job(overrides: list[str]) -> Job:
     """Compose, check and build. Raises UserError, before any data are touched."""
     composed, choices = compose_config(overrides)
-    groups = {group: composed.pop(group) for group in GROUPS}
-    run = Run(**check(Run, composed, ""))
-    optimizer: Optimizer = build(groups["optimizer"], "optimizer", Optimizer)
+    return make_job(composed, choices, keys_of(overrides), trust=True)
+
+
+def keys_of(overrides: list[str]) -> set[str]:
+    return {override.partition("=")[0].lstrip("+") for override in overrides}
+
+
+def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: bool) -> Job:
+    """Check and build a whole configuration; `given` are the keys that stand on the command line.
+
+    Without `trust`, only classes of this package are imported: a run folder may come from anywhere.
+    """
+    groups = {group: node.pop(group) for group in GROUPS}
+    run = Run(**check(Run, node, ""))
+    notes: list[str] = []
+
+    def make(group: str, base: type, **injected: Any) -> Any:
+        return build(groups[group], group, base, given, trust, notes, **injected)
+
+    optimizer: Optimizer = make("optimizer", Optimizer)
     if optimizer.anneals and optimizer.schedule_steps is None:
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)
-    task: TaskDistribution = build(groups["task"], "task", TaskDistribution)
-    net: Net = build(groups["model"], "model", Net, spec=task.spec)
-    algo: Algorithm = build(groups["algo"], "algo", Algorithm)
+    task: TaskDistribution = make("task", TaskDistribution)
+    net: Net = make("model", Net, spec=task.spec)
+    algo: Algorithm = make("algo", Algorithm)
     if "val" not in task.splits and (run.eval_every or run.select is Select.best):
         raise UserError(
             f"task={choices['task']} has no validation classes with this split: set eval_every=0 select=last, "
             "or take a split that has them"
         )
+    if run.expect is not None:
+        parse_expectation(run.expect, task.spec.metric, algo.test_steps)
     config = _plain(dataclasses.asdict(run))
     for group, part in (("algo", algo), ("task", task), ("model", net), ("optimizer", optimizer)):
-        fields = {
-            key: value for key, value in vars(part).items() if key in _field_types(type(part), frozenset({"spec"}))
-        }
-        config[group] = {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", **_plain(fields)}
-    return Job(run, algo, task, net, optimizer, choices, config)
+        names = _field_types(type(part), frozenset({"spec"}))
+        config[group] = {"_target_": _path(type(part)), **_plain({name: getattr(part, name) for name in names})}
+    if isinstance(net, ModuleNet):
+        config["model"] = {"_target_": _path(net.module_class), **net.arguments}
+    return Job(run, algo, task, net, optimizer, choices, config, notes)
 
 
-def build(node: DictConfig, group: str, base: type, **injected: Any) -> Any:
-    """The object that a group of the configuration describes: `_target_` with the other keys as its fields."""
+def build(
+    node: DictConfig, group: str, base: type, given: set[str], trust: bool, notes: list[str], **injected: Any
+) -> Any:
+    """The object that a group of the configuration describes: `_target_` with the other keys as its fields.
+
+    Where the command line names another class, keys of the chosen yaml that this class lacks are dropped, with a note.
+    """
     target = str(node.pop("_target_"))
-    module, _, name = target.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise UserError(f"{group}._target_={target} cannot be imported: give package.module.Class") from None
-    if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
-        raise UserError(f"{group}._target_={target} must be a dataclass that implements {base.__name__}")
+    cls = _import(target, group, trust)
+    is_module = base is Net and isinstance(cls, type) and issubclass(cls, torch.nn.Module)
+    if not is_module and not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
+        or_module = " or a torch.nn.Module" if base is Net else ""
+        raise UserError(f"{group}._target_={target} must be a dataclass that implements {_path(base)}{or_module}")
+    types: Any = inspect.signature(cls).parameters if is_module else _field_types(cls, frozenset(injected))
+    if f"{group}._target_" in given:
+        dropped = [key for key in map(str, node) if key not in types and f"{group}.{key}" not in given]
+        if dropped:
+            notes.append(f"{target} has no {', '.join(dropped)}: dropped from {group}")
+        node = OmegaConf.create({key: value for key, value in node.items() if key not in dropped})
+    if is_module:
+        arguments: Any = OmegaConf.to_container(node)
+        return module_net(cls, injected["spec"], arguments)
     return cls(**check(cls, node, f"{group}.", injected=frozenset(injected)), **injected)
+
+
+def _import(target: str, group: str, trust: bool) -> Any:
+    module, _, name = target.rpartition(".")
+    if not target.startswith("metalearn_cli."):
+        if not trust:
+            raise UserError(
+                f"the run's {group}._target_={target} is not part of metalearn, and importing it would run its code: "
+                "give trust=true if you trust it"
+            )
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # a user's own class stands in a file beside where the command is given
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{group}._target_={target} cannot be imported ({error}): give package.module.Class") from None
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -169,7 +244,8 @@ def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = f
     missing = [name for name in types if OmegaConf.is_missing(schema, name)]
     if missing:
         raise UserError(f"{prefix}{missing[0]} has no value: give {prefix}{missing[0]}=...")
-    return {name: tuple(schema[name]) if OmegaConf.is_list(schema[name]) else schema[name] for name in types}
+    values = {name: OmegaConf.to_container(v) if OmegaConf.is_config(v := schema[name]) else v for name in types}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -238,9 +314,9 @@ def _composition_sentence(error: Exception, overrides: list[str]) -> str:
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException:
-            return f"{text!r} is not of the form key=value"
+            return f"{text!r} is not of the form key=value (values with spaces or brackets need quotes: key='a b')"
         parsed.append((override.key_or_group, override.value()))
-    choices = [(key, value) for key, value in parsed if key in (*GROUPS, "experiment")]
+    choices = [(key, value) for key, value in parsed if key in (*GROUPS, *PRESETS)]
     for key, value in choices:
         options = list_choices(key)
         if str(value) not in options:
@@ -250,10 +326,6 @@ def _composition_sentence(error: Exception, overrides: list[str]) -> str:
     for key, _ in parsed:
         if key not in known and key not in flatten(known):
             return f"there is no key {key}{_nearest(key, flatten(known))}"
+        if f"+{key}=" in "".join(overrides):
+            return f"+{key} is there already: give {key}=... without the +"
     return " ".join(str(error).split())
-
-
-def list_choices(group: str) -> list[str]:
-    """The yaml files of a group of conf/, as they are chosen on the command line."""
-    folder = conf_dir() / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))

@@ -9,66 +9,75 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
-from metalearn_cli import checkpoint, runs
+from metalearn_cli import checkpoint, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config import Job, Select, resolve_device
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import Evaluation, draw_block, evaluate
 from metalearn_cli.files import write_durably
+from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.metrics import has_diverged, is_better, summarise
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.base import draw_slice
+from metalearn_cli.tasks.base import Split, draw_slice
 from metalearn_cli.writers import Writers
 
 
-def train(learner: Learner, job: Job, folder: Path, console: Console) -> dict[str, Any]:
+def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
     """Meta-train from the newest checkpoint in `folder` (or from the start), then meta-test -> results.json's content.
 
     Everything that happens at a step is a function of the configuration and the step, so that a run which was killed
-    and continued ends with the same bits as one that was not.
+    and continued ends with the same bits as one that was not. Raises Interrupted once the step is saved.
     """
     settings, task = job.run, job.task
     prepare(job, folder, console, learner.device)
     headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
-    start, best = resume(learner, checkpoints, console)
-    since, since_step = time.perf_counter(), start
-    with closing(Writers(folder, start)) as writers, Progress(console, "train", settings.steps, start) as progress:
-        for step in range(start, settings.steps):
-            draw = task.draw(settings.tasks_per_step, "train", generator(settings.seed, "train", step))
-            try:
-                loss = learner.step(task.gather(draw, learner.device), step)
-            except NonFinite as failure:
-                raise UserError(non_finite_sentence(failure, checkpoints)) from failure
-            done = step + 1
-            if done % settings.log_every == 0:
-                mean = loss.mean().item()
-                writers.metrics(done, {"train/loss": mean, "train/lr": job.optimizer.rate(step)})
-                now = time.perf_counter()
-                writers.timing(done, {"steps_per_second": (done - since_step) / (now - since)})
-                since, since_step = now, done
-                progress.advance(done, f"loss {mean:.4f}")
+    done, best, to_validate = resume(learner, checkpoints, console)
+    since, since_step = time.perf_counter(), done
+    with closing(Writers(folder, done)) as writers, Progress(console, "train", settings.steps, done) as progress:
+        while done < settings.steps or to_validate:
+            if not to_validate:
+                draw = task.draw(settings.tasks_per_step, "train", generator(settings.seed, "train", done))
+                try:
+                    loss = learner.step(task.gather(draw, learner.device), done)
+                except NonFinite as failure:
+                    raise UserError(non_finite_sentence(failure, checkpoints)) from failure
+                done += 1
+                if done % settings.log_every == 0:
+                    mean = loss.mean().item()
+                    writers.metrics(done, {"train/loss": mean, "train/lr": job.optimizer.rate(done - 1)})
+                    now = time.perf_counter()
+                    writers.timing(done, {"steps_per_second": (done - since_step) / (now - since)})
+                    since, since_step = now, done
+                    progress.advance(done, f"loss {mean:.4f}")
+                to_validate = settings.eval_every > 0 and done % settings.eval_every == 0
             improved = False
-            if settings.eval_every and done % settings.eval_every == 0:
-                values, score = validate(learner, job, headline)
+            if to_validate and (validation := validate(learner, job, headline, interrupt)) is not None:
+                values, score = validation
+                to_validate = False
                 writers.metrics(done, values)
+                if (drawn := picture(learner, job, "val", headline)) is not None:
+                    writers.picture(done, "val/tasks", drawn)
                 improved = is_better(task.spec.metric, score, best["value"] if best else None)
                 if improved:
                     best = {"step": done, "value": score}
                 progress.advance(done, f"val {task.spec.metric} {'not finite' if score is None else f'{score:.4f}'}")
-            if improved or done % settings.save_every == 0 or done == settings.steps:
+            if improved or done % settings.save_every == 0 or done == settings.steps or interrupt.number:
                 writers.sync()
-                checkpoint.save(checkpoints, done, learner.state_dict(), {"best": best})
+                checkpoint.save(checkpoints, done, learner.state_dict(), {"best": best, "to_validate": to_validate})
                 checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
+            interrupt.poll()
     tested = settings.steps
     if settings.select is Select.best and best is not None and best["step"] != settings.steps:
         tested = best["step"]
         learner.load_state_dict(checkpoint.load_step(checkpoints, tested).tensors)
-    return test(learner, job, folder, tested, headline, console)
+    return test(learner, job, folder, tested, headline, console, interrupt)
 
 
 def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> None:
@@ -95,29 +104,35 @@ def new_learner(job: Job) -> Learner:
     return Learner(job.algo, job.net, job.optimizer, rng, device, settings.dtype, settings.tasks_per_chunk)
 
 
-def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None]:
-    """Load the newest whole checkpoint -> the steps done, and the best validation so far."""
+def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None, bool]:
+    """Load the newest whole checkpoint -> the steps done, the best validation so far, and whether one is still due."""
     checkpoints.mkdir(exist_ok=True)
     checkpoint.remove_temporary(checkpoints)
     newest, skipped = checkpoint.load_newest(checkpoints)
     for damage in skipped:
         console.say(f"skipping {damage}")
     if newest is None:
-        return 0, None
+        return 0, None, False
     learner.load_state_dict(newest.tensors)
     console.say(f"continuing after step {newest.step}")
-    return newest.step, newest.record["best"]
+    return newest.step, newest.record["best"], newest.record["to_validate"]
 
 
-def validate(learner: Learner, job: Job, mode: BatchNorm) -> tuple[dict[str, float], float | None]:
+def validate(
+    learner: Learner, job: Job, mode: BatchNorm, interrupt: Interrupt
+) -> tuple[dict[str, float], float | None] | None:
     """Score the validation episodes -> the values for metrics.jsonl, and the one that chooses the best checkpoint.
 
     `val/accuracy` (or `val/mse`) is after the last inner step, `val/accuracy_step0` before the first, and so on.
+    None: a signal came before it was done.
     """
     settings, metric = job.run, job.task.spec.metric
-    found = evaluate(
-        learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, [mode], lambda done: None
-    )
+    try:
+        found = evaluate(
+            learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, [mode], interrupt.poll
+        )
+    except Interrupted:
+        return None
     scores = found.scores[mode]
     per_step = [summarise(values, torch.zeros(len(values)))["mean"] for values in scores.metric.T]
     loss = summarise(scores.loss[:, -1], torch.zeros(len(scores.loss)))["mean"]
@@ -127,16 +142,27 @@ def validate(learner: Learner, job: Job, mode: BatchNorm) -> tuple[dict[str, flo
     return {name: value for name, value in values.items() if value is not None}, per_step[-1]
 
 
-def test(learner: Learner, job: Job, folder: Path, step: int, headline: BatchNorm, console: Console) -> dict[str, Any]:
-    """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz."""
+def test(
+    learner: Learner,
+    job: Job,
+    folder: Path,
+    step: int,
+    headline: BatchNorm,
+    console: Console,
+    interrupt: Interrupt,
+) -> dict[str, Any]:
+    """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into `folder`."""
     settings = job.run
     modes = [headline]
     if job.net.init_stats():
         modes += [mode for mode in BatchNorm if mode is not headline]
     with Progress(console, "test", settings.test_episodes) as progress:
-        found = evaluate(
-            learner, job.task, "test", settings.test_episodes, settings.episodes_seed, modes, progress.advance
-        )
+
+        def report(done: int) -> None:
+            interrupt.poll()
+            progress.advance(done, "episodes")
+
+        found = evaluate(learner, job.task, "test", settings.test_episodes, settings.episodes_seed, modes, report)
     results = summarise_test(job, found, step, modes)
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
@@ -145,6 +171,10 @@ def test(learner: Learner, job: Job, folder: Path, step: int, headline: BatchNor
     write_durably(folder / "episodes.npz", file.getvalue())
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
         console.say(fit_picture(learner, job, headline))
+    if (drawn := picture(learner, job, "test", headline)) is not None:
+        file = io.BytesIO()
+        Image.fromarray(drawn.numpy()).save(file, "PNG")
+        write_durably(folder / "test.png", file.getvalue())
     runs.write_json(folder / "results.json", results)
     return results
 
@@ -181,7 +211,19 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         "episodes_seed": job.run.episodes_seed,
         "step": step,
         "steps": job.run.steps,
+        "paper": job.run.paper,
     }
+
+
+def picture(learner: Learner, job: Job, split: Split, mode: BatchNorm) -> Tensor | None:
+    """The first episodes of `split`, uint8 [H, W, 3]; None where the kind of task has no picture."""
+    spec = job.task.spec
+    draw = draw_slice(draw_block(job.task, split, job.run.episodes_seed, 0), 0, pictures.MAX_TASKS)
+    if spec.kind == "classes" and len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3):
+        return pictures.episode(learner, job.task.gather(draw, learner.device), mode)
+    if spec.kind == "values" and spec.input_shape == (1,) and spec.outputs == 1:
+        return pictures.fits(learner, job.task.gather(draw, learner.device), mode)
+    return None
 
 
 def fit_picture(learner: Learner, job: Job, mode: BatchNorm) -> str:

@@ -1,10 +1,14 @@
 """From one value per episode to what is reported: mean, 95% interval, median, diverged share."""
 
 import math
-from typing import TypedDict
+import operator
+import re
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
+
+from metalearn_cli.errors import UserError
 
 
 class Summary(TypedDict):
@@ -42,6 +46,38 @@ def is_better(metric_name: str, value: float | None, than: float | None) -> bool
     if value is None or than is None:
         return value is not None
     return value > than if metric_name == "accuracy" else value < than
+
+
+class Expectation(NamedTuple):
+    """What a script demands of the final test, e.g. accuracy>=0.95, or mse_step1<=0.75 after the first inner step."""
+
+    step: int | None  # None: the last one
+    sign: str
+    bound: float
+
+    def met(self, results: dict[str, Any]) -> bool:
+        """Whether results.json's content is as demanded; a mean that is not finite never is."""
+        mean = (results if self.step is None else results["per_step"][self.step])["mean"]
+        compare = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}[self.sign]
+        return mean is not None and bool(compare(mean, self.bound))
+
+
+def parse_expectation(text: str, metric: str, steps: int) -> Expectation:
+    """Raises UserError where `text` is not about this metric and these inner steps."""
+    match = re.fullmatch(r"(\w+?)(?:_step(\d+))?\s*(>=|<=|>|<)\s*([-+.\deE]+)", text.strip())
+    if match is None or match[1] != metric or not _is_number(match[4]):
+        example = "accuracy>=0.95" if metric == "accuracy" else "mse<=0.75"
+        raise UserError(f"expect={text!r} must compare the test's {metric} with a number, e.g. expect={example!r}")
+    if match[2] is not None and int(match[2]) > steps:
+        raise UserError(f"expect={text!r} asks for inner step {match[2]}, and the test takes {steps} (algo.test_steps)")
+    return Expectation(None if match[2] is None else int(match[2]), match[3], float(match[4]))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _finite(value: Tensor) -> float | None:

@@ -27,7 +27,7 @@ from metalearn_cli.files import write_durably
 OUTPUTS = Path("outputs")
 
 # What may differ when a run goes on; `steps` may only grow, which `check_same` sees to.
-_FREE = {"steps", "device", "threads", "save_every", "log_every", "eval_every", "keep"}
+_FREE = {"name", "steps", "device", "threads", "save_every", "log_every", "eval_every", "keep", "expect", "trust"}
 
 
 def folder_of(name: str | None, algo: str, task: str) -> Path:
@@ -64,7 +64,11 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
     if not path.exists():
         return
     old, new = flatten(load_config(path)), flatten(config)
-    differing = sorted(key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key))
+    differing = sorted(
+        key
+        for key in old.keys() | new.keys()
+        if key not in _FREE and not key.startswith("paper") and old.get(key) != new.get(key)
+    )
     if differing:
         changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing)
         raise UserError(f"{folder} holds a run of another configuration ({changes}): take another name")
@@ -80,11 +84,13 @@ def load_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def write_records(folder: Path, config: dict[str, Any], overrides: list[str], fingerprint: str) -> None:
+def write_records(
+    folder: Path, config: dict[str, Any], overrides: list[str], choices: dict[str, str], fingerprint: str
+) -> None:
     """config.yaml, overrides.txt, environment.json."""
     write_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_durably(folder / "overrides.txt", "".join(f"{override}\n" for override in overrides).encode())
-    write_json(folder / "environment.json", {**environment(), "data": fingerprint})
+    write_json(folder / "environment.json", {**environment(), "choices": choices, "data": fingerprint})
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

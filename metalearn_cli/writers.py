@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from metalearn_cli.files import write_durably
@@ -30,6 +31,10 @@ class Writers:
         _append(self._timing, {"step": step, **values})
         for name, value in values.items():
             self._tensorboard.add_scalar(f"timing/{name}", value, step)
+
+    def picture(self, step: int, name: str, drawn: Tensor) -> None:
+        """drawn [H, W, 3] uint8."""
+        self._tensorboard.add_image(name, drawn, step, dataformats="HWC")
 
     def sync(self) -> None:
         """Everything written so far is on disk: to be called before a checkpoint makes it final."""

@@ -8,14 +8,16 @@ PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
 # A module may import from its own layer and from those below it.
 LAYERS = [
     {"__main__", "cli"},
+    {"sweep"},
+    {"jobs"},
     {"loop"},
-    {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics", "plot"},
+    {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics", "plot", "pictures"},
     {"learner"},
     {"algorithms"},
     {"nets", "optimizer"},
     {"tasks"},
     {"datasets"},
-    {"seeding", "files", "errors"},
+    {"seeding", "files", "errors", "catalog", "interrupt"},
 ]
 
 

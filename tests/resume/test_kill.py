@@ -3,14 +3,16 @@
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from commands import is_running, start, wait
 
 from metalearn_cli import checkpoint
-from metalearn_cli.cli import main
+from metalearn_cli.tasks.base import Draw
+from metalearn_cli.tasks.sinusoid import Sinusoid
 from metalearn_cli.writers import read_lines
 
 SINUSOID = ["task=sinusoid", "algo=maml", "tasks_per_step=4", "model.hidden=[8,8]", "algo.test_steps=2", "steps=400"]
@@ -23,31 +25,15 @@ CASES = {
 }
 
 
-def start(folder: Path, arguments: list[str]) -> int:
-    """Run the command in a process of its own -> its pid. Forked: importing torch anew would take most of the time."""
-    pid = os.fork()
-    if pid == 0:
-        os.chdir(folder)
-        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-        code = 99
-        try:
-            code = main(["train", *arguments, *COMMON])
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
-    return pid
+def begin(folder: Path, arguments: list[str]) -> int:
+    return start(folder, "train", *arguments, *COMMON)
 
 
 def finish(folder: Path, arguments: list[str]) -> str:
     """Run the command to its end -> all that commands in this folder have said so far."""
-    _, status = os.waitpid(start(folder, arguments), 0)
-    said = (folder / "log").read_text()
-    assert os.waitstatus_to_exitcode(status) == 0, said
-    return said
+    done = wait(folder, begin(folder, arguments))
+    assert done.code == 0, done.err
+    return done.err
 
 
 def what_must_be_equal(folder: Path) -> dict[str, bytes]:
@@ -61,7 +47,7 @@ def kill_after(pid: int, run: Path, saves: int) -> bool:
     """SIGKILL once `saves` checkpoints have appeared that were not there, and a random moment later."""
     seen = set((run / "checkpoints").glob("step-*")) if run.exists() else set()
     new: set[Path] = set()
-    while len(new) < saves and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while len(new) < saves and is_running(pid):
         new |= set((run / "checkpoints").glob("step-*")) - seen
         time.sleep(0.0005)
     time.sleep(random.Random(saves).random() * 0.01)
@@ -79,7 +65,7 @@ def test_killed_and_continued_ends_with_the_bits_of_an_uninterrupted_run(tmp_pat
     finish(straight, CASES[case])
     run, kills = killed / "outputs" / "run", 0
     for saves in (1, 5, 3):
-        kills += kill_after(start(killed, CASES[case]), run, saves)
+        kills += kill_after(begin(killed, CASES[case]), run, saves)
     assert kills == 3
     assert not (run / "results.json").exists()
     assert "continuing after step" in finish(killed, CASES[case])
@@ -92,7 +78,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_gives_the_same_
     killed.mkdir()
     case = CASES["maml on sinusoid"]
     finish(straight, case)
-    kill_after(start(killed, case), killed / "outputs" / "run", 6)
+    kill_after(begin(killed, case), killed / "outputs" / "run", 6)
     newest = checkpoint.list_newest_first(killed / "outputs" / "run" / "checkpoints")[0]
     newest.write_bytes(newest.read_bytes()[:-1])
     assert f"skipping {Path('outputs/run/checkpoints') / newest.name}" in finish(killed, case)
@@ -130,10 +116,59 @@ def test_metrics_that_were_written_after_the_last_checkpoint_are_not_there_twice
     finish(tmp_path, [*SINUSOID, "save_every=150", "eval_every=30"])
     kept = read_lines(tmp_path / "outputs" / "run" / "metrics.jsonl")
     (tmp_path / "again").mkdir()
-    process = start(tmp_path / "again", [*SINUSOID, "save_every=150", "eval_every=0", "select=last"])
+    process = begin(tmp_path / "again", [*SINUSOID, "save_every=150", "eval_every=0", "select=last"])
     kill_after(process, tmp_path / "again" / "outputs" / "run", 1)
     with open(tmp_path / "again" / "outputs" / "run" / "metrics.jsonl", "a") as file:
         file.write('{"step": 155, "train/loss": 1.0}\n{"step": 16')  # the second line was being written
     finish(tmp_path / "again", [*SINUSOID, "save_every=150", "eval_every=0", "select=last"])
     again = read_lines(tmp_path / "again" / "outputs" / "run" / "metrics.jsonl")
     assert again == [line for line in kept if "train/loss" in line]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("moment", ["training", "validation", "test"])
+@pytest.mark.usefixtures("packed_omniglot")
+def test_a_signal_saves_the_very_step_and_the_run_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int, moment: str
+) -> None:
+    """The signal is raised inside the process, at a known place, so that it always lands where it should."""
+    case = [*SINUSOID, "save_every=100", "eval_every=30", "eval_episodes=128", "steps=90", "test_episodes=128"]
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    straight.mkdir()
+    stopped.mkdir()
+    finish(straight, case)
+    split = {"training": "train", "validation": "val", "test": "test"}[moment]
+    draw, drawn = Sinusoid.draw, {"train": 0, "val": 0, "test": 0}
+
+    def draw_and_raise(self: Sinusoid, tasks: int, which: str, rng: torch.Generator) -> Draw:
+        drawn[which] += 1
+        if which == split and drawn[which] == (47 if split == "train" else 1):
+            os.kill(os.getpid(), number)
+        return draw(self, tasks, which, rng)
+
+    monkeypatch.setattr(Sinusoid, "draw", draw_and_raise)
+    done = wait(stopped, begin(stopped, case))
+    monkeypatch.undo()
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
+    step = {"training": 47, "validation": 30, "test": 90}[moment]
+    assert f"saved step {step}; continue with: metalearn train" in done.err
+    newest, _ = checkpoint.load_newest(stopped / "outputs" / "run" / "checkpoints")
+    assert newest is not None
+    assert newest.step == step
+    assert newest.record["to_validate"] is (moment == "validation")
+    finish(stopped, case)
+    assert what_must_be_equal(stopped) == what_must_be_equal(straight)
+
+
+def test_a_second_signal_leaves_at_once_with_a_whole_checkpoint(tmp_path: Path) -> None:
+    pid = begin(tmp_path, [*SINUSOID, "save_every=10", "eval_every=0", "select=last", "steps=100000"])
+    run = tmp_path / "outputs" / "run"
+    while not list(run.glob("checkpoints/step-*")):
+        time.sleep(0.001)
+    for _ in range(5):
+        os.kill(pid, signal.SIGINT)
+    done = wait(tmp_path, pid)
+    assert done.code == 130
+    assert "Traceback" not in done.err
+    assert checkpoint.load_newest(run / "checkpoints")[1] == []

@@ -1,0 +1,60 @@
+"""Where conf/ is and what can be chosen in it. Imports nothing heavy, so that lists and completions are quick."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from metalearn_cli.errors import UserError
+
+GROUPS = ("algo", "task", "model", "optimizer")  # name a class each
+PRESETS = ("experiment", "debug")  # set keys of all groups
+
+# Every metric that is written anywhere, in a line.
+METRICS = {
+    "train/loss": "query loss after adapting, mean over the meta-batch of that step",
+    "train/lr": "learning rate of the outer optimizer at that step",
+    "val/loss": "query loss after the last inner step, mean over the validation episodes",
+    "val/accuracy": "share of query examples classified rightly after the last inner step, 0..1",
+    "val/accuracy_stepK": "the same after K inner steps; step 0 is before adapting",
+    "val/mse": "squared error of the query values after the last inner step, regression tasks",
+    "val/mse_stepK": "the same after K inner steps; step 0 is before adapting",
+    "accuracy, mse": "of the test, in results.json: mean, ci95, median and diverged after each inner step",
+    "ci95": "1.96 standard deviations over episodes / sqrt(episodes): the noise of the episodes, not of training",
+    "diverged": "share of episodes whose loss is not finite, above 10 (regression) or ten times that of step 0",
+    "timing/steps_per_second": "meta-iterations a second since the last line of the log, validation included",
+}
+
+
+def conf_dir() -> Path:
+    """conf/ beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").exists():
+            return folder
+    raise UserError(f"conf/config.yaml is neither in {package} nor beside it: install metalearn-cli again")
+
+
+def list_choices(group: str) -> list[str]:
+    """The yaml files of a group of conf/, as they are chosen on the command line."""
+    folder = conf_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def describe(group: str, choice: str) -> str:
+    """The first line of a yaml file's first comment: what it is."""
+    lines = (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
+    return comments[0] if comments else ""
+
+
+def keys_of(group: str, choice: str) -> list[str]:
+    """The keys that a yaml file of a group lists, e.g. algo.inner_lr."""
+    node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{choice}.yaml"))
+    return [f"{group}.{key}" for key in node.get(group, node) if key not in ("defaults", "_target_")]
+
+
+def run_keys() -> list[str]:
+    """The keys of conf/config.yaml."""
+    node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
+    return [key for key in node if key != "defaults"]

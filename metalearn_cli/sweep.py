@@ -1,0 +1,131 @@
+"""`-m`: one training for each combination of the swept keys, started by Hydra's sweeper and launcher.
+
+A sweep's folder is outputs/NAME, and a job's folder in it is named by the swept keys alone, sorted, so that the same
+command again continues what is missing.
+"""
+
+import os
+import secrets
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from metalearn_cli import runs
+from metalearn_cli.catalog import conf_dir
+from metalearn_cli.config import compose_config, keys_of, make_job, quote
+from metalearn_cli.errors import UserError
+from metalearn_cli.interrupt import Interrupted
+from metalearn_cli.jobs import number, train_run
+from metalearn_cli.metrics import parse_expectation
+
+# Hydra makes no folders and no log files of its own; its multirun.yaml stands in the sweep's folder.
+_QUIET = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+
+
+def sweep(overrides: list[str]) -> int:
+    """Run every job, also after one that failed, and print a table -> 0, 1 if a job failed, 3 if one fell short."""
+    names = [override.partition("=")[2] for override in overrides if override.startswith("name=")]
+    fixed, swept = _split([override for override in overrides if not override.startswith("name=")])
+    if not swept:
+        raise UserError("-m wants a key with several values, e.g. seed=0,1,2")
+    # A typo in a key or a choice is no reason for many failed jobs: each value is composed once before the first job.
+    first = {key: f"{key}={values[0]}" for key, values in swept.items()}
+    for key, values in swept.items():
+        for value in values:
+            compose_config([*fixed, *{**first, key: f"{key}={value}"}.values()])
+    folder = runs.OUTPUTS / (names[-1] if names else time.strftime(f"%Y-%m-%d/%H-%M-%S-sweep-{secrets.token_hex(2)}"))
+    folder.mkdir(parents=True, exist_ok=bool(names))
+    print(f"metalearn: sweep over {', '.join(swept)} in {folder}", file=sys.stderr)
+    outcomes: dict[str, dict[str, Any] | str] = {}
+    stopped: list[Interrupted] = []
+
+    def job(config: DictConfig) -> None:
+        if stopped:
+            return
+        own = list(HydraConfig.get().overrides.task)
+        values = ",".join(sorted(override for override in own if override.partition("=")[0] in swept))
+        print(f"metalearn: {values}", file=sys.stderr)
+        try:
+            outcomes[values] = _run(folder / values.replace("/", "_"), config, own)
+        except Interrupted as signal:
+            stopped.append(signal)
+
+    swept_overrides = [f"{key}={','.join(values)}" for key, values in swept.items()]
+    before = sys.argv
+    sys.argv = ["metalearn", "--multirun", *map(quote, fixed), *swept_overrides, *_QUIET]
+    sys.argv += [f"hydra.sweep.dir='{folder}'", "hydra.sweep.subdir=."]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    finally:
+        sys.argv = before
+    if stopped:
+        raise Interrupted(stopped[0].code - 128, "the same command with the same name continues the sweep")
+    return _print_table(outcomes)
+
+
+def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The overrides with one value, and those with several: key -> values, as Hydra's grammar reads them."""
+    fixed: list[str] = []
+    swept: dict[str, list[str]] = {}
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(quote(text))
+        except HydraException:
+            compose_config([text])  # says what is wrong with it
+            raise
+        if not override.is_sweep_override():
+            fixed.append(text)
+        elif override.is_interval_sweep():
+            raise UserError(f"{text}: the sweep takes listed values, e.g. {override.key_or_group}=0.1,0.2")
+        else:
+            swept[override.key_or_group] = [str(value) for value in override.sweep_string_iterator()]
+    return fixed, swept
+
+
+def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, Any] | str:
+    """One job -> its results, or the sentence of its failure, which stands in its own log too."""
+    name = folder.relative_to(runs.OUTPUTS).as_posix()
+    node = OmegaConf.create({**composed, "name": name})
+    choices = {str(key): choice for key, choice in HydraConfig.get().runtime.choices.items() if choice is not None}
+    try:
+        job = make_job(node, choices, keys_of(overrides), trust=True)
+        overrides = [*overrides, f"name={name}"]
+        results = train_run(job, overrides)
+        expect = job.run.expect
+        met = expect is None or parse_expectation(expect, results["metric"], len(results["per_step"]) - 1).met(results)
+        return {**results, "met": met}
+    except Interrupted:
+        raise
+    except Exception as error:
+        sentence = str(error) if isinstance(error, UserError) else traceback.format_exc()
+        print(f"metalearn: {sentence}", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "train.log", "a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} failed: {sentence}\n")
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        return sentence.strip().splitlines()[-1]
+
+
+def _print_table(outcomes: dict[str, dict[str, Any] | str]) -> int:
+    width = max(map(len, outcomes))
+    code = 0
+    for values, outcome in outcomes.items():
+        if isinstance(outcome, str):
+            print(f"{values:<{width}}  failed: {outcome}")
+            code = 1
+            continue
+        percent = outcome["metric"] == "accuracy"
+        figure = f"{number(outcome['mean'], percent)} +- {number(outcome['ci95'], percent)}"
+        short = "" if outcome["met"] else "  falls short of `expect`"
+        print(f"{values:<{width}}  {outcome['metric']}{' in %' if percent else ''} {figure}{short}")
+        code = code or (0 if outcome["met"] else 3)
+    return code

@@ -1,0 +1,102 @@
+"""Each mistake: one sentence with what would be right, exit 1, no traceback, nothing created."""
+
+from pathlib import Path
+
+import pytest
+from commands import run
+
+MISTAKES = {
+    "algo.inner_lrr=0.1": "did you mean algo.inner_lr?",
+    "sede=1": "did you mean seed?",
+    "+foo=1": "foo is not a key",
+    "+algo.inner_lrr=1": "did you mean algo.inner_lr?",
+    "+algo.inner_lr=1": "without the +",
+    "~algo": "cannot be deleted",
+    "seed": "is not of the form key=value",
+    "seed=abc": "seed=abc must be a whole number",
+    "seed=-1": "seed=-1 must be 0 or above",
+    "steps=1.5": "steps=1.5 must be a whole number",
+    "steps=0": "steps=0 must be at least 1",
+    "tasks_per_step=0": "tasks_per_step=0 must be at least 1",
+    "algo.first_order=maybe": "must be true or false",
+    "algo.inner_lr=nan": "algo.inner_lr=nan must be a finite number",
+    "algo.inner_lr=1e999": "algo.inner_lr=inf must be a finite number",
+    "algo.inner_lr=-1": "0 or above",
+    "algo.inner_loss=sum": "one of mean, way_times_mean",
+    "algo=mamll": "did you mean maml?",
+    "task=omniglott": "did you mean omniglot?",
+    "model=conv": "did you mean conv4?",
+    "experiment=maml/sinus": "did you mean maml/sinusoid?",
+    "optimizer=adan": "did you mean adam?",
+    "device=cdua": "must be auto, cpu, cuda or cuda:N",
+    "device=cuda:7": "torch sees",
+    "device=mps": "must be auto, cpu, cuda or cuda:N",
+    "precision=fp16": "one of fp32, fp64",
+    "batch_norm=train": "one of transductive, inductive, running, one_query or null",
+    "model=conv4": "model=mlp",
+    "model.hidden=[]": "must name the width of at least one layer",
+    "model.hidden=8": "model.hidden=8 must be",
+    "task.shot=0": "task.shot=0 must be at least 1",
+    "name=../up": "inside outputs/",
+    "name=/abs": "inside outputs/",
+    "name=${x}": "cannot hold ${",
+    "seed=${nothing}": "nothing",
+    "name= ": "inside outputs/",
+    "expect=accuracy>=0.9": "must compare the test's mse",
+    "expect=mse": "must compare the test's mse",
+    "expect=mse_step99<=1": "the test takes 10",
+    "algo._target_=os.system": "must be a dataclass that implements",
+    "algo._target_=nowhere.Nothing": "cannot be imported",
+    "algo._target_=metalearn_cli.optimizer.Optimizer": "must be a dataclass that implements",
+    "optimizer.schedule=step": "optimizer.decay_every",
+    "seed=0,1": "seed",
+}
+
+OMNIGLOT = {
+    "task.way=1": "task.way=1 must be at least 2",
+    "task.way=1700": "task.way=1700 is more than the 1692 classes of the test split",
+    "task.shot=15": "task.shot=15 and task.query=15 together are more than the 20 images",
+    "task.query=0": "task.query=0 must be at least 1",
+    "task.train_way=20": "task.train_way=20 must equal task.way=5",
+    "task.split=random1200": "eval_every=0 select=last",
+    "task.root=/nowhere": "Omniglot is not in /nowhere",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_its_sentence(tmp_path: Path, mistake: str) -> None:
+    refused = run(tmp_path, "train", mistake)
+    check(tmp_path, refused.code, refused.out, refused.err, MISTAKES[mistake])
+
+
+@pytest.mark.parametrize("mistake", OMNIGLOT)
+def test_an_impossible_task_gets_its_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    refused = run(tmp_path, "train", "task=omniglot", mistake)
+    check(tmp_path, refused.code, refused.out, refused.err, OMNIGLOT[mistake])
+
+
+def test_missing_data_are_named_with_where_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("METALEARN_DATA", raising=False)
+    refused = run(tmp_path, "train", "task=omniglot")
+    check(tmp_path, refused.code, refused.out, refused.err, "METALEARN_DATA is not set")
+
+
+def test_a_name_that_holds_another_configuration_says_what_differs(tmp_path: Path) -> None:
+    tiny = ["train", "debug=quick", "model.hidden=[8]", "threads=1", "name=one"]
+    assert run(tmp_path, *tiny).code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.parent.name == "one"}
+    refused = run(tmp_path, *tiny, "algo.inner_lr=0.1", "seed=3")
+    assert refused.code == 1
+    assert "algo.inner_lr: 0.01 -> 0.1, seed: 0 -> 3" in refused.err
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def check(folder: Path, code: int, out: str, err: str, sentence: str) -> None:
+    assert code == 1, err
+    assert sentence in err
+    assert err.startswith("metalearn: ")
+    assert len(err.splitlines()) == 1
+    assert out == ""
+    assert {path.name for path in folder.iterdir()} <= {"out", "err"}

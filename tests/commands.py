@@ -1,0 +1,51 @@
+"""Running the real command in a process of its own. Forked: importing torch anew would take most of the time."""
+
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from metalearn_cli.cli import main
+
+
+class Finished(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def start(folder: Path, *arguments: str) -> int:
+    """`metalearn ARGUMENTS` in `folder` -> the pid; stdout and stderr are appended to the files out and err there."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            os.chdir(folder)
+            for descriptor, name in ((1, "out"), (2, "err")):
+                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+            code = main(list(arguments))
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def wait(folder: Path, pid: int) -> Finished:
+    """What the process and those before it in this folder have printed."""
+    _, status = os.waitpid(pid, 0)
+    out, err = ((folder / name).read_text() if (folder / name).exists() else "" for name in ("out", "err"))
+    return Finished(os.waitstatus_to_exitcode(status), out, err)
+
+
+def run(folder: Path, *arguments: str) -> Finished:
+    """The same, from beginning to end, with only its own output."""
+    folder.mkdir(exist_ok=True)
+    for name in ("out", "err"):
+        (folder / name).unlink(missing_ok=True)
+    return wait(folder, start(folder, *arguments))
+
+
+def is_running(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None

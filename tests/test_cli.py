@@ -1,0 +1,339 @@
+"""The real command, as a user gives it."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import Finished, is_running, run, start, wait
+from omegaconf import OmegaConf
+
+from metalearn_cli import catalog
+from metalearn_cli.cli import completions, main
+
+TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick"]
+
+
+def results(folder: Path, name: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "outputs" / name / "results.json").read_text())
+    return found
+
+
+def test_a_run_leaves_what_the_readme_promises(tmp_path: Path) -> None:
+    done = run(tmp_path, "train", *TINY, "name=one")
+    assert done.code == 0, done.err
+    assert done.out.startswith("test mse over 16 episodes")
+    assert "results are in outputs/one" in done.err
+    folder = tmp_path / "outputs" / "one"
+    names = {path.name.split(".")[0] for path in folder.iterdir()}
+    assert names == {
+        *("checkpoints", "choices", "config", "environment", "episodes", "events", "lock", "metrics", "overrides"),
+        *("results", "test", "timing", "train"),
+    }
+    found = json.loads((folder / "results.json").read_text())
+    assert found["split"] == "test"
+    assert found["episodes"] == 16
+    assert found["metric"] == "mse"
+    assert found["batch_norm"] is None
+    assert [row["step"] for row in found["per_step"]] == [0, 1, 2]
+    assert found["mean"] == found["per_step"][-1]["mean"]
+    with np.load(folder / "episodes.npz") as episodes:
+        assert episodes["metric"].shape == (16, 3)
+        assert episodes["metric"][:, -1].mean() == pytest.approx(found["mean"])
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["choices"]["algo"] == "maml"
+    assert OmegaConf.load(folder / "config.yaml").steps == 20
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line] == [5, 10, 15, 20]
+    assert [line["step"] for line in lines if "val/mse" in line] == [10, 20]
+
+
+def test_the_same_seed_gives_the_same_metrics_and_another_seed_the_same_episodes(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run(tmp_path, "train", *TINY, f"name={name}", f"seed={seed}").code == 0
+    metrics = [(tmp_path / "outputs" / name / "metrics.jsonl").read_bytes() for name in "abc"]
+    assert metrics[0] == metrics[1] != metrics[2]
+    hashes = [results(tmp_path, name)["episodes_sha256"] for name in "abc"]
+    assert hashes[0] == hashes[1] == hashes[2]
+
+
+@pytest.mark.usefixtures("packed_omniglot")
+def test_every_batch_norm_mode_stands_beside_the_headline(tmp_path: Path) -> None:
+    for algo, headline in (("maml", "transductive"), ("protonet", "running")):
+        small = ["task=omniglot", "model.filters=4", "task.query=2", "debug=quick", "threads=1"]
+        done = run(tmp_path, "train", f"algo={algo}", *small, f"name={algo}")
+        assert done.code == 0, done.err
+        found = results(tmp_path, algo)
+        assert found["batch_norm"] == headline
+        others = {"transductive", "inductive", "running", "one_query"} - {headline}
+        assert set(found["other_batch_norm"]) == others  # type: ignore[call-overload]
+        assert all(f"with batch norm {mode}" in done.out for mode in others)
+        # One mode of one run is the headline of an evaluation in that mode: the same episodes, the same figure.
+        done = run(tmp_path, "eval", f"run=outputs/{algo}", "batch_norm=inductive")
+        assert done.code == 0, done.err
+        (path,) = (tmp_path / "outputs" / algo / "eval").glob("*/results.json")
+        again = json.loads(path.read_text())
+        assert again["batch_norm"] == "inductive"
+        assert again["mean"] == found["other_batch_norm"]["inductive"]["mean"]  # type: ignore[index]
+
+
+def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path, "train", *TINY, "name=one").code == 0
+    before = (tmp_path / "outputs" / "one" / "results.json").read_bytes()
+    first = run(tmp_path, "eval", "run=outputs/one")
+    second = run(tmp_path, "eval", "run=outputs/one", "test_episodes=32", "algo.test_steps=1", "task.shot=3")
+    assert first.code == second.code == 0, first.err + second.err
+    assert (tmp_path / "outputs" / "one" / "results.json").read_bytes() == before
+    found = [json.loads(path.read_text()) for path in (tmp_path / "outputs/one/eval").glob("*/results.json")]
+    same, other = sorted(found, key=lambda one: one["episodes"])
+    assert {key: same[key] for key in ("mean", "episodes_sha256", "step")} == {
+        key: json.loads(before)[key] for key in ("mean", "episodes_sha256", "step")
+    }
+    assert other["episodes"] == 32
+    assert len(other["per_step"]) == 2
+    for mistake, sentence in (
+        (["algo.inner_lr=1"], "algo.inner_lr belongs to the training"),
+        (["seed=1"], "seed belongs to the training"),
+        (["task.shots=1"], "the run's task has no key shots"),
+        (["task.shot=0"], "task.shot=0 must be at least 1"),
+        (["run=outputs/none"], "is not the folder of a run"),
+    ):
+        refused = run(tmp_path, "eval", "run=outputs/one", *mistake)
+        assert refused.code == 1
+        assert sentence in refused.err
+        assert "Traceback" not in refused.err
+    assert len(list((tmp_path / "outputs/one/eval").iterdir())) == 2
+
+
+def test_eval_imports_nothing_that_a_run_folder_names_unless_it_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("open('it-ran', 'w')\n")
+    assert run(tmp_path, "train", *TINY, "name=one").code == 0
+    path = tmp_path / "outputs" / "one" / "config.yaml"
+    good = path.read_text()
+    for target in ("evil.Algorithm", "os.system", "logging.os.system"):
+        path.write_text(good.replace("metalearn_cli.algorithms.maml.MAML", target))
+        refused = run(tmp_path, "eval", "run=outputs/one")
+        assert refused.code == 1
+        assert "trust=true" in refused.err
+        assert not (tmp_path / "it-ran").exists()
+    path.write_text(good.replace("metalearn_cli.algorithms.maml.MAML", "evil.Algorithm"))
+    run(tmp_path, "eval", "run=outputs/one", "trust=true")
+    assert (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("expect", "code"),
+    [("mse>=0", 0), ("mse < 1e9", 0), ("mse_step1<=0", 3), ("mse<=0.001", 3)],
+)
+def test_expect_decides_the_exit_code_also_of_a_finished_run(tmp_path: Path, expect: str, code: int) -> None:
+    for _ in range(2):
+        done = run(tmp_path, "train", *TINY, "name=one", f"expect={expect}")
+        assert done.code == code, done.err
+        assert ("falls short" in done.err) is (code == 3)
+    assert "already finished" in done.err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "with space",
+        "a(b)[c]",
+        "k=v,w",
+        "café",
+        "1e5",
+        'it\'s "quoted"',
+        "null-ish",
+        "a>=b",
+        "back\\slash",
+        "a#b",
+        "{a:1}",
+    ],
+)
+def test_names_are_taken_as_they_stand(tmp_path: Path, name: str) -> None:
+    done = run(tmp_path, "train", *TINY, f"name={name}")
+    assert done.code == 0, done.err
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == [name]
+    assert "already finished" in run(tmp_path, "train", *TINY, f"name={name}").err
+    assert run(tmp_path, "eval", f"run=outputs/{name}").code == 0
+
+
+def test_sixteen_launches_at_once_make_sixteen_folders(tmp_path: Path) -> None:
+    pids = [start(tmp_path, "train", *TINY) for _ in range(16)]
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 16
+    assert len(list((tmp_path / "outputs").glob("*/*/results.json"))) == 16
+
+
+def test_a_run_in_use_is_refused_with_its_holder(tmp_path: Path) -> None:
+    pid = start(tmp_path, "train", *TINY, "name=one", "steps=100000", "eval_every=0", "select=last")
+    while not list(tmp_path.glob("outputs/one/checkpoints/step-*")):
+        time.sleep(0.01)
+    (tmp_path / "err").rename(tmp_path / "err-of-the-first")
+    refused = run(tmp_path, "train", *TINY, "name=one", "steps=100000", "eval_every=0", "select=last")
+    assert refused.code == 1
+    assert f"in use by pid {pid} on " in refused.err
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    done = run(tmp_path, "train", *TINY, "name=one", "steps=100", "eval_every=0", "select=last")
+    assert done.code == 1  # fewer steps than the killed run was started with
+    assert "steps=100 is less" in done.err
+
+
+def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    sweep = ["train", "-m", *TINY, "name=my sweep (1)"]
+    done = run(tmp_path, *sweep, "seed=0,1", "algo.inner_lr=0.01,-1")
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    assert done.err.count("algo.inner_lr=-1.0 must be") == 2  # at once, as each fails
+    assert done.out.count("failed: algo.inner_lr=-1.0 must be") == 2
+    assert done.out.count(" mse ") == 2
+    folder = tmp_path / "outputs" / "my sweep (1)"
+    names = {f"algo.inner_lr={rate},seed={seed}" for rate in ("0.01", "-1") for seed in (0, 1)}
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == names
+    assert "must be" in (folder / "algo.inner_lr=-1,seed=0" / "train.log").read_text()
+    assert not (tmp_path / "multirun").exists()
+    assert not list(tmp_path.rglob(".hydra"))
+    again = run(tmp_path, *sweep, "seed=0,1", "algo.inner_lr=0.01,0.02")
+    assert again.code == 0, again.err
+    assert again.err.count("already finished") == 2
+    short = run(tmp_path, *sweep, "seed=0,1", "algo.inner_lr=0.01,0.02", "expect=mse<0")
+    assert short.code == 3
+    refused = run(tmp_path, "train", "-m", "algo=maml,mamll", "name=other")
+    assert refused.code == 1
+    assert "did you mean maml?" in refused.err
+    assert not (tmp_path / "outputs" / "other").exists()
+
+
+def test_a_users_own_class_from_a_file_beside_the_command(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from metalearn_cli.algorithms.base import *\n"
+        "from metalearn_cli.algorithms.maml import MAML\n"
+        "@dataclass(frozen=True)\n"
+        "class Twice(Algorithm):\n"
+        "    inner_lr: float = 0.1\n"
+        "    factor: float = 2.0\n"
+        "    test_steps: int = 1\n"
+        "    batch_norm = BatchNorm.transductive\n"
+        "    def inner(self): return MAML(inner_lr=self.inner_lr * self.factor)\n"
+        "    def init(self, net, rng): return self.inner().init(net, rng)\n"
+        "    def adapt(self, net, meta, support, steps): return self.inner().adapt(net, meta, support, steps)\n"
+        "    def meta_gradient(self, *a, **k): return self.inner().meta_gradient(*a, **k)\n"
+    )
+    own = ["train", "debug=quick", "threads=1", "model.hidden=[8]", "algo._target_=mine.Twice"]
+    done = run(tmp_path, *own, "algo.inner_lr=0.005", "algo.test_steps=1", "+algo.factor=2", "name=mine")
+    assert done.code == 0, done.err
+    assert "mine.Twice has no inner_steps, first_order, inner_loss: dropped from algo" in done.err
+    assert run(tmp_path, "train", *TINY, "algo.test_steps=1", "algo.inner_lr=0.01", "name=maml").code == 0
+    assert results(tmp_path, "mine")["mean"] == results(tmp_path, "maml")["mean"]
+    refused = run(tmp_path, *own, "+algo.factr=2")
+    assert refused.code == 1
+    assert "did you mean algo.factor?" in refused.err
+    assert "trust=true" in run(tmp_path, "eval", "run=outputs/mine").err
+    assert run(tmp_path, "eval", "run=outputs/mine", "trust=true").code == 0
+
+
+@pytest.mark.usefixtures("packed_omniglot")
+def test_a_users_own_module_and_task(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import math, torch\n"
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "from metalearn_cli.tasks.base import *\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, spec, width=4):\n"
+        "        super().__init__()\n"
+        "        self.body = nn.Sequential(nn.Conv2d(spec.input_shape[0], width, 3, stride=4), nn.BatchNorm2d(width),\n"
+        "                                  nn.ReLU(), nn.Flatten())\n"
+        "        if width == 13: self.body.append(nn.Dropout(0.5))\n"
+        "        self.head = nn.Linear(width * 49, spec.outputs)\n"
+        "    def forward(self, x): return self.head(self.body(x))\n"
+        "@dataclass(frozen=True)\n"
+        "class Lines(TaskDistribution):\n"
+        "    slope: float = 1.0\n"
+        "    @property\n"
+        "    def spec(self): return Spec((1,), 1, 1, 'values')\n"
+        "    @property\n"
+        "    def splits(self): return ('train', 'val', 'test')\n"
+        "    @property\n"
+        "    def fingerprint(self): return 'lines'\n"
+        "    def draw(self, tasks, split, rng):\n"
+        "        return {'x': torch.rand(tasks, 12, 1, generator=rng), 'key': draw_keys(tasks, rng)}\n"
+        "    def gather(self, draw, device):\n"
+        "        x = draw['x'].to(device)\n"
+        "        y = self.slope * x\n"
+        "        return Batch(x[:, :6], y[:, :6], x[:, 6:], y[:, 6:], draw['key'].to(device))\n"
+    )
+    quick = ["train", "debug=quick", "threads=1"]
+    for algo in ("maml", "protonet"):
+        module = [f"algo={algo}", "task=omniglot", "task.query=2", "model._target_=mine.Net", "+model.width=3"]
+        done = run(tmp_path, *quick, *module, f"name={algo}")
+        assert done.code == 0, done.err
+        assert results(tmp_path, algo)["batch_norm"] is not None
+        assert "already finished" in run(tmp_path, *quick, *module, f"name={algo}").err
+        assert run(tmp_path, "eval", f"run=outputs/{algo}", "trust=true").code == 0
+    refused = run(tmp_path, *quick, "task=omniglot", "model._target_=mine.Net", "+model.widht=3")
+    assert "did you mean model.width?" in refused.err
+    refused = run(tmp_path, *quick, "task=omniglot", "model._target_=mine.Net", "+model.width=13")
+    assert (refused.code, len(refused.err.splitlines())) == (1, 1), refused.err
+    assert "Dropout" in refused.err
+    done = run(tmp_path, *quick, "task._target_=mine.Lines", "+task.slope=2", "model.hidden=[8]", "name=lines")
+    assert done.code == 0, done.err
+
+
+def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"], ["train", "--help"], ["eval", "-h"], ["list", "--help"]):
+        assert main(arguments) == 0
+        assert "metalearn" in capsys.readouterr().out
+    for group in (*catalog.GROUPS, *catalog.PRESETS):
+        assert main(["list", group]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == catalog.list_choices(group)
+        assert all(len(line.split()) > 3 for line in lines), lines
+    assert main(["list", "metric"]) == 0
+    assert "val/accuracy" in capsys.readouterr().out
+    assert completions(["tr"]) == ["train "]
+    assert completions(["train", "algo=m"]) == ["algo=maml"]
+    assert "algo.inner_lr=" in completions(["train", "algo.inn"])
+    assert "tasks_per_step=" in completions(["train", "ta"])
+    assert completions(["list", "tas"]) == ["task"]
+
+
+@pytest.mark.parametrize("arguments", [["trian"], ["train", "--sede", "3"], ["list", "nothing"], ["eval", "-x"]])
+def test_unknown_commands_and_options_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "metalearn: " in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
+    """`metalearn list metric | head -n 0`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(writer, 1)
+        os.dup2(os.open(tmp_path / "err", os.O_WRONLY | os.O_CREAT), 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        os._exit(main(["list", "metric"]))
+    os.close(writer)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (tmp_path / "err").read_text() == ""
+
+
+def test_stdout_is_for_results_and_a_log_has_no_bars_and_no_colour(tmp_path: Path) -> None:
+    done: Finished = run(tmp_path, "train", *TINY, "name=one")
+    assert "\r" not in done.out + done.err
+    assert "\x1b" not in done.out + done.err
+    assert "train 20/20" in done.err
+    assert all(line.startswith(("test ", "inner ", " ")) for line in done.out.splitlines())
+
+
+def test_a_process_that_is_waited_for_is_gone(tmp_path: Path) -> None:
+    pid = start(tmp_path, "--version")
+    assert wait(tmp_path, pid).code == 0
+    with pytest.raises(ChildProcessError):
+        is_running(pid)
