@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from metalearn_cli.datasets import omniglot
+from metalearn_cli.datasets.base import ImageSet, packed
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -26,13 +29,21 @@ def omniglot_root() -> str:
 
 
 @pytest.fixture(scope="session")
-def packed_omniglot() -> None:
-    """Random pixels in the cache, where a run looks for packed Omniglot: shapes and classes are the real ones."""
-    from metalearn_cli.datasets import base, omniglot
-
+def random_omniglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache where packed Omniglot holds random pixels; shapes and classes are the real ones."""
     names = tuple(character.name for character in omniglot.characters())
     rng = torch.Generator().manual_seed(0)
     shape = (len(names) * omniglot.IMAGES, 1, omniglot.SIZE, omniglot.SIZE)
     pixels = torch.randint(256, shape, generator=rng, dtype=torch.uint8)
-    images = base.ImageSet.of(pixels, names, torch.full((len(names),), omniglot.IMAGES))
-    base.packed("omniglot-28x28-nearest", lambda: images)
+    images = ImageSet.of(pixels, names, torch.full((len(names),), omniglot.IMAGES))
+    cache = tmp_path_factory.mktemp("random-omniglot")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METALEARN_CACHE", str(cache))
+        packed(f"omniglot-{omniglot.SIZE}x{omniglot.SIZE}-nearest", lambda: images)
+    return cache
+
+
+@pytest.fixture
+def packed_omniglot(random_omniglot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Omniglot as a run finds it, without its data."""
+    monkeypatch.setenv("METALEARN_CACHE", str(random_omniglot))

@@ -86,7 +86,8 @@ def test_missing_data_are_named_with_where_to_get_them(tmp_path: Path, monkeypat
 def test_a_name_that_holds_another_configuration_says_what_differs(tmp_path: Path) -> None:
     tiny = ["train", "debug=quick", "model.hidden=[8]", "threads=1", "name=one"]
     assert run(tmp_path, *tiny).code == 0
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.parent.name == "one"}
+    paths = [path for path in (tmp_path / "outputs/one").rglob("*") if path.is_file() and path.name != "lock"]
+    before = {path: path.read_bytes() for path in paths}
     refused = run(tmp_path, *tiny, "algo.inner_lr=0.1", "seed=3")
     assert refused.code == 1
     assert "algo.inner_lr: 0.01 -> 0.1, seed: 0 -> 3" in refused.err
