@@ -68,6 +68,7 @@ class Run:
     tasks_per_chunk: int | None
     expect: str | None
     trust: bool
+    lock: bool
     paper: dict[str, Any] | None
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import secrets
 import shlex
+import shutil
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -30,7 +31,7 @@ def train_run(job: Job, overrides: list[str]) -> dict[str, Any]:
     fingerprint = job.task.fingerprint
     folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
     folder.mkdir(parents=True, exist_ok=job.run.name is not None)
-    with runs.lock(folder):
+    with runs.lock(folder, job.run.lock):
         runs.check_same(folder, job.config)
         with closing(Console(folder / "train.log")) as console:
             for note in job.notes:
@@ -39,6 +40,8 @@ def train_run(job: Job, overrides: list[str]) -> dict[str, Any]:
             if results is not None:
                 console.say(f"{folder} is already finished, {job.run.steps} steps")
                 return results
+            for difference in runs.other_versions(folder):
+                console.say(difference)
             runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
             try:
                 with Interrupt() as interrupt:
@@ -72,8 +75,12 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> dict[str, Any]:
         runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
         prepare(job, folder, console, learner.device)
         headline = job.run.batch_norm or job.algo.batch_norm
-        with Interrupt() as interrupt:
-            results = test(learner, job, folder, newest.step, headline, console, interrupt)
+        try:
+            with Interrupt() as interrupt:
+                results = test(learner, job, folder, newest.step, headline, console, interrupt)
+        except BaseException:
+            shutil.rmtree(folder)  # an evaluation is whole or not there
+            raise
         console.say(f"results are in {folder}")
         return results
 

@@ -73,11 +73,13 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
                 checkpoint.save(checkpoints, done, learner.state_dict(), {"best": best, "to_validate": to_validate})
                 checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
             interrupt.poll()
-    tested = settings.steps
-    if settings.select is Select.best and best is not None and best["step"] != settings.steps:
-        tested = best["step"]
-        learner.load_state_dict(checkpoint.load_step(checkpoints, tested).tensors)
-    return test(learner, job, folder, tested, headline, console, interrupt)
+        tested = settings.steps
+        if settings.select is Select.best and best is not None and best["step"] != settings.steps:
+            tested = best["step"]
+            learner.load_state_dict(checkpoint.load_step(checkpoints, tested).tensors)
+        results = test(learner, job, folder, tested, headline, console, interrupt)
+        writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
+    return results
 
 
 def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> None:

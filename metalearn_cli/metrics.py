@@ -26,11 +26,12 @@ def summarise(metric: Tensor, diverged: Tensor) -> Summary:
     Diverged episodes stay in every figure.
     """
     metric = metric.double()
+    metric = metric.where(~metric.isnan(), math.inf)  # only an error can be NaN, and then it is beyond every bound
     ci95 = 1.96 * metric.std(correction=0) / math.sqrt(len(metric))
     return {
         "mean": _finite(metric.mean()),
         "ci95": _finite(ci95),
-        "median": _finite(metric.nanquantile(0.5)),
+        "median": _finite(metric.quantile(0.5)),
         "diverged": diverged.double().mean().item(),
     }
 

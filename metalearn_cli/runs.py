@@ -27,7 +27,19 @@ from metalearn_cli.files import write_durably
 OUTPUTS = Path("outputs")
 
 # What may differ when a run goes on; `steps` may only grow, which `check_same` sees to.
-_FREE = {"name", "steps", "device", "threads", "save_every", "log_every", "eval_every", "keep", "expect", "trust"}
+_FREE = {
+    "name",
+    "steps",
+    "device",
+    "threads",
+    "save_every",
+    "log_every",
+    "eval_every",
+    "keep",
+    "expect",
+    "trust",
+    "lock",
+}
 
 
 def folder_of(name: str | None, algo: str, task: str) -> Path:
@@ -39,12 +51,14 @@ def folder_of(name: str | None, algo: str, task: str) -> Path:
     return OUTPUTS / time.strftime("%Y-%m-%d", now) / stem
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path, enabled: bool) -> IO[str]:
     """Take the folder for this process for as long as the returned file stays open.
 
     The kernel frees the lock when its holder dies, however it dies.
     """
     file = open(folder / "lock", "a+")
+    if not enabled:
+        return file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -52,6 +66,11 @@ def lock(folder: Path) -> IO[str]:
         raise UserError(
             f"{folder} is in use by {file.read().strip() or 'another process'}: take another name"
         ) from None
+    except OSError as error:
+        raise UserError(
+            f"{folder} stands on a file system that cannot lock files ({error.strerror}): give lock=false, and see to "
+            "it yourself that only one process uses the folder"
+        ) from error
     file.truncate(0)
     file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
@@ -62,6 +81,9 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
     """Raises UserError where the folder holds a run of another configuration, with the keys that differ."""
     path = folder / "config.yaml"
     if not path.exists():
+        others = sorted({entry.name for entry in folder.iterdir()} - {"lock", "train.log"})
+        if others:
+            raise UserError(f"{folder} holds {others[0]} and is not the folder of a run: take another name")
         return
     old, new = flatten(load_config(path)), flatten(config)
     differing = sorted(
@@ -91,6 +113,19 @@ def write_records(
     write_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_durably(folder / "overrides.txt", "".join(f"{override}\n" for override in overrides).encode())
     write_json(folder / "environment.json", {**environment(), "choices": choices, "data": fingerprint})
+
+
+def other_versions(folder: Path) -> list[str]:
+    """A sentence for each version or machine that the run was started with and that is another one now."""
+    path = folder / "environment.json"
+    if not path.exists():
+        return []
+    old, new = json.loads(path.read_text()), environment()
+    return [
+        f"this run was started with {key} {old.get(key)}, and goes on with {new[key]}: its bits may differ"
+        for key in ("metalearn", "torch", "processor", "cpu_capability", "gpu")
+        if old.get(key) != new[key]
+    ]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

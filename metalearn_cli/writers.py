@@ -32,6 +32,12 @@ class Writers:
         for name, value in values.items():
             self._tensorboard.add_scalar(f"timing/{name}", value, step)
 
+    def inner_steps(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """The test's mean after each inner step, as a curve over inner steps."""
+        for row in rows:
+            if row["mean"] is not None:
+                self._tensorboard.add_scalar(name, row["mean"], row["step"])
+
     def picture(self, step: int, name: str, drawn: Tensor) -> None:
         """drawn [H, W, 3] uint8."""
         self._tensorboard.add_image(name, drawn, step, dataformats="HWC")

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import Finished, is_running, run, start, wait
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metalearn_cli import catalog
 from metalearn_cli.cli import completions, main
+from metalearn_cli.tasks.base import Draw
+from metalearn_cli.tasks.sinusoid import Sinusoid
 
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick"]
 
@@ -159,6 +163,59 @@ def test_names_are_taken_as_they_stand(tmp_path: Path, name: str) -> None:
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == [name]
     assert "already finished" in run(tmp_path, "train", *TINY, f"name={name}").err
     assert run(tmp_path, "eval", f"run=outputs/{name}").code == 0
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "outputs" / "one").mkdir(parents=True)
+    (tmp_path / "outputs" / "one" / "thesis.tex").write_text("precious")
+    refused = run(tmp_path, "train", *TINY, "name=one")
+    assert refused.code == 1
+    assert "thesis.tex" in refused.err
+    assert [path.name for path in (tmp_path / "outputs/one").iterdir() if path.name != "lock"] == ["thesis.tex"]
+
+
+def test_another_version_is_said_when_a_run_goes_on(tmp_path: Path) -> None:
+    assert run(tmp_path, "train", *TINY, "name=one").code == 0
+    path = tmp_path / "outputs" / "one" / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "torch": "1.0"}))
+    done = run(tmp_path, "train", *TINY, "name=one", "steps=30")
+    assert done.code == 0
+    assert "started with torch 1.0" in done.err
+
+
+def test_an_annealed_run_is_prolonged_only_where_it_was_planned(tmp_path: Path) -> None:
+    annealed = ["train", *TINY, "optimizer.schedule=linear", "name=one"]
+    assert run(tmp_path, *annealed).code == 0
+    refused = run(tmp_path, *annealed, "steps=40")
+    assert refused.code == 1
+    assert "optimizer.schedule_steps: 20 -> 40" in refused.err
+    assert run(tmp_path, *annealed, "steps=40", "optimizer.schedule_steps=20").code == 0
+
+
+def test_tensorboard_has_the_losses_the_inner_steps_and_the_pictures(tmp_path: Path) -> None:
+    assert run(tmp_path, "train", *TINY, "name=one").code == 0
+    events = EventAccumulator(str(tmp_path / "outputs" / "one")).Reload()
+    tags = events.Tags()
+    assert {"train/loss", "val/mse", "val/mse_step0", "val/mse_step1", "test/mse_over_inner_steps"} <= set(
+        tags["scalars"]
+    )
+    assert [event.step for event in events.Scalars("test/mse_over_inner_steps")] == [0, 1, 2]
+    assert [event.step for event in events.Images("val/tasks")] == [10, 20]
+
+
+def test_an_evaluation_that_is_stopped_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(tmp_path, "train", *TINY, "name=one").code == 0
+    draw = Sinusoid.draw
+
+    def draw_and_raise(self: Sinusoid, tasks: int, which: str, rng: torch.Generator) -> Draw:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self, tasks, which, rng)
+
+    monkeypatch.setattr(Sinusoid, "draw", draw_and_raise)
+    stopped = run(tmp_path, "eval", "run=outputs/one", "test_episodes=128")
+    assert stopped.code == 143
+    assert "Traceback" not in stopped.err
+    assert not list((tmp_path / "outputs/one/eval").iterdir())
 
 
 def test_sixteen_launches_at_once_make_sixteen_folders(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ OMNIGLOT = {
     "task.train_way=20": "task.train_way=20 must equal task.way=5",
     "task.split=random1200": "eval_every=0 select=last",
     "task.root=/nowhere": "Omniglot is not in /nowhere",
+    "task.root=/no where (é)[1]=x,y": "Omniglot is not in /no where (é)[1]=x,y",
 }
 
 
