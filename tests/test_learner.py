@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 from problems import images, points
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.base import BatchNorm, Update
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
@@ -91,6 +93,25 @@ def test_a_non_finite_meta_batch_changes_nothing_and_names_the_task(poisoned: st
     with pytest.raises(NonFinite) as failure:
         trained.step(batch._replace(**{poisoned: poison}), 1)
     assert (failure.value.step, failure.value.tasks) == (1, [2])
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss can be finite where its gradient is not: sqrt at 0."""
+    spec, batch = points(tasks=4)
+    trained = Learner(MAML(), MLP(spec), Optimizer(), torch.Generator().manual_seed(0), dtype=torch.float64)
+    trained.step(batch, 0)
+    before = snapshot(trained)
+    good = MAML.meta_gradient
+
+    def bad(*arguments: Any) -> Update:
+        update = good(*arguments)
+        return update._replace(gradient={name: value * float("inf") for name, value in update.gradient.items()})
+
+    monkeypatch.setattr(MAML, "meta_gradient", bad)
+    with pytest.raises(NonFinite) as failure:
+        trained.step(batch, 1)
+    assert (failure.value.what, failure.value.step) == ("gradient", 1)
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
 
 
