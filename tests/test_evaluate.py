@@ -30,6 +30,10 @@ def test_the_first_episodes_are_the_same_however_many_and_in_whatever_chunks() -
     assert short.episodes_sha256 == cut.episodes_sha256 != long.episodes_sha256
 
 
+def test_no_episode_comes_twice() -> None:
+    assert len(run(200).scores[MODE].loss[:, 0].unique()) == 200
+
+
 def test_episodes_depend_on_their_own_seed_and_not_on_trainings() -> None:
     assert run(10).episodes_sha256 == run(10, seed=1).episodes_sha256
     assert run(10).episodes_sha256 != run(10, episodes_seed=1).episodes_sha256

@@ -96,6 +96,27 @@ def test_a_non_finite_meta_batch_changes_nothing_and_names_the_task(poisoned: st
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
 
 
+def moved(optimizer: Optimizer, step: int) -> Tensor:
+    """How far one meta-iteration moves the parameters, as one vector."""
+    spec, batch = points()
+    trained = Learner(MAML(), MLP(spec), optimizer, torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = snapshot(trained)
+    trained.step(batch, step)
+    after = trained.state_dict()
+    return torch.cat([(after[name] - before[name]).flatten() for name in before])
+
+
+def test_the_step_is_clipped_and_follows_its_schedule() -> None:
+    free = moved(Optimizer(Method.sgd, lr=0.1), 0)
+    assert free.norm() > 0.01
+    torch.testing.assert_close(moved(Optimizer(Method.sgd, lr=0.1, clip_norm=1e-3), 0), free * 1e-4 / free.norm())
+    by_value = moved(Optimizer(Method.sgd, lr=0.1, clip_value=1e-3), 0)
+    torch.testing.assert_close(by_value, free.clamp(-1e-4, 1e-4))
+    linear = Optimizer(Method.sgd, lr=0.1, schedule=Schedule.linear, schedule_steps=10)
+    torch.testing.assert_close(moved(linear, 5), free / 2)
+    assert not moved(linear, 10).any()
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss can be finite where its gradient is not: sqrt at 0."""
     spec, batch = points(tasks=4)
