@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metalearn_cli import catalog
 from metalearn_cli.cli import completions, main
+from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
 
@@ -63,6 +64,25 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_the_same_episodes
     assert metrics[0] == metrics[1] != metrics[2]
     hashes = [results(tmp_path, name)["episodes_sha256"] for name in "abc"]
     assert hashes[0] == hashes[1] == hashes[2]
+
+
+def test_tasks_are_functions_of_seed_and_step_and_episodes_of_their_own_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each draw of a run, by its split and its generator."""
+    draw = Sinusoid.draw
+
+    def draw_and_record(self: Sinusoid, tasks: int, which: str, rng: torch.Generator) -> Draw:
+        with open("draws", "a") as file:
+            file.write(f"{which} {rng.initial_seed()}\n")
+        return draw(self, tasks, which, rng)
+
+    monkeypatch.setattr(Sinusoid, "draw", draw_and_record)
+    assert run(tmp_path, "train", *TINY, "seed=3", "episodes_seed=5", "name=one").code == 0
+    draws = {tuple(line.split()) for line in (tmp_path / "draws").read_text().splitlines()}
+    train = {("train", str(generator(3, "train", step).initial_seed())) for step in range(20)}
+    held_out = {(split, str(generator(5, split, 0).initial_seed())) for split in ("val", "test")}
+    assert draws == train | held_out
 
 
 @pytest.mark.usefixtures("packed_omniglot")
