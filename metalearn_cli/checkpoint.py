@@ -112,13 +112,9 @@ def load_step(folder: Path, step: int) -> Checkpoint:
             return load(path)
         except Damaged as damage:
             damages.append(str(damage))
-    raise UserError(f"the checkpoint of step {step} in {folder} cannot be used ({damages[-1]}): train it again")
-
-
-def remove_temporary(folder: Path) -> None:
-    """What a killed process left behind; only safe while the run's lock is held."""
-    for path in folder.glob("*.tmp-*"):
-        path.unlink()
+    raise UserError(
+        f"the checkpoint of step {step} in {folder} cannot be used ({damages[-1]}): give select=last to test the last"
+    )
 
 
 def step_of(path: Path) -> int:

@@ -189,6 +189,8 @@ complete -o nospace -F _metalearn metalearn
 
 def completions(words: list[str]) -> list[str]:
     """What the last of the words (the command is the first) can become."""
+    if not words:
+        return []
     command, last = words[0], words[-1]
     if len(words) == 1 or command == last:
         options = ["train ", "eval ", "list ", "completion "]

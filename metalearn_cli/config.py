@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, get_type_hints
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -55,6 +56,7 @@ class Run:
     tasks_per_step: int
     test_episodes: int
     batch_norm: BatchNorm | None
+    other_batch_norm: tuple[BatchNorm, ...]
     eval_every: int
     eval_episodes: int
     select: Select
@@ -81,8 +83,10 @@ class Run:
         for key in ("seed", "episodes_seed", "eval_every"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)} must be 0 or above")
-        if self.name is not None and (not self.name.strip() or Path(self.name).is_absolute() or ".." in self.name):
-            raise UserError(f"name={self.name!r} must be the name of a folder inside outputs/")
+        if self.name is not None:
+            check_name(self.name)
+        if self.paper is not None and not {"mean", "source"} <= self.paper.keys():
+            raise UserError("paper must have a mean and a source, e.g. paper={mean:0.9,source:mine}")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,6 +106,12 @@ class Job(NamedTuple):
     notes: list[str]  # what the user should know about how the command line was understood
 
 
+def check_name(name: str) -> None:
+    """Raises UserError for a name that is not that of a folder inside outputs/."""
+    if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise UserError(f"name={name!r} must be the name of a folder inside outputs/")
+
+
 def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration that these command-line overrides ask for, and the yaml chosen in each group."""
     overrides = [quote(override) for override in overrides]
@@ -110,10 +120,17 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
             raise UserError(f"{override}: a key cannot be deleted; give it another value")
         if override.partition("=")[0] in FREE_TEXT and "${" in override:
             raise UserError(f"{override}: a name or path cannot hold ${{, which begins a reference to another key")
+        key, _, value = override.lstrip("+").partition("=")
+        if not key:
+            raise UserError(f"{override!r} is not of the form key=value")
+        if key in (*GROUPS, *PRESETS) and not (value in list_choices(key) or (value == "null" and key in PRESETS)):
+            raise UserError(f"{key}={value} is none of the choices{_nearest(value, list_choices(key))}")
+        if override.startswith("+") and key in (*GROUPS, *PRESETS):
+            raise UserError(f"{override}: give {key}={value} without the +")
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("config", overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_composition_sentence(error, overrides)) from error
     choices = {str(group): choice for group, choice in composed.hydra.runtime.choices.items() if choice is not None}
     OmegaConf.set_struct(composed, False)
@@ -140,10 +157,25 @@ def quote(override: str) -> str:
     return f"{key}='{escaped}{tail * chr(92)}'"
 
 
+def parse_override(override: str) -> tuple[str, Any]:
+    """One key=value -> the key and its value, as Hydra's grammar reads them."""
+    try:
+        parsed = OverridesParser.create().parse_override(quote(override))
+    except HydraException:
+        raise UserError(f"{override!r} is not of the form key=value") from None
+    value = parsed.value()
+    if parsed.is_sweep_override():
+        raise UserError(f"{override}: one value is wanted here")
+    return parsed.key_or_group, str(value) if isinstance(value, QuotedString) else value
+
+
 def load_job(overrides: list[str]) -> Job:
     """Compose, check and build. Raises UserError, before any data are touched."""
     composed, choices = compose_config(overrides)
-    return make_job(composed, choices, keys_of(overrides), trust=True)
+    given = keys_of(overrides)
+    if any(key.partition(".")[0] in GROUPS for key in given):
+        composed.paper = None  # the published figure belongs to the experiment as it stands
+    return make_job(composed, choices, given, trust=True)
 
 
 def keys_of(overrides: list[str]) -> set[str]:
@@ -235,14 +267,15 @@ def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = f
     defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
     fields = [(name, kind, dataclasses.field(default=defaults.get(name, MISSING))) for name, kind in types.items()]
     schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, fields))
-    for key, value in ((str(key), value) for key, value in node.items()):
+    unset = [str(key) for key in node if OmegaConf.is_missing(node, key)]
+    for key, value in ((key, node[key]) for key in map(str, node) if key not in unset):
         if key not in types:
             raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{_nearest(key, types, prefix)}")
         try:
             schema[key] = value
         except OmegaConfBaseException as error:
             raise UserError(f"{prefix}{key}={value} must be {_describe(types[key])}") from error
-    missing = [name for name in types if OmegaConf.is_missing(schema, name)]
+    missing = [name for name in types if name in unset or OmegaConf.is_missing(schema, name)]
     if missing:
         raise UserError(f"{prefix}{missing[0]} has no value: give {prefix}{missing[0]}=...")
     values = {name: OmegaConf.to_container(v) if OmegaConf.is_config(v := schema[name]) else v for name in types}
@@ -300,7 +333,7 @@ def _describe(kind: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"one of {', '.join(member.name for member in kind)}{or_null}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return names.get(kind, f"a list like {kind}") + or_null
+    return names.get(kind, "a list, e.g. [40,40]") + or_null
 
 
 def _nearest(key: str, options: Any, prefix: str = "") -> str:
@@ -325,6 +358,8 @@ def _composition_sentence(error: Exception, overrides: list[str]) -> str:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         known: Any = OmegaConf.to_container(compose("config", [f"{key}={value}" for key, value in choices]))
     for key, _ in parsed:
+        if key in (*GROUPS, *PRESETS):
+            continue
         if key not in known and key not in flatten(known):
             return f"there is no key {key}{_nearest(key, flatten(known))}"
         if f"+{key}=" in "".join(overrides):

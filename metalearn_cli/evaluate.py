@@ -50,4 +50,4 @@ def evaluate(
         )
         for mode in modes
     }
-    return Evaluation(scores, draw_sha256(draws))
+    return Evaluation(scores, draw_sha256(draws, task.fingerprint))

@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):  # no `except Exception` on the way may take it for a fault
     """The user (or the scheduler) wants the program to end; `code` is the exit code, 130 or 143."""
 
     def __init__(self, number: int, advice: str = "") -> None:
@@ -18,7 +18,7 @@ class Interrupted(Exception):
 class Interrupt:
     """While it is entered, a first SIGINT or SIGTERM is noted in `number`, and a second one ends the process at once.
 
-    That loses nothing that was saved: every file is written under a temporary name first.
+    That loses nothing that was saved: a checkpoint is written under a temporary name first.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,5 @@
 """What the commands do: one training in its run folder, one evaluation of a run, and how results are printed."""
 
-import json
 import secrets
 import shlex
 import shutil
@@ -9,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from metalearn_cli import checkpoint, runs
 from metalearn_cli.catalog import GROUPS
-from metalearn_cli.config import Job, compose_config, flatten, make_job
+from metalearn_cli.config import Job, compose_config, flatten, make_job, parse_override
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_learner, prepare, test, train
@@ -21,7 +20,10 @@ from metalearn_cli.metrics import parse_expectation
 from metalearn_cli.progress import Console
 
 # What an evaluation may set otherwise than the run that it evaluates; `task` and its keys besides.
-_EVAL_KEYS = ("device", "threads", "test_episodes", "episodes_seed", "batch_norm", "tasks_per_chunk", "expect", "trust")
+_EVAL_KEYS = (
+    *("device", "threads", "tasks_per_chunk", "test_episodes", "episodes_seed", "batch_norm", "other_batch_norm"),
+    *("expect", "trust"),
+)
 
 
 def train_run(job: Job, overrides: list[str]) -> dict[str, Any]:
@@ -32,11 +34,12 @@ def train_run(job: Job, overrides: list[str]) -> dict[str, Any]:
     folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
     folder.mkdir(parents=True, exist_ok=job.run.name is not None)
     with runs.lock(folder, job.run.lock):
+        runs.remove_temporary(folder)
         runs.check_same(folder, job.config)
         with closing(Console(folder / "train.log")) as console:
             for note in job.notes:
                 console.say(note)
-            results = finished_results(folder, job.run.steps)
+            results = finished_results(folder, job)
             if results is not None:
                 console.say(f"{folder} is already finished, {job.run.steps} steps")
                 return results
@@ -60,24 +63,30 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> dict[str, Any]:
     learner = new_learner(job)
     fingerprint = job.task.fingerprint
     checkpoints = run / "checkpoints"
-    newest, skipped = checkpoint.load_newest(checkpoints)
-    if newest is None:
-        raise UserError(f"{run} has no checkpoint yet: train it first")
-    best = newest.record["best"]
-    if job.run.select.name == "best" and best is not None:
-        newest = checkpoint.load_step(checkpoints, best["step"])
-    learner.load_state_dict(newest.tensors)
+    notes = list(job.notes)
+    if (run / "results.json").exists():
+        tested = checkpoint.load_step(checkpoints, runs.read_json(run / "results.json")["step"])
+    else:
+        newest, skipped = checkpoint.load_newest(checkpoints)
+        if newest is None:
+            raise UserError(f"{run} has no checkpoint yet: train it first")
+        tested = newest
+        notes += [f"skipping {damage}" for damage in skipped]
+        notes.append(f"{run} is not finished: testing its step {tested.step} of {job.run.steps}")
+    learner.load_state_dict(tested.tensors)
     folder = run / "eval" / f"{job.choices['task']}-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
     with closing(Console(folder / "eval.log")) as console:
-        for note in [*job.notes, *(f"skipping {damage}" for damage in skipped)]:
+        for note in notes:
             console.say(note)
+        if (run / "choices.json").exists():
+            runs.write_json(folder / "choices.json", runs.read_json(run / "choices.json"))
         runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
         prepare(job, folder, console, learner.device)
         headline = job.run.batch_norm or job.algo.batch_norm
         try:
             with Interrupt() as interrupt:
-                results = test(learner, job, folder, newest.step, headline, console, interrupt)
+                results = test(learner, job, folder, tested.step, headline, console, interrupt)
         except BaseException:
             shutil.rmtree(folder)  # an evaluation is whole or not there
             raise
@@ -87,13 +96,16 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> dict[str, Any]:
 
 def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     """The run's own configuration, with what may be set otherwise at a test."""
-    given = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
+    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     if "run" not in given:
         raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
     run = Path(given.pop("run"))
     if not (run / "config.yaml").is_file():
         raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
     config = runs.load_config(run / "config.yaml")
+    missing = [key for key in (*GROUPS, "expect", "trust", "paper") if key not in config]
+    if missing:
+        raise UserError(f"{run / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
     for key in given:
         if not (key in _EVAL_KEYS or key == "task" or key.startswith("task.") or key == "algo.test_steps"):
             raise UserError(
@@ -102,38 +114,45 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     references = [key for key, value in flatten(config).items() if "${" in str(value)]
     if references:
         raise UserError(f"{references[0]} in {run / 'config.yaml'} is a reference, which no run writes: mend the file")
-    records = json.loads((run / "environment.json").read_text())["choices"]
-    others = [override for override in overrides if not override.startswith("run=")]
+    records = runs.read_json(run / "environment.json").get("choices", {})
+    rest = [override for override in overrides if not override.startswith("run=")]
+    on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]
     if "task" in given:
-        composed, choices = compose_config(others)
-        config["task"] = composed.task
+        composed, choices = compose_config(on_task)
+        config["task"] = OmegaConf.to_container(composed.task)
         records["task"] = choices["task"]
-        others = [override for override in others if not override.startswith("task")]
-    node = OmegaConf.create(config)
-    OmegaConf.set_struct(node, True)
-    for override in others:
-        _set(node, override)
-    OmegaConf.set_struct(node, False)
-    node.expect = node.expect if "expect" in given else None
-    return run, make_job(node, records, set(given), trust=bool(node.trust))
+        rest = [override for override in rest if override not in on_task]
+    for override in rest:
+        _set(config, override)
+    config["expect"] = config["expect"] if "expect" in given else None
+    config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
+    # Whether to run foreign code is the word of who gives the command, never of the folder.
+    trust = bool(config["trust"]) if "trust" in given else False
+    return run, make_job(OmegaConf.create(config), records, set(given), trust)
 
 
-def _set(node: DictConfig, override: str) -> None:
-    """key=value in a configuration that has the key."""
-    key, _, value = override.partition("=")
+def _key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def _set(config: dict[str, Any], override: str) -> None:
+    """key=value in the configuration of a run, which has the key."""
+    key, value = parse_override(override)
+    if "${" in override:
+        raise UserError(f"{override}: an evaluation takes plain values, not references")
     group, _, rest = key.partition(".")
-    if key not in _EVAL_KEYS and (group not in GROUPS or rest not in node[group]):
-        raise UserError(f"the run's {group} has no key {rest or key}; it has {', '.join(map(str, node[group]))}")
-    parsed = value if key == "expect" else OmegaConf.create(f"value: {value}").value
-    OmegaConf.update(node, key, parsed)
+    if rest and rest not in config[group]:
+        raise UserError(f"the run's {group} has no key {rest}; it has {', '.join(map(str, config[group]))}")
+    (config[group] if rest else config)[rest or key] = value
 
 
-def finished_results(folder: Path, steps: int) -> dict[str, Any] | None:
+def finished_results(folder: Path, job: Job) -> dict[str, Any] | None:
+    """The results of a run that has been tested after these steps, and by this choice of the checkpoint."""
     path = folder / "results.json"
-    if not path.exists():
-        return None
-    results: dict[str, Any] = json.loads(path.read_text())
-    return results if results["steps"] == steps else None
+    results = runs.read_json(path) if path.exists() else None
+    if results is not None and (results["steps"], results["select"]) == (job.run.steps, job.run.select.name):
+        return results
+    return None
 
 
 def how_to_continue(folder: Path, overrides: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,8 @@ from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Split, draw_slice
 from metalearn_cli.writers import Writers
 
+_DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process has set another number
+
 
 def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
     """Meta-train from the newest checkpoint in `folder` (or from the start), then meta-test -> results.json's content.
@@ -40,7 +43,10 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, console)
     since, since_step = time.perf_counter(), done
-    with closing(Writers(folder, done)) as writers, Progress(console, "train", settings.steps, done) as progress:
+    with (
+        closing(Writers(folder, done, to_validate)) as writers,
+        Progress(console, "train", settings.steps, done) as progress,
+    ):
         while done < settings.steps or to_validate:
             if not to_validate:
                 draw = task.draw(settings.tasks_per_step, "train", generator(settings.seed, "train", done))
@@ -74,6 +80,8 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
                 checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
             interrupt.poll()
         tested = settings.steps
+        if settings.select is Select.best and best is None:
+            console.say(f"there was no validation in {done} steps to choose a checkpoint by: testing the last")
         if settings.select is Select.best and best is not None and best["step"] != settings.steps:
             tested = best["step"]
             learner.load_state_dict(checkpoint.load_step(checkpoints, tested).tensors)
@@ -91,9 +99,10 @@ def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> N
     elif choices.exists():
         threads = json.loads(choices.read_text())["threads"]  # sums in another order are other bits
     else:
-        threads = torch.get_num_threads()
+        threads = _DEFAULT_THREADS
     runs.write_json(choices, {"threads": threads})
     torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
     torch.use_deterministic_algorithms(settings.deterministic)
     console.say(f"{folder}: {job.choices['algo']} on {job.choices['task']}, device {device}, {threads} CPU thread(s)")
 
@@ -109,7 +118,6 @@ def new_learner(job: Job) -> Learner:
 def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None, bool]:
     """Load the newest whole checkpoint -> the steps done, the best validation so far, and whether one is still due."""
     checkpoints.mkdir(exist_ok=True)
-    checkpoint.remove_temporary(checkpoints)
     newest, skipped = checkpoint.load_newest(checkpoints)
     for damage in skipped:
         console.say(f"skipping {damage}")
@@ -157,7 +165,7 @@ def test(
     settings = job.run
     modes = [headline]
     if job.net.init_stats():
-        modes += [mode for mode in BatchNorm if mode is not headline]
+        modes += [mode for mode in settings.other_batch_norm if mode is not headline]
     with Progress(console, "test", settings.test_episodes) as progress:
 
         def report(done: int) -> None:
@@ -171,12 +179,12 @@ def test(
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     write_durably(folder / "episodes.npz", file.getvalue())
-    if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
-        console.say(fit_picture(learner, job, headline))
     if (drawn := picture(learner, job, "test", headline)) is not None:
         file = io.BytesIO()
         Image.fromarray(drawn.numpy()).save(file, "PNG")
         write_durably(folder / "test.png", file.getvalue())
+    if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
+        console.say(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
     return results
 
@@ -213,6 +221,7 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         "episodes_seed": job.run.episodes_seed,
         "step": step,
         "steps": job.run.steps,
+        "select": job.run.select.name,
         "paper": job.run.paper,
     }
 

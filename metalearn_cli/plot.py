@@ -6,7 +6,10 @@ from torch import Tensor
 
 def plot(curves: dict[str, tuple[Tensor, Tensor]], width: int = 72, height: int = 17) -> str:
     """Curves and points by their mark, x and y [n] each; later ones are drawn over earlier ones. Lines of text."""
-    marked = [(mark, x.double(), y.double()) for mark, (x, y) in curves.items()]
+    marked = []
+    for mark, (x, y) in curves.items():
+        seen = x.isfinite() & y.isfinite() & (y.abs() < 1e30)  # the rest has no place on any axis
+        marked.append((mark, x[seen].double(), y[seen].double()))
     low_x, high_x = _range(torch.cat([x for _, x, _ in marked]))
     low_y, high_y = _range(torch.cat([y for _, _, y in marked]))
     canvas = [[" "] * width for _ in range(height)]

@@ -1,5 +1,6 @@
 """Telling the user what is going on: sentences, and a bar on a terminal or plain lines in a log. All on stderr."""
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ class Console:
         self._log: IO[str] | None = open(log, "a", encoding="utf-8") if log else None
 
     def say(self, text: str) -> None:
-        tqdm.write(text, file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):  # nobody listens any more: the work goes on, and so does the log
+            tqdm.write(text, file=sys.stderr)
         if self._log:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             self._log.flush()
@@ -51,7 +53,7 @@ class Progress:
         if self._bar.disable and note and (now - self._spoke >= 10 or done == self._total):
             self._spoke = now
             rate = (done - self._start) / max(now - self._began, 1e-9)
-            left = (self._total - done) / rate
+            left = (self._total - done) / rate if rate else 0.0
             self._console.say(
                 f"{self._what} {done}/{self._total}  {note}  {rate:.3g}/s  {int(left // 60)}:{int(left % 60):02d} left"
             )

@@ -47,7 +47,7 @@ def folder_of(name: str | None, algo: str, task: str) -> Path:
     if name is not None:
         return OUTPUTS / name
     now = time.localtime()
-    stem = f"{time.strftime('%H-%M-%S', now)}-{algo}-{task}-{secrets.token_hex(2)}"
+    stem = f"{time.strftime('%H-%M-%S', now)}-{algo}-{task}-{secrets.token_hex(4)}"
     return OUTPUTS / time.strftime("%Y-%m-%d", now) / stem
 
 
@@ -102,8 +102,28 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
 
 def load_config(path: Path) -> dict[str, Any]:
     """A config.yaml as plain values; nothing in it is imported or run."""
-    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # whatever a yaml parser raises
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): mend or remove it") from error
+    if not isinstance(config, dict) or not config:
+        raise UserError(f"{path} holds no configuration: mend or remove it")
     return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object that a run has written. Raises UserError where it is missing or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): mend or remove it") from error
+    return content
+
+
+def remove_temporary(folder: Path) -> None:
+    """What a killed process left behind; only safe while the run's lock is held."""
+    for path in (*folder.glob("*.tmp-*"), *folder.glob("checkpoints/*.tmp-*")):
+        path.unlink()
 
 
 def write_records(
@@ -120,7 +140,7 @@ def other_versions(folder: Path) -> list[str]:
     path = folder / "environment.json"
     if not path.exists():
         return []
-    old, new = json.loads(path.read_text()), environment()
+    old, new = read_json(path), environment()
     return [
         f"this run was started with {key} {old.get(key)}, and goes on with {new[key]}: its bits may differ"
         for key in ("metalearn", "torch", "processor", "cpu_capability", "gpu")

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metalearn_cli import runs
 from metalearn_cli.catalog import conf_dir
-from metalearn_cli.config import compose_config, keys_of, make_job, quote
+from metalearn_cli.config import check_name, compose_config, keys_of, make_job, quote
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import number, train_run
@@ -38,9 +38,20 @@ def sweep(overrides: list[str]) -> int:
         raise UserError("-m wants a key with several values, e.g. seed=0,1,2")
     # A typo in a key or a choice is no reason for many failed jobs: each value is composed once before the first job.
     first = {key: f"{key}={values[0]}" for key, values in swept.items()}
+    failures: list[UserError] = []
     for key, values in swept.items():
         for value in values:
-            compose_config([*fixed, *{**first, key: f"{key}={value}"}.values()])
+            composed, choices = compose_config([*fixed, *{**first, key: f"{key}={value}"}.values()])
+            try:
+                make_job(composed, choices, keys_of(overrides), trust=True)
+            except UserError as error:
+                failures.append(error)
+    if len(failures) == sum(map(len, swept.values())):
+        raise failures[0]  # no job can succeed
+    if names:
+        check_name(names[-1])
+        if (runs.OUTPUTS / names[-1] / "config.yaml").exists():
+            raise UserError(f"{runs.OUTPUTS / names[-1]} holds a run and cannot hold a sweep too: take another name")
     folder = runs.OUTPUTS / (names[-1] if names else time.strftime(f"%Y-%m-%d/%H-%M-%S-sweep-{secrets.token_hex(2)}"))
     folder.mkdir(parents=True, exist_ok=bool(names))
     print(f"metalearn: sweep over {', '.join(swept)} in {folder}", file=sys.stderr)
@@ -61,7 +72,8 @@ def sweep(overrides: list[str]) -> int:
     swept_overrides = [f"{key}={','.join(values)}" for key, values in swept.items()]
     before = sys.argv
     sys.argv = ["metalearn", "--multirun", *map(quote, fixed), *swept_overrides, *_QUIET]
-    sys.argv += [f"hydra.sweep.dir='{folder}'", "hydra.sweep.subdir=."]
+    escaped = quote(f"name={folder}").removeprefix("name=")
+    sys.argv += [f"hydra.sweep.dir={escaped}", "hydra.sweep.subdir=."]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     finally:
@@ -102,8 +114,6 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, 
         expect = job.run.expect
         met = expect is None or parse_expectation(expect, results["metric"], len(results["per_step"]) - 1).met(results)
         return {**results, "met": met}
-    except Interrupted:
-        raise
     except Exception as error:
         sentence = str(error) if isinstance(error, UserError) else traceback.format_exc()
         print(f"metalearn: {sentence}", file=sys.stderr)

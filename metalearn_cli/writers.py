@@ -12,14 +12,18 @@ from typing import IO, Any
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 
 
 class Writers:
-    def __init__(self, folder: Path, step: int) -> None:
-        """Continue at `step`: what an interrupted run wrote after its last checkpoint is cut off."""
-        self._metrics = _open_after_cut(folder / "metrics.jsonl", step)
-        self._timing = _open_after_cut(folder / "timing.jsonl", step)
+    def __init__(self, folder: Path, step: int, to_validate: bool) -> None:
+        """Continue at `step`: what an interrupted run wrote after its last checkpoint is cut off.
+
+        `to_validate`: the checkpoint was saved before the validation of its step, whose line goes too.
+        """
+        self._metrics = _open_after_cut(folder / "metrics.jsonl", step, to_validate)
+        self._timing = _open_after_cut(folder / "timing.jsonl", step, to_validate)
         self._tensorboard = SummaryWriter(folder, purge_step=step + 1)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -57,11 +61,16 @@ class Writers:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file; a last line that a killed process left unfinished is not one."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise UserError(f"{path} has a line that is not JSON ({error}): mend or remove the file") from error
 
 
-def _open_after_cut(path: Path, step: int) -> IO[str]:
+def _open_after_cut(path: Path, step: int, to_validate: bool) -> IO[str]:
     kept = [line for line in read_lines(path) if line["step"] <= step]
+    if to_validate:
+        kept = [line for line in kept if line["step"] < step or "val/loss" not in line]
     write_durably(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     return open(path, "a")
 

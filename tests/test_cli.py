@@ -125,6 +125,11 @@ def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
         (["task.shots=1"], "the run's task has no key shots"),
         (["task.shot=0"], "task.shot=0 must be at least 1"),
         (["run=outputs/none"], "is not the folder of a run"),
+        (["task.shot=[1"], "is not of the form key=value"),
+        (["task.shot=1,2"], "one value is wanted"),
+        (["+test_episodes=5"], "belongs to the training"),
+        (["test_episodes=${x}"], "test_episodes"),
+        (["task=omniglot", "tasks_per_chunk=abc"], "tasks_per_chunk=abc"),
     ):
         refused = run(tmp_path, "eval", "run=outputs/one", *mistake)
         assert refused.code == 1
@@ -145,6 +150,9 @@ def test_eval_imports_nothing_that_a_run_folder_names_unless_it_is_trusted(tmp_p
         assert "trust=true" in refused.err
         assert not (tmp_path / "it-ran").exists()
     path.write_text(good.replace("metalearn_cli.algorithms.maml.MAML", "evil.Algorithm"))
+    path.write_text(path.read_text().replace("trust: false", "trust: true"))
+    assert "trust=true" in run(tmp_path, "eval", "run=outputs/one").err  # the folder's own word does not count
+    assert not (tmp_path / "it-ran").exists()
     run(tmp_path, "eval", "run=outputs/one", "trust=true")
     assert (tmp_path / "it-ran").exists()
 
@@ -183,6 +191,66 @@ def test_names_are_taken_as_they_stand(tmp_path: Path, name: str) -> None:
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == [name]
     assert "already finished" in run(tmp_path, "train", *TINY, f"name={name}").err
     assert run(tmp_path, "eval", f"run=outputs/{name}").code == 0
+
+
+def test_a_test_that_diverges_still_leaves_its_results(tmp_path: Path) -> None:
+    done = run(tmp_path, "train", *TINY, "name=one", "algo.inner_lr=1", "algo.test_steps=200")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "outputs/one/results.json").read_text())
+    assert found["mean"] is None
+    assert found["per_step"][-1]["diverged"] == 1
+
+
+def test_the_published_figure_stands_beside_its_own_protocol_only(tmp_path: Path) -> None:
+    row = ["train", "experiment=maml/sinusoid", "steps=5", "test_episodes=8"]
+    assert "published after 1 inner step(s): 0.67" in run(tmp_path, *row, "name=one").out
+    assert "published" not in run(tmp_path, *row, "name=two", "task.shot=10").out
+    assert "published" in run(tmp_path, "eval", "run=outputs/one").out
+    assert "published" not in run(tmp_path, "eval", "run=outputs/one", "task.shot=3").out
+
+
+def test_a_run_folder_that_is_damaged_is_named(tmp_path: Path) -> None:
+    assert run(tmp_path, "train", *TINY, "name=one").code == 0
+    folder = tmp_path / "outputs" / "one"
+    for name, content in (
+        ("config.yaml", "a: [1"),
+        ("config.yaml", ""),
+        ("results.json", "{"),
+        ("environment.json", ""),
+    ):
+        good = (folder / name).read_bytes()
+        (folder / name).write_text(content)
+        for command in (["train", *TINY, "name=one", "steps=30"], ["eval", "run=outputs/one"]):
+            refused = run(tmp_path, *command)
+            if (name, command[0]) != ("environment.json", "eval"):
+                assert refused.code == 1
+            assert "Traceback" not in refused.err, refused.err
+            assert refused.code == 0 or name in refused.err
+        (folder / name).write_bytes(good)
+
+
+def test_the_first_job_of_a_sweep_does_not_set_the_threads_of_the_next(tmp_path: Path) -> None:
+    one = ["debug=quick", "model.hidden=[8]", "algo.test_steps=2"]
+    assert run(tmp_path, "train", *one, "threads=null", "name=alone").code == 0
+    assert run(tmp_path, "train", "-m", *one, "threads=3,null", "name=both").code == 0
+    alone, first, second = (
+        json.loads((tmp_path / "outputs" / name / "choices.json").read_text())["threads"]
+        for name in ("alone", "both/threads=3", "both/threads=null")
+    )
+    assert first == 3
+    assert second == alone
+
+
+def test_a_sweep_that_cannot_succeed_creates_nothing(tmp_path: Path) -> None:
+    for mistake in ("steps=abc", "+foo=1", "expect=foo", "name=../up", "name=/abs"):
+        refused = run(tmp_path, "train", "-m", "seed=0,1", mistake)
+        assert refused.code == 1
+        assert len(refused.err.splitlines()) == 1, refused.err
+        assert {path.name for path in tmp_path.iterdir()} == {"out", "err"}
+    assert run(tmp_path, "train", "-m", *TINY, "seed=0,1", "name=it's").code == 0
+    assert len(list((tmp_path / "outputs" / "it's").glob("seed=*"))) == 2
+    assert run(tmp_path, "train", *TINY, "name=one").code == 0
+    assert "cannot hold a sweep" in run(tmp_path, "train", "-m", *TINY, "seed=0,1", "name=one").err
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:

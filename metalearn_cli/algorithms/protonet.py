@@ -6,9 +6,9 @@ Jake Snell, Kevin Swersky, Richard Zemel: "Prototypical Networks for Few-shot Le
 
 (equations 1 and 2; squared Euclidean distance). There are no inner steps: adapting is taking means.
 
-Differs from the paper in: nothing known. As in the authors' code, batch norm uses the statistics of support and query
-together in training and running averages at test, and the training way may be higher than the test's
-(`task.train_way`).
+Differs from the paper in: the running variance averages the biased one of each batch. As in the authors' code, batch
+norm uses the statistics of support and query together in training and running averages at test, and the training way
+may be higher than the test's (`task.train_way`).
 """
 
 from collections.abc import Iterator

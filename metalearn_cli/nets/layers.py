@@ -2,7 +2,7 @@
 
 Shapes: T tasks, B examples per task, C channels. Image activations are folded, [B, T*C, H, W] in channels_last memory:
 then T convolutions with different weights are one grouped convolution, which runs at the speed of a matrix product
-where vmap and im2col do not (measured in benchmarks/speed before this was written). All layers are built from torch's
+where vmap and im2col do not. All layers are built from torch's
 differentiable operations and are exact to any order of derivative.
 """
 

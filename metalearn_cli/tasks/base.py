@@ -98,9 +98,9 @@ def draw_keys(tasks: int, rng: torch.Generator) -> Tensor:
     return torch.randint(2**63 - 1, (tasks,), generator=rng)
 
 
-def draw_sha256(draws: list[Draw]) -> str:
-    """The hash of the tasks in these draws: equal exactly when two runs are tested on the same episodes."""
-    digest = hashlib.sha256()
+def draw_sha256(draws: list[Draw], fingerprint: str) -> str:
+    """The hash of the tasks in these draws over the data with this fingerprint: equal for the same episodes only."""
+    digest = hashlib.sha256(fingerprint.encode())
     for draw in draws:
         for name in sorted(draw):
             digest.update(name.encode())

@@ -4,7 +4,7 @@
 training, 172 validation and 423 test characters), or random as in Reptile (1,200/423) and MAML's code (1,100/100/423),
 which is easier. Rotations by quarter turns make four classes of each character (Vinyals et al., ProtoNet), or turn each
 class of an episode at random, in training and test (MAML's code). Pixels are inverted, ink = 1 and paper = 0, and are
-resized from 105 x 105 to 28 x 28 by nearest neighbour: the papers' code asks for LANCZOS, but gets this.
+resized from 105 x 105 to 28 x 28 by nearest neighbour (the papers' code asks for LANCZOS, but gets this) or by Lanczos.
 """
 
 from dataclasses import dataclass

@@ -13,6 +13,15 @@ MISTAKES = {
     "+algo.inner_lr=1": "without the +",
     "~algo": "cannot be deleted",
     "seed": "is not of the form key=value",
+    "experiment=maml/sinusoid sede=1": "did you mean seed?",
+    "debug=quick algo.inner_lrr=1": "did you mean algo.inner_lr?",
+    "+experiment=maml/sinusoid": "without the +",
+    "task=null": "task=null is none of the choices",
+    "task=[sinusoid,omniglot]": "is none of the choices",
+    "algo=../algo/maml": "is none of the choices",
+    "algo.inner_lr=???": "algo.inner_lr has no value",
+    "=1": "is not of the form key=value",
+    "paper={mean:1.0}": "paper must have a mean and a source",
     "seed=abc": "seed=abc must be a whole number",
     "seed=-1": "seed=-1 must be 0 or above",
     "steps=1.5": "steps=1.5 must be a whole number",
@@ -66,7 +75,7 @@ OMNIGLOT = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_its_sentence(tmp_path: Path, mistake: str) -> None:
-    refused = run(tmp_path, "train", mistake)
+    refused = run(tmp_path, "train", *([mistake] if mistake.startswith("name") else mistake.split(" ")))
     check(tmp_path, refused.code, refused.out, refused.err, MISTAKES[mistake])
 
 

@@ -11,6 +11,7 @@ from metalearn_cli import config
 from metalearn_cli.algorithms.base import Algorithm
 from metalearn_cli.cli import main
 from metalearn_cli.errors import UserError
+from metalearn_cli.learner import Learner
 from metalearn_cli.loop import new_learner
 from metalearn_cli.seeding import generator
 
@@ -55,16 +56,23 @@ def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(group: s
     assert "#" in path.read_text().split("_target_")[0]
 
 
+def built_or_refused(job: config.Job) -> Learner | None:
+    """None where the pair makes no sense and the sentence names one that does; any other refusal is a fault."""
+    try:
+        return new_learner(job)
+    except UserError as sentence:
+        if "take task=" in str(sentence):
+            return None
+        raise
+
+
 @pytest.mark.parametrize(("algo", "task"), PAIRS)
 @pytest.mark.usefixtures("packed_omniglot")
 def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: str, task: str) -> None:
     small = {"omniglot": ["model.filters=4", "task.query=2"], "sinusoid": ["model.hidden=[8]"]}
     job = config.load_job([f"algo={algo}", f"task={task}", *small.get(task, []), "tasks_per_step=2"])
-    if (algo, task) == ("protonet", "sinusoid"):
-        with pytest.raises(UserError, match="algo=maml"):
-            new_learner(job)
+    if (learner := built_or_refused(job)) is None:
         return
-    learner = new_learner(job)
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     for step in range(2):
         draw = job.task.draw(2, "train", generator(0, "train", step))

@@ -161,14 +161,50 @@ def test_a_signal_saves_the_very_step_and_the_run_ends_with_the_same_bits(
     assert what_must_be_equal(stopped) == what_must_be_equal(straight)
 
 
-def test_a_second_signal_leaves_at_once_with_a_whole_checkpoint(tmp_path: Path) -> None:
-    pid = begin(tmp_path, [*SINUSOID, "save_every=10", "eval_every=0", "select=last", "steps=100000"])
-    run = tmp_path / "outputs" / "run"
-    while not list(run.glob("checkpoints/step-*")):
-        time.sleep(0.001)
-    for _ in range(5):
-        os.kill(pid, signal.SIGINT)
-    done = wait(tmp_path, pid)
+def test_a_second_signal_leaves_at_once_with_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come inside step 25: after one alone, that step would be finished and saved."""
+    draw, drawn = Sinusoid.draw, [0]
+
+    def draw_and_raise(self: Sinusoid, tasks: int, which: str, rng: torch.Generator) -> Draw:
+        drawn[0] += 1
+        for _ in range(2 if drawn[0] == 25 else 0):
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(self, tasks, which, rng)
+
+    monkeypatch.setattr(Sinusoid, "draw", draw_and_raise)
+    done = wait(tmp_path, begin(tmp_path, [*SINUSOID, "save_every=10", "eval_every=0", "select=last"]))
     assert done.code == 130
     assert "Traceback" not in done.err
-    assert checkpoint.load_newest(run / "checkpoints")[1] == []
+    newest, skipped = checkpoint.load_newest(tmp_path / "outputs" / "run" / "checkpoints")
+    assert newest is not None
+    assert newest.step == 20
+    assert skipped == []
+
+
+def test_a_run_that_was_stopped_in_its_last_validation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And killed once more right after that validation was written: its line does not come twice."""
+    case = [*SINUSOID, "save_every=50", "eval_every=20", "steps=60", "optimizer.lr=0"]
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    straight.mkdir()
+    stopped.mkdir()
+    finish(straight, case)
+    draw, drawn = Sinusoid.draw, {"train": 0, "val": 0, "test": 0}
+
+    def interrupted(at: tuple[str, int], number: signal.Signals) -> None:
+        def draw_and_raise(self: Sinusoid, tasks: int, which: str, rng: torch.Generator) -> Draw:
+            drawn[which] += 1
+            if (which, drawn[which]) == at:
+                os.kill(os.getpid(), number)
+            return draw(self, tasks, which, rng)
+
+        monkeypatch.setattr(Sinusoid, "draw", draw_and_raise)
+        wait(stopped, begin(stopped, case))
+        monkeypatch.setattr(Sinusoid, "draw", draw)
+
+    interrupted(("val", 2), signal.SIGTERM)  # within the validation of step 20: nothing is better than the first
+    interrupted(("train", 5), signal.SIGKILL)  # that validation is written, and no checkpoint since
+    interrupted(("val", 4), signal.SIGTERM)  # within that of the last step
+    finish(stopped, case)
+    assert what_must_be_equal(stopped) == what_must_be_equal(straight)
