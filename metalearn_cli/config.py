@@ -108,7 +108,7 @@ class Job(NamedTuple):
 
 def check_name(name: str) -> None:
     """Raises UserError for a name that is not that of a folder inside outputs/."""
-    if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+    if not name.strip() or not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise UserError(f"name={name!r} must be the name of a folder inside outputs/")
 
 

@@ -50,6 +50,7 @@ MISTAKES = {
     "name=/abs": "inside outputs/",
     "name=${x}": "cannot hold ${",
     "seed=${nothing}": "nothing",
+    "name=.": "inside outputs/",
     "name= ": "inside outputs/",
     "expect=accuracy>=0.9": "must compare the test's mse",
     "expect=mse": "must compare the test's mse",
