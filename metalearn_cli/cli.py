@@ -34,7 +34,7 @@ metalearn train [key=value ...] [-m] [--cfg job]
   metalearn train algo=maml name=ci expect='mse_step1<=3.5'   exit code 3 where the test falls short
   metalearn train -m algo=maml,protonet task=omniglot seed=0,1,2 name=my-sweep
                                                               a sweep: one folder per job, outputs/my-sweep/...
-  metalearn train debug=quick algo=maml                       everything once, in less than a minute
+  metalearn train debug=quick algo=maml                       everything once: 20 steps and a small test
   metalearn train experiment=maml/sinusoid --cfg job          print the configuration, do nothing
   metalearn train algo._target_=my_file.MyAlgorithm +algo.my_key=1
                                                               your own class, from a file beside you
@@ -50,7 +50,7 @@ metalearn eval run=FOLDER [key=value ...]
   metalearn eval run=outputs/my-run test_episodes=1000        more episodes; the first 600 are the same
   metalearn eval run=outputs/my-run algo.test_steps=50        more inner steps
   metalearn eval run=outputs/my-run task.shot=5               other tasks of the same distribution
-  metalearn eval run=outputs/my-run task=omniglot             another distribution
+  metalearn eval run=outputs/my-run task=my_task              another distribution whose shapes the model takes
   metalearn eval run=outputs/my-run batch_norm=inductive      another headline; the others stand beside it
 
 The run's own model and settings are used. Results go to a new folder, FOLDER/eval/<task>-<id>.
