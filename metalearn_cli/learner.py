@@ -50,7 +50,8 @@ class Learner:
             {name: value.to(self.device, dtype) for name, value in meta.buffers.items()},
         )
         self._params = list(self.meta.params.values())
-        self._torch_optimizer = optimizer.build(self._params)
+        # None: nothing gets a gradient, and the algorithm learns by its buffers alone.
+        self._torch_optimizer = optimizer.build(self._params) if self._params else None
 
     def step(self, batch: Batch, step: int) -> Tensor:
         """One meta-iteration, counted from 0 -> the loss of each task [T]. Raises NonFinite before any change."""
@@ -75,12 +76,13 @@ class Learner:
             raise NonFinite("loss", step, torch.nonzero(~torch.isfinite(loss)).flatten().tolist())
         if not all(torch.isfinite(part).all() for part in gradient.values()):
             raise NonFinite("gradient", step, [])
-        for name, param in self.meta.params.items():
-            param.grad = gradient[name]
-        self.optimizer.clip(self._params)
-        for group in self._torch_optimizer.param_groups:
-            group["lr"] = self.optimizer.rate(step)
-        self._torch_optimizer.step()
+        if self._torch_optimizer is not None:
+            for name, param in self.meta.params.items():
+                param.grad = gradient[name]
+            self.optimizer.clip(self._params)
+            for group in self._torch_optimizer.param_groups:
+                group["lr"] = self.optimizer.rate(step)
+            self._torch_optimizer.step()
         for name, buffer in self.meta.buffers.items():
             buffer.copy_(buffers[name])
 
@@ -121,10 +123,11 @@ class Learner:
         """Everything that training changes, as flat names: params.*, buffers.*, optimizer.<parameter>.<slot>."""
         state = {f"params.{name}": value.detach() for name, value in self.meta.params.items()}
         state |= {f"buffers.{name}": value for name, value in self.meta.buffers.items()}
-        for name, param in self.meta.params.items():
-            for slot, value in self._torch_optimizer.state[param].items():
-                if value is not None:  # SGD without momentum has an empty slot
-                    state[f"optimizer.{name}.{slot}"] = value
+        if self._torch_optimizer is not None:
+            for name, param in self.meta.params.items():
+                for slot, value in self._torch_optimizer.state[param].items():
+                    if value is not None:  # SGD without momentum has an empty slot
+                        state[f"optimizer.{name}.{slot}"] = value
         return state
 
     def load_state_dict(self, state: Params) -> None:
@@ -142,19 +145,17 @@ class Learner:
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(state[name])
-        self._torch_optimizer.load_state_dict(
-            {
-                "state": {
-                    index: {
-                        name.rpartition(".")[2]: value
-                        for name, value in slots.items()
-                        if name.rpartition(".")[0] == f"optimizer.{param}"
-                    }
-                    for index, param in enumerate(self.meta.params)
-                },
-                "param_groups": self._torch_optimizer.state_dict()["param_groups"],
+        if self._torch_optimizer is not None:
+            by_param = {
+                index: {
+                    name.rpartition(".")[2]: value
+                    for name, value in slots.items()
+                    if name.rpartition(".")[0] == f"optimizer.{param}"
+                }
+                for index, param in enumerate(self.meta.params)
             }
-        )
+            groups = self._torch_optimizer.state_dict()["param_groups"]
+            self._torch_optimizer.load_state_dict({"state": by_param, "param_groups": groups})
 
 
 def _weighted_sum(weights: list[float], parts: list[Params]) -> Params:

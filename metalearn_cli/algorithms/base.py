@@ -92,7 +92,14 @@ def running_average(buffers: Params, stats: Params) -> Params:
 
     The variance is averaged as it normalised the batch, biased; torch's layer stores n/(n-1) times that.
     """
-    return {name: value.lerp(stats[name].detach().mean(0), 0.1) for name, value in buffers.items()}
+    return {name: buffers[name].lerp(value.detach().mean(0), 0.1) for name, value in stats.items()}
+
+
+def require_steps(**steps: int) -> None:
+    """Refuse a number of inner steps (or reads) below 1."""
+    for name, value in steps.items():
+        if value < 1:
+            raise UserError(f"algo.{name}={value} must be at least 1")
 
 
 def require_one_way(name: str, spec: Spec) -> None:
@@ -100,5 +107,5 @@ def require_one_way(name: str, spec: Spec) -> None:
     if spec.train_outputs != spec.outputs:
         raise UserError(
             f"algo={name} learns one output per class, so task.train_way={spec.train_outputs} must equal "
-            f"task.way={spec.outputs}; algo=protonet can train with another way"
+            f"task.way={spec.outputs}; algo=protonet and algo=matching can train with another way"
         )

@@ -1,0 +1,93 @@
+"""What the algorithms with an inner loop share: steps on the support set of every task at once, and predicting after.
+
+Shapes: T tasks, S support examples, Q query examples, B examples of a minibatch. A parameter is shared by all tasks,
+[*shape], or one per task, [T, *shape].
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import BatchNorm, task_loss
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.seeding import uniform
+from metalearn_cli.tasks.base import Support
+
+
+class Slope(NamedTuple):
+    """The loss of each task and its gradient in that task's own parameters."""
+
+    loss: Tensor  # [T]
+    gradient: Params  # [T, *shape]
+    stats: Params  # the batch-norm statistics that were used
+
+
+def per_task(params: Params, tasks: int) -> Params:
+    """[*shape] -> [T, *shape]: the same start for every task."""
+    return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
+
+
+def slope(net: Net, params: Params, support: Support, names: list[str], second_order: bool) -> Slope:
+    """The gradient of the mean loss on the support set in the parameters `names` [T, *shape].
+
+    It can be differentiated once more where `second_order` is asked for; under no_grad it never can.
+    """
+    recording = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not recording:
+            params = {name: value.detach().requires_grad_() for name, value in params.items()}
+        out, stats = net(params, support.x)
+        loss = task_loss(net.spec, out, support.y)
+        total = loss.sum()  # the tasks' gradients do not mix
+    gradient = torch.autograd.grad(total, [params[name] for name in names], create_graph=recording and second_order)
+    return Slope(loss.detach(), dict(zip(names, gradient, strict=True)), stats)
+
+
+def gradient_descent(
+    net: Net, params: Params, rates: Mapping[str, float | Tensor], support: Support, steps: int, second_order: bool
+) -> Iterator[Params]:
+    """phi_0, phi_1, ... phi_steps of every task, [T, *shape]: phi_{k+1} = phi_k - rate * grad L(phi_k, support).
+
+    params [*shape] is phi_0. A rate is a number or one per weight [*shape]; parameters without a rate stay as they are.
+    """
+    params = per_task(params, len(support.key))
+    yield params
+    for _ in range(steps):
+        gradient = slope(net, params, support, list(rates), second_order).gradient
+        params = params | {name: params[name] - rate * gradient[name] for name, rate in rates.items()}
+        yield params
+
+
+def minibatch(support: Support, size: int | None, step: int) -> Support:
+    """The examples of inner step `step`, counted from 0: B = `size` of each task's; None: all of them, as they stand.
+
+    Minibatches cycle through the support set without replacement, in an order that is drawn anew for every pass from
+    the task's own key; one may end in the next pass, and one larger than the support set takes several.
+    """
+    if size is None:
+        return support
+    count = support.y.shape[1]
+    first, last = step * size // count, ((step + 1) * size - 1) // count
+    passes = [uniform(support.key, number, shape=(count,)).argsort(1) for number in range(first, last + 1)]
+    start = step * size - first * count
+    chosen = torch.cat(passes, 1)[:, start : start + size]  # [T, B]
+    task = torch.arange(len(chosen), device=chosen.device)[:, None]
+    return Support(support.x[task, chosen], support.y[task, chosen], support.key)
+
+
+def predict(
+    net: Net, params: Params, buffers: Params, support_x: Tensor, query_x: Tensor, batch_norm: BatchNorm
+) -> Tensor:
+    """query_x [T, Q, *input] -> out [T, Q, outputs] of networks adapted to support_x [T, S, *input]."""
+    match batch_norm:
+        case BatchNorm.transductive:
+            return net(params, query_x)[0]
+        case BatchNorm.inductive:
+            return net(params, query_x, net(params, support_x)[1])[0]
+        case BatchNorm.running:
+            return net(params, query_x, {name: buffers[name] for name in net.init_stats()})[0]
+        case BatchNorm.one_query:
+            alone = (torch.cat([support_x, query], 1) for query in torch.split(query_x, 1, dim=1))
+            return torch.cat([net(params, x)[0][:, -1:] for x in alone], 1)
