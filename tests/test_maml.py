@@ -6,7 +6,7 @@ from problems import along, finite_difference, images, init, one_task, points, r
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
-from metalearn_cli.algorithms.maml import MAML, InnerLoss
+from metalearn_cli.algorithms.maml import MAML, Adapted, InnerLoss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
@@ -14,8 +14,8 @@ from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Batch, Spec
 
 
-def definition(algorithm: MAML, net: Net, params: Params, batch: Batch) -> Tensor:
-    """The mean query loss by the paper's equations, one task after the other."""
+def definition(algorithm: MAML, net: Net, params: Params, batch: Batch, adapted: set[str] | None = None) -> Tensor:
+    """The mean query loss by the paper's equations, one task after the other; `adapted` parameters, or all."""
     losses = []
     for task in one_task(batch):
         phi = params
@@ -25,7 +25,7 @@ def definition(algorithm: MAML, net: Net, params: Params, batch: Batch) -> Tenso
             if algorithm.first_order:
                 slopes = tuple(slope.detach() for slope in slopes)
             phi = {
-                name: value - algorithm.inner_lr * slope
+                name: value - algorithm.inner_lr * slope if adapted is None or name in adapted else value
                 for (name, value), slope in zip(phi.items(), slopes, strict=True)
             }
         losses.append(task_loss(net.spec, net(phi, task.query_x)[0], task.query_y))
@@ -71,6 +71,41 @@ def test_meta_gradient_equals_the_definition_task_by_task(
     expected = dict(zip(meta.params, torch.autograd.grad(loss, list(meta.params.values())), strict=True))
     assert relative_error(update.gradient, expected) < 1e-10
     assert update.loss.mean().item() == pytest.approx(loss.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("net_and_batch", cases()[1:3])
+@pytest.mark.parametrize("adapted", Adapted)
+def test_a_part_can_be_adapted_and_all_is_meta_learned(net_and_batch: tuple[Net, Batch], adapted: Adapted) -> None:
+    """The parts by the names that these two networks have."""
+    net, batch = net_and_batch
+    algorithm = MAML(inner_lr=0.1, inner_steps=2, adapted=adapted)
+    meta = init(algorithm, net)
+    names = {
+        Adapted.all: set(meta.params),
+        Adapted.no_batch_norm: {name for name in meta.params if "norm" not in name},
+        Adapted.head: {"head.weight", "head.bias"},
+        Adapted.body: set(meta.params) - {"head.weight", "head.bias"},
+    }[adapted]
+    loss = definition(algorithm, net, meta.params, batch, names)
+    expected = dict(zip(meta.params, torch.autograd.grad(loss, list(meta.params.values())), strict=True))
+    assert relative_error(algorithm.meta_gradient(net, meta, batch, 0).gradient, expected) < 1e-10
+    *_, end = algorithm.inner_loop(net, meta, batch.support, 2)
+    changed = {name for name, value in meta.params.items() if not torch.equal(end[name], value.expand_as(end[name]))}
+    assert changed == names
+
+
+def test_a_model_without_the_part_to_adapt_is_refused_in_a_sentence() -> None:
+    class Headless:
+        spec = images()[0]
+
+        def init(self, rng: torch.Generator) -> Params:
+            return {"body.weight": torch.ones(1)}
+
+        def init_stats(self) -> Params:
+            return {}
+
+    with pytest.raises(UserError, match=r"algo\.adapted=head leaves nothing to adapt"):
+        MAML(adapted=Adapted.head).init(Headless(), torch.Generator())  # type: ignore[arg-type]
 
 
 def test_first_and_second_order_differ_and_agree_where_the_hessian_is_zero() -> None:

@@ -1,7 +1,7 @@
 """A multi-layer perceptron; images are flattened.
 
 MAML's sinusoid network is hidden=[40,40], init_std=0.01; its network for Omniglot "without convolutions" is
-hidden=[256,128,64,64], batch_norm=true.
+hidden=[256,128,64,64], batch_norm=true, gamma=false.
 """
 
 import math
@@ -29,6 +29,7 @@ class MLP(Net):
     hidden: tuple[int, ...] = (40, 40)
     activation: Activation = Activation.relu
     batch_norm: bool = False  # after each hidden layer, before its activation
+    gamma: bool = True  # batch norm learns a scale; the original MAML does not
     init_std: float | None = None  # normal weights of this standard deviation, zero biases; null: torch's default
 
     def __post_init__(self) -> None:
@@ -43,7 +44,8 @@ class MLP(Net):
         for layer, width in enumerate(self.hidden, 1):
             params[f"layer{layer}.weight"], bias = init_linear(inputs, width, self.init_std, rng)
             if self.batch_norm:  # which would subtract a bias before it
-                params[f"norm{layer}.weight"], params[f"norm{layer}.bias"] = torch.ones(width), torch.zeros(width)
+                params |= {f"norm{layer}.weight": torch.ones(width)} if self.gamma else {}
+                params[f"norm{layer}.bias"] = torch.zeros(width)
             else:
                 params[f"layer{layer}.bias"] = bias
             inputs = width

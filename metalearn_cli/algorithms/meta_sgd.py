@@ -1,0 +1,85 @@
+"""Meta-SGD.
+
+Zhenguo Li, Fengwei Zhou, Fei Chen, Hang Li: "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017,
+arXiv 1707.09835.
+
+    phi = theta - alpha o grad L(theta, support),   (theta, alpha) <- (theta, alpha) - beta grad L(phi, query)
+
+o multiplies element by element, and the second gradient is that in theta and alpha. alpha has the shape of theta: a
+learned rate, and direction, for every weight. One inner step in training and test.
+
+Differs from the paper in: more inner steps are possible, with the same alpha in each. The paper's Omniglot network has
+another layer of 32 values before its head, which ours has not. A regulariser that it mentions for classification is not
+specified there and left out.
+
+docs/algorithms.md tells how it relates to the others.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from metalearn_cli.algorithms.base import (
+    Algorithm,
+    BatchNorm,
+    Meta,
+    Predictor,
+    Update,
+    mean_gradient,
+    require_one_way,
+    require_steps,
+    running_average,
+    task_loss,
+)
+from metalearn_cli.algorithms.inner_loop import gradient_descent, predict
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.tasks.base import Batch, Support
+
+RATE = "rate."  # before a parameter's name: its alpha
+
+
+@dataclass(frozen=True)
+class MetaSGD(Algorithm):
+    initial_lr: tuple[float, ...] = (0.005, 0.1)  # every alpha starts at one value, drawn between the two
+    inner_steps: int = 1
+    test_steps: int = 1
+
+    batch_norm = BatchNorm.transductive
+
+    def __post_init__(self) -> None:
+        low, high = self.initial_lr if len(self.initial_lr) == 2 else (math.nan, math.nan)
+        if not 0 <= low <= high < math.inf:
+            raise UserError(
+                f"algo.initial_lr={list(self.initial_lr)} must be two rates, 0 or above, the lower first, "
+                "e.g. [0.005,0.1]; twice the same for a start that is not drawn"
+            )
+        require_steps(inner_steps=self.inner_steps, test_steps=self.test_steps)
+
+    def init(self, net: Net, rng: torch.Generator) -> Meta:
+        require_one_way("meta_sgd", net.spec)
+        theta = net.init(rng)
+        low, high = self.initial_lr
+        alpha = low + (high - low) * torch.rand((), generator=rng)
+        rates = {RATE + name: torch.full_like(value, alpha.item()) for name, value in theta.items()}
+        return Meta(theta | rates, net.init_stats())
+
+    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
+        for params in self.inner_loop(net, meta, support, steps):
+            yield partial(predict, net, params, meta.buffers, support.x)
+
+    def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Params]:
+        """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
+        theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
+        alpha = {name: meta.params[RATE + name] for name in theta}
+        return gradient_descent(net, theta, alpha, support, steps, second_order=True)
+
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+        *_, params = self.inner_loop(net, meta, batch.support, self.inner_steps)
+        out, stats = net(params, batch.query_x)
+        loss = task_loss(net.spec, out, batch.query_y)
+        return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))

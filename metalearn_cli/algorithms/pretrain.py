@@ -1,0 +1,71 @@
+"""Joint training on all tasks, then fine-tuning: the baseline that meta-learning has to beat.
+
+Chelsea Finn, Pieter Abbeel, Sergey Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
+ICML 2017, arXiv 1703.03400: "pretrained on all tasks" in section 5.1 and Table 2.
+
+    theta <- theta - beta grad L(theta, all examples of all tasks),   at test  phi_{k+1} = phi_k - alpha grad L(phi_k)
+
+There is no inner step in training: one network learns the mean of all tasks. At test it is fine-tuned like MAML's, with
+a step size that has to be tuned (`algo.inner_lr`; a sweep finds it).
+
+Differs from the paper in: nothing known; the paper does not print the step sizes that its tuning found.
+
+docs/algorithms.md tells how it relates to the others.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import (
+    Algorithm,
+    BatchNorm,
+    Meta,
+    Predictor,
+    Update,
+    mean_gradient,
+    require_steps,
+    running_average,
+    task_loss,
+)
+from metalearn_cli.algorithms.inner_loop import gradient_descent, predict
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net
+from metalearn_cli.tasks.base import Batch, Support
+
+
+@dataclass(frozen=True)
+class Pretrain(Algorithm):
+    inner_lr: float = 0.02  # alpha, at validation and test
+    test_steps: int = 10
+
+    batch_norm = BatchNorm.transductive
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.inner_lr < math.inf:
+            raise UserError(f"algo.inner_lr={self.inner_lr} must be a finite number, 0 or above, e.g. 0.02")
+        require_steps(test_steps=self.test_steps)
+
+    def init(self, net: Net, rng: torch.Generator) -> Meta:
+        if net.spec.kind == "classes":
+            raise UserError(
+                "algo=pretrain trains one head on all tasks, and the classes of this task have other labels in each: "
+                "take task=sinusoid, or algo=protonet"
+            )
+        return Meta(net.init(rng), net.init_stats())
+
+    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
+        rates: dict[str, float | Tensor] = dict.fromkeys(meta.params, self.inner_lr)
+        for params in gradient_descent(net, meta.params, rates, support, steps, second_order=False):
+            yield partial(predict, net, params, meta.buffers, support.x)
+
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+        x, y = torch.cat([batch.support_x, batch.query_x], 1), torch.cat([batch.support_y, batch.query_y], 1)
+        out, stats = net(meta.params, x)
+        loss = task_loss(net.spec, out, y)
+        return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))

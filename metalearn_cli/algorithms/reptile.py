@@ -1,0 +1,150 @@
+"""Reptile.
+
+Alex Nichol, Joshua Achiam, John Schulman: "On First-Order Meta-Learning Algorithms", 2018, arXiv 1803.02999.
+
+    phi = U_k(theta) after k minibatch steps on a task,   theta <- theta + epsilon * mean over tasks of (phi - theta)
+
+(algorithm 2). The meta-gradient is theta - mean(phi): `optimizer=sgd` with rate epsilon is the paper's interpolation,
+and with `optimizer.schedule=linear` epsilon goes to 0 as it does there; any other outer optimizer can take it too.
+U is Adam with beta1 = 0, or SGD, on minibatches that cycle through the support set. Training looks at no query set, so
+that its shots are those of `task.train_shot` (10 or 15 in the paper), whatever the test's.
+
+Differs from the paper in: the tasks of a meta-batch are adapted beside one another, where the authors' code takes them
+one after the other. There Adam's second moments, which are never reset, pass from task to task; here all tasks of a
+meta-batch start from the same ones, and the means of what they end with are kept (`adam_slots=keep`; `reset` forgets
+them). `train/loss` is the query loss after adapting, which training does not use.
+
+docs/algorithms.md tells how it relates to the others.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import (
+    Algorithm,
+    BatchNorm,
+    Meta,
+    Predictor,
+    Update,
+    require_one_way,
+    require_steps,
+    running_average,
+    task_loss,
+)
+from metalearn_cli.algorithms.inner_loop import minibatch, per_task, predict, slope
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.tasks.base import Batch, Support
+
+BETA2, EPSILON = 0.999, 1e-8  # Adam's own
+SECOND_MOMENT, ADAM_STEPS = "adam.second_moment.", "adam.steps"  # names of the buffers
+
+
+class InnerOptimizer(Enum):
+    adam = "adam"  # with beta1 = 0: each weight's step is the gradient over its running root mean square
+    sgd = "sgd"
+
+
+class AdamSlots(Enum):
+    keep = "keep"  # from one meta-iteration to the next, as in the authors' code
+    reset = "reset"  # to 0 before each task
+
+
+class Adapting(NamedTuple):
+    """T tasks within the inner loop."""
+
+    params: Params  # [T, *shape]
+    second_moment: Params  # Adam's running mean of squared gradients, [T, *shape]
+    steps: Tensor  # [] that it has seen
+
+
+@dataclass(frozen=True)
+class Reptile(Algorithm):
+    inner_optimizer: InnerOptimizer = InnerOptimizer.adam
+    inner_lr: float = 1e-3
+    inner_steps: int = 5  # k in training
+    inner_batch: int | None = 10  # examples of a minibatch in training; None: the whole support set
+    test_steps: int = 50  # k at validation and test
+    test_batch: int | None = 5  # examples of a minibatch there
+    adam_slots: AdamSlots = AdamSlots.keep
+
+    batch_norm = BatchNorm.one_query
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.inner_lr < math.inf:
+            raise UserError(f"algo.inner_lr={self.inner_lr} must be a finite number, 0 or above, e.g. 0.001")
+        require_steps(inner_steps=self.inner_steps, test_steps=self.test_steps)
+        for name in ("inner_batch", "test_batch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"algo.{name}={getattr(self, name)} must be at least 1, or null for the whole support")
+
+    def init(self, net: Net, rng: torch.Generator) -> Meta:
+        require_one_way("reptile", net.spec)
+        theta, buffers = net.init(rng), net.init_stats()
+        if self._keeps_slots:
+            buffers |= {SECOND_MOMENT + name: torch.zeros_like(value) for name, value in theta.items()}
+            buffers[ADAM_STEPS] = torch.zeros(())
+        return Meta(theta, buffers)
+
+    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
+        for state in self.inner_loop(net, meta, support, steps, self.test_batch):
+            yield partial(predict, net, state.params, meta.buffers, support.x)
+
+    def inner_loop(
+        self, net: Net, meta: Meta, support: Support, steps: int, batch_size: int | None
+    ) -> Iterator[Adapting]:
+        """After 0, 1, ... `steps` minibatches."""
+        state = self._start(meta, len(support.key))
+        yield state
+        for step in range(steps):
+            with torch.no_grad():
+                gradient = slope(
+                    net, state.params, minibatch(support, batch_size, step), list(state.params), second_order=False
+                ).gradient
+                state = self._inner_step(state, gradient)
+            yield state
+
+    def _start(self, meta: Meta, tasks: int) -> Adapting:
+        params = per_task({name: value.detach() for name, value in meta.params.items()}, tasks)
+        if self._keeps_slots:
+            kept = {name: meta.buffers[SECOND_MOMENT + name] for name in params}
+            return Adapting(params, per_task(kept, tasks), meta.buffers[ADAM_STEPS])
+        zeros = {name: torch.zeros_like(value) for name, value in params.items()}
+        return Adapting(params, zeros, next(iter(zeros.values())).new_zeros(()))
+
+    def _inner_step(self, state: Adapting, gradient: Params) -> Adapting:
+        if self.inner_optimizer is InnerOptimizer.sgd:
+            stepped = {name: value - self.inner_lr * gradient[name] for name, value in state.params.items()}
+            return state._replace(params=stepped)
+        moment = {
+            name: BETA2 * value + (1 - BETA2) * gradient[name].square() for name, value in state.second_moment.items()
+        }
+        steps = state.steps + 1
+        correction = 1 - BETA2**steps  # the moments started at 0
+        params = {
+            name: value - self.inner_lr * gradient[name] / ((moment[name] / correction).sqrt() + EPSILON)
+            for name, value in state.params.items()
+        }
+        return Adapting(params, moment, steps)
+
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+        *_, state = self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch)
+        with torch.no_grad():
+            gradient = {name: value - state.params[name].mean(0) for name, value in meta.params.items()}
+            out, stats = net(state.params, batch.query_x)
+            buffers = running_average(meta.buffers, stats)
+            if self._keeps_slots:
+                buffers |= {SECOND_MOMENT + name: value.mean(0) for name, value in state.second_moment.items()}
+                buffers[ADAM_STEPS] = state.steps
+            return Update(gradient, task_loss(net.spec, out, batch.query_y), buffers)
+
+    @property
+    def _keeps_slots(self) -> bool:
+        return self.inner_optimizer is InnerOptimizer.adam and self.adam_slots is AdamSlots.keep

@@ -1,0 +1,84 @@
+"""What the algorithms with an inner loop share."""
+
+import torch
+from problems import images, points
+
+from metalearn_cli.algorithms.inner_loop import gradient_descent, minibatch, per_task, slope
+from metalearn_cli.nets.mlp import MLP, Activation
+from metalearn_cli.tasks.base import Support
+
+
+def numbered(count: int, tasks: int = 3) -> Support:
+    """Example i of task t is the number 100 t + i."""
+    x = (100 * torch.arange(tasks)[:, None] + torch.arange(count)).double().unsqueeze(-1)
+    return Support(x, torch.arange(count).expand(tasks, count), torch.arange(tasks) + 7)
+
+
+def stream(support: Support, size: int, steps: int) -> torch.Tensor:
+    """All labels of `steps` minibatches, one after another: [T, steps * B]."""
+    return torch.cat([minibatch(support, size, step).y for step in range(steps)], 1)
+
+
+def test_minibatches_cycle_without_replacement_in_a_new_order_for_every_pass() -> None:
+    support = numbered(7)
+    for size in (1, 2, 3, 7, 10, 15):
+        labels = stream(support, size, steps=14)
+        passes = labels[:, : labels.shape[1] // 7 * 7].view(3, -1, 7)
+        assert torch.equal(passes.sort(-1).values, torch.arange(7).expand_as(passes))
+    long = stream(support, 7, steps=20).view(3, 20, 7)
+    assert len(torch.unique(long.flatten(0, 1), dim=0)) > 50  # of 60 orders that could all differ
+
+
+def test_a_minibatch_keeps_examples_and_labels_together_and_depends_on_its_own_task_only() -> None:
+    support = numbered(7)
+    for step in range(5):
+        batch = minibatch(support, 3, step)
+        assert torch.equal(batch.x.squeeze(-1), 100 * torch.arange(3)[:, None] + batch.y)
+        second = minibatch(Support(*(tensor[1:2] for tensor in support)), 3, step)
+        assert torch.equal(second.x, batch.x[1:2])
+        assert torch.equal(batch.x, minibatch(support, 3, step).x)
+    assert minibatch(support, None, 4) is support
+
+
+def test_a_slope_is_each_tasks_own_gradient() -> None:
+    spec, batch = images()
+    net = MLP(spec, hidden=(5,), activation=Activation.tanh)
+    shared = {
+        name: value.double().requires_grad_() for name, value in net.init(torch.Generator().manual_seed(0)).items()
+    }
+    found = slope(net, per_task(shared, 3), batch.support, list(shared), second_order=False)
+    for number, task in enumerate(batch.chunks(1)):
+        out, _ = net(shared, task.support_x)
+        loss = torch.nn.functional.cross_entropy(out[0], task.support_y[0])
+        torch.testing.assert_close(found.loss[number], loss.detach())
+        for name, value in zip(shared, torch.autograd.grad(loss, list(shared.values())), strict=True):
+            torch.testing.assert_close(found.gradient[name][number], value)
+
+
+def test_a_slope_can_be_differentiated_again_where_that_is_asked_for_and_recorded() -> None:
+    spec, batch = points()
+    net = MLP(spec, hidden=(5,), activation=Activation.tanh)
+    params = {
+        name: value.double().requires_grad_() for name, value in net.init(torch.Generator().manual_seed(0)).items()
+    }
+
+    def differentiable(second_order: bool) -> bool:
+        gradient = slope(net, per_task(params, 3), batch.support, list(params), second_order).gradient
+        return gradient["head.weight"].requires_grad
+
+    assert differentiable(second_order=True)
+    assert not differentiable(second_order=False)
+    with torch.no_grad():
+        assert not differentiable(second_order=True)
+
+
+def test_parameters_without_a_rate_stay_as_they_are() -> None:
+    spec, batch = points()
+    net = MLP(spec, hidden=(5,))
+    params = {
+        name: value.double().requires_grad_() for name, value in net.init(torch.Generator().manual_seed(0)).items()
+    }
+    *_, end = gradient_descent(net, params, {"head.bias": 0.1}, batch.support, 3, second_order=True)
+    assert end.keys() == params.keys()
+    for name, value in params.items():
+        assert torch.equal(end[name], value.expand_as(end[name])) is (name != "head.bias")
