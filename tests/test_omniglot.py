@@ -338,6 +338,7 @@ def test_every_image_of_a_task_shows_its_class_turned_alike(omniglot_root: str) 
         task = Omniglot(way=20, shot=3, query=2, rotations=rotations, root=omniglot_root)
         draw = task.draw(1, "test", generator(0))
         batch = task.gather(draw, CPU)
+        turned = rotations in (Rotations.as_classes, Rotations.per_episode)
         turns = set()
         for label in range(20):
             support, query = draw["support_y"][0] == label, draw["query_y"][0] == label
@@ -347,14 +348,23 @@ def test_every_image_of_a_task_shows_its_class_turned_alike(omniglot_root: str) 
             fits = [turn for turn in range(4) if torch.equal(x, pixels[images].rot90(turn, (-2, -1)))]
             assert len(fits) == 1
             turns.add(fits[0])
-        assert turns == ({0} if rotations is Rotations.none else {0, 1, 2, 3})
+        assert turns == ({0, 1, 2, 3} if turned else {0})
 
 
-def test_rotations_as_classes_make_four_classes_of_each_character() -> None:
-    draw = Omniglot().draw(4000, "test", generator(0))
+@pytest.mark.parametrize(
+    ("rotations", "split"), [(Rotations.as_classes, "test"), (Rotations.train_as_classes, "train")]
+)
+def test_rotations_as_classes_make_four_classes_of_each_character(rotations: Rotations, split: Split) -> None:
+    draw = Omniglot(way=20, rotations=rotations).draw(4000, split, generator(0))
     classes = draw["support_image"] // 20 * 4 + draw["support_turn"]
     assert classes.sort().values.diff().min() > 0, "no class is twice in a task"
-    assert len(set(classes.flatten().tolist())) == 4 * 423
+    assert len(set(classes.flatten().tolist())) == 4 * (423 if split == "test" else 1028)
+
+
+def test_classes_of_training_only_leave_the_tests_characters_upright() -> None:
+    draw = Omniglot(rotations=Rotations.train_as_classes).draw(4000, "test", generator(0))
+    assert "support_turn" not in draw
+    assert len(set((draw["support_image"] // 20).flatten().tolist())) == 423
 
 
 @pytest.mark.parametrize("split", CharacterSplit)

@@ -2,9 +2,10 @@
 
 1,623 characters with 20 images each. The split is by alphabet as in Vinyals et al. 2016 (arXiv 1606.04080; 1,028
 training, 172 validation and 423 test characters), or random as in Reptile (1,200/423) and MAML's code (1,100/100/423),
-which is easier. Rotations by quarter turns make four classes of each character (Vinyals et al., ProtoNet), or turn each
-class of an episode at random, in training and test (MAML's code). Pixels are inverted, ink = 1 and paper = 0, and are
-resized from 105 x 105 to 28 x 28 by nearest neighbour (the papers' code asks for LANCZOS, but gets this) or by Lanczos.
+which is easier. Rotations by quarter turns make four classes of each character (Vinyals et al., ProtoNet; Reptile's
+code in training only), or turn each class of an episode at random, in training and test (MAML's code). Pixels are
+inverted, ink = 1 and paper = 0, and are resized from 105 x 105 to 28 x 28 by nearest neighbour (the papers' code asks
+for LANCZOS, but gets this) or by Lanczos.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from metalearn_cli.tasks.episodes import check_size, draw_classes, draw_episodes
 
 class Rotations(Enum):
     as_classes = auto()  # four classes per character
+    train_as_classes = auto()  # the same in training, and upright characters at validation and test
     per_episode = auto()  # one class per character, which is turned at random in each episode
     none = auto()
 
@@ -62,7 +64,7 @@ class Omniglot(TaskDistribution):
         way, shot, query = episode_size(self, split).values()
         choice = draw_classes(tasks, way, self._classes(split), rng)
         turn = None
-        if self.rotations is Rotations.as_classes:
+        if self._turns_are_classes(split):
             choice, turn = choice // 4, choice % 4
         elif self.rotations is Rotations.per_episode:
             turn = torch.randint(4, choice.shape, generator=rng)
@@ -74,7 +76,12 @@ class Omniglot(TaskDistribution):
         return gather_episodes(draw, self._images.on(device))
 
     def _classes(self, split: Split) -> int:
-        return len(self._characters[split]) * (4 if self.rotations is Rotations.as_classes else 1)
+        return len(self._characters[split]) * (4 if self._turns_are_classes(split) else 1)
+
+    def _turns_are_classes(self, split: Split) -> bool:
+        return self.rotations is Rotations.as_classes or (
+            self.rotations is Rotations.train_as_classes and split == "train"
+        )
 
     @cached_property
     def _characters(self) -> dict[str, Tensor]:
