@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from metalearn_cli.datasets import omniglot
+from metalearn_cli.datasets import cifar_fs, mini_imagenet, omniglot
 from metalearn_cli.datasets.base import ImageSet, packed
 
 
@@ -29,6 +30,15 @@ def omniglot_root() -> str:
 
 
 @pytest.fixture(scope="session")
+def cifar_fs_root() -> str:
+    """The folder of the real cifar100/: METALEARN_DATA's."""
+    root = Path(os.environ.get("METALEARN_DATA") or "/nowhere") / "cifar-fs"
+    if not (root / "cifar100" / "data").is_dir():
+        pytest.skip("no CIFAR-FS: set METALEARN_DATA to the folder whose subfolder cifar-fs holds cifar100/")
+    return str(root)
+
+
+@pytest.fixture(scope="session")
 def random_omniglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache where packed Omniglot holds random pixels; shapes and classes are the real ones."""
     names = tuple(character.name for character in omniglot.characters())
@@ -47,3 +57,43 @@ def random_omniglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_omniglot(random_omniglot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Omniglot as a run finds it, without its data."""
     monkeypatch.setenv("METALEARN_CACHE", str(random_omniglot))
+
+
+@pytest.fixture(scope="session")
+def random_cifar_fs(random_omniglot: Path) -> Path:
+    """The same cache with a CIFAR-FS of random pixels beside it, 20 images of each of the real classes."""
+    names = tuple(listed.name for listed in cifar_fs.classes())
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (len(names) * 20, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    images = ImageSet.of(pixels, names, torch.full((len(names),), 20))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METALEARN_CACHE", str(random_omniglot))
+        packed("cifar-fs-32x32", lambda: images)
+    return random_omniglot
+
+
+@pytest.fixture(scope="session")
+def small_mini_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data sets whose mini-imagenet has the real numbers of classes, with 4 images of noise in each."""
+    data = tmp_path_factory.mktemp("data")
+    rng = torch.Generator().manual_seed(0)
+    number = 0
+    for split, classes in mini_imagenet.CLASSES.items():
+        for _ in range(classes):
+            folder = data / "mini-imagenet" / split / f"n{number:08}"
+            folder.mkdir(parents=True)
+            for i in range(4):
+                size = (84, 84) if i else (100, 70)
+                noise = torch.randint(256, (3 * size[0] * size[1],), generator=rng, dtype=torch.uint8)
+                Image.frombytes("RGB", size, bytes(noise.tolist())).save(folder / f"{folder.name}_{i}.jpg", quality=50)
+            number += 1
+    return data
+
+
+@pytest.fixture
+def packed_images(
+    packed_omniglot: None, random_cifar_fs: Path, small_mini_imagenet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image task as a run finds it, without its data."""
+    monkeypatch.setattr(mini_imagenet, "IMAGES", 4)
+    monkeypatch.setenv("METALEARN_DATA", str(small_mini_imagenet))

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from metalearn_cli.datasets.base import ImageSet
+from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
-from metalearn_cli.tasks.episodes import draw_classes, draw_episodes, gather_episodes
+from metalearn_cli.tasks.episodes import draw_classes, draw_episodes, draw_images, gather_episodes, pool_classes
 
 TASKS, CLASSES, WAY, SHOT, QUERY = 100_000, 30, 5, 2, 3
 
@@ -129,3 +131,51 @@ def test_oblong_images_cannot_be_turned() -> None:
     draw = {f"{part}_{what}": zeros for part in ("support", "query") for what in ("image", "y", "turn")}
     with pytest.raises(ValueError, match="8 x 32 pixels cannot be turned"):
         gather_episodes(draw | {"key": torch.zeros(1)}, torch.zeros(1, 1, 8, 32, dtype=torch.uint8))
+
+
+# Which classes are trained on
+
+CLASSES_OF = {"train": torch.tensor([4, 0, 2]), "val": torch.tensor([1]), "test": torch.tensor([3, 5])}
+
+
+def test_pooled_classes_leave_no_split_that_is_trained_on() -> None:
+    def pooled(*train_splits: str) -> dict[str, list[int]]:
+        return {split: classes.tolist() for split, classes in pool_classes(CLASSES_OF, train_splits).items()}
+
+    assert pooled("train") == {"train": [4, 0, 2], "val": [1], "test": [3, 5]}
+    assert pooled("train", "val") == pooled("val", "train") == {"train": [4, 0, 2, 1], "test": [3, 5]}
+    assert pooled("val") == {"train": [1], "test": [3, 5]}
+
+
+@pytest.mark.parametrize(
+    ("train_splits", "sentence"),
+    [
+        (("train", "test"), "task.train_splits=[train,test] must not hold test, whose classes are for the test alone"),
+        (("test",), "task.train_splits=[test] must not hold test"),
+        (("train", "valid"), "task.train_splits=[train,valid] holds valid, which is no split to train on here"),
+        ((), "task.train_splits=[] must name at least one split"),
+        (("train", "train"), "task.train_splits=[train,train] must name at least one split, and each once"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_a_sentence(train_splits: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        pool_classes(CLASSES_OF, train_splits)
+    assert str(caught.value).startswith(sentence)
+    assert str(caught.value).endswith("choose from train, val")
+    with pytest.raises(UserError, match=r"holds val, which .* choose from train$"):
+        pool_classes({"train": CLASSES_OF["train"], "test": CLASSES_OF["test"]}, ("train", "val"))
+
+
+def test_images_are_drawn_from_the_chosen_classes_of_a_set() -> None:
+    count = torch.tensor([3, 5, 11, 4])
+    images = ImageSet.of(torch.zeros(23, 1, 1, 1, dtype=torch.uint8), ("a", "b", "c", "d"), count)
+    draw = draw_images(5000, {"way": 2, "shot": 1, "query": 2}, torch.tensor([3, 0]), images, generator(0))
+    drawn = torch.cat([draw["support_image"], draw["query_image"]], dim=1)
+    assert set(drawn.flatten().tolist()) == {0, 1, 2, 19, 20, 21, 22}
+    classes = torch.tensor([0, 0, 0, *[1] * 5, *[2] * 11, *[3] * 4])
+    of = {name: classes[draw[f"{name}_image"]] for name in ("support", "query")}
+    for label in range(2):
+        in_support = of["support"][draw["support_y"] == label]
+        in_query = of["query"][draw["query_y"] == label].view(-1, 2)
+        assert torch.equal(in_query, in_support[:, None].expand(-1, 2)), "a label stands for one class in both"
+        assert p_value((in_support == 0).long().bincount()) > 0.001, "and for each class as often"

@@ -15,7 +15,7 @@ from metalearn_cli.datasets import omniglot
 from metalearn_cli.datasets.omniglot import CharacterSplit, Resample, split_characters
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.base import Split, draw_slice
+from metalearn_cli.tasks.base import Split, draw_sha256, draw_slice
 from metalearn_cli.tasks.omniglot import Omniglot, Rotations
 
 CPU = torch.device("cpu")
@@ -380,9 +380,37 @@ def test_classes_of_two_splits_never_meet_in_100_000_tasks(split: CharacterSplit
     assert (torch.stack(list(seen.values())).sum(dim=0) == 1).all(), "each image is drawn, in one split"
 
 
+def test_training_on_train_and_val_leaves_the_test_episodes_and_no_validation() -> None:
+    one, both = Omniglot(), Omniglot(train_splits=("train", "val"))
+    assert both.splits == ("train", "test")
+    test, same = (task.draw(64, "test", generator(0, "test", 0)) for task in (one, both))
+    assert all(torch.equal(test[name], same[name]) for name in test)
+    parts = split_characters(CharacterSplit.vinyals, 0)
+    drawn = both.draw(4000, "train", generator(0))["support_image"].flatten() // 20
+    assert set(drawn.tolist()) == set(torch.cat([parts["train"], parts["val"]]).tolist())
+
+
+def test_default_draws_are_those_of_the_first_release() -> None:
+    """Old results name these hashes: whoever changes them makes old and new runs incomparable."""
+    hashes = [
+        draw_sha256([Omniglot(train_way=20, train_query=5).draw(64, split, generator(split, b)) for b in range(3)], "")
+        for split in ("train", "val", "test")
+    ]
+    assert [sha256[:16] for sha256 in hashes] == ["97d04f6ace30bef9", "f287441a2115f9fa", "d44263a6f9a0e5a3"]
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
+        (
+            {"train_way": 4801, "train_splits": ("train", "val")},
+            "task.train_way=4801 is more than the 4800 classes of the train and val split "
+            "(split=vinyals, rotations=as_classes)",
+        ),
+        (
+            {"train_splits": ("train", "val"), "split": CharacterSplit.random1200},
+            "task.train_splits=[train,val] holds val, which is no split to train on here: choose from train",
+        ),
         (
             {"way": 2000},
             "task.way=2000 is more than the 1692 classes of the test split (split=vinyals, rotations=as_classes)",

@@ -1,7 +1,11 @@
 """Episodes of `way` classes with `shot` support and `query` query images each: what every image task shares.
 
-A task checks its sizes with `check_size`, chooses classes with `draw_classes`, images with `draw_episodes`, and makes
-the batch with `gather_episodes`. Draws are indices, on the CPU; pixels stay where they lie.
+A task pools its training classes with `pool_classes`, checks its sizes with `check_sizes`, chooses classes with
+`draw_classes`, images with `draw_episodes` (`draw_images` does both), and makes the batch with `gather_episodes`. Draws
+are indices, on the CPU; pixels stay where they lie.
+
+Each image task is a class of its own, whose fields are its yaml's keys, over these functions: the data sets differ in
+their fields (rotations, how images are resized, whose split), so that one class for all would have keys without effect.
 """
 
 from functools import cache
@@ -9,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Split, draw_keys
 
@@ -23,24 +28,59 @@ def episode_size(task: object, split: Split) -> dict[str, int]:
     return size
 
 
-def check_size(size: dict[str, int], classes: int, images: int, where: str) -> None:
-    """Refuse episodes that so many classes with so many images each cannot give; `where` names what has them."""
-    (way_key, way), (shot_key, shot), (query_key, query) = size.items()
-    for key, value, least in ((way_key, way, 2), (shot_key, shot, 1), (query_key, query, 1)):
-        if value < least:
-            raise UserError(f"task.{key}={value} must be at least {least}")
-    if way > classes:
-        raise UserError(f"task.{way_key}={way} is more than the {classes} classes of {where}")
-    if shot + query > images:
+def pool_classes(classes: dict[str, Tensor], train_splits: tuple[str, ...]) -> dict[Split, Tensor]:
+    """The classes of each split that is left, [classes]: "train" has those of all `train_splits`, and "val" is a split
+    only where it is not among them. The test's classes are the same whatever `train_splits` says."""
+    given = f"task.train_splits=[{','.join(train_splits)}]"
+    allowed = [name for name in classes if name != "test"]
+    if "test" in train_splits:
         raise UserError(
-            f"task.{shot_key}={shot} and task.{query_key}={query} together are more than the {images} images "
-            f"of a class of {where}"
+            f"{given} must not hold test, whose classes are for the test alone: choose from {', '.join(allowed)}"
         )
+    if unknown := [name for name in train_splits if name not in allowed]:
+        raise UserError(
+            f"{given} holds {unknown[0]}, which is no split to train on here: choose from {', '.join(allowed)}"
+        )
+    if not train_splits or len(set(train_splits)) < len(train_splits):
+        raise UserError(f"{given} must name at least one split, and each once: choose from {', '.join(allowed)}")
+    pooled: dict[Split, Tensor] = {"train": torch.cat([classes[name] for name in allowed if name in train_splits])}
+    if "val" in allowed and "val" not in train_splits:
+        pooled["val"] = classes["val"]
+    pooled["test"] = classes["test"]
+    return pooled
+
+
+def check_sizes(
+    task: object, train_splits: tuple[str, ...], classes: dict[Split, int], images: int, about: str = ""
+) -> None:
+    """Refuse episodes that so many classes in each split, with so many images each, cannot give; `about` says what the
+    number of classes depends on."""
+    for split in reversed(classes):
+        (way_key, way), (shot_key, shot), (query_key, query) = episode_size(task, split).items()
+        for key, value, least in ((way_key, way, 2), (shot_key, shot, 1), (query_key, query, 1)):
+            if value < least:
+                raise UserError(f"task.{key}={value} must be at least {least}")
+        splits = train_splits if split == "train" else (split,)
+        where = f"the {' and '.join(splits)} split{about}"
+        if way > classes[split]:
+            raise UserError(f"task.{way_key}={way} is more than the {classes[split]} classes of {where}")
+        if shot + query > images:
+            raise UserError(
+                f"task.{shot_key}={shot} and task.{query_key}={query} together are more than the {images} images "
+                f"of a class of {where}"
+            )
 
 
 def draw_classes(tasks: int, way: int, classes: int, rng: torch.Generator) -> Tensor:
     """`way` different ones of `classes` classes for each task, [T, way]; class and label are paired at random."""
     return _keys(tasks, classes, rng=rng).topk(way).indices
+
+
+def draw_images(tasks: int, size: dict[str, int], classes: Tensor, images: ImageSet, rng: torch.Generator) -> Draw:
+    """Tasks of these `classes` [classes], as positions in the set: which classes, and which of their images."""
+    way, shot, query = size.values()
+    choice = classes[draw_classes(tasks, way, len(classes), rng)]
+    return draw_episodes(images.start[choice], images.count[choice], None, shot, query, rng)
 
 
 def draw_episodes(

@@ -19,7 +19,14 @@ from metalearn_cli.datasets import omniglot
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.omniglot import CharacterSplit, Resample
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import check_size, draw_classes, draw_episodes, episode_size, gather_episodes
+from metalearn_cli.tasks.episodes import (
+    check_sizes,
+    draw_classes,
+    draw_episodes,
+    episode_size,
+    gather_episodes,
+    pool_classes,
+)
 
 
 class Rotations(Enum):
@@ -37,6 +44,7 @@ class Omniglot(TaskDistribution):
     train_way: int | None = None  # of a training task; null: the same as `way`
     train_shot: int | None = None  # of a training task; null: the same as `shot`
     train_query: int | None = None  # of a training task; null: the same as `query`
+    train_splits: tuple[str, ...] = ("train",)  # whose classes are trained on; those of test never
     split: CharacterSplit = CharacterSplit.vinyals
     split_seed: int = 0  # of the two random splits
     rotations: Rotations = Rotations.as_classes
@@ -44,9 +52,9 @@ class Omniglot(TaskDistribution):
     root: str | None = None  # the folder of the two archives; null: $METALEARN_DATA/omniglot
 
     def __post_init__(self) -> None:
-        for split in reversed(self.splits):
-            where = f"the {split} split (split={self.split.name}, rotations={self.rotations.name})"
-            check_size(episode_size(self, split), self._classes(split), omniglot.IMAGES, where)
+        classes = {split: self._classes(split) for split in self.splits}
+        about = f" (split={self.split.name}, rotations={self.rotations.name})"
+        check_sizes(self, self.train_splits, classes, omniglot.IMAGES, about)
 
     @property
     def spec(self) -> Spec:
@@ -54,7 +62,7 @@ class Omniglot(TaskDistribution):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        return ("train", "test") if self.split is CharacterSplit.random1200 else ("train", "val", "test")
+        return tuple(self._characters)
 
     @property
     def fingerprint(self) -> str:
@@ -84,9 +92,9 @@ class Omniglot(TaskDistribution):
         )
 
     @cached_property
-    def _characters(self) -> dict[str, Tensor]:
+    def _characters(self) -> dict[Split, Tensor]:
         """The characters of each split, [characters]."""
-        return omniglot.split_characters(self.split, self.split_seed)
+        return pool_classes(omniglot.split_characters(self.split, self.split_seed), self.train_splits)
 
     @cached_property
     def _images(self) -> ImageSet:

@@ -69,6 +69,10 @@ OMNIGLOT = {
     "task.query=0": "task.query=0 must be at least 1",
     "task.train_way=20": "task.train_way=20 must equal task.way=5",
     "task.split=random1200": "eval_every=0 select=last",
+    "task.train_splits=[train,val]": "eval_every=0 select=last",
+    "task.train_splits=[train,test]": "must not hold test, whose classes are for the test alone",
+    "task.train_splits=[train,vall]": "task.train_splits=[train,vall] holds vall",
+    "task.train_splits=train": "task.train_splits=train must be a list",
     "task.root=/nowhere": "Omniglot is not in /nowhere",
     "task.root=/no where (é)[1]=x,y": "Omniglot is not in /no where (é)[1]=x,y",
 }
@@ -92,6 +96,14 @@ def test_missing_data_are_named_with_where_to_get_them(tmp_path: Path, monkeypat
     monkeypatch.delenv("METALEARN_DATA", raising=False)
     refused = run(tmp_path, "train", "task=omniglot")
     check(tmp_path, refused.code, refused.out, refused.err, "METALEARN_DATA is not set")
+
+
+@pytest.mark.parametrize("task", ["cifar_fs", "mini_imagenet"])
+def test_missing_images_make_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("METALEARN_DATA", str(tmp_path / "nothing"))
+    refused = run(tmp_path, "train", f"task={task}")
+    check(tmp_path, refused.code, refused.out, refused.err, f"{tmp_path}/nothing/{task.replace('_', '-')}")
 
 
 def test_a_name_that_holds_another_configuration_says_what_differs(tmp_path: Path) -> None:

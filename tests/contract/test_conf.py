@@ -67,9 +67,10 @@ def built_or_refused(job: config.Job) -> Learner | None:
 
 
 @pytest.mark.parametrize(("algo", "task"), PAIRS)
-@pytest.mark.usefixtures("packed_omniglot")
+@pytest.mark.usefixtures("packed_images")
 def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: str, task: str) -> None:
-    small = {"omniglot": ["model.filters=4", "task.query=2"], "sinusoid": ["model.hidden=[8]"]}
+    images = ["model.filters=4", "task.query=2"]
+    small = {"omniglot": images, "cifar_fs": images, "mini_imagenet": images, "sinusoid": ["model.hidden=[8]"]}
     job = config.load_job([f"algo={algo}", f"task={task}", *small.get(task, []), "tasks_per_step=2"])
     if (learner := built_or_refused(job)) is None:
         return

@@ -1,0 +1,249 @@
+"""CIFAR-FS: what is read, what is refused, and which tasks are drawn."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from commands import run
+from PIL import Image
+
+from metalearn_cli.datasets import cifar_fs
+from metalearn_cli.datasets.cifar_fs import Listed
+from metalearn_cli.errors import UserError
+from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.base import Split, draw_sha256
+from metalearn_cli.tasks.cifar_fs import CifarFS
+
+CPU = torch.device("cpu")
+NAMES = ("apple", "bear")  # the classes of the small set
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the official layout with three images in each of two classes, the list of them, an empty cache."""
+    rng = torch.Generator().manual_seed(0)
+    listed = []
+    for name in NAMES:
+        folder = tmp_path / "cifar100" / "data" / name
+        folder.mkdir(parents=True)
+        pixels = [bytes(torch.randint(256, (3072,), generator=rng, dtype=torch.uint8).tolist()) for _ in range(3)]
+        for i, data in enumerate(pixels):
+            Image.frombytes("RGB", (32, 32), data).save(folder / f"{name}_s_{i:06}.png")
+        listed.append(Listed(name, "train", hashlib.sha256(b"".join(pixels)).hexdigest()[:16]))
+    monkeypatch.setattr(cifar_fs, "classes", lambda: tuple(listed))
+    monkeypatch.setattr(cifar_fs, "IMAGES", 3)
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def image_of(root: Path, number: int = 1) -> Path:
+    return root / "cifar100" / "data" / "bear" / f"bear_s_{number:06}.png"
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        cifar_fs.load(str(root))
+    assert not list(root.glob("cache/*")), "something was packed"
+    return str(caught.value)
+
+
+def test_list_has_the_papers_split() -> None:
+    listed = cifar_fs.classes()
+    assert list(listed) == sorted(listed)
+    assert len({one.name for one in listed}) == len({one.sha256 for one in listed}) == 100
+    parts = cifar_fs.split_classes()
+    assert {name: len(part) for name, part in parts.items()} == {"train": 64, "val": 16, "test": 20}
+    assert torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(100))
+
+
+def test_the_official_lists_are_the_shipped_ones(cifar_fs_root: str) -> None:
+    for split in ("train", "val", "test"):
+        names = (Path(cifar_fs_root) / "cifar100/splits/bertinetto" / f"{split}.txt").read_text().split()
+        assert sorted(names) == [listed.name for listed in cifar_fs.classes() if listed.split == split]
+
+
+def test_real_images_give_the_known_pixels_and_draws(cifar_fs_root: str) -> None:
+    images = cifar_fs.load(cifar_fs_root)
+    assert images.pixels.shape == (60000, 3, 32, 32)
+    assert torch.equal(images.start, 600 * torch.arange(100))
+    assert torch.equal(images.count, torch.full((100,), 600))
+    assert images.names == tuple(listed.name for listed in cifar_fs.classes())
+    assert images.fingerprint == "f183a574167875baedf3b2aab801971c9704a6a40b36e60d4e6c52144f22665b"
+    draw = CifarFS(root=cifar_fs_root).draw(64, "test", generator(0, "test", 0))
+    assert draw_sha256([draw], images.fingerprint)[:16] == "2027fbac415d6d95"
+
+
+def test_pixels_stand_in_the_order_of_the_names_and_need_the_folder_no_more(small: Path) -> None:
+    images = cifar_fs.load(str(small))
+    assert images.pixels.shape == (6, 3, 32, 32)
+    assert images.names == NAMES
+    picture = Image.open(image_of(small))
+    for channel, band in enumerate(picture.split()):
+        assert bytes(images.pixels[4, channel].flatten().tolist()) == band.tobytes()
+    (small / "cifar100").rename(small / "away")
+    assert torch.equal(cifar_fs.load(str(small)).pixels, images.pixels)
+
+
+def test_other_compression_and_hidden_files_are_accepted(small: Path) -> None:
+    picture = Image.open(image_of(small))
+    picture.save(image_of(small), "png", compress_level=0)
+    for folder in (small / "cifar100/data", small / "cifar100/data/bear"):
+        (folder / ".DS_Store").write_bytes(b"junk")
+    assert cifar_fs.load(str(small)).pixels.shape == (6, 3, 32, 32)
+
+
+def test_missing_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        cifar_fs.load()
+    sentence = str(caught.value)
+    assert f"no folder {tmp_path}/cifar-fs/cifar100/data" in sentence
+    assert "unpack cifar100.zip from https://drive.google.com/file/d/" in sentence
+    assert f"in {tmp_path}/cifar-fs, or set METALEARN_DATA" in sentence
+    assert "task.root" in sentence
+
+
+def test_missing_and_unknown_classes_are_named(small: Path) -> None:
+    data = small / "cifar100" / "data"
+    (data / "cow").mkdir()
+    assert f"{data} holds cow, which is no class of CIFAR-FS" in refusal(small)
+    (data / "cow").rmdir()
+    (data / "bear").rename(small / "bear")
+    assert f"{data} has no class bear" in refusal(small)
+
+
+def test_missing_and_surplus_images_name_class_and_count(small: Path) -> None:
+    image_of(small, 7).write_bytes(image_of(small).read_bytes())
+    assert "cifar100/data/bear holds 4 images instead of 3" in refusal(small)
+    image_of(small, 7).unlink()
+    image_of(small).unlink()
+    assert "cifar100/data/bear holds 2 images instead of 3" in refusal(small)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("empty", "is empty (0 bytes)"),
+        ("truncated", "is damaged ("),
+        ("text", "is no image that Pillow can read"),
+        ("transparent", "is of mode RGBA"),
+        ("large", "is 64 x 16 pixels instead of 32 x 32"),
+        ("animation", "holds 2 pictures"),
+        ("folder", "is damaged ("),
+    ],
+)
+def test_an_odd_image_is_named(small: Path, damage: str, sentence: str) -> None:
+    path = image_of(small)
+    picture, data = Image.open(path).convert("RGB"), path.read_bytes()
+    path.unlink()
+    if damage == "empty":
+        path.touch()
+    elif damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "text":
+        path.write_text("not an image")
+    elif damage == "transparent":
+        picture.convert("RGBA").save(path)
+    elif damage == "large":
+        Image.frombytes("RGB", (64, 16), picture.tobytes()).save(path)  # with the same bytes
+    elif damage == "animation":
+        picture.save(path, save_all=True, append_images=[picture.transpose(Image.Transpose.ROTATE_90)])
+    else:
+        path.mkdir()
+    assert refusal(small).startswith(f"{path} {sentence}")
+
+
+def test_changed_pixel_and_swapped_images_name_the_class(small: Path) -> None:
+    picture = Image.open(image_of(small)).convert("RGB")
+    changed = picture.copy()
+    changed.putpixel((3, 4), (0, 0, 0))
+    changed.save(image_of(small))
+    assert "cifar100/data/bear does not hold CIFAR-FS's 3 images" in refusal(small)
+    Image.open(image_of(small, 0)).save(image_of(small))
+    picture.save(image_of(small, 0))
+    assert "cifar100/data/bear does not hold CIFAR-FS's 3 images" in refusal(small)
+
+
+# Tasks
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_tasks_have_the_sizes_asked_for() -> None:
+    task = CifarFS(way=4, shot=2, query=3, train_way=6, train_shot=1, train_query=5)
+    assert task.spec == ((3, 32, 32), 4, 6, "classes")
+    sizes: tuple[tuple[Split, int, int, int], ...] = (("train", 6, 1, 5), ("val", 4, 2, 3), ("test", 4, 2, 3))
+    for split, way, shot, query in sizes:
+        batch = task.gather(task.draw(7, split, generator(split)), CPU)
+        assert batch.support_x.shape == (7, way * shot, 3, 32, 32)
+        assert batch.query_x.shape == (7, way * query, 3, 32, 32)
+        assert batch.support_x.min() == 0
+        assert batch.support_x.max() == 1
+        assert torch.equal(batch.query_y.sort().values, torch.arange(way).repeat_interleave(query).expand(7, -1))
+
+
+@pytest.mark.usefixtures("packed_images")
+@pytest.mark.parametrize("train_splits", [("train",), ("train", "val"), ("val",)])
+def test_each_split_draws_all_its_classes_and_no_others(train_splits: tuple[str, ...]) -> None:
+    task = CifarFS(query=1, train_splits=train_splits)
+    assert task.splits == (("train", "test") if "val" in train_splits else ("train", "val", "test"))
+    listed = cifar_fs.classes()
+    for split in task.splits:
+        draw = task.draw(2000, split, generator(split))
+        drawn = torch.cat([draw["support_image"], draw["query_image"]]).flatten() // 20  # of 20 images in this cache
+        expected = {c for c in range(100) if listed[c].split in (train_splits if split == "train" else (split,))}
+        assert set(drawn.tolist()) == expected
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_test_episodes_do_not_depend_on_what_is_trained_on() -> None:
+    hashes = {
+        draw_sha256([CifarFS(train_splits=splits, train_way=way).draw(64, "test", generator(0, "test", 0))], "")
+        for splits, way in ((("train",), None), (("train", "val"), 70), (("val",), 10))
+    }
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"way": 21}, "task.way=21 is more than the 20 classes of the test split"),
+        ({"way": 17}, "task.way=17 is more than the 16 classes of the val split"),
+        ({"train_way": 65}, "task.train_way=65 is more than the 64 classes of the train split"),
+        (
+            {"train_way": 81, "train_splits": ("train", "val")},
+            "task.train_way=81 is more than the 80 classes of the train and val split",
+        ),
+        (
+            {"shot": 590},
+            "task.shot=590 and task.query=15 together are more than the 600 images of a class of the test split",
+        ),
+    ],
+)
+def test_impossible_request_is_a_sentence(fields: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        CifarFS(**fields)  # type: ignore[arg-type]
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_the_command_trains_on_all_but_the_test_classes_only_without_validation(tmp_path: Path) -> None:
+    small = [
+        "algo=protonet",
+        "task=cifar_fs",
+        "model.filters=4",
+        "task.query=2",
+        "debug=quick",
+        "threads=1",
+        "name=one",
+    ]
+    refused = run(tmp_path, "train", *small, "task.train_splits=[train,val]")
+    assert refused.code == 1
+    assert "no validation classes" in refused.err
+    assert "eval_every=0 select=last" in refused.err
+    done = run(tmp_path, "train", *small, "task.train_splits=[train,val]", "eval_every=0", "select=last")
+    assert done.code == 0, done.err
+    results = json.loads((tmp_path / "outputs/one/results.json").read_text())
+    assert 0 <= results["mean"] <= 1
