@@ -1,0 +1,46 @@
+"""Every algorithm on every task: killed in the middle and continued, a run ends with the bits of one that was not."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from commands import run, start, wait
+from pairs import PAIRS, built_or_refused, small
+from test_kill import what_must_be_equal
+
+from metalearn_cli import config
+from metalearn_cli.tasks.base import Draw, Split, TaskDistribution
+
+SHORT = ["name=run", "threads=1", "steps=6", "save_every=2", "log_every=1", "eval_every=3", "eval_episodes=4"]
+SHORT += ["test_episodes=4", "other_batch_norm=[]"]
+
+
+@pytest.mark.parametrize(("algo", "task"), PAIRS)
+@pytest.mark.usefixtures("packed_images")
+def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, algo: str, task: str) -> None:
+    arguments = ["train", *small(algo, task), *SHORT]
+    job = config.load_job(arguments[1:])
+    if built_or_refused(job) is None:
+        return
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    done = run(straight, *arguments)
+    assert done.code == 0, done.err
+    killed.mkdir()
+    distribution: type[TaskDistribution] = type(job.task)
+    draw, drawn = distribution.draw, {"train": 0, "val": 0, "test": 0}
+
+    def draw_or_die(self: TaskDistribution, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        drawn[split] += 1
+        if drawn["train"] == 6:  # step 5 is done, and not saved
+            os.kill(os.getpid(), signal.SIGKILL)
+        return draw(self, tasks, split, rng)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distribution, "draw", draw_or_die)
+        assert wait(killed, start(killed, *arguments)).code == -signal.SIGKILL
+    done = wait(killed, start(killed, *arguments))
+    assert done.code == 0, done.err
+    assert "continuing after step 4" in done.err
+    assert what_must_be_equal(killed) == what_must_be_equal(straight)
