@@ -26,7 +26,6 @@ def read_rgb(path: Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty (0 bytes): put the image there again")
         with Image.open(path) as image:
-            image.load()
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise UserError(f"{path} holds {frames} pictures: one is wanted")
             if image.mode not in ("RGB", "L", "CMYK"):
