@@ -16,6 +16,7 @@ from torch import Tensor
 from metalearn_cli import checkpoint
 from metalearn_cli.algorithms.base import Algorithm, Meta
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.matching import Matching
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.config import resolve_device
 from metalearn_cli.learner import Learner
@@ -54,6 +55,7 @@ def problems(device: torch.device) -> dict[str, tuple[Algorithm, Net, Batch]]:
         "maml first order, conv4": (MAML(inner_lr=0.1, first_order=True), Conv4(spec, filters=16), images),
         "maml, conv4 with stride": (MAML(inner_lr=0.1), stride, images),
         "protonet, conv4": (ProtoNet(), Conv4(spec, filters=16), images),
+        "matching, fce, conv4": (Matching(fce=True), Conv4(spec, filters=16), images),
     }
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
-from metalearn_cli.nets.layers import EPSILON, fold, unfold
+from metalearn_cli.nets.layers import EPSILON, fold, init_lstm, lstm_cell, unfold
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Spec
 
@@ -126,6 +126,47 @@ def test_initialisation_is_the_keys_alone_and_has_the_stated_spread() -> None:
     default = MLP(POINTS, hidden=(400, 400)).init(torch.Generator().manual_seed(4))
     assert default["layer2.weight"].abs().max() <= 1 / 20
     assert default["layer2.weight"].std() == pytest.approx(1 / 20 / 3**0.5, rel=0.02)
+
+
+def test_the_lstm_cell_is_torchs_own() -> None:
+    """Three steps on two leading dimensions, values and gradients."""
+    rng = torch.Generator().manual_seed(0)
+    params = {k: v.double().requires_grad_() for k, v in init_lstm("cell", 5, 7, rng).items()}
+    cell = torch.nn.LSTMCell(5, 7, dtype=torch.float64)
+    cell.load_state_dict(
+        {
+            "weight_ih": params["cell.weight_ih"],
+            "weight_hh": params["cell.weight_hh"],
+            "bias_ih": params["cell.bias"],
+            "bias_hh": torch.zeros(28),
+        }
+    )
+    xs, state = (
+        torch.randn(3, 2, 4, 5, generator=rng, dtype=torch.float64),
+        torch.randn(2, 2, 4, 7, generator=rng, dtype=torch.float64),
+    )
+    found, expected = (state[0], state[1]), (state[0].flatten(0, 1), state[1].flatten(0, 1))
+    for x in xs:
+        found, expected = lstm_cell(params, "cell", x, found), cell(x.flatten(0, 1), expected)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.flatten(0, 1), b, rtol=1e-12, atol=1e-12)
+    ours = torch.autograd.grad(found[0].square().sum(), list(params.values()))
+    torchs = torch.autograd.grad(expected[0].square().sum(), [cell.weight_ih, cell.weight_hh, cell.bias_ih])
+    for a, b in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_an_lstm_starts_uniform_within_one_over_the_root_of_its_size() -> None:
+    params = init_lstm("cell", 30, 100, torch.Generator().manual_seed(0))
+    assert {name: value.shape for name, value in params.items()} == {
+        "cell.weight_ih": (400, 30),
+        "cell.weight_hh": (400, 100),
+        "cell.bias": (400,),
+    }
+    values = torch.cat([value.flatten() for value in params.values()])
+    assert 0.0999 < values.abs().max() <= 0.1
+    assert values.mean().abs() < 1e-3
+    assert values.std() == pytest.approx(0.1 / 3**0.5, rel=0.02)
 
 
 def test_conv4_refuses_what_is_not_an_image_or_too_small() -> None:

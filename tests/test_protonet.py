@@ -6,7 +6,8 @@ from problems import along, finite_difference, images, init, one_task, relative_
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
-from metalearn_cli.algorithms.protonet import ProtoNet, prototypes, squared_distance
+from metalearn_cli.algorithms.embedding import squared_distance
+from metalearn_cli.algorithms.protonet import ProtoNet, prototypes
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv4 import Conv4
@@ -53,7 +54,7 @@ def test_it_is_a_linear_head() -> None:
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(2, 9, 5, generator=rng, dtype=torch.float64)
     support_y = torch.tensor([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0]])
-    centres = prototypes(features[:, :5], support_y)
+    centres = prototypes(features[:, :5], support_y, 3)
     query = features[:, 5:]
     linear = query @ (2 * centres).transpose(1, 2) - centres.square().sum(-1).unsqueeze(1)
     torch.testing.assert_close((-squared_distance(query, centres)).softmax(-1), linear.softmax(-1))

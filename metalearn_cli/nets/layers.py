@@ -92,3 +92,23 @@ def init_linear(inputs: int, outputs: int, std: float | None, rng: torch.Generat
     bound = 1 / math.sqrt(inputs)
     uniform = torch.rand(outputs, inputs + 1, generator=rng) * (2 * bound) - bound
     return uniform[:, :-1].contiguous(), uniform[:, -1].contiguous()
+
+
+def lstm_cell(params: Params, name: str, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """One step of a long short-term memory: x [..., I], state (h, c) [..., H] each -> the next (h, c).
+
+    c' = sigmoid(f) c + sigmoid(i) tanh(g),  h' = sigmoid(o) tanh(c'). The gates i, f, g, o stand in torch's order in
+    `weight_ih` [4H, I], `weight_hh` [4H, H] and `bias` [4H] (torch has two biases, whose sum it is).
+    """
+    h, c = state
+    gates = F.linear(x, params[f"{name}.weight_ih"], params[f"{name}.bias"]) + F.linear(h, params[f"{name}.weight_hh"])
+    i, f, g, o = gates.chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def init_lstm(name: str, inputs: int, hidden: int, rng: torch.Generator) -> Params:
+    """The parameters of a cell, uniform within 1/sqrt(hidden) (torch's own)."""
+    shapes = {"weight_ih": (4 * hidden, inputs), "weight_hh": (4 * hidden, hidden), "bias": (4 * hidden,)}
+    bound = 1 / math.sqrt(hidden)
+    return {f"{name}.{part}": torch.rand(shape, generator=rng) * (2 * bound) - bound for part, shape in shapes.items()}

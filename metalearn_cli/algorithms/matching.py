@@ -1,0 +1,197 @@
+"""Matching Networks.
+
+Oriol Vinyals, Charles Blundell, Timothy Lillicrap, Koray Kavukcuoglu, Daan Wierstra: "Matching Networks for One Shot
+Learning", NeurIPS 2016, arXiv 1606.04080.
+
+    p(y | x, S) = sum_i a(x, x_i) y_i,   a(x, x_i) = softmax_i( temperature * cosine(f(x), g(x_i)) )
+
+(equation 1 and section 2.1.1; y_i as one-hot vectors). Full context embeddings (`fce`) let f and g depend on the whole
+support set S (appendix A; f' = g' is the network, H = F the size of its features):
+
+    g(x_i, S) = h>_i + h<_i + g'(x_i),  h> and h< the outputs of two LSTMs that read g'(S) forwards and backwards
+    f(x, S) = h_K,  h_k = LSTM(f'(x), [h_{k-1}, r_{k-1}]) + f'(x),  r_{k-1} = sum_i softmax_i(h_{k-1} . g(x_i)) g(x_i)
+
+with h_0 = 0, hence r_0 = the mean of g(S). `reads` is K.
+
+Differs from the paper in: the temperature, which is 1 there and trains badly on cosines: they are within -1..1 (0..1
+after a ReLU), so that the nearest of 5 examples gets at most 65% (40%) of the attention. Dot product and Euclidean
+distance (minus its square) are offered beside the cosine; `vote=sum` is the code of Ravi and Larochelle 2017, whose
+logits are the sums of each class's cosines, without a softmax over the support. That code also embeds support and query
+in two passes with a batch norm each, and adds the backward LSTM's outputs in reversed order; here batch norm has the
+statistics of both together in training, as ProtoNet's, and running averages at test. Fine-tuning at test (`test_steps`,
+`fine_tune_lr`) takes gradient steps on the network's weights with the matching loss of the support set on itself, under
+the running averages; the paper spells out neither the loss nor the steps.
+
+docs/algorithms.md tells how it relates to the others.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import (
+    Algorithm,
+    BatchNorm,
+    Meta,
+    Predictor,
+    Update,
+    mean_gradient,
+    running_average,
+    task_loss,
+)
+from metalearn_cli.algorithms.embedding import Head, compare, embed, init_body, members, squared_distance
+from metalearn_cli.algorithms.inner_loop import per_task
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.layers import init_lstm, lstm_cell
+from metalearn_cli.tasks.base import Batch, Support
+
+
+class Kernel(Enum):
+    """The similarity c(f, g) of a query's and a support example's embedding."""
+
+    cosine = "cosine"
+    dot = "dot"
+    euclidean = "euclidean"  # minus the squared distance
+
+
+class Vote(Enum):
+    """How the similarities to the support examples become those to the classes."""
+
+    softmax = "softmax"  # attention over the support set, summed over the examples of a class
+    sum = "sum"  # the similarities themselves, summed over the examples of a class
+
+
+@dataclass(frozen=True)
+class Matching(Algorithm):
+    kernel: Kernel = Kernel.cosine
+    temperature: float = 10.0  # multiplies the similarities: above 1 makes the attention sharper
+    learn_temperature: bool = False  # from `temperature` on
+    vote: Vote = Vote.softmax
+    fce: bool = False  # full context embeddings
+    reads: int = 3  # K of the attention LSTM; 0: f = f'
+    test_steps: int = 0  # of fine-tuning at validation and test
+    fine_tune_lr: float = 0.01
+
+    batch_norm = BatchNorm.running
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"algo.temperature={self.temperature} must be a positive number, e.g. 10")
+        if not 0 <= self.fine_tune_lr < math.inf:
+            raise UserError(f"algo.fine_tune_lr={self.fine_tune_lr} must be a finite number, 0 or above, e.g. 0.01")
+        for name, value in (("reads", self.reads), ("test_steps", self.test_steps)):
+            if value < 0:
+                raise UserError(f"algo.{name}={value} must be 0 or above")
+
+    def init(self, net: Net, rng: torch.Generator) -> Meta:
+        params = init_body("matching", net, rng)
+        if self.fce:
+            one = torch.zeros(1, 1, *net.spec.input_shape)
+            size = net.features(params, one, net.init_stats())[0].shape[-1]
+            params |= init_lstm("fce.forward", size, size, rng) | init_lstm("fce.backward", size, size, rng)
+            if self.reads:
+                params |= init_lstm("fce.query", 2 * size, size, rng)
+        if self.learn_temperature:
+            params["log_temperature"] = torch.tensor(math.log(self.temperature))
+        return Meta(params, net.init_stats())
+
+    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
+        head = partial(self.log_probabilities, meta.params, support.y, net.spec.outputs)
+        for params in self.fine_tune(net, meta, support, head, steps):
+            yield partial(compare, head, net, params, meta.buffers, support.x)
+
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+        support, query, stats = embed(net, meta.params, batch.support_x, batch.query_x)
+        out = self.log_probabilities(meta.params, batch.support_y, net.spec.train_outputs, support, query)
+        loss = task_loss(net.spec, out, batch.query_y)
+        return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
+
+    def log_probabilities(self, params: Params, y: Tensor, way: int, support: Tensor, query: Tensor) -> Tensor:
+        """log p(y | x, S) [T, Q, way] for labels y [T, S] and features support [T, S, F], query [T, Q, F].
+
+        With vote=sum it is so up to a term that all classes share.
+        """
+        if self.fce:
+            support = contextual_support(params, support)
+            query = contextual_query(params, query, support, self.reads)
+        temperature = params["log_temperature"].exp() if self.learn_temperature else self.temperature
+        scores = temperature * similarity(self.kernel, query, support)
+        if self.vote is Vote.sum:
+            return scores @ members(y, way).to(scores.dtype)
+        return log_attention(scores, y, way)
+
+    def fine_tune(self, net: Net, meta: Meta, support: Support, head: Head, steps: int) -> Iterator[Params]:
+        """phi_0, phi_1, ... phi_steps: the network's weights of every task [T, *shape] after gradient steps on the
+        matching loss of its support set; phi_0 are the shared ones [*shape]."""
+        yield meta.params
+        body = [name for name in meta.params if not name.startswith("fce.") and name != "log_temperature"]
+        phi = per_task({name: meta.params[name] for name in body}, len(support.key))
+        for _ in range(steps):
+            recording = torch.is_grad_enabled()
+            with torch.enable_grad():
+                if not recording:
+                    phi = {name: value.detach().requires_grad_() for name, value in phi.items()}
+                features, _ = net.features(phi, support.x, meta.buffers)
+                total = task_loss(net.spec, head(features, features), support.y).sum()  # the tasks' do not mix
+            gradient = torch.autograd.grad(total, list(phi.values()), create_graph=recording)
+            phi = {name: phi[name] - self.fine_tune_lr * g for name, g in zip(body, gradient, strict=True)}
+            yield phi
+
+
+def similarity(kernel: Kernel, query: Tensor, support: Tensor) -> Tensor:
+    """c(f, g) of every pair: query [T, Q, F], support [T, S, F] -> [T, Q, S]."""
+    if kernel is Kernel.euclidean:
+        return -squared_distance(query, support)
+    if kernel is Kernel.cosine:
+        query, support = F.normalize(query, dim=-1), F.normalize(support, dim=-1)
+    return query @ support.transpose(1, 2)
+
+
+def log_attention(scores: Tensor, y: Tensor, way: int) -> Tensor:
+    """log sum_i a(x, x_i) y_i: scores [T, Q, S] before the softmax over i, labels y [T, S] -> [T, Q, way].
+
+    The sum is one of logarithms' exponentials: far from every example of a class its attention is 0 in floating point,
+    and the logarithm of that would be minus infinity.
+    """
+    attention = scores.log_softmax(-1).unsqueeze(2)  # [T, Q, 1, S]
+    member = members(y, way).transpose(1, 2).unsqueeze(1)  # [T, 1, way, S]
+    return attention.masked_fill(~member, -math.inf).logsumexp(-1)
+
+
+def contextual_support(params: Params, support: Tensor) -> Tensor:
+    """g(x_i, S): features [T, S, F], in the random order of the support set -> [T, S, F]."""
+    forward = lstm(params, "fce.forward", support)
+    backward = lstm(params, "fce.backward", support.flip(1)).flip(1)
+    return forward + backward + support
+
+
+def lstm(params: Params, name: str, x: Tensor) -> Tensor:
+    """The outputs h_1 ... h_S of a cell that reads x [T, S, F] from a zero state: [T, S, H = F]."""
+    state = (torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0]))
+    outputs = []
+    for one in x.unbind(1):
+        state = lstm_cell(params, name, one, state)
+        outputs.append(state[0])
+    return torch.stack(outputs, 1)
+
+
+def contextual_query(params: Params, query: Tensor, context: Tensor, reads: int) -> Tensor:
+    """f(x, S): features [T, Q, F], and the context g(S) [T, S, F] that is read -> [T, Q, F].
+
+    The paper hands [h, r] to the LSTM as its previous output. Here r stands beside the input instead: both enter the
+    gates by weights of their own, so that it is the same function.
+    """
+    h, c = torch.zeros_like(query), torch.zeros_like(query)
+    for _ in range(reads):
+        read = (h @ context.transpose(1, 2)).softmax(-1) @ context
+        h, c = lstm_cell(params, "fce.query", torch.cat([query, read], -1), (h, c))
+        h = h + query
+    return h if reads else query
