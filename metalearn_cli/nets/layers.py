@@ -92,3 +92,22 @@ def init_linear(inputs: int, outputs: int, std: float | None, rng: torch.Generat
     bound = 1 / math.sqrt(inputs)
     uniform = torch.rand(outputs, inputs + 1, generator=rng) * (2 * bound) - bound
     return uniform[:, :-1].contiguous(), uniform[:, -1].contiguous()
+
+
+def lstm_cell(params: Params, name: str, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM: x [..., I], state (h, c) [..., H] -> the next (h, c).
+
+    weight_ih [4H, I], weight_hh [4H, H] and bias [4H], in torch's order of gates: input, forget, cell, output.
+    """
+    h, c = state
+    gates = F.linear(x, params[f"{name}.weight_ih"], params[f"{name}.bias"]) + F.linear(h, params[f"{name}.weight_hh"])
+    i, f, g, o = gates.chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def init_lstm(name: str, inputs: int, hidden: int, rng: torch.Generator) -> Params:
+    """The parameters of `lstm_cell`, uniform within 1/sqrt(hidden) (torch's own)."""
+    bound = 1 / math.sqrt(hidden)
+    shapes = {"weight_ih": (4 * hidden, inputs), "weight_hh": (4 * hidden, hidden), "bias": (4 * hidden,)}
+    return {f"{name}.{part}": torch.rand(shape, generator=rng) * (2 * bound) - bound for part, shape in shapes.items()}
