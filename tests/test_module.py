@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
@@ -96,8 +97,10 @@ def test_maml_equals_the_users_module_run_task_by_task(steps: int, first_order: 
     assert relative_error(update.gradient, dict(zip(meta.params, slopes, strict=True))) < 1e-10
 
 
-@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1, inner_steps=2), ProtoNet()])
-def test_conv4_and_the_same_network_as_a_module_give_the_same_meta_gradient(algorithm: MAML | ProtoNet) -> None:
+@pytest.mark.parametrize(
+    "algorithm", [MAML(inner_lr=0.1, inner_steps=2), ProtoNet(), MetaLSTM(inner_steps=2, test_steps=2)]
+)
+def test_conv4_and_the_same_network_as_a_module_give_the_same_meta_gradient(algorithm: Algorithm) -> None:
     built_in = Conv4(IMAGES, filters=3)
     net = module_net(Blocks, IMAGES, {"filters": 3, "blocks": 4, "bias": False})
     meta = init(algorithm, built_in)
