@@ -7,8 +7,24 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, Meta, Update
+from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.matching import Matching
+from metalearn_cli.algorithms.meta_lstm import MetaLSTM
+from metalearn_cli.algorithms.meta_sgd import MetaSGD
+from metalearn_cli.algorithms.protonet import ProtoNet
+from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Spec
+
+# Every algorithm for classes, with settings under which all that it has is used.
+ALGORITHMS: list[Algorithm] = [
+    MAML(inner_lr=0.1, inner_steps=2, test_steps=2),
+    MetaSGD(test_steps=2),
+    MetaLSTM(inner_steps=2, test_steps=2),
+    ProtoNet(),
+    Matching(fce=True, reads=2, learn_temperature=True, test_steps=2, fine_tune_lr=0.1),
+    Reptile(inner_steps=3, inner_batch=4, test_steps=2),
+]
 
 
 def images(

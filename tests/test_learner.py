@@ -2,30 +2,17 @@ from typing import Any
 
 import pytest
 import torch
-from problems import images, points
+from problems import ALGORITHMS, images, points
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Update
 from metalearn_cli.algorithms.maml import MAML
-from metalearn_cli.algorithms.matching import Matching
-from metalearn_cli.algorithms.meta_sgd import MetaSGD
-from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Method, Optimizer, Schedule
 from metalearn_cli.tasks.base import Batch
-
-# Every algorithm for classes, with settings under which all that it has is used.
-ALGORITHMS: list[Algorithm] = [
-    MAML(inner_lr=0.1, inner_steps=2, test_steps=2),
-    MetaSGD(test_steps=2),
-    ProtoNet(),
-    Matching(fce=True, reads=2, learn_temperature=True, test_steps=2, fine_tune_lr=0.1),
-    Reptile(inner_steps=3, inner_batch=4, test_steps=2),
-]
 
 
 def learner(algorithm: Algorithm, optimizer: Optimizer, chunk: int | None = None, seed: int = 0) -> Learner:

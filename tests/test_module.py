@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from problems import images, init, relative_error
+from problems import ALGORITHMS, images, init, relative_error
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.maml import MAML
-from metalearn_cli.algorithms.matching import Matching
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
@@ -97,9 +96,7 @@ def test_maml_equals_the_users_module_run_task_by_task(steps: int, first_order: 
     assert relative_error(update.gradient, dict(zip(meta.params, slopes, strict=True))) < 1e-10
 
 
-@pytest.mark.parametrize(
-    "algorithm", [MAML(inner_lr=0.1, inner_steps=2), ProtoNet(), Matching(fce=True, reads=1, test_steps=1)]
-)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_conv4_and_the_same_network_as_a_module_give_the_same_meta_gradient(algorithm: Algorithm) -> None:
     built_in = Conv4(IMAGES, filters=3)
     net = module_net(Blocks, IMAGES, {"filters": 3, "blocks": 4, "bias": False})
@@ -108,7 +105,7 @@ def test_conv4_and_the_same_network_as_a_module_give_the_same_meta_gradient(algo
     found, expected = (algorithm.meta_gradient(which, meta, BATCH, 0) for which in (net, built_in))
     assert relative_error(found.gradient, expected.gradient) < 1e-10
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-10, atol=0)
-    assert found.buffers.keys() == expected.buffers.keys() == net.init_stats().keys()
+    assert found.buffers.keys() == expected.buffers.keys() >= net.init_stats().keys()
     for name, value in expected.buffers.items():
         torch.testing.assert_close(found.buffers[name], value, rtol=1e-10, atol=1e-12)
     with torch.no_grad():

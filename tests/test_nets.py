@@ -174,3 +174,39 @@ def test_conv4_refuses_what_is_not_an_image_or_too_small() -> None:
         Conv4(POINTS)
     with pytest.raises(UserError, match="15x20"):
         Conv4(Spec((1, 15, 20), 2, 2, "classes"))
+
+
+@pytest.mark.parametrize("lead", [(4,), (3, 5)])
+def test_the_lstm_cell_is_torchs(lead: tuple[int, ...]) -> None:
+    """Several steps: values, and gradients in the parameters and the inputs."""
+    rng = torch.Generator().manual_seed(0)
+    params = {name: value.double().requires_grad_() for name, value in init_lstm("cell", 3, 6, rng).items()}
+    cell = torch.nn.LSTMCell(3, 6).double()
+    own = {
+        "weight_ih": params["cell.weight_ih"],
+        "weight_hh": params["cell.weight_hh"],
+        "bias_ih": params["cell.bias"],
+        "bias_hh": torch.zeros(24, dtype=torch.float64),
+    }
+    xs = torch.randn(4, *lead, 3, generator=rng, dtype=torch.float64).requires_grad_()
+    found = expected = (torch.randn(2, *lead, 6, generator=rng, dtype=torch.float64)).unbind()
+    for x in xs:
+        found = lstm_cell(params, "cell", x, found)
+        flat = (x.flatten(0, -2), tuple(value.flatten(0, -2) for value in expected))
+        expected = tuple(value.view(*lead, 6) for value in torch.func.functional_call(cell, own, flat))
+    sums = []
+    for ours, torchs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12)
+        sums.append([ours.square().sum(), torchs.square().sum()])
+    leaves = [xs, *params.values()]
+    ours, torchs = (torch.autograd.grad(a + b, leaves) for a, b in zip(*sums, strict=True))
+    for one, other in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_a_fresh_lstm_cell_is_within_its_bound() -> None:
+    params = init_lstm("cell", 3, 25, torch.Generator().manual_seed(0))
+    shapes = {"cell.weight_ih": (100, 3), "cell.weight_hh": (100, 25), "cell.bias": (100,)}
+    assert {name: tuple(value.shape) for name, value in params.items()} == shapes
+    assert all(value.abs().max() <= 1 / 5 for value in params.values())
+    assert params["cell.weight_hh"].std() == pytest.approx(1 / 5 / 3**0.5, rel=0.03)

@@ -4,6 +4,7 @@ Shapes: T tasks, S support examples, Q query examples, B examples of a minibatch
 [*shape], or one per task, [T, *shape].
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -75,6 +76,15 @@ def minibatch(support: Support, size: int | None, step: int) -> Support:
     chosen = torch.cat(passes, 1)[:, start : start + size]  # [T, B]
     task = torch.arange(len(chosen), device=chosen.device)[:, None]
     return Support(support.x[task, chosen], support.y[task, chosen], support.key)
+
+
+def log_sign(x: Tensor, p: float) -> Tensor:
+    """Size and sign of numbers of any magnitude, as inputs of a network: x [...] -> [..., 2].
+
+    (log|x| / p, sign x) where |x| >= e^-p, else (-1, e^p x): Andrychowicz et al. 2016, appendix A. The two meet at
+    |x| = e^-p, so that each is one clamp, and log 0 is never taken.
+    """
+    return torch.stack([x.abs().clamp(min=math.exp(-p)).log() / p, (math.exp(p) * x).clamp(-1, 1)], -1)
 
 
 def predict(

@@ -80,6 +80,9 @@ def test_the_users_own_choice_wins_over_an_algorithms_and_a_tasks() -> None:
     assert config.load_job(["algo=protonet", "model=mlp"]).choices["model"] == "mlp"
     assert config.load_job(["task=omniglot", "model=mlp"]).choices["task"] == "omniglot"
     assert config.load_job(["algo=protonet", "task=omniglot", "model=mlp"]).choices["model"] == "mlp"
+    assert config.load_job(["algo=meta_lstm"]).optimizer.clip_norm == 0.25
+    assert config.load_job(["algo=meta_lstm", "optimizer=adamw"]).choices["optimizer"] == "adamw"
+    assert config.load_job(["algo=meta_lstm", "optimizer.clip_norm=2"]).optimizer.clip_norm == 2
     assert config.load_job(["experiment=maml/sinusoid", "model.hidden=[7]"]).net.hidden == (7,)  # type: ignore[attr-defined]
 
 

@@ -1,0 +1,158 @@
+"""Meta-LSTM.
+
+Sachin Ravi, Hugo Larochelle: "Optimization as a Model for Few-Shot Learning", ICLR 2017.
+
+    theta_t = sigmoid(f_t) theta_{t-1} - sigmoid(i_t) grad L(theta_{t-1}, support)
+    f_t = W_F [h_t, theta_{t-1}, f_{t-1}] + b_F,  i_t = W_I [h_t, theta_{t-1}, i_{t-1}] + b_I,  h_t = LSTM(loss, grad)
+
+The update of an LSTM whose cell state c_t is theta_t, the weights of the network; theta_0 is learned too. Each weight
+is a coordinate with a state of its own, and all share one LSTM. Losses and inner gradients are constants in the
+meta-gradient (the paper's gradient independence assumption), which runs through theta_t and the gates.
+
+Differs from the paper in: as in the authors' code, the gates see their own last value before its sigmoid. That code
+divides the inner gradient by the number of support examples a second time (`gradient_divided_twice=true`), adds 1e-3
+to batch norm's variances (1e-5 here) and averages the unbiased ones. Every update takes the whole support set; the
+code takes one example per class at a time where a model that was trained on more is tested on one. Running statistics
+over the training tasks are kept beside it, for the batch-norm mode `running`; training does not use them.
+
+docs/algorithms.md tells how it relates to the others.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_cli.algorithms import inner_loop
+from metalearn_cli.algorithms.base import (
+    Algorithm,
+    BatchNorm,
+    Meta,
+    Predictor,
+    Update,
+    mean_gradient,
+    require_one_way,
+    require_steps,
+    running_average,
+    task_loss,
+)
+from metalearn_cli.algorithms.inner_loop import log_sign, per_task, slope
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.layers import init_lstm, lstm_cell
+from metalearn_cli.tasks.base import Batch, Support
+
+LEARNER = "learner."  # the prefix of theta_0 among the meta-parameters; a user's module may have an `lstm` of its own
+LOG_RANGE = 10.0  # p of the preprocessing
+
+
+class Gates(NamedTuple):
+    """What the meta-learner remembers of each coordinate, besides the weight itself; P coordinates, H hidden units."""
+
+    lstm: tuple[Tensor, Tensor]  # h, c of the first layer, [T, P, H]
+    forget: Tensor  # f_t before the sigmoid, [T, P]
+    input: Tensor  # i_t before the sigmoid, [T, P]
+
+
+class Adapted(NamedTuple):
+    """The networks of T tasks after some updates."""
+
+    params: Params  # [T, *shape]
+    stats: Params  # batch-norm statistics, averaged over the support passes so far, [T, channels]
+
+
+@dataclass(frozen=True)
+class MetaLSTM(Algorithm):
+    inner_steps: int = 12  # updates in training
+    test_steps: int = 12  # updates at validation and test
+    hidden: int = 20  # units of the first layer
+    bn_momentum: float = 0.95  # weight of the newest support pass in an episode's batch-norm statistics
+    gradient_divided_twice: bool = False  # by the number of support examples, as the authors' code does
+
+    batch_norm = BatchNorm.inductive
+
+    def __post_init__(self) -> None:
+        require_steps(inner_steps=self.inner_steps, test_steps=self.test_steps)
+        if self.hidden < 1:
+            raise UserError(f"algo.hidden={self.hidden} must be at least 1")
+        if not 0 < self.bn_momentum <= 1:
+            raise UserError(f"algo.bn_momentum={self.bn_momentum} must be above 0 and at most 1, e.g. 0.95")
+
+    def init(self, net: Net, rng: torch.Generator) -> Meta:
+        require_one_way("meta_lstm", net.spec)
+        theta = {LEARNER + name: value for name, value in net.init(rng).items()}
+        shapes = {name: value.shape for name, value in init_lstm("lstm", 4, self.hidden, rng).items()}
+        shapes |= {f"{gate}.weight": torch.Size([1, self.hidden + 2]) for gate in ("forget", "input")}
+        gates = {name: 0.02 * torch.rand(shape, generator=rng) - 0.01 for name, shape in shapes.items()}
+        # Open to what was learned, nearly closed to the gradient: gradient descent with a small rate.
+        gates["forget.bias"] = 4 + torch.rand(1, generator=rng)
+        gates["input.bias"] = -5 + torch.rand(1, generator=rng)
+        return Meta(theta | gates, net.init_stats())
+
+    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
+        for adapted in self.inner_loop(net, meta, support, steps):
+            yield partial(predict, net, adapted, meta.buffers, support.x)
+
+    def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Adapted]:
+        """The networks after 0, 1, ... `steps` updates."""
+        like = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
+        params = per_task(like, len(support.key))
+        theta = flatten(params)
+        stats = {name: value.to(theta) for name, value in per_task(net.init_stats(), len(theta)).items()}
+        nothing, start = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
+        gates = Gates((nothing, nothing), start, start)
+        yield Adapted(params, stats)
+        for _ in range(steps):
+            with torch.no_grad():  # constants for the meta-gradient
+                loss, slopes, used = slope(net, params, support, list(params), second_order=False)
+                gradient = flatten(slopes)
+                if self.gradient_divided_twice:
+                    gradient = gradient / support.y.shape[1]
+                stats = {name: value.lerp(used[name].detach(), self.bn_momentum) for name, value in stats.items()}
+            theta, gates = update(meta.params, theta, gates, loss, gradient)
+            params = unflatten(theta, like)
+            yield Adapted(params, stats)
+
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+        *_, adapted = self.inner_loop(net, meta, batch.support, self.inner_steps)
+        out, stats = net(adapted.params, batch.query_x)
+        loss = task_loss(net.spec, out, batch.query_y)
+        return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
+
+
+def update(params: Params, theta: Tensor, gates: Gates, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Gates]:
+    """theta_{t-1} [T, P], its loss [T] and gradient [T, P] -> theta_t, and what the gates remember."""
+    losses = log_sign(loss, LOG_RANGE).unsqueeze(1).expand(-1, theta.shape[1], -1)
+    lstm = lstm_cell(params, "lstm", torch.cat([losses, log_sign(gradient, LOG_RANGE)], -1), gates.lstm)
+
+    def gate(name: str, before: Tensor) -> Tensor:
+        """W [h_t, theta_{t-1}, the gate before] + b, [T, P]."""
+        inputs = torch.cat([lstm[0], theta.unsqueeze(-1), before.unsqueeze(-1)], -1)
+        return F.linear(inputs, params[f"{name}.weight"], params[f"{name}.bias"]).squeeze(-1)
+
+    gates = Gates(lstm, gate("forget", gates.forget), gate("input", gates.input))
+    return torch.sigmoid(gates.forget) * theta - torch.sigmoid(gates.input) * gradient, gates
+
+
+def predict(
+    net: Net, adapted: Adapted, buffers: Params, support_x: Tensor, query_x: Tensor, batch_norm: BatchNorm
+) -> Tensor:
+    """query_x [T, Q, *input] -> out [T, Q, outputs]; inductive: by the statistics averaged within the episode."""
+    if batch_norm is BatchNorm.inductive:
+        return net(adapted.params, query_x, adapted.stats)[0]
+    return inner_loop.predict(net, adapted.params, buffers, support_x, query_x, batch_norm)
+
+
+def flatten(params: Params) -> Tensor:
+    """[T, *shape] of each parameter -> one vector per task, [T, P]."""
+    return torch.cat([value.reshape(len(value), -1) for value in params.values()], 1)
+
+
+def unflatten(theta: Tensor, like: Params) -> Params:
+    """theta [T, P] -> [T, *shape], by the names and shapes of `like` [*shape]."""
+    parts = torch.split(theta, [value.numel() for value in like.values()], 1)
+    return {name: part.view(-1, *value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
