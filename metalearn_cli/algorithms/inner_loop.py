@@ -4,6 +4,7 @@ Shapes: T tasks, S support examples, Q query examples, B examples of a minibatch
 [*shape], or one per task, [T, *shape].
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -58,6 +59,17 @@ def gradient_descent(
         gradient = slope(net, params, support, list(rates), second_order).gradient
         params = params | {name: params[name] - rate * gradient[name] for name, rate in rates.items()}
         yield params
+
+
+def log_sign(x: Tensor, p: float) -> Tensor:
+    """A number of any size as two of size about 1, [..., 2]: (log|x| / p, sign x) where |x| >= e^-p, else (-1, e^p x).
+
+    From Andrychowicz et al. 2016 (arXiv 1606.04474, appendix A), for gradients that differ by orders of magnitude.
+    """
+    size = x.abs()
+    large = size >= math.exp(-p)
+    log = torch.where(large, size, 1.0).log() / p  # 1, for the logarithm of 0 would have no derivative
+    return torch.stack([torch.where(large, log, -1.0), torch.where(large, x.sign(), math.exp(p) * x)], -1)
 
 
 def minibatch(support: Support, size: int | None, step: int) -> Support:

@@ -46,6 +46,18 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
 
+def lstm_cell(params: Params, name: str, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM (torch's LSTMCell): x [..., I] and (h, c) [..., H] each -> the new (h, c).
+
+    weight_ih [4H, I], weight_hh [4H, H] and bias [4H] hold the input, forget, cell and output gate, in this order.
+    """
+    h, c = state
+    weight = torch.cat([params[f"{name}.weight_ih"], params[f"{name}.weight_hh"]], 1)
+    i, f, g, o = F.linear(torch.cat([x, h], -1), weight, params[f"{name}.bias"]).chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
 def conv3x3(params: Params, name: str, x: Tensor, tasks: int, stride: int) -> Tensor:
     """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, 3, 3] or [T, O, C, 3, 3], no bias."""
     weight = params[f"{name}.weight"]
@@ -92,3 +104,10 @@ def init_linear(inputs: int, outputs: int, std: float | None, rng: torch.Generat
     bound = 1 / math.sqrt(inputs)
     uniform = torch.rand(outputs, inputs + 1, generator=rng) * (2 * bound) - bound
     return uniform[:, :-1].contiguous(), uniform[:, -1].contiguous()
+
+
+def init_lstm(name: str, inputs: int, hidden: int, rng: torch.Generator) -> Params:
+    """The parameters of `lstm_cell`, uniform within 1/sqrt(hidden) (torch's own)."""
+    shapes = {"weight_ih": (4 * hidden, inputs), "weight_hh": (4 * hidden, hidden), "bias": (4 * hidden,)}
+    bound = 1 / math.sqrt(hidden)
+    return {f"{name}.{part}": bound * (2 * torch.rand(shape, generator=rng) - 1) for part, shape in shapes.items()}
