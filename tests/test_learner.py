@@ -5,7 +5,9 @@ import torch
 from problems import images, points
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, Update
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Update
+from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
+from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer, Preprocess
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
@@ -15,8 +17,11 @@ from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Method, Optimizer, Schedule
 from metalearn_cli.tasks.base import Batch
 
+LEARNED = LearnedOptimizer((4,), Preprocess.log_sign, scale=0.1, batch_size=4, unroll=2, horizon=6, test_steps=3)
+HAND = HandOptimizer(rates=(0.001, 0.01, 1e9), batch_size=4, horizon=4, test_steps=3)
 
-def learner(algorithm: MAML | ProtoNet, optimizer: Optimizer, chunk: int | None = None, seed: int = 0) -> Learner:
+
+def learner(algorithm: Algorithm, optimizer: Optimizer, chunk: int | None = None, seed: int = 0) -> Learner:
     net = Conv4(images()[0], filters=3)
     rng = torch.Generator().manual_seed(seed)
     return Learner(algorithm, net, optimizer, rng, dtype=torch.float64, tasks_per_chunk=chunk)
@@ -26,9 +31,9 @@ def snapshot(trained: Learner) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in trained.state_dict().items()}
 
 
-@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1, inner_steps=2), ProtoNet()])
+@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1, inner_steps=2), ProtoNet(), LEARNED, HAND])
 @pytest.mark.parametrize("chunk", [1, 2, 3])
-def test_chunks_change_nothing(algorithm: MAML | ProtoNet, chunk: int) -> None:
+def test_chunks_change_nothing(algorithm: Algorithm, chunk: int) -> None:
     """Five tasks, so that chunks of 2 and 3 leave a smaller last one."""
     whole, cut = learner(algorithm, Optimizer()), learner(algorithm, Optimizer(), chunk)
     for step in range(3):
@@ -45,7 +50,7 @@ def test_chunks_change_nothing(algorithm: MAML | ProtoNet, chunk: int) -> None:
         torch.testing.assert_close(a.metric, b.metric)
 
 
-@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1), ProtoNet()])
+@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1), ProtoNet(), LEARNED, HAND])
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -55,7 +60,7 @@ def test_chunks_change_nothing(algorithm: MAML | ProtoNet, chunk: int) -> None:
         Optimizer(Method.sgd, lr=0.1, momentum=0.9, schedule=Schedule.linear, schedule_steps=6, clip_value=1e-3),
     ],
 )
-def test_a_state_that_was_loaded_goes_on_with_the_same_bits(algorithm: MAML | ProtoNet, optimizer: Optimizer) -> None:
+def test_a_state_that_was_loaded_goes_on_with_the_same_bits(algorithm: Algorithm, optimizer: Optimizer) -> None:
     straight, first, second = (learner(algorithm, optimizer, seed=seed) for seed in (0, 0, 1))
     for step in range(6):
         straight.step(images(seed=step)[1], step)
@@ -136,8 +141,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing_either(monkeypatch: pytes
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1), ProtoNet()])
-def test_query_labels_never_change_a_prediction(algorithm: MAML | ProtoNet) -> None:
+@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1), ProtoNet(), LEARNED, HAND])
+def test_query_labels_never_change_a_prediction(algorithm: Algorithm) -> None:
     trained = learner(algorithm, Optimizer())
     _, batch = images()
     shifted = batch._replace(query_y=(batch.query_y + 1) % 3)
@@ -149,8 +154,8 @@ def test_query_labels_never_change_a_prediction(algorithm: MAML | ProtoNet) -> N
         torch.testing.assert_close(found[:, -1], (right == b.query_y).double().mean(1))
 
 
-@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1, test_steps=2), ProtoNet()])
-def test_random_labels_give_chance(algorithm: MAML | ProtoNet) -> None:
+@pytest.mark.parametrize("algorithm", [MAML(inner_lr=0.1, test_steps=2), ProtoNet(), LEARNED, HAND])
+def test_random_labels_give_chance(algorithm: Algorithm) -> None:
     trained = learner(algorithm, Optimizer())
     _, batch = images(tasks=400, query=5)
     rng = torch.Generator().manual_seed(5)

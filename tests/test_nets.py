@@ -9,6 +9,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
 from metalearn_cli.nets.layers import EPSILON, fold, unfold
+from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Spec
 
@@ -21,7 +22,10 @@ NETS = [
     Conv4(IMAGES._replace(input_shape=(1, 16, 16)), filters=1),
     MLP(POINTS),
     MLP(POINTS, hidden=(7, 5), activation=Activation.tanh, init_std=0.5),
+    MLP(POINTS, hidden=(7,), activation=Activation.sigmoid),
     MLP(IMAGES, hidden=(6,), batch_norm=True),
+    Linear(IMAGES),
+    Linear(POINTS, bias=True),
 ]
 
 
@@ -45,8 +49,10 @@ def reference(net: Net, params: Params, x: Tensor, stats: Params | None) -> Tens
         for layer in range(1, len(net.hidden) + 1):
             x = F.linear(x, params[f"layer{layer}.weight"], params.get(f"layer{layer}.bias"))
             x = normalise(x, f"norm{layer}") if net.batch_norm else x
-            x = F.relu(x) if net.activation is Activation.relu else torch.tanh(x)
-    return F.linear(x, params["head.weight"], params["head.bias"])
+            x = {"relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}[net.activation.name](x)
+    else:
+        x = x.flatten(1)
+    return F.linear(x, params["head.weight"], params.get("head.bias"))
 
 
 def problem(net: Net, tasks: int, batch: int, per_task: bool) -> tuple[Params, Tensor]:

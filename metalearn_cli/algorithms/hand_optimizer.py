@@ -8,7 +8,8 @@ arXiv 1606.04474, section 3: "for each of these optimizers and each problem we t
 d_t is the direction of stochastic gradient descent, RMSprop (Hinton 2012), Adam (Kingma and Ba 2015, arXiv 1412.6980)
 or Nesterov's momentum (Sutskever et al. 2013), as torch.optim has them, with its other settings. Each meta-batch is
 optimised with every candidate at once, from the same starts and on the same minibatches as the learned optimizer. No
-meta-parameter gets a gradient: what is learned is the sum of each candidate's final losses.
+meta-parameter gets a gradient: what is learned is the sum of each candidate's final losses. The loss that is reported
+is that of the rate which was the best before these tasks, at first the first one.
 
 Differs from the paper in: the grid of candidates, which the paper does not name. Where a candidate diverges its loss
 counts as `WORST`, so that it can neither win nor stop the run.
@@ -97,12 +98,11 @@ class HandOptimizer(Algorithm):
         *_, theta = self.descend(optimizee, rates, self.horizon)
         final = optimizee.slope(theta, self.horizon)
         loss = final.loss.nan_to_num(WORST, WORST).clamp(max=WORST).view(tasks, candidates)
-        total = meta.buffers["final_loss"] + loss.mean(0)
-        best = total.argmin()
+        best = meta.buffers["final_loss"].argmin()  # before these tasks, so that every chunk of them takes the same
         stats = {name: value.view(tasks, candidates, -1)[:, best] for name, value in final.stats.items()}
         averages = running_average(meta.buffers, stats)
         kept = {name: torch.where(value.isfinite(), value, meta.buffers[name]) for name, value in averages.items()}
-        return Update({}, loss[:, best], kept | {"final_loss": total})
+        return Update({}, loss[:, best], kept | {"final_loss": meta.buffers["final_loss"] + loss.mean(0)})
 
     def descend(self, optimizee: Optimizee, rate: Tensor, steps: int) -> Iterator[Tensor]:
         """theta_0, theta_1, ... theta_steps, [N, P] each; rate [] or [N, 1]."""

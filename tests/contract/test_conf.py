@@ -69,8 +69,15 @@ def built_or_refused(job: config.Job) -> Learner | None:
 @pytest.mark.parametrize(("algo", "task"), PAIRS)
 @pytest.mark.usefixtures("packed_omniglot")
 def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: str, task: str) -> None:
-    small = {"omniglot": ["model.filters=4", "task.query=2"], "sinusoid": ["model.hidden=[8]"]}
-    job = config.load_job([f"algo={algo}", f"task={task}", *small.get(task, []), "tasks_per_step=2"])
+    small = {
+        "omniglot": ["model.filters=4", "task.query=2"],
+        "quadratics": ["task.dimension=3"],
+        "sinusoid": ["model.hidden=[8]"],
+        "learned_optimizer": ["algo.unroll=5", "algo.horizon=10"],
+        "hand_optimizer": ["algo.horizon=5"],
+    }
+    overrides = [f"algo={algo}", f"task={task}", *small.get(task, []), *small.get(algo, []), "tasks_per_step=2"]
+    job = config.load_job(overrides)
     if (learner := built_or_refused(job)) is None:
         return
     before = {name: value.clone() for name, value in learner.state_dict().items()}
