@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, Meta, Update
+from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
+from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer, Preprocess
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.matching import Matching
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
@@ -24,6 +26,8 @@ ALGORITHMS: list[Algorithm] = [
     ProtoNet(),
     Matching(fce=True, reads=2, learn_temperature=True, test_steps=2, fine_tune_lr=0.1),
     Reptile(inner_steps=3, inner_batch=4, test_steps=2),
+    LearnedOptimizer((4,), Preprocess.log_sign, scale=0.1, batch_size=4, unroll=2, horizon=6, test_steps=3),
+    HandOptimizer(rates=(0.001, 0.01, 1e9), batch_size=4, horizon=4, test_steps=3),
 ]
 
 

@@ -1,9 +1,12 @@
 """What the algorithms with an inner loop share."""
 
+import math
+
+import pytest
 import torch
 from problems import images, points
 
-from metalearn_cli.algorithms.inner_loop import gradient_descent, minibatch, per_task, slope
+from metalearn_cli.algorithms.inner_loop import gradient_descent, log_sign, minibatch, per_task, slope
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Support
 
@@ -82,3 +85,18 @@ def test_parameters_without_a_rate_stay_as_they_are() -> None:
     assert end.keys() == params.keys()
     for name, value in params.items():
         assert torch.equal(end[name], value.expand_as(end[name])) is (name != "head.bias")
+
+
+@pytest.mark.parametrize("p", [5.0, 10.0])
+def test_log_sign_is_continuous_and_as_the_paper_has_it(p: float) -> None:
+    edge = math.exp(-p)
+    x = torch.tensor([1.0, -1.0, math.e, edge, -edge, edge / 2, -edge / 2, 0.0], dtype=torch.float64)
+    expected = [[0, 1], [0, -1], [1 / p, 1], [-1, 1], [-1, -1], [-1, 0.5], [-1, -0.5], [-1, 0]]
+    torch.testing.assert_close(log_sign(x, p), torch.tensor(expected, dtype=torch.float64))
+    below = log_sign(x[3:5] * (1 - 1e-12), p)
+    torch.testing.assert_close(below, log_sign(x[3:5] * (1 + 1e-12), p))
+    assert torch.equal(log_sign(torch.tensor([-1e-300, 1e300]).double(), p)[:, 0] > 0, torch.tensor([False, True]))
+    assert log_sign(torch.zeros(2, 3), p).shape == (2, 3, 2)
+    x.requires_grad_()
+    (derivative,) = torch.autograd.grad(log_sign(x, p).sum(), x)
+    assert torch.isfinite(derivative).all()

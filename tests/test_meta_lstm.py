@@ -9,7 +9,6 @@ from problems import along, finite_difference, images, init, one_task, points, r
 from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
-from metalearn_cli.algorithms.inner_loop import log_sign
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.meta_lstm import LEARNER, MetaLSTM
 from metalearn_cli.errors import UserError
@@ -257,21 +256,6 @@ def test_it_begins_near_gradient_descent_with_a_small_rate() -> None:
     assert own["lstm.weight_hh"].std() == pytest.approx(0.01 / 3**0.5, rel=0.05)
     fresh = Conv4(spec, filters=3).init(torch.Generator().manual_seed(0))
     assert all(torch.equal(params[LEARNER + name], value) for name, value in fresh.items())
-
-
-def test_log_and_sign_of_any_number() -> None:
-    edge = math.exp(-10)
-    numbers = [0.0, edge, -edge, edge / 2, -edge / 4, 1.0, -math.e, math.exp(5), -1e-300, 1e300]
-    size = [-1, -1, -1, -1, -1, 0, 0.1, 0.5, -1, math.log(1e300) / 10]
-    sign = [0, 1, -1, 0.5, -0.25, 1, -1, 1, -1e-300 / edge, 1]
-    expected = torch.tensor([size, sign], dtype=torch.float64).T
-    found = log_sign(torch.tensor(numbers, dtype=torch.float64), 10.0)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert log_sign(torch.zeros(2, 3), 10.0).shape == (2, 3, 2)
-    x = torch.tensor([0.0, 1e-45, -1.0], requires_grad=True)
-    log_sign(x, 10.0).sum().backward()  # type: ignore[no-untyped-call]
-    assert x.grad is not None
-    assert torch.isfinite(x.grad).all()
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["learned", "held"])

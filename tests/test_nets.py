@@ -9,6 +9,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
 from metalearn_cli.nets.layers import EPSILON, fold, init_lstm, lstm_cell, unfold
+from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Spec
 
@@ -21,7 +22,10 @@ NETS = [
     Conv4(IMAGES._replace(input_shape=(1, 16, 16)), filters=1),
     MLP(POINTS),
     MLP(POINTS, hidden=(7, 5), activation=Activation.tanh, init_std=0.5),
+    MLP(POINTS, hidden=(7,), activation=Activation.sigmoid),
     MLP(IMAGES, hidden=(6,), batch_norm=True),
+    Linear(IMAGES),
+    Linear(POINTS, bias=True),
 ]
 
 
@@ -45,8 +49,10 @@ def reference(net: Net, params: Params, x: Tensor, stats: Params | None) -> Tens
         for layer in range(1, len(net.hidden) + 1):
             x = F.linear(x, params[f"layer{layer}.weight"], params.get(f"layer{layer}.bias"))
             x = normalise(x, f"norm{layer}") if net.batch_norm else x
-            x = F.relu(x) if net.activation is Activation.relu else torch.tanh(x)
-    return F.linear(x, params["head.weight"], params["head.bias"])
+            x = {"relu": F.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}[net.activation.name](x)
+    else:
+        x = x.flatten(1)
+    return F.linear(x, params["head.weight"], params.get("head.bias"))
 
 
 def problem(net: Net, tasks: int, batch: int, per_task: bool) -> tuple[Params, Tensor]:
@@ -128,34 +134,6 @@ def test_initialisation_is_the_keys_alone_and_has_the_stated_spread() -> None:
     assert default["layer2.weight"].std() == pytest.approx(1 / 20 / 3**0.5, rel=0.02)
 
 
-def test_the_lstm_cell_is_torchs_own() -> None:
-    """Three steps on two leading dimensions, values and gradients."""
-    rng = torch.Generator().manual_seed(0)
-    params = {k: v.double().requires_grad_() for k, v in init_lstm("cell", 5, 7, rng).items()}
-    cell = torch.nn.LSTMCell(5, 7, dtype=torch.float64)
-    cell.load_state_dict(
-        {
-            "weight_ih": params["cell.weight_ih"],
-            "weight_hh": params["cell.weight_hh"],
-            "bias_ih": params["cell.bias"],
-            "bias_hh": torch.zeros(28),
-        }
-    )
-    xs, state = (
-        torch.randn(3, 2, 4, 5, generator=rng, dtype=torch.float64),
-        torch.randn(2, 2, 4, 7, generator=rng, dtype=torch.float64),
-    )
-    found, expected = (state[0], state[1]), (state[0].flatten(0, 1), state[1].flatten(0, 1))
-    for x in xs:
-        found, expected = lstm_cell(params, "cell", x, found), cell(x.flatten(0, 1), expected)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a.flatten(0, 1), b, rtol=1e-12, atol=1e-12)
-    ours = torch.autograd.grad(found[0].square().sum(), list(params.values()))
-    torchs = torch.autograd.grad(expected[0].square().sum(), [cell.weight_ih, cell.weight_hh, cell.bias_ih])
-    for a, b in zip(ours, torchs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-
-
 def test_an_lstm_starts_uniform_within_one_over_the_root_of_its_size() -> None:
     params = init_lstm("cell", 30, 100, torch.Generator().manual_seed(0))
     assert {name: value.shape for name, value in params.items()} == {
@@ -202,11 +180,3 @@ def test_the_lstm_cell_is_torchs(lead: tuple[int, ...]) -> None:
     ours, torchs = (torch.autograd.grad(a + b, leaves) for a, b in zip(*sums, strict=True))
     for one, other in zip(ours, torchs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
-
-
-def test_a_fresh_lstm_cell_is_within_its_bound() -> None:
-    params = init_lstm("cell", 3, 25, torch.Generator().manual_seed(0))
-    shapes = {"cell.weight_ih": (100, 3), "cell.weight_hh": (100, 25), "cell.bias": (100,)}
-    assert {name: tuple(value.shape) for name, value in params.items()} == shapes
-    assert all(value.abs().max() <= 1 / 5 for value in params.values())
-    assert params["cell.weight_hh"].std() == pytest.approx(1 / 5 / 3**0.5, rel=0.03)

@@ -1,7 +1,7 @@
 """What the algorithms with an inner loop share: steps on the support set of every task at once, and predicting after.
 
-Shapes: T tasks, S support examples, Q query examples, B examples of a minibatch. A parameter is shared by all tasks,
-[*shape], or one per task, [T, *shape].
+Shapes: T tasks, S support examples, Q query examples, B examples of a minibatch, P coordinates (weights) of a network.
+A parameter is shared by all tasks, [*shape], or one per task, [T, *shape].
 """
 
 import math
@@ -76,6 +76,17 @@ def minibatch(support: Support, size: int | None, step: int) -> Support:
     chosen = torch.cat(passes, 1)[:, start : start + size]  # [T, B]
     task = torch.arange(len(chosen), device=chosen.device)[:, None]
     return Support(support.x[task, chosen], support.y[task, chosen], support.key)
+
+
+def flatten(params: Params) -> Tensor:
+    """[T, *shape] of each parameter -> all coordinates of a task as one vector, [T, P]."""
+    return torch.cat([value.reshape(len(value), -1) for value in params.values()], 1)
+
+
+def unflatten(theta: Tensor, shapes: Mapping[str, torch.Size]) -> Params:
+    """theta [T, P] -> [T, *shape] by name."""
+    parts = torch.split(theta, [shape.numel() for shape in shapes.values()], 1)
+    return {name: part.view(-1, *shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
 
 
 def log_sign(x: Tensor, p: float) -> Tensor:

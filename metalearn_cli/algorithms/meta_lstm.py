@@ -40,7 +40,7 @@ from metalearn_cli.algorithms.base import (
     running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.inner_loop import log_sign, per_task, slope
+from metalearn_cli.algorithms.inner_loop import flatten, log_sign, per_task, slope, unflatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
@@ -99,12 +99,13 @@ class MetaLSTM(Algorithm):
 
     def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Adapted]:
         """The networks after 0, 1, ... `steps` updates."""
-        like = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
-        params = per_task(like, len(support.key))
+        start = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
+        shapes = {name: value.shape for name, value in start.items()}
+        params = per_task(start, len(support.key))
         theta = flatten(params)
         stats = {name: value.to(theta) for name, value in per_task(net.init_stats(), len(theta)).items()}
-        nothing, start = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
-        gates = Gates((nothing, nothing), start, start)
+        hidden, gate = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
+        gates = Gates((hidden, hidden), gate, gate)
         yield Adapted(params, stats)
         for _ in range(steps):
             with torch.no_grad():  # constants for the meta-gradient
@@ -114,7 +115,7 @@ class MetaLSTM(Algorithm):
                     gradient = gradient / support.y.shape[1]
                 stats = {name: value.lerp(used[name].detach(), self.bn_momentum) for name, value in stats.items()}
             theta, gates = update(meta.params, theta, gates, loss, gradient)
-            params = unflatten(theta, like)
+            params = unflatten(theta, shapes)
             yield Adapted(params, stats)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
@@ -145,14 +146,3 @@ def predict(
     if batch_norm is BatchNorm.inductive:
         return net(adapted.params, query_x, adapted.stats)[0]
     return inner_loop.predict(net, adapted.params, buffers, support_x, query_x, batch_norm)
-
-
-def flatten(params: Params) -> Tensor:
-    """[T, *shape] of each parameter -> one vector per task, [T, P]."""
-    return torch.cat([value.reshape(len(value), -1) for value in params.values()], 1)
-
-
-def unflatten(theta: Tensor, like: Params) -> Params:
-    """theta [T, P] -> [T, *shape], by the names and shapes of `like` [*shape]."""
-    parts = torch.split(theta, [value.numel() for value in like.values()], 1)
-    return {name: part.view(-1, *value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}

@@ -5,11 +5,11 @@ hidden=[256,128,64,64], batch_norm=true, gamma=false.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
@@ -21,6 +21,11 @@ from metalearn_cli.tasks.base import Spec
 class Activation(Enum):
     relu = "relu"
     tanh = "tanh"
+    sigmoid = "sigmoid"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        function: Callable[[Tensor], Tensor] = getattr(torch, self.value)
+        return function(x)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class MLP(Net):
             if self.batch_norm:
                 x, layer_stats = batch_norm(params, f"norm{layer}", x, len(x), stats)
                 used |= layer_stats
-            x = F.relu(x) if self.activation is Activation.relu else torch.tanh(x)
+            x = self.activation(x)
         return x, used
 
     def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:

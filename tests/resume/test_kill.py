@@ -19,10 +19,18 @@ SINUSOID = ["task=sinusoid", "algo=maml", "tasks_per_step=4", "model.hidden=[8,8
 OMNIGLOT = ["task=omniglot", "model.filters=4", "task.query=2", "steps=40"]
 MATCHING = ["algo=matching", "algo.fce=true", "algo.reads=1", "algo.learn_temperature=true", "algo.test_steps=1"]
 META_LSTM = ["algo=meta_lstm", "algo.inner_steps=2", "algo.test_steps=2", "algo.hidden=4", "tasks_per_step=2"]
+QUADRATICS = ["task=quadratics", "task.dimension=3", "tasks_per_step=4", "algo.test_steps=4", "save_every=5"]
 COMMON = ["name=run", "threads=1", "log_every=5", "eval_episodes=8", "test_episodes=16"]
 CASES = {
     "maml on sinusoid": [*SINUSOID, "save_every=10", "eval_every=30"],
     "maml on omniglot": [*OMNIGLOT, "algo=maml", "tasks_per_step=2", "save_every=2", "eval_every=6"],
+    "learned optimizer on quadratics": [
+        *(*QUADRATICS, "algo=learned_optimizer", "algo.hidden=[4]", "algo.unroll=3", "algo.horizon=9"),
+        *("algo.batch_size=2", "steps=150", "eval_every=15"),
+    ],
+    "hand optimizer on quadratics": [
+        *(*QUADRATICS, "algo=hand_optimizer", "algo.horizon=9", "steps=200", "eval_every=15"),
+    ],
     "protonet on omniglot": [*OMNIGLOT, "algo=protonet", "save_every=2", "eval_every=6"],
     "matching on omniglot": [*OMNIGLOT, *MATCHING, "save_every=2", "eval_every=6"],
     "meta_lstm on omniglot": [*OMNIGLOT, *META_LSTM, "save_every=2", "eval_every=6"],

@@ -1,0 +1,137 @@
+"""Optimizers made by hand, the baselines of the learned one, with their rate tuned on the training tasks.
+
+Marcin Andrychowicz et al.: "Learning to learn by gradient descent by gradient descent", NeurIPS 2016,
+arXiv 1606.04474, section 3: "for each of these optimizers and each problem we tuned the learning rate".
+
+    theta_{t+1} = theta_t - rate * d_t(grad f(theta_t), ...),   rate = argmin over `rates` of E_f f(theta_horizon)
+
+d_t is the direction of stochastic gradient descent, RMSprop (Hinton 2012), Adam (Kingma and Ba 2015, arXiv 1412.6980)
+or Nesterov's momentum (Sutskever et al. 2013), as torch.optim has them, with its other settings. Each meta-batch is
+optimised with every candidate at once, from the same starts and on the same minibatches as the learned optimizer. No
+meta-parameter gets a gradient: what is learned is the sum of each candidate's final losses. The loss that is reported
+is that of the rate which was the best before these tasks, at first the first one.
+
+Differs from the paper in: the grid of candidates, which the paper does not name. Where a candidate diverges its loss
+counts as `WORST`, so that it can neither win nor stop the run.
+
+docs/algorithms.md tells how it relates to the others.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import (
+    Algorithm,
+    BatchNorm,
+    Meta,
+    Predictor,
+    Update,
+    require_one_way,
+    require_steps,
+    running_average,
+)
+from metalearn_cli.algorithms.inner_loop import predict
+from metalearn_cli.algorithms.optimizee import Optimizee, require_optimizee
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net
+from metalearn_cli.tasks.base import Batch, Support
+
+WORST = 1e6  # the loss of a candidate that diverged
+
+
+class Method(Enum):
+    sgd = "sgd"
+    rmsprop = "rmsprop"
+    adam = "adam"
+    nesterov = "nesterov"
+
+
+class Position(NamedTuple):
+    """How far the optimizees have come; N of them, [N, P] each."""
+
+    theta: Tensor
+    first: Tensor  # the average of the gradients: momentum
+    second: Tensor  # the average of their squares
+    step: int  # t
+
+
+@dataclass(frozen=True)
+class HandOptimizer(Algorithm):
+    method: Method = Method.adam
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # the candidates, R
+    start_std: float = 0.01  # theta_0 ~ N(0, start_std^2)
+    batch_size: int | None = None  # support examples per step; null: all of them
+    horizon: int = 100  # steps on one optimizee in training
+    test_steps: int = 100  # steps at validation and test
+
+    batch_norm = BatchNorm.transductive
+
+    def __post_init__(self) -> None:
+        require_steps(horizon=self.horizon, test_steps=self.test_steps)
+        require_optimizee(self.start_std, self.batch_size)
+        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
+            raise UserError(f"algo.rates={list(self.rates)} must be finite numbers above 0, e.g. [0.001,0.01,0.1]")
+
+    def init(self, net: Net, rng: torch.Generator) -> Meta:
+        require_one_way("hand_optimizer", net.spec)
+        return Meta({}, net.init_stats() | {"final_loss": torch.zeros(len(self.rates))})
+
+    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
+        """With the best rate so far; before any training the first one."""
+        optimizee = Optimizee(net, support, self.batch_size)
+        rate = self._rates(meta.buffers["final_loss"])[meta.buffers["final_loss"].argmin()]
+        for theta in self.descend(optimizee, rate, steps):
+            yield partial(predict, net, optimizee.parameters(theta), meta.buffers, support.x)
+
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+        tasks, candidates = len(batch.key), len(self.rates)
+        every = Support(*(value.repeat_interleave(candidates, 0) for value in batch.support))  # [T * R, ...]
+        optimizee = Optimizee(net, every, self.batch_size)
+        rates = self._rates(meta.buffers["final_loss"]).repeat(tasks)[:, None]
+        *_, theta = self.descend(optimizee, rates, self.horizon)
+        final = optimizee.slope(theta, self.horizon)
+        loss = final.loss.nan_to_num(WORST, WORST).clamp(max=WORST).view(tasks, candidates)
+        best = meta.buffers["final_loss"].argmin()  # before these tasks, so that every chunk of them takes the same
+        stats = {name: value.view(tasks, candidates, -1)[:, best] for name, value in final.stats.items()}
+        averages = running_average(meta.buffers, stats)
+        kept = {name: torch.where(value.isfinite(), value, meta.buffers[name]) for name, value in averages.items()}
+        return Update({}, loss[:, best], kept | {"final_loss": meta.buffers["final_loss"] + loss.mean(0)})
+
+    def descend(self, optimizee: Optimizee, rate: Tensor, steps: int) -> Iterator[Tensor]:
+        """theta_0, theta_1, ... theta_steps, [N, P] each; rate [] or [N, 1]."""
+        theta = optimizee.start(self.start_std)
+        at = Position(theta, torch.zeros_like(theta), torch.zeros_like(theta), 0)
+        for left in range(steps, -1, -1):
+            yield at.theta
+            if left:
+                at = self.advance(at, optimizee.slope(at.theta, at.step).gradient, rate)
+
+    def advance(self, at: Position, gradient: Tensor, rate: Tensor) -> Position:
+        """One step on gradient [N, P], with the other settings of torch.optim."""
+        theta, first, second, step = at
+        match self.method:
+            case Method.sgd:
+                direction = gradient
+            case Method.nesterov:
+                first = 0.9 * first + gradient
+                direction = gradient + 0.9 * first
+            case Method.rmsprop:
+                second = 0.99 * second + 0.01 * gradient.square()
+                direction = gradient / (second.sqrt() + 1e-8)
+            case Method.adam:
+                first = 0.9 * first + 0.1 * gradient
+                second = 0.999 * second + 0.001 * gradient.square()
+                unbiased = (second / (1 - 0.999 ** (step + 1))).sqrt()
+                direction = first / (1 - 0.9 ** (step + 1)) / (unbiased + 1e-8)
+        return Position(theta - rate * direction, first, second, step + 1)
+
+    def _rates(self, like: Tensor) -> Tensor:
+        """The candidates [R], on the device and in the precision of `like`."""
+        return torch.tensor(self.rates, dtype=like.dtype, device=like.device)

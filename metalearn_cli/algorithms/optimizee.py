@@ -1,0 +1,72 @@
+"""What an optimizer is learned or tuned on: the loss of a network, as a function of all its parameters in one vector.
+
+Shapes: T tasks, S support examples, P parameters of the network (its coordinates).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.inner_loop import flatten, minibatch, slope, unflatten
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.seeding import uniform
+from metalearn_cli.tasks.base import Support
+
+_START = -1  # the salt of the start; those of the minibatches are the numbers of their passes, 0 and above
+
+
+class Slope(NamedTuple):
+    """f(theta) of each task and its gradient, both constants."""
+
+    loss: Tensor  # [T]
+    gradient: Tensor  # [T, P]
+    stats: Params  # the batch-norm statistics that were used
+
+
+class Optimizee:
+    """f(theta) of T tasks, theta [T, P]: the mean loss of `net` on the support set, or on a minibatch of it a step."""
+
+    def __init__(self, net: Net, support: Support, batch_size: int | None) -> None:
+        """`batch_size` examples of each support set, other ones at every step; None: all of them."""
+        self.net, self.support, self.batch_size = net, support, batch_size
+        self.shapes = {name: value.shape for name, value in net.init(torch.Generator()).items()}  # its values: unused
+
+    def start(self, std: float) -> Tensor:
+        """theta_0 [T, P] ~ N(0, std^2) from each task's key; only batch norm starts as always, gamma 1 and beta 0."""
+        normal = std * _normal(self.support.key, sum(shape.numel() for shape in self.shapes.values()))
+        start = self.parameters(normal.to(self.support.x.dtype))
+        for norm in {name.rpartition(".")[0] for name in self.net.init_stats()}:
+            start |= {
+                f"{norm}.{part}": torch.full_like(start[f"{norm}.{part}"], value)
+                for part, value in (("weight", 1), ("bias", 0))
+                if f"{norm}.{part}" in start
+            }
+        return flatten(start)
+
+    def parameters(self, theta: Tensor) -> Params:
+        """theta [T, P] -> the network's parameters, [T, *shape]."""
+        return unflatten(theta, self.shapes)
+
+    @torch.no_grad()
+    def slope(self, theta: Tensor, step: int) -> Slope:
+        """f(theta) and its gradient on the minibatch of step `step`, counted from 0."""
+        support = minibatch(self.support, self.batch_size, step)
+        loss, gradient, stats = slope(self.net, self.parameters(theta), support, list(self.shapes), second_order=False)
+        return Slope(loss, flatten(gradient), stats)
+
+
+def _normal(key: Tensor, count: int) -> Tensor:
+    """Standard normal numbers of each task's own, by the transform of Box and Muller: key [T] -> [T, count]."""
+    radius, angle = uniform(key, _START, shape=(2, count)).unbind(1)
+    return torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)
+
+
+def require_optimizee(start_std: float, batch_size: int | None) -> None:
+    """Refuse a start or a minibatch that makes no sense."""
+    if not 0 <= start_std < math.inf:
+        raise UserError(f"algo.start_std={start_std} must be a finite number, 0 or above, e.g. 0.01")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"algo.batch_size={batch_size} must be at least 1, or null for the whole support set")

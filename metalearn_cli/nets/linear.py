@@ -1,0 +1,30 @@
+"""A linear model; images are flattened. Without bias it is theta of the quadratics, with one logistic regression."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.layers import init_linear, linear
+from metalearn_cli.tasks.base import Spec
+
+
+@dataclass(frozen=True)
+class Linear(Net):
+    spec: Spec
+    bias: bool = False
+
+    def init(self, rng: torch.Generator) -> Params:
+        weight, bias = init_linear(math.prod(self.spec.input_shape), self.spec.outputs, None, rng)
+        return {"head.weight": weight} | ({"head.bias": bias} if self.bias else {})
+
+    def init_stats(self) -> Params:
+        return {}
+
+    def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+        return x.flatten(2), {}
+
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+        return linear(params, "head", x.flatten(2)), {}

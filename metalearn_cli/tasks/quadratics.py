@@ -1,0 +1,64 @@
+"""Random quadratic functions, the synthetic problem of Andrychowicz et al. 2016 (arXiv 1606.04474, section 4.1).
+
+f(theta) = ||W theta - y||^2 with W [D, D] and y [D]. It is linear regression: the examples are the rows of W and the
+targets y, both times sqrt(D), so that the mean squared error of a linear model without bias (`model=linear`) is f
+itself. The support and the query set are the same D examples: what is sought is the minimum of f.
+
+The paper draws W and y from a normal distribution, f(0) = 10 on average; its code from U[0, 1), f(0) = 3.33. The three
+splits are three independent streams of tasks from the same family.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys
+
+
+class Entries(Enum):
+    """The distribution of each number in W and y."""
+
+    gaussian = "gaussian"  # N(0, 1), the paper's
+    uniform = "uniform"  # U[0, 1), the authors' code's
+
+
+@dataclass(frozen=True)
+class Quadratics(TaskDistribution):
+    dimension: int = 10  # D
+    entries: Entries = Entries.gaussian
+
+    def __post_init__(self) -> None:
+        if self.dimension < 1:
+            raise UserError(f"task.dimension={self.dimension} must be at least 1")
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(input_shape=(self.dimension,), outputs=1, train_outputs=1, kind="values")
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return ("train", "val", "test")
+
+    @property
+    def fingerprint(self) -> str:
+        return f"quadratics: ||W theta - y||^2, {self.entries.name} entries"
+
+    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        return {
+            "w": self._draw_entries(tasks, self.dimension, self.dimension, rng=rng),
+            "y": self._draw_entries(tasks, self.dimension, 1, rng=rng),
+            "key": draw_keys(tasks, rng),
+        }
+
+    def _draw_entries(self, *shape: int, rng: torch.Generator) -> Tensor:
+        draw = torch.randn if self.entries is Entries.gaussian else torch.rand
+        return draw(shape, generator=rng)
+
+    def gather(self, draw: Draw, device: torch.device) -> Batch:
+        w, y, key = (draw[name].to(device) for name in ("w", "y", "key"))
+        w, y = math.sqrt(self.dimension) * w, math.sqrt(self.dimension) * y  # the mean over D rows undoes the square
+        return Batch(w, y, w, y, key)
