@@ -58,3 +58,14 @@ def run_keys() -> list[str]:
     """The keys of conf/config.yaml."""
     node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
     return [key for key in node if key != "defaults"]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"algo": {"inner_lr": 0.1}} -> {"algo.inner_lr": 0.1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -5,7 +5,6 @@ The values stand in conf/, the types and ranges in the classes: each group of th
 """
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import re
@@ -26,6 +25,7 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
 from metalearn_cli.errors import UserError
 from metalearn_cli.metrics import parse_expectation
+from metalearn_cli.mistakes import composition_sentence, describe, nearest
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.module import ModuleNet, module_net
 from metalearn_cli.optimizer import Optimizer
@@ -124,14 +124,14 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
         if not key:
             raise UserError(f"{override!r} is not of the form key=value")
         if key in (*GROUPS, *PRESETS) and not (value in list_choices(key) or (value == "null" and key in PRESETS)):
-            raise UserError(f"{key}={value} is none of the choices{_nearest(value, list_choices(key))}")
+            raise UserError(f"{key}={value} is none of the choices{nearest(value, list_choices(key))}")
         if override.startswith("+") and key in (*GROUPS, *PRESETS):
             raise UserError(f"{override}: give {key}={value} without the +")
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("config", overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_composition_sentence(error, overrides)) from error
+        raise UserError(composition_sentence(error, overrides)) from error
     choices = {str(group): choice for group, choice in composed.hydra.runtime.choices.items() if choice is not None}
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra")
@@ -270,27 +270,16 @@ def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = f
     unset = [str(key) for key in node if OmegaConf.is_missing(node, key)]
     for key, value in ((key, node[key]) for key in map(str, node) if key not in unset):
         if key not in types:
-            raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{_nearest(key, types, prefix)}")
+            raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{nearest(key, types, prefix)}")
         try:
             schema[key] = value
         except OmegaConfBaseException as error:
-            raise UserError(f"{prefix}{key}={value} must be {_describe(types[key])}") from error
+            raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}") from error
     missing = [name for name in types if name in unset or OmegaConf.is_missing(schema, name)]
     if missing:
         raise UserError(f"{prefix}{missing[0]} has no value: give {prefix}{missing[0]}=...")
     values = {name: OmegaConf.to_container(v) if OmegaConf.is_config(v := schema[name]) else v for name in types}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"algo": {"inner_lr": 0.1}} -> {"algo.inner_lr": 0.1}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def resolve_device(text: str) -> torch.device:
@@ -322,46 +311,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
-
-
-def _describe(kind: Any) -> str:
-    """A type in the user's words."""
-    options = [option for option in getattr(kind, "__args__", ()) if option is not type(None)]
-    or_null = " or null" if type(None) in getattr(kind, "__args__", ()) else ""
-    if len(options) == 1:
-        kind = options[0]
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of {', '.join(member.name for member in kind)}{or_null}"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return names.get(kind, "a list, e.g. [40,40]") + or_null
-
-
-def _nearest(key: str, options: Any, prefix: str = "") -> str:
-    near = difflib.get_close_matches(key, list(options), n=1)
-    return f": did you mean {prefix}{near[0]}?" if near else f": choose from {', '.join(sorted(options))}"
-
-
-def _composition_sentence(error: Exception, overrides: list[str]) -> str:
-    """Hydra's refusal as one sentence, with the nearest name where a key or a choice is unknown."""
-    parsed: list[tuple[str, Any]] = []
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            return f"{text!r} is not of the form key=value (values with spaces or brackets need quotes: key='a b')"
-        parsed.append((override.key_or_group, override.value()))
-    choices = [(key, value) for key, value in parsed if key in (*GROUPS, *PRESETS)]
-    for key, value in choices:
-        options = list_choices(key)
-        if str(value) not in options:
-            return f"{key}={value} is none of the choices{_nearest(str(value), options)}"
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        known: Any = OmegaConf.to_container(compose("config", [f"{key}={value}" for key, value in choices]))
-    for key, _ in parsed:
-        if key in (*GROUPS, *PRESETS):
-            continue
-        if key not in known and key not in flatten(known):
-            return f"there is no key {key}{_nearest(key, flatten(known))}"
-        if f"+{key}=" in "".join(overrides):
-            return f"+{key} is there already: give {key}=... without the +"
-    return " ".join(str(error).split())

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metalearn_cli import checkpoint, runs
-from metalearn_cli.catalog import GROUPS
-from metalearn_cli.config import Job, compose_config, flatten, make_job, parse_override
+from metalearn_cli.catalog import GROUPS, flatten
+from metalearn_cli.config import Job, compose_config, make_job, parse_override
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_learner, prepare, test, train

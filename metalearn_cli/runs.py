@@ -20,7 +20,7 @@ import torch
 from omegaconf import OmegaConf
 
 from metalearn_cli import __version__
-from metalearn_cli.config import flatten
+from metalearn_cli.catalog import flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from metalearn_cli import config
+from metalearn_cli import catalog, config
 from metalearn_cli.algorithms.base import Algorithm
 from metalearn_cli.cli import main
 from metalearn_cli.errors import UserError
@@ -38,7 +38,7 @@ def test_every_yaml_builds(group: str, choice: str) -> None:
     def wanted(key: str) -> bool:
         return "_target_" not in key and not key.startswith("paper")
 
-    again = [f"{key}={_quoted(value)}" for key, value in config.flatten(job.config).items() if wanted(key)]
+    again = [f"{key}={_quoted(value)}" for key, value in catalog.flatten(job.config).items() if wanted(key)]
     groups = [f"{name}={job.choices[name]}" for name in config.GROUPS]
     assert config.load_job([*groups, *again]).config == {**job.config, "paper": None}
 
