@@ -64,7 +64,7 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
     except BlockingIOError:
         file.seek(0)
         raise UserError(
-            f"{folder} is in use by {file.read().strip() or 'another process'}: take another name"
+            f"{folder} is in use by {file.read().strip() or 'another process'}: wait for it, or take another name"
         ) from None
     except OSError as error:
         raise UserError(

@@ -42,9 +42,12 @@ class Omniglot(TaskDistribution):
     root: str | None = None  # the folder of the two archives; null: $METALEARN_DATA/omniglot
 
     def __post_init__(self) -> None:
-        for split in reversed(self.splits):
-            where = f"the {split} split (split={self.split.name}, rotations={self.rotations.name})"
-            check_size(episode_size(self, split), self._classes(split), omniglot.IMAGES, where)
+        self.check_split("test")
+        self.check_split("train")
+
+    def check_split(self, split: Split) -> None:
+        where = f"the {split} split (split={self.split.name}, rotations={self.rotations.name})"
+        check_size(episode_size(self, split), self._classes(split), omniglot.IMAGES, where)
 
     @property
     def spec(self) -> Spec:

@@ -1,7 +1,9 @@
 """Every yaml of conf/ is tested by being there."""
 
 import dataclasses
+from enum import Enum
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -54,6 +56,31 @@ def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(group: s
     keys = {field.name for field in dataclasses.fields(part) if field.init} - {"spec"}
     assert set(node) - {"_target_"} == keys
     assert "#" in path.read_text().split("_target_")[0]
+
+
+def test_every_key_with_few_values_lists_them_in_its_comment() -> None:
+    """Completion reads them there, and so does whoever opens the file."""
+    jobs = [
+        (group, config.load_job([f"{group}={choice}", *(["task=omniglot"] if choice == "conv4" else [])]))
+        for group, choice in CHOICES
+        if group in config.GROUPS
+    ]
+    parts: list[tuple[str, object]] = [("", jobs[0][1].run)]
+    for group, job in jobs:
+        parts.append(
+            (f"{group}.", {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group])
+        )
+    for prefix, part in parts:
+        for key, kind in get_type_hints(type(part)).items():
+            for option in (kind, *get_args(kind)):
+                if isinstance(option, type) and issubclass(option, Enum) and get_origin(kind) is not tuple:
+                    assert set(catalog.values_of(prefix + key)) >= {member.name for member in option}, prefix + key
+
+
+@pytest.mark.parametrize("debug", config.list_choices("debug"))
+@pytest.mark.parametrize("experiment", config.list_choices("experiment"))
+def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) -> None:
+    assert config.load_job([f"experiment={experiment}", f"debug={debug}"]).run.steps <= 200
 
 
 def built_or_refused(job: config.Job) -> Learner | None:
