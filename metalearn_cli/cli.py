@@ -16,7 +16,7 @@ metalearn: train, test and compare few-shot learners
   metalearn eval run=outputs/my-run test_episodes=1000              test a finished run once more
   metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
   metalearn train --help                                            examples, and how the keys work
-  eval "$(metalearn completion bash)"                               completion of commands, keys, values and runs; or zsh
+  eval "$(metalearn completion bash)"                               completion of commands, keys, values, runs; or zsh
   metalearn completion fish | source                                the same in fish
   metalearn --version
 
@@ -211,7 +211,7 @@ compdef _metalearn metalearn
     "fish": """\
 function __metalearn
   set -l before (commandline -opc)
-  metalearn completion words $before[2..] (commandline -ct | string collect --allow-empty) 2>/dev/null | string trim -r
+  metalearn completion words $before[2..] (commandline -ct) 2>/dev/null | string trim -r
 end
 complete -c metalearn -f -a '(__metalearn)'
 """,
