@@ -3,7 +3,7 @@
 import dataclasses
 from enum import Enum
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -65,13 +65,14 @@ def test_every_key_with_few_values_lists_them_in_its_comment() -> None:
         for group, choice in CHOICES
         if group in config.GROUPS
     ]
-    parts: list[tuple[str, object]] = [("", jobs[0][1].run)]
+    parts: list[tuple[str, Any]] = [("", jobs[0][1].run)]
     for group, job in jobs:
         parts.append(
             (f"{group}.", {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group])
         )
     for prefix, part in parts:
-        for key, kind in get_type_hints(type(part)).items():
+        hints = get_type_hints(type(part))
+        for key, kind in ((field.name, hints[field.name]) for field in dataclasses.fields(part)):
             for option in (kind, *get_args(kind)):
                 if isinstance(option, type) and issubclass(option, Enum) and get_origin(kind) is not tuple:
                     assert set(catalog.values_of(prefix + key)) >= {member.name for member in option}, prefix + key
