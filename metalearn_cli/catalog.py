@@ -1,5 +1,6 @@
 """Where conf/ is and what can be chosen in it. Imports nothing heavy, so that lists and completions are quick."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,11 @@ from metalearn_cli.errors import UserError
 
 GROUPS = ("algo", "task", "model", "optimizer")  # name a class each
 PRESETS = ("experiment", "debug")  # set keys of all groups
+# What an evaluation may set otherwise than the run that it evaluates; the keys of the task besides.
+EVAL_KEYS = (
+    *("task", "algo.test_steps", "device", "threads", "tasks_per_chunk", "test_episodes", "episodes_seed"),
+    *("batch_norm", "other_batch_norm", "expect", "trust"),
+)
 
 # Every metric that is written anywhere, in a line.
 METRICS = {
@@ -58,3 +64,41 @@ def run_keys() -> list[str]:
     """The keys of conf/config.yaml."""
     node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
     return [key for key in node if key != "defaults"]
+
+
+def values_of(key: str) -> list[str]:
+    """What a key can be, where its line in conf/ says so: by a value true or false, or by a comment that begins with
+    the words, as in "best | last: which checkpoint is tested"."""
+    group, _, name = key.rpartition(".")
+    paths = sorted((conf_dir() / group).rglob("*.yaml")) if group else [conf_dir() / "config.yaml"]
+    values: set[str] = set()
+    for line in (line for path in paths for line in path.read_text(encoding="utf-8").splitlines()):
+        if found := re.match(rf"\s*{re.escape(name)}:\s*(\S+)\s*(?:#\s*(.*))?$", line):
+            words = re.match(r"\w+(?:\s*\|\s*\w+)+", re.sub(r"\s*\([^)]*\)", "", found[2] or ""))
+            values |= set(re.split(r"\s*\|\s*", words[0])) if words else set()
+            values |= {"true", "false"} if found[1] in ("true", "false") else set()
+    return sorted(values)
+
+
+def folders_of_runs(typed: str) -> list[str]:
+    """What a path to a run that begins like this can become: runs, and with a slash the folders that may hold some.
+
+    Without those whose names a shell would want in quotes.
+    """
+    above = typed.rpartition("/")[0]
+    parent = Path(above or ("/" if typed.startswith("/") else "."))
+    names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    plain = [name for name in names if re.fullmatch(r"\w[\w.,=+-]*", name)]
+    start = typed[: len(typed) - len(typed.rpartition("/")[2])]
+    return [f"{start}{name}{' ' if (parent / name / 'config.yaml').is_file() else '/'}" for name in plain]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"algo": {"inner_lr": 0.1}} -> {"algo.inner_lr": 0.1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

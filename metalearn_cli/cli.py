@@ -2,12 +2,12 @@
 
 import difflib
 import os
-import signal
 import sys
 
 from metalearn_cli import __version__, catalog
 from metalearn_cli.errors import UserError
-from metalearn_cli.interrupt import Interrupted, leave_at_once
+from metalearn_cli.interrupt import Interrupted, catch, leave_at_once, restore
+from metalearn_cli.progress import tell
 
 HELP = """\
 metalearn: train, test and compare few-shot learners
@@ -16,11 +16,12 @@ metalearn: train, test and compare few-shot learners
   metalearn eval run=outputs/my-run test_episodes=1000              test a finished run once more
   metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
   metalearn train --help                                            examples, and how the keys work
-  eval "$(metalearn completion bash)"                               completion of commands and keys in bash
+  eval "$(metalearn completion bash)"                               completion of commands, keys, values, runs; or zsh
+  metalearn completion fish | source                                the same in fish
   metalearn --version
 
 Exit codes: 0 done, 1 a mistake or a failed run, 2 unknown command or option, 3 `expect` not met, 130 interrupted,
-143 terminated.
+143 terminated, 129 terminal closed.
 """
 
 TRAIN_HELP = """\
@@ -41,7 +42,8 @@ metalearn train [key=value ...] [-m] [--cfg job]
 
 Keys: conf/config.yaml and the folders beside it explain each where its value stands.
 Without a name the run's folder is outputs/<date>/<time>-<algo>-<task>-<id>, which no other launch gets.
-Ctrl-C finishes the step and saves; a second one leaves at once.
+Ctrl-C, SIGTERM and a closed terminal finish the step and save; a second signal leaves at once.
+With -m, hydra/launcher=... and hydra/sweeper=... choose who starts the jobs and who chooses their values.
 """
 
 EVAL_HELP = """\
@@ -51,21 +53,35 @@ metalearn eval run=FOLDER [key=value ...]
   metalearn eval run=outputs/my-run algo.test_steps=50        more inner steps
   metalearn eval run=outputs/my-run task.shot=5               other tasks of the same distribution
   metalearn eval run=outputs/my-run task=my_task              another distribution whose shapes the model takes
+  metalearn eval run=outputs/my-run task.split=random1200     validation classes are not needed here
   metalearn eval run=outputs/my-run batch_norm=inductive      another headline; the others stand beside it
 
-The run's own model and settings are used. Results go to a new folder, FOLDER/eval/<task>-<id>.
+The run's own model and settings are used. Results go to FOLDER/eval/<task>-<id>, which the last line
+says; the id is made of what is tested: the same command finds its results again, and another never overwrites them.
 """
 
 LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|metric\n"
 
 
 def entry() -> None:
-    sys.exit(main(sys.argv[1:]))
+    # A stream that was closed (`2>&-`) is None, and its number would go to the next file that is opened.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout, sys.stderr = sys.stdout or open(1, "w"), sys.stderr or open(2, "w")
+    code = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # a closed terminal: what is left for it would make another exit code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
 def main(arguments: list[str]) -> int:
     """Run one command line -> the exit code."""
-    before = {number: signal.signal(number, leave_at_once) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = catch(leave_at_once)
+    code = 0
     try:
         code = run(arguments)
         sys.stdout.flush()
@@ -73,22 +89,21 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"metalearn: {error}", file=sys.stderr)
+        tell(f"metalearn: {error}")
         return 1
     except Interrupted as interrupted:
-        print(f"metalearn: stopped; {interrupted.advice or 'nothing was lost'}", file=sys.stderr)
+        tell(f"metalearn: stopped; {interrupted.advice or 'nothing was lost'}")
         return interrupted.code
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code
     except OSError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"metalearn: {error.strerror or error}: {error.filename or 'a file of the run'}", file=sys.stderr)
+        tell(f"metalearn: {error.strerror or error}: {error.filename or 'a file of the run'}")
         return 1
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before)
 
 
 def run(arguments: list[str]) -> int:
@@ -127,7 +142,7 @@ def train_command(arguments: list[str]) -> int:
     match options:
         case []:
             job = load_job(overrides)
-            return print_results(train_run(job, overrides), job.run.expect)
+            return print_results(*train_run(job, overrides), job.run.expect)
         case ["--cfg"] if arguments[arguments.index("--cfg") + 1 :][:1] == ["job"]:
             overrides.remove("job")
             return print_config(load_job(overrides))
@@ -144,7 +159,7 @@ def eval_command(arguments: list[str]) -> int:
     if options:
         return refuse(f"eval does not know {' '.join(options)}; see metalearn eval --help")
     folder, job = load_eval_job(arguments)
-    return print_results(eval_run(folder, job, arguments), job.run.expect)
+    return print_results(*eval_run(folder, job, arguments), job.run.expect)
 
 
 def list_command(arguments: list[str]) -> int:
@@ -163,54 +178,79 @@ def list_command(arguments: list[str]) -> int:
 
 
 def completion_command(arguments: list[str]) -> int:
-    """`completion bash` prints what a shell needs; it then calls `completion words WORD...` at each TAB."""
+    """`completion SHELL` prints what a shell needs; it then calls `completion words WORD...` at each TAB."""
     match arguments:
-        case ["bash"]:
-            print(BASH_COMPLETION, end="")
+        case [shell] if shell in COMPLETION:
+            print(COMPLETION[shell], end="")
         case ["words", *words]:
             print("\n".join(completions(words)))
         case _:
-            return refuse('completion knows bash: eval "$(metalearn completion bash)"')
+            return refuse("completion wants one of bash, zsh, fish; see metalearn --help")
     return 0
 
 
-BASH_COMPLETION = """\
+COMPLETION = {
+    "bash": """\
 _metalearn() {
   local IFS=$'\\n' word="${COMP_LINE:0:COMP_POINT}"
   word="${word##* }"
-  local words=($(metalearn completion words "${COMP_WORDS[1]}" "$word" 2>/dev/null))
+  local words=($(metalearn completion words "${COMP_WORDS[@]:1:COMP_CWORD-1}" "$word" 2>/dev/null))
   # bash cuts words at "=", and wants only what stands behind the last one.
-  [[ $word == *=* && $COMP_WORDBREAKS == *=* ]] && words=("${words[@]#*=}")
+  [[ $word == *=* && $COMP_WORDBREAKS == *=* ]] && words=("${words[@]#"${word%=*}="}")
   COMPREPLY=("${words[@]}")
 }
 complete -o nospace -F _metalearn metalearn
-"""
+""",
+    "zsh": """\
+_metalearn() {
+  local -a found=("${(@f)$(metalearn completion words "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+  compadd -Q -S '' -- "${found[@]}"
+}
+compdef _metalearn metalearn
+""",
+    "fish": """\
+function __metalearn
+  set -l before (commandline -opc)
+  metalearn completion words $before[2..] (commandline -ct) 2>/dev/null | string trim -r
+end
+complete -c metalearn -f -a '(__metalearn)'
+""",
+}
 
 
 def completions(words: list[str]) -> list[str]:
-    """What the last of the words (the command is the first) can become."""
-    if not words:
-        return []
+    """What the last of the words (the command is the first) can become; a space ends what is complete."""
     command, last = words[0], words[-1]
-    if len(words) == 1 or command == last:
+    key, equals, typed = last.partition("=")
+    if len(words) == 1:
         options = ["train ", "eval ", "list ", "completion "]
     elif command == "list":
         options = [*catalog.GROUPS, *catalog.PRESETS, "metric"]
+    elif command == "completion":
+        options = list(COMPLETION)
     elif command not in ("train", "eval"):
         options = []
-    elif "=" in last and last.partition("=")[0] in (*catalog.GROUPS, *catalog.PRESETS):
-        group = last.partition("=")[0]
-        options = [f"{group}={choice}" for choice in catalog.list_choices(group)]
+    elif words[-2] == "--cfg":
+        options = ["job"]
+    elif last.startswith("-"):
+        options = ["-m ", "--cfg ", "--help "] if command == "train" else ["--help "]
+    elif equals and command == "eval" and key == "run":
+        options = [f"run={path}" for path in catalog.folders_of_runs(typed)]
+    elif equals and key in (*catalog.GROUPS, *catalog.PRESETS):
+        options = [f"{key}={choice} " for choice in catalog.list_choices(key)]
+    elif equals:
+        options = [f"{key}={value} " for value in catalog.values_of(key)]
     else:
-        groups = {group: catalog.list_choices(group) for group in catalog.GROUPS}
+        groups = catalog.GROUPS if command == "train" else ("task",)
         keys = [
-            key for group, choices in groups.items() for choice in choices for key in catalog.keys_of(group, choice)
+            key for group in groups for choice in catalog.list_choices(group) for key in catalog.keys_of(group, choice)
         ]
-        options = [f"{key}=" for key in [*groups, *catalog.PRESETS, *catalog.run_keys(), *keys]]
+        rest = [*groups, *catalog.PRESETS, *catalog.run_keys()] if command == "train" else ["run", *catalog.EVAL_KEYS]
+        options = [f"{key}=" for key in [*rest, *keys]]
     return sorted({option for option in options if option.startswith(last)})
 
 
 def refuse(sentence: str) -> int:
     """An unknown command or option."""
-    print(f"metalearn: {sentence}", file=sys.stderr)
+    tell(f"metalearn: {sentence}")
     return 2

@@ -5,12 +5,13 @@ The values stand in conf/, the types and ranges in the classes: each group of th
 """
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import re
 import sys
+from copy import copy
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -26,6 +27,7 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
 from metalearn_cli.errors import UserError
 from metalearn_cli.metrics import parse_expectation
+from metalearn_cli.mistakes import composition_sentence, describe, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.module import ModuleNet, module_net
 from metalearn_cli.optimizer import Optimizer
@@ -124,15 +126,15 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
         if not key:
             raise UserError(f"{override!r} is not of the form key=value")
         if key in (*GROUPS, *PRESETS) and not (value in list_choices(key) or (value == "null" and key in PRESETS)):
-            raise UserError(f"{key}={value} is none of the choices{_nearest(value, list_choices(key))}")
+            raise UserError(f"{key}={value} is none of the choices{nearest(value, list_choices(key))}")
         if override.startswith("+") and key in (*GROUPS, *PRESETS):
             raise UserError(f"{override}: give {key}={value} without the +")
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("config", overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_composition_sentence(error, overrides)) from error
-    choices = {str(group): choice for group, choice in composed.hydra.runtime.choices.items() if choice is not None}
+        raise UserError(composition_sentence(error, overrides)) from error
+    choices = chosen(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra")
     try:
@@ -140,6 +142,11 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     return composed, choices
+
+
+def chosen(choices: Any) -> dict[str, str]:
+    """The yaml chosen in each group, of all that Hydra lists."""
+    return {group: choices[group] for group in (*GROUPS, *PRESETS) if choices.get(group) is not None}
 
 
 def quote(override: str) -> str:
@@ -171,11 +178,50 @@ def parse_override(override: str) -> tuple[str, Any]:
 
 def load_job(overrides: list[str]) -> Job:
     """Compose, check and build. Raises UserError, before any data are touched."""
+    refuse_hydra(overrides)
     composed, choices = compose_config(overrides)
+    return train_job(composed, choices, overrides)
+
+
+def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str]) -> Job:
+    """The job of a training with this configuration, which these overrides asked for."""
     given = keys_of(overrides)
     if any(key.partition(".")[0] in GROUPS for key in given):
         composed.paper = None  # the published figure belongs to the experiment as it stands
-    return make_job(composed, choices, given, trust=True)
+    job = make_job(composed, choices, given, trust=True)
+    if (lacking := _why_no_validation(job)) is None:
+        return job
+    if job.run.select is Select.best:
+        raise UserError(f"{lacking}, by which select=best would choose: set select=last, or take a split that has them")
+    if job.run.eval_every == 0:
+        return job
+    if "eval_every" in given:
+        raise UserError(f"eval_every={job.run.eval_every} asks for validations, but {lacking}: set eval_every=0")
+    # A preset's interval is one for tasks that can be validated; select=last says that this run needs no validation.
+    run = dataclasses.replace(job.run, eval_every=0)
+    notes = [*job.notes, f"no validation: {lacking}"]
+    return job._replace(run=run, config={**job.config, "eval_every": 0}, notes=notes)
+
+
+def _why_no_validation(job: Job) -> str | None:
+    """What keeps the task from giving validation tasks; None where nothing does."""
+    if "val" not in job.task.splits:
+        return f"task={job.choices['task']} has no validation classes with this split"
+    try:
+        job.task.check_split("val")
+    except UserError as sentence:
+        return str(sentence)
+    return None
+
+
+def refuse_hydra(overrides: list[str], honoured: tuple[str, ...] = ()) -> None:
+    """Raises UserError for a key of Hydra's own, which would be accepted and do nothing."""
+    for override in overrides:
+        if re.match(r"\+*hydra[./=]", override) and not override.startswith(honoured):
+            raise UserError(
+                f"{override} would do nothing: of Hydra's own keys only hydra/launcher, hydra/sweeper and what stands "
+                "in them can be set, for a sweep (-m); a run's folder is name=..."
+            )
 
 
 def keys_of(overrides: list[str]) -> set[str]:
@@ -200,15 +246,13 @@ def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: 
     task: TaskDistribution = make("task", TaskDistribution)
     net: Net = make("model", Net, spec=task.spec)
     algo: Algorithm = make("algo", Algorithm)
-    if "val" not in task.splits and (run.eval_every or run.select is Select.best):
-        raise UserError(
-            f"task={choices['task']} has no validation classes with this split: set eval_every=0 select=last, "
-            "or take a split that has them"
-        )
     if run.expect is not None:
         parse_expectation(run.expect, task.spec.metric, algo.test_steps)
     config = _plain(dataclasses.asdict(run))
+    choices = dict(choices)
     for group, part in (("algo", algo), ("task", task), ("model", net), ("optimizer", optimizer)):
+        if f"{group}._target_" in given:  # no longer the chosen yaml's
+            choices[group] = (net.module_class if part is net and isinstance(net, ModuleNet) else type(part)).__name__
         names = _field_types(type(part), frozenset({"spec"}))
         config[group] = {"_target_": _path(type(part)), **_plain({name: getattr(part, name) for name in names})}
     if isinstance(net, ModuleNet):
@@ -219,31 +263,56 @@ def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: 
 def build(
     node: DictConfig, group: str, base: type, given: set[str], trust: bool, notes: list[str], **injected: Any
 ) -> Any:
-    """The object that a group of the configuration describes: `_target_` with the other keys as its fields.
-
-    Where the command line names another class, keys of the chosen yaml that this class lacks are dropped, with a note.
-    """
+    """The object that a group of the configuration describes: `_target_` with the other keys as its fields."""
     target = str(node.pop("_target_"))
     cls = _import(target, group, trust)
     is_module = base is Net and isinstance(cls, type) and issubclass(cls, torch.nn.Module)
     if not is_module and not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
         or_module = " or a torch.nn.Module" if base is Net else ""
         raise UserError(f"{group}._target_={target} must be a dataclass that implements {_path(base)}{or_module}")
-    types: Any = inspect.signature(cls).parameters if is_module else _field_types(cls, frozenset(injected))
-    if f"{group}._target_" in given:
-        dropped = [key for key in map(str, node) if key not in types and f"{group}.{key}" not in given]
-        if dropped:
-            notes.append(f"{target} has no {', '.join(dropped)}: dropped from {group}")
-        node = OmegaConf.create({key: value for key, value in node.items() if key not in dropped})
-    if is_module:
-        arguments: Any = OmegaConf.to_container(node)
-        return module_net(cls, injected["spec"], arguments)
-    return cls(**check(cls, node, f"{group}.", injected=frozenset(injected)), **injected)
+    try:
+        if f"{group}._target_" in given:
+            defaults = _argument_defaults(cls) if is_module else _field_defaults(cls, frozenset(injected))
+            node = _without_the_yamls(node, group, target, defaults, given, notes)
+        if is_module:
+            arguments: Any = OmegaConf.to_container(node)
+            return module_net(cls, injected["spec"], arguments)
+        return cls(**check(cls, node, f"{group}.", injected=frozenset(injected)), **injected)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's class may raise
+        if _is_ours(target):
+            raise
+        raise UserError(f"{group}._target_={target} cannot be made: {failure_sentence(error)}") from error
+
+
+def _without_the_yamls(
+    node: DictConfig, group: str, target: str, defaults: dict[str, Any], given: set[str], notes: list[str]
+) -> DictConfig:
+    """The keys for a class that the command line names: what it gives itself, and the yaml's where the class has no
+    default. The yaml that was chosen belongs to another class: its other keys are dropped, with a note."""
+    kept: dict[str, Any] = {}
+    lacking: list[str] = []
+    own: list[str] = []
+    plain: Any = OmegaConf.to_container(node)
+    for key, value in plain.items():
+        is_given = any(name == f"{group}.{key}" or name.startswith(f"{group}.{key}.") for name in given)
+        if is_given or defaults.get(key) == MISSING:
+            kept[key] = value
+        elif key not in defaults:
+            lacking.append(key)
+        elif (default := _plain(defaults[key])) != value:
+            own.append(f"{group}.{key}={default} (not {value})")
+    if lacking:
+        notes.append(f"{target} has no {', '.join(lacking)}: dropped from {group}")
+    if own:
+        notes.append(f"{target}'s own defaults stand: {', '.join(own)}")
+    return OmegaConf.create(kept)
 
 
 def _import(target: str, group: str, trust: bool) -> Any:
     module, _, name = target.rpartition(".")
-    if not target.startswith("metalearn_cli."):
+    if not _is_ours(target):
         if not trust:
             raise UserError(
                 f"the run's {group}._target_={target} is not part of metalearn, and importing it would run its code: "
@@ -252,9 +321,23 @@ def _import(target: str, group: str, trust: bool) -> Any:
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)  # a user's own class stands in a file beside where the command is given
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{group}._target_={target} cannot be imported ({error}): give package.module.Class") from None
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        if is_missing or not module:
+            raise UserError(
+                f"{group}._target_={target} cannot be imported ({error}): give package.module.Class"
+            ) from None
+        raise UserError(f"{group}._target_={target} cannot be imported: {failure_sentence(error)}") from error
+    if not hasattr(imported, name):
+        classes = [key for key, value in vars(imported).items() if isinstance(value, type)]
+        near = nearest(name, classes, f"{module}.") if classes else ": give package.module.Class"
+        raise UserError(f"{group}._target_={target} cannot be imported, there is no {name} in {module}{near}")
+    return getattr(imported, name)
+
+
+def _is_ours(target: str) -> bool:
+    return target.startswith("metalearn_cli.")
 
 
 def _path(cls: type) -> str:
@@ -264,33 +347,25 @@ def _path(cls: type) -> str:
 def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The fields of dataclass `cls` as this node gives them, of the right types. Raises UserError for any other key."""
     types = _field_types(cls, injected)
-    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
-    fields = [(name, kind, dataclasses.field(default=defaults.get(name, MISSING))) for name, kind in types.items()]
+    # A factory for each, since a list cannot be a field's default.
+    fields = [
+        (name, types[name], dataclasses.field(default_factory=partial(copy, default)))
+        for name, default in _field_defaults(cls, injected).items()
+    ]
     schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, fields))
     unset = [str(key) for key in node if OmegaConf.is_missing(node, key)]
     for key, value in ((key, node[key]) for key in map(str, node) if key not in unset):
         if key not in types:
-            raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{_nearest(key, types, prefix)}")
+            raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{nearest(key, types, prefix)}")
         try:
             schema[key] = value
         except OmegaConfBaseException as error:
-            raise UserError(f"{prefix}{key}={value} must be {_describe(types[key])}") from error
+            raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}") from error
     missing = [name for name in types if name in unset or OmegaConf.is_missing(schema, name)]
     if missing:
         raise UserError(f"{prefix}{missing[0]} has no value: give {prefix}{missing[0]}=...")
     values = {name: OmegaConf.to_container(v) if OmegaConf.is_config(v := schema[name]) else v for name in types}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"algo": {"inner_lr": 0.1}} -> {"algo.inner_lr": 0.1}."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def resolve_device(text: str) -> torch.device:
@@ -313,6 +388,25 @@ def _field_types(cls: type, injected: frozenset[str]) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in injected}
 
 
+def _field_defaults(cls: type, injected: frozenset[str]) -> dict[str, Any]:
+    """MISSING for a field without."""
+    defaults: dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        if not f.init or f.name in injected:
+            continue
+        if f.default_factory is not dataclasses.MISSING:
+            defaults[f.name] = f.default_factory()
+        else:
+            defaults[f.name] = MISSING if f.default is dataclasses.MISSING else f.default
+    return defaults
+
+
+def _argument_defaults(module: type) -> dict[str, Any]:
+    """The same for a module's constructor."""
+    arguments = inspect.signature(module).parameters.values()
+    return {p.name: MISSING if p.default is inspect.Parameter.empty else p.default for p in arguments}
+
+
 def _plain(value: Any) -> Any:
     """Enums as their names, tuples as lists: what yaml and a later command line can read again."""
     if isinstance(value, Enum):
@@ -322,46 +416,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
-
-
-def _describe(kind: Any) -> str:
-    """A type in the user's words."""
-    options = [option for option in getattr(kind, "__args__", ()) if option is not type(None)]
-    or_null = " or null" if type(None) in getattr(kind, "__args__", ()) else ""
-    if len(options) == 1:
-        kind = options[0]
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return f"one of {', '.join(member.name for member in kind)}{or_null}"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return names.get(kind, "a list, e.g. [40,40]") + or_null
-
-
-def _nearest(key: str, options: Any, prefix: str = "") -> str:
-    near = difflib.get_close_matches(key, list(options), n=1)
-    return f": did you mean {prefix}{near[0]}?" if near else f": choose from {', '.join(sorted(options))}"
-
-
-def _composition_sentence(error: Exception, overrides: list[str]) -> str:
-    """Hydra's refusal as one sentence, with the nearest name where a key or a choice is unknown."""
-    parsed: list[tuple[str, Any]] = []
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            return f"{text!r} is not of the form key=value (values with spaces or brackets need quotes: key='a b')"
-        parsed.append((override.key_or_group, override.value()))
-    choices = [(key, value) for key, value in parsed if key in (*GROUPS, *PRESETS)]
-    for key, value in choices:
-        options = list_choices(key)
-        if str(value) not in options:
-            return f"{key}={value} is none of the choices{_nearest(str(value), options)}"
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        known: Any = OmegaConf.to_container(compose("config", [f"{key}={value}" for key, value in choices]))
-    for key, _ in parsed:
-        if key in (*GROUPS, *PRESETS):
-            continue
-        if key not in known and key not in flatten(known):
-            return f"there is no key {key}{_nearest(key, flatten(known))}"
-        if f"+{key}=" in "".join(overrides):
-            return f"+{key} is there already: give {key}=... without the +"
-    return " ".join(str(error).split())

@@ -1,14 +1,18 @@
-"""Ctrl-C and SIGTERM: leave at once where nothing would be lost, otherwise finish the step, save, and leave."""
+"""Ctrl-C, SIGTERM and a closed terminal: leave at once where nothing would be lost, otherwise finish the step, save,
+and leave."""
 
+import contextlib
 import os
 import signal
-import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Interrupted(BaseException):  # no `except Exception` on the way may take it for a fault
-    """The user (or the scheduler) wants the program to end; `code` is the exit code, 130 or 143."""
+    """The user (or the scheduler) wants the program to end; `code` is the exit code, 130, 143 or 129."""
 
     def __init__(self, number: int, advice: str = "") -> None:
         super().__init__(number, advice)
@@ -16,23 +20,21 @@ class Interrupted(BaseException):  # no `except Exception` on the way may take i
 
 
 class Interrupt:
-    """While it is entered, a first SIGINT or SIGTERM is noted in `number`, and a second one ends the process at once.
+    """While it is entered, a first signal is noted in `number`, and a second one ends the process at once.
 
     That loses nothing that was saved: a checkpoint is written under a temporary name first.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._before: dict[int, Any] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+        self._before = catch(self._note)
         return self
 
     def __exit__(self, *failure: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        restore(self._before)
 
     def poll(self, *progress: object) -> None:
         """Raises Interrupted if a signal has come."""
@@ -43,9 +45,22 @@ class Interrupt:
         if self.number is not None:
             os._exit(128 + number)
         self.number = number
-        print("metalearn: finishing the step and saving; once more to leave at once", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone; and print may be at work where this breaks in
+            os.write(2, b"metalearn: finishing the step and saving; once more to leave at once\n")
 
 
 def leave_at_once(number: int, frame: FrameType | None) -> None:
     """The handler outside of training and evaluation, where there is nothing to save."""
     raise Interrupted(number)
+
+
+def catch(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Let `handler` take the signals -> what took them before."""
+    # Under nohup a closed terminal is to be ignored, and stays so.
+    signals = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in signals}
+
+
+def restore(before: dict[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)

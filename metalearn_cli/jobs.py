@@ -1,9 +1,10 @@
 """What the commands do: one training in its run folder, one evaluation of a run, and how results are printed."""
 
-import secrets
+import hashlib
+import json
 import shlex
 import shutil
-import sys
+import traceback
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,18 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metalearn_cli import checkpoint, runs
-from metalearn_cli.catalog import GROUPS
-from metalearn_cli.config import Job, compose_config, flatten, make_job, parse_override
+from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten
+from metalearn_cli.config import Job, compose_config, make_job, parse_override
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_learner, prepare, test, train
-from metalearn_cli.metrics import parse_expectation
-from metalearn_cli.progress import Console
-
-# What an evaluation may set otherwise than the run that it evaluates; `task` and its keys besides.
-_EVAL_KEYS = (
-    *("device", "threads", "tasks_per_chunk", "test_episodes", "episodes_seed", "batch_norm", "other_batch_norm"),
-    *("expect", "trust"),
-)
+from metalearn_cli.metrics import shortfall
+from metalearn_cli.mistakes import nearest
+from metalearn_cli.progress import Console, show, tell
 
 
-def train_run(job: Job, overrides: list[str]) -> dict[str, Any]:
-    """Train in the run's folder, or take the results of a run that is already finished."""
+def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+    """Train in the run's folder, or take the results of a run that is already finished -> folder, results."""
     # What is wrong with the device, the parts or the data is said before a folder is made.
     learner = new_learner(job)
     fingerprint = job.task.fingerprint
@@ -42,7 +38,7 @@ def train_run(job: Job, overrides: list[str]) -> dict[str, Any]:
             results = finished_results(folder, job)
             if results is not None:
                 console.say(f"{folder} is already finished, {job.run.steps} steps")
-                return results
+                return folder, results
             for difference in runs.other_versions(folder):
                 console.say(difference)
             runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
@@ -51,15 +47,18 @@ def train_run(job: Job, overrides: list[str]) -> dict[str, Any]:
                     results = train(learner, job, folder, console, interrupt)
             except Interrupted as signal:
                 raise Interrupted(signal.code - 128, how_to_continue(folder, overrides)) from signal
-            except Exception as error:
-                console.say(f"failed: {error}")
+            except Exception as error:  # whoever called says it on the screen
+                console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
                 raise
-            console.say(f"results are in {folder}")
-            return results
+            console.note(f"results are in {folder}")
+            return folder, results
 
 
-def eval_run(run: Path, job: Job, overrides: list[str]) -> dict[str, Any]:
-    """Test the checkpoint that a run tested, with other episodes or on another task, in a new folder of its own."""
+def eval_run(run: Path, job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+    """Test the checkpoint that a run tested, with other episodes or on another task, in a folder of its own.
+
+    The folder's name is made of what is tested, so that the same command finds its results again -> folder, results.
+    """
     learner = new_learner(job)
     fingerprint = job.task.fingerprint
     checkpoints = run / "checkpoints"
@@ -74,11 +73,16 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> dict[str, Any]:
         notes += [f"skipping {damage}" for damage in skipped]
         notes.append(f"{run} is not finished: testing its step {tested.step} of {job.run.steps}")
     learner.load_state_dict(tested.tensors)
-    folder = run / "eval" / f"{job.choices['task']}-{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
-    with closing(Console(folder / "eval.log")) as console:
+    what = {key: value for key, value in job.config.items() if key not in ("expect", "trust")}
+    digest = hashlib.sha256(json.dumps([what, fingerprint, tested.step], sort_keys=True).encode()).hexdigest()
+    folder = run / "eval" / f"{job.choices['task']}-{digest[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with runs.lock(folder, job.run.lock), closing(Console(folder / "eval.log")) as console:
         for note in notes:
             console.say(note)
+        if (folder / "results.json").exists():
+            console.say(f"{folder} holds the results of this very evaluation: remove it to test once more")
+            return folder, runs.read_json(folder / "results.json")
         if (run / "choices.json").exists():
             runs.write_json(folder / "choices.json", runs.read_json(run / "choices.json"))
         runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
@@ -90,13 +94,13 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> dict[str, Any]:
         except BaseException:
             shutil.rmtree(folder)  # an evaluation is whole or not there
             raise
-        console.say(f"results are in {folder}")
-        return results
+        console.note(f"results are in {folder}")
+        return folder, results
 
 
 def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     """The run's own configuration, with what may be set otherwise at a test."""
-    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
+    given = {_key(override): override.partition("=")[2] for override in overrides}
     if "run" not in given:
         raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
     run = Path(given.pop("run"))
@@ -106,11 +110,8 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     missing = [key for key in (*GROUPS, "expect", "trust", "paper") if key not in config]
     if missing:
         raise UserError(f"{run / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
-    for key in given:
-        if not (key in _EVAL_KEYS or key == "task" or key.startswith("task.") or key == "algo.test_steps"):
-            raise UserError(
-                f"{key} belongs to the training: eval can set task, task.*, algo.test_steps, {', '.join(_EVAL_KEYS)}"
-            )
+    for override in overrides:
+        _check_eval_key(override, config, has_own_task="task._target_" in given)
     references = [key for key, value in flatten(config).items() if "${" in str(value)]
     if references:
         raise UserError(f"{references[0]} in {run / 'config.yaml'} is a reference, which no run writes: mend the file")
@@ -123,7 +124,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         records["task"] = choices["task"]
         rest = [override for override in rest if override not in on_task]
     for override in rest:
-        _set(config, override)
+        _set(config, override, has_own_task="task._target_" in given)
     config["expect"] = config["expect"] if "expect" in given else None
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
     # Whether to run foreign code is the word of who gives the command, never of the folder.
@@ -131,18 +132,32 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     return run, make_job(OmegaConf.create(config), records, set(given), trust)
 
 
+def _check_eval_key(override: str, config: dict[str, Any], has_own_task: bool) -> None:
+    """Raises UserError for a key that an evaluation cannot set."""
+    key = _key(override)
+    if override.startswith("+") and not (has_own_task and key.startswith("task.")):
+        raise UserError(f"{override}: give it without the +")
+    if key in (*EVAL_KEYS, "run") or key.startswith("task."):
+        return
+    if key in (*flatten(config), *GROUPS, *PRESETS):
+        raise UserError(f"{key} belongs to the training: eval can set {', '.join(EVAL_KEYS)}, and the keys of the task")
+    on_task = (f"task.{name}" for name in config["task"] if name != "_target_")
+    raise UserError(f"there is no key {key}{nearest(key, [*EVAL_KEYS, *on_task])}")
+
+
 def _key(override: str) -> str:
-    return override.partition("=")[0]
+    return override.partition("=")[0].lstrip("+")
 
 
-def _set(config: dict[str, Any], override: str) -> None:
+def _set(config: dict[str, Any], override: str, has_own_task: bool) -> None:
     """key=value in the configuration of a run, which has the key."""
     key, value = parse_override(override)
     if "${" in override:
         raise UserError(f"{override}: an evaluation takes plain values, not references")
     group, _, rest = key.partition(".")
-    if rest and rest not in config[group]:
-        raise UserError(f"the run's {group} has no key {rest}; it has {', '.join(map(str, config[group]))}")
+    if rest and rest not in config[group] and not has_own_task:
+        names = [name for name in map(str, config[group]) if name != "_target_"]
+        raise UserError(f"the run's {group} has no key {rest}{nearest(rest, names, f'{group}.')}")
     (config[group] if rest else config)[rest or key] = value
 
 
@@ -169,28 +184,31 @@ def print_config(job: Job) -> int:
     return 0
 
 
-def print_results(results: dict[str, Any], expect: str | None) -> int:
-    """The test as a table: one line per inner step, then the other batch-norm modes and the paper's figure.
+def print_results(folder: Path, results: dict[str, Any], expect: str | None) -> int:
+    """The test as a table: one line per inner step, then the other batch-norm modes, the paper's figure, the folder.
 
     Returns the exit code: 3 where the test falls short of `expect`.
     """
     percent = results["metric"] == "accuracy"
     mode = f", batch norm {results['batch_norm']}" if results["batch_norm"] else ""
-    print(f"test {results['metric']}{' in %' if percent else ''} over {results['episodes']} episodes{mode}")
-    print(f"{'inner steps':>11}  {'mean':>9}  {'+- 95%':>8}  {'median':>9}  {'diverged':>8}")
+    lines: list[str] = []
+    lines.append(f"test {results['metric']}{' in %' if percent else ''} over {results['episodes']} episodes{mode}")
+    lines.append(f"{'inner steps':>11}  {'mean':>9}  {'+- 95%':>8}  {'median':>9}  {'diverged':>8}")
     for row in results["per_step"]:
         mean, ci95, median = (number(row[key], percent) for key in ("mean", "ci95", "median"))
-        print(f"{row['step']:>11}  {mean:>9}  {ci95:>8}  {median:>9}  {row['diverged']:>8.2%}")
+        lines.append(f"{row['step']:>11}  {mean:>9}  {ci95:>8}  {median:>9}  {row['diverged']:>8.2%}")
     for other, row in results["other_batch_norm"].items():
         mean, ci95 = number(row["mean"], percent), number(row["ci95"], percent)
-        print(f"with batch norm {other}, after the last step: {mean} +- {ci95}")
+        lines.append(f"with batch norm {other}, after the last step: {mean} +- {ci95}")
     if (paper := results["paper"]) is not None:
         ci95 = f" +- {number(paper['ci95'], percent)}" if paper.get("ci95") is not None else ""
         step = f" after {paper['step']} inner step(s)" if paper.get("step") is not None else ""
-        print(f"published{step}: {number(paper['mean'], percent)}{ci95} ({paper['source']})")
-    if expect is None or parse_expectation(expect, results["metric"], len(results["per_step"]) - 1).met(results):
+        lines.append(f"published{step}: {number(paper['mean'], percent)}{ci95} ({paper['source']})")
+    lines.append(f"results are in {folder}")
+    show("\n".join(lines))
+    if (short := shortfall(expect, results)) is None:
         return 0
-    print(f"metalearn: the test falls short of expect={expect!r}", file=sys.stderr)
+    tell(f"metalearn: {short}")
     return 3
 
 

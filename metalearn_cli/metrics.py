@@ -56,9 +56,8 @@ class Expectation(NamedTuple):
     sign: str
     bound: float
 
-    def met(self, results: dict[str, Any]) -> bool:
-        """Whether results.json's content is as demanded; a mean that is not finite never is."""
-        mean = (results if self.step is None else results["per_step"][self.step])["mean"]
+    def met(self, mean: float | None) -> bool:
+        """A mean that is not finite never is as demanded."""
         compare = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}[self.sign]
         return mean is not None and bool(compare(mean, self.bound))
 
@@ -71,7 +70,26 @@ def parse_expectation(text: str, metric: str, steps: int) -> Expectation:
         raise UserError(f"expect={text!r} must compare the test's {metric} with a number, e.g. expect={example!r}")
     if match[2] is not None and int(match[2]) > steps:
         raise UserError(f"expect={text!r} asks for inner step {match[2]}, and the test takes {steps} (algo.test_steps)")
-    return Expectation(None if match[2] is None else int(match[2]), match[3], float(match[4]))
+    expectation = Expectation(None if match[2] is None else int(match[2]), match[3], float(match[4]))
+    highest = 1.0 if metric == "accuracy" else math.inf
+    if (at_lowest := expectation.met(0.0)) == expectation.met(highest):
+        where = "from 0 to 1, where the screen shows percent" if metric == "accuracy" else "0 or above"
+        percent = metric == "accuracy" and 1 < expectation.bound <= 100
+        hint = f": did you mean {text.replace(match[4], f'{expectation.bound / 100:g}')}?" if percent else ""
+        raise UserError(f"expect={text!r} is {'always' if at_lowest else 'never'} met: {metric} is {where}{hint}")
+    return expectation
+
+
+def shortfall(text: str | None, results: dict[str, Any]) -> str | None:
+    """How results.json's content falls short of `expect`, with the value measured; None where it does not."""
+    if text is None:
+        return None
+    expectation = parse_expectation(text, results["metric"], len(results["per_step"]) - 1)
+    mean = (results if expectation.step is None else results["per_step"][expectation.step])["mean"]
+    if expectation.met(mean):
+        return None
+    name = results["metric"] + ("" if expectation.step is None else f"_step{expectation.step}")
+    return f"{name} is {'not finite' if mean is None else f'{mean:.6g}'} and falls short of expect={text!r}"
 
 
 def _is_number(text: str) -> bool:

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 
-def plot(curves: dict[str, tuple[Tensor, Tensor]], width: int = 72, height: int = 17) -> str:
-    """Curves and points by their mark, x and y [n] each; later ones are drawn over earlier ones. Lines of text."""
+def plot(curves: dict[str, tuple[Tensor, Tensor]], width: int = 70, height: int = 17) -> str:
+    """Curves and points by their mark, x and y [n] each; later ones are drawn over earlier ones. Lines of text,
+    ten columns wider than `width`."""
     marked = []
     for mark, (x, y) in curves.items():
         seen = x.isfinite() & y.isfinite() & (y.abs() < 1e30)  # the rest has no place on any axis

@@ -1,12 +1,27 @@
 """Telling the user what is going on: sentences, and a bar on a terminal or plain lines in a log. All on stderr."""
 
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
+
+
+def show(text: str) -> None:
+    """Results, on stdout. A reader who has read enough (`| head`) is no reason to fail."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell(text: str) -> None:
+    """A sentence on stderr, after which the work goes on or ends as it would, whether or not somebody can read it."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class Console:
@@ -16,8 +31,12 @@ class Console:
         self._log: IO[str] | None = open(log, "a", encoding="utf-8") if log else None
 
     def say(self, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody listens any more: the work goes on, and so does the log
+        with contextlib.suppress(OSError):  # nobody listens any more: the work goes on, and so does the log
             tqdm.write(text, file=sys.stderr)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """In the log alone, where the screen shows it otherwise."""
         if self._log:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             self._log.flush()

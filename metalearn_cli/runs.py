@@ -20,7 +20,7 @@ import torch
 from omegaconf import OmegaConf
 
 from metalearn_cli import __version__
-from metalearn_cli.config import flatten
+from metalearn_cli.catalog import flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 
@@ -64,7 +64,7 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
     except BlockingIOError:
         file.seek(0)
         raise UserError(
-            f"{folder} is in use by {file.read().strip() or 'another process'}: take another name"
+            f"{folder} is in use by {file.read().strip() or 'another process'}: wait for it, or take another name"
         ) from None
     except OSError as error:
         raise UserError(

@@ -9,6 +9,7 @@ import secrets
 import sys
 import time
 import traceback
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from metalearn_cli import runs
 from metalearn_cli.catalog import conf_dir
-from metalearn_cli.config import check_name, compose_config, keys_of, make_job, quote
+from metalearn_cli.config import check_name, chosen, compose_config, quote, refuse_hydra, train_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import number, train_run
-from metalearn_cli.metrics import parse_expectation
+from metalearn_cli.metrics import shortfall
+from metalearn_cli.progress import Console, show, tell
 
 # Hydra makes no folders and no log files of its own; its multirun.yaml stands in the sweep's folder.
 _QUIET = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
 
+# What of Hydra's own a sweep honours: who starts the jobs, and who chooses the values.
+_HONOURED = ("hydra/launcher=", "hydra/sweeper=", "hydra.launcher.", "+hydra.launcher.", "hydra.sweeper.")
+
 
 def sweep(overrides: list[str]) -> int:
     """Run every job, also after one that failed, and print a table -> 0, 1 if a job failed, 3 if one fell short."""
+    refuse_hydra(overrides, _HONOURED)
     names = [override.partition("=")[2] for override in overrides if override.startswith("name=")]
     fixed, swept = _split([override for override in overrides if not override.startswith("name=")])
     if not swept:
@@ -43,7 +49,7 @@ def sweep(overrides: list[str]) -> int:
         for value in values:
             composed, choices = compose_config([*fixed, *{**first, key: f"{key}={value}"}.values()])
             try:
-                make_job(composed, choices, keys_of(overrides), trust=True)
+                train_job(composed, choices, overrides)
             except UserError as error:
                 failures.append(error)
     if len(failures) == sum(map(len, swept.values())):
@@ -54,7 +60,7 @@ def sweep(overrides: list[str]) -> int:
             raise UserError(f"{runs.OUTPUTS / names[-1]} holds a run and cannot hold a sweep too: take another name")
     folder = runs.OUTPUTS / (names[-1] if names else time.strftime(f"%Y-%m-%d/%H-%M-%S-sweep-{secrets.token_hex(2)}"))
     folder.mkdir(parents=True, exist_ok=bool(names))
-    print(f"metalearn: sweep over {', '.join(swept)} in {folder}", file=sys.stderr)
+    tell(f"metalearn: sweep over {', '.join(swept)} in {folder}")
     outcomes: dict[str, dict[str, Any] | str] = {}
     stopped: list[Interrupted] = []
 
@@ -62,8 +68,9 @@ def sweep(overrides: list[str]) -> int:
         if stopped:
             return
         own = list(HydraConfig.get().overrides.task)
-        values = ",".join(sorted(override for override in own if override.partition("=")[0] in swept))
-        print(f"metalearn: {values}", file=sys.stderr)
+        # A key of one's own class is given as +key=value; the folder is named by the key.
+        values = ",".join(sorted(text.lstrip("+") for text in own if text.partition("=")[0] in swept))
+        tell(f"metalearn: {values}")
         try:
             outcomes[values] = _run(folder / values.replace("/", "_"), config, own)
         except Interrupted as signal:
@@ -76,11 +83,13 @@ def sweep(overrides: list[str]) -> int:
     sys.argv += [f"hydra.sweep.dir={escaped}", "hydra.sweep.subdir=."]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except Interrupted as signal:  # between two jobs
+        stopped.append(signal)
     finally:
         sys.argv = before
     if stopped:
         raise Interrupted(stopped[0].code - 128, "the same command with the same name continues the sweep")
-    return _print_table(outcomes)
+    return _print_table(folder, outcomes)
 
 
 def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -98,7 +107,7 @@ def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
         elif override.is_interval_sweep():
             raise UserError(f"{text}: the sweep takes listed values, e.g. {override.key_or_group}=0.1,0.2")
         else:
-            swept[override.key_or_group] = [str(value) for value in override.sweep_string_iterator()]
+            swept[text.partition("=")[0]] = [str(value) for value in override.sweep_string_iterator()]
     return fixed, swept
 
 
@@ -106,36 +115,37 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, 
     """One job -> its results, or the sentence of its failure, which stands in its own log too."""
     name = folder.relative_to(runs.OUTPUTS).as_posix()
     node = OmegaConf.create({**composed, "name": name})
-    choices = {str(key): choice for key, choice in HydraConfig.get().runtime.choices.items() if choice is not None}
+    choices = chosen(HydraConfig.get().runtime.choices)
     try:
-        job = make_job(node, choices, keys_of(overrides), trust=True)
-        overrides = [*overrides, f"name={name}"]
-        results = train_run(job, overrides)
-        expect = job.run.expect
-        met = expect is None or parse_expectation(expect, results["metric"], len(results["per_step"]) - 1).met(results)
-        return {**results, "met": met}
+        job = train_job(node, choices, overrides)
+        _, results = train_run(job, [*overrides, f"name={name}"])
+        return {**results, "shortfall": shortfall(job.run.expect, results)}
     except Exception as error:
         sentence = str(error) if isinstance(error, UserError) else traceback.format_exc()
-        print(f"metalearn: {sentence}", file=sys.stderr)
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "train.log", "a", encoding="utf-8") as log:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} failed: {sentence}\n")
+        tell(f"metalearn: {sentence}")
+        if not (folder / "train.log").exists():  # it failed before it had a log to say so in
+            folder.mkdir(parents=True, exist_ok=True)
+            with closing(Console(folder / "train.log")) as console:
+                console.note(f"failed: {sentence}")
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         return sentence.strip().splitlines()[-1]
 
 
-def _print_table(outcomes: dict[str, dict[str, Any] | str]) -> int:
+def _print_table(folder: Path, outcomes: dict[str, dict[str, Any] | str]) -> int:
     width = max(map(len, outcomes))
     code = 0
+    lines: list[str] = []
     for values, outcome in outcomes.items():
         if isinstance(outcome, str):
-            print(f"{values:<{width}}  failed: {outcome}")
+            lines.append(f"{values:<{width}}  failed: {outcome}")
             code = 1
             continue
         percent = outcome["metric"] == "accuracy"
         figure = f"{number(outcome['mean'], percent)} +- {number(outcome['ci95'], percent)}"
-        short = "" if outcome["met"] else "  falls short of `expect`"
-        print(f"{values:<{width}}  {outcome['metric']}{' in %' if percent else ''} {figure}{short}")
-        code = code or (0 if outcome["met"] else 3)
+        short = f": {outcome['shortfall']}" if outcome["shortfall"] else ""
+        lines.append(f"{values:<{width}}  {outcome['metric']}{' in %' if percent else ''} {figure}{short}")
+        code = code or (3 if short else 0)
+    lines.append(f"results are in {folder}")
+    show("\n".join(lines))
     return code

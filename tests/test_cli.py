@@ -1,8 +1,13 @@
 """The real command, as a user gives it."""
 
+import contextlib
 import json
 import os
+import pty
+import re
+import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,8 +19,8 @@ from commands import Finished, is_running, run, start, wait
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metalearn_cli import catalog
-from metalearn_cli.cli import completions, main
+from metalearn_cli import catalog, sweep
+from metalearn_cli.cli import COMPLETION, completions, main
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
@@ -32,7 +37,7 @@ def test_a_run_leaves_what_the_readme_promises(tmp_path: Path) -> None:
     done = run(tmp_path, "train", *TINY, "name=one")
     assert done.code == 0, done.err
     assert done.out.startswith("test mse over 16 episodes")
-    assert "results are in outputs/one" in done.err
+    assert done.out.endswith("results are in outputs/one\n")
     folder = tmp_path / "outputs" / "one"
     names = {path.name.split(".")[0] for path in folder.iterdir()}
     assert names == {
@@ -99,7 +104,7 @@ def test_every_batch_norm_mode_stands_beside_the_headline(tmp_path: Path) -> Non
         # One mode of one run is the headline of an evaluation in that mode: the same episodes, the same figure.
         done = run(tmp_path, "eval", f"run=outputs/{algo}", "batch_norm=inductive")
         assert done.code == 0, done.err
-        (path,) = (tmp_path / "outputs" / algo / "eval").glob("*/results.json")
+        (path,) = (tmp_path / "outputs" / algo / "eval").glob("omniglot-*/results.json")
         again = json.loads(path.read_text())
         assert again["batch_norm"] == "inductive"
         assert again["mean"] == found["other_batch_norm"]["inductive"]["mean"]  # type: ignore[index]
@@ -122,12 +127,17 @@ def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
     for mistake, sentence in (
         (["algo.inner_lr=1"], "algo.inner_lr belongs to the training"),
         (["seed=1"], "seed belongs to the training"),
-        (["task.shots=1"], "the run's task has no key shots"),
+        (["algo=protonet"], "algo belongs to the training"),
+        (["task.shots=1"], "the run's task has no key shots: did you mean task.shot?"),
+        (["tset_episodes=5"], "there is no key tset_episodes: did you mean test_episodes?"),
+        (["algo.test_step=5"], "did you mean algo.test_steps?"),
+        (["hydra.run.dir=x"], "there is no key hydra.run.dir"),
+        (["+task.slope=5"], "without the +"),
         (["task.shot=0"], "task.shot=0 must be at least 1"),
         (["run=outputs/none"], "is not the folder of a run"),
         (["task.shot=[1"], "is not of the form key=value"),
         (["task.shot=1,2"], "one value is wanted"),
-        (["+test_episodes=5"], "belongs to the training"),
+        (["+test_episodes=5"], "without the +"),
         (["test_episodes=${x}"], "test_episodes"),
         (["task=omniglot", "tasks_per_chunk=abc"], "tasks_per_chunk=abc"),
     ):
@@ -159,13 +169,15 @@ def test_eval_imports_nothing_that_a_run_folder_names_unless_it_is_trusted(tmp_p
 
 @pytest.mark.parametrize(
     ("expect", "code"),
-    [("mse>=0", 0), ("mse < 1e9", 0), ("mse_step1<=0", 3), ("mse<=0.001", 3)],
+    [("mse>0", 0), ("mse < 1e9", 0), ("mse_step1<=0", 3), ("mse<=0.001", 3)],
 )
 def test_expect_decides_the_exit_code_also_of_a_finished_run(tmp_path: Path, expect: str, code: int) -> None:
     for _ in range(2):
         done = run(tmp_path, "train", *TINY, "name=one", f"expect={expect}")
         assert done.code == code, done.err
-        assert ("falls short" in done.err) is (code == 3)
+        found = results(tmp_path, "one")["per_step"][1 if "step1" in expect else 2]["mean"]  # type: ignore[index]
+        sentence = f"{expect.partition('<')[0].strip()} is {found:.6g} and falls short of expect={expect!r}"
+        assert (sentence in done.err) is (code == 3), done.err
     assert "already finished" in done.err
 
 
@@ -306,6 +318,63 @@ def test_an_evaluation_that_is_stopped_leaves_no_folder(tmp_path: Path, monkeypa
     assert not list((tmp_path / "outputs/one/eval").iterdir())
 
 
+@pytest.mark.parametrize("hung_up", [True, False])
+def test_a_closed_terminal_saves_unless_nohup_is_given(tmp_path: Path, hung_up: bool) -> None:
+    command = [sys.executable, "-m", "metalearn_cli", "train", *TINY, "name=one", "save_every=1000000"]
+    command += ["steps=1000000", "eval_every=0", "select=last"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        if not hung_up:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.execv(command[0], command)
+    os.set_blocking(terminal, False)
+    metrics = tmp_path / "outputs/one/metrics.jsonl"
+    while not metrics.exists() or metrics.stat().st_size == 0:
+        time.sleep(0.02)
+        with contextlib.suppress(BlockingIOError):
+            os.read(terminal, 65536)
+    os.close(terminal)
+    if not hung_up:
+        time.sleep(0.1)  # so that the signal is there
+        size = metrics.stat().st_size
+        while metrics.stat().st_size == size:  # it goes on
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGTERM)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == (129 if hung_up else 143)
+    assert len(list((tmp_path / "outputs/one/checkpoints").glob("step-*"))) == 1
+    assert "Traceback" not in (tmp_path / "outputs/one/train.log").read_text()
+
+
+def test_ctrl_c_between_two_jobs_of_a_sweep_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["train", "-m", *TINY, "seed=0,1,2", "name=sweep"]
+
+    def tell_and_raise(text: str) -> None:
+        print(text, file=sys.stderr)
+        if text == "metalearn: seed=1":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(sweep, "tell", tell_and_raise)
+    stopped = run(tmp_path, *command)
+    monkeypatch.undo()
+    assert stopped.code == 130, stopped.err
+    assert "stopped; the same command with the same name continues the sweep" in stopped.err
+    assert "Traceback" not in stopped.err
+    assert [path.parent.name for path in (tmp_path / "outputs/sweep").glob("*/results.json")] == ["seed=0"]
+    again = run(tmp_path, *command)
+    assert again.code == 0, again.err
+    assert again.err.count("already finished") == 1
+
+
+def test_a_closed_stderr_is_no_error(tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "metalearn_cli", "train", *TINY, "name=one"])
+    done = subprocess.run(["sh", "-c", f"{command} 2>&-"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.endswith("results are in outputs/one\n")
+    assert "train 20/20" in (tmp_path / "outputs/one/train.log").read_text()
+
+
 def test_sixteen_launches_at_once_make_sixteen_folders(tmp_path: Path) -> None:
     pids = [start(tmp_path, "train", *TINY) for _ in range(16)]
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 16
@@ -328,8 +397,8 @@ def test_a_run_in_use_is_refused_with_its_holder(tmp_path: Path) -> None:
 
 
 def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    sweep = ["train", "-m", *TINY, "name=my sweep (1)"]
-    done = run(tmp_path, *sweep, "seed=0,1", "algo.inner_lr=0.01,-1")
+    command = ["train", "-m", *TINY, "name=my sweep (1)"]
+    done = run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,-1")
     assert done.code == 1
     assert "Traceback" not in done.err
     assert done.err.count("algo.inner_lr=-1.0 must be") == 2  # at once, as each fails
@@ -338,14 +407,16 @@ def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stoppe
     folder = tmp_path / "outputs" / "my sweep (1)"
     names = {f"algo.inner_lr={rate},seed={seed}" for rate in ("0.01", "-1") for seed in (0, 1)}
     assert {path.name for path in folder.iterdir() if path.is_dir()} == names
-    assert "must be" in (folder / "algo.inner_lr=-1,seed=0" / "train.log").read_text()
+    assert (folder / "algo.inner_lr=-1,seed=0" / "train.log").read_text().count("must be") == 1
     assert not (tmp_path / "multirun").exists()
     assert not list(tmp_path.rglob(".hydra"))
-    again = run(tmp_path, *sweep, "seed=0,1", "algo.inner_lr=0.01,0.02")
+    again = run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,0.02")
     assert again.code == 0, again.err
     assert again.err.count("already finished") == 2
-    short = run(tmp_path, *sweep, "seed=0,1", "algo.inner_lr=0.01,0.02", "expect=mse<0")
+    short = run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,0.02", "expect=mse<1e-9")
     assert short.code == 3
+    assert short.out.count("falls short of expect='mse<1e-9'") == 4
+    assert short.out.endswith("results are in outputs/my sweep (1)\n")
     refused = run(tmp_path, "train", "-m", "algo=maml,mamll", "name=other")
     assert refused.code == 1
     assert "did you mean maml?" in refused.err
@@ -354,7 +425,7 @@ def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stoppe
 
 def test_a_users_own_class_from_a_file_beside_the_command(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\n"
+        "from dataclasses import dataclass, field\n"
         "from metalearn_cli.algorithms.base import *\n"
         "from metalearn_cli.algorithms.maml import MAML\n"
         "@dataclass(frozen=True)\n"
@@ -362,6 +433,7 @@ def test_a_users_own_class_from_a_file_beside_the_command(tmp_path: Path) -> Non
         "    inner_lr: float = 0.1\n"
         "    factor: float = 2.0\n"
         "    test_steps: int = 1\n"
+        "    names: list[str] = field(default_factory=list)\n"
         "    batch_norm = BatchNorm.transductive\n"
         "    def inner(self): return MAML(inner_lr=self.inner_lr * self.factor)\n"
         "    def init(self, net, rng): return self.inner().init(net, rng)\n"
@@ -369,16 +441,77 @@ def test_a_users_own_class_from_a_file_beside_the_command(tmp_path: Path) -> Non
         "    def meta_gradient(self, *a, **k): return self.inner().meta_gradient(*a, **k)\n"
     )
     own = ["train", "debug=quick", "threads=1", "model.hidden=[8]", "algo._target_=mine.Twice"]
-    done = run(tmp_path, *own, "algo.inner_lr=0.005", "algo.test_steps=1", "+algo.factor=2", "name=mine")
+    done = run(tmp_path, *own, "algo.inner_lr=0.005", "+algo.factor=2", "name=mine")
     assert done.code == 0, done.err
     assert "mine.Twice has no inner_steps, first_order, inner_loss: dropped from algo" in done.err
+    assert "mine.Twice's own defaults stand: algo.test_steps=1 (not 10)\n" in done.err
+    assert "outputs/mine: Twice on sinusoid" in done.err
+    assert results(tmp_path, "mine")["algo"] == "Twice"
+    assert json.loads((tmp_path / "outputs/mine/environment.json").read_text())["choices"]["algo"] == "Twice"
     assert run(tmp_path, "train", *TINY, "algo.test_steps=1", "algo.inner_lr=0.01", "name=maml").code == 0
     assert results(tmp_path, "mine")["mean"] == results(tmp_path, "maml")["mean"]
     refused = run(tmp_path, *own, "+algo.factr=2")
     assert refused.code == 1
     assert "did you mean algo.factor?" in refused.err
+    swept = run(tmp_path, "train", "-m", *own[1:], "+algo.factor=1,2", "name=sweep")
+    assert swept.code == 0, swept.err
+    assert {path.name for path in (tmp_path / "outputs/sweep").glob("*/")} == {"algo.factor=1", "algo.factor=2"}
+    assert OmegaConf.load(tmp_path / "outputs/sweep/algo.factor=1/config.yaml").algo.factor == 1
+    assert results(tmp_path, "sweep/algo.factor=1")["algo"] == "Twice"
+    assert "already finished" in run(tmp_path, "train", "-m", *own[1:], "+algo.factor=2,3", "name=sweep").err
+    assert run(tmp_path, *own).code == 0
+    assert len(list((tmp_path / "outputs").glob("*/*-Twice-sinusoid-*"))) == 1
     assert "trust=true" in run(tmp_path, "eval", "run=outputs/mine").err
     assert run(tmp_path, "eval", "run=outputs/mine", "trust=true").code == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "sentence"),
+    [
+        ("class Mine(:\n", "Mine", "cannot be imported: SyntaxError: invalid syntax (mine.py line 1)"),
+        ("x = 1\nx / 0\n", "Mine", "cannot be imported: ZeroDivisionError: division by zero (mine.py line 2)"),
+        ("import torch\ntorch.nn.Linear('a', 1)\n", "Mine", " (mine.py line 2)"),
+        ("import nowhere\n", "Mine", "ModuleNotFoundError: No module named 'nowhere' (mine.py line 1)"),
+        ("raise SystemExit(0)\n", "Mine", "cannot be imported: SystemExit: 0 (mine.py line 1)"),
+        ("class Mine: pass\n", "Mien", "there is no Mien in mine: did you mean mine.Mine?"),
+        ("class Mine: pass\n", "Mine", "must be a dataclass that implements"),
+        (
+            "from dataclasses import *\nfrom metalearn_cli.algorithms.maml import MAML\n@dataclass(frozen=True)\n"
+            "class Mine(MAML):\n    def __post_init__(self): raise ValueError('too small')\n",
+            "Mine",
+            "algo._target_=mine.Mine cannot be made: ValueError: too small (mine.py line 5)",
+        ),
+        (
+            "from dataclasses import *\nfrom metalearn_cli.algorithms.maml import MAML\n@dataclass(frozen=True)\n"
+            "class Mine(MAML):\n    names: set[str] = frozenset()\n",
+            "Mine",
+            "cannot be made: ValidationError: Unexpected type annotation: set[str]",
+        ),
+    ],
+)
+def test_a_users_class_that_fails_is_named_with_the_line(tmp_path: Path, file: str, name: str, sentence: str) -> None:
+    (tmp_path / "mine.py").write_text(file)
+    refused = run(tmp_path, "train", *TINY, f"algo._target_=mine.{name}", "name=one")
+    assert refused.code == 1
+    assert sentence in refused.err
+    assert len(refused.err.splitlines()) == 1, refused.err
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.usefixtures("packed_omniglot")
+def test_a_task_without_validation_classes_is_not_validated(tmp_path: Path) -> None:
+    small = ["algo=protonet", "model.filters=4", "task.query=2", "debug=quick", "threads=1"]
+    done = run(tmp_path, "train", *small, "task.split=random1200", "select=last", "name=one")
+    assert done.code == 0, done.err
+    assert "no validation: task=omniglot has no validation classes with this split" in done.err
+    assert "val" not in (tmp_path / "outputs/one/metrics.jsonl").read_text()
+    assert OmegaConf.load(tmp_path / "outputs/one/config.yaml").eval_every == 0
+    # Who only tests needs no validation classes, and not so many of them.
+    assert run(tmp_path, "train", *small, "name=two").code == 0
+    assert run(tmp_path, "eval", "run=outputs/two", "task.split=random1200").code == 0
+    assert run(tmp_path, "eval", "run=outputs/two", "task.way=700", "task.query=1", "test_episodes=1").code == 0
+    refused = run(tmp_path, "eval", "run=outputs/two", "task.way=1700")
+    assert "classes of the test split" in refused.err
 
 
 @pytest.mark.usefixtures("packed_omniglot")
@@ -441,10 +574,58 @@ def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "metric"]) == 0
     assert "val/accuracy" in capsys.readouterr().out
     assert completions(["tr"]) == ["train "]
-    assert completions(["train", "algo=m"]) == ["algo=maml"]
+    assert completions(["train", "algo=ma"]) == ["algo=maml "]
     assert "algo.inner_lr=" in completions(["train", "algo.inn"])
     assert "tasks_per_step=" in completions(["train", "ta"])
+    assert completions(["train", "algo.inner_loss="]) == ["algo.inner_loss=mean ", "algo.inner_loss=way_times_mean "]
+    assert completions(["train", "batch_norm=t"]) == ["batch_norm=transductive "]
+    assert completions(["train", "trust=t"]) == ["trust=true "]
+    assert completions(["train", "-"]) == ["--cfg ", "--help ", "-m "]
+    assert completions(["train", "--cfg", ""]) == ["job"]
+    assert completions(["train", "ru"]) == []
+    assert completions(["eval", "ru"]) == ["run="]
+    assert completions(["eval", "se"]) == []
     assert completions(["list", "tas"]) == ["task"]
+    assert completions(["completion", "z"]) == ["zsh"]
+
+
+def test_runs_are_completed_by_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "my-sweep/seed=0", "my-sweep/seed=1", "with space", ".hidden"):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+        (tmp_path / "outputs" / name / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert completions(["eval", "run="]) == ["run=outputs/"]
+    assert completions(["eval", "run=outputs/"]) == ["run=outputs/my-sweep/", "run=outputs/one "]
+    assert completions(["eval", "run=outputs/my-sweep/seed=1"]) == ["run=outputs/my-sweep/seed=1 "]
+    assert completions(["eval", f"run={tmp_path}/outputs/o"]) == [f"run={tmp_path}/outputs/one "]
+    assert completions(["eval", "run=nowhere/o"]) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "replies"),
+    [
+        ("metalearn tr", ["train "]),
+        ("metalearn train --cfg ", ["job"]),
+        ("metalearn train algo=prot", ["protonet "]),
+        ("metalearn train -m algo=maml batch_norm=run", ["running "]),
+        ("metalearn eval run=outputs/my-sweep/seed=1", ["1 "]),
+    ],
+)
+def test_bash_gets_what_stands_behind_the_last_equal_sign(tmp_path: Path, line: str, replies: list[str]) -> None:
+    """The function itself, called as bash calls it, with the words cut as bash cuts them."""
+    (tmp_path / "outputs/my-sweep/seed=1").mkdir(parents=True)
+    (tmp_path / "outputs/my-sweep/seed=1/config.yaml").touch()
+    words = [part for part in re.split(r"(=)| ", line) if part is not None]
+    words = [part for number, part in enumerate(words) if part or number == len(words) - 1]
+    script = (
+        f'metalearn() {{ {shlex.quote(sys.executable)} -m metalearn_cli "$@"; }}\n'
+        f"{COMPLETION['bash'].replace('complete -o', ': complete -o')}\n"
+        f"COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_WORDBREAKS='\"=:'\n"
+        f"COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1}\n"
+        "_metalearn; printf '%s\\n' \"${COMPREPLY[@]}\"\n"
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == replies
 
 
 @pytest.mark.parametrize("arguments", [["trian"], ["train", "--sede", "3"], ["list", "nothing"], ["eval", "-x"]])
@@ -453,7 +634,14 @@ def test_unknown_commands_and_options_exit_with_2(arguments: list[str], capsys: 
     assert "metalearn: " in capsys.readouterr().err
 
 
-def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["list", "metric"], 0, ""),
+        (["train", *TINY, "name=one", "expect=mse<1e-9"], 3, "falls short of"),
+    ],
+)
+def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
     """`metalearn list metric | head -n 0`."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -462,11 +650,13 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
         os.dup2(writer, 1)
         os.dup2(os.open(tmp_path / "err", os.O_WRONLY | os.O_CREAT), 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-        os._exit(main(["list", "metric"]))
+        os.chdir(tmp_path)
+        os._exit(main(arguments))
     os.close(writer)
     _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert (tmp_path / "err").read_text() == ""
+    assert os.waitstatus_to_exitcode(status) == code
+    assert said in (tmp_path / "err").read_text()
+    assert "pipe" not in (tmp_path / "err").read_text()
 
 
 def test_stdout_is_for_results_and_a_log_has_no_bars_and_no_colour(tmp_path: Path) -> None:
@@ -474,7 +664,8 @@ def test_stdout_is_for_results_and_a_log_has_no_bars_and_no_colour(tmp_path: Pat
     assert "\r" not in done.out + done.err
     assert "\x1b" not in done.out + done.err
     assert "train 20/20" in done.err
-    assert all(line.startswith(("test ", "inner ", " ")) for line in done.out.splitlines())
+    assert all(line.startswith(("test ", "inner ", " ", "results are in ")) for line in done.out.splitlines())
+    assert max(map(len, done.err.splitlines())) <= 80  # the picture of a task
 
 
 def test_a_process_that_is_waited_for_is_gone(tmp_path: Path) -> None:
@@ -482,3 +673,36 @@ def test_a_process_that_is_waited_for_is_gone(tmp_path: Path) -> None:
     assert wait(tmp_path, pid).code == 0
     with pytest.raises(ChildProcessError):
         is_running(pid)
+
+
+def test_the_same_evaluation_finds_its_results_again(tmp_path: Path) -> None:
+    assert run(tmp_path, "train", *TINY, "name=one").code == 0
+    first = run(tmp_path, "eval", "run=outputs/one", "test_episodes=32")
+    (folder,) = (tmp_path / "outputs/one/eval").iterdir()
+    assert first.out.endswith(f"results are in {folder.relative_to(tmp_path)}\n")
+    before = {
+        path: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix != ".log" and path.name != "lock"
+    }
+    again = run(tmp_path, "eval", "run=outputs/one", "test_episodes=32", "expect=mse<1e-9")
+    assert (again.code, again.out) == (3, first.out)
+    assert "holds the results of this very evaluation" in again.err
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert run(tmp_path, "eval", "run=outputs/one", "test_episodes=33").code == 0
+    # Other weights, as after more training: the run that is not finished has another newest checkpoint.
+    (tmp_path / "outputs/one/results.json").unlink()
+    tested = json.loads((folder / "results.json").read_text())["step"]
+    for path in (tmp_path / "outputs/one/checkpoints").glob(f"step-{tested:08}-*"):
+        path.unlink()
+    assert run(tmp_path, "eval", "run=outputs/one", "test_episodes=32").code == 0
+    assert len(list((tmp_path / "outputs/one/eval").iterdir())) == 3
+
+
+def test_a_training_that_fails_says_so_once(tmp_path: Path) -> None:
+    failed = run(tmp_path, "train", *TINY, "name=one", "optimizer=sgd", "optimizer.lr=1e30")
+    assert failed.code == 1
+    assert failed.err.count("is not finite") == 1
+    assert (tmp_path / "outputs/one/train.log").read_text().count("is not finite") == 1
+    swept = run(tmp_path, "train", "-m", *TINY, "name=two", "optimizer=sgd", "optimizer.lr=1e30,2e30")
+    assert swept.err.count("is not finite") == 2
+    for log in (tmp_path / "outputs/two").glob("*/train.log"):
+        assert log.read_text().count("is not finite") == 1

@@ -78,11 +78,17 @@ def split_characters(split: CharacterSplit, split_seed: int) -> dict[str, Tensor
 
 
 def load(resample: Resample, root: str | None = None) -> ImageSet:
-    """The packed set, [32460, 1, 28, 28] with ink = 255; on first use packed from the archives in `root`."""
+    """The packed set, [32460, 1, 28, 28] with ink = 255; on first use packed from the archives in `root`.
+
+    A `root` that is given must hold them also later: otherwise it is not what its giver thinks it is.
+    """
+    if root is not None:
+        _archives(root)
     return packed(f"omniglot-{SIZE}x{SIZE}-{resample.name}", lambda: _read(resample, root))
 
 
-def _read(resample: Resample, root: str | None) -> ImageSet:
+def _archives(root: str | None) -> list[Path]:
+    """Where the two archives stand. Raises UserError where they do not."""
     folder = Path(root).expanduser() if root is not None else data_root() / "omniglot"
     paths = [folder / f"{name}.zip" for name in _ARCHIVES]
     if missing := [path.name for path in paths if not path.is_file()]:
@@ -91,6 +97,11 @@ def _read(resample: Resample, root: str | None) -> ImageSet:
             f"{' and '.join(f'{_ADDRESS}/{path.name}' for path in paths)} into that folder, or set METALEARN_DATA to "
             "the folder whose subfolder omniglot holds them, or task.root to the folder itself"
         )
+    return paths
+
+
+def _read(resample: Resample, root: str | None) -> ImageSet:
+    paths = _archives(root)
     with tqdm(total=len(characters()), desc="packing Omniglot", disable=None) as progress:  # None: on a terminal only
         pixels = torch.cat([_read_archive(path, resample, progress.update) for path in paths])
     names = tuple(character.name for character in characters())

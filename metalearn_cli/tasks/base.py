@@ -74,6 +74,10 @@ class TaskDistribution(ABC):
     def splits(self) -> tuple[Split, ...]:
         """The splits that exist; a distribution without "val" cannot choose the best checkpoint."""
 
+    def check_split(self, split: Split) -> None:  # noqa: B027 - most can give whatever is asked
+        """Raises UserError where `split` cannot give such tasks. Only a run that validates asks for "val"; what every
+        run needs is checked when the distribution is made."""
+
     @abstractmethod
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         """Choose T = `tasks` tasks: a pure function of its arguments, on the CPU. Holds `key` [T] int64."""

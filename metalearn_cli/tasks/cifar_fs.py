@@ -13,7 +13,7 @@ from torch import Tensor
 from metalearn_cli.datasets import cifar_fs
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import check_sizes, draw_images, episode_size, gather_episodes, pool_classes
+from metalearn_cli.tasks.episodes import check_size, draw_images, episode_size, gather_episodes, pool_classes
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,11 @@ class CifarFS(TaskDistribution):
     root: str | None = None  # the folder that holds cifar100/; null: $METALEARN_DATA/cifar-fs
 
     def __post_init__(self) -> None:
-        classes = {split: len(classes) for split, classes in self._classes.items()}
-        check_sizes(self, self.train_splits, classes, cifar_fs.IMAGES)
+        self.check_split("test")
+        self.check_split("train")
+
+    def check_split(self, split: Split) -> None:
+        check_size(self, split, self.train_splits, len(self._classes[split]), cifar_fs.IMAGES)
 
     @property
     def spec(self) -> Spec:

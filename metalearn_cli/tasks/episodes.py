@@ -1,6 +1,6 @@
 """Episodes of `way` classes with `shot` support and `query` query images each: what every image task shares.
 
-A task pools its training classes with `pool_classes`, checks its sizes with `check_sizes`, chooses classes with
+A task pools its training classes with `pool_classes`, checks its sizes with `check_size`, chooses classes with
 `draw_classes`, images with `draw_episodes` (`draw_images` does both), and makes the batch with `gather_episodes`. Draws
 are indices, on the CPU; pixels stay where they lie.
 
@@ -50,25 +50,24 @@ def pool_classes(classes: dict[str, Tensor], train_splits: tuple[str, ...]) -> d
     return pooled
 
 
-def check_sizes(
-    task: object, train_splits: tuple[str, ...], classes: dict[Split, int], images: int, about: str = ""
+def check_size(
+    task: object, split: Split, train_splits: tuple[str, ...], classes: int, images: int, about: str = ""
 ) -> None:
-    """Refuse episodes that so many classes in each split, with so many images each, cannot give; `about` says what the
+    """Refuse episodes of a split that its `classes` with so many `images` each cannot give; `about` says what the
     number of classes depends on."""
-    for split in reversed(classes):
-        (way_key, way), (shot_key, shot), (query_key, query) = episode_size(task, split).items()
-        for key, value, least in ((way_key, way, 2), (shot_key, shot, 1), (query_key, query, 1)):
-            if value < least:
-                raise UserError(f"task.{key}={value} must be at least {least}")
-        splits = train_splits if split == "train" else (split,)
-        where = f"the {' and '.join(splits)} split{about}"
-        if way > classes[split]:
-            raise UserError(f"task.{way_key}={way} is more than the {classes[split]} classes of {where}")
-        if shot + query > images:
-            raise UserError(
-                f"task.{shot_key}={shot} and task.{query_key}={query} together are more than the {images} images "
-                f"of a class of {where}"
-            )
+    (way_key, way), (shot_key, shot), (query_key, query) = episode_size(task, split).items()
+    for key, value, least in ((way_key, way, 2), (shot_key, shot, 1), (query_key, query, 1)):
+        if value < least:
+            raise UserError(f"task.{key}={value} must be at least {least}")
+    splits = train_splits if split == "train" else (split,)
+    where = f"the {' and '.join(splits)} split{about}"
+    if way > classes:
+        raise UserError(f"task.{way_key}={way} is more than the {classes} classes of {where}")
+    if shot + query > images:
+        raise UserError(
+            f"task.{shot_key}={shot} and task.{query_key}={query} together are more than the {images} images "
+            f"of a class of {where}"
+        )
 
 
 def draw_classes(tasks: int, way: int, classes: int, rng: torch.Generator) -> Tensor:

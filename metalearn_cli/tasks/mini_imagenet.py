@@ -14,7 +14,7 @@ from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.mini_imagenet import Resample
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import check_sizes, draw_images, episode_size, gather_episodes, pool_classes
+from metalearn_cli.tasks.episodes import check_size, draw_images, episode_size, gather_episodes, pool_classes
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,11 @@ class MiniImageNet(TaskDistribution):
     root: str | None = None  # the folder of the data set; null: $METALEARN_DATA/mini-imagenet
 
     def __post_init__(self) -> None:
-        classes = {split: len(classes) for split, classes in self._classes.items()}
-        check_sizes(self, self.train_splits, classes, mini_imagenet.IMAGES)
+        self.check_split("test")
+        self.check_split("train")
+
+    def check_split(self, split: Split) -> None:
+        check_size(self, split, self.train_splits, len(self._classes[split]), mini_imagenet.IMAGES)
 
     @property
     def spec(self) -> Spec:

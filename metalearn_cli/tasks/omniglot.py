@@ -20,7 +20,7 @@ from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.omniglot import CharacterSplit, Resample
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import (
-    check_sizes,
+    check_size,
     draw_classes,
     draw_episodes,
     episode_size,
@@ -52,9 +52,12 @@ class Omniglot(TaskDistribution):
     root: str | None = None  # the folder of the two archives; null: $METALEARN_DATA/omniglot
 
     def __post_init__(self) -> None:
-        classes = {split: self._classes(split) for split in self.splits}
+        self.check_split("test")
+        self.check_split("train")
+
+    def check_split(self, split: Split) -> None:
         about = f" (split={self.split.name}, rotations={self.rotations.name})"
-        check_sizes(self, self.train_splits, classes, omniglot.IMAGES, about)
+        check_size(self, split, self.train_splits, self._classes(split), omniglot.IMAGES, about)
 
     @property
     def spec(self) -> Spec:

@@ -53,10 +53,19 @@ MISTAKES = {
     "name=.": "inside outputs/",
     "name= ": "inside outputs/",
     "expect=accuracy>=0.9": "must compare the test's mse",
+    "expect=mse>=0": "is always met: mse is 0 or above",
+    "expect=mse<0": "is never met: mse is 0 or above",
+    "hydra.run.dir=here": "hydra.run.dir=here would do nothing",
+    "+hydra.launcher.n_jobs=2": "would do nothing",
+    "hydra/launcher=basic": "for a sweep (-m)",
+    "-m seed=0,1 hydra.sweep.dir=here": "hydra.sweep.dir=here would do nothing",
+    "-m seed=0,1 hydra/launcher=basik": "Could not find 'hydra/launcher/basik'",
     "expect=mse": "must compare the test's mse",
     "expect=mse_step99<=1": "the test takes 10",
     "algo._target_=os.system": "must be a dataclass that implements",
     "algo._target_=nowhere.Nothing": "cannot be imported",
+    "algo._target_=metalearn_cli.algorithms.maml.MALM": "did you mean metalearn_cli.algorithms.maml.MAML?",
+    "algo._target_=MAML": "give package.module.Class",
     "algo._target_=metalearn_cli.optimizer.Optimizer": "must be a dataclass that implements",
     "optimizer.schedule=step": "optimizer.decay_every",
     "seed=0,1": "seed",
@@ -68,11 +77,16 @@ OMNIGLOT = {
     "task.shot=15": "task.shot=15 and task.query=15 together are more than the 20 images",
     "task.query=0": "task.query=0 must be at least 1",
     "task.train_way=20": "task.train_way=20 must equal task.way=5",
-    "task.split=random1200": "eval_every=0 select=last",
-    "task.train_splits=[train,val]": "eval_every=0 select=last",
+    "task.train_splits=[train,val]": "by which select=best would choose: set select=last",
     "task.train_splits=[train,test]": "must not hold test, whose classes are for the test alone",
     "task.train_splits=[train,vall]": "task.train_splits=[train,vall] holds vall",
     "task.train_splits=train": "task.train_splits=train must be a list",
+    "task.split=random1200": "by which select=best would choose: set select=last",
+    "task.split=random1200 select=last eval_every=5": "eval_every=5 asks for validations",
+    "task.way=700": "task.way=700 is more than the 688 classes of the val split",
+    "expect=accuracy>=62": "from 0 to 1, where the screen shows percent: did you mean accuracy>=0.62?",
+    "expect=accuracy<=1": "is always met: accuracy is from 0 to 1",
+    "expect=accuracy_step1>1": "is never met",
     "task.root=/nowhere": "Omniglot is not in /nowhere",
     "task.root=/no where (é)[1]=x,y": "Omniglot is not in /no where (é)[1]=x,y",
 }
@@ -87,7 +101,8 @@ def test_a_mistake_gets_its_sentence(tmp_path: Path, mistake: str) -> None:
 @pytest.mark.parametrize("mistake", OMNIGLOT)
 def test_an_impossible_task_gets_its_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
-    refused = run(tmp_path, "train", "task=omniglot", mistake)
+    words = [mistake] if mistake.startswith("task.root") else mistake.split(" ")
+    refused = run(tmp_path, "train", "task=omniglot", *words)
     check(tmp_path, refused.code, refused.out, refused.err, OMNIGLOT[mistake])
 
 

@@ -1,16 +1,19 @@
 """Every yaml of conf/ is tested by being there."""
 
 import dataclasses
+from enum import Enum
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from pairs import PAIRS, built_or_refused, small
 
-from metalearn_cli import config
+from metalearn_cli import catalog, config
 from metalearn_cli.algorithms.base import Algorithm
 from metalearn_cli.cli import main
+from metalearn_cli.errors import UserError
 from metalearn_cli.loop import new_learner
 from metalearn_cli.seeding import generator
 
@@ -36,7 +39,7 @@ def test_every_yaml_builds(group: str, choice: str) -> None:
     def wanted(key: str) -> bool:
         return "_target_" not in key and not key.startswith("paper")
 
-    again = [f"{key}={_quoted(value)}" for key, value in config.flatten(job.config).items() if wanted(key)]
+    again = [f"{key}={_quoted(value)}" for key, value in catalog.flatten(job.config).items() if wanted(key)]
     groups = [f"{name}={job.choices[name]}" for name in config.GROUPS]
     assert config.load_job([*groups, *again]).config == {**job.config, "paper": None}
 
@@ -52,6 +55,42 @@ def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(group: s
     keys = {field.name for field in dataclasses.fields(part) if field.init} - {"spec"}
     assert set(node) - {"_target_"} == keys
     assert "#" in path.read_text().split("_target_")[0]
+
+
+def test_every_key_with_few_values_lists_them_in_its_comment() -> None:
+    """Completion reads them there, and so does whoever opens the file."""
+    jobs = [
+        (group, config.load_job([f"{group}={choice}", *(["task=omniglot"] if choice == "conv4" else [])]))
+        for group, choice in CHOICES
+        if group in config.GROUPS
+    ]
+    parts: list[tuple[str, Any]] = [("", jobs[0][1].run)]
+    for group, job in jobs:
+        parts.append(
+            (f"{group}.", {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group])
+        )
+    for prefix, part in parts:
+        hints = get_type_hints(type(part))
+        for key, kind in ((field.name, hints[field.name]) for field in dataclasses.fields(part)):
+            for option in (kind, *get_args(kind)):
+                if isinstance(option, type) and issubclass(option, Enum) and get_origin(kind) is not tuple:
+                    assert set(catalog.values_of(prefix + key)) >= {member.name for member in option}, prefix + key
+
+
+def test_a_split_with_too_few_classes_to_validate_is_said_or_refused() -> None:
+    preset = ["experiment=maml/mini_imagenet_20w1s"]
+    job = config.load_job([*preset, "debug=quick"])
+    assert job.run.eval_every == job.config["eval_every"] == 0
+    assert job.notes[-1] == "no validation: task.way=20 is more than the 16 classes of the val split"
+    for wish in ("eval_every=5", "select=best"):
+        with pytest.raises(UserError, match=r"task\.way=20 is more than the 16 classes of the val split"):
+            config.load_job([*preset, wish])
+
+
+@pytest.mark.parametrize("debug", config.list_choices("debug"))
+@pytest.mark.parametrize("experiment", config.list_choices("experiment"))
+def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) -> None:
+    assert config.load_job([f"experiment={experiment}", f"debug={debug}"]).run.steps <= 200
 
 
 @pytest.mark.parametrize(("algo", "task"), PAIRS)

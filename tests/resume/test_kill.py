@@ -137,8 +137,14 @@ def test_metrics_that_were_written_after_the_last_checkpoint_are_not_there_twice
     assert again == [line for line in kept if "train/loss" in line]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("moment", ["training", "validation", "test"])
+@pytest.mark.parametrize(
+    ("number", "code", "moment"),
+    [
+        *((signal.SIGTERM, 143, moment) for moment in ("training", "validation", "test")),
+        *((signal.SIGINT, 130, moment) for moment in ("training", "validation", "test")),
+        (signal.SIGHUP, 129, "training"),
+    ],
+)
 @pytest.mark.usefixtures("packed_omniglot")
 def test_a_signal_saves_the_very_step_and_the_run_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int, moment: str

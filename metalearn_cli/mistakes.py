@@ -1,0 +1,82 @@
+"""The sentences for mistakes on the command line: what would be right, and the nearest name."""
+
+import difflib
+import importlib
+import traceback
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, flatten, list_choices
+
+
+def describe(kind: Any) -> str:
+    """A type in the user's words."""
+    options = [option for option in getattr(kind, "__args__", ()) if option is not type(None)]
+    or_null = " or null" if type(None) in getattr(kind, "__args__", ()) else ""
+    if len(options) == 1:
+        kind = options[0]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(member.name for member in kind)}{or_null}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(kind, "a list, e.g. [40,40]") + or_null
+
+
+def nearest(key: str, options: Any, prefix: str = "") -> str:
+    near = difflib.get_close_matches(key, list(options), n=1)
+    return f": did you mean {prefix}{near[0]}?" if near else f": choose from {', '.join(sorted(options))}"
+
+
+def composition_sentence(error: Exception, overrides: list[str]) -> str:
+    """Hydra's refusal as one sentence, with the nearest name where a key or a choice is unknown."""
+    parsed: list[tuple[str, Any]] = []
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            return f"{text!r} is not of the form key=value (values with spaces or brackets need quotes: key='a b')"
+        parsed.append((override.key_or_group, override.value()))
+    choices = [(key, value) for key, value in parsed if key in (*GROUPS, *PRESETS)]
+    for key, value in choices:
+        options = list_choices(key)
+        if str(value) not in options:
+            return f"{key}={value} is none of the choices{nearest(str(value), options)}"
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        known: Any = OmegaConf.to_container(compose("config", [f"{key}={value}" for key, value in choices]))
+    for key, _ in parsed:
+        if key in (*GROUPS, *PRESETS) or key.startswith("hydra"):
+            continue
+        if key not in known and key not in flatten(known):
+            return f"there is no key {key}{nearest(key, [name for name in flatten(known) if '_target_' not in name])}"
+        if f"+{key}=" in "".join(overrides):
+            return f"+{key} is there already: give {key}=... without the +"
+    return " ".join(str(error).split())
+
+
+def failure_sentence(error: BaseException) -> str:
+    """What went wrong in a user's own file, and in which line of it."""
+    where = ""
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f"{_short(error.filename)} line {error.lineno}"
+    else:
+        passed = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+        # What a library below the user's file does is of no help.
+        own = [frame for frame in passed if Path(frame.filename).is_relative_to(Path.cwd())] or passed
+        where = f"{_short(own[-1].filename)} line {own[-1].lineno}" if own else ""
+    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' if text else ''}{text}{f' ({where})' if where else ''}"
+
+
+def _is_machinery(file: str) -> bool:
+    """A frame that stands between the command and the user's file."""
+    return file.startswith("<frozen") or Path(file).is_relative_to(Path(__file__).parent) or file == importlib.__file__
+
+
+def _short(file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
