@@ -1,6 +1,7 @@
 """Running the real command in a process of its own. Forked: importing torch anew would take most of the time."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ def start(folder: Path, *arguments: str) -> int:
     if pid == 0:
         code = 99
         try:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whether or not these tests run under nohup
             os.chdir(folder)
             for descriptor, name in ((1, "out"), (2, "err")):
                 os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)

@@ -325,8 +325,7 @@ def test_a_closed_terminal_saves_unless_nohup_is_given(tmp_path: Path, hung_up: 
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
-        if not hung_up:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL if hung_up else signal.SIG_IGN)
         os.execv(command[0], command)
     os.set_blocking(terminal, False)
     metrics = tmp_path / "outputs/one/metrics.jsonl"
@@ -339,6 +338,7 @@ def test_a_closed_terminal_saves_unless_nohup_is_given(tmp_path: Path, hung_up: 
         time.sleep(0.1)  # so that the signal is there
         size = metrics.stat().st_size
         while metrics.stat().st_size == size:  # it goes on
+            assert is_running(pid)
             time.sleep(0.02)
         os.kill(pid, signal.SIGTERM)
     _, status = os.waitpid(pid, 0)
