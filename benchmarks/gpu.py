@@ -15,9 +15,13 @@ from torch import Tensor
 
 from metalearn_cli import checkpoint
 from metalearn_cli.algorithms.base import Algorithm, Meta
+from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.matching import Matching
+from metalearn_cli.algorithms.meta_lstm import MetaLSTM
+from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.protonet import ProtoNet
+from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.config import resolve_device
 from metalearn_cli.learner import Learner
 from metalearn_cli.nets.base import Net
@@ -56,6 +60,10 @@ def problems(device: torch.device) -> dict[str, tuple[Algorithm, Net, Batch]]:
         "maml, conv4 with stride": (MAML(inner_lr=0.1), stride, images),
         "protonet, conv4": (ProtoNet(), Conv4(spec, filters=16), images),
         "matching, fce, conv4": (Matching(fce=True), Conv4(spec, filters=16), images),
+        "meta_sgd, conv4": (MetaSGD(), Conv4(spec, filters=16), images),
+        "reptile, conv4": (Reptile(inner_steps=3, inner_batch=4), Conv4(spec, filters=16), images),
+        "meta_lstm, conv4": (MetaLSTM(inner_steps=3), Conv4(spec, filters=8), images),
+        "learned optimizer, sinusoid": (LearnedOptimizer(unroll=5, horizon=10), MLP(points_spec), points),
     }
 
 
