@@ -1,6 +1,7 @@
 """Telling the user what is going on: sentences, and a bar on a terminal or plain lines in a log. All on stderr."""
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -11,10 +12,12 @@ from tqdm import tqdm
 
 
 def show(text: str) -> None:
-    """Results, on stdout. A reader who has read enough (`| head`) is no reason to fail."""
+    """Results, on stdout. A reader who has read enough (`| head`) or is gone (a closed terminal) is no mistake."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -319,9 +319,9 @@ def test_an_evaluation_that_is_stopped_leaves_no_folder(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("hung_up", [True, False])
-def test_a_closed_terminal_saves_unless_nohup_is_given(tmp_path: Path, hung_up: bool) -> None:
+def test_a_closed_terminal_ends_a_run_that_saves_but_under_nohup_it_goes_on(tmp_path: Path, hung_up: bool) -> None:
     command = [sys.executable, "-m", "metalearn_cli", "train", *TINY, "name=one", "save_every=1000000"]
-    command += ["steps=1000000", "eval_every=0", "select=last"]
+    command += [f"steps={1000000 if hung_up else 200}", "eval_every=0", "select=last"]
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
@@ -334,16 +334,10 @@ def test_a_closed_terminal_saves_unless_nohup_is_given(tmp_path: Path, hung_up: 
         with contextlib.suppress(BlockingIOError):
             os.read(terminal, 65536)
     os.close(terminal)
-    if not hung_up:
-        time.sleep(0.1)  # so that the signal is there
-        size = metrics.stat().st_size
-        while metrics.stat().st_size == size:  # it goes on
-            assert is_running(pid)
-            time.sleep(0.02)
-        os.kill(pid, signal.SIGTERM)
     _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == (129 if hung_up else 143)
+    assert os.waitstatus_to_exitcode(status) == (129 if hung_up else 0)
     assert len(list((tmp_path / "outputs/one/checkpoints").glob("step-*"))) == 1
+    assert (tmp_path / "outputs/one/results.json").exists() is not hung_up
     assert "Traceback" not in (tmp_path / "outputs/one/train.log").read_text()
 
 
@@ -386,11 +380,12 @@ def test_a_run_in_use_is_refused_with_its_holder(tmp_path: Path) -> None:
     while not list(tmp_path.glob("outputs/one/checkpoints/step-*")):
         time.sleep(0.01)
     (tmp_path / "err").rename(tmp_path / "err-of-the-first")
-    refused = run(tmp_path, "train", *TINY, "name=one", "steps=100000", "eval_every=0", "select=last")
-    assert refused.code == 1
-    assert f"in use by pid {pid} on " in refused.err
+    # With another seed it is refused also where nothing locks, and the test ends: but not in these words.
+    refused = run(tmp_path, "train", *TINY, "name=one", "steps=100000", "eval_every=0", "select=last", "seed=1")
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+    assert refused.code == 1
+    assert f"in use by pid {pid} on " in refused.err
     done = run(tmp_path, "train", *TINY, "name=one", "steps=100", "eval_every=0", "select=last")
     assert done.code == 1  # fewer steps than the killed run was started with
     assert "steps=100 is less" in done.err
