@@ -110,10 +110,9 @@ def tuned(job: Job, method: Method, tuning: int) -> tuple[Learner, float]:
     size = min(tuning, 32)
     for step in range(tuning // size):
         learner.step(job.task.gather(job.task.draw(size, "train", generator(job.run.seed, "tune", step)), CPU), step)
-    best = int(learner.meta.buffers["final_loss"].argmin())
-    if best in (0, len(RATES) - 1):
-        print(f"note: {method.name}'s best rate {RATES[best]:g} lies at the end of the grid\n")
-    return learner, RATES[best]
+    rate = RATES[int(learner.meta.buffers["final_loss"].argmin())]
+    assert min(RATES) < rate < max(RATES), f"{method.name}'s best rate {rate:g} lies at the end of the grid"
+    return learner, rate
 
 
 def compare(problem: Problem, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float], str]:
