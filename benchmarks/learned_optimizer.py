@@ -50,7 +50,7 @@ class Problem(NamedTuple):
     tuning: int  # tasks that the rates are tuned on
 
 
-QUADRATICS, MLP = (1024, 256), (16, 8)
+QUADRATICS, MLP = (1024, 1024), (16, 8)
 PROBLEMS = [
     Problem("quadratics, Gaussian", "quadratics", [], (100, 200), *QUADRATICS),
     Problem("the same, 20 dimensions", "quadratics", ["task.dimension=20"], (100,), *QUADRATICS),
@@ -110,10 +110,9 @@ def tuned(job: Job, method: Method, tuning: int) -> tuple[Learner, float]:
     size = min(tuning, 32)
     for step in range(tuning // size):
         learner.step(job.task.gather(job.task.draw(size, "train", generator(job.run.seed, "tune", step)), CPU), step)
-    best = int(learner.meta.buffers["final_loss"].argmin())
-    if best in (0, len(RATES) - 1):
-        print(f"note: {method.name}'s best rate {RATES[best]:g} lies at the end of the grid\n")
-    return learner, RATES[best]
+    rate = RATES[int(learner.meta.buffers["final_loss"].argmin())]
+    assert min(RATES) < rate < max(RATES), f"{method.name}'s best rate {rate:g} lies at the end of the grid"
+    return learner, rate
 
 
 def compare(problem: Problem, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float], str]:
@@ -139,13 +138,13 @@ def cell(loss: Tensor, rate: float | None) -> str:
     return text if rate is None else f"{text}, {rate:.2g}"
 
 
-def draw(panels: dict[Problem, dict[str, Tensor]], path: Path) -> None:
+def draw(panels: list[tuple[Problem, dict[str, Tensor]]], path: Path) -> None:
     """A panel for each problem: the mean of f over the steps, on a logarithmic axis."""
     columns = min(4, len(panels) + 1)
     rows = math.ceil((len(panels) + 1) / columns)
     figure, grid = plt.subplots(rows, columns, figsize=(3.5 * columns, 2.9 * rows), squeeze=False)
     places: list[Any] = list(grid.flat)
-    for axes, (problem, curves) in zip(places, panels.items(), strict=False):
+    for axes, (problem, curves) in zip(places, panels, strict=False):
         for name, loss in curves.items():
             axes.plot(
                 loss.mean(0), color=COLOURS[name], linestyle=DASHES[name], linewidth=2 if name == "learned" else 1.3
@@ -180,12 +179,12 @@ def main() -> None:
     names = ["learned", *(method.name for method in Method)]
     print("f: mean ± 95% interval over the test tasks (median), tuned rate\n")
     print(f"| problem | step | tasks | {' | '.join(names)} |\n|{'---|' * (3 + len(names))}")
-    panels, hashes = {}, []
+    panels, hashes = [], []
     for problem in PROBLEMS:
         if problem.row not in weights:
             continue
         curves, rates, sha = compare(problem, weights[problem.row])
-        panels[problem] = curves
+        panels.append((problem, curves))
         hashes.append(f"{problem.title}: {sha[:16]}")
         for step in problem.steps:
             cells = [cell(curves[name][:, step], rates.get(name)) for name in names]

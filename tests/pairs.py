@@ -7,16 +7,22 @@ from metalearn_cli.loop import new_learner
 
 PAIRS = [(algo, task) for algo in config.list_choices("algo") for task in config.list_choices("task")]
 
-_SMALL = {"conv4": ["model.filters=2", "task.query=1"], "mlp": ["model.hidden=[8]"]}
+_SMALL = {
+    "omniglot": ["model.filters=2", "task.query=1"],
+    "cifar_fs": ["model.filters=2", "task.query=1"],
+    "mini_imagenet": ["model.filters=2", "task.query=1"],
+    "sinusoid": ["model.hidden=[8]"],
+    "hand_optimizer": ["algo.rates=[0.01,0.1]"],
+}
 
 
 def small(algo: str, task: str) -> list[str]:
     """The overrides of a pair, with a small network and short inner loops."""
     overrides = [f"algo={algo}", f"task={task}"]
-    node, choices = config.compose_config(overrides)
-    keys = {"inner_steps": 2, "test_steps": 2, "unroll": 2, "horizon": 4}.items()
+    node, _ = config.compose_config(overrides)
+    keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
     short = [f"algo.{key}={most}" for key, most in keys if node.algo.get(key, 0) > most]
-    return [*overrides, *_SMALL.get(choices["model"], []), *short, "tasks_per_step=2"]
+    return [*overrides, *_SMALL.get(task, []), *_SMALL.get(algo, []), *short, "tasks_per_step=2"]
 
 
 def built_or_refused(job: config.Job) -> Learner | None:

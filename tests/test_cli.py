@@ -438,7 +438,7 @@ def test_a_users_own_class_from_a_file_beside_the_command(tmp_path: Path) -> Non
     own = ["train", "debug=quick", "threads=1", "model.hidden=[8]", "algo._target_=mine.Twice"]
     done = run(tmp_path, *own, "algo.inner_lr=0.005", "+algo.factor=2", "name=mine")
     assert done.code == 0, done.err
-    assert "mine.Twice has no inner_steps, first_order, inner_loss: dropped from algo" in done.err
+    assert "mine.Twice has no inner_steps, first_order, inner_loss, adapted: dropped from algo" in done.err
     assert "mine.Twice's own defaults stand: algo.test_steps=1 (not 10)\n" in done.err
     assert "outputs/mine: Twice on sinusoid" in done.err
     assert results(tmp_path, "mine")["algo"] == "Twice"
@@ -569,7 +569,7 @@ def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "metric"]) == 0
     assert "val/accuracy" in capsys.readouterr().out
     assert completions(["tr"]) == ["train "]
-    assert completions(["train", "algo=ma"]) == ["algo=maml "]
+    assert completions(["train", "algo=ma"]) == ["algo=maml ", "algo=matching "]
     assert "algo.inner_lr=" in completions(["train", "algo.inn"])
     assert "tasks_per_step=" in completions(["train", "ta"])
     assert completions(["train", "algo.inner_loss="]) == ["algo.inner_loss=mean ", "algo.inner_loss=way_times_mean "]

@@ -17,8 +17,9 @@ the same theta and h, cut from their past, until `horizon`.
 
 Differs from the paper in: the start theta_0 and the minibatches come from each task's key, and batch norm starts from
 gamma 1 and beta 0. One LSTM serves all layers of an optimizee (the paper has two for its convolutional ones). A
-minibatch is drawn without replacement until the support set has been seen. The loss that is reported is f at the end of
-the unroll, after a whole step that at the horizon, whatever `unroll` is.
+minibatch is drawn without replacement until the support set has been seen. The read-out starts at zero (the paper does
+not say from what). The loss that is reported is f at the end of the unroll, after a whole step that at the horizon,
+whatever `unroll` is.
 
 docs/algorithms.md tells how it relates to the others.
 """
@@ -47,7 +48,7 @@ from metalearn_cli.algorithms.inner_loop import log_sign, predict
 from metalearn_cli.algorithms.optimizee import Optimizee, require_optimizee
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.nets.layers import init_linear, init_lstm, linear, lstm_cell
+from metalearn_cli.nets.layers import init_lstm, linear, lstm_cell
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -102,7 +103,8 @@ class LearnedOptimizer(Algorithm):
         for layer, width in enumerate(self.hidden, 1):
             params |= init_lstm(f"lstm{layer}", inputs, width, rng)
             inputs = width
-        params["readout.weight"], params["readout.bias"] = init_linear(inputs, 1, None, rng)
+        # An untrained optimizer takes no steps. Any others, the same for all coordinates, would saturate a network.
+        params["readout.weight"], params["readout.bias"] = torch.zeros(1, inputs), torch.zeros(1)
         return Meta(params, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
