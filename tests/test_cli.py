@@ -493,6 +493,13 @@ def test_a_users_class_that_fails_is_named_with_the_line(tmp_path: Path, file: s
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_long_adaptation_is_shown_in_short_and_kept_whole(tmp_path: Path) -> None:
+    done = run(tmp_path, "train", "algo=maml", "debug=quick", "algo.test_steps=50", "name=long")
+    shown = [int(words[0]) for words in map(str.split, done.out.splitlines()) if words and words[0].isdigit()]
+    assert shown == [0, 1, 2, 3, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50]
+    assert len(json.loads((tmp_path / "outputs/long/results.json").read_text())["per_step"]) == 51
+
+
 @pytest.mark.usefixtures("packed_omniglot")
 def test_a_task_without_validation_classes_is_not_validated(tmp_path: Path) -> None:
     small = ["algo=protonet", "model.filters=4", "task.query=2", "debug=quick", "threads=1"]
@@ -502,9 +509,10 @@ def test_a_task_without_validation_classes_is_not_validated(tmp_path: Path) -> N
     assert "val" not in (tmp_path / "outputs/one/metrics.jsonl").read_text()
     assert OmegaConf.load(tmp_path / "outputs/one/config.yaml").eval_every == 0
     # Who only tests needs no validation classes, and not so many of them.
+    only = ["task.way=700", "task.query=1", "test_episodes=1"]
     assert run(tmp_path, "train", *small, "name=two").code == 0
     assert run(tmp_path, "eval", "run=outputs/two", "task.split=random1200").code == 0
-    assert run(tmp_path, "eval", "run=outputs/two", "task.way=700", "task.query=1", "test_episodes=1").code == 0
+    assert run(tmp_path, "eval", "run=outputs/two", *only, "other_batch_norm=[]").code == 0
     refused = run(tmp_path, "eval", "run=outputs/two", "task.way=1700")
     assert "classes of the test split" in refused.err
 
