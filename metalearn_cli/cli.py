@@ -52,7 +52,7 @@ metalearn eval run=FOLDER [key=value ...]
   metalearn eval run=outputs/my-run test_episodes=1000        more episodes; the first 600 are the same
   metalearn eval run=outputs/my-run algo.test_steps=50        more inner steps
   metalearn eval run=outputs/my-run task.shot=5               other tasks of the same distribution
-  metalearn eval run=outputs/my-run task=my_task              another distribution whose shapes the model takes
+  metalearn eval run=outputs/my-run task=sinusoid_frequency   another distribution whose shapes the model takes
   metalearn eval run=outputs/my-run task.split=random1200     validation classes are not needed here
   metalearn eval run=outputs/my-run batch_norm=inductive      another headline; the others stand beside it
 

@@ -24,6 +24,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.allocator import Allocator
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
 from metalearn_cli.errors import UserError
 from metalearn_cli.metrics import parse_expectation
@@ -69,6 +70,7 @@ class Run:
     precision: Precision
     deterministic: bool
     threads: int | None
+    allocator: Allocator
     tasks_per_chunk: int | None
     expect: str | None
     trust: bool

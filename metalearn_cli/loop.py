@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metalearn_cli import checkpoint, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.allocator import Allocator, set_allocator
 from metalearn_cli.config import Job, Select, resolve_device
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import Evaluation, draw_block, evaluate
@@ -91,7 +92,7 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
 
 
 def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> None:
-    """Set threads and determinism for this process, and say what was chosen."""
+    """Set threads, allocator and determinism for this process, and say what was chosen."""
     settings = job.run
     choices = folder / "choices.json"
     if settings.threads is not None:
@@ -102,9 +103,13 @@ def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> N
         threads = _DEFAULT_THREADS
     runs.write_json(choices, {"threads": threads})
     torch.set_num_threads(threads)
+    allocator = f"{settings.allocator.name} allocator"
+    if not set_allocator(settings.allocator) and settings.allocator is not Allocator.default:
+        allocator = "default allocator (this C library has no other)"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
     torch.use_deterministic_algorithms(settings.deterministic)
-    console.say(f"{folder}: {job.choices['algo']} on {job.choices['task']}, device {device}, {threads} CPU thread(s)")
+    what = f"{job.choices['algo']} on {job.choices['task']}"
+    console.say(f"{folder}: {what}, device {device}, {threads} CPU thread(s), {allocator}")
 
 
 def new_learner(job: Job) -> Learner:

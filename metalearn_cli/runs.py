@@ -32,6 +32,7 @@ _FREE = {
     "steps",
     "device",
     "threads",
+    "allocator",
     "save_every",
     "log_every",
     "eval_every",

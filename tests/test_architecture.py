@@ -17,7 +17,7 @@ LAYERS = [
     {"nets", "optimizer"},
     {"tasks"},
     {"datasets"},
-    {"seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
+    {"allocator", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
 ]
 
 

@@ -110,6 +110,20 @@ def test_every_batch_norm_mode_stands_beside_the_headline(tmp_path: Path) -> Non
         assert again["mean"] == found["other_batch_norm"]["inductive"]["mean"]  # type: ignore[index]
 
 
+def test_eval_on_another_distribution(tmp_path: Path) -> None:
+    """Of the same shapes; one of others is refused in a sentence."""
+    assert run(tmp_path, "train", *TINY, "name=one").code == 0
+    done = run(tmp_path, "eval", "run=outputs/one", "task=sinusoid_frequency", "task.shot=4", "test_episodes=8")
+    assert done.code == 0, done.err
+    (folder,) = (tmp_path / "outputs/one/eval").glob("sinusoid_frequency-*")
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["task"], results["episodes"], results["paper"]) == ("sinusoid_frequency", 8, None)
+    assert OmegaConf.load(folder / "config.yaml").task.shot == 4
+    refused = run(tmp_path, "eval", "run=outputs/one", "task=omniglot", "task.root=/nowhere")
+    assert refused.code == 1
+    assert "Traceback" not in refused.err
+
+
 def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
     assert run(tmp_path, "train", *TINY, "name=one").code == 0
     before = (tmp_path / "outputs" / "one" / "results.json").read_bytes()
