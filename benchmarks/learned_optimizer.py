@@ -38,6 +38,7 @@ CPU = torch.device("cpu")
 RATES = tuple(10 ** (k / 6) for k in range(-24, 13))  # six a decade, from 1e-4 to 100
 COLOURS = {"learned": pictures.BLUE, "sgd": "black", "rmsprop": pictures.GREEN, "adam": pictures.RED}
 COLOURS["nesterov"] = pictures.ORANGE
+NAMES = {"learned": "learned", "sgd": "SGD", "rmsprop": "RMSprop", "adam": "Adam", "nesterov": "Nesterov"}
 DASHES = {"learned": "-", "sgd": ":", "rmsprop": "-.", "adam": "--", "nesterov": (0, (5, 1, 1, 1, 1, 1))}
 
 
@@ -53,12 +54,12 @@ class Problem(NamedTuple):
 QUADRATICS, MLP = (1024, 1024), (16, 8)
 PROBLEMS = [
     Problem("quadratics, Gaussian", "quadratics", [], (100, 200), *QUADRATICS),
-    Problem("the same, 20 dimensions", "quadratics", ["task.dimension=20"], (100,), *QUADRATICS),
+    Problem("quadratics, Gaussian, 20 dimensions", "quadratics", ["task.dimension=20"], (100,), *QUADRATICS),
     Problem("quadratics, uniform", "quadratics_uniform", [], (100, 200), *QUADRATICS),
     Problem("MLP on 10 Omniglot characters", "omniglot_mlp", [], (100, 200), *MLP),
-    Problem("the same, 40 hidden units", "omniglot_mlp", ["model.hidden=[40]"], (100,), *MLP),
-    Problem("the same, 2 hidden layers", "omniglot_mlp", ["model.hidden=[20,20]"], (100,), *MLP),
-    Problem("the same, ReLU", "omniglot_mlp", ["model.activation=relu"], (100,), *MLP),
+    Problem("MLP with 40 hidden units", "omniglot_mlp", ["model.hidden=[40]"], (100,), *MLP),
+    Problem("MLP with 2 hidden layers", "omniglot_mlp", ["model.hidden=[20,20]"], (100,), *MLP),
+    Problem("MLP with ReLU", "omniglot_mlp", ["model.activation=relu"], (100,), *MLP),
 ]
 
 
@@ -160,8 +161,16 @@ def draw(panels: list[tuple[Problem, dict[str, Tensor]]], path: Path) -> None:
         axes.tick_params(labelsize=8)
     for axes in places[len(panels) :]:
         axes.axis("off")
-    names = {"learned": "learned optimizer (LSTM)"} | {m.name: f"{m.name}, rate tuned" for m in Method}
-    lines = [plt.Line2D([], [], color=COLOURS[n], linestyle=DASHES[n], label=label) for n, label in names.items()]
+    lines = [
+        plt.Line2D(
+            [],
+            [],
+            color=COLOURS[key],
+            linestyle=DASHES[key],
+            label=f"{name} optimizer (LSTM)" if key == "learned" else f"{name}, rate tuned",
+        )
+        for key, name in NAMES.items()
+    ]
     places[len(panels)].legend(handles=lines, loc="center", frameon=False, fontsize=10)
     figure.suptitle("f, the loss on the support set: mean over test tasks", fontsize=11)
     figure.tight_layout()
@@ -176,9 +185,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     weights = {row: trained(row, chosen.train) for row in chosen.rows}
-    names = ["learned", *(method.name for method in Method)]
     print("f: mean ± 95% interval over the test tasks (median), tuned rate\n")
-    print(f"| problem | step | tasks | {' | '.join(names)} |\n|{'---|' * (3 + len(names))}")
+    print(f"| problem | step | tasks | {' | '.join(NAMES.values())} |\n|{'---|' * (3 + len(NAMES))}")
     panels, hashes = [], []
     for problem in PROBLEMS:
         if problem.row not in weights:
@@ -187,7 +195,7 @@ def main() -> None:
         panels.append((problem, curves))
         hashes.append(f"{problem.title}: {sha[:16]}")
         for step in problem.steps:
-            cells = [cell(curves[name][:, step], rates.get(name)) for name in names]
+            cells = [cell(curves[name][:, step], rates.get(name)) for name in NAMES]
             print(f"| {problem.title} | {step} | {problem.tasks} | {' | '.join(cells)} |", flush=True)
     print("\nTest tasks (the first 16 digits of their hash): " + "; ".join(hashes))
     draw(panels, chosen.out)
