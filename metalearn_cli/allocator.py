@@ -21,7 +21,10 @@ class Allocator(Enum):
 
 
 def set_allocator(allocator: Allocator) -> bool:
-    """For this whole process -> whether it could be set: only glibc has the call."""
+    """For this whole process -> whether it could be set: only glibc has the call.
+
+    `default` after `tuned` (in a sweep) is glibc's start, without the threshold that it would have raised by itself.
+    """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
