@@ -96,9 +96,9 @@ def score(learner: Learner, job: Job, problem: Problem) -> tuple[Tensor, str]:
     return found.scores[BatchNorm.transductive].loss.double(), found.episodes_sha256
 
 
-def trained(row: str, extra: list[str]) -> dict[str, Tensor]:
+def trained(row: str) -> dict[str, Tensor]:
     """The learned optimizer's weights: those of the checkpoint that was best in validation."""
-    overrides = [f"experiment=learned_optimizer/{row}", f"name=learned_optimizer/{row}", "device=cpu", *extra]
+    overrides = [f"experiment=learned_optimizer/{row}", f"name=learned_optimizer/{row}", "device=cpu"]
     results = train_run(load_job(overrides), overrides)
     return checkpoint.load_step(OUTPUTS / "learned_optimizer" / row / "checkpoints", results["step"]).tensors
 
@@ -161,16 +161,8 @@ def draw(panels: list[tuple[Problem, dict[str, Tensor]]], path: Path) -> None:
         axes.tick_params(labelsize=8)
     for axes in places[len(panels) :]:
         axes.axis("off")
-    lines = [
-        plt.Line2D(
-            [],
-            [],
-            color=COLOURS[key],
-            linestyle=DASHES[key],
-            label=f"{name} optimizer (LSTM)" if key == "learned" else f"{name}, rate tuned",
-        )
-        for key, name in NAMES.items()
-    ]
+    labels = {key: f"{name}, rate tuned" for key, name in NAMES.items()} | {"learned": "learned optimizer (LSTM)"}
+    lines = [plt.Line2D([], [], color=COLOURS[key], linestyle=DASHES[key], label=labels[key]) for key in NAMES]
     places[len(panels)].legend(handles=lines, loc="center", frameon=False, fontsize=10)
     figure.suptitle("f, the loss on the support set: mean over test tasks", fontsize=11)
     figure.tight_layout()
@@ -181,10 +173,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", default=["quadratics", "quadratics_uniform", "omniglot_mlp"])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".png"))
-    parser.add_argument("--train", nargs="*", default=[], help="key=value for the trainings, e.g. steps=10")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    weights = {row: trained(row, chosen.train) for row in chosen.rows}
+    weights = {row: trained(row) for row in chosen.rows}
     print("f: mean ± 95% interval over the test tasks (median), tuned rate\n")
     print(f"| problem | step | tasks | {' | '.join(NAMES.values())} |\n|{'---|' * (3 + len(NAMES))}")
     panels, hashes = [], []

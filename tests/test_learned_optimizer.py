@@ -20,12 +20,27 @@ from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP, Activation
+from metalearn_cli.nets.module import module_net
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Spec, Support
 from metalearn_cli.tasks.quadratics import Quadratics
 
 MODE = BatchNorm.transductive
+
+
+class Module(torch.nn.Module):
+    """A user's own."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.body = torch.nn.Linear(*spec.input_shape, 3)
+        self.norm = torch.nn.BatchNorm1d(3)
+        self.head = torch.nn.Linear(3, spec.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.norm(self.body(x)).tanh())
+        return out
 
 
 def cases() -> list[tuple[Net, Batch, LearnedOptimizer]]:
@@ -46,6 +61,7 @@ def cases() -> list[tuple[Net, Batch, LearnedOptimizer]]:
         (MLP(point_spec, hidden=(3,), activation=Activation.sigmoid), point_batch, prepared),
         (MLP(image_spec, hidden=(2,), batch_norm=True), image_batch, prepared),
         (Conv4(image_spec, filters=2), image_batch, prepared),
+        (module_net(Module, point_spec, {}), point_batch, raw),
     ]
 
 
