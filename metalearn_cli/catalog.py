@@ -19,13 +19,13 @@ EVAL_KEYS = (
 
 # Every metric that is written anywhere, in a line.
 METRICS = {
-    "train/loss": "query loss after adapting, mean over the meta-batch of that step",
+    "train/loss": "loss after adapting, mean over the meta-batch of that step: of the query sets (optimizers: support sets)",
     "train/lr": "learning rate of the outer optimizer at that step",
     "val/loss": "query loss after the last inner step, mean over the validation episodes",
     "val/accuracy": "share of query examples classified rightly after the last inner step, 0..1",
-    "val/accuracy_stepK": "the same after K inner steps; step 0 is before adapting",
+    "val/accuracy_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
     "val/mse": "squared error of the query values after the last inner step, regression tasks",
-    "val/mse_stepK": "the same after K inner steps; step 0 is before adapting",
+    "val/mse_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
     "accuracy, mse": "of the test, in results.json: mean, ci95, median and diverged after each inner step",
     "ci95": "1.96 standard deviations over episodes / sqrt(episodes): the noise of the episodes, not of training",
     "diverged": "share of episodes whose loss is not finite, above 10 (regression) or ten times that of step 0",

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import shlex
 import shutil
 import traceback
@@ -18,7 +17,7 @@ from metalearn_cli.config import Job, compose_config, make_job, parse_override
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_learner, prepare, test, train
-from metalearn_cli.metrics import shortfall
+from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.progress import Console, show, tell
 
@@ -195,10 +194,8 @@ def print_results(folder: Path, results: dict[str, Any], expect: str | None) -> 
     lines: list[str] = []
     lines.append(f"test {results['metric']}{' in %' if percent else ''} over {results['episodes']} episodes{mode}")
     lines.append(f"{'inner steps':>11}  {'mean':>9}  {'+- 95%':>8}  {'median':>9}  {'diverged':>8}")
-    last = len(results["per_step"]) - 1
-    for row in results["per_step"]:
-        if last > 12 and row["step"] not in (1, 2, 3, 5, last) and row["step"] % math.ceil(last / 10):
-            continue  # results.json has them all
+    per_step = results["per_step"]
+    for row in (per_step[step] for step in steps_to_show(len(per_step) - 1)):  # results.json has them all
         mean, ci95, median = (number(row[key], percent) for key in ("mean", "ci95", "median"))
         lines.append(f"{row['step']:>11}  {mean:>9}  {ci95:>8}  {median:>9}  {row['diverged']:>8.2%}")
     for other, row in results["other_batch_norm"].items():

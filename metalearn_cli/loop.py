@@ -22,7 +22,7 @@ from metalearn_cli.evaluate import Evaluation, draw_block, evaluate
 from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.learner import Learner, NonFinite
-from metalearn_cli.metrics import has_diverged, is_better, summarise
+from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summarise
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
@@ -138,7 +138,8 @@ def validate(
 ) -> tuple[dict[str, float], float | None] | None:
     """Score the validation episodes -> the values for metrics.jsonl, and the one that chooses the best checkpoint.
 
-    `val/accuracy` (or `val/mse`) is after the last inner step, `val/accuracy_step0` before the first, and so on.
+    `val/accuracy` (or `val/mse`) is after the last inner step, `val/accuracy_step0` before the first, and so on; of many
+    steps about a dozen.
     None: a signal came before it was done.
     """
     settings, metric = job.run, job.task.spec.metric
@@ -153,7 +154,8 @@ def validate(
     loss = summarise(scores.loss[:, -1], torch.zeros(len(scores.loss)))["mean"]
     values = {"val/loss": loss, f"val/{metric}": per_step[-1]}
     if len(per_step) > 1:
-        values |= {f"val/{metric}_step{number}": value for number, value in enumerate(per_step)}
+        shown = steps_to_show(len(per_step) - 1)
+        values |= {f"val/{metric}_step{number}": per_step[number] for number in shown}
     return {name: value for name, value in values.items() if value is not None}, per_step[-1]
 
 

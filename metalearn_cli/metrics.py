@@ -49,6 +49,12 @@ def is_better(metric_name: str, value: float | None, than: float | None) -> bool
     return value > than if metric_name == "accuracy" else value < than
 
 
+def steps_to_show(last: int) -> list[int]:
+    """Which of the inner steps 0 to `last` a person is shown: all of a few, about a dozen of many."""
+    every = math.ceil(last / 10)
+    return [step for step in range(last + 1) if last <= 12 or step in (1, 2, 3, 5, last) or step % every == 0]
+
+
 class Expectation(NamedTuple):
     """What a script demands of the final test, e.g. accuracy>=0.95, or mse_step1<=0.75 after the first inner step."""
 

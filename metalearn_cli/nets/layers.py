@@ -101,7 +101,8 @@ def lstm_cell(params: Params, name: str, x: Tensor, state: tuple[Tensor, Tensor]
     `weight_ih` [4H, I], `weight_hh` [4H, H] and `bias` [4H] (torch has two biases, whose sum it is).
     """
     h, c = state
-    gates = F.linear(x, params[f"{name}.weight_ih"], params[f"{name}.bias"]) + F.linear(h, params[f"{name}.weight_hh"])
+    weight = torch.cat([params[f"{name}.weight_ih"], params[f"{name}.weight_hh"]], 1)  # one product is faster than two
+    gates = F.linear(torch.cat([x, h], -1), weight, params[f"{name}.bias"])
     i, f, g, o = gates.chunk(4, -1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
