@@ -138,9 +138,8 @@ def validate(
 ) -> tuple[dict[str, float], float | None] | None:
     """Score the validation episodes -> the values for metrics.jsonl, and the one that chooses the best checkpoint.
 
-    `val/accuracy` (or `val/mse`) is after the last inner step, `val/accuracy_step0` before the first, and so on; of many
-    steps about a dozen.
-    None: a signal came before it was done.
+    `val/accuracy` (or `val/mse`) is after the last inner step, `val/accuracy_step0` before the first, and so on,
+    of many steps about a dozen. None: a signal came before it was done.
     """
     settings, metric = job.run, job.task.spec.metric
     try:
