@@ -19,7 +19,7 @@ EVAL_KEYS = (
 
 # Every metric that is written anywhere, in a line.
 METRICS = {
-    "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the horizon",
+    "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the end",
     "train/lr": "learning rate of the outer optimizer at that step",
     "val/loss": "query loss after the last inner step, mean over the validation episodes",
     "val/accuracy": "share of query examples classified rightly after the last inner step, 0..1",
