@@ -16,7 +16,8 @@ from metalearn_cli.tasks.base import Batch, Support
 
 
 class NonFinite(Exception):
-    """A meta-batch whose loss or gradient is not finite; the learner is as it was before."""
+    """A meta-batch whose loss or gradient is not finite; the learner is as it was before that update (of several from
+    one meta-batch, where the algorithm carries on)."""
 
     def __init__(self, what: str, step: int, tasks: list[int]) -> None:
         super().__init__(what, step, tasks)

@@ -57,12 +57,14 @@ def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tupl
 
 
 def init(algorithm: Algorithm, net: Net, seed: int = 0) -> Meta:
-    """Float64 meta-parameters, moved off their special values (gamma 1, bias 0), that require gradients."""
+    """Float64 meta-parameters, moved off their special values (gamma 1, bias 0, running mean 0 and variance 1), that
+    require gradients."""
     rng = torch.Generator().manual_seed(seed)
     meta = algorithm.init(net, rng)
     noise = {name: 0.1 * torch.randn(value.shape, generator=rng) for name, value in meta.params.items()}
     params = {name: (value + noise[name]).double().requires_grad_() for name, value in meta.params.items()}
-    return Meta(params, {name: value.double() for name, value in meta.buffers.items()})
+    stats = {name: value - 0.1 * torch.rand(value.shape, generator=rng) for name, value in net.init_stats().items()}
+    return Meta(params, {name: stats.get(name, value).double() for name, value in meta.buffers.items()})
 
 
 def one_task(batch: Batch) -> Iterator[Batch]:

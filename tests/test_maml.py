@@ -10,6 +10,7 @@ from metalearn_cli.algorithms.maml import MAML, Adapted, InnerLoss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
+from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Batch, Spec
 
@@ -116,20 +117,23 @@ def test_first_and_second_order_differ_and_agree_where_the_hessian_is_zero() -> 
     )
     assert relative_error(first, second) > 1e-2
 
-    # With y very large, (b - y)^2 = y^2 - 2 b y + b^2 has a Hessian of 2 against a gradient of 2 |y|.
+    # A linear model far from its targets: (w x - y)^2 has a Hessian of 2 x^2 against a gradient of 2 x y.
     spec, far = points()
-    far = far._replace(support_y=far.support_y * 0 + 1e9)
-    constant = MLP(spec, hidden=(3,), activation=Activation.tanh)
-    meta = init(MAML(), constant)
+    far = far._replace(support_y=far.support_y.sign() * 1e7)
+    linear = Linear(spec, bias=True)
+    meta = init(MAML(), linear)
     update = {
-        order: MAML(inner_lr=1e-15, first_order=order).meta_gradient(constant, meta, far, 0).gradient
+        (rate, order): MAML(inner_lr=rate, first_order=order).meta_gradient(linear, meta, far, 0).gradient
+        for rate in (0.0, 1e-7)
         for order in (False, True)
     }
-    assert relative_error(update[True], update[False]) < 1e-5
+    assert relative_error(update[1e-7, True], update[1e-7, False]) < 1e-5
+    assert relative_error(update[1e-7, True], update[0.0, True]) > 0.1  # the step itself is large
 
 
-def test_the_inner_loss_of_the_authors_code_is_way_times_the_rate() -> None:
-    spec, batch = images()
+@pytest.mark.parametrize("way", [2, 3])
+def test_the_inner_loss_of_the_authors_code_is_way_times_the_rate(way: int) -> None:
+    spec, batch = images(way=way)
     net = Conv4(spec, filters=3)
     meta = init(MAML(), net)
     scaled = MAML(inner_lr=0.1, inner_loss=InnerLoss.way_times_mean).meta_gradient(net, meta, batch, 0)

@@ -58,9 +58,9 @@ def definition(algorithm: Matching, net: Net, params: Params, batch: Batch) -> T
 
     def read(name: str, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The weights of the input are F columns; what follows is that of the previous output."""
-        ih, hh = params[f"fce.{name}.weight_ih"], params[f"fce.{name}.weight_hh"]
+        ih, hh = params[f"fce:{name}.weight_ih"], params[f"fce:{name}.weight_hh"]
         weights = torch.cat([ih[:, : len(x)], hh, ih[:, len(x) :]], 1)
-        return cell(weights, params[f"fce.{name}.bias"], x, h, c)
+        return cell(weights, params[f"fce:{name}.bias"], x, h, c)
 
     if algorithm.fce:  # appendix A.2
         ways = {}
@@ -70,7 +70,7 @@ def definition(algorithm: Matching, net: Net, params: Params, batch: Batch) -> T
                 h, c = read(name, g[i], h, c)
                 ways[name, i] = h
         g = [g[i] + ways["forward", i] + ways["backward", i] for i in range(shots)]
-    temperature = params["log_temperature"].exp() if algorithm.learn_temperature else algorithm.temperature
+    temperature = params["matching:log_temperature"].exp() if algorithm.learn_temperature else algorithm.temperature
     losses = []
     for query, label in zip(queries, batch.query_y[0], strict=True):
         f, c = query, zero
@@ -181,9 +181,9 @@ def test_the_order_of_the_support_set_matters_to_full_context_embeddings_only() 
 
 def test_reads_take_the_support_set_as_a_set_and_none_of_them_leaves_the_query_as_it_is() -> None:
     rng = torch.Generator().manual_seed(0)
-    names = ("fce.forward", "fce.backward")
+    names = ("fce:forward", "fce:backward")
     params = {name: value for part in names for name, value in init_lstm(part, 4, 4, rng).items()}
-    params |= init_lstm("fce.query", 8, 4, rng)
+    params |= init_lstm("fce:query", 8, 4, rng)
     support, query = torch.randn(2, 5, 4, generator=rng), torch.randn(2, 3, 4, generator=rng)
     order = torch.tensor([3, 0, 4, 1, 2])
     g = contextual_support(params, support)
@@ -205,13 +205,13 @@ def test_what_full_context_embeddings_add_to_the_parameters() -> None:
     rng = torch.Generator()
     assert {name: tuple(value.shape) for name, value in Matching(fce=True).init(net, rng).params.items()} == {
         **{name: tuple(value.shape) for name, value in Matching().init(net, rng).params.items()},
-        **{f"fce.{way}.{part}": (12, 3) for way in ("forward", "backward") for part in ("weight_ih", "weight_hh")},
-        **{f"fce.{way}.bias": (12,) for way in ("forward", "backward", "query")},
-        "fce.query.weight_ih": (12, 6),
-        "fce.query.weight_hh": (12, 3),
+        **{f"fce:{way}.{part}": (12, 3) for way in ("forward", "backward") for part in ("weight_ih", "weight_hh")},
+        **{f"fce:{way}.bias": (12,) for way in ("forward", "backward", "query")},
+        "fce:query.weight_ih": (12, 6),
+        "fce:query.weight_hh": (12, 3),
     }
     assert not any("query" in name for name in Matching(fce=True, reads=0).init(net, rng).params)
-    learned = Matching(temperature=7.0, learn_temperature=True).init(net, rng).params["log_temperature"]
+    learned = Matching(temperature=7.0, learn_temperature=True).init(net, rng).params["matching:log_temperature"]
     assert learned.exp().item() == pytest.approx(7.0)
 
 
@@ -272,7 +272,7 @@ def test_fine_tuning_is_gradient_descent_of_each_task_alone_on_the_networks_weig
         for _ in range(2):
             features = net.features(phi, task.support_x, meta.buffers)[0]
             out = algorithm.log_probabilities(meta.params, task.support_y, 3, features, features)
-            body = [name for name in phi if not name.startswith("fce.")]
+            body = [name for name in phi if not name.startswith("fce:")]
             slopes = torch.autograd.grad(task_loss(spec, out, task.support_y).sum(), [phi[name] for name in body])
             phi |= {
                 name: (phi[name] - 0.1 * slope).detach().requires_grad_()

@@ -242,7 +242,7 @@ def test_statistics_are_each_tasks_own_and_nothing_stays_on_the_module() -> None
 def test_batch_norm_in_the_head_keeps_its_running_statistics_under_protonet() -> None:
     net = small(nn.Tanh, lambda: nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, IMAGES.outputs)))
     assert net.init_stats().keys() == {"head.0.mean", "head.0.var"}
-    meta = init(ProtoNet(), net)
+    meta = init(ProtoNet(), net)._replace(buffers={name: v.double() for name, v in net.init_stats().items()})
     assert meta.params.keys() == {"first.weight", "first.bias"}
     buffers = ProtoNet().meta_gradient(net, meta, BATCH, 0).buffers
     torch.testing.assert_close(buffers, meta.buffers)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.nets.conv4 import Conv4, Downsample
+from metalearn_cli.nets.conv4 import Conv4, Downsample, Init
 from metalearn_cli.nets.layers import EPSILON, fold, init_lstm, lstm_cell, unfold
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP, Activation
@@ -145,6 +145,22 @@ def test_an_lstm_starts_uniform_within_one_over_the_root_of_its_size() -> None:
     assert 0.0999 < values.abs().max() <= 0.1
     assert values.mean().abs() < 1e-3
     assert values.std() == pytest.approx(0.1 / 3**0.5, rel=0.02)
+
+
+def test_the_two_ways_to_start_conv4_have_their_bounds() -> None:
+    """torch: 1/sqrt(inputs); xavier: sqrt(6/(inputs + outputs)), zero biases."""
+    spec = Spec((1, 28, 28), 5, 5, "classes")
+    rng = torch.Generator().manual_seed(0)
+    for way in Init:
+        params = Conv4(spec, filters=32, init_weights=way).init(rng)
+        for name, inputs, outputs in (("block2.conv", 288, 288), ("head", 32, 5)):
+            bound = (1 / inputs if way is Init.torch else 6 / (inputs + outputs)) ** 0.5
+            weight = params[f"{name}.weight"].abs()
+            assert 0.95 * bound < weight.max() <= bound * (1 + 1e-6)
+            assert weight.mean() == pytest.approx(bound / 2, rel=0.1)
+        assert (params["head.bias"] == 0).all() == (way is Init.xavier)
+    normal = Conv4(spec, filters=32, init_weights=Init.xavier, head_std=0.01).init(rng)["head.weight"]
+    assert normal.abs().max() <= 0.02
 
 
 def test_conv4_refuses_what_is_not_an_image_or_too_small() -> None:

@@ -133,6 +133,26 @@ def test_adams_slots_are_kept_as_buffers_and_are_the_means_over_tasks() -> None:
     assert not init(forgetful, net).buffers
 
 
+def test_with_one_task_a_meta_batch_the_kept_slots_are_those_of_one_adam_that_goes_on() -> None:
+    """The authors' code: Adam's slots stay, the weights go back to theta."""
+    net, batch = cases()[0]
+    algorithm = Reptile(inner_lr=0.01, inner_steps=3, inner_batch=None)
+    meta = init(algorithm, net)
+    phi = {name: value.detach().clone().requires_grad_() for name, value in meta.params.items()}
+    adam = torch.optim.Adam(phi.values(), lr=0.01, betas=(0.0, 0.999))
+    for task in one_task(batch):
+        for name, value in meta.params.items():
+            phi[name].data.copy_(value)
+        for _ in range(3):
+            adam.zero_grad()
+            task_loss(net.spec, net(phi, task.support_x)[0], task.support_y).sum().backward()
+            adam.step()
+        update = algorithm.meta_gradient(net, meta, task, 0)
+        expected = {name: value - phi[name] for name, value in meta.params.items()}
+        assert relative_error(update.gradient, expected) < 1e-10
+        meta = meta._replace(buffers=update.buffers)
+
+
 @pytest.mark.parametrize("algorithm", [Reptile(inner_steps=3), Reptile(SGD, inner_lr=0.1)])
 def test_training_looks_at_no_query_set(algorithm: Reptile) -> None:
     net, batch = cases()[1]

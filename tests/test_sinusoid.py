@@ -16,6 +16,13 @@ def gathered(task: TaskDistribution, tasks: int = 2000) -> tuple[dict[str, torch
     return draw, task.gather(draw, torch.device("cpu"))
 
 
+def check_ranges(*uniform: tuple[torch.Tensor, float, float]) -> None:
+    for values, low, high in uniform:
+        assert low <= values.min() < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < values.max() <= high
+        assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.03 * (high - low))
+
+
 @pytest.mark.parametrize(("turns", "end"), [(0.5, math.pi), (1.0, 2 * math.pi)])
 def test_mamls_and_reptiles_family(turns: float, end: float) -> None:
     draw, batch = gathered(Sinusoid(train_shot=7, train_query=3, turns=turns))
@@ -24,10 +31,7 @@ def test_mamls_and_reptiles_family(turns: float, end: float) -> None:
     assert torch.equal(batch.query_y, draw["amplitude"] * torch.sin(batch.query_x - draw["phase"]))
     assert batch.support_x.shape == (2000, 7, 1)
     assert batch.query_x.shape == (2000, 3, 1)
-    for values, low, high in ((draw["amplitude"], 0.1, 5), (draw["phase"], 0, end), (batch.support_x, -5, 5)):
-        assert low <= values.min() < low + 0.02 * (high - low)
-        assert high - 0.02 * (high - low) < values.max() <= high
-        assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.03 * (high - low))
+    check_ranges((draw["amplitude"], 0.1, 5), (draw["phase"], 0, end), (batch.support_x, -5, 5))
 
 
 def test_meta_sgds_family() -> None:
@@ -35,10 +39,8 @@ def test_meta_sgds_family() -> None:
     curve = draw["amplitude"] * torch.sin(draw["frequency"] * batch.support_x + draw["phase"])
     assert torch.equal(batch.support_y, curve)
     assert torch.equal(batch.query_y, draw["amplitude"] * torch.sin(draw["frequency"] * batch.query_x + draw["phase"]))
-    assert draw["frequency"].min() >= 0.8
-    assert draw["frequency"].max() <= 1.2
-    assert draw["frequency"].mean().item() == pytest.approx(1.0, abs=0.01)
-    assert draw["phase"].max() <= math.pi
+    check_ranges((draw["amplitude"], 0.1, 5), (draw["phase"], 0, math.pi), (draw["frequency"], 0.8, 1.2))
+    check_ranges((batch.support_x, -5, 5), (batch.query_x, -5, 5))
 
 
 def test_the_families_and_their_ranges_have_fingerprints_of_their_own() -> None:

@@ -1,7 +1,7 @@
 """What an algorithm is: pure functions from meta-parameters and a batch of tasks to predictors and a meta-gradient.
 
-The bi-level problem that all of them answer: find meta-parameters theta so that, after adapting to the support set of
-a task, the loss on its query set is small,  min_theta  E_task  L(adapt(theta, support), query).
+The bi-level problem behind all of them: find meta-parameters theta so that, after adapting to the support set of a
+task, the loss on its query set is small,  min_theta  E_task  L(adapt(theta, support), query).
 
 Shapes: T tasks, S support examples, Q query examples. An algorithm reads, writes, draws and logs nothing.
 """
@@ -61,7 +61,8 @@ class Algorithm(ABC):
 
     @abstractmethod
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        """The predictor after 0, 1, ... `steps` inner steps; differentiable in `meta.params` unless under no_grad."""
+        """The predictor after 0, 1, ... `steps` inner steps; differentiable in `meta.params` where
+        the meta-gradient runs through the steps, and never under no_grad."""
 
     @abstractmethod
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:

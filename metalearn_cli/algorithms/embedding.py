@@ -46,6 +46,8 @@ def compare(
     batch_norm: BatchNorm,
 ) -> Tensor:
     """query_x [T, Q, *input] -> out [T, Q, way]: the head on embeddings under this batch-norm mode."""
+    if not net.init_stats():
+        batch_norm = BatchNorm.transductive  # without batch norm all modes are one, and this is the cheapest
     match batch_norm:
         case BatchNorm.transductive:
             support, query, _ = embed(net, params, support_x, query_x)

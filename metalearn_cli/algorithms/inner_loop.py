@@ -102,6 +102,8 @@ def predict(
     net: Net, params: Params, buffers: Params, support_x: Tensor, query_x: Tensor, batch_norm: BatchNorm
 ) -> Tensor:
     """query_x [T, Q, *input] -> out [T, Q, outputs] of networks adapted to support_x [T, S, *input]."""
+    if not net.init_stats():
+        batch_norm = BatchNorm.transductive  # without batch norm all modes are one, and this is the cheapest
     match batch_norm:
         case BatchNorm.transductive:
             return net(params, query_x)[0]

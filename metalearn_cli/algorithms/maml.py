@@ -10,9 +10,9 @@ The meta-gradient runs through the inner gradients (second order, equation 1 of 
 
 Differs from the paper in: the inner loss is the mean over the support set. The authors' code divides the summed
 cross-entropy by the shots only, which is `way` times the mean: `inner_loss=way_times_mean`, or alpha multiplied by way
-(their 0.4 at 5-way is 2.0 here). Batch norm's gamma and beta are adapted with the other weights; the authors' code has
-no gamma (`model.gamma=false`) and does not adapt beta (`adapted=no_batch_norm`). Running statistics are kept beside it,
-for the batch-norm mode `running`; training does not use them.
+(their 0.4 at 5-way is 2.0 here). Batch norm adds 1e-5 to the variance, theirs 1e-3; its gamma and beta are adapted with
+the other weights, where theirs has no gamma (`model.gamma=false`) and does not adapt beta (`adapted=no_batch_norm`).
+Running statistics are kept beside it, for the batch-norm mode `running`; training does not use them.
 
 docs/algorithms.md tells how it relates to the others.
 """

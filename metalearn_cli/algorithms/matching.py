@@ -96,11 +96,11 @@ class Matching(Algorithm):
         if self.fce:
             one = torch.zeros(1, 1, *net.spec.input_shape)
             size = net.features(params, one, net.init_stats())[0].shape[-1]
-            params |= init_lstm("fce.forward", size, size, rng) | init_lstm("fce.backward", size, size, rng)
+            params |= init_lstm("fce:forward", size, size, rng) | init_lstm("fce:backward", size, size, rng)
             if self.reads:
-                params |= init_lstm("fce.query", 2 * size, size, rng)
+                params |= init_lstm("fce:query", 2 * size, size, rng)
         if self.learn_temperature:
-            params["log_temperature"] = torch.tensor(math.log(self.temperature))
+            params["matching:log_temperature"] = torch.tensor(math.log(self.temperature))
         return Meta(params, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
@@ -122,7 +122,7 @@ class Matching(Algorithm):
         if self.fce:
             support = contextual_support(params, support)
             query = contextual_query(params, query, support, self.reads)
-        temperature = params["log_temperature"].exp() if self.learn_temperature else self.temperature
+        temperature = params["matching:log_temperature"].exp() if self.learn_temperature else self.temperature
         scores = temperature * similarity(self.kernel, query, support)
         if self.vote is Vote.sum:
             return scores @ members(y, way).to(scores.dtype)
@@ -132,7 +132,7 @@ class Matching(Algorithm):
         """phi_0, phi_1, ... phi_steps: the network's weights of every task [T, *shape] after gradient steps on the
         matching loss of its support set; phi_0 are the shared ones [*shape]."""
         yield meta.params
-        body = [name for name in meta.params if not name.startswith("fce.") and name != "log_temperature"]
+        body = [name for name in meta.params if not name.startswith("fce:") and name != "matching:log_temperature"]
         phi = per_task({name: meta.params[name] for name in body}, len(support.key))
         for _ in range(steps):
             recording = torch.is_grad_enabled()
@@ -168,8 +168,8 @@ def log_attention(scores: Tensor, y: Tensor, way: int) -> Tensor:
 
 def contextual_support(params: Params, support: Tensor) -> Tensor:
     """g(x_i, S): features [T, S, F], in the random order of the support set -> [T, S, F]."""
-    forward = lstm(params, "fce.forward", support)
-    backward = lstm(params, "fce.backward", support.flip(1)).flip(1)
+    forward = lstm(params, "fce:forward", support)
+    backward = lstm(params, "fce:backward", support.flip(1)).flip(1)
     return forward + backward + support
 
 
@@ -192,6 +192,6 @@ def contextual_query(params: Params, query: Tensor, context: Tensor, reads: int)
     h, c = torch.zeros_like(query), torch.zeros_like(query)
     for _ in range(reads):
         read = (h @ context.transpose(1, 2)).softmax(-1) @ context
-        h, c = lstm_cell(params, "fce.query", torch.cat([query, read], -1), (h, c))
+        h, c = lstm_cell(params, "fce:query", torch.cat([query, read], -1), (h, c))
         h = h + query
     return h if reads else query

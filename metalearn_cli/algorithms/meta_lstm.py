@@ -12,7 +12,7 @@ meta-gradient (the paper's gradient independence assumption), which runs through
 Differs from the paper in: as in the authors' code, the gates see their own last value before its sigmoid. That code
 divides the inner gradient by the number of support examples a second time (`gradient_divided_twice=true`), adds 1e-3
 to batch norm's variances (1e-5 here) and averages the unbiased ones. Every update takes the whole support set; the
-code takes one example per class at a time where a model that was trained on more is tested on one. Running statistics
+code takes 5 updates, not 8, where a model that was trained with 5 shots is tested with one. Running statistics
 over the training tasks are kept beside it, for the batch-norm mode `running`; training does not use them.
 
 docs/algorithms.md tells how it relates to the others.

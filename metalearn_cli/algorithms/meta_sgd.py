@@ -40,7 +40,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Support
 
-RATE = "rate."  # before a parameter's name: its alpha
+RATE = "rate:"  # before a parameter's name: its alpha; no module of a user's has a colon in its name
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,10 @@ class Downsample(Enum):
 
 class Init(Enum):
     torch = "torch"  # uniform within 1/sqrt(inputs), as in ProtoNet's code
-    xavier = "xavier"  # uniform within sqrt(6/(inputs + outputs)), as in MAML's code
+    xavier = "xavier"  # uniform within sqrt(6/(inputs + outputs)), with zero biases, as in MAML's code
+
+    def bound(self, inputs: int, outputs: int) -> float:
+        return math.sqrt(1 / inputs if self is Init.torch else 6 / (inputs + outputs))
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Conv4(Net):
     downsample: Downsample = Downsample.max_pool
     spatial_mean: bool = False  # features: the mean over the last image instead of all its pixels
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
-    init_convs: Init = Init.torch  # smaller weights learn faster behind batch norm, larger ones slower
-    head_std: float | None = None  # normal weights of this standard deviation, zero bias; null: torch's default
+    init_weights: Init = Init.torch  # of the convolutions, and of the head where head_std is null
+    head_std: float | None = None  # normal weights of this standard deviation, cut at two of them, zero bias
 
     def __post_init__(self) -> None:
         if len(self.spec.input_shape) != 3:
@@ -73,17 +76,18 @@ class Conv4(Net):
         params: Params = {}
         channels = self.spec.input_shape[0]
         for block in BLOCKS:
-            inputs, outputs = 9 * channels, 9 * self.filters
-            square = 1 / inputs if self.init_convs is Init.torch else 6 / (inputs + outputs)
+            bound = self.init_weights.bound(9 * channels, 9 * self.filters)
             uniform = 2 * torch.rand(self.filters, channels, 3, 3, generator=rng) - 1
-            params[f"{block}.conv.weight"] = math.sqrt(square) * uniform
+            params[f"{block}.conv.weight"] = bound * uniform
             if self.gamma:
                 params[f"{block}.norm.weight"] = torch.ones(self.filters)
             params[f"{block}.norm.bias"] = torch.zeros(self.filters)
             channels = self.filters
-        params["head.weight"], params["head.bias"] = init_linear(
-            self.feature_count, self.spec.outputs, self.head_std, rng
-        )
+        inputs, outputs = self.feature_count, self.spec.outputs
+        params["head.weight"], params["head.bias"] = init_linear(inputs, outputs, self.head_std, rng)
+        if self.init_weights is Init.xavier and self.head_std is None:
+            params["head.weight"] *= self.init_weights.bound(inputs, outputs) / Init.torch.bound(inputs, outputs)
+            params["head.bias"] = torch.zeros(outputs)
         return params
 
     def init_stats(self) -> Params:

@@ -35,7 +35,7 @@ class MLP(Net):
     activation: Activation = Activation.relu
     batch_norm: bool = False  # after each hidden layer, before its activation
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
-    init_std: float | None = None  # normal weights of this standard deviation, zero biases; null: torch's default
+    init_std: float | None = None  # of normal weights, cut at two of them, with zero biases; null: torch's default
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:

@@ -1,0 +1,91 @@
+"""Whose statistics normalise what, in numbers, for every algorithm. float64.
+
+Shapes: T = 3 tasks.
+"""
+
+import pytest
+import torch
+from problems import ALGORITHMS, images, init
+from torch import Tensor
+
+from metalearn_cli.algorithms import inner_loop
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.algorithms.embedding import compare
+from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.protonet import ProtoNet
+from metalearn_cli.nets.base import Params
+from metalearn_cli.nets.conv4 import Conv4
+
+SPEC, BATCH = images()
+NET = Conv4(SPEC, filters=3)
+MODES = pytest.mark.parametrize("mode", BatchNorm)
+
+
+def with_other_averages(meta: Meta) -> Meta:
+    return meta._replace(buffers=meta.buffers | {name: 1.5 * meta.buffers[name] for name in NET.init_stats()})
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_running_statistics_move_a_tenth_towards_those_of_the_meta_batch(algorithm: Algorithm) -> None:
+    """Whatever they were before: the target is the meta-batch's."""
+    meta = init(algorithm, NET)
+    targets = []
+    for start in (meta, with_other_averages(meta)):
+        moved = algorithm.meta_gradient(NET, start, BATCH, 0).buffers
+        targets.append({name: 10 * (moved[name] - 0.9 * start.buffers[name]) for name in NET.init_stats()})
+    for name, value in targets[0].items():
+        torch.testing.assert_close(targets[1][name], value)
+        assert not torch.allclose(value, meta.buffers[name], rtol=0.01)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_mode_running_reads_the_running_statistics_and_no_other_does(algorithm: Algorithm) -> None:
+    meta = init(algorithm, NET)
+    with torch.no_grad():
+        for mode in BatchNorm:
+            outs = []
+            for start in (meta, with_other_averages(meta)):
+                predict = next(iter(algorithm.adapt(NET, start, BATCH.support, 0)))
+                outs.append(predict(BATCH.query_x, mode))
+            assert torch.equal(*outs) is (mode is not BatchNorm.running), mode
+
+
+def used_for(mode: BatchNorm, meta: Meta, together: Tensor) -> Params | None:
+    """The statistics for a forward of `together`; None: its own."""
+    match mode:
+        case BatchNorm.inductive:
+            return NET.features(meta.params, BATCH.support_x)[1]
+        case BatchNorm.running:
+            return meta.buffers
+    return None
+
+
+@MODES
+def test_a_network_is_read_under_each_mode(mode: BatchNorm) -> None:
+    meta = init(MAML(), NET)
+    found = inner_loop.predict(NET, meta.params, meta.buffers, BATCH.support_x, BATCH.query_x, mode)
+    if mode is BatchNorm.one_query:
+        count = BATCH.query_x.shape[1]
+        outs = [NET(meta.params, torch.cat([BATCH.support_x, BATCH.query_x[:, i : i + 1]], 1))[0] for i in range(count)]
+        expected = torch.stack([out[:, -1] for out in outs], 1)
+    else:
+        expected = NET(meta.params, BATCH.query_x, used_for(mode, meta, BATCH.query_x))[0]
+    torch.testing.assert_close(found, expected)
+
+
+@MODES
+def test_embeddings_are_compared_under_each_mode(mode: BatchNorm) -> None:
+    meta = init(ProtoNet(), NET)
+
+    def head(support: Tensor, query: Tensor) -> Tensor:
+        return query @ support.transpose(1, 2)
+
+    found = compare(head, NET, meta.params, meta.buffers, BATCH.support_x, BATCH.query_x, mode)
+    shots = BATCH.support_x.shape[1]
+    queries = BATCH.query_x.split(1, 1) if mode is BatchNorm.one_query else (BATCH.query_x,)
+    parts = []
+    for query_x in queries:
+        together = torch.cat([BATCH.support_x, query_x], 1)
+        features, _ = NET.features(meta.params, together, used_for(mode, meta, together))
+        parts.append(head(features[:, :shots], features[:, shots:]))
+    torch.testing.assert_close(found, torch.cat(parts, 1))
