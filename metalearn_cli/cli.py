@@ -53,7 +53,6 @@ metalearn eval run=FOLDER [key=value ...]
   metalearn eval run=outputs/my-run algo.test_steps=50        more inner steps
   metalearn eval run=outputs/my-run task.shot=5               other tasks of the same distribution
   metalearn eval run=outputs/my-run task=sinusoid_frequency   another distribution whose shapes the model takes
-  metalearn eval run=outputs/my-run task.split=random1200     validation classes are not needed here
   metalearn eval run=outputs/my-run batch_norm=inductive      another headline; the others stand beside it
 
 The run's own model and settings are used. Results go to FOLDER/eval/<task>-<id>, which the last line
@@ -139,6 +138,8 @@ def train_command(arguments: list[str]) -> int:
 
     options = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
+    if "--cfg" in options and len(options) > 1:
+        return refuse("--cfg job prints one job: leave the other options out, and give one value for each key")
     match options:
         case []:
             job = load_job(overrides)

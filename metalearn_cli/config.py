@@ -188,7 +188,7 @@ def load_job(overrides: list[str]) -> Job:
 def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str]) -> Job:
     """The job of a training with this configuration, which these overrides asked for."""
     given = keys_of(overrides)
-    if any(key.partition(".")[0] in GROUPS for key in given):
+    if "paper" not in given and any(key.partition(".")[0] in GROUPS for key in given):
         composed.paper = None  # the published figure belongs to the experiment as it stands
     job = make_job(composed, choices, given, trust=True)
     if (lacking := _why_no_validation(job)) is None:
@@ -271,7 +271,9 @@ def build(
     is_module = base is Net and isinstance(cls, type) and issubclass(cls, torch.nn.Module)
     if not is_module and not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
         or_module = " or a torch.nn.Module" if base is Net else ""
-        raise UserError(f"{group}._target_={target} must be a dataclass that implements {_path(base)}{or_module}")
+        raise UserError(
+            f"{group}._target_={target} must be a frozen dataclass that implements {_path(base)}{or_module}"
+        )
     try:
         if f"{group}._target_" in given:
             defaults = _argument_defaults(cls) if is_module else _field_defaults(cls, frozenset(injected))
@@ -358,7 +360,10 @@ def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = f
     unset = [str(key) for key in node if OmegaConf.is_missing(node, key)]
     for key, value in ((key, node[key]) for key in map(str, node) if key not in unset):
         if key not in types:
-            raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{nearest(key, types, prefix)}")
+            hint = nearest(key, types, prefix)
+            if not _is_ours(_path(cls)):
+                hint += f"; a class's keys are the fields of its frozen dataclass: {key}: int = 1"
+            raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{hint}")
         try:
             schema[key] = value
         except OmegaConfBaseException as error:

@@ -13,13 +13,14 @@ from omegaconf import OmegaConf
 
 from metalearn_cli import checkpoint, runs
 from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten
-from metalearn_cli.config import Job, compose_config, make_job, parse_override
+from metalearn_cli.config import Job, build, compose_config, make_job, parse_override
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_learner, prepare, test, train
 from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.progress import Console, show, tell
+from metalearn_cli.tasks.base import TaskDistribution
 
 
 def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
@@ -104,6 +105,10 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     if "run" not in given:
         raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
     run = Path(given.pop("run"))
+    if run.parent.name == "eval" and (run.parents[1] / "config.yaml").is_file():
+        raise UserError(f"run={run} is the folder of an evaluation: give run={run.parents[1]}")
+    if not (run / "config.yaml").is_file() and (jobs := sorted(run.glob("*/config.yaml"))):
+        raise UserError(f"run={run} is the folder of a sweep: give one of its runs, e.g. run={jobs[0].parent}")
     if not (run / "config.yaml").is_file():
         raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
     config = runs.load_config(run / "config.yaml")
@@ -129,7 +134,30 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
     # Whether to run foreign code is the word of who gives the command, never of the folder.
     trust = bool(config["trust"]) if "trust" in given else False
+    if on_task:
+        own = runs.load_config(run / "config.yaml")["task"]
+        _check_task(run, records["task"], _task(own, set(), trust), _task(config["task"], set(given), trust))
     return run, make_job(OmegaConf.create(config), records, set(given), trust)
+
+
+def _task(node: dict[str, Any], given: set[str], trust: bool) -> TaskDistribution:
+    task: TaskDistribution = build(OmegaConf.create(node), "task", TaskDistribution, given, trust, [])
+    return task
+
+
+def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribution) -> None:
+    """Raises UserError where another task than the run's own asks for other shapes, or has classes that it learned."""
+    (kind, shape), (own_kind, own_shape) = ((task.spec.kind, list(task.spec.input_shape)) for task in (other, own))
+    if (kind, shape) != (own_kind, own_shape):
+        raise UserError(
+            f"task={name} has {kind} of examples of shape {shape}, and the model of {run} takes {own_kind} of "
+            f"{own_shape}: take a task like the run's"
+        )
+    if both := sorted(own.classes("train") & other.classes("test")):
+        raise UserError(
+            f"{len(both)} of the {len(other.classes('test'))} classes of this test were trained on by {run}, e.g. "
+            f"{both[0]}: take the split that it was trained with"
+        )
 
 
 def _check_eval_key(override: str, config: dict[str, Any], has_own_task: bool) -> None:
@@ -201,6 +229,8 @@ def print_results(folder: Path, results: dict[str, Any], expect: str | None) -> 
     for other, row in results["other_batch_norm"].items():
         mean, ci95 = number(row["mean"], percent), number(row["ci95"], percent)
         lines.append(f"with batch norm {other}, after the last step: {mean} +- {ci95}")
+    if results["learned"]:
+        lines.append("learned: " + ", ".join(f"{name} {value:.4g}" for name, value in results["learned"].items()))
     if (paper := results["paper"]) is not None:
         ci95 = f" +- {number(paper['ci95'], percent)}" if paper.get("ci95") is not None else ""
         step = f" after {paper['step']} inner step(s)" if paper.get("step") is not None else ""

@@ -180,6 +180,7 @@ def test(
 
         found = evaluate(learner, job.task, "test", settings.test_episodes, settings.episodes_seed, modes, report)
     results = summarise_test(job, found, step, modes)
+    results["learned"] = job.algo.learned(learner.meta)
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
     file = io.BytesIO()
@@ -254,7 +255,8 @@ def fit_picture(learner: Learner, job: Job, mode: BatchNorm) -> str:
     queries, targets = batch.query_x[0, :, 0].cpu(), batch.query_y[0, :, 0].cpu()
     support = (batch.support_x[0, :, 0].cpu(), batch.support_y[0, :, 0].cpu())
     picture = plot({".": (queries, targets), "-": (line, before), "+": (line, after), "o": support})
-    return f"the first test task: . truth, o support, - before adapting, + after {job.algo.test_steps} steps\n{picture}"
+    last = f"after {job.algo.test_steps} step{'s' * (job.algo.test_steps > 1)}"
+    return f"the first test task: . truth, o support, - before adapting, + {last}\n{picture}"
 
 
 def non_finite_sentence(failure: NonFinite, checkpoints: Path) -> str:

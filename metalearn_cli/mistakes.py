@@ -5,7 +5,7 @@ import importlib
 import traceback
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,13 +23,25 @@ def describe(kind: Any) -> str:
         kind = options[0]
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"one of {', '.join(member.name for member in kind)}{or_null}"
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        is_enum = isinstance(item, type) and issubclass(item, Enum)
+        examples = {int: "40,40", float: "0.01,0.1", str: "train,val"}
+        example = ",".join(member.name for member in item) if is_enum else examples.get(item, "1,2")
+        return f"a list, e.g. [{example}]{or_null}"
+    if get_origin(kind) is dict:
+        return f"a mapping, e.g. {{mean:0.9,source:mine}}{or_null}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return names.get(kind, "a list, e.g. [40,40]") + or_null
+    return names.get(kind, "a list, e.g. [1,2]") + or_null
 
 
 def nearest(key: str, options: Any, prefix: str = "") -> str:
     near = difflib.get_close_matches(key, list(options), n=1)
-    return f": did you mean {prefix}{near[0]}?" if near else f": choose from {', '.join(sorted(options))}"
+    if near:
+        return f": did you mean {prefix}{near[0]}?"
+    if len(list(options)) > 20:
+        return ": metalearn train --cfg job prints every key"
+    return f": choose from {', '.join(sorted(options))}" if options else ", which has none"
 
 
 def composition_sentence(error: Exception, overrides: list[str]) -> str:
@@ -52,10 +64,21 @@ def composition_sentence(error: Exception, overrides: list[str]) -> str:
         if key in (*GROUPS, *PRESETS) or key.startswith("hydra"):
             continue
         if key not in known and key not in flatten(known):
-            return f"there is no key {key}{nearest(key, [name for name in flatten(known) if '_target_' not in name])}"
+            return f"there is no key {key}{_nearest_key(key, known)}"
         if f"+{key}=" in "".join(overrides):
             return f"+{key} is there already: give {key}=... without the +"
     return " ".join(str(error).split())
+
+
+def _nearest_key(key: str, known: dict[str, Any]) -> str:
+    """Among the keys of the key's own group, where it names one; a key of a user's class wants a +."""
+    group, dot, _ = key.partition(".")
+    keys = [name for name in flatten(known) if "_target_" not in name]
+    if not (dot and group in GROUPS):
+        return nearest(key, [*keys, *GROUPS, *PRESETS])
+    if not str(known[group]["_target_"]).startswith("metalearn_cli."):
+        return f": give +{key}=... for a key of your own class"
+    return nearest(key, [name for name in keys if name.startswith(f"{group}.")])
 
 
 def failure_sentence(error: BaseException) -> str:

@@ -47,6 +47,10 @@ class Optimizer:
                 raise UserError(f"optimizer.{name}={value} must be above 0, or null for none")
         if self.schedule is Schedule.step and self.decay_every is None:
             raise UserError("optimizer.schedule=step needs optimizer.decay_every, e.g. optimizer.decay_every=2000")
+        if self.momentum >= 1:
+            raise UserError(f"optimizer.momentum={self.momentum} must be below 1, e.g. 0.9")
+        if self.decay_every is not None and self.schedule is not Schedule.step:
+            raise UserError(f"optimizer.decay_every={self.decay_every} belongs to optimizer.schedule=step")
         if self.momentum and self.method is not Method.sgd:
             raise UserError(f"optimizer.momentum={self.momentum} belongs to optimizer=sgd, not {self.method.value}")
 

@@ -92,6 +92,12 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
         for key in old.keys() | new.keys()
         if key not in _FREE and not key.startswith("paper") and old.get(key) != new.get(key)
     )
+    if differing == ["optimizer.schedule_steps"]:
+        ends = old["optimizer.schedule_steps"]
+        raise UserError(
+            f"the {old['optimizer.schedule']} schedule of {folder} ends at step {ends}: give "
+            f"optimizer.schedule_steps={ends} to go on at its last rate, or take another name"
+        )
     if differing:
         changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing)
         raise UserError(f"{folder} holds a run of another configuration ({changes}): take another name")

@@ -110,6 +110,35 @@ def test_every_batch_norm_mode_stands_beside_the_headline(tmp_path: Path) -> Non
         assert again["mean"] == found["other_batch_norm"]["inductive"]["mean"]  # type: ignore[index]
 
 
+@pytest.mark.usefixtures("packed_omniglot")
+def test_eval_refuses_classes_that_the_run_was_trained_on_and_shapes_that_its_model_cannot_take(tmp_path: Path) -> None:
+    small = ["algo=protonet", "model.filters=2", "task.query=1", "debug=quick", "steps=2", "other_batch_norm=[]"]
+    assert run(tmp_path, "train", *small, "task.split=random1200", "select=last", "name=one").code == 0
+    done = run(tmp_path, "eval", "run=outputs/one", "task.split=random1100", "test_episodes=4")
+    assert done.code == 0, done.err  # the same 423 characters
+    for task, sentence in (
+        (["task.split=vinyals"], "of the 423 classes of this test were trained on by outputs/one, e.g. images_"),
+        (["task.split_seed=5"], "take the split that it was trained with"),
+        (["task=sinusoid"], "and the model of outputs/one takes classes of [1, 28, 28]"),
+        (["task=cifar_fs"], "task=cifar_fs has classes of examples of shape [3, 32, 32]"),
+    ):
+        refused = run(tmp_path, "eval", "run=outputs/one", *task)
+        assert refused.code == 1
+        assert sentence in refused.err
+    (folder,) = (tmp_path / "outputs/one/eval").iterdir()
+    refused = run(tmp_path, "eval", f"run={folder.relative_to(tmp_path)}")
+    assert "is the folder of an evaluation: give run=outputs/one" in refused.err
+
+
+def test_what_was_learned_is_said_and_written(tmp_path: Path) -> None:
+    quick = ["task=quadratics", "task.dimension=3", "debug=quick", "steps=2", "eval_every=0", "select=last"]
+    done = run(tmp_path, "train", "algo=hand_optimizer", "algo.rates=[0.001,0.02]", *quick, "name=hand")
+    assert "learned: rate 0.02" in done.out
+    assert json.loads((tmp_path / "outputs/hand/results.json").read_text())["learned"] == {"rate": 0.02}
+    done = run(tmp_path, "train", "algo=meta_sgd", "algo.initial_lr=[0.03,0.03]", "optimizer.lr=0", *quick, "name=meta")
+    assert "learned: median_rate 0.03, lowest_rate 0.03, highest_rate 0.03" in done.out
+
+
 def test_eval_on_another_distribution(tmp_path: Path) -> None:
     """Of the same shapes; one of others is refused in a sentence."""
     assert run(tmp_path, "train", *TINY, "name=one").code == 0
@@ -153,7 +182,7 @@ def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
         (["task.shot=1,2"], "one value is wanted"),
         (["+test_episodes=5"], "without the +"),
         (["test_episodes=${x}"], "test_episodes"),
-        (["task=omniglot", "tasks_per_chunk=abc"], "tasks_per_chunk=abc"),
+        (["task=sinusoid_frequency", "tasks_per_chunk=abc"], "tasks_per_chunk=abc"),
     ):
         refused = run(tmp_path, "eval", "run=outputs/one", *mistake)
         assert refused.code == 1
@@ -302,7 +331,7 @@ def test_an_annealed_run_is_prolonged_only_where_it_was_planned(tmp_path: Path) 
     assert run(tmp_path, *annealed).code == 0
     refused = run(tmp_path, *annealed, "steps=40")
     assert refused.code == 1
-    assert "optimizer.schedule_steps: 20 -> 40" in refused.err
+    assert "the linear schedule of outputs/one ends at step 20: give optimizer.schedule_steps=20" in refused.err
     assert run(tmp_path, *annealed, "steps=40", "optimizer.schedule_steps=20").code == 0
 
 
@@ -483,7 +512,7 @@ def test_a_users_own_class_from_a_file_beside_the_command(tmp_path: Path) -> Non
         ("import nowhere\n", "Mine", "ModuleNotFoundError: No module named 'nowhere' (mine.py line 1)"),
         ("raise SystemExit(0)\n", "Mine", "cannot be imported: SystemExit: 0 (mine.py line 1)"),
         ("class Mine: pass\n", "Mien", "there is no Mien in mine: did you mean mine.Mine?"),
-        ("class Mine: pass\n", "Mine", "must be a dataclass that implements"),
+        ("class Mine: pass\n", "Mine", "must be a frozen dataclass that implements"),
         (
             "from dataclasses import *\nfrom metalearn_cli.algorithms.maml import MAML\n@dataclass(frozen=True)\n"
             "class Mine(MAML):\n    def __post_init__(self): raise ValueError('too small')\n",
@@ -525,7 +554,7 @@ def test_a_task_without_validation_classes_is_not_validated(tmp_path: Path) -> N
     # Who only tests needs no validation classes, and not so many of them.
     only = ["task.way=700", "task.query=1", "test_episodes=1"]
     assert run(tmp_path, "train", *small, "name=two").code == 0
-    assert run(tmp_path, "eval", "run=outputs/two", "task.split=random1200").code == 0
+    assert run(tmp_path, "eval", "run=outputs/one", "task.split_seed=0", "task.shot=2").code == 0
     assert run(tmp_path, "eval", "run=outputs/two", *only, "other_batch_norm=[]").code == 0
     refused = run(tmp_path, "eval", "run=outputs/two", "task.way=1700")
     assert "classes of the test split" in refused.err

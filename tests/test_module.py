@@ -248,6 +248,26 @@ def test_batch_norm_in_the_head_keeps_its_running_statistics_under_protonet() ->
     torch.testing.assert_close(buffers, meta.buffers)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_module_may_call_its_parts_as_an_algorithm_calls_its_own(algorithm: Algorithm) -> None:
+    class Named(nn.Module):
+        def __init__(self, spec: Spec) -> None:
+            super().__init__()
+            self.rate, self.fce, self.lstm = nn.Linear(256, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.log_temperature = nn.Parameter(torch.ones(4))
+            self.head = nn.Linear(4, spec.outputs)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.lstm(torch.tanh(self.fce(self.rate(x.flatten(1))))) * self.log_temperature)
+
+    net = module_net(Named, IMAGES, {})
+    meta = init(algorithm, net)
+    assert torch.isfinite(algorithm.meta_gradient(net, meta, BATCH, 0).loss).all()
+    with torch.no_grad():
+        *_, predict = algorithm.adapt(net, meta, BATCH.support, 2)
+        assert torch.isfinite(predict(BATCH.query_x, BatchNorm.transductive)).all()
+
+
 def test_a_module_without_a_head_is_an_embedding() -> None:
     class Embedding(nn.Sequential):
         def __init__(self, width: int) -> None:

@@ -64,6 +64,10 @@ class Algorithm(ABC):
         """The predictor after 0, 1, ... `steps` inner steps; differentiable in `meta.params` where
         the meta-gradient runs through the steps, and never under no_grad."""
 
+    def learned(self, meta: Meta) -> dict[str, float]:
+        """What a person would like to know of the meta-parameters, by name, for results.json and the screen."""
+        return {}
+
     @abstractmethod
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         """The update that the tasks of `batch` ask for at meta-iteration `step` (counted from 0)."""

@@ -90,6 +90,9 @@ class HandOptimizer(Algorithm):
         for theta in self.descend(optimizee, rate, steps):
             yield partial(predict, net, optimizee.parameters(theta), meta.buffers, support.x)
 
+    def learned(self, meta: Meta) -> dict[str, float]:
+        return {"rate": self.rates[int(meta.buffers["final_loss"].argmin())]}
+
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         tasks, candidates = len(batch.key), len(self.rates)
         every = Support(*(value.repeat_interleave(candidates, 0) for value in batch.support))  # [T * R, ...]

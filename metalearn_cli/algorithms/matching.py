@@ -108,6 +108,10 @@ class Matching(Algorithm):
         for params in self.fine_tune(net, meta, support, head, steps):
             yield partial(compare, head, net, params, meta.buffers, support.x)
 
+    def learned(self, meta: Meta) -> dict[str, float]:
+        name = "matching:log_temperature"
+        return {"temperature": meta.params[name].exp().item()} if self.learn_temperature else {}
+
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         support, query, stats = embed(net, meta.params, batch.support_x, batch.query_x)
         out = self.log_probabilities(meta.params, batch.support_y, net.spec.train_outputs, support, query)

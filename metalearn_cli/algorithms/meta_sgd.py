@@ -78,6 +78,14 @@ class MetaSGD(Algorithm):
         alpha = {name: meta.params[RATE + name] for name in theta}
         return gradient_descent(net, theta, alpha, support, steps, second_order=True)
 
+    def learned(self, meta: Meta) -> dict[str, float]:
+        rates = torch.cat([value.detach().flatten() for name, value in meta.params.items() if name.startswith(RATE)])
+        return {
+            "median_rate": rates.median().item(),
+            "lowest_rate": rates.min().item(),
+            "highest_rate": rates.max().item(),
+        }
+
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         *_, params = self.inner_loop(net, meta, batch.support, self.inner_steps)
         out, stats = net(params, batch.query_x)

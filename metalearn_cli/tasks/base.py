@@ -78,6 +78,11 @@ class TaskDistribution(ABC):
         """Raises UserError where `split` cannot give such tasks. Only a run that validates asks for "val"; what every
         run needs is checked when the distribution is made."""
 
+    def classes(self, split: Split) -> frozenset[str]:
+        """The names of the classes of `split`, where the fields choose them: a model that was trained on one of them
+        must not be tested on it. None where the split is fixed, or tasks have no classes."""
+        return frozenset()
+
     @abstractmethod
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         """Choose T = `tasks` tasks: a pure function of its arguments, on the CPU. Holds `key` [T] int64."""

@@ -86,6 +86,9 @@ class Omniglot(TaskDistribution):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._images.on(device))
 
+    def classes(self, split: Split) -> frozenset[str]:
+        return frozenset(omniglot.characters()[c].name for c in self._characters[split].tolist())
+
     def _classes(self, split: Split) -> int:
         return len(self._characters[split]) * (4 if self._turns_are_classes(split) else 1)
 
