@@ -64,19 +64,19 @@ def composition_sentence(error: Exception, overrides: list[str]) -> str:
         if key in (*GROUPS, *PRESETS) or key.startswith("hydra"):
             continue
         if key not in known and key not in flatten(known):
-            return f"there is no key {key}{_nearest_key(key, known)}"
+            return f"there is no key {key}{_nearest_key(key, known, dict(parsed))}"
         if f"+{key}=" in "".join(overrides):
             return f"+{key} is there already: give {key}=... without the +"
     return " ".join(str(error).split())
 
 
-def _nearest_key(key: str, known: dict[str, Any]) -> str:
+def _nearest_key(key: str, known: dict[str, Any], given: dict[str, Any]) -> str:
     """Among the keys of the key's own group, where it names one; a key of a user's class wants a +."""
     group, dot, _ = key.partition(".")
     keys = [name for name in flatten(known) if "_target_" not in name]
     if not (dot and group in GROUPS):
         return nearest(key, [*keys, *GROUPS, *PRESETS])
-    if not str(known[group]["_target_"]).startswith("metalearn_cli."):
+    if not str(given.get(f"{group}._target_", "metalearn_cli.")).startswith("metalearn_cli."):
         return f": give +{key}=... for a key of your own class"
     return nearest(key, [name for name in keys if name.startswith(f"{group}.")])
 

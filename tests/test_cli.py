@@ -130,6 +130,26 @@ def test_eval_refuses_classes_that_the_run_was_trained_on_and_shapes_that_its_mo
     assert "is the folder of an evaluation: give run=outputs/one" in refused.err
 
 
+def test_sentences_that_name_the_way_out(tmp_path: Path) -> None:
+    """A sweep's folder for eval, two options for train, and the key of a class of one's own without a +."""
+    assert run(tmp_path, "train", *TINY, "-m", "seed=0,1", "name=sweep").code == 0
+    refused = run(tmp_path, "eval", "run=outputs/sweep")
+    assert "is the folder of a sweep: give one of its runs, e.g. run=outputs/sweep/seed=0" in refused.err
+    refused = run(tmp_path, "train", "-m", "seed=0,1", "--cfg", "job")
+    assert (refused.code, "--cfg job prints one job" in refused.err) == (2, True)
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from metalearn_cli.algorithms.maml import MAML\n"
+        "@dataclass(frozen=True)\n"
+        "class Own(MAML):\n"
+        "    width: int = 1\n"
+    )
+    refused = run(tmp_path, "train", "algo._target_=own.Own", "+algo.depth=2")
+    assert "a class's keys are the fields of its frozen dataclass: depth: int = 1" in refused.err
+    refused = run(tmp_path, "train", "algo._target_=own.Own", "algo.width=2")
+    assert "there is no key algo.width: give +algo.width=... for a key of your own class" in refused.err
+
+
 def test_what_was_learned_is_said_and_written(tmp_path: Path) -> None:
     quick = ["task=quadratics", "task.dimension=3", "debug=quick", "steps=2", "eval_every=0", "select=last"]
     done = run(tmp_path, "train", "algo=hand_optimizer", "algo.rates=[0.001,0.02]", *quick, "name=hand")
