@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config import Job
+from metalearn_cli.config import Job, Precision
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import BLOCK, evaluate
 from metalearn_cli.learner import Learner, NonFinite
@@ -85,7 +85,7 @@ def measure(job: Job, learner: Learner, console: Console) -> Measured:
     peak = peak_memory(device)
     console.say("one step to count its work")
     work = count_flop(job, batch)
-    multiply = product(device, learner.dtype)
+    multiply = product(device, torch.bfloat16 if job.run.precision is Precision.bf16 else learner.dtype)
     _, product_once = timed(device, 2, multiply)
 
     steps, products = (math.ceil(TURN / seconds) for seconds in (step_once, product_once))
