@@ -11,7 +11,7 @@ from enum import Enum
 
 # mallopt's parameters (malloc.h), and glibc's own values for them.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_TUNED = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1}
+_TUNED = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1}  # -1: never
 _DEFAULT = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 128 * 1024}
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.nets.layers import batch_norm, conv3x3, fold, init_linear, linear, unfold
+from metalearn_cli.nets.conv_block import conv_block
+from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
 from metalearn_cli.tasks.base import Spec
 
 BLOCKS = ("block1", "block2", "block3", "block4")
@@ -102,12 +102,8 @@ class Conv4(Net):
         used: Params = {}
         x = fold(x)
         for block in BLOCKS:
-            x = conv3x3(params, f"{block}.conv", x, tasks, stride=1 if pool else 2)
-            x, block_stats = batch_norm(params, f"{block}.norm", x, tasks, stats)
+            x, block_stats = conv_block(params, block, x, tasks, stats, pool)
             used |= block_stats
-            x = F.relu(x)
-            if pool:
-                x = F.max_pool2d(x, 2)
         if self.spatial_mean:
             x = x.mean((2, 3), keepdim=True)
         return unfold(x, tasks), used

@@ -1,0 +1,98 @@
+"""3x3 convolutions of all tasks, each with its own weights, as one grouped convolution.
+
+Shapes: B examples per task, T tasks, C input and O output channels of a task. Images are folded, [B, T*C, H, W] in
+channels_last memory: then a grouped convolution runs at the speed of a matrix product, where vmap and im2col do not.
+
+A convolution is linear in its input x and in its weight w, so that derivatives of any order are made of three maps:
+    convolve(x, w),   and its transposes in x and in w:   input_slope(w, y),   weight_slope(x, y),
+where y has the shape of the output. The derivatives of each are the other two. (torch's own second derivative goes
+task by task, and always computes that of the input: a tenth of a step of second-order MAML.)
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+# Of _Convolution: slopes in x, weight, stride, groups. Of the others: in two tensors, a shape, stride, groups.
+_Slopes = tuple[Tensor | None, ...]
+
+
+def conv3x3(weight: Tensor, x: Tensor, tasks: int, stride: int) -> Tensor:
+    """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, 3, 3] or [T, O, C, 3, 3], no bias."""
+    if weight.dim() == 4:
+        weight = weight.expand(tasks, *weight.shape)
+    return _Convolve.apply(x, weight.flatten(0, 1), stride, tasks)
+
+
+class _Convolve(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.how = stride, groups
+        return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
+
+    @staticmethod
+    def backward(ctx: Any, y: Tensor) -> _Slopes:
+        x, weight = ctx.saved_tensors
+        in_x, in_weight, *_ = ctx.needs_input_grad
+        return (
+            _InputSlope.apply(weight, y, x, *ctx.how) if in_x else None,
+            _WeightSlope.apply(x, y, weight, *ctx.how) if in_weight else None,
+            None,
+            None,
+        )
+
+
+class _InputSlope(Function):
+    """`x` gives the shape only."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, y: Tensor, x: Tensor, stride: int, groups: int) -> Tensor:
+        ctx.save_for_backward(weight, y)
+        ctx.how = stride, groups
+        return _transpose(x, weight, y, stride, groups, in_x=True)
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> _Slopes:
+        weight, y = ctx.saved_tensors
+        in_weight, in_y, *_ = ctx.needs_input_grad
+        return (
+            _WeightSlope.apply(x, y, weight, *ctx.how) if in_weight else None,
+            _Convolve.apply(x, weight, *ctx.how) if in_y else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _WeightSlope(Function):
+    """`weight` gives the shape only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.how = stride, groups
+        return _transpose(x, weight, y, stride, groups, in_x=False)
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> _Slopes:
+        x, y = ctx.saved_tensors
+        in_x, in_y, *_ = ctx.needs_input_grad
+        return (
+            _InputSlope.apply(weight, y, x, *ctx.how) if in_x else None,
+            _Convolve.apply(x, weight, *ctx.how) if in_y else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _transpose(x: Tensor, weight: Tensor, y: Tensor, stride: int, groups: int, in_x: bool) -> Tensor:
+    slopes = torch.ops.aten.convolution_backward(
+        y, x, weight, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], groups, [in_x, not in_x, False]
+    )
+    slope: Tensor = slopes[0 if in_x else 1]
+    return slope
