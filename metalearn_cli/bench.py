@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.base import BatchNorm, Meta
 from metalearn_cli.config import Job, Precision
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import BLOCK, evaluate
@@ -84,7 +84,7 @@ def measure(job: Job, learner: Learner, console: Console) -> Measured:
     _, step_once = timed(device, 1, lambda _: learner.step(batch, 1))
     peak = peak_memory(device)
     console.say("one step to count its work")
-    work = count_flop(job, batch)
+    work = count_flop(learner, batch)
     multiply = product(device, torch.bfloat16 if job.run.precision is Precision.bf16 else learner.dtype)
     _, product_once = timed(device, 2, multiply)
 
@@ -145,11 +145,17 @@ def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]
     return lambda _: torch.mm(a, b, out=out)
 
 
-def count_flop(job: Job, batch: Batch) -> int:
+def count_flop(learner: Learner, batch: Batch) -> int:
     """Twice the multiplications of a step's matrix products and convolutions, those of every derivative among them."""
-    learner = new_learner(job)
+    params = {name: value.detach().requires_grad_() for name, value in learner.meta.params.items()}
+    meta = Meta(params, learner.meta.buffers)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flop}) as mode:
-        learner.step(batch, 0)
+        for chunk in batch.to(learner.dtype).chunks(learner.tasks_per_chunk or len(batch.key)):
+            carry: Any = None
+            while True:
+                carry = learner.algorithm.meta_gradient(learner.net, meta, chunk, 0, carry).carry
+                if carry is None:
+                    break
     return int(mode.get_total_flops())
 
 

@@ -1,5 +1,6 @@
 """`metalearn bench`, on tiny problems: what it counts, prints and leaves alone. What it measures is never asserted."""
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from problems import images, points
 from metalearn_cli import bench
 from metalearn_cli.cli import completions, main
 from metalearn_cli.config import Job, load_job
+from metalearn_cli.loop import new_learner
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
@@ -70,7 +72,7 @@ def test_a_network_with_batch_norm_is_timed_as_in_a_validation_and_as_in_a_test(
 
 
 def work(job: Job, batch: Batch) -> float:
-    return bench.count_flop(job, batch) / 2
+    return bench.count_flop(new_learner(job), batch) / 2
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -87,6 +89,16 @@ def test_the_work_of_maml_is_that_of_the_formula(order: int) -> None:
     support = 9 * rest + 4 * first if order == 2 else 3 * rest + 2 * first
     expected = tasks * way * (2 * support + query * (3 * rest + 2 * first))
     assert work(job, batch) == expected
+
+
+def test_every_piece_of_a_step_is_counted() -> None:
+    """Chunks of the meta-batch, and the updates that an optimizer makes from one."""
+    _, batch = points(tasks=5)
+    same = ["algo=learned_optimizer", "task=sinusoid", "model.hidden=[7]", "algo.unroll=2"]
+    one, three = (load_job([*same, f"algo.horizon={horizon}"]) for horizon in (2, 6))
+    assert work(three, batch) == 3 * work(one, batch)
+    cut = one._replace(run=dataclasses.replace(one.run, tasks_per_chunk=2))
+    assert work(cut, batch) == work(one, batch)
 
 
 def test_the_work_of_products_is_counted_as_well() -> None:
