@@ -41,6 +41,8 @@ FREE_TEXT = ("name", "run", "expect", "task.root")
 class Precision(Enum):
     fp32 = "fp32"
     fp64 = "fp64"
+    tf32 = "tf32"  # float32 whose products read 10 of the 23 bits behind the point: NVIDIA GPUs
+    bf16 = "bf16"  # float32 with the network's products in bfloat16 (7 bits), see nets/reduced.py
 
 
 class Select(Enum):
@@ -388,6 +390,16 @@ def resolve_device(text: str) -> torch.device:
     if kind == "cuda" and int(index or 0) >= gpus:
         raise UserError(f"device={text}, but torch sees {gpus} GPU(s), cuda:0 to cuda:{gpus - 1}")
     return torch.device(text)
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raises UserError where this device has no such products: nothing is computed in another precision than asked."""
+    if precision is Precision.tf32 and device.type == "cpu":
+        raise UserError("precision=tf32 is for NVIDIA GPUs, and this device is the cpu: take precision=fp32")
+    if precision in (Precision.tf32, Precision.bf16) and device.type == "cuda":
+        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        if capability < (8, 0) and torch.version.hip is None:
+            raise UserError(f"precision={precision.name} wants a GPU of 2020 (Ampere) or later, not {name}: take fp32")
 
 
 def _field_types(cls: type, injected: frozenset[str]) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from torch import Tensor
 from metalearn_cli import checkpoint, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.allocator import Allocator, set_allocator
-from metalearn_cli.config import Job, Select, resolve_device
+from metalearn_cli.config import Job, Precision, Select, check_precision, resolve_device
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import Evaluation, draw_block, evaluate
 from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summarise
+from metalearn_cli.nets.reduced import Reduced
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
@@ -91,33 +92,44 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
     return results
 
 
-def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> None:
-    """Set threads, allocator and determinism for this process, and say what was chosen."""
+def prepare(job: Job, folder: Path | None, console: Console, device: torch.device) -> None:
+    """Set threads, allocator, determinism and precision for this process, and say what was chosen.
+
+    What was chosen in a run's folder is chosen again; without one nothing is read or written.
+    """
     settings = job.run
-    choices = folder / "choices.json"
+    choices = folder / "choices.json" if folder else None
     if settings.threads is not None:
         threads = settings.threads
-    elif choices.exists():
+    elif choices and choices.exists():
         threads = json.loads(choices.read_text())["threads"]  # sums in another order are other bits
     else:
         threads = _DEFAULT_THREADS
-    runs.write_json(choices, {"threads": threads})
+    if choices:
+        runs.write_json(choices, {"threads": threads})
     torch.set_num_threads(threads)
     allocator = f"{settings.allocator.name} allocator"
     if not set_allocator(settings.allocator) and settings.allocator is not Allocator.default:
         allocator = "default allocator (this C library has no other)"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
     torch.use_deterministic_algorithms(settings.deterministic)
+    # Both said: torch's own start has TF32 in convolutions and not in products.
+    is_tf32 = settings.precision is Precision.tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32
     what = f"{job.choices['algo']} on {job.choices['task']}"
-    console.say(f"{folder}: {what}, device {device}, {threads} CPU thread(s), {allocator}")
+    where = f"{folder}: " if folder else ""
+    precision = settings.precision.name
+    console.say(f"{where}{what}, device {device}, {precision}, {threads} CPU thread(s), {allocator}")
 
 
 def new_learner(job: Job) -> Learner:
     """The learner of step 0. Raises UserError where the device is missing or the parts do not fit together."""
     settings = job.run
     device = resolve_device(settings.device)
+    check_precision(settings.precision, device)
     rng = generator(settings.seed, "init")
-    return Learner(job.algo, job.net, job.optimizer, rng, device, settings.dtype, settings.tasks_per_chunk)
+    net = Reduced(job.net.spec, job.net) if settings.precision is Precision.bf16 else job.net
+    return Learner(job.algo, net, job.optimizer, rng, device, settings.dtype, settings.tasks_per_chunk)
 
 
 def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None, bool]:
@@ -168,10 +180,7 @@ def test(
     interrupt: Interrupt,
 ) -> dict[str, Any]:
     """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into `folder`."""
-    settings = job.run
-    modes = [headline]
-    if job.net.init_stats():
-        modes += [mode for mode in settings.other_batch_norm if mode is not headline]
+    settings, modes = job.run, test_modes(job, headline)
     with Progress(console, "test", settings.test_episodes) as progress:
 
         def report(done: int) -> None:
@@ -194,6 +203,12 @@ def test(
         console.say(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
     return results
+
+
+def test_modes(job: Job, headline: BatchNorm) -> list[BatchNorm]:
+    """Those that a test scores, the headline first."""
+    others = job.run.other_batch_norm if job.net.init_stats() else ()
+    return [headline, *(mode for mode in others if mode is not headline)]
 
 
 def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm]) -> dict[str, Any]:

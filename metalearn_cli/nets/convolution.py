@@ -24,7 +24,11 @@ def conv3x3(weight: Tensor, x: Tensor, tasks: int, stride: int) -> Tensor:
     """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, 3, 3] or [T, O, C, 3, 3], no bias."""
     if weight.dim() == 4:
         weight = weight.expand(tasks, *weight.shape)
-    return _Convolve.apply(x, weight.flatten(0, 1), stride, tasks)
+    dtype, device = x.dtype, x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        # By itself it would convert inside of the Function, unseen by its derivatives.
+        x, weight = (value.to(torch.get_autocast_dtype(device)) for value in (x, weight))
+    return _Convolve.apply(x, weight.flatten(0, 1), stride, tasks).to(dtype)
 
 
 class _Convolve(Function):

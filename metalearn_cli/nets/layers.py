@@ -50,6 +50,7 @@ def batch_norm(params: Params, name: str, x: Tensor, tasks: int, stats: Params |
     gamma `weight` (absent: 1) and beta `bias` are [C] or [T, C]; the statistics `mean` and `var` likewise. Without
     `stats` they are those of x, over all examples of a task (and all pixels), with the biased variance.
     """
+    x = x.to(params[f"{name}.bias"].dtype)  # of a product in reduced precision
     dims, shape = ([0, 2, 3], [1, -1, 1, 1]) if x.dim() == 4 else ([1], [tasks, 1, -1])
     if stats is None:
         var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
