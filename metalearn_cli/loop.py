@@ -91,17 +91,21 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
     return results
 
 
-def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> None:
-    """Set threads, allocator and determinism for this process, and say what was chosen."""
+def prepare(job: Job, folder: Path | None, console: Console, device: torch.device) -> None:
+    """Set threads, allocator and determinism for this process, and say what was chosen.
+
+    What was chosen in a run's folder is chosen again; without one nothing is read or written.
+    """
     settings = job.run
-    choices = folder / "choices.json"
+    choices = folder / "choices.json" if folder else None
     if settings.threads is not None:
         threads = settings.threads
-    elif choices.exists():
+    elif choices and choices.exists():
         threads = json.loads(choices.read_text())["threads"]  # sums in another order are other bits
     else:
         threads = _DEFAULT_THREADS
-    runs.write_json(choices, {"threads": threads})
+    if choices:
+        runs.write_json(choices, {"threads": threads})
     torch.set_num_threads(threads)
     allocator = f"{settings.allocator.name} allocator"
     if not set_allocator(settings.allocator) and settings.allocator is not Allocator.default:
@@ -109,7 +113,8 @@ def prepare(job: Job, folder: Path, console: Console, device: torch.device) -> N
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
     torch.use_deterministic_algorithms(settings.deterministic)
     what = f"{job.choices['algo']} on {job.choices['task']}"
-    console.say(f"{folder}: {what}, device {device}, {threads} CPU thread(s), {allocator}")
+    where = f"{folder}: " if folder else ""
+    console.say(f"{where}{what}, device {device}, {threads} CPU thread(s), {allocator}")
 
 
 def new_learner(job: Job) -> Learner:
@@ -168,10 +173,7 @@ def test(
     interrupt: Interrupt,
 ) -> dict[str, Any]:
     """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into `folder`."""
-    settings = job.run
-    modes = [headline]
-    if job.net.init_stats():
-        modes += [mode for mode in settings.other_batch_norm if mode is not headline]
+    settings, modes = job.run, test_modes(job, headline)
     with Progress(console, "test", settings.test_episodes) as progress:
 
         def report(done: int) -> None:
@@ -194,6 +196,12 @@ def test(
         console.say(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
     return results
+
+
+def test_modes(job: Job, headline: BatchNorm) -> list[BatchNorm]:
+    """Those that a test scores, the headline first."""
+    others = job.run.other_batch_norm if job.net.init_stats() else ()
+    return [headline, *(mode for mode in others if mode is not headline)]
 
 
 def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm]) -> dict[str, Any]:

@@ -103,7 +103,9 @@ class MetaLSTM(Algorithm):
         shapes = {name: value.shape for name, value in start.items()}
         params = per_task(start, len(support.key))
         theta = flatten(params)
-        stats = {name: value.to(theta) for name, value in per_task(net.init_stats(), len(theta)).items()}
+        with theta.device:  # a copy of the host's would make a GPU wait
+            standard = net.init_stats()
+        stats = {name: value.to(theta.dtype) for name, value in per_task(standard, len(theta)).items()}
         hidden, gate = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
         gates = Gates((hidden, hidden), gate, gate)
         yield Adapted(params, stats)
