@@ -114,6 +114,7 @@ class Learner:
             step=zero.long(),
             loss=zero.new_zeros(0, dtype=dtype),
         )
+        self._looks_at_once = self.device.type == "cpu"  # where it costs nothing
         # CUDA's fused kernels read a float; the others take any, and a double keeps all digits.
         self._rate = zero.double() if self.device.type == "cpu" else zero.clone()
 
@@ -131,13 +132,16 @@ class Learner:
         carries: list[Any] = [None] * len(chunks)
         while True:
             carries = update(self.algorithm, self.net, self.optimizer, self._state, chunks, carries, step, self._rate)
-            if self.device.type == "cpu":
+            if self._looks_at_once:
                 self.check()
             if carries[0] is None:
                 return self._state.loss.clone()
 
     def check(self) -> None:
-        """Raises NonFinite where an update was not finite since the last call. A GPU is waited for."""
+        """Raises NonFinite where an update was not finite since the last call. A GPU is waited for.
+
+        What reads the state asks first: `evaluate`, `adapt` and `state_dict`.
+        """
         if self._state.stopped:
             self._state.stopped.zero_()
             tasks = torch.nonzero(~torch.isfinite(self._state.loss)).flatten().tolist()
@@ -148,6 +152,7 @@ class Learner:
 
         In the first mode after every inner step, in the others, from the same adaptation, after the last one.
         """
+        self.check()
         with torch.no_grad():
             parts = [self._evaluate(chunk, modes) for chunk in self._chunks(batch)]
         return {
@@ -168,6 +173,7 @@ class Learner:
 
     def adapt(self, support: Support, steps: int | None = None) -> Predictor:
         """The predictor after `steps` inner steps (None: as many as at test)."""
+        self.check()
         with torch.no_grad():
             steps = self.algorithm.test_steps if steps is None else steps
             *_, last = self.algorithm.adapt(self.net, self.meta, support, steps)
@@ -178,6 +184,10 @@ class Learner:
 
     def state_dict(self) -> Params:
         """Everything that training changes, as flat names: params.*, buffers.*, optimizer.<parameter>.<slot>."""
+        self.check()
+        return self._named()
+
+    def _named(self) -> Params:
         state = {f"params.{name}": value for name, value in self.meta.params.items()}
         state |= {f"buffers.{name}": value for name, value in self.meta.buffers.items()}
         for slot, values in self._state.slots.items():
@@ -186,7 +196,7 @@ class Learner:
 
     def load_state_dict(self, state: Params) -> None:
         """Raises UserError, and changes nothing, where names or shapes are not this learner's."""
-        own = self.state_dict()
+        own = self._named()
         differing = sorted(own.keys() ^ state.keys())
         differing += sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
         if differing:
@@ -196,3 +206,4 @@ class Learner:
             )
         for name, value in own.items():
             value.copy_(state[name])
+        self._state.stopped.zero_()
