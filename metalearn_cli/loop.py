@@ -39,6 +39,13 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
     Everything that happens at a step is a function of the configuration and the step, so that a run which was killed
     and continued ends with the same bits as one that was not. Raises Interrupted once the step is saved.
     """
+    try:
+        return _train(learner, job, folder, console, interrupt)
+    except NonFinite as failure:
+        raise UserError(non_finite_sentence(failure, folder / "checkpoints")) from failure
+
+
+def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
     settings, task = job.run, job.task
     prepare(job, folder, console, learner.device)
     headline = settings.batch_norm or job.algo.batch_norm
@@ -52,12 +59,10 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
         while done < settings.steps or to_validate:
             if not to_validate:
                 draw = task.draw(settings.tasks_per_step, "train", generator(settings.seed, "train", done))
-                try:
-                    loss = learner.step(task.gather(draw, learner.device), done)
-                except NonFinite as failure:
-                    raise UserError(non_finite_sentence(failure, checkpoints)) from failure
+                loss = learner.step(task.gather(draw, learner.device), done)
                 done += 1
                 if done % settings.log_every == 0:
+                    learner.check()
                     mean = loss.mean().item()
                     writers.metrics(done, {"train/loss": mean, "train/lr": job.optimizer.rate(done - 1)})
                     now = time.perf_counter()
@@ -76,11 +81,14 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
                 if improved:
                     best = {"step": done, "value": score}
                 progress.advance(done, f"val {task.spec.metric} {'not finite' if score is None else f'{score:.4f}'}")
-            if improved or done % settings.save_every == 0 or done == settings.steps or interrupt.number:
+            interrupted = interrupt.number is not None  # asked once: a signal after this waits until a step is saved
+            if improved or done % settings.save_every == 0 or done == settings.steps or interrupted:
+                state = learner.state_dict()
                 writers.sync()
-                checkpoint.save(checkpoints, done, learner.state_dict(), {"best": best, "to_validate": to_validate})
+                checkpoint.save(checkpoints, done, state, {"best": best, "to_validate": to_validate})
                 checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
-            interrupt.poll()
+            if interrupted:
+                interrupt.poll()
         tested = settings.steps
         if settings.select is Select.best and best is None:
             console.say(f"there was no validation in {done} steps to choose a checkpoint by: testing the last")
