@@ -44,7 +44,7 @@ def draw(found: Record, path: Path) -> bool:
                 axes.plot(xs, speeds, color=colour, linestyle=dashes, marker=marker, markersize=5, label=variant)
         axes.set(xscale="log", yscale="log", xlabel=of.axis, ylabel="outer steps per second", title=of.title)
         axes.set_xticks(list(of.points), labels=[str(x) for x in of.points])
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)

@@ -13,7 +13,7 @@ from benchmarks.speed.workloads import Workload
 
 SLICE = 0.3  # seconds of steps before another variant has its turn, or one step
 ROUNDS = (2, 25)  # at least and at most, whatever the budget
-SLOW, HOPELESS = 1.0, 1.5  # a step of more seconds, and than so many times the fastest peer's, is not timed in rounds
+SLOW, HOPELESS = 1.0, 2.0  # a step of more seconds, and than so many times the fastest peer's, is not timed in rounds
 
 
 @dataclass(eq=False)
@@ -63,7 +63,7 @@ def race(w: Workload, variants: list[str], allocators: list[str], host: Host, bu
                 running.append((entry, remote))
                 qualify(entry, remote, w)
                 running = retire(running, _failed(running), None)
-                running = retire(running, hopeless(running), "too slow to race: one step")
+                running = retire(running, hopeless(_of(running, allocator)), "too slow to race: one step")
                 say(f"  {entry}")
             running = retire(running, _other_chunks(running, allocator), "not among the fastest chunks: one step")
         running = retire(running, _hungry(running, free), "all at once would not fit into memory: one step")
@@ -80,23 +80,23 @@ def race(w: Workload, variants: list[str], allocators: list[str], host: Host, bu
 def sweep(
     of: Sweep, points: list[int], variants: list[str], host: Host, scale: float
 ) -> Iterator[tuple[int, list[Entry]]]:
-    """Each point's figures, with the tuned allocator; a variant keeps its process from point to point."""
-    remotes: dict[str, Remote] = {}
+    """Each point's figures, with the tuned allocator. A variant keeps its process from point to point, which ascend:
+    one that fails is not asked again."""
+    remotes = {variant: Remote(variant, "tuned", host) for variant in variants}
     try:
         for x in points:
             end = time.perf_counter() + of.seconds * scale
             say(f"{of.title}: {x} {of.axis}")
             running: Running = []
-            for variant in variants:
-                if variant not in remotes or not remotes[variant].alive:
-                    remotes[variant] = Remote(variant, "tuned", host)
-                running.append((Entry(variant, "tuned"), remotes[variant]))
+            for variant, remote in remotes.items():
+                running.append((Entry(variant, "tuned"), remote))
                 qualify(*running[-1], of.points[x])
-            slow = [entry for entry in hopeless(running) if entry.alone]
+            slow = hopeless(_of(running, "tuned"))
             rounds([(entry, remote) for entry, remote in running if entry not in slow], end)
             for entry, _ in running:
                 say(f"  {entry}")
             yield x, [entry for entry, _ in running]
+            remotes = {variant: remote for variant, remote in remotes.items() if remote.alive}
     finally:
         for remote in remotes.values():
             remote.close()
@@ -149,8 +149,9 @@ def _failed(running: Running) -> list[Entry]:
     return [entry for entry, _ in running if entry.why is not None]
 
 
-def hopeless(running: Running) -> list[Entry]:
-    peers = [entry for entry, _ in running if side(entry.variant) in ("torch", "jax")]
+def hopeless(entries: list[Entry]) -> list[Entry]:
+    """Of those under one allocator."""
+    peers = [entry for entry in entries if side(entry.variant) in ("torch", "jax")]
     fastest = min((entry.alone for entry in peers if entry.alone), default=0.0)
     return [entry for entry in peers if entry.alone and entry.alone > max(SLOW, HOPELESS * fastest)]
 

@@ -213,7 +213,9 @@ def _scaling(found: Record) -> str:
         rows.append(["ours to the best torch peer", *(_lead(columns[x], "torch") for x in shown)])
         if any(side(variant) == "jax" for variant in variants):
             rows.append(["ours to the best JAX", *(_lead(columns[x], "jax") for x in shown)])
-        parts.append(f"### {of.title}\n\n" + _table([of.axis, *map(str, shown)], rows))
+        failed = [f"{e.variant} at {x}: {e.why}" for x in shown for e in columns[x].values() if e.why is not None]
+        notes = "".join(f"\n- {line}" for line in failed)
+        parts.append(f"### {of.title}\n\n" + _table([of.axis, *map(str, shown)], rows) + notes + "\n" * bool(notes))
     return "\n".join(parts)
 
 
