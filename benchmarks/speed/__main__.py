@@ -11,6 +11,7 @@ from benchmarks.speed.plan import ALL, BOUND, LINEUPS, SWEEPS
 from benchmarks.speed.race import Entry, race, say, sweep
 from benchmarks.speed.remote import Host, Remote
 from benchmarks.speed.workloads import WORKLOADS
+from metalearn_cli.config import resolve_device
 from metalearn_cli.errors import UserError
 
 OUT = Path(__file__).parent / "results.json"
@@ -85,12 +86,13 @@ def main() -> int:
 
 
 def measure(given: argparse.Namespace, found: record.Record, host: Host) -> None:
+    resolve_device(given.device)  # or the sentence that says what is missing
     workloads = choose(given.workloads, list(LINEUPS), "workload")
     sweeps = choose(given.sweeps if given.workloads is None or given.sweeps else "none", list(SWEEPS), "sweep")
     variants = choose(given.variants, ALL, "variant")
     allocators = ["default"] if given.device == "cuda" else choose(given.allocators, ["tuned", "default"], "allocator")
     lineups = {name: _lineup(name, variants, given.variants is None) for name in workloads}
-    lineups = {name: lineup for name, lineup in lineups.items() if not _known(found, name, lineup)}
+    lineups = {name: lineup for name, lineup in lineups.items() if not _known(found, name, lineup, allocators)}
     points = [(name, x) for name in sweeps for x in SWEEPS[name].points if str(x) not in found["sweeps"].get(name, {})]
     planned = sum(LINEUPS[name].seconds for name in lineups) + sum(SWEEPS[name].seconds for name, _ in points)
     scale = 1.0 if given.budget is None else given.budget / max(planned, 1)
@@ -127,9 +129,9 @@ def _lineup(name: str, variants: list[str], as_planned: bool) -> list[str]:
     return planned if as_planned else ["sgemm", *(variant for variant in variants if variant != "sgemm")]
 
 
-def _known(found: record.Record, name: str, lineup: list[str]) -> bool:
-    known = {entry["variant"] for entry in found["races"].get(name, {"entries": []})["entries"]}
-    return known >= set(lineup)
+def _known(found: record.Record, name: str, lineup: list[str], allocators: list[str]) -> bool:
+    known = found["races"].get(name, {"entries": []})["entries"]
+    return {e["variant"] for e in known} >= set(lineup) and {e["allocator"] for e in known} >= set(allocators)
 
 
 def _refusal(found: record.Record, variant: str, workload: str) -> str:
@@ -142,3 +144,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except UserError as error:
         sys.exit(f"benchmarks.speed: {error}")
+    except KeyboardInterrupt:
+        say("interrupted: the same command goes on after the last whole workload")
+        sys.exit(130)

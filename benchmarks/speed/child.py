@@ -27,7 +27,8 @@ Answer = dict[str, Any]
 class Child:
     def __init__(self, variant: str, allocator: str, device: str, threads: int, memory: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        if device == "cpu":  # a driver reserves more than it uses
+            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
         set_allocator(Allocator[allocator])
         kind, _, self.option = variant.partition("/")
         self.device = device
