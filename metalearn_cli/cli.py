@@ -14,6 +14,7 @@ metalearn: train, test and compare few-shot learners
 
   metalearn train algo=maml task=sinusoid steps=1000 name=my-run    meta-train and meta-test
   metalearn eval run=outputs/my-run test_episodes=1000              test a finished run once more
+  metalearn bench experiment=maml/omniglot_5w1s                     how fast it trains here, and where the time goes
   metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
   metalearn train --help                                            examples, and how the keys work
   eval "$(metalearn completion bash)"                               completion of commands, keys, values, runs; or zsh
@@ -57,6 +58,19 @@ metalearn eval run=FOLDER [key=value ...]
 
 The run's own model and settings are used. Results go to FOLDER/eval/<task>-<id>, which the last line
 says; the id is made of what is tested: the same command finds its results again, and another never overwrites them.
+"""
+
+BENCH_HELP = """\
+metalearn bench [key=value ...]
+
+  metalearn bench experiment=maml/sinusoid                    what `train` with the same keys would do, for a minute
+  metalearn bench experiment=maml/omniglot_5w1s threads=1     needs the task's data, as `train` does
+  metalearn bench algo=maml task=sinusoid device=cuda precision=tf32
+
+Prints tasks per second; the rate of a step's matrix products and convolutions beside that of a plain product on the
+same device, measured in turn; the peak of memory; and how long each part takes: drawing tasks, gathering them on the
+device, the step, and the episodes of a validation and of a test (in every batch-norm mode). Nothing is written, so that
+name, steps and other keys of a run's course change nothing here.
 """
 
 LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|metric\n"
@@ -107,7 +121,8 @@ def main(arguments: list[str]) -> int:
 
 def run(arguments: list[str]) -> int:
     if "--help" in arguments[1:] or "-h" in arguments[1:]:
-        print({"train": TRAIN_HELP, "eval": EVAL_HELP, "list": LIST_HELP}.get(arguments[0], HELP), end="")
+        helps = {"train": TRAIN_HELP, "eval": EVAL_HELP, "bench": BENCH_HELP, "list": LIST_HELP}
+        print(helps.get(arguments[0], HELP), end="")
         return 0
     match arguments:
         case [] | ["help" | "-h" | "--help", *_]:
@@ -120,12 +135,14 @@ def run(arguments: list[str]) -> int:
             return train_command(rest)
         case ["eval", *rest]:
             return eval_command(rest)
+        case ["bench", *rest]:
+            return bench_command(rest)
         case ["list", *rest]:
             return list_command(rest)
         case ["completion", *rest]:
             return completion_command(rest)
         case _:
-            near = difflib.get_close_matches(arguments[0], ["train", "eval", "list", "completion"], n=1)
+            near = difflib.get_close_matches(arguments[0], ["train", "eval", "bench", "list", "completion"], n=1)
             hint = f"did you mean {near[0]}?" if near else "see metalearn --help"
             return refuse(f"there is no command {arguments[0]}: {hint}")
 
@@ -161,6 +178,18 @@ def eval_command(arguments: list[str]) -> int:
         return refuse(f"eval does not know {' '.join(options)}; see metalearn eval --help")
     folder, job = load_eval_job(arguments)
     return print_results(*eval_run(folder, job, arguments), job.run.expect)
+
+
+def bench_command(arguments: list[str]) -> int:
+    from metalearn_cli.bench import bench
+    from metalearn_cli.config import load_job
+    from metalearn_cli.progress import Console, show
+
+    options = [argument for argument in arguments if argument.startswith("-")]
+    if options:
+        return refuse(f"bench does not know {' '.join(options)}; see metalearn bench --help")
+    show(bench(load_job(arguments), Console()))
+    return 0
 
 
 def list_command(arguments: list[str]) -> int:
@@ -224,12 +253,12 @@ def completions(words: list[str]) -> list[str]:
     command, last = words[0], words[-1]
     key, equals, typed = last.partition("=")
     if len(words) == 1:
-        options = ["train ", "eval ", "list ", "completion "]
+        options = ["train ", "eval ", "bench ", "list ", "completion "]
     elif command == "list":
         options = [*catalog.GROUPS, *catalog.PRESETS, "metric"]
     elif command == "completion":
         options = list(COMPLETION)
-    elif command not in ("train", "eval"):
+    elif command not in ("train", "eval", "bench"):
         options = []
     elif words[-2] == "--cfg":
         options = ["job"]
@@ -242,11 +271,11 @@ def completions(words: list[str]) -> list[str]:
     elif equals:
         options = [f"{key}={value} " for value in catalog.values_of(key)]
     else:
-        groups = catalog.GROUPS if command == "train" else ("task",)
+        groups = ("task",) if command == "eval" else catalog.GROUPS
         keys = [
             key for group in groups for choice in catalog.list_choices(group) for key in catalog.keys_of(group, choice)
         ]
-        rest = [*groups, *catalog.PRESETS, *catalog.run_keys()] if command == "train" else ["run", *catalog.EVAL_KEYS]
+        rest = ["run", *catalog.EVAL_KEYS] if command == "eval" else [*groups, *catalog.PRESETS, *catalog.run_keys()]
         options = [f"{key}=" for key in [*rest, *keys]]
     return sorted({option for option in options if option.startswith(last)})
 

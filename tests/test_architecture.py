@@ -9,15 +9,15 @@ PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
 LAYERS = [
     {"__main__", "cli"},
     {"sweep"},
-    {"jobs"},
-    {"loop"},
+    {"jobs", "bench"},
+    {"loop", "machine"},
     {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics", "plot", "pictures"},
     {"learner"},
     {"algorithms"},
     {"nets", "optimizer"},
     {"tasks"},
     {"datasets"},
-    {"allocator", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
+    {"allocator", "measure", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
 ]
 
 

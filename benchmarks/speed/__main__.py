@@ -91,7 +91,7 @@ def measure(given: argparse.Namespace, found: record.Record, host: Host) -> None
     sweeps = choose(given.sweeps if given.workloads is None or given.sweeps else "none", list(SWEEPS), "sweep")
     variants = choose(given.variants, ALL, "variant")
     allocators = ["default"] if given.device == "cuda" else choose(given.allocators, ["tuned", "default"], "allocator")
-    lineups = {name: _lineup(name, variants, given.variants is None) for name in workloads}
+    lineups = {name: _lineup(name, variants, given.variants is None, given.device) for name in workloads}
     lineups = {name: lineup for name, lineup in lineups.items() if not _known(found, name, lineup, allocators)}
     points = [(name, x) for name in sweeps for x in SWEEPS[name].points if str(x) not in found["sweeps"].get(name, {})]
     planned = sum(LINEUPS[name].seconds for name in lineups) + sum(SWEEPS[name].seconds for name, _ in points)
@@ -123,9 +123,9 @@ def measure(given: argparse.Namespace, found: record.Record, host: Host) -> None
             record.save(found, given.out)
 
 
-def _lineup(name: str, variants: list[str], as_planned: bool) -> list[str]:
+def _lineup(name: str, variants: list[str], as_planned: bool, device: str) -> list[str]:
     """The plan's, or those that were asked for and what the machine can do."""
-    planned = LINEUPS[name].variants
+    planned = [*LINEUPS[name].variants, *(["ours/cuda_graph"] if device == "cuda" else [])]
     return planned if as_planned else ["sgemm", *(variant for variant in variants if variant != "sgemm")]
 
 

@@ -15,49 +15,49 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 
-from benchmarks.speed.runner import Runner, Setting, Unsupported, trim
+from benchmarks.speed.runner import Runner, Setting, Unsupported
 from benchmarks.speed.variants import MODULES
 from benchmarks.speed.workloads import Workload
-from metalearn_cli.allocator import Allocator, set_allocator
+from metalearn_cli.allocator import Allocator, give_back, set_allocator
+from metalearn_cli.measure import memory, peak_memory
 
 Answer = dict[str, Any]
 
 
 class Child:
-    def __init__(self, variant: str, allocator: str, device: str, threads: int, memory: int) -> None:
+    def __init__(self, variant: str, allocator: str, device: str, threads: int, limit: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
         if device == "cpu":  # a driver reserves more than it uses
-            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         set_allocator(Allocator[allocator])
         kind, _, self.option = variant.partition("/")
-        self.device = device
+        self.device = torch.device(device)
+        # Without TF32, as the program has it; torch's own start has it in convolutions.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.module = importlib.import_module(f"benchmarks.speed.variants.{MODULES[kind]}")
         self.runner: Runner | None = None
-        self.base = _memory("VmRSS")
+        self.base = memory(self.device) or 0
         self.idle_since = time.process_time()
 
     def build(self, workload: Workload) -> Answer:
         """One step, in which programs compile; the memory of those that follow is what is measured."""
         self.runner = None
         gc.collect()
-        trim()
-        self.runner = self.module.build(workload, Setting(False, self.device, self.option))
+        give_back()
+        self.runner = self.module.build(workload, Setting(False, self.device.type, self.option))
         first = self._time(1)
         gc.collect()
-        trim()
-        if self.device == "cuda":
-            _cuda().reset_peak_memory_stats()
-        else:
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")  # VmHWM starts anew
+        give_back()
+        memory(self.device)  # its peak is that of what follows
         return {"first": first}
 
     def slice(self, steps: int) -> Answer:
         """Seconds for each step, and the peak of memory since the first."""
         idle = time.process_time() - self.idle_since
         seconds = self._time(steps) / steps
-        peak = _cuda().max_memory_allocated() if self.device == "cuda" else _memory("VmHWM") - self.base
+        peak = (peak_memory(self.device) or 0) - self.base
         self.idle_since = time.process_time()
         return {"seconds": seconds, "peak": peak, "idle": idle}
 
@@ -65,7 +65,7 @@ class Child:
         """The relative error of the meta-gradient against a loop of plain layers, both in float64, in little."""
         from benchmarks.speed import reference
 
-        runner = self.module.build(workload.small(), Setting(True, self.device, self.option))
+        runner = self.module.build(workload.small(), Setting(True, self.device.type, self.option))
         runner.step()
         runner.wait()
         pairs = zip(runner.gradient(), reference.meta_gradient(workload.small()), strict=True)
@@ -79,18 +79,6 @@ class Child:
             self.runner.step()
         self.runner.wait()
         return time.perf_counter() - began
-
-
-def _memory(key: str) -> int:
-    """Bytes, of /proc/self/status."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
-
-
-def _cuda() -> Any:
-    import torch
-
-    return torch.cuda
 
 
 def main() -> None:

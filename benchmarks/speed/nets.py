@@ -4,6 +4,7 @@ Shapes: B examples.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from benchmarks.speed import workloads
 from benchmarks.speed.runner import Runner, Setting
 from benchmarks.speed.workloads import Array, Workload
+from metalearn_cli.measure import synchronise
 
 
 def dtype(setting: Setting) -> torch.dtype:
@@ -61,11 +63,7 @@ def loss(w: Workload, out: Tensor, y: Tensor) -> Tensor:
 def runner(step: Callable[[], None], params: Sequence[Tensor], setting: Setting) -> Runner:
     """Of a step that leaves the meta-gradient in each parameter's .grad."""
 
-    def wait() -> None:
-        if setting.device == "cuda":
-            torch.cuda.synchronize()
-
     def gradient() -> list[Array]:
         return [p.grad.detach().cpu().numpy() if p.grad is not None else torch.zeros_like(p).numpy() for p in params]
 
-    return Runner(step, wait, gradient)
+    return Runner(step, partial(synchronise, torch.device(setting.device)), gradient)

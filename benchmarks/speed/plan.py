@@ -8,8 +8,10 @@ from benchmarks.speed.workloads import WORKLOADS, Workload
 BOUND = 1e-8  # relative error of a float64 meta-gradient, above which a variant is wrong and is not timed
 PEERS = ["learn2learn", "higher", "torchopt", "parallel-metalearn", "torch.func"]
 CHUNKS = ["ours/1", "ours/2", "ours/4", "ours/8"]
+LEAN = "ours/1+remat"  # a task at a time, inner steps computed again in the backward pass
 OTHERS = ["parallel-metalearn/sequential", "torch.func/BatchNorm2d"]  # without vmap; silently wrong at second order
-ALL = ["sgemm", *PEERS, *OTHERS, "nn.Module", "jax", "jax/im2col", "jax-meta", "ours", "ours/compile", *CHUNKS]
+ALL = ["sgemm", *PEERS, *OTHERS, "nn.Module", "jax", "jax/im2col", "jax-meta", "ours", "ours/compile"]
+ALL += [*CHUNKS, LEAN, "ours/cuda_graph"]
 
 
 class Lineup(NamedTuple):
@@ -22,10 +24,10 @@ class Lineup(NamedTuple):
 LINEUPS = {
     "W1": Lineup(90, ["sgemm", *PEERS, "jax", "jax-meta", "ours", "ours/compile", *CHUNKS]),
     "W2": Lineup(260, ["sgemm", *PEERS, *OTHERS, "jax/im2col", "ours", *CHUNKS]),
-    "W2b": Lineup(260, ["sgemm", *PEERS[:3], *CHUNKS]),
-    "W3": Lineup(350, ["sgemm", *PEERS, *OTHERS, "jax/im2col", "jax", "jax-meta", "ours", *CHUNKS[:2]]),
+    "W2b": Lineup(260, ["sgemm", *PEERS[:3], *CHUNKS, LEAN]),
+    "W3": Lineup(350, ["sgemm", *PEERS, *OTHERS, "jax/im2col", "jax", "jax-meta", "ours", *CHUNKS[:2], LEAN]),
     "W3-FO": Lineup(120, ["sgemm", *PEERS, "ours", *CHUNKS[:2]]),
-    "W3-5": Lineup(200, ["sgemm", *PEERS[:3], "ours", *CHUNKS[:2]]),
+    "W3-5": Lineup(200, ["sgemm", *PEERS[:3], "ours", *CHUNKS[:2], LEAN]),
     "W4": Lineup(60, ["sgemm", "nn.Module", "ours"]),
     "W5-R": Lineup(60, ["sgemm", "nn.Module", "ours", *CHUNKS[:2]]),
     "W5-L": Lineup(60, ["sgemm", "nn.Module", "ours"]),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from benchmarks.speed.plan import Sweep
+from benchmarks.speed.plan import LEAN, Sweep
 from benchmarks.speed.remote import Host, Remote, available_memory
 from benchmarks.speed.variants import side
 from benchmarks.speed.workloads import Workload
@@ -157,10 +157,10 @@ def hopeless(entries: list[Entry]) -> list[Entry]:
 
 
 def _other_chunks(running: Running, allocator: str) -> list[Entry]:
-    """Of ours, all but the two fastest and the one with the least memory, a task at a time."""
+    """Of ours, all but the two fastest and those with the least memory, a task at a time."""
     ours = [entry for entry in _of(running, allocator) if side(entry.variant) == "ours"]
     ours.sort(key=lambda entry: entry.alone or 0)
-    return [entry for entry in ours[2:] if entry.variant != "ours/1"]
+    return [entry for entry in ours[2:] if entry.variant not in ("ours/1", LEAN)]
 
 
 def _hungry(running: Running, free: int) -> list[Entry]:

@@ -47,9 +47,9 @@ class Remote:
             text=True,
             env=environment,
         )
-        memory = int(0.9 * available_memory())
+        limit = int(0.9 * available_memory())
         given = {"variant": variant, "allocator": allocator, "device": host.device, "threads": host.threads}
-        self.started = self._ask({"do": "start", "memory": memory, **given})
+        self.started = self._ask({"do": "start", "limit": limit, **given})
 
     def build(self, workload: Workload) -> dict[str, Any]:
         return self._ask({"do": "build", "workload": dataclasses.asdict(workload)})

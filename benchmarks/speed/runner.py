@@ -1,6 +1,5 @@
 """What a variant offers, and what it is built with."""
 
-import ctypes
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,10 +22,3 @@ class Runner(NamedTuple):
 
 class Unsupported(Exception):
     """The program cannot do this; the sentence says what."""
-
-
-def trim() -> None:
-    """Give freed memory back to the system, so that a peak is that of what follows."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -86,7 +86,7 @@ class HandOptimizer(Algorithm):
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         """With the best rate so far; before any training the first one."""
         optimizee = Optimizee(net, support, self.batch_size)
-        rate = self._rates(meta.buffers["final_loss"])[meta.buffers["final_loss"].argmin()]
+        rate = self._rates(meta.buffers["final_loss"]).index_select(0, self._best(meta))
         for theta in self.descend(optimizee, rate, steps):
             yield partial(predict, net, optimizee.parameters(theta), meta.buffers, support.x)
 
@@ -101,14 +101,18 @@ class HandOptimizer(Algorithm):
         *_, theta = self.descend(optimizee, rates, self.horizon)
         final = optimizee.slope(theta, self.horizon)
         loss = final.loss.nan_to_num(WORST, WORST).clamp(max=WORST).view(tasks, candidates)
-        best = meta.buffers["final_loss"].argmin()  # before these tasks, so that every chunk of them takes the same
-        stats = {name: value.view(tasks, candidates, -1)[:, best] for name, value in final.stats.items()}
+        best = self._best(meta)  # before these tasks, so that every chunk of them takes the same
+        stats = {
+            name: value.view(tasks, candidates, -1).index_select(1, best).squeeze(1)
+            for name, value in final.stats.items()
+        }
         averages = running_average(meta.buffers, stats)
         kept = {name: torch.where(value.isfinite(), value, meta.buffers[name]) for name, value in averages.items()}
-        return Update({}, loss[:, best], kept | {"final_loss": meta.buffers["final_loss"] + loss.mean(0)})
+        final_loss = meta.buffers["final_loss"] + loss.mean(0)
+        return Update({}, loss.index_select(1, best).squeeze(1), kept | {"final_loss": final_loss})
 
     def descend(self, optimizee: Optimizee, rate: Tensor, steps: int) -> Iterator[Tensor]:
-        """theta_0, theta_1, ... theta_steps, [N, P] each; rate [] or [N, 1]."""
+        """theta_0, theta_1, ... theta_steps, [N, P] each; rate [1] or [N, 1]."""
         theta = optimizee.start(self.start_std)
         at = Position(theta, torch.zeros_like(theta), torch.zeros_like(theta), 0)
         for left in range(steps, -1, -1):
@@ -136,5 +140,10 @@ class HandOptimizer(Algorithm):
         return Position(theta - rate * direction, first, second, step + 1)
 
     def _rates(self, like: Tensor) -> Tensor:
-        """The candidates [R], on the device and in the precision of `like`."""
-        return torch.tensor(self.rates, dtype=like.dtype, device=like.device)
+        """The candidates [R], on the device and in the precision of `like`; made there, not copied from the host."""
+        rates = [torch.full((1,), rate, dtype=torch.float64, device=like.device) for rate in self.rates]
+        return torch.cat(rates).to(like.dtype)
+
+    def _best(self, meta: Meta) -> Tensor:
+        """The number of the best candidate so far, [1]: an index of the device's own, which the host need not see."""
+        return meta.buffers["final_loss"].argmin(0, keepdim=True)

@@ -32,11 +32,10 @@ class Optimizee:
     def __init__(self, net: Net, support: Support, batch_size: int | None) -> None:
         """`batch_size` examples of each support set, other ones at every step; None: all of them."""
         self.net, self.support, self.batch_size = net, support, batch_size
-        self.shapes = {name: value.shape for name, value in net.init(torch.Generator()).items()}  # its values: unused
 
     def start(self, std: float) -> Tensor:
         """theta_0 [T, P] ~ N(0, std^2) from each task's key; only batch norm starts as always, gamma 1 and beta 0."""
-        normal = std * _normal(self.support.key, sum(shape.numel() for shape in self.shapes.values()))
+        normal = std * _normal(self.support.key, sum(shape.numel() for shape in self.net.shapes.values()))
         start = self.parameters(normal.to(self.support.x.dtype))
         for norm in {name.rpartition(".")[0] for name in self.net.init_stats()}:
             start |= {
@@ -48,13 +47,15 @@ class Optimizee:
 
     def parameters(self, theta: Tensor) -> Params:
         """theta [T, P] -> the network's parameters, [T, *shape]."""
-        return unflatten(theta, self.shapes)
+        return unflatten(theta, self.net.shapes)
 
     @torch.no_grad()
     def slope(self, theta: Tensor, step: int) -> Slope:
         """f(theta) and its gradient on the minibatch of step `step`, counted from 0."""
         support = minibatch(self.support, self.batch_size, step)
-        loss, gradient, stats = slope(self.net, self.parameters(theta), support, list(self.shapes), second_order=False)
+        loss, gradient, stats = slope(
+            self.net, self.parameters(theta), support, list(self.net.shapes), second_order=False
+        )
         return Slope(loss, flatten(gradient), stats)
 
 

@@ -4,6 +4,7 @@ Shapes: T tasks, B examples per task. A parameter is shared by all tasks, [*shap
 """
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,9 +27,17 @@ class Net(ABC):
     def init(self, rng: torch.Generator) -> Params:
         """Fresh shared parameters, float32 on the CPU; those of the head are named "head.*"."""
 
+    @cached_property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Of the parameters by name; asked for again and again, so that they are drawn for it once."""
+        return {name: value.shape for name, value in self.init(torch.Generator()).items()}
+
     @abstractmethod
     def init_stats(self) -> Params:
-        """Statistics of the standard normal distribution; empty for a network without batch norm."""
+        """Statistics of the standard normal distribution; empty for a network without batch norm.
+
+        On torch's current device: `with x.device: net.init_stats()` makes them where x is, without a copy.
+        """
 
     @abstractmethod
     def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:

@@ -85,8 +85,10 @@ class ModuleNet(Net):
 
     def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
         out, used = self._run(self._body, params, x, stats)
+        with x.device:
+            standard = self.init_stats()
         # Batch norm inside the head has not run: it keeps the standard normal distribution.
-        idle = {name: value.to(x).expand(len(x), -1) for name, value in self.init_stats().items() if name not in used}
+        idle = {name: value.to(x.dtype).expand(len(x), -1) for name, value in standard.items() if name not in used}
         return out.reshape(*x.shape[:2], -1), used | idle
 
     def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:

@@ -102,6 +102,14 @@ def draw_slice(draw: Draw, start: int, stop: int) -> Draw:
     return {name: tensor[start:stop] for name, tensor in draw.items()}
 
 
+def on_device(draw: Draw, device: torch.device) -> Draw:
+    """The tensors of a draw on `device`. To a GPU from pinned memory, while the host goes on: before it copied from any
+    other memory, it would wait for all that the GPU has still to do."""
+    if device.type != "cuda":
+        return {name: tensor.to(device) for name, tensor in draw.items()}
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in draw.items()}
+
+
 def draw_keys(tasks: int, rng: torch.Generator) -> Tensor:
     """One key per task, [T] int64."""
     return torch.randint(2**63 - 1, (tasks,), generator=rng)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Draw, Split, draw_keys
+from metalearn_cli.tasks.base import Batch, Draw, Split, draw_keys, on_device
 
 
 def episode_size(task: object, split: Split) -> dict[str, int]:
@@ -111,7 +111,7 @@ def draw_episodes(
 
 def gather_episodes(draw: Draw, pixels: Tensor) -> Batch:
     """The tasks of a draw, on the device where `pixels` [N, C, H, W] uint8 lie; x is [T, S, C, H, W] in 0..1."""
-    at = {name: tensor.to(pixels.device) for name, tensor in draw.items()}
+    at = on_device(draw, pixels.device)
     return Batch(
         _gather(pixels, at["support_image"], at.get("support_turn")),
         at["support_y"],

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
 
 
 class Entries(Enum):
@@ -59,6 +59,6 @@ class Quadratics(TaskDistribution):
         return draw(shape, generator=rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        w, y, key = (draw[name].to(device) for name in ("w", "y", "key"))
-        w, y = math.sqrt(self.dimension) * w, math.sqrt(self.dimension) * y  # the mean over D rows undoes the square
-        return Batch(w, y, w, y, key)
+        at = on_device(draw, device)
+        w, y = (math.sqrt(self.dimension) * at[name] for name in ("w", "y"))  # the mean over D rows undoes the square
+        return Batch(w, y, w, y, at["key"])

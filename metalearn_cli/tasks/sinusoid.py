@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
 
 _SPEC = Spec(input_shape=(1,), outputs=1, train_outputs=1, kind="values")
 
@@ -56,7 +56,7 @@ class Sinusoid(TaskDistribution):
         }
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        at = {name: tensor.to(device) for name, tensor in draw.items()}
+        at = on_device(draw, device)
 
         def curve(x: Tensor) -> Tensor:
             return at["amplitude"] * torch.sin(x - at["phase"])
@@ -95,7 +95,7 @@ class SinusoidFrequency(TaskDistribution):
         }
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        at = {name: tensor.to(device) for name, tensor in draw.items()}
+        at = on_device(draw, device)
 
         def curve(x: Tensor) -> Tensor:
             return at["amplitude"] * torch.sin(at["frequency"] * x + at["phase"])

@@ -85,6 +85,7 @@ def _im2col(x: Any, weight: Any) -> Any:
 
 def prepare(setting: Setting) -> None:
     jax.config.update("jax_enable_x64", setting.double)
+    jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU: no TF32, as for the others
     if setting.device == "cuda" and jax.default_backend() != "gpu":
         raise Unsupported("JAX sees no GPU here")
 
