@@ -21,6 +21,7 @@ from benchmarks.speed.runner import Runner, Setting, Unsupported
 from benchmarks.speed.variants import MODULES
 from benchmarks.speed.workloads import Workload
 from metalearn_cli.allocator import Allocator, give_back, set_allocator
+from metalearn_cli.errors import UserError
 from metalearn_cli.measure import memory, peak_memory
 
 Answer = dict[str, Any]
@@ -97,7 +98,7 @@ def main() -> None:
                 answer: Answer = {}
             else:
                 answer = getattr(child, do)(**given)
-        except (ImportError, Unsupported) as error:
+        except (ImportError, Unsupported, UserError) as error:
             answer = {"why": f"not installed: {error}" if isinstance(error, ImportError) else str(error)}
         except Exception as error:  # of any program: the others are measured all the same
             answer = {
