@@ -32,3 +32,9 @@ def set_allocator(allocator: Allocator) -> bool:
         return False
     values = _TUNED if allocator is Allocator.tuned else _DEFAULT
     return all(mallopt(name, value) == 1 for name, value in values.items())
+
+
+def give_back() -> None:
+    """Return the memory that is kept to the system, where the C library can: of work that was larger than the rest."""
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

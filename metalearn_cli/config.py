@@ -27,6 +27,7 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.allocator import Allocator
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
 from metalearn_cli.errors import UserError
+from metalearn_cli.measure import parse_memory
 from metalearn_cli.metrics import parse_expectation
 from metalearn_cli.mistakes import composition_sentence, describe, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
@@ -73,7 +74,8 @@ class Run:
     deterministic: bool
     threads: int | None
     allocator: Allocator
-    tasks_per_chunk: int | None
+    tasks_per_chunk: int | str | None  # a number, or "auto"
+    memory: str | None
     expect: str | None
     trust: bool
     lock: bool
@@ -83,9 +85,15 @@ class Run:
         for key in ("steps", "tasks_per_step", "test_episodes", "eval_episodes", "log_every", "save_every", "keep"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} must be at least 1")
-        for key in ("threads", "tasks_per_chunk"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)} must be at least 1, or null")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"threads={self.threads} must be at least 1, or null")
+        chunk = self.tasks_per_chunk
+        if chunk is not None and chunk != "auto" and (isinstance(chunk, str) or chunk < 1):
+            raise UserError(f"tasks_per_chunk={chunk} must be a whole number from 1 on, auto or null")
+        if self.memory is not None:
+            parse_memory(self.memory)
+            if chunk != "auto":
+                raise UserError(f"memory={self.memory} is held by tasks_per_chunk=auto: give that too")
         for key in ("seed", "episodes_seed", "eval_every"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)} must be 0 or above")

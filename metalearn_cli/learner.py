@@ -1,9 +1,11 @@
-"""The learner: the only thing in the program that changes. It holds the meta-parameters and the outer optimizer.
+"""The learner: the only thing in the program that changes. It holds the meta-parameters and the optimizer's slots.
+
+A step is one function of tensors, `update`, which asks nothing of the host: on a GPU nothing waits within a step.
 
 Shapes: T tasks, Q query examples, E = T episodes, K inner steps at test.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_metric
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.optimizer import Optimizer
+from metalearn_cli.optimizer import Optimizer, Slots
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -31,6 +33,61 @@ class Scores(NamedTuple):
     metric: Tensor  # the same shape
 
 
+class State(NamedTuple):
+    """All that a step changes, in place."""
+
+    params: Params
+    buffers: Params
+    slots: Slots  # in the order of params
+    stopped: Tensor  # [] 0; 1 once an update was not finite: no other one is made
+    step: Tensor  # [] int64, of the update that was the last, or that was not finite
+    loss: Tensor  # [T], of the same
+
+
+def update(
+    algorithm: Algorithm,
+    net: Net,
+    optimizer: Optimizer,
+    state: State,
+    chunks: list[Batch],
+    carries: list[Any],
+    step: Any,
+    rate: Tensor,
+) -> list[Any]:
+    """One update of `state`, in place, from a meta-batch in chunks -> what each chunk carries to the next update.
+
+    `step`, counted from 0, is an int, or an int64 [] where this function is recorded; `rate` [] is its learning rate.
+    """
+    meta = Meta({name: value.detach().requires_grad_() for name, value in state.params.items()}, state.buffers)
+    updates = [
+        algorithm.meta_gradient(net, meta, chunk, step, carry) for chunk, carry in zip(chunks, carries, strict=True)
+    ]
+    shares = [len(chunk.key) / len(state.loss) for chunk in chunks]
+    loss = torch.cat([update.loss for update in updates])
+    mean = _weighted_sum(shares, [update.gradient for update in updates])
+    buffers = _weighted_sum(shares, [update.buffers for update in updates])
+    gradient = [mean[name] for name in state.params]
+    finite = torch.cat([loss, *(part.flatten() for part in gradient)]).isfinite().all()
+    had_stopped = state.stopped.bool()
+    state.step.copy_(torch.where(had_stopped, state.step, step))
+    state.loss.copy_(torch.where(had_stopped, state.loss, loss))
+    state.stopped.masked_fill_(~finite, 1)
+    optimizer.update(list(state.params.values()), gradient, state.slots, rate, state.stopped)
+    for name, buffer in state.buffers.items():
+        buffer.copy_(torch.where(state.stopped.bool(), buffer, buffers[name]))
+    return [update.carry for update in updates]
+
+
+def _weighted_sum(weights: list[float], parts: list[Params]) -> Params:
+    """The sum of weights[i] * parts[i], name by name; the weights' sum is 1."""
+    if len(parts) == 1:
+        return parts[0]
+    total = {name: weights[0] * value for name, value in parts[0].items()}
+    for weight, part in zip(weights[1:], parts[1:], strict=True):
+        total = {name: value + weight * part[name] for name, value in total.items()}
+    return total
+
+
 class Learner:
     def __init__(
         self,
@@ -47,51 +104,55 @@ class Learner:
         self.device, self.dtype, self.tasks_per_chunk = device or torch.device("cpu"), dtype, tasks_per_chunk
         meta = algorithm.init(net, rng)
         self.meta = Meta(
-            {name: value.to(self.device, dtype).requires_grad_() for name, value in meta.params.items()},
-            {name: value.to(self.device, dtype) for name, value in meta.buffers.items()},
+            *({name: value.to(self.device, dtype).contiguous() for name, value in part.items()} for part in meta)
         )
-        self._params = list(self.meta.params.values())
-        # None: nothing gets a gradient, and the algorithm learns by its buffers alone.
-        self._torch_optimizer = optimizer.build(self._params) if self._params else None
+        zero = torch.zeros((), device=self.device)
+        self._state = State(
+            *self.meta,
+            slots=optimizer.slots(list(self.meta.params.values())),
+            stopped=zero,
+            step=zero.long(),
+            loss=zero.new_zeros(0, dtype=dtype),
+        )
+        self._looks_at_once = self.device.type == "cpu"  # where it costs nothing
+        # CUDA's fused kernels read a float; the others take any, and a double keeps all digits.
+        self._rate = zero.double() if self.device.type == "cpu" else zero.clone()
 
     def step(self, batch: Batch, step: int) -> Tensor:
-        """One meta-iteration, counted from 0 -> the loss of each task [T]. Raises NonFinite before any change."""
-        chunks = self._chunks(batch)
-        carries: list[object] = [None] * len(chunks)
-        while True:
-            updates = [
-                self.algorithm.meta_gradient(self.net, self.meta, chunk, step, carry)
-                for chunk, carry in zip(chunks, carries, strict=True)
-            ]
-            shares = [len(chunk.key) / len(batch.key) for chunk in chunks]
-            loss = torch.cat([update.loss for update in updates])
-            gradient = _weighted_sum(shares, [update.gradient for update in updates])
-            buffers = _weighted_sum(shares, [update.buffers for update in updates])
-            self._apply(gradient, buffers, loss, step)
-            carries = [update.carry for update in updates]
-            if carries[0] is None:
-                return loss
+        """One meta-iteration, counted from 0 -> the loss of each task [T].
 
-    def _apply(self, gradient: Params, buffers: Params, loss: Tensor, step: int) -> None:
-        if not torch.isfinite(loss).all():
-            raise NonFinite("loss", step, torch.nonzero(~torch.isfinite(loss)).flatten().tolist())
-        if not all(torch.isfinite(part).all() for part in gradient.values()):
-            raise NonFinite("gradient", step, [])
-        if self._torch_optimizer is not None:
-            for name, param in self.meta.params.items():
-                param.grad = gradient[name]
-            self.optimizer.clip(self._params)
-            for group in self._torch_optimizer.param_groups:
-                group["lr"] = self.optimizer.rate(step)
-            self._torch_optimizer.step()
-        for name, buffer in self.meta.buffers.items():
-            buffer.copy_(buffers[name])
+        An update whose loss or gradient is not finite is not made, and no other after it; `check` tells of it, which is
+        called here on the CPU.
+        """
+        if len(self._state.loss) != len(batch.key):
+            self.check()
+            self._state = self._state._replace(loss=self._state.loss.new_zeros(len(batch.key)))
+        chunks = self._chunks(batch)
+        self._rate.fill_(self.optimizer.rate(step))
+        carries: list[Any] = [None] * len(chunks)
+        while True:
+            carries = update(self.algorithm, self.net, self.optimizer, self._state, chunks, carries, step, self._rate)
+            if self._looks_at_once:
+                self.check()
+            if carries[0] is None:
+                return self._state.loss.clone()
+
+    def check(self) -> None:
+        """Raises NonFinite where an update was not finite since the last call. A GPU is waited for.
+
+        What reads the state asks first: `evaluate`, `adapt` and `state_dict`.
+        """
+        if self._state.stopped:
+            self._state.stopped.zero_()
+            tasks = torch.nonzero(~torch.isfinite(self._state.loss)).flatten().tolist()
+            raise NonFinite("loss" if tasks else "gradient", int(self._state.step), tasks)
 
     def evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
         """Adapt to the support set of each task, and score the query set.
 
         In the first mode after every inner step, in the others, from the same adaptation, after the last one.
         """
+        self.check()
         with torch.no_grad():
             parts = [self._evaluate(chunk, modes) for chunk in self._chunks(batch)]
         return {
@@ -112,6 +173,7 @@ class Learner:
 
     def adapt(self, support: Support, steps: int | None = None) -> Predictor:
         """The predictor after `steps` inner steps (None: as many as at test)."""
+        self.check()
         with torch.no_grad():
             steps = self.algorithm.test_steps if steps is None else steps
             *_, last = self.algorithm.adapt(self.net, self.meta, support, steps)
@@ -122,46 +184,26 @@ class Learner:
 
     def state_dict(self) -> Params:
         """Everything that training changes, as flat names: params.*, buffers.*, optimizer.<parameter>.<slot>."""
-        state = {f"params.{name}": value.detach() for name, value in self.meta.params.items()}
+        self.check()
+        return self._named()
+
+    def _named(self) -> Params:
+        state = {f"params.{name}": value for name, value in self.meta.params.items()}
         state |= {f"buffers.{name}": value for name, value in self.meta.buffers.items()}
-        if self._torch_optimizer is not None:
-            for name, param in self.meta.params.items():
-                for slot, value in self._torch_optimizer.state[param].items():
-                    if value is not None:  # SGD without momentum has an empty slot
-                        state[f"optimizer.{name}.{slot}"] = value
+        for slot, values in self._state.slots.items():
+            state |= {f"optimizer.{name}.{slot}": value for name, value in zip(self.meta.params, values, strict=True)}
         return state
 
     def load_state_dict(self, state: Params) -> None:
         """Raises UserError, and changes nothing, where names or shapes are not this learner's."""
-        own = {f"params.{name}": value for name, value in self.meta.params.items()}
-        own |= {f"buffers.{name}": value for name, value in self.meta.buffers.items()}
-        slots = {name: value for name, value in state.items() if name.startswith("optimizer.")}
-        differing = sorted(own.keys() ^ (state.keys() - slots.keys()))
+        own = self._named()
+        differing = sorted(own.keys() ^ state.keys())
         differing += sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
         if differing:
             raise UserError(
                 f"this checkpoint holds another model: {differing[0]} (and {len(differing) - 1} more) is missing on "
                 "one side or has another shape; take the model, task and algorithm that it was trained with"
             )
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(state[name])
-        if self._torch_optimizer is not None:
-            by_param = {
-                index: {
-                    name.rpartition(".")[2]: value
-                    for name, value in slots.items()
-                    if name.rpartition(".")[0] == f"optimizer.{param}"
-                }
-                for index, param in enumerate(self.meta.params)
-            }
-            groups = self._torch_optimizer.state_dict()["param_groups"]
-            self._torch_optimizer.load_state_dict({"state": by_param, "param_groups": groups})
-
-
-def _weighted_sum(weights: list[float], parts: list[Params]) -> Params:
-    """The sum of weights[i] * parts[i], name by name."""
-    total = {name: weights[0] * value for name, value in parts[0].items()}
-    for weight, part in zip(weights[1:], parts[1:], strict=True):
-        total = {name: value + weight * part[name] for name, value in total.items()}
-    return total
+        for name, value in own.items():
+            value.copy_(state[name])
+        self._state.stopped.zero_()

@@ -1,8 +1,6 @@
 """Training and testing one run, from top to bottom."""
 
 import io
-import json
-import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -15,22 +13,18 @@ from torch import Tensor
 
 from metalearn_cli import checkpoint, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.allocator import Allocator, set_allocator
-from metalearn_cli.config import Job, Precision, Select, check_precision, resolve_device
+from metalearn_cli.config import Job, Select
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import Evaluation, draw_block, evaluate
 from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summarise
-from metalearn_cli.nets.reduced import Reduced
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Split, draw_slice
 from metalearn_cli.writers import Writers
-
-_DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process has set another number
 
 
 def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
@@ -39,8 +33,14 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
     Everything that happens at a step is a function of the configuration and the step, so that a run which was killed
     and continued ends with the same bits as one that was not. Raises Interrupted once the step is saved.
     """
+    try:
+        return _train(learner, job, folder, console, interrupt)
+    except NonFinite as failure:
+        raise UserError(non_finite_sentence(failure, folder / "checkpoints")) from failure
+
+
+def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
     settings, task = job.run, job.task
-    prepare(job, folder, console, learner.device)
     headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, console)
@@ -52,12 +52,10 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
         while done < settings.steps or to_validate:
             if not to_validate:
                 draw = task.draw(settings.tasks_per_step, "train", generator(settings.seed, "train", done))
-                try:
-                    loss = learner.step(task.gather(draw, learner.device), done)
-                except NonFinite as failure:
-                    raise UserError(non_finite_sentence(failure, checkpoints)) from failure
+                loss = learner.step(task.gather(draw, learner.device), done)
                 done += 1
                 if done % settings.log_every == 0:
+                    learner.check()
                     mean = loss.mean().item()
                     writers.metrics(done, {"train/loss": mean, "train/lr": job.optimizer.rate(done - 1)})
                     now = time.perf_counter()
@@ -76,11 +74,14 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
                 if improved:
                     best = {"step": done, "value": score}
                 progress.advance(done, f"val {task.spec.metric} {'not finite' if score is None else f'{score:.4f}'}")
-            if improved or done % settings.save_every == 0 or done == settings.steps or interrupt.number:
+            interrupted = interrupt.number is not None  # asked once: a signal after this waits until a step is saved
+            if improved or done % settings.save_every == 0 or done == settings.steps or interrupted:
+                state = learner.state_dict()
                 writers.sync()
-                checkpoint.save(checkpoints, done, learner.state_dict(), {"best": best, "to_validate": to_validate})
+                checkpoint.save(checkpoints, done, state, {"best": best, "to_validate": to_validate})
                 checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
-            interrupt.poll()
+            if interrupted:
+                interrupt.poll()
         tested = settings.steps
         if settings.select is Select.best and best is None:
             console.say(f"there was no validation in {done} steps to choose a checkpoint by: testing the last")
@@ -90,48 +91,6 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
         results = test(learner, job, folder, tested, headline, console, interrupt)
         writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
     return results
-
-
-def prepare(job: Job, folder: Path | None, console: Console, device: torch.device) -> None:
-    """Set threads, allocator, determinism and precision for this process, and say what was chosen.
-
-    What was chosen in a run's folder is chosen again; without one nothing is read or written.
-    """
-    settings = job.run
-    choices = folder / "choices.json" if folder else None
-    if settings.threads is not None:
-        threads = settings.threads
-    elif choices and choices.exists():
-        threads = json.loads(choices.read_text())["threads"]  # sums in another order are other bits
-    else:
-        threads = _DEFAULT_THREADS
-    if choices:
-        runs.write_json(choices, {"threads": threads})
-    torch.set_num_threads(threads)
-    allocator = f"{settings.allocator.name} allocator"
-    if not set_allocator(settings.allocator) and settings.allocator is not Allocator.default:
-        allocator = "default allocator (this C library has no other)"
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
-    torch.use_deterministic_algorithms(settings.deterministic)
-    # Else each new tensor is filled first, by a kernel of its own; nothing here reads what was not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # Both said: torch's own start has TF32 in convolutions and not in products.
-    is_tf32 = settings.precision is Precision.tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32
-    what = f"{job.choices['algo']} on {job.choices['task']}"
-    where = f"{folder}: " if folder else ""
-    precision = settings.precision.name
-    console.say(f"{where}{what}, device {device}, {precision}, {threads} CPU thread(s), {allocator}")
-
-
-def new_learner(job: Job) -> Learner:
-    """The learner of step 0. Raises UserError where the device is missing or the parts do not fit together."""
-    settings = job.run
-    device = resolve_device(settings.device)
-    check_precision(settings.precision, device)
-    rng = generator(settings.seed, "init")
-    net = Reduced(job.net.spec, job.net) if settings.precision is Precision.bf16 else job.net
-    return Learner(job.algo, net, job.optimizer, rng, device, settings.dtype, settings.tasks_per_chunk)
 
 
 def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None, bool]:

@@ -1,4 +1,8 @@
-"""The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step."""
+"""The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step.
+
+It holds nothing: parameters, gradients and what is kept from step to step (`Slots`) are lists of tensors of the same
+length and order, contiguous, on one device and of one precision.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +10,13 @@ from enum import Enum
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from metalearn_cli.errors import UserError
+
+# What an optimizer keeps for each parameter, under torch's names: exp_avg, exp_avg_sq, step; or momentum_buffer.
+Slots = dict[str, list[Tensor]]
 
 
 class Method(Enum):
@@ -59,14 +68,59 @@ class Optimizer:
         """Whether the learning rate depends on where the run ends."""
         return self.schedule in (Schedule.linear, Schedule.cosine)
 
-    def build(self, params: list[Tensor]) -> torch.optim.Optimizer:
-        match self.method:
-            case Method.adam:
-                return torch.optim.Adam(params, lr=self.lr, weight_decay=self.weight_decay)
-            case Method.adamw:
-                return torch.optim.AdamW(params, lr=self.lr, weight_decay=self.weight_decay)
-            case Method.sgd:
-                return torch.optim.SGD(params, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+    def slots(self, params: list[Tensor]) -> Slots:
+        """What is kept before the first step."""
+        if self.method is Method.sgd:
+            return {"momentum_buffer": [torch.zeros_like(param) for param in params]} if self.momentum else {}
+        return {
+            "exp_avg": [torch.zeros_like(param) for param in params],
+            "exp_avg_sq": [torch.zeros_like(param) for param in params],
+            "step": [torch.zeros((), device=param.device) for param in params],
+        }
+
+    def update(self, params: list[Tensor], gradient: list[Tensor], slots: Slots, rate: Tensor, stopped: Tensor) -> None:
+        """One step in place, of params and slots; none where `stopped` [] is 1. `rate` [] is the learning rate.
+
+        The fused kernels take all parameters at once, and ask nothing of the host. They read memory in order, whatever
+        the strides say (torch 2.13): a gradient that is not contiguous would be taken for another one.
+        """
+        gradient = [part.contiguous() for part in self.clip(gradient)]
+        if self.method is Method.sgd:
+            momenta: list[Tensor | None] = [*slots["momentum_buffer"]] if self.momentum else [None] * len(params)
+            sgd(
+                *(params, gradient, momenta),
+                lr=rate,  # type: ignore[arg-type]  # torch.optim.SGD takes a tensor as well
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                dampening=0,
+                nesterov=False,
+                maximize=False,
+                fused=True,
+                found_inf=stopped,
+            )
+            return
+        adam(
+            *(params, gradient, slots["exp_avg"], slots["exp_avg_sq"], [], slots["step"]),
+            lr=rate,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=self.weight_decay,
+            decoupled_weight_decay=self.method is Method.adamw,
+            amsgrad=False,
+            maximize=False,
+            fused=True,
+            found_inf=stopped,
+        )
+
+    def clip(self, gradient: list[Tensor]) -> list[Tensor]:
+        """By value before by norm."""
+        if self.clip_value is not None:
+            gradient = [part.clamp(-self.clip_value, self.clip_value) for part in gradient]
+        if self.clip_norm is not None:
+            factor = self.clip_norm / (torch.nn.utils.get_total_norm(gradient) + 1e-6)
+            gradient = [part * factor.clamp(max=1) for part in gradient]
+        return gradient
 
     def rate(self, step: int) -> float:
         """The learning rate of meta-iteration `step`, counted from 0."""
@@ -81,10 +135,3 @@ class Optimizer:
         if self.schedule is Schedule.linear:
             return self.lr * (1 - done)
         return self.lr * (1 + math.cos(math.pi * done)) / 2
-
-    def clip(self, params: list[Tensor]) -> None:
-        """Clip the gradients in place, by value before by norm."""
-        if self.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(params, self.clip_value)
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(params, self.clip_norm)

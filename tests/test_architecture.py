@@ -10,14 +10,14 @@ LAYERS = [
     {"__main__", "cli"},
     {"sweep"},
     {"jobs", "bench"},
-    {"loop"},
+    {"loop", "machine"},
     {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics", "plot", "pictures"},
     {"learner"},
     {"algorithms"},
     {"nets", "optimizer"},
     {"tasks"},
     {"datasets"},
-    {"allocator", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
+    {"allocator", "measure", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
 ]
 
 

@@ -13,7 +13,7 @@ from problems import images, points
 from metalearn_cli import bench
 from metalearn_cli.cli import completions, main
 from metalearn_cli.config import Job, load_job
-from metalearn_cli.loop import new_learner
+from metalearn_cli.machine import new_learner
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid

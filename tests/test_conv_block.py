@@ -1,12 +1,14 @@
 """The fast block against the same in torch's own operations, in float64, to the third derivative."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv_block import _Collect, _Moments, _PoolMoments, _Spread, conv_block, moments, plain, sums
-from metalearn_cli.nets.convolution import _Convolve, _InputSlope, _WeightSlope, conv3x3
+from metalearn_cli.nets.convolution import Convolution, _Convolve, _InputSlope, _WeightSlope, conv3x3
 from metalearn_cli.nets.layers import fold
 
 GAMMAS = {"positive": 0.5, "mixed": -0.5, "none": None}
@@ -56,8 +58,16 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("per_task", [True, False], ids=["per task", "shared"])
 @pytest.mark.parametrize("pool", [True, False], ids=["pool", "stride"])
 @pytest.mark.parametrize("given", [True, False], ids=["given stats", "batch stats"])
+@pytest.mark.parametrize("way", [Convolution.grouped, Convolution.product])
 def test_the_block_is_the_plain_one_to_the_third_derivative(
-    tasks: int, batch: int, size: tuple[int, int, int], gamma: str, per_task: bool, pool: bool, given: bool
+    tasks: int,
+    batch: int,
+    size: tuple[int, int, int],
+    gamma: str,
+    per_task: bool,
+    pool: bool,
+    given: bool,
+    way: Convolution,
 ) -> None:
     params, x = problem(tasks, batch, size, GAMMAS[gamma], per_task)
     stats = {"b.norm.mean": torch.rand(3).double(), "b.norm.var": 1 + torch.rand(tasks, 3).double()} if given else None
@@ -65,7 +75,7 @@ def test_the_block_is_the_plain_one_to_the_third_derivative(
     for leaf in leaves:
         leaf.requires_grad_()
     results = []
-    for block in (conv_block, plain):
+    for block in (partial(conv_block, way=way), plain):
         out, used = block(params, "b", x, tasks, stats, pool)
         results.append(derivatives([out, used["b.norm.mean"], used["b.norm.var"]], leaves, order=3))
     assert_close(*results)
@@ -148,7 +158,7 @@ def test_the_input_of_the_first_layer_costs_no_slope(tasks: int) -> None:
 def test_every_layer_stays_in_channels_last_memory(tasks: int, channels: int) -> None:
     """In another layout the network runs at half the speed; with one channel torch would choose another."""
     params, x = problem(tasks, 4, (channels, 8, 8), 0.5, per_task=True)
-    y = conv3x3(params["b.conv.weight"], x, tasks, stride=1)
+    y = conv3x3(params["b.conv.weight"], x, tasks, 1, Convolution.grouped)
     assert y.is_contiguous(memory_format=torch.channels_last)
     out, _ = conv_block(params, "b", x, tasks, None, pool=True)
     assert out.is_contiguous(memory_format=torch.channels_last)

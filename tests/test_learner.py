@@ -1,11 +1,15 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from problems import ALGORITHMS, images, points
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Update
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Update
+from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
+from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner, NonFinite
@@ -68,6 +72,42 @@ def test_a_state_that_was_loaded_goes_on_with_the_same_bits(algorithm: Algorithm
         assert torch.equal(value, second.state_dict()[name]), name
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "torchs"),
+    [
+        (Optimizer(lr=0.1), lambda p: torch.optim.Adam(p, lr=0.1)),
+        (Optimizer(lr=0.1, weight_decay=0.2), lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.2)),
+        (Optimizer(Method.adamw, weight_decay=0.2), lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.2)),
+        (Optimizer(Method.sgd, weight_decay=0.2), lambda p: torch.optim.SGD(p, lr=1e-3, weight_decay=0.2)),
+        (Optimizer(Method.sgd, momentum=0.9), lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9)),
+        (Optimizer(Method.sgd, lr=1.0, clip_value=0.3, clip_norm=0.7), lambda p: torch.optim.SGD(p, lr=1.0)),
+    ],
+)
+def test_every_method_is_torchs_own(
+    optimizer: Optimizer, torchs: Callable[[list[Tensor]], torch.optim.Optimizer]
+) -> None:
+    """Also for gradients whose memory is not in the order of the parameter's."""
+    rng = torch.Generator().manual_seed(0)
+    mine = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in ((4, 6), (), (3,))]
+    theirs = [param.clone().requires_grad_() for param in mine]
+    slots, reference = optimizer.slots(mine), torchs(theirs)
+    for _ in range(3):
+        gradient = [torch.randn(param.shape[::-1], generator=rng, dtype=torch.float64).T for param in mine[:1]]
+        gradient += [torch.randn(param.shape, generator=rng, dtype=torch.float64) for param in mine[1:]]
+        for param, part in zip(theirs, gradient, strict=True):
+            param.grad = part.clone()
+        if optimizer.clip_value is not None and optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_value_(theirs, optimizer.clip_value)
+            torch.nn.utils.clip_grad_norm_(theirs, optimizer.clip_norm)
+        reference.step()
+        optimizer.update(mine, gradient, slots, torch.tensor(optimizer.lr, dtype=torch.float64), torch.zeros(()))
+    torch.testing.assert_close(mine, [param.detach() for param in theirs], rtol=1e-12, atol=1e-12)
+    after = [*mine, *(value for values in slots.values() for value in values)]
+    before = [value.clone() for value in after]
+    optimizer.update(mine, gradient, slots, torch.tensor(optimizer.lr, dtype=torch.float64), torch.ones(()))
+    assert all(torch.equal(value, kept) for value, kept in zip(after, before, strict=True))  # it had stopped
+
+
 def test_one_step_is_torchs_own_optimizer_on_the_meta_gradient() -> None:
     spec, batch = points()
     net = MLP(spec)
@@ -76,7 +116,7 @@ def test_one_step_is_torchs_own_optimizer_on_the_meta_gradient() -> None:
     gradient = MAML().meta_gradient(net, trained.meta._replace(params=before), batch, 0).gradient
     for name, value in before.items():
         value.grad = gradient[name]
-    torch.optim.Adam(before.values(), lr=0.01).step()
+    torch.optim.Adam(before.values(), lr=0.01, fused=True).step()
     trained.step(batch, 0)
     assert all(torch.equal(before[name], value) for name, value in trained.meta.params.items())
 
@@ -133,6 +173,88 @@ def test_a_gradient_that_is_not_finite_changes_nothing_either(monkeypatch: pytes
         trained.step(batch, 1)
     assert (failure.value.what, failure.value.step) == ("gradient", 1)
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
+
+
+def poisoned(batch: Batch) -> Batch:
+    """Task 2 has a value that is not finite in everything that an algorithm may look at."""
+    support_x, query_x = batch.support_x.clone(), batch.query_x.clone()
+    support_x[2, 0], query_x[2, 0] = float("inf"), float("inf")
+    return batch._replace(support_x=support_x, query_x=query_x)
+
+
+ALL_BUT_HAND = [algorithm for algorithm in ALGORITHMS if not isinstance(algorithm, HandOptimizer)]  # it never stops
+
+
+@pytest.mark.parametrize("algorithm", ALL_BUT_HAND)
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_where_a_gpu_is_not_waited_for_nothing_changes_after_an_update_that_was_not_finite(
+    algorithm: Algorithm, chunk: int | None
+) -> None:
+    trained = learner(algorithm, Optimizer(), chunk)
+    trained._looks_at_once = False  # as on a GPU
+    batch = images(tasks=4)[1]
+    trained.step(batch, 0)
+    before = snapshot(trained)
+    trained.step(poisoned(batch), 1)
+    trained.step(batch, 2)
+    with pytest.raises(NonFinite) as failure:
+        trained.check()
+    assert (failure.value.what, failure.value.step, failure.value.tasks) == ("loss", 1, [2])
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
+    trained.step(batch, 3)  # it has been said
+    assert any(not torch.equal(value, trained.state_dict()[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("look", [Learner.state_dict, lambda trained: trained.adapt(images()[1].support)])
+def test_a_state_is_not_shown_before_it_is_known_that_it_is_the_one_of_the_last_step(look: Any) -> None:
+    trained = learner(MAML(), Optimizer())
+    trained._looks_at_once = False
+    trained.step(poisoned(images(tasks=4)[1]), 0)
+    with pytest.raises(NonFinite):
+        look(trained)
+
+
+def test_of_several_updates_those_before_the_one_that_is_not_finite_stay() -> None:
+    algorithm = LearnedOptimizer((4,), unroll=2, horizon=6)
+    spec, batch = points(tasks=4)
+    made: list[dict[str, Tensor]] = []
+
+    class Poisoned(LearnedOptimizer):
+        def meta_gradient(self, net: Any, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+            made.append({name: value.detach().clone() for name, value in meta.params.items()})
+            found = super().meta_gradient(net, meta, batch, step, carry)
+            return found._replace(loss=found.loss * float("nan")) if len(made) == 3 else found
+
+    trained = Learner(Poisoned(**vars(algorithm)), MLP(spec), Optimizer(), torch.Generator().manual_seed(0))
+    with pytest.raises(NonFinite):
+        trained.step(batch, 7)
+    assert len(made) == 3
+    assert all(torch.equal(value, trained.meta.params[name]) for name, value in made[2].items())
+    assert all(value == 2 for name, value in trained.state_dict().items() if name.endswith(".step"))
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises where an operation makes the host look at a value, or makes a shape of values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique")
+        index = args[1] if func.overloadpacket is torch.ops.aten.index else []
+        if func.overloadpacket.__name__ in waits or any(i is not None and i.dtype == torch.bool for i in index):
+            raise AssertionError(f"{func} waits")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_nothing_in_a_step_waits_for_a_gpu(algorithm: Algorithm) -> None:
+    clipped = Optimizer(clip_value=1.0, clip_norm=1.0)
+    trained = Learner(algorithm, Conv4(images()[0], filters=3), clipped, torch.Generator(), tasks_per_chunk=2)
+    trained._looks_at_once = False
+    batch = images(tasks=3)[1]
+    trained.step(batch, 0)
+    with NoWaiting():
+        trained.step(batch, 1)
+        with pytest.raises(AssertionError, match="waits"):
+            trained.check()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

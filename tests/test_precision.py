@@ -14,7 +14,7 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.config import Precision, check_precision, load_job
 from metalearn_cli.errors import UserError
-from metalearn_cli.loop import new_learner, prepare
+from metalearn_cli.machine import new_learner, prepare
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
@@ -140,7 +140,7 @@ def test_fp32_has_no_tf32_anywhere() -> None:
     for precision, expected in (("fp32", False), ("tf32", True), ("fp64", False), ("bf16", False)):
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not expected
         job = load_job([f"precision={precision}", "threads=1", "allocator=default"])
-        prepare(job, None, Console(), torch.device("cpu"))
+        prepare(job, None, Console())
         for found in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
             assert (found.fp32_precision == "tf32") is expected
         assert torch.utils.deterministic.fill_uninitialized_memory is False  # type: ignore[attr-defined]

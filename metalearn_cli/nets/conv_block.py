@@ -23,14 +23,20 @@ from torch import Tensor
 from torch.autograd import Function
 
 from metalearn_cli.nets.base import Params
-from metalearn_cli.nets.convolution import conv3x3
+from metalearn_cli.nets.convolution import Convolution, conv3x3
 from metalearn_cli.nets.layers import EPSILON, batch_norm, to_tasks
 
 _aten = torch.ops.aten
 
 
 def conv_block(
-    params: Params, block: str, x: Tensor, tasks: int, stats: Params | None, pool: bool
+    params: Params,
+    block: str,
+    x: Tensor,
+    tasks: int,
+    stats: Params | None,
+    pool: bool,
+    way: Convolution = Convolution.grouped,
 ) -> tuple[Tensor, Params]:
     """x [B, T*C, H, W] -> [B, T*O, H // 2, W // 2], and the statistics used, [T, O] ([O], where they were given so).
 
@@ -42,7 +48,7 @@ def conv_block(
     if pool and gamma is not None:
         sign = torch.where(gamma.detach() < 0, -1.0, 1.0).to(gamma.dtype)
         weight, gamma = weight * sign[..., None, None, None], gamma * sign
-    y = conv3x3(weight, x, tasks, stride=1 if pool else 2)
+    y = conv3x3(weight, x, tasks, 1 if pool else 2, way)
     mean_name, var_name = f"{block}.norm.mean", f"{block}.norm.var"
     if stats is None:
         y, mean, var = _PoolMoments.apply(y) if pool else (y, *_Moments.apply(y))
@@ -61,7 +67,7 @@ def conv_block(
 
 def plain(params: Params, block: str, x: Tensor, tasks: int, stats: Params | None, pool: bool) -> tuple[Tensor, Params]:
     """The same by torch's operations, in the order of the paper."""
-    y = conv3x3(params[f"{block}.conv.weight"], x, tasks, stride=1 if pool else 2)
+    y = conv3x3(params[f"{block}.conv.weight"], x, tasks, 1 if pool else 2, Convolution.grouped)
     y, stats = batch_norm(params, f"{block}.norm", y, tasks, stats)
     y = F.relu(y)
     return F.max_pool2d(y, 2) if pool else y, stats

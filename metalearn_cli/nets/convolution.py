@@ -7,8 +7,12 @@ A convolution is linear in its input x and in its weight w, so that derivatives 
     convolve(x, w),   and its transposes in x and in w:   input_slope(w, y),   weight_slope(x, y),
 where y has the shape of the output. The derivatives of each are the other two. (torch's own second derivative goes
 task by task, and always computes that of the input: a tenth of a step of second-order MAML.)
+
+The other way is one matrix product for each task with the columns of its images: less than half as fast on a CPU, but a
+GPU's grouped convolutions may be slower still.
 """
 
+from enum import Enum
 from typing import Any
 
 import torch
@@ -20,7 +24,13 @@ from torch.autograd import Function
 _Slopes = tuple[Tensor | None, ...]
 
 
-def conv3x3(weight: Tensor, x: Tensor, tasks: int, stride: int) -> Tensor:
+class Convolution(Enum):
+    auto = "auto"  # grouped on a CPU; on a GPU the faster one, by timing when a run starts
+    grouped = "grouped"
+    product = "product"
+
+
+def conv3x3(weight: Tensor, x: Tensor, tasks: int, stride: int, way: Convolution) -> Tensor:
     """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, 3, 3] or [T, O, C, 3, 3], no bias."""
     if weight.dim() == 4:
         weight = weight.expand(tasks, *weight.shape)
@@ -28,7 +38,21 @@ def conv3x3(weight: Tensor, x: Tensor, tasks: int, stride: int) -> Tensor:
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # By itself it would convert inside of the Function, unseen by its derivatives.
         x, weight = (value.to(torch.get_autocast_dtype(device)) for value in (x, weight))
+    if way is Convolution.product:
+        return _by_product(weight, x, stride).to(dtype)
     return _Convolve.apply(x, weight.flatten(0, 1), stride, tasks).to(dtype)
+
+
+def _by_product(weight: Tensor, x: Tensor, stride: int) -> Tensor:
+    """weight [T, O, C, 3, 3] by the columns of x [B, T*C, H, W]: the 3x3 pixels of C channels that each output sees."""
+    tasks, outputs, channels = weight.shape[:3]
+    batch, _, *size = x.shape
+    height, width = ((length + stride - 1) // stride for length in size)
+    columns = F.unfold(x, 3, padding=1, stride=stride).view(batch, tasks, channels * 9, height * width)
+    columns = columns.permute(1, 0, 3, 2).reshape(tasks, -1, channels * 9)  # [T, B*H*W, C*9]
+    y = torch.bmm(columns, weight.flatten(2).transpose(1, 2))  # [T, B*H*W, O]
+    folded = y.view(tasks, batch, height, width, outputs).permute(1, 0, 4, 2, 3)
+    return folded.reshape(batch, -1, height, width).contiguous(memory_format=torch.channels_last)
 
 
 class _Convolve(Function):
