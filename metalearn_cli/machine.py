@@ -56,6 +56,8 @@ def prepare(job: Job, folder: Path | None, console: Console, poll: Callable[[], 
         allocator = "default allocator (this C library has no other)"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
     torch.use_deterministic_algorithms(settings.deterministic)
+    # Else each new tensor is filled first, by a kernel of its own; nothing here reads what was not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Both said: torch's own start has TF32 in convolutions and not in products.
     is_tf32 = settings.precision is Precision.tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32

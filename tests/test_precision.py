@@ -127,9 +127,11 @@ def _settings() -> Iterator[None]:
     """Of the whole process, as they were."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, torch.are_deterministic_algorithms_enabled()
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     yield
     matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
     torch.use_deterministic_algorithms(before[2])
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("_settings")
@@ -141,6 +143,7 @@ def test_fp32_has_no_tf32_anywhere() -> None:
         prepare(job, None, Console())
         for found in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
             assert (found.fp32_precision == "tf32") is expected
+        assert torch.utils.deterministic.fill_uninitialized_memory is False  # type: ignore[attr-defined]
 
 
 def test_a_gpu_without_such_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
