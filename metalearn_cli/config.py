@@ -71,6 +71,8 @@ class Run:
     deterministic: bool
     threads: int | None
     allocator: Allocator
+    compile: bool
+    cuda_graph: bool
     tasks_per_chunk: int | None
     expect: str | None
     trust: bool

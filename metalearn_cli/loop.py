@@ -50,6 +50,8 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
     headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, console)
+    if (settings.compile or settings.cuda_graph) and done < settings.steps:
+        warm_up(learner, job, done, console, interrupt)
     since, since_step = time.perf_counter(), done
     with (
         closing(Writers(folder, done, to_validate)) as writers,
@@ -130,7 +132,22 @@ def new_learner(job: Job) -> Learner:
     settings = job.run
     device = resolve_device(settings.device)
     rng = generator(settings.seed, "init")
-    return Learner(job.algo, job.net, job.optimizer, rng, device, settings.dtype, settings.tasks_per_chunk)
+    return Learner(
+        *(job.algo, job.net, job.optimizer, rng, device, settings.dtype, settings.tasks_per_chunk),
+        compile=settings.compile,
+        cuda_graph=settings.cuda_graph,
+    )
+
+
+def warm_up(learner: Learner, job: Job, step: int, console: Console, interrupt: Interrupt) -> None:
+    """What step `step` needs is what every later one needs: all meta-batches have one shape."""
+    what = "compil" if job.run.compile else "captur"
+    console.say(f"{what}ing the training step, which can take minutes; Ctrl-C leaves at once")
+    began = time.perf_counter()
+    draw = job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", step))
+    with interrupt.leaving_at_once():
+        learner.warm_up(job.task.gather(draw, learner.device), step)
+    console.say(f"{what}ed in {time.perf_counter() - began:.0f} s")
 
 
 def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None, bool]:

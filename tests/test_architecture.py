@@ -17,7 +17,7 @@ LAYERS = [
     {"nets", "optimizer"},
     {"tasks"},
     {"datasets"},
-    {"allocator", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
+    {"allocator", "captured", "compiled", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
 ]
 
 
