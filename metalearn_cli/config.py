@@ -74,6 +74,8 @@ class Run:
     deterministic: bool
     threads: int | None
     allocator: Allocator
+    compile: bool
+    cuda_graph: bool
     tasks_per_chunk: int | str | None  # a number, or "auto"
     memory: str | None
     expect: str | None

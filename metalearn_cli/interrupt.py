@@ -4,7 +4,7 @@ and leave."""
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -40,6 +40,24 @@ class Interrupt:
         """Raises Interrupted if a signal has come."""
         if self.number is not None:
             raise Interrupted(self.number)
+
+    @contextlib.contextmanager
+    def leaving_at_once(self) -> Iterator[None]:
+        """Where a piece of work takes long and nothing is new since the last checkpoint."""
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            if self.number is not None:
+                os._exit(128 + number)
+            self.number = number
+            raise Interrupted(number)
+
+        self.poll()
+        before = catch(leave)
+        try:
+            yield
+        finally:
+            restore(before)
+            self.poll()  # foreign code may have taken the exception for one of its own
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:

@@ -134,6 +134,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         rest = [override for override in rest if override not in on_task]
     for override in rest:
         _set(config, override, has_own_task="task._target_" in given)
+    config |= {"compile": False, "cuda_graph": False}  # of a training step
     config["expect"] = config["expect"] if "expect" in given else None
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
     # Whether to run foreign code is the word of who gives the command, never of the folder.

@@ -5,12 +5,15 @@ A step is one function of tensors, `update`, which asks nothing of the host: on 
 Shapes: T tasks, Q query examples, E = T episodes, K inner steps at test.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_metric
+from metalearn_cli.captured import Captured, require_gpu
+from metalearn_cli.compiled import Compiled, require_compiler, unchanged
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.optimizer import Optimizer, Slots
@@ -48,21 +51,24 @@ def update(
     algorithm: Algorithm,
     net: Net,
     optimizer: Optimizer,
+    tasks_per_chunk: int | None,
     state: State,
-    chunks: list[Batch],
-    carries: list[Any],
+    batch: Batch,
+    carries: list[Any] | None,
     step: Any,
     rate: Tensor,
-) -> list[Any]:
-    """One update of `state`, in place, from a meta-batch in chunks -> what each chunk carries to the next update.
+) -> list[Any] | None:
+    """One update of `state`, in place -> what each chunk of the batch carries to the next one; None: there is none.
 
     `step`, counted from 0, is an int, or an int64 [] where this function is recorded; `rate` [] is its learning rate.
     """
     meta = Meta({name: value.detach().requires_grad_() for name, value in state.params.items()}, state.buffers)
+    chunks = batch.chunks(tasks_per_chunk or len(batch.key))
     updates = [
-        algorithm.meta_gradient(net, meta, chunk, step, carry) for chunk, carry in zip(chunks, carries, strict=True)
+        algorithm.meta_gradient(net, meta, chunk, step, carry)
+        for chunk, carry in zip(chunks, carries or [None] * len(chunks), strict=True)
     ]
-    shares = [len(chunk.key) / len(state.loss) for chunk in chunks]
+    shares = [len(chunk.key) / len(batch.key) for chunk in chunks]
     loss = torch.cat([update.loss for update in updates])
     mean = _weighted_sum(shares, [update.gradient for update in updates])
     buffers = _weighted_sum(shares, [update.buffers for update in updates])
@@ -75,7 +81,7 @@ def update(
     optimizer.update(list(state.params.values()), gradient, state.slots, rate, state.stopped)
     for name, buffer in state.buffers.items():
         buffer.copy_(torch.where(state.stopped.bool(), buffer, buffers[name]))
-    return [update.carry for update in updates]
+    return None if updates[0].carry is None else [update.carry for update in updates]
 
 
 def _weighted_sum(weights: list[float], parts: list[Params]) -> Params:
@@ -98,8 +104,14 @@ class Learner:
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
         tasks_per_chunk: int | None = None,
+        compile: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
-        """`tasks_per_chunk` bounds memory: a batch goes through in pieces of that many tasks; null: all at once."""
+        """`tasks_per_chunk` bounds memory: a batch goes through in pieces of that many tasks; null: all at once.
+
+        `compile`: a step is native code; `cuda_graph`: one graph of kernels. Then the first step takes long, or
+        `warm_up`, where it is called before.
+        """
         self.algorithm, self.net, self.optimizer = algorithm, net, optimizer
         self.device, self.dtype, self.tasks_per_chunk = device or torch.device("cpu"), dtype, tasks_per_chunk
         meta = algorithm.init(net, rng)
@@ -114,6 +126,14 @@ class Learner:
             step=zero.long(),
             loss=zero.new_zeros(0, dtype=dtype),
         )
+        self._update: Any = partial(update, algorithm, net, optimizer, tasks_per_chunk)
+        self._number: Tensor | None = None  # of the step, where it must not be a constant of what is recorded
+        if compile:
+            require_compiler(self.device)
+            self._update, self._number = Compiled(self._update), zero.long()
+        if cuda_graph:
+            require_gpu(self.device)
+            self._update, self._number = Captured(self._update), zero.long()
         self._looks_at_once = self.device.type == "cpu"  # where it costs nothing
         # CUDA's fused kernels read a float; the others take any, and a double keeps all digits.
         self._rate = zero.double() if self.device.type == "cpu" else zero.clone()
@@ -124,18 +144,29 @@ class Learner:
         An update whose loss or gradient is not finite is not made, and no other after it; `check` tells of it, which is
         called here on the CPU.
         """
-        if len(self._state.loss) != len(batch.key):
-            self.check()
-            self._state = self._state._replace(loss=self._state.loss.new_zeros(len(batch.key)))
-        chunks = self._chunks(batch)
+        self._expect(len(batch.key))
+        batch = batch.to(self.dtype)
         self._rate.fill_(self.optimizer.rate(step))
-        carries: list[Any] = [None] * len(chunks)
+        number = step if self._number is None else self._number.fill_(step)
+        carries = None
         while True:
-            carries = update(self.algorithm, self.net, self.optimizer, self._state, chunks, carries, step, self._rate)
+            carries = self._update(self._state, batch, carries, number, self._rate)
             if self._looks_at_once:
                 self.check()
-            if carries[0] is None:
+            if carries is None:
                 return self._state.loss.clone()
+
+    def warm_up(self, batch: Batch, step: int) -> None:
+        """Compile, or capture, what a step on such a batch needs. The state stays as it is."""
+        self._expect(len(batch.key))
+        with unchanged(self._state):
+            self.step(batch, step)
+
+    def _expect(self, tasks: int) -> None:
+        """Make room for the loss of so many tasks."""
+        if len(self._state.loss) != tasks:
+            self.check()
+            self._state = self._state._replace(loss=self._state.loss.new_zeros(tasks))
 
     def check(self) -> None:
         """Raises NonFinite where an update was not finite since the last call. A GPU is waited for.
@@ -154,7 +185,8 @@ class Learner:
         """
         self.check()
         with torch.no_grad():
-            parts = [self._evaluate(chunk, modes) for chunk in self._chunks(batch)]
+            chunks = batch.to(self.dtype).chunks(self.tasks_per_chunk or len(batch.key))
+            parts = [self._evaluate(chunk, modes) for chunk in chunks]
         return {
             mode: Scores(torch.cat([p[mode].loss for p in parts]), torch.cat([p[mode].metric for p in parts]))
             for mode in modes
@@ -178,9 +210,6 @@ class Learner:
             steps = self.algorithm.test_steps if steps is None else steps
             *_, last = self.algorithm.adapt(self.net, self.meta, support, steps)
         return torch.no_grad()(last)
-
-    def _chunks(self, batch: Batch) -> list[Batch]:
-        return batch.to(self.dtype).chunks(self.tasks_per_chunk or len(batch.key))
 
     def state_dict(self) -> Params:
         """Everything that training changes, as flat names: params.*, buffers.*, optimizer.<parameter>.<slot>."""

@@ -44,6 +44,8 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
     headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, console)
+    if (settings.compile or settings.cuda_graph) and done < settings.steps:
+        warm_up(learner, job, done, console, interrupt)
     since, since_step = time.perf_counter(), done
     with (
         closing(Writers(folder, done, to_validate)) as writers,
@@ -91,6 +93,17 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
         results = test(learner, job, folder, tested, headline, console, interrupt)
         writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
     return results
+
+
+def warm_up(learner: Learner, job: Job, step: int, console: Console, interrupt: Interrupt) -> None:
+    """What step `step` needs is what every later one needs: all meta-batches have one shape."""
+    what = "compil" if job.run.compile else "captur"
+    console.say(f"{what}ing the training step, which can take minutes; Ctrl-C leaves at once")
+    began = time.perf_counter()
+    draw = job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", step))
+    with interrupt.leaving_at_once():
+        learner.warm_up(job.task.gather(draw, learner.device), step)
+    console.say(f"{what}ed in {time.perf_counter() - began:.0f} s")
 
 
 def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None, bool]:

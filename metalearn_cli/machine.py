@@ -36,7 +36,11 @@ def new_learner(job: Job) -> Learner:
     rng = generator(settings.seed, "init")
     net = Reduced(job.net.spec, job.net) if settings.precision is Precision.bf16 else job.net
     chunk = settings.tasks_per_chunk if isinstance(settings.tasks_per_chunk, int) else None
-    return Learner(job.algo, net, job.optimizer, rng, device, settings.dtype, chunk)
+    return Learner(
+        *(job.algo, net, job.optimizer, rng, device, settings.dtype, chunk),
+        compile=settings.compile,
+        cuda_graph=settings.cuda_graph,
+    )
 
 
 def prepare(job: Job, folder: Path | None, console: Console, poll: Callable[[], None] = lambda: None) -> Job:
@@ -88,7 +92,8 @@ def _fastest_convolution(job: Job, device: torch.device, console: Console, poll:
     for way in (Convolution.grouped, Convolution.product):
         poll()
         assert isinstance(job.net, Conv4)  # whoever calls
-        learner = _still_learner(job._replace(net=dataclasses.replace(job.net, convolution=way)))
+        with_way = job._replace(net=dataclasses.replace(job.net, convolution=way))
+        learner = _still_learner(with_way, job.run.tasks_per_chunk)
         seconds[way.name] = _seconds(learner, _first_batch(job, device))
     console.say("a step takes " + ", ".join(f"{value:.3g} s by {name} convolution" for name, value in seconds.items()))
     return min(seconds, key=lambda name: seconds[name])
@@ -102,7 +107,7 @@ def _fastest_chunk(job: Job, device: torch.device, console: Console, poll: Calla
     """
     settings = job.run
     bound = parse_memory(settings.memory) if settings.memory else None
-    batch, learner = _first_batch(job, device), _still_learner(job)
+    batch = _first_batch(job, device)
     if bound is not None and memory(device) is None:
         raise UserError(
             f"memory={settings.memory} cannot be held here, where the system does not tell what a process uses: give "
@@ -118,7 +123,7 @@ def _fastest_chunk(job: Job, device: torch.device, console: Console, poll: Calla
             slope = (peaks[last] - peaks[before_last]) / (last - before_last)
             if peaks[last] + slope * (tasks - last) > bound:
                 break
-        learner.tasks_per_chunk = tasks
+        learner = _still_learner(job, tasks)
         memory(device)
         taken = _seconds(learner, batch)
         peak = peak_memory(device)
@@ -144,9 +149,10 @@ def _first_batch(job: Job, device: torch.device) -> Batch:
     return job.task.gather(draw, device)
 
 
-def _still_learner(job: Job) -> Learner:
-    """One to be timed, whose parameters do not move: it cannot diverge."""
-    return new_learner(job._replace(optimizer=dataclasses.replace(job.optimizer, lr=0.0)))
+def _still_learner(job: Job, tasks_per_chunk: int | str | None) -> Learner:
+    """One to be timed, neither compiled nor captured, whose parameters do not move, so that it cannot diverge."""
+    plain = dataclasses.replace(job.run, tasks_per_chunk=tasks_per_chunk, memory=None, compile=False, cuda_graph=False)
+    return new_learner(job._replace(run=plain, optimizer=dataclasses.replace(job.optimizer, lr=0.0)))
 
 
 def _seconds(learner: Learner, batch: Batch) -> float:

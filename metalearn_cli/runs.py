@@ -33,6 +33,8 @@ _FREE = {
     "device",
     "threads",
     "allocator",
+    "compile",
+    "cuda_graph",
     "save_every",
     "log_every",
     "eval_every",

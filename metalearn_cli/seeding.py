@@ -7,6 +7,7 @@ one would have seen.
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,12 +28,25 @@ def uniform(key: Tensor, *salt: int, shape: tuple[int, ...]) -> Tensor:
     Number i of task t is hash(key[t], salt, i), in integer arithmetic: the same bits on every device and for every
     slice of the meta-batch. `salt` tells the uses within one task apart (an inner step, a layer).
     """
+    numbers: Tensor = _uniform(key, salt, math.prod(shape))
+    return numbers.view(len(key), *shape)
+
+
+# One operation of torch's own, in which compiled code calls this very function: TorchInductor (2.13) computes integers
+# that it can tell beforehand without the wrap around, which gives other numbers without an error.
+@torch.library.custom_op("metalearn::uniform", mutates_args=())
+def _uniform(key: Tensor, salt: Sequence[int], count: int) -> Tensor:
+    """key [T] -> [T, count]."""
     state = _mix(key)
     for value in salt:
         state = _mix(state ^ _mix(torch.full_like(key, value)))
-    counter = torch.arange(math.prod(shape), device=key.device)
-    bits = _mix(state[:, None] + counter * _GOLDEN)
-    return (_shift(bits, 40).to(torch.float32) * 2.0**-24).view(len(key), *shape)
+    bits = _mix(state[:, None] + torch.arange(count, device=key.device) * _GOLDEN)
+    return _shift(bits, 40).to(torch.float32) * 2.0**-24
+
+
+@_uniform.register_fake
+def _(key: Tensor, salt: Sequence[int], count: int) -> Tensor:
+    return key.new_empty(len(key), count, dtype=torch.float32)
 
 
 # The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).

@@ -20,6 +20,15 @@ def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where compiled code is kept."""
+    folder = tmp_path_factory.mktemp("inductor")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
 def omniglot_root() -> str:
     """The folder of the real archives: METALEARN_DATA's, or the one beside the checkout."""
     beside = Path(__file__).parents[2] / "shared" / "data"

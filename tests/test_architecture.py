@@ -17,7 +17,7 @@ LAYERS = [
     {"nets", "optimizer"},
     {"tasks"},
     {"datasets"},
-    {"allocator", "measure", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
+    {"allocator", "captured", "compiled", "measure", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
 ]
 
 

@@ -61,7 +61,8 @@ class Optimizee:
 
 def _normal(key: Tensor, count: int) -> Tensor:
     """Standard normal numbers of each task's own, by the transform of Box and Muller: key [T] -> [T, count]."""
-    radius, angle = uniform(key, _START, shape=(2, count)).unbind(1)
+    # In double precision, so that rounding leaves the same start on every device and in compiled code.
+    radius, angle = uniform(key, _START, shape=(2, count)).double().unbind(1)
     return torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)
 
 

@@ -1,0 +1,216 @@
+"""A function of tensors as native code: recorded once as a list of torch's operations, which TorchInductor compiles.
+
+torch.compile alone cannot record a step: it does not take torch.autograd.grad at second order (torch 2.13). make_fx
+can. What is recorded is one way through the function: a number of Python's is a constant in it, and where the function
+looks at a tensor's value to decide, it cannot be recorded.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from metalearn_cli.errors import UserError
+
+aten = torch.ops.aten
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raises UserError where nothing can be compiled here."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    if device.type != "cpu":
+        raise UserError(f"compile=true is for the CPU, and this run is on {device}: leave it out, or give device=cpu")
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        named = os.environ.get("CXX", "g++")
+        raise UserError(
+            f"compile=true needs a C++ compiler, and there is no {named} here: install it, name another one in the "
+            "environment variable CXX, or give compile=false"
+        ) from None
+
+
+@contextlib.contextmanager
+def unchanged(state: Any) -> Iterator[None]:
+    """Whatever happens to the tensors of this tree within, they are afterwards what they were."""
+    tensors = tree_leaves(state)
+    kept = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, before in zip(tensors, kept, strict=True):
+            tensor.copy_(before)
+
+
+class Compiled:
+    """`function(state, batch, carry, *numbers) -> carry` as native code, which changes `state` in place as it does.
+
+    `state` and `carry` are trees (tuples, lists, dicts) of tensors, `carry` also of other values; `batch` and `numbers`
+    are tensors. There is native code for each shape of a batch, and for each shape and each other value of a carry.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._state: Any = None
+        self._native: dict[Any, _Native] = {}
+
+    def __call__(self, state: Any, batch: tuple[Tensor, ...], carry: Any, *numbers: Tensor) -> Any:
+        if state is not self._state:
+            self._state, self._fixed, self._native = state, tree_leaves(state), {}
+        leaves = tree_leaves(carry)
+        carried = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        key = (
+            *((tensor.shape, tensor.stride()) for tensor in (*batch, *carried)),
+            *(leaf for leaf in leaves if not isinstance(leaf, Tensor)),
+        )
+        native = self._native.get(key)
+        if native is None:
+            with unchanged(state):  # recording runs the function
+                native = self._native[key] = _compile(self._function, (state, batch, carry, *numbers))
+        return native.outputs.put(native.run(*self._fixed, *batch, *carried, *numbers))
+
+
+class _Native(NamedTuple):
+    run: Callable[..., list[Tensor]]
+    outputs: "_Tree"
+
+
+class _Tree:
+    """A tree that tensors were taken out of, and others can be put into."""
+
+    def __init__(self, tree: Any) -> None:
+        leaves, self._spec = tree_flatten(tree)
+        self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        self._others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        self._is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
+
+    def put(self, tensors: Iterable[Tensor]) -> Any:
+        tensors, others = iter(tensors), iter(self._others)
+        return tree_unflatten([next(tensors if own else others) for own in self._is_tensor], self._spec)
+
+
+def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Native:
+    inputs = _Tree(arguments)
+    returned: list[_Tree] = []
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        returned.append(_Tree(function(*inputs.put(tensors))))
+        return tuple(returned[-1].tensors)
+
+    try:
+        recorded = make_fx(flat, decomposition_table=_PLAIN)(*inputs.tensors)
+        for node in recorded.graph.nodes:
+            node.meta.clear()  # what make_fx noted of each tensor, which inductor works out anew
+        with torch.no_grad():
+            run: Any = torch._inductor.compile(recorded, [*inputs.tensors], options=_options())
+    except UserError:
+        raise
+    except Exception as error:  # whatever a function may do that cannot be recorded or compiled
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"this step cannot be compiled ({reason[:300]}): give compile=false") from error
+    outputs = returned[-1]
+    outputs.tensors = []  # those of the recording
+    return _Native(run, outputs)
+
+
+def _options() -> dict[str, Any]:
+    """The whole call in C++, where the steps between the kernels cost as much as the kernels; one thread compiles,
+    since it is one file; and the number of threads that it will run with, which decides the bits."""
+    return {"cpp_wrapper": True, "compile_threads": 1, "cpp.threads": torch.get_num_threads()}
+
+
+# What follows says in plain operations what inductor does not know (the fused optimizers), and how a small matrix
+# product is fast: make_fx records these in place of the operations that they are named by.
+
+
+def _adam(
+    params: list[Tensor],
+    gradient: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    maximum: list[Tensor],
+    steps: list[Tensor],
+    *,
+    lr: Tensor,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+    eps: float,
+    found_inf: Tensor,
+    decoupled: bool = False,
+    **rest: Any,
+) -> None:
+    """torch._fused_adam_; `steps` count this one already."""
+    going = found_inf == 0
+    for param, slope, m, v, step in zip(params, gradient, first, second, steps, strict=True):
+        number = step.double()  # its powers want all digits
+        decayed = param * (1 - lr * weight_decay) if decoupled else param
+        slope = slope if decoupled or not weight_decay else slope + weight_decay * param
+        m_new, v_new = m.lerp(slope, 1 - beta1), beta2 * v + (1 - beta2) * slope.square()
+        root = v_new.sqrt() / (1 - beta2**number).sqrt() + eps
+        _set(going, (param, decayed - lr / (1 - beta1**number) * m_new / root), (m, m_new), (v, v_new))
+
+
+def _adamw(*lists: list[Tensor], **rest: Any) -> None:
+    _adam(*lists, **rest, decoupled=True)
+
+
+def _sgd(
+    params: list[Tensor],
+    gradient: list[Tensor],
+    momenta: list[Tensor],
+    *,
+    lr: Tensor,
+    momentum: float,
+    weight_decay: float,
+    found_inf: Tensor,
+    **rest: Any,
+) -> None:
+    """torch._fused_sgd_, after a first step (momentum that starts at 0 needs none)."""
+    going = found_inf == 0
+    for i, (param, slope) in enumerate(zip(params, gradient, strict=True)):
+        slope = slope + weight_decay * param if weight_decay else slope
+        if momentum:
+            slope = momentum * momenta[i] + slope
+            _set(going, (momenta[i], slope))
+        _set(going, (param, param - lr * slope))
+
+
+def _set(going: Tensor, *pairs: tuple[Tensor, Tensor]) -> None:
+    for old, new in pairs:
+        old.copy_(torch.where(going, new, old))
+
+
+def _bmm(a: Tensor, b: Tensor) -> Any:
+    """a [T, I, J] @ b [T, J, K]: where K < I its transposed is several times faster, and J = 1 is no product at all."""
+    if a.shape[2] == 1:
+        return a * b
+    if b.shape[2] < a.shape[1]:
+        return aten.bmm.default(b.mT, a.mT).mT
+    return NotImplemented  # as it is
+
+
+def _baddbmm(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """The sum apart, so that it becomes one kernel with what follows."""
+    return c + torch.bmm(a, b) if (beta, alpha) == (1, 1) else beta * c + alpha * torch.bmm(a, b)
+
+
+def _foreach_norm(parts: list[Tensor], order: float = 2, dtype: torch.dtype | None = None) -> list[Tensor]:
+    return [torch.linalg.vector_norm(part, order, dtype=dtype) for part in parts]
+
+
+_PLAIN: dict[Any, Callable[..., Any]] = {
+    aten._fused_adam_.tensor_lr: _adam,
+    aten._fused_adamw_.tensor_lr: _adamw,
+    aten._fused_sgd_.tensor_lr: _sgd,
+    aten._foreach_norm.Scalar: _foreach_norm,
+    aten.bmm.default: _bmm,
+    aten.baddbmm.default: _baddbmm,
+}
