@@ -68,7 +68,7 @@ def prepare(job: Job, folder: Path | None, console: Console, poll: Callable[[], 
     what = f"{job.choices['algo']} on {job.choices['task']}"
     where = f"{folder}: " if folder else ""
     precision = settings.precision.name
-    console.say(f"{where}{what}, device {device}, {precision}, {threads} CPU thread(s), {allocator}")
+    console.say(f"{where}{what}, {device}, {precision}, {threads} CPU thread(s), {allocator}")
 
     chosen = {"threads": threads, **{key: value for key, value in chosen.items() if key != "threads"}}
     if isinstance(job.net, Conv4) and job.net.convolution is Convolution.auto and device.type != "cpu":

@@ -54,7 +54,7 @@ def test_it_measures_what_train_would_do_and_writes_nothing(tmp_path: Path, monk
     ]
     assert "of 16x16 fp32 at " in done.out
     assert re.search(r"^draw +\S+ +\d+\.\d%$", done.out, re.MULTILINE)
-    assert "maml on sinusoid, device cpu, fp32, 1 CPU thread(s)" in done.err
+    assert "maml on sinusoid, cpu, fp32, 1 CPU thread(s)" in done.err
     assert {path.name for path in here.iterdir()} == {"out", "err"}
     draws = [line.split() for line in log.read_text().splitlines()]
     rounds = [f"{generator(3, 'train', step).initial_seed()}" for step in (0, *range(2, 2 + bench.LEAST))]

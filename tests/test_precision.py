@@ -95,7 +95,7 @@ def test_a_run_in_bfloat16_trains_and_goes_on_with_the_same_bits(tmp_path: Path)
     for name, precision in (("exact", "fp32"), ("straight", "bf16")):
         done = run(tmp_path, "train", *small, f"precision={precision}", f"name={name}")
         assert done.code == 0, done.err
-        assert f"device cpu, {precision}, " in done.err
+        assert f" on omniglot, cpu, {precision}, " in done.err
     for steps in (10, 20):
         assert run(tmp_path, "train", *small, "precision=bf16", f"steps={steps}", "name=cut").code == 0
     last = {
