@@ -26,7 +26,7 @@ from metalearn_cli.config import Job, load_job
 from metalearn_cli.evaluate import evaluate
 from metalearn_cli.jobs import train_run
 from metalearn_cli.learner import Learner
-from metalearn_cli.loop import new_learner
+from metalearn_cli.machine import new_learner
 from metalearn_cli.runs import OUTPUTS
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution

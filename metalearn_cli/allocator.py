@@ -11,7 +11,7 @@ from enum import Enum
 
 # mallopt's parameters (malloc.h), and glibc's own values for them.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_TUNED = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1}
+_TUNED = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1}  # -1: never
 _DEFAULT = {_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 128 * 1024}
 
 
@@ -32,3 +32,9 @@ def set_allocator(allocator: Allocator) -> bool:
         return False
     values = _TUNED if allocator is Allocator.tuned else _DEFAULT
     return all(mallopt(name, value) == 1 for name, value in values.items())
+
+
+def give_back() -> None:
+    """Return the memory that is kept to the system, where the C library can: of work that was larger than the rest."""
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

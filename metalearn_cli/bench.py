@@ -6,21 +6,21 @@ on the same device and threads: the ratio of the two rates says how much a faste
 
 import math
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config import Job
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.config import Job, Precision
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import BLOCK, evaluate
 from metalearn_cli.learner import Learner, NonFinite
-from metalearn_cli.loop import new_learner, prepare, test_modes
+from metalearn_cli.loop import test_modes
+from metalearn_cli.machine import new_learner, prepare
+from metalearn_cli.measure import memory, peak_memory, timed
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Draw
@@ -29,8 +29,6 @@ TURN = 0.1  # seconds that the steps of a round take at least, and its products
 BUDGET = 15.0  # seconds of all rounds, and of the episodes in each choice of modes
 LEAST, MOST = 5, 50  # rounds
 SIZE = {"cpu": 2048, "cuda": 4096}  # of the product's square matrices
-
-Result = TypeVar("Result")
 
 
 class Round(NamedTuple):
@@ -61,11 +59,12 @@ def bench(job: Job, console: Console) -> str:
 
     Raises UserError for what `train` would refuse, and where the configuration does not train.
     """
-    learner = new_learner(job)
+    new_learner(job)  # says what is wrong with the device or the parts
     _ = job.task.fingerprint  # reads the data, or says what is missing
     for note in job.notes:
         console.say(note)
-    prepare(job, None, console, learner.device)
+    job = prepare(job, None, console)
+    learner = new_learner(job)
     try:
         return table(job, learner.device, measure(job, learner, console))
     except NonFinite as failure:
@@ -84,8 +83,8 @@ def measure(job: Job, learner: Learner, console: Console) -> Measured:
     _, step_once = timed(device, 1, lambda _: learner.step(batch, 1))
     peak = peak_memory(device)
     console.say("one step to count its work")
-    work = count_flop(job, batch)
-    multiply = product(device, learner.dtype)
+    work = count_flop(learner, batch)
+    multiply = product(device, torch.bfloat16 if job.run.precision is Precision.bf16 else learner.dtype)
     _, product_once = timed(device, 2, multiply)
 
     steps, products = (math.ceil(TURN / seconds) for seconds in (step_once, product_once))
@@ -123,20 +122,6 @@ def draw(job: Job, step: int) -> Draw:
     return job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", step))
 
 
-def timed(device: torch.device, calls: int, work: Callable[[int], Result]) -> tuple[list[Result], float]:
-    """work(0), work(1), ... -> what they return, and the seconds of one call."""
-    synchronise(device)
-    began = time.perf_counter()
-    results = [work(call) for call in range(calls)]
-    synchronise(device)
-    return results, (time.perf_counter() - began) / calls
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]:
     """One product of two square matrices, as fast as this device has it."""
     size = SIZE[device.type]
@@ -145,11 +130,17 @@ def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]
     return lambda _: torch.mm(a, b, out=out)
 
 
-def count_flop(job: Job, batch: Batch) -> int:
+def count_flop(learner: Learner, batch: Batch) -> int:
     """Twice the multiplications of a step's matrix products and convolutions, those of every derivative among them."""
-    learner = new_learner(job)
+    params = {name: value.detach().requires_grad_() for name, value in learner.meta.params.items()}
+    meta = Meta(params, learner.meta.buffers)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flop}) as mode:
-        learner.step(batch, 0)
+        for chunk in batch.to(learner.dtype).chunks(learner.tasks_per_chunk or len(batch.key)):
+            carry: Any = None
+            while True:
+                carry = learner.algorithm.meta_gradient(learner.net, meta, chunk, 0, carry).carry
+                if carry is None:
+                    break
     return int(mode.get_total_flops())
 
 
@@ -161,32 +152,6 @@ def _backward_flop(grad: list[int], x: list[int], weight: list[int], *rest: Any,
     *_, transposed, _, _, wanted = rest
     asked: int = sum(wanted[:2])
     return 2 * math.prod(x if transposed else grad) * math.prod(weight[1:]) * asked
-
-
-def memory(device: torch.device) -> int | None:
-    """Bytes that are in use now; from here on the peak is counted. None where the system does not tell."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident (man 5 proc)
-    except OSError:
-        return None
-    return _resident("VmRSS")
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that were in use since `memory` was asked."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
-
-
-def _resident(field: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    return 1024 * int(found[0]) if found else None
 
 
 def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str, console: Console) -> Episodes:

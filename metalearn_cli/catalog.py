@@ -12,7 +12,7 @@ GROUPS = ("algo", "task", "model", "optimizer")  # name a class each
 PRESETS = ("experiment", "debug")  # set keys of all groups
 # What an evaluation may set otherwise than the run that it evaluates; the keys of the task besides.
 EVAL_KEYS = (
-    *("task", "algo.test_steps", "device", "threads", "allocator", "tasks_per_chunk"),
+    *("task", "algo.test_steps", "device", "precision", "threads", "allocator", "tasks_per_chunk"),
     *("test_episodes", "episodes_seed"),
     *("batch_norm", "other_batch_norm", "expect", "trust"),
 )

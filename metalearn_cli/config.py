@@ -27,6 +27,7 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.allocator import Allocator
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
 from metalearn_cli.errors import UserError
+from metalearn_cli.measure import parse_memory
 from metalearn_cli.metrics import parse_expectation
 from metalearn_cli.mistakes import composition_sentence, describe, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
@@ -41,6 +42,8 @@ FREE_TEXT = ("name", "run", "expect", "task.root")
 class Precision(Enum):
     fp32 = "fp32"
     fp64 = "fp64"
+    tf32 = "tf32"  # float32 whose products read 10 of the 23 bits behind the point: NVIDIA GPUs
+    bf16 = "bf16"  # float32 with the network's products in bfloat16 (7 bits), see nets/reduced.py
 
 
 class Select(Enum):
@@ -73,7 +76,8 @@ class Run:
     allocator: Allocator
     compile: bool
     cuda_graph: bool
-    tasks_per_chunk: int | None
+    tasks_per_chunk: int | str | None  # a number, or "auto"
+    memory: str | None
     expect: str | None
     trust: bool
     lock: bool
@@ -83,9 +87,15 @@ class Run:
         for key in ("steps", "tasks_per_step", "test_episodes", "eval_episodes", "log_every", "save_every", "keep"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} must be at least 1")
-        for key in ("threads", "tasks_per_chunk"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)} must be at least 1, or null")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"threads={self.threads} must be at least 1, or null")
+        chunk = self.tasks_per_chunk
+        if chunk is not None and chunk != "auto" and (isinstance(chunk, str) or chunk < 1):
+            raise UserError(f"tasks_per_chunk={chunk} must be a whole number from 1 on, auto or null")
+        if self.memory is not None:
+            parse_memory(self.memory)
+            if chunk != "auto":
+                raise UserError(f"memory={self.memory} is held by tasks_per_chunk=auto: give that too")
         for key in ("seed", "episodes_seed", "eval_every"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)} must be 0 or above")
@@ -390,6 +400,16 @@ def resolve_device(text: str) -> torch.device:
     if kind == "cuda" and int(index or 0) >= gpus:
         raise UserError(f"device={text}, but torch sees {gpus} GPU(s), cuda:0 to cuda:{gpus - 1}")
     return torch.device(text)
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raises UserError where this device has no such products: nothing is computed in another precision than asked."""
+    if precision is Precision.tf32 and device.type == "cpu":
+        raise UserError("precision=tf32 is for NVIDIA GPUs, and this device is the cpu: take precision=fp32")
+    if precision in (Precision.tf32, Precision.bf16) and device.type == "cuda":
+        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        if capability < (8, 0) and torch.version.hip is None:
+            raise UserError(f"precision={precision.name} wants a GPU of 2020 (Ampere) or later, not {name}: take fp32")
 
 
 def _field_types(cls: type, injected: frozenset[str]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten
 from metalearn_cli.config import Job, build, compose_config, make_job, parse_override
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
-from metalearn_cli.loop import new_learner, prepare, test, train
+from metalearn_cli.loop import test, train
+from metalearn_cli.machine import new_learner, prepare
 from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.progress import Console, show, tell
@@ -26,7 +27,7 @@ from metalearn_cli.tasks.base import TaskDistribution
 def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
     """Train in the run's folder, or take the results of a run that is already finished -> folder, results."""
     # What is wrong with the device, the parts or the data is said before a folder is made.
-    learner = new_learner(job)
+    new_learner(job)
     fingerprint = job.task.fingerprint
     folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
     folder.mkdir(parents=True, exist_ok=job.run.name is not None)
@@ -45,7 +46,8 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
             runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
             try:
                 with Interrupt() as interrupt:
-                    results = train(learner, job, folder, console, interrupt)
+                    job = prepare(job, folder, console, interrupt.poll)
+                    results = train(new_learner(job), job, folder, console, interrupt)
             except Interrupted as signal:
                 raise Interrupted(signal.code - 128, how_to_continue(folder, overrides)) from signal
             except Exception as error:  # whoever called says it on the screen
@@ -87,10 +89,12 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> tuple[Path, dict[str,
         if (run / "choices.json").exists():
             runs.write_json(folder / "choices.json", runs.read_json(run / "choices.json"))
         runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
-        prepare(job, folder, console, learner.device)
         headline = job.run.batch_norm or job.algo.batch_norm
         try:
             with Interrupt() as interrupt:
+                job = prepare(job, folder, console, interrupt.poll)
+                learner = new_learner(job)
+                learner.load_state_dict(tested.tensors)
                 results = test(learner, job, folder, tested.step, headline, console, interrupt)
         except BaseException:
             shutil.rmtree(folder)  # an evaluation is whole or not there

@@ -1,8 +1,6 @@
 """Training and testing one run, from top to bottom."""
 
 import io
-import json
-import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +13,7 @@ from torch import Tensor
 
 from metalearn_cli import checkpoint, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.allocator import Allocator, set_allocator
-from metalearn_cli.config import Job, Select, resolve_device
+from metalearn_cli.config import Job, Select
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import Evaluation, draw_block, evaluate
 from metalearn_cli.files import write_durably
@@ -28,8 +25,6 @@ from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Split, draw_slice
 from metalearn_cli.writers import Writers
-
-_DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process has set another number
 
 
 def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
@@ -46,7 +41,6 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
 
 def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
     settings, task = job.run, job.task
-    prepare(job, folder, console, learner.device)
     headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, console)
@@ -99,44 +93,6 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
         results = test(learner, job, folder, tested, headline, console, interrupt)
         writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
     return results
-
-
-def prepare(job: Job, folder: Path | None, console: Console, device: torch.device) -> None:
-    """Set threads, allocator and determinism for this process, and say what was chosen.
-
-    What was chosen in a run's folder is chosen again; without one nothing is read or written.
-    """
-    settings = job.run
-    choices = folder / "choices.json" if folder else None
-    if settings.threads is not None:
-        threads = settings.threads
-    elif choices and choices.exists():
-        threads = json.loads(choices.read_text())["threads"]  # sums in another order are other bits
-    else:
-        threads = _DEFAULT_THREADS
-    if choices:
-        runs.write_json(choices, {"threads": threads})
-    torch.set_num_threads(threads)
-    allocator = f"{settings.allocator.name} allocator"
-    if not set_allocator(settings.allocator) and settings.allocator is not Allocator.default:
-        allocator = "default allocator (this C library has no other)"
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
-    torch.use_deterministic_algorithms(settings.deterministic)
-    what = f"{job.choices['algo']} on {job.choices['task']}"
-    where = f"{folder}: " if folder else ""
-    console.say(f"{where}{what}, device {device}, {threads} CPU thread(s), {allocator}")
-
-
-def new_learner(job: Job) -> Learner:
-    """The learner of step 0. Raises UserError where the device is missing or the parts do not fit together."""
-    settings = job.run
-    device = resolve_device(settings.device)
-    rng = generator(settings.seed, "init")
-    return Learner(
-        *(job.algo, job.net, job.optimizer, rng, device, settings.dtype, settings.tasks_per_chunk),
-        compile=settings.compile,
-        cuda_graph=settings.cuda_graph,
-    )
 
 
 def warm_up(learner: Learner, job: Job, step: int, console: Console, interrupt: Interrupt) -> None:

@@ -19,6 +19,8 @@ def describe(kind: Any) -> str:
     """A type in the user's words."""
     options = [option for option in getattr(kind, "__args__", ()) if option is not type(None)]
     or_null = " or null" if type(None) in getattr(kind, "__args__", ()) else ""
+    if set(options) == {int, str}:
+        return f"a whole number or a word{or_null}"
     if len(options) == 1:
         kind = options[0]
     if isinstance(kind, type) and issubclass(kind, Enum):

@@ -3,7 +3,7 @@
 from metalearn_cli import config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner
-from metalearn_cli.loop import new_learner
+from metalearn_cli.machine import new_learner
 
 PAIRS = [(algo, task) for algo in config.list_choices("algo") for task in config.list_choices("task")]
 

@@ -10,14 +10,14 @@ LAYERS = [
     {"__main__", "cli"},
     {"sweep"},
     {"jobs", "bench"},
-    {"loop"},
+    {"loop", "machine"},
     {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics", "plot", "pictures"},
     {"learner"},
     {"algorithms"},
     {"nets", "optimizer"},
     {"tasks"},
     {"datasets"},
-    {"allocator", "captured", "compiled", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
+    {"allocator", "captured", "compiled", "measure", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
 ]
 
 

@@ -1,5 +1,6 @@
 """`metalearn bench`, on tiny problems: what it counts, prints and leaves alone. What it measures is never asserted."""
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from problems import images, points
 from metalearn_cli import bench
 from metalearn_cli.cli import completions, main
 from metalearn_cli.config import Job, load_job
+from metalearn_cli.machine import new_learner
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
@@ -52,7 +54,7 @@ def test_it_measures_what_train_would_do_and_writes_nothing(tmp_path: Path, monk
     ]
     assert "of 16x16 fp32 at " in done.out
     assert re.search(r"^draw +\S+ +\d+\.\d%$", done.out, re.MULTILINE)
-    assert "maml on sinusoid, device cpu, 1 CPU thread(s)" in done.err
+    assert "maml on sinusoid, device cpu, fp32, 1 CPU thread(s)" in done.err
     assert {path.name for path in here.iterdir()} == {"out", "err"}
     draws = [line.split() for line in log.read_text().splitlines()]
     rounds = [f"{generator(3, 'train', step).initial_seed()}" for step in (0, *range(2, 2 + bench.LEAST))]
@@ -70,13 +72,13 @@ def test_a_network_with_batch_norm_is_timed_as_in_a_validation_and_as_in_a_test(
 
 
 def work(job: Job, batch: Batch) -> float:
-    return bench.count_flop(job, batch) / 2
+    return bench.count_flop(new_learner(job), batch) / 2
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_work_of_maml_is_that_of_the_formula(order: int) -> None:
-    """Multiplications by hand: a forward is one unit, its backward two, the backward of both six more; the first layer
-    needs no gradient of its input (its second-order part is computed with the one that nobody asked for)."""
+    """Multiplications by hand: a forward is one unit, its backward two, the backward of both six more; of the first
+    layer's nobody needs what concerns the gradient of its input."""
     tasks, way, query, filters = 3, 4, 2, 5
     spec, batch = images(tasks, way, 1, query)
     same = ["task=omniglot", f"task.way={way}", f"algo.first_order={order == 1}", "algo.inner_steps=2"]
@@ -84,9 +86,19 @@ def test_the_work_of_maml_is_that_of_the_formula(order: int) -> None:
     job = job._replace(net=type(job.net)(spec, filters))  # type: ignore[call-arg]
     first = 16 * 16 * 9 * filters
     rest = (8 * 8 + 4 * 4 + 2 * 2) * 9 * filters**2 + filters * way
-    support = 9 * rest + 5 * first if order == 2 else 3 * rest + 2 * first
+    support = 9 * rest + 4 * first if order == 2 else 3 * rest + 2 * first
     expected = tasks * way * (2 * support + query * (3 * rest + 2 * first))
     assert work(job, batch) == expected
+
+
+def test_every_piece_of_a_step_is_counted() -> None:
+    """Chunks of the meta-batch, and the updates that an optimizer makes from one."""
+    _, batch = points(tasks=5)
+    same = ["algo=learned_optimizer", "task=sinusoid", "model.hidden=[7]", "algo.unroll=2"]
+    one, three = (load_job([*same, f"algo.horizon={horizon}"]) for horizon in (2, 6))
+    assert work(three, batch) == 3 * work(one, batch)
+    cut = one._replace(run=dataclasses.replace(one.run, tasks_per_chunk=2))
+    assert work(cut, batch) == work(one, batch)
 
 
 def test_the_work_of_products_is_counted_as_well() -> None:

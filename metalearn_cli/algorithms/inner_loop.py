@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, task_loss
+from metalearn_cli.algorithms.rematerialise import rematerialise
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Support
@@ -47,17 +48,35 @@ def slope(net: Net, params: Params, support: Support, names: list[str], second_o
 
 
 def gradient_descent(
-    net: Net, params: Params, rates: Mapping[str, float | Tensor], support: Support, steps: int, second_order: bool
+    net: Net,
+    params: Params,
+    rates: Mapping[str, float | Tensor],
+    support: Support,
+    steps: int,
+    second_order: bool,
+    remat: bool = False,
 ) -> Iterator[Params]:
     """phi_0, phi_1, ... phi_steps of every task, [T, *shape]: phi_{k+1} = phi_k - rate * grad L(phi_k, support).
 
     params [*shape] is phi_0. A rate is a number or one per weight [*shape]; parameters without a rate stay as they are.
+    `remat` keeps the phi only, and computes each step again in the backward pass: the same numbers in less memory.
     """
+    learned = [name for name, rate in rates.items() if isinstance(rate, Tensor)]
+    names = list(params)  # all that `step` may hold of them: what it makes would hold itself, and never be freed
+
+    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+        """phi_k and the learned rates -> those of phi_{k+1} that are adapted."""
+        phi = dict(zip(names, tensors, strict=False))
+        rate = {**rates, **dict(zip(learned, tensors[len(phi) :], strict=True))}
+        gradient = slope(net, phi, support, list(rates), second_order).gradient
+        return tuple(phi[name] - rate[name] * gradient[name] for name in rates)
+
     params = per_task(params, len(support.key))
     yield params
     for _ in range(steps):
-        gradient = slope(net, params, support, list(rates), second_order).gradient
-        params = params | {name: params[name] - rate * gradient[name] for name, rate in rates.items()}
+        inputs = [*params.values(), *(rate for rate in rates.values() if isinstance(rate, Tensor))]
+        stepped = rematerialise(step, *inputs) if remat else step(*inputs)
+        params = params | dict(zip(rates, stepped, strict=True))
         yield params
 
 

@@ -66,6 +66,7 @@ class MAML(Algorithm):
     first_order: bool = False
     inner_loss: InnerLoss = InnerLoss.mean
     adapted: Adapted = Adapted.all
+    remat: bool = False  # compute each inner step again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.transductive
 
@@ -73,6 +74,10 @@ class MAML(Algorithm):
         if not 0 <= self.inner_lr < math.inf:
             raise UserError(f"algo.inner_lr={self.inner_lr} must be a finite number, 0 or above, e.g. 0.01")
         require_steps(inner_steps=self.inner_steps, test_steps=self.test_steps)
+        if self.remat and self.first_order:
+            raise UserError(
+                "algo.remat=true would save nothing with algo.first_order=true, which keeps no inner step: leave it out"
+            )
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("maml", net.spec)
@@ -91,7 +96,7 @@ class MAML(Algorithm):
     def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Params]:
         """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
         rates = self._rates(net, meta.params)
-        return gradient_descent(net, meta.params, rates, support, steps, second_order=not self.first_order)
+        return gradient_descent(net, meta.params, rates, support, steps, not self.first_order, self.remat)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         *_, params = self.inner_loop(net, meta, batch.support, self.inner_steps)

@@ -41,6 +41,7 @@ from metalearn_cli.algorithms.base import (
     task_loss,
 )
 from metalearn_cli.algorithms.inner_loop import flatten, log_sign, per_task, slope, unflatten
+from metalearn_cli.algorithms.rematerialise import rematerialise
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
@@ -72,6 +73,7 @@ class MetaLSTM(Algorithm):
     hidden: int = 20  # units of the first layer
     bn_momentum: float = 0.95  # weight of the newest support pass in an episode's batch-norm statistics
     gradient_divided_twice: bool = False  # by the number of support examples, as the authors' code does
+    remat: bool = False  # compute each update again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.inductive
 
@@ -116,9 +118,25 @@ class MetaLSTM(Algorithm):
                 if self.gradient_divided_twice:
                     gradient = gradient / support.y.shape[1]
                 stats = {name: value.lerp(used[name].detach(), self.bn_momentum) for name, value in stats.items()}
-            theta, gates = update(meta.params, theta, gates, loss, gradient)
+            theta, gates = self._update(meta.params, theta, gates, loss, gradient)
             params = unflatten(theta, shapes)
             yield Adapted(params, stats)
+
+    def _update(
+        self, params: Params, theta: Tensor, gates: Gates, loss: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, Gates]:
+        if not self.remat:
+            return update(params, theta, gates, loss, gradient)
+        names = [name for name in params if not name.startswith(LEARNER)]
+
+        def step(theta: Tensor, h: Tensor, c: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            (forget, input_gate), weights = rest[:2], dict(zip(names, rest[2:], strict=True))
+            theta, after = update(weights, theta, Gates((h, c), forget, input_gate), loss, gradient)
+            return theta, *after.lstm, after.forget, after.input
+
+        weights = [params[name] for name in names]
+        theta, h, c, forget, input_gate = rematerialise(step, theta, *gates.lstm, gates.forget, gates.input, *weights)
+        return theta, Gates((h, c), forget, input_gate)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         *_, adapted = self.inner_loop(net, meta, batch.support, self.inner_steps)

@@ -48,6 +48,7 @@ class MetaSGD(Algorithm):
     initial_lr: tuple[float, ...] = (0.005, 0.1)  # every alpha starts at one value, drawn between the two
     inner_steps: int = 1
     test_steps: int = 1
+    remat: bool = False  # compute each inner step again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.transductive
 
@@ -76,7 +77,7 @@ class MetaSGD(Algorithm):
         """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
         theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
         alpha = {name: meta.params[RATE + name] for name in theta}
-        return gradient_descent(net, theta, alpha, support, steps, second_order=True)
+        return gradient_descent(net, theta, alpha, support, steps, second_order=True, remat=self.remat)
 
     def learned(self, meta: Meta) -> dict[str, float]:
         rates = torch.cat([value.detach().flatten() for name, value in meta.params.items() if name.startswith(RATE)])

@@ -120,19 +120,19 @@ class Reptile(Algorithm):
         return Adapting(params, zeros, next(iter(zeros.values())).new_zeros(()))
 
     def _inner_step(self, state: Adapting, gradient: Params) -> Adapting:
+        """Under no_grad: one call for all weights is fewer kernels than one for each."""
+        names, theta, slope = list(gradient), list(state.params.values()), list(gradient.values())
         if self.inner_optimizer is InnerOptimizer.sgd:
-            stepped = {name: value - self.inner_lr * gradient[name] for name, value in state.params.items()}
-            return state._replace(params=stepped)
-        moment = {
-            name: BETA2 * value + (1 - BETA2) * gradient[name].square() for name, value in state.second_moment.items()
-        }
+            stepped = torch._foreach_add(theta, slope, alpha=-self.inner_lr)
+            return state._replace(params=dict(zip(names, stepped, strict=True)))
+        moment = torch._foreach_mul(list(state.second_moment.values()), BETA2)
+        torch._foreach_addcmul_(moment, slope, slope, 1 - BETA2)
         steps = state.steps + 1
-        correction = 1 - BETA2**steps  # the moments started at 0
-        params = {
-            name: value - self.inner_lr * gradient[name] / ((moment[name] / correction).sqrt() + EPSILON)
-            for name, value in state.params.items()
-        }
-        return Adapting(params, moment, steps)
+        root = torch._foreach_div(moment, 1 - BETA2**steps)  # the moments started at 0
+        torch._foreach_sqrt_(root)
+        torch._foreach_add_(root, EPSILON)
+        stepped = torch._foreach_addcdiv(theta, slope, root, -self.inner_lr)
+        return Adapting(dict(zip(names, stepped, strict=True)), dict(zip(names, moment, strict=True)), steps)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         *_, state = self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.nets.layers import batch_norm, conv3x3, fold, init_linear, linear, unfold
+from metalearn_cli.nets.conv_block import conv_block
+from metalearn_cli.nets.convolution import Convolution
+from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
 from metalearn_cli.tasks.base import Spec
 
 BLOCKS = ("block1", "block2", "block3", "block4")
@@ -43,6 +44,7 @@ class Conv4(Net):
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
     init_weights: Init = Init.torch  # of the convolutions, and of the head where head_std is null
     head_std: float | None = None  # normal weights of this standard deviation, cut at two of them, zero bias
+    convolution: Convolution = Convolution.auto
 
     def __post_init__(self) -> None:
         if len(self.spec.input_shape) != 3:
@@ -102,12 +104,8 @@ class Conv4(Net):
         used: Params = {}
         x = fold(x)
         for block in BLOCKS:
-            x = conv3x3(params, f"{block}.conv", x, tasks, stride=1 if pool else 2)
-            x, block_stats = batch_norm(params, f"{block}.norm", x, tasks, stats)
+            x, block_stats = conv_block(params, block, x, tasks, stats, pool, self.convolution)
             used |= block_stats
-            x = F.relu(x)
-            if pool:
-                x = F.max_pool2d(x, 2)
         if self.spatial_mean:
             x = x.mean((2, 3), keepdim=True)
         return unfold(x, tasks), used

@@ -1,9 +1,7 @@
-"""Layers that run every task of the meta-batch in one kernel call.
+"""Layers that run every task of the meta-batch in one kernel call; those of images: convolution.py, conv_block.py.
 
-Shapes: T tasks, B examples per task, C channels. Image activations are folded, [B, T*C, H, W] in channels_last memory:
-then T convolutions with different weights are one grouped convolution, which runs at the speed of a matrix product
-where vmap and im2col do not. All layers are built from torch's
-differentiable operations and are exact to any order of derivative.
+Shapes: T tasks, B examples per task, C channels. Image activations are folded, [B, T*C, H, W] in channels_last memory.
+All layers are built from torch's differentiable operations and are exact to any order of derivative.
 """
 
 import math
@@ -46,35 +44,28 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
 
-def conv3x3(params: Params, name: str, x: Tensor, tasks: int, stride: int) -> Tensor:
-    """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, 3, 3] or [T, O, C, 3, 3], no bias."""
-    weight = params[f"{name}.weight"]
-    if weight.dim() == 4:
-        weight = weight.expand(tasks, *weight.shape)
-    return F.conv2d(x, weight.flatten(0, 1), stride=stride, padding=1, groups=tasks)
-
-
 def batch_norm(params: Params, name: str, x: Tensor, tasks: int, stats: Params | None) -> tuple[Tensor, Params]:
     """Normalise each channel of each task: x [B, T*C, H, W] or [T, B, C] -> the same shape, and the statistics used.
 
     gamma `weight` (absent: 1) and beta `bias` are [C] or [T, C]; the statistics `mean` and `var` likewise. Without
     `stats` they are those of x, over all examples of a task (and all pixels), with the biased variance.
     """
+    x = x.to(params[f"{name}.bias"].dtype)  # of a product in reduced precision
     dims, shape = ([0, 2, 3], [1, -1, 1, 1]) if x.dim() == 4 else ([1], [tasks, 1, -1])
     if stats is None:
         var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
         stats = {f"{name}.mean": mean.view(tasks, -1), f"{name}.var": var.view(tasks, -1)}
     else:
         stats = {key: stats[key] for key in (f"{name}.mean", f"{name}.var")}
-        mean, var = (_per_task(value, tasks).reshape(shape) for value in stats.values())
+        mean, var = (to_tasks(value, tasks).reshape(shape) for value in stats.values())
     scale = torch.rsqrt(var + EPSILON)
     if f"{name}.weight" in params:
-        scale = scale * _per_task(params[f"{name}.weight"], tasks).reshape(shape)
-    bias = _per_task(params[f"{name}.bias"], tasks).reshape(shape)
+        scale = scale * to_tasks(params[f"{name}.weight"], tasks).reshape(shape)
+    bias = to_tasks(params[f"{name}.bias"], tasks).reshape(shape)
     return torch.addcmul(bias - mean * scale, x, scale), stats
 
 
-def _per_task(value: Tensor, tasks: int) -> Tensor:
+def to_tasks(value: Tensor, tasks: int) -> Tensor:
     """[C] or [T, C] -> [T, C]."""
     return value if value.dim() == 2 else value.expand(tasks, -1)
 
@@ -100,12 +91,15 @@ def lstm_cell(params: Params, name: str, x: Tensor, state: tuple[Tensor, Tensor]
     c' = sigmoid(f) c + sigmoid(i) tanh(g),  h' = sigmoid(o) tanh(c'). The gates i, f, g, o stand in torch's order in
     `weight_ih` [4H, I], `weight_hh` [4H, H] and `bias` [4H] (torch has two biases, whose sum it is).
     """
-    h, c = state
+    lead = x.shape[:-1]
     weight = torch.cat([params[f"{name}.weight_ih"], params[f"{name}.weight_hh"]], 1)  # one product is faster than two
-    gates = F.linear(torch.cat([x, h], -1), weight, params[f"{name}.bias"])
-    i, f, g, o = gates.chunk(4, -1)
+    # Inside, all coordinates come last, so that each gate is one piece of memory: the sigmoids of strided rows take
+    # several times as long.
+    x, h, c = (value.flatten(0, -2).t() for value in (x, *state))
+    i, f, g, o = torch.addmm(params[f"{name}.bias"].unsqueeze(1), weight, torch.cat([x, h])).chunk(4)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    h = torch.sigmoid(o) * torch.tanh(c)
+    return h.t().reshape(*lead, -1), c.t().reshape(*lead, -1)
 
 
 def init_lstm(name: str, inputs: int, hidden: int, rng: torch.Generator) -> Params:

@@ -14,7 +14,7 @@ from metalearn_cli import catalog, config
 from metalearn_cli.algorithms.base import Algorithm
 from metalearn_cli.cli import main
 from metalearn_cli.errors import UserError
-from metalearn_cli.loop import new_learner
+from metalearn_cli.machine import new_learner
 from metalearn_cli.seeding import generator
 
 CONF = config.conf_dir()

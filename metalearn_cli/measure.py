@@ -1,0 +1,61 @@
+"""Time and memory of work on a device."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from metalearn_cli.errors import UserError
+
+Result = TypeVar("Result")
+
+
+def timed(device: torch.device, calls: int, work: Callable[[int], Result]) -> tuple[list[Result], float]:
+    """work(0), work(1), ... -> what they return, and the seconds of one call."""
+    synchronise(device)
+    began = time.perf_counter()
+    results = [work(call) for call in range(calls)]
+    synchronise(device)
+    return results, (time.perf_counter() - began) / calls
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory(device: torch.device) -> int | None:
+    """Bytes that are in use now; from here on the peak is counted. None where the system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident (man 5 proc)
+    except OSError:
+        return None
+    return _resident("VmRSS")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that were in use since `memory` was asked."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
+
+
+def _resident(field: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return 1024 * int(found[0]) if found else None
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "4GB", "512 MB", "1.5GiB". Raises UserError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kMGT])(i?)B", text.strip())
+    if not found or not float(found[1]):
+        raise UserError(f"memory={text} must be a size with its unit, e.g. memory=4GB or memory=512MB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** (1 + "kMGT".index(found[2])))

@@ -1,0 +1,196 @@
+"""Convolution, batch norm, ReLU and 2x2 max-pooling of all tasks, in the order that is fastest.
+
+Shapes: B examples per task, T tasks, O channels of a task, K = T*O of all of them; images are folded, [B, K, H, W] in
+channels_last memory.
+
+Batch norm is an increasing function of its input where gamma > 0, and ReLU is one: so both can come after the maximum,
+    max(ReLU(gamma (y - mean) / s + beta)) = ReLU(gamma (max(y) - mean) / s + beta),
+and only a quarter of the pixels is normalised. Where gamma < 0, the convolution's weight and gamma change their sign
+together. (At gamma = 0 the derivative in gamma is the one from above; torch's layers take that of the first pixel.)
+
+What is left of batch norm at full size are its statistics, and their derivatives. torch composes the second ones of
+many passes over memory; here each derivative is one of two functions that are each other's transpose:
+    spread(g, shift, scale)  puts g on the pixels that were the maxima, and adds shift + scale y on all;
+    collect(u)               takes u from the pixels that were the maxima, and sums u and u y.
+So the block is exact to any order. `plain` is the same block in torch's own operations, which tests hold it against.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from metalearn_cli.nets.base import Params
+from metalearn_cli.nets.convolution import Convolution, conv3x3
+from metalearn_cli.nets.layers import EPSILON, batch_norm, to_tasks
+
+_aten = torch.ops.aten
+
+
+def conv_block(
+    params: Params,
+    block: str,
+    x: Tensor,
+    tasks: int,
+    stats: Params | None,
+    pool: bool,
+    way: Convolution = Convolution.grouped,
+) -> tuple[Tensor, Params]:
+    """x [B, T*C, H, W] -> [B, T*O, H // 2, W // 2], and the statistics used, [T, O] ([O], where they were given so).
+
+    With `pool` by 2x2 max-pooling; without it by a convolution of stride 2, where halves are rounded up.
+    """
+    weight, bias = params[f"{block}.conv.weight"], to_tasks(params[f"{block}.norm.bias"], tasks)
+    gamma = params.get(f"{block}.norm.weight")
+    sign = None
+    if pool and gamma is not None:
+        sign = torch.where(gamma.detach() < 0, -1.0, 1.0).to(gamma.dtype)
+        weight, gamma = weight * sign[..., None, None, None], gamma * sign
+    y = conv3x3(weight, x, tasks, 1 if pool else 2, way)
+    mean_name, var_name = f"{block}.norm.mean", f"{block}.norm.var"
+    if stats is None:
+        y, mean, var = _PoolMoments.apply(y) if pool else (y, *_Moments.apply(y))
+        mean, var = mean.view(tasks, -1), var.view(tasks, -1)
+        stats = {mean_name: mean if sign is None else mean * sign, var_name: var}
+    else:
+        y = F.max_pool2d(y, 2) if pool else y
+        stats = {name: stats[name] for name in (mean_name, var_name)}
+        mean, var = stats[mean_name] if sign is None else stats[mean_name] * sign, stats[var_name]
+    scale = torch.rsqrt(var + EPSILON)
+    if gamma is not None:
+        scale = scale * gamma
+    scale, shift = (to_tasks(value, tasks).flatten() for value in (scale, bias - mean * scale))
+    return F.relu(_Spread.apply(y, None, None, shift, scale)), stats
+
+
+def plain(params: Params, block: str, x: Tensor, tasks: int, stats: Params | None, pool: bool) -> tuple[Tensor, Params]:
+    """The same by torch's operations, in the order of the paper."""
+    y = conv3x3(params[f"{block}.conv.weight"], x, tasks, 1 if pool else 2, Convolution.grouped)
+    y, stats = batch_norm(params, f"{block}.norm", y, tasks, stats)
+    y = F.relu(y)
+    return F.max_pool2d(y, 2) if pool else y, stats
+
+
+class _PoolMoments(Function):
+    """y [B, K, H, W] -> its 2x2 maxima [B, K, H // 2, W // 2], and mean and biased variance of each channel, [K]."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maxima, index = _aten.max_pool2d_with_indices(y, [2, 2], [2, 2])
+        mean, var = moments(y)
+        ctx.save_for_backward(y, index, mean)
+        return maxima, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        y, index, mean = ctx.saved_tensors
+        return _Spread.apply(y, index, slopes[0], *_of_moments(y, mean, *slopes[1:]))
+
+
+class _Moments(Function):
+    """y [B, K, H, W] -> mean and biased variance of each channel, [K]."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        mean, var = moments(y)
+        ctx.save_for_backward(y, mean)
+        return mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        y, mean = ctx.saved_tensors
+        return _Spread.apply(y, None, None, *_of_moments(y, mean, *slopes))
+
+
+def _of_moments(y: Tensor, mean: Tensor, mean_slope: Tensor, var_slope: Tensor) -> tuple[Tensor, Tensor]:
+    """What the slopes in mean and variance [K] are in y: shift + scale y."""
+    count = y.numel() // len(mean)
+    scale = var_slope * (2 / count)
+    return mean_slope / count - scale * mean, scale
+
+
+class _Spread(Function):
+    """g [B, K, H // 2, W // 2] on the pixels of y [B, K, H, W] that `index` names, and shift + scale y on all; index
+    and g None: without the first."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, index: Tensor | None, g: Tensor | None, shift: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(y, index, scale)
+        out = torch.addcmul(_wide(shift), y, _wide(scale)).contiguous(memory_format=torch.channels_last)
+        if index is None or g is None:
+            return out
+        if y.device.type == "cpu":  # which adds in place at less than half the price
+            _pixels(out).scatter_add_(1, _pixels(index), _pixels(g))
+            return out
+        return out.add_(_aten.max_pool2d_with_indices_backward(g, y, [2, 2], [2, 2], [0, 0], [1, 1], False, index))
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        y, index, scale = ctx.saved_tensors
+        taken, total, product = _Collect.apply(y, index, u)
+        return u * _wide(scale) if ctx.needs_input_grad[0] else None, None, taken, total, product
+
+
+class _Collect(Function):
+    """u [B, K, H, W] from the pixels of y that `index` names, [B, K, H // 2, W // 2] (index None: None), and the sums
+    of u and u y over each channel, [K]."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, index: Tensor | None, u: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        ctx.save_for_backward(y, index, u)
+        total, product = sums(u, y)
+        if index is None:
+            return None, total, product
+        taken = _pixels(u).gather(1, _pixels(index))
+        return taken.view(len(u), *index.shape[2:], -1).permute(0, 3, 1, 2), total, product
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, Tensor]:
+        y, index, u = ctx.saved_tensors
+        return u * _wide(slopes[2]), None, _Spread.apply(y, index, *slopes)
+
+
+def moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel of y [B, K, H, W], [K] each."""
+    if y.device.type != "cpu":
+        var, mean = torch.var_mean(y, (0, 2, 3), correction=0)
+        return mean, var
+    rows, width = _rows(y)
+    means, variances = (part.view(width, -1) for part in torch.batch_norm_update_stats(rows, None, None, 0.0))
+    mean = means.mean(0)
+    return mean, variances.mean(0) + (means - mean).square().mean(0)
+
+
+def sums(u: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of u and of u y over each channel, [K] each, of u and y [B, K, H, W]."""
+    if y.device.type != "cpu":
+        return u.sum((0, 2, 3)), (u * y).sum((0, 2, 3))
+    (rows, width), (y_rows, _) = _rows(u), _rows(y)
+    one = torch.ones_like(rows[0])
+    # Batch norm's own derivatives in gamma and beta, with a mean of 0 and a standard deviation of 1: one pass.
+    _, product, total = _aten.native_batch_norm_backward(
+        rows, y_rows, one, None, None, torch.zeros_like(one), one, True, 0.0, [False, True, True]
+    )
+    return total.view(width, -1).sum(0), product.view(width, -1).sum(0)
+
+
+def _rows(x: Tensor) -> tuple[Tensor, int]:
+    """[B, K, H, W] -> [B*H, W*K], and W.
+
+    torch's kernels for statistics add up rows one by one, which in float32 loses digits of the variance (1e-4 of it
+    over half a million pixels). With W times the columns and fewer rows they lose W times less, and are as fast.
+    """
+    batch, channels, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(batch * height, width * channels), width
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """[B, K, H, W] -> [B, H*W, K]: a view of channels_last memory, a copy of any other."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _wide(value: Tensor) -> Tensor:
+    """[K] -> [1, K, 1, 1]."""
+    return value.view(1, -1, 1, 1)

@@ -1,0 +1,126 @@
+"""3x3 convolutions of all tasks, each with its own weights, as one grouped convolution.
+
+Shapes: B examples per task, T tasks, C input and O output channels of a task. Images are folded, [B, T*C, H, W] in
+channels_last memory: then a grouped convolution runs at the speed of a matrix product, where vmap and im2col do not.
+
+A convolution is linear in its input x and in its weight w, so that derivatives of any order are made of three maps:
+    convolve(x, w),   and its transposes in x and in w:   input_slope(w, y),   weight_slope(x, y),
+where y has the shape of the output. The derivatives of each are the other two. (torch's own second derivative goes
+task by task, and always computes that of the input: a tenth of a step of second-order MAML.)
+
+The other way is one matrix product for each task with the columns of its images: less than half as fast on a CPU, but a
+GPU's grouped convolutions may be slower still.
+"""
+
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+# Of _Convolution: slopes in x, weight, stride, groups. Of the others: in two tensors, a shape, stride, groups.
+_Slopes = tuple[Tensor | None, ...]
+
+
+class Convolution(Enum):
+    auto = "auto"  # grouped on a CPU; on a GPU the faster one, by timing when a run starts
+    grouped = "grouped"
+    product = "product"
+
+
+def conv3x3(weight: Tensor, x: Tensor, tasks: int, stride: int, way: Convolution) -> Tensor:
+    """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, 3, 3] or [T, O, C, 3, 3], no bias."""
+    if weight.dim() == 4:
+        weight = weight.expand(tasks, *weight.shape)
+    dtype, device = x.dtype, x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        # By itself it would convert inside of the Function, unseen by its derivatives.
+        x, weight = (value.to(torch.get_autocast_dtype(device)) for value in (x, weight))
+    if way is Convolution.product:
+        return _by_product(weight, x, stride).to(dtype)
+    return _Convolve.apply(x, weight.flatten(0, 1), stride, tasks).to(dtype)
+
+
+def _by_product(weight: Tensor, x: Tensor, stride: int) -> Tensor:
+    """weight [T, O, C, 3, 3] by the columns of x [B, T*C, H, W]: the 3x3 pixels of C channels that each output sees."""
+    tasks, outputs, channels = weight.shape[:3]
+    batch, _, *size = x.shape
+    height, width = ((length + stride - 1) // stride for length in size)
+    columns = F.unfold(x, 3, padding=1, stride=stride).view(batch, tasks, channels * 9, height * width)
+    columns = columns.permute(1, 0, 3, 2).reshape(tasks, -1, channels * 9)  # [T, B*H*W, C*9]
+    y = torch.bmm(columns, weight.flatten(2).transpose(1, 2))  # [T, B*H*W, O]
+    folded = y.view(tasks, batch, height, width, outputs).permute(1, 0, 4, 2, 3)
+    return folded.reshape(batch, -1, height, width).contiguous(memory_format=torch.channels_last)
+
+
+class _Convolve(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.how = stride, groups
+        return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
+
+    @staticmethod
+    def backward(ctx: Any, y: Tensor) -> _Slopes:
+        x, weight = ctx.saved_tensors
+        in_x, in_weight, *_ = ctx.needs_input_grad
+        return (
+            _InputSlope.apply(weight, y, x, *ctx.how) if in_x else None,
+            _WeightSlope.apply(x, y, weight, *ctx.how) if in_weight else None,
+            None,
+            None,
+        )
+
+
+class _InputSlope(Function):
+    """`x` gives the shape only."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, y: Tensor, x: Tensor, stride: int, groups: int) -> Tensor:
+        ctx.save_for_backward(weight, y)
+        ctx.how = stride, groups
+        return _transpose(x, weight, y, stride, groups, in_x=True)
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> _Slopes:
+        weight, y = ctx.saved_tensors
+        in_weight, in_y, *_ = ctx.needs_input_grad
+        return (
+            _WeightSlope.apply(x, y, weight, *ctx.how) if in_weight else None,
+            _Convolve.apply(x, weight, *ctx.how) if in_y else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _WeightSlope(Function):
+    """`weight` gives the shape only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.how = stride, groups
+        return _transpose(x, weight, y, stride, groups, in_x=False)
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> _Slopes:
+        x, y = ctx.saved_tensors
+        in_x, in_y, *_ = ctx.needs_input_grad
+        return (
+            _InputSlope.apply(weight, y, x, *ctx.how) if in_x else None,
+            _Convolve.apply(x, weight, *ctx.how) if in_y else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _transpose(x: Tensor, weight: Tensor, y: Tensor, stride: int, groups: int, in_x: bool) -> Tensor:
+    slopes = torch.ops.aten.convolution_backward(
+        y, x, weight, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], groups, [in_x, not in_x, False]
+    )
+    slope: Tensor = slopes[0 if in_x else 1]
+    return slope
