@@ -206,11 +206,18 @@ def _foreach_norm(parts: list[Tensor], order: float = 2, dtype: torch.dtype | No
     return [torch.linalg.vector_norm(part, order, dtype=dtype) for part in parts]
 
 
+def _batch_norm_stats(x: Tensor, *running: Any) -> tuple[Tensor, Tensor]:
+    """aten.batch_norm_update_stats without running averages."""
+    var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+    return mean, var
+
+
 _PLAIN: dict[Any, Callable[..., Any]] = {
     aten._fused_adam_.tensor_lr: _adam,
     aten._fused_adamw_.tensor_lr: _adamw,
     aten._fused_sgd_.tensor_lr: _sgd,
     aten._foreach_norm.Scalar: _foreach_norm,
+    aten.batch_norm_update_stats.default: _batch_norm_stats,
     aten.bmm.default: _bmm,
     aten.baddbmm.default: _baddbmm,
 }

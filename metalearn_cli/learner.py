@@ -5,7 +5,6 @@ A step is one function of tensors, `update`, which asks nothing of the host: on 
 Shapes: T tasks, Q query examples, E = T episodes, K inner steps at test.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -126,7 +125,7 @@ class Learner:
             step=zero.long(),
             loss=zero.new_zeros(0, dtype=dtype),
         )
-        self._update: Any = partial(update, algorithm, net, optimizer, tasks_per_chunk)
+        self._update: Any = self._update_eagerly
         self._number: Tensor | None = None  # of the step, where it must not be a constant of what is recorded
         if compile:
             require_compiler(self.device)
@@ -155,6 +154,9 @@ class Learner:
                 self.check()
             if carries is None:
                 return self._state.loss.clone()
+
+    def _update_eagerly(self, *arguments: Any) -> list[Any] | None:
+        return update(self.algorithm, self.net, self.optimizer, self.tasks_per_chunk, *arguments)
 
     def warm_up(self, batch: Batch, step: int) -> None:
         """Compile, or capture, what a step on such a batch needs. The state stays as it is."""

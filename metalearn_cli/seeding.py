@@ -32,11 +32,16 @@ def uniform(key: Tensor, *salt: int, shape: tuple[int, ...]) -> Tensor:
     return numbers.view(len(key), *shape)
 
 
-# One operation of torch's own, in which compiled code calls this very function: TorchInductor (2.13) computes integers
-# that it can tell beforehand without the wrap around, which gives other numbers without an error.
+def normals(key: Tensor, *salt: int, count: int) -> Tensor:
+    """Standard normal numbers of each task's own, by the transform of Box and Muller: key [T] -> [T, count] float32."""
+    numbers: Tensor = _normals(key, salt, count)
+    return numbers
+
+
+# Each is one operation of torch's own, in which compiled code calls this very function: TorchInductor (2.13) computes
+# integers that it can tell beforehand without the wrap around, which gives other numbers without an error.
 @torch.library.custom_op("metalearn::uniform", mutates_args=())
 def _uniform(key: Tensor, salt: Sequence[int], count: int) -> Tensor:
-    """key [T] -> [T, count]."""
     state = _mix(key)
     for value in salt:
         state = _mix(state ^ _mix(torch.full_like(key, value)))
@@ -44,7 +49,14 @@ def _uniform(key: Tensor, salt: Sequence[int], count: int) -> Tensor:
     return _shift(bits, 40).to(torch.float32) * 2.0**-24
 
 
+@torch.library.custom_op("metalearn::normals", mutates_args=())
+def _normals(key: Tensor, salt: Sequence[int], count: int) -> Tensor:
+    radius, angle = uniform(key, *salt, shape=(2, count)).unbind(1)
+    return torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)
+
+
 @_uniform.register_fake
+@_normals.register_fake
 def _(key: Tensor, salt: Sequence[int], count: int) -> Tensor:
     return key.new_empty(len(key), count, dtype=torch.float32)
 

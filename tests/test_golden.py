@@ -1,9 +1,7 @@
 """Losses of the first steps in float64, as the first right version had them: speed may not change them.
 
 tests/golden.json was written at commit 74c20a4, by torch's own layers, before any of them was made faster. A change of
-maths writes it anew (`python tests/test_golden.py`), in a commit that says so. One was: optimizees start at normal
-numbers that are computed in double precision, which moved the losses of the learned and the hand-made optimizers by
-1e-9 to 1e-7.
+maths writes it anew (`python tests/test_golden.py`), in a commit that says so.
 """
 
 import json

@@ -1,6 +1,7 @@
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from metalearn_cli.seeding import generator, uniform
+from metalearn_cli.seeding import generator, normals, uniform
 
 
 def test_the_same_key_gives_the_same_numbers_and_another_key_others() -> None:
@@ -37,3 +38,10 @@ def test_the_bits_are_pinned() -> None:
 
 
 PINNED = [[17268, 8832995], [12827939, 2193515]]
+
+
+def test_what_is_drawn_within_a_task_is_one_operation_to_a_compiler() -> None:
+    """Inductor would compute the integers otherwise, and say nothing."""
+    recorded = make_fx(lambda key: (uniform(key, -1, shape=(2, 10)), normals(key, 3, count=4)))(torch.arange(3))
+    called = [str(node.target) for node in recorded.graph.nodes if node.op == "call_function"]
+    assert called == ["metalearn.uniform.default", "aten.view.default", "metalearn.normals.default"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.inner_loop import flatten, minibatch, slope, unflatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.seeding import uniform
+from metalearn_cli.seeding import normals
 from metalearn_cli.tasks.base import Support
 
 _START = -1  # the salt of the start; those of the minibatches are the numbers of their passes, 0 and above
@@ -35,7 +35,7 @@ class Optimizee:
 
     def start(self, std: float) -> Tensor:
         """theta_0 [T, P] ~ N(0, std^2) from each task's key; only batch norm starts as always, gamma 1 and beta 0."""
-        normal = std * _normal(self.support.key, sum(shape.numel() for shape in self.net.shapes.values()))
+        normal = std * normals(self.support.key, _START, count=sum(s.numel() for s in self.net.shapes.values()))
         start = self.parameters(normal.to(self.support.x.dtype))
         for norm in {name.rpartition(".")[0] for name in self.net.init_stats()}:
             start |= {
@@ -57,13 +57,6 @@ class Optimizee:
             self.net, self.parameters(theta), support, list(self.net.shapes), second_order=False
         )
         return Slope(loss, flatten(gradient), stats)
-
-
-def _normal(key: Tensor, count: int) -> Tensor:
-    """Standard normal numbers of each task's own, by the transform of Box and Muller: key [T] -> [T, count]."""
-    # In double precision, so that rounding leaves the same start on every device and in compiled code.
-    radius, angle = uniform(key, _START, shape=(2, count)).double().unbind(1)
-    return torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)
 
 
 def require_optimizee(start_std: float, batch_size: int | None) -> None:
