@@ -19,8 +19,10 @@ from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.compiled import _PLAIN, unchanged
+from metalearn_cli.config import load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner, NonFinite
+from metalearn_cli.machine import _still_learner
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
@@ -121,20 +123,18 @@ def test_an_optimizer_in_plain_operations_is_the_fused_one(optimizer: Optimizer,
     torch.testing.assert_close((plain, plain_slots), (fused, fused_slots), rtol=1e-12, atol=1e-14)
 
 
-class Twice(Pretrain):
-    """Two updates from one meta-batch, by turns of a number and tensors that are carried."""
+class Thrice(Pretrain):
+    """Three updates from one meta-batch, by a number and a tensor that are carried."""
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         update = super().meta_gradient(net, meta, batch, step)
-        if carry is None:
-            return update._replace(carry={"turn": 1, "loss": update.loss})
-        return update._replace(
-            gradient={name: carry["turn"] * carry["loss"].sum() * value for name, value in meta.params.items()}
-        )
+        turn, loss = carry or (0, update.loss)
+        gradient = {name: (turn + loss.sum()) * value for name, value in update.gradient.items()}
+        return update._replace(gradient=gradient, carry=(turn + 1, loss + 1) if turn < 2 else None)
 
 
 def test_what_is_carried_and_another_number_of_tasks_are_compiled_apart() -> None:
-    eager, compiled = pair(Twice(), Linear(points()[0]), Optimizer())
+    eager, compiled = pair(Thrice(), Linear(points()[0]), Optimizer())
     assert_equal(eager, compiled, [points(seed=seed)[1] for seed in range(2)])
     assert_equal(eager, compiled, [points(tasks=2)[1]])
 
@@ -175,6 +175,25 @@ def test_without_a_compiler_it_is_said_before_anything_begins(tmp_path: Path) ->
     assert done.err.startswith("metalearn: compile=true needs a C++ compiler")
     assert done.err.count("\n") == 1
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_test_is_never_compiled(tmp_path: Path) -> None:
+    """Of a compiled run, where there is no compiler; nor of a run from before there was the key."""
+    short = ["steps=1", "model.hidden=[4]", "test_episodes=4", "eval_every=0", "select=last"]
+    done = run(tmp_path, *COMMAND, *short)
+    assert done.code == 0, done.err
+    path = tmp_path / "outputs/run/config.yaml"
+    config = path.read_text()
+    for other in ("compile: true\ncuda_graph: true\n", ""):
+        path.write_text(config.replace("compile: false\ncuda_graph: false\n", other))
+        assert path.read_text() != config
+        with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+            done = run(tmp_path, "eval", "run=outputs/run", "test_episodes=8")
+        assert done.code == 0, done.err
+
+
+def test_what_is_timed_at_the_start_is_not_compiled() -> None:
+    assert _still_learner(load_job(["compile=true"]))._number is None
 
 
 def test_each_is_for_its_own_device(tmp_path: Path) -> None:
