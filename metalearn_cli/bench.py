@@ -18,12 +18,12 @@ from metalearn_cli.config import Job, Precision
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import BLOCK, evaluate
 from metalearn_cli.learner import Learner, NonFinite
-from metalearn_cli.loop import test_modes
+from metalearn_cli.loop import test_modes, training_draw
 from metalearn_cli.machine import new_learner, prepare
 from metalearn_cli.measure import memory, peak_memory, timed
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.base import Batch, Draw
+from metalearn_cli.tasks.base import Batch
 
 TURN = 0.1  # seconds that the steps of a round take at least, and its products
 BUDGET = 15.0  # seconds of all rounds, and of the episodes in each choice of modes
@@ -76,7 +76,10 @@ def bench(job: Job, console: Console) -> str:
 
 def measure(job: Job, learner: Learner, console: Console) -> Measured:
     device = learner.device
-    batch = job.task.gather(draw(job, 0), device)
+    batch = job.task.gather(training_draw(job, 0), device)
+    if job.run.compile or job.run.cuda_graph:
+        console.say("compiling, or capturing, the step, which can take minutes")
+        learner.warm_up(batch, 0)
     console.say("two steps to warm up, and for the peak of memory")
     before = memory(device)
     learner.step(batch, 0)
@@ -110,16 +113,12 @@ def one_round(
 ) -> Round:
     """`steps` meta-iterations from number `first` on, part by part, and then as long a turn of matrix products."""
     device = learner.device
-    draws, drawing = timed(device, steps, lambda i: draw(job, first + i))
+    draws, drawing = timed(device, steps, lambda i: training_draw(job, first + i))
     batches, gathering = timed(device, steps, lambda i: job.task.gather(draws[i], device))
     _, stepping = timed(device, steps, lambda i: learner.step(batches[i], first + i))
+    learner.check()  # on a GPU: whether the steps were made at all
     _, multiplying = timed(device, products, multiply)
     return Round(drawing, gathering, stepping, multiplying)
-
-
-def draw(job: Job, step: int) -> Draw:
-    """The training tasks of this meta-iteration."""
-    return job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", step))
 
 
 def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]:

@@ -56,8 +56,9 @@ metalearn eval run=FOLDER [key=value ...]
   metalearn eval run=outputs/my-run task=sinusoid_frequency   another distribution whose shapes the model takes
   metalearn eval run=outputs/my-run batch_norm=inductive      another headline; the others stand beside it
 
-The run's own model and settings are used. Results go to FOLDER/eval/<task>-<id>, which the last line
-says; the id is made of what is tested: the same command finds its results again, and another never overwrites them.
+The run's own model and settings are used, but for keys that are given (precision and device among them). Results go to
+FOLDER/eval/<task>-<id>, which the last line says; the id is made of what is tested: the same command finds its results
+again, and another never overwrites them.
 """
 
 BENCH_HELP = """\

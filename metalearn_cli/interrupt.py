@@ -51,9 +51,9 @@ class Interrupt:
             self.number = number
             raise Interrupted(number)
 
-        self.poll()
         before = catch(leave)
         try:
+            self.poll()  # one that came before
             yield
         finally:
             restore(before)

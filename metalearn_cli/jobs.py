@@ -46,7 +46,8 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
             runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
             try:
                 with Interrupt() as interrupt:
-                    job = prepare(job, folder, console, interrupt.poll)
+                    with interrupt.leaving_at_once():
+                        job = prepare(job, folder, console)
                     results = train(new_learner(job), job, folder, console, interrupt)
             except Interrupted as signal:
                 raise Interrupted(signal.code - 128, how_to_continue(folder, overrides)) from signal
@@ -92,7 +93,8 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> tuple[Path, dict[str,
         headline = job.run.batch_norm or job.algo.batch_norm
         try:
             with Interrupt() as interrupt:
-                job = prepare(job, folder, console, interrupt.poll)
+                with interrupt.leaving_at_once():
+                    job = prepare(job, folder, console)
                 learner = new_learner(job)
                 learner.load_state_dict(tested.tensors)
                 results = test(learner, job, folder, tested.step, headline, console, interrupt)
@@ -134,7 +136,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         rest = [override for override in rest if override not in on_task]
     for override in rest:
         _set(config, override, has_own_task="task._target_" in given)
-    config |= {"compile": False, "cuda_graph": False}  # of a training step
+    config |= {"compile": False, "cuda_graph": False, "memory": None}  # of a training step
     config["expect"] = config["expect"] if "expect" in given else None
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
     # Whether to run foreign code is the word of who gives the command, never of the folder.

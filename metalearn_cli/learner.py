@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_metric
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, task_loss, task_metric
 from metalearn_cli.captured import Captured, require_gpu
 from metalearn_cli.compiled import Compiled, require_compiler, unchanged
 from metalearn_cli.errors import UserError
@@ -67,7 +67,15 @@ def update(
         algorithm.meta_gradient(net, meta, chunk, step, carry)
         for chunk, carry in zip(chunks, carries or [None] * len(chunks), strict=True)
     ]
-    shares = [len(chunk.key) / len(batch.key) for chunk in chunks]
+    with torch.no_grad():  # whatever of an algorithm's update still has a graph
+        _apply(optimizer, state, updates, [len(chunk.key) / len(batch.key) for chunk in chunks], step, rate)
+    return None if updates[0].carry is None else [update.carry for update in updates]
+
+
+def _apply(
+    optimizer: Optimizer, state: State, updates: list[Update], shares: list[float], step: Any, rate: Tensor
+) -> None:
+    """The mean of these updates, made where its loss and gradient are finite; each chunk's share of the tasks."""
     loss = torch.cat([update.loss for update in updates])
     mean = _weighted_sum(shares, [update.gradient for update in updates])
     buffers = _weighted_sum(shares, [update.buffers for update in updates])
@@ -80,7 +88,6 @@ def update(
     optimizer.update(list(state.params.values()), gradient, state.slots, rate, state.stopped)
     for name, buffer in state.buffers.items():
         buffer.copy_(torch.where(state.stopped.bool(), buffer, buffers[name]))
-    return None if updates[0].carry is None else [update.carry for update in updates]
 
 
 def _weighted_sum(weights: list[float], parts: list[Params]) -> Params:
@@ -114,8 +121,14 @@ class Learner:
         self.algorithm, self.net, self.optimizer = algorithm, net, optimizer
         self.device, self.dtype, self.tasks_per_chunk = device or torch.device("cpu"), dtype, tasks_per_chunk
         meta = algorithm.init(net, rng)
-        self.meta = Meta(
-            *({name: value.to(self.device, dtype).contiguous() for name, value in part.items()} for part in meta)
+        self.meta = Meta(  # its own tensors, which a step changes in place
+            *(
+                {
+                    name: value.detach().to(self.device, dtype).clone(memory_format=torch.contiguous_format)
+                    for name, value in part.items()
+                }
+                for part in meta
+            )
         )
         zero = torch.zeros((), device=self.device)
         self._state = State(
@@ -165,7 +178,7 @@ class Learner:
             self.step(batch, step)
 
     def _expect(self, tasks: int) -> None:
-        """Make room for the loss of so many tasks."""
+        """Make room for the loss of so many tasks: another state, so that what was compiled is compiled anew."""
         if len(self._state.loss) != tasks:
             self.check()
             self._state = self._state._replace(loss=self._state.loss.new_zeros(tasks))

@@ -23,7 +23,7 @@ from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summar
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.base import Split, draw_slice
+from metalearn_cli.tasks.base import Draw, Split, draw_slice
 from metalearn_cli.writers import Writers
 
 
@@ -53,8 +53,7 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
     ):
         while done < settings.steps or to_validate:
             if not to_validate:
-                draw = task.draw(settings.tasks_per_step, "train", generator(settings.seed, "train", done))
-                loss = learner.step(task.gather(draw, learner.device), done)
+                loss = learner.step(task.gather(training_draw(job, done), learner.device), done)
                 done += 1
                 if done % settings.log_every == 0:
                     learner.check()
@@ -97,13 +96,17 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
 
 def warm_up(learner: Learner, job: Job, step: int, console: Console, interrupt: Interrupt) -> None:
     """What step `step` needs is what every later one needs: all meta-batches have one shape."""
-    what = "compil" if job.run.compile else "captur"
-    console.say(f"{what}ing the training step, which can take minutes; Ctrl-C leaves at once")
+    doing, done = ("compiling", "compiled") if job.run.compile else ("capturing", "captured")
+    console.say(f"{doing} the training step, which can take minutes; Ctrl-C leaves at once")
     began = time.perf_counter()
-    draw = job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", step))
     with interrupt.leaving_at_once():
-        learner.warm_up(job.task.gather(draw, learner.device), step)
-    console.say(f"{what}ed in {time.perf_counter() - began:.0f} s")
+        learner.warm_up(job.task.gather(training_draw(job, step), learner.device), step)
+    console.say(f"{done} in {time.perf_counter() - began:.0f} s")
+
+
+def training_draw(job: Job, step: int) -> Draw:
+    """The tasks of meta-iteration `step`, counted from 0: a function of the seed and the step alone."""
+    return job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", step))
 
 
 def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None, bool]:

@@ -6,7 +6,6 @@ other bits.
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from metalearn_cli.allocator import Allocator, give_back, set_allocator
 from metalearn_cli.config import Job, Precision, check_precision, resolve_device
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner, NonFinite
-from metalearn_cli.measure import memory, parse_memory, peak_memory, timed
+from metalearn_cli.loop import training_draw
+from metalearn_cli.measure import free_memory, memory, parse_memory, peak_memory, timed
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.reduced import Reduced
@@ -43,12 +43,11 @@ def new_learner(job: Job) -> Learner:
     )
 
 
-def prepare(job: Job, folder: Path | None, console: Console, poll: Callable[[], None] = lambda: None) -> Job:
+def prepare(job: Job, folder: Path | None, console: Console) -> Job:
     """Set threads, allocator, determinism and precision for this process, and say what was chosen -> the job with what
     it leaves to timing decided.
 
-    What was chosen in a run's folder is chosen again; without one nothing is read or written. `poll` may raise while it
-    measures.
+    What was chosen in a run's folder is chosen again; without one nothing is read or written.
     """
     settings, device = job.run, resolve_device(job.run.device)
     path = folder / "choices.json" if folder else None
@@ -73,12 +72,12 @@ def prepare(job: Job, folder: Path | None, console: Console, poll: Callable[[], 
     chosen = {"threads": threads, **{key: value for key, value in chosen.items() if key != "threads"}}
     if isinstance(job.net, Conv4) and job.net.convolution is Convolution.auto and device.type != "cpu":
         if "convolution" not in chosen:
-            chosen["convolution"] = _fastest_convolution(job, device, console, poll)
+            chosen["convolution"] = _fastest_convolution(job, device, console)
         job = job._replace(net=dataclasses.replace(job.net, convolution=Convolution[chosen["convolution"]]))
     if settings.tasks_per_chunk == "auto":
-        if "tasks_per_chunk" not in chosen:
-            chosen["tasks_per_chunk"] = _fastest_chunk(job, device, console, poll)
-            give_back()  # what larger chunks took
+        if "tasks_per_chunk" not in chosen or settings.memory not in (None, chosen.get("memory")):
+            chosen["tasks_per_chunk"] = _fastest_chunk(job, device, console)
+            chosen["memory"] = settings.memory
         console.say(f"{chosen['tasks_per_chunk']} of {settings.tasks_per_step} tasks go through at once")
         job = job._replace(run=dataclasses.replace(settings, tasks_per_chunk=chosen["tasks_per_chunk"], memory=None))
     if path:
@@ -86,49 +85,55 @@ def prepare(job: Job, folder: Path | None, console: Console, poll: Callable[[], 
     return job
 
 
-def _fastest_convolution(job: Job, device: torch.device, console: Console, poll: Callable[[], None]) -> str:
-    """How a step is fastest, with as many tasks at once as is asked for (auto: all of them)."""
+def _fastest_convolution(job: Job, device: torch.device, console: Console) -> str:
+    """How a step is fastest, with as many tasks at once as is asked for (auto: one, which fits if any does)."""
     seconds = {}
+    chunk = 1 if job.run.tasks_per_chunk == "auto" else job.run.tasks_per_chunk
     for way in (Convolution.grouped, Convolution.product):
-        poll()
         assert isinstance(job.net, Conv4)  # whoever calls
         with_way = job._replace(net=dataclasses.replace(job.net, convolution=way))
-        learner = _still_learner(with_way, job.run.tasks_per_chunk)
-        seconds[way.name] = _seconds(learner, _first_batch(job, device))
+        batch = job.task.gather(training_draw(job, 0), device)
+        seconds[way.name] = _seconds(_still_learner(with_way, chunk), batch)
     console.say("a step takes " + ", ".join(f"{value:.3g} s by {name} convolution" for name, value in seconds.items()))
     return min(seconds, key=lambda name: seconds[name])
 
 
-def _fastest_chunk(job: Job, device: torch.device, console: Console, poll: Callable[[], None]) -> int:
-    """The number of tasks at once with which a step is fastest, of those whose peak of memory is within `memory`.
+def _fastest_chunk(job: Job, device: torch.device, console: Console) -> int:
+    """The number of tasks at once with which a step is fastest, of those whose peak of memory is within `memory`, or
+    within what is free here.
 
     From one task on, doubled until memory ends or it is clearly slower. No size is tried whose peak, in line with the
     last two, would be above the bound.
     """
     settings = job.run
-    bound = parse_memory(settings.memory) if settings.memory else None
-    batch = _first_batch(job, device)
-    if bound is not None and memory(device) is None:
+    bound = parse_memory(settings.memory) if settings.memory else free_memory(device)
+    batch = job.task.gather(training_draw(job, 0), device)
+    give_back()  # what a job before this one took
+    before = memory(device)
+    if settings.memory and before is None:
         raise UserError(
             f"memory={settings.memory} cannot be held here, where the system does not tell what a process uses: give "
             "tasks_per_chunk a number"
         )
     sizes = [2**power for power in range(settings.tasks_per_step.bit_length()) if 2**power < settings.tasks_per_step]
     seconds: dict[int, float] = {}
-    peaks: dict[int, int] = {}
+    peaks = {} if before is None else {0: before}  # bytes with so many tasks at once
     for tasks in (*sizes, settings.tasks_per_step):
-        poll()
-        *_, before_last, last = (0, 0, *peaks)
-        if bound is not None and before_last:
+        if bound is not None and len(peaks) > 1:
+            *_, before_last, last = peaks
             slope = (peaks[last] - peaks[before_last]) / (last - before_last)
             if peaks[last] + slope * (tasks - last) > bound:
                 break
-        learner = _still_learner(job, tasks)
         memory(device)
-        taken = _seconds(learner, batch)
+        try:
+            taken = _seconds(_still_learner(job, tasks), batch)
+        except torch.OutOfMemoryError:
+            console.say(f"{tasks} task(s) at once: out of the GPU's memory")
+            torch.cuda.empty_cache()
+            break
         peak = peak_memory(device)
-        used = "" if peak is None else f", {peak / 1e6:.4g} MB"
-        console.say(f"{tasks} task(s) at once: {taken:.3g} s a step{used}")
+        give_back()
+        console.say(f"{tasks} task(s) at once: {taken:.3g} s a step" + (f", {peak / 1e6:.4g} MB" if peak else ""))
         if peak is not None:
             peaks[tasks] = peak
             if bound is not None and peak > bound:
@@ -137,16 +142,13 @@ def _fastest_chunk(job: Job, device: torch.device, console: Console, poll: Calla
         if taken > 1.25 * min(seconds.values()):
             break
     if not seconds:
+        given = f"memory={settings.memory}" if settings.memory else "the memory that is free here"
+        takes = f"{peaks[1] / 1e6:.4g} MB, all that the process holds included" if 1 in peaks else "more"
         raise UserError(
-            f"memory={settings.memory} is too little: a step takes {peaks[1] / 1e6:.4g} MB with one task at once, all "
-            "that the process holds included; give more, algo.remat=true where the algorithm has it, or a smaller task"
+            f"{given} is too little: a step takes {takes}, with one task at once; give more, algo.remat=true where the "
+            "algorithm has it, or a smaller task"
         )
     return min(seconds, key=lambda tasks: seconds[tasks])
-
-
-def _first_batch(job: Job, device: torch.device) -> Batch:
-    draw = job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", 0))
-    return job.task.gather(draw, device)
 
 
 def _still_learner(job: Job, tasks_per_chunk: int | str | None) -> Learner:

@@ -44,6 +44,35 @@ def peak_memory(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process could hold, with those that it holds. None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    held = _resident("VmRSS")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    if not found or held is None:
+        return None
+    return held + min([1024 * int(found[0]), *_left_in_cgroups()])
+
+
+def _left_in_cgroups() -> list[int]:
+    """Bytes that a container or a scheduler leaves to its processes, where it has set a bound."""
+    left = []
+    for limit, used in (  # of versions 2 and 1
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            left.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return left
+
+
 def _resident(field: str) -> int | None:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

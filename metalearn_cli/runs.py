@@ -35,6 +35,8 @@ _FREE = {
     "allocator",
     "compile",
     "cuda_graph",
+    "memory",
+    "algo.remat",
     "save_every",
     "log_every",
     "eval_every",

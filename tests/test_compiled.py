@@ -193,7 +193,7 @@ def test_a_test_is_never_compiled(tmp_path: Path) -> None:
 
 
 def test_what_is_timed_at_the_start_is_not_compiled() -> None:
-    assert _still_learner(load_job(["compile=true"]))._number is None
+    assert _still_learner(load_job(["compile=true"]), None)._number is None
 
 
 def test_each_is_for_its_own_device(tmp_path: Path) -> None:

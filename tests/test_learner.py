@@ -13,6 +13,7 @@ from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner, NonFinite
+from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Method, Optimizer, Schedule
@@ -318,3 +319,28 @@ def test_a_batch_in_chunks_is_the_batch() -> None:
     parts = batch.chunks(2)
     assert [len(part.key) for part in parts] == [2, 2, 1]
     assert all(torch.equal(a, b) for a, b in zip(Batch(*map(torch.cat, zip(*parts, strict=True))), batch, strict=True))
+
+
+class Undetached(MAML):
+    """An algorithm whose update still has its graph, and whose start is a tensor of its own."""
+
+    def init(self, net: Net, rng: torch.Generator) -> Meta:
+        return Meta({name: START.setdefault(name, value) for name, value in super().init(net, rng).params.items()}, {})
+
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+        out, _ = net({name: value.expand(3, *value.shape) for name, value in meta.params.items()}, batch.query_x)
+        loss = (out - batch.query_y).square().flatten(1).mean(1)
+        return Update({name: value - 0.5 * value.sin() for name, value in meta.params.items()}, loss, {})
+
+
+START: dict[str, Tensor] = {}
+
+
+def test_a_step_keeps_no_graph_and_no_tensor_of_the_algorithms() -> None:
+    spec, batch = points()
+    trained = Learner(Undetached(), MLP(spec, hidden=(4,)), Optimizer(), torch.Generator(), dtype=torch.float32)
+    before = {name: value.clone() for name, value in START.items()}
+    losses = [trained.step(batch.to(torch.float32), step) for step in range(3)]
+    assert not any(value.requires_grad for value in [*losses, *trained.state_dict().values()])
+    assert all(torch.equal(START[name], value) for name, value in before.items())
+    assert not all(torch.equal(trained.meta.params[name], value) for name, value in before.items())

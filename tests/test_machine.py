@@ -13,7 +13,7 @@ from metalearn_cli.config import Job, load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner
 from metalearn_cli.machine import new_learner, prepare
-from metalearn_cli.measure import memory, parse_memory, peak_memory
+from metalearn_cli.measure import free_memory, memory, parse_memory, peak_memory
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.progress import Console
 
@@ -31,8 +31,9 @@ def decide(job: Job, seconds: dict[int, float], megabytes: dict[int, int], patch
         return seconds[tried[-1]]
 
     patch.setattr(machine, "_seconds", taken)
+    patch.setattr(machine, "memory", lambda device: 300 * 10**6)
     patch.setattr(machine, "peak_memory", lambda device: megabytes[tried[-1]] * 10**6)
-    return machine._fastest_chunk(job, CPU, Console(), lambda: None)
+    return machine._fastest_chunk(job, CPU, Console())
 
 
 def test_the_fastest_chunk_is_chosen_and_what_is_clearly_slower_ends_the_search(
@@ -51,7 +52,12 @@ def test_no_chunk_is_tried_that_would_not_fit(monkeypatch: pytest.MonkeyPatch) -
     job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto", "memory=1GB"])
     assert decide(job, {1: 1.0, 2: 0.9, 4: 0.8}, used, monkeypatch) == 4
     job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto", "memory=450MB"])
-    assert decide(job, {1: 1.0, 2: 0.9}, used, monkeypatch) == 1  # two did not fit, against nothing known before
+    assert decide(job, {1: 1.0}, used, monkeypatch) == 1
+    job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto", "memory=650MB"])
+    assert decide(job, {1: 1.0, 2: 0.9}, {1: 400, 2: 700}, monkeypatch) == 1  # two took more than was foreseen
+    job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto"])
+    monkeypatch.setattr(machine, "free_memory", lambda device: 10**9)
+    assert decide(job, {1: 1.0, 2: 0.9, 4: 0.8}, used, monkeypatch) == 4
     job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto", "memory=350MB"])
     with pytest.raises(UserError, match=r"memory=350MB is too little: a step takes 400 MB"):
         decide(job, {1: 1.0}, used, monkeypatch)
@@ -66,7 +72,7 @@ def test_the_choice_is_recorded_and_taken_again(tmp_path: Path) -> None:
     assert 1 <= chosen["tasks_per_chunk"] <= 6
     assert "task(s) at once: " in first.err
     choices.write_text(json.dumps(chosen | {"tasks_per_chunk": 5}))
-    again = run(tmp_path, *command, "steps=6")
+    again = run(tmp_path, *command, "steps=6", "log_every=1")
     assert again.code == 0, again.err
     assert "5 of 6 tasks go through at once" in again.err
     assert "a step" not in again.err  # nothing is measured anew
@@ -74,14 +80,22 @@ def test_the_choice_is_recorded_and_taken_again(tmp_path: Path) -> None:
     tested = run(tmp_path, "eval", "run=outputs/run", "test_episodes=8")
     assert tested.code == 0, tested.err
     assert "5 of 6 tasks go through at once" in tested.err
+    tested = run(tmp_path, "eval", "run=outputs/run", "test_episodes=8", "tasks_per_chunk=3")
+    assert tested.code == 0, tested.err
+    other = run(tmp_path, *command[:-2], "memory=7GB", "name=run", "steps=8")
+    assert other.code == 0, other.err
+    assert "task(s) at once: " in other.err  # what was chosen for another bound does not count
 
 
 def test_the_choice_does_not_change_the_result(tmp_path: Path) -> None:
-    for name, chunk in (("all", "null"), ("auto", "auto"), ("two", "2")):
+    for name, chunk in (("all", "null"), ("auto", "auto"), ("two", "2"), ("four", "4")):
         assert run(tmp_path, "train", *TINY, f"tasks_per_chunk={chunk}", "precision=fp64", f"name={name}").code == 0
-    found = [json.loads((tmp_path / "outputs" / name / "results.json").read_text())["mean"] for name in ("auto", "two")]
+    found = [
+        json.loads((tmp_path / "outputs" / name / "results.json").read_text())["mean"]
+        for name in ("auto", "two", "four")
+    ]
     expected = json.loads((tmp_path / "outputs" / "all" / "results.json").read_text())["mean"]
-    assert found == pytest.approx([expected, expected], rel=1e-10)
+    assert found == pytest.approx(3 * [expected], rel=1e-10)
 
 
 @pytest.mark.parametrize("fastest", ["grouped", "product"])
@@ -94,8 +108,9 @@ def test_a_gpu_convolves_by_the_faster_way_and_a_cpu_grouped(
         return 1.0 if learner.net.convolution.name == fastest else 2.0  # type: ignore[attr-defined]
 
     monkeypatch.setattr(machine, "_seconds", seconds)
-    monkeypatch.setattr(machine, "_first_batch", lambda job, device: None)
-    assert machine._fastest_convolution(job, CPU, Console(), lambda: None) == fastest
+    monkeypatch.setattr(machine, "training_draw", lambda job, step: {})
+    monkeypatch.setattr(type(job.task), "gather", lambda task, draw, device: None)
+    assert machine._fastest_convolution(job, CPU, Console()) == fastest
     assert prepare(job, None, Console()).net.convolution is Convolution.auto  # type: ignore[attr-defined]
     assert new_learner(job).net.convolution is Convolution.auto  # type: ignore[attr-defined]
 
@@ -133,3 +148,6 @@ def test_the_peak_of_memory_is_measured() -> None:
     assert before is not None
     assert peak is not None
     assert 40e6 < peak - before < 200e6
+    free = free_memory(CPU)
+    assert free is not None
+    assert before < free < 1e15

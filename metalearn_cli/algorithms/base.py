@@ -70,7 +70,10 @@ class Algorithm(ABC):
 
     @abstractmethod
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        """The update that the tasks of `batch` ask for at meta-iteration `step` (counted from 0)."""
+        """The update that the tasks of `batch` ask for at meta-iteration `step` (counted from 0).
+
+        No `if` on a tensor's value, nor on `step`: under compile=true and cuda_graph=true it is an int64 tensor [].
+        """
 
 
 def task_loss(spec: Spec, out: Tensor, y: Tensor) -> Tensor:
