@@ -102,7 +102,9 @@ def test_the_choice_does_not_change_the_result(tmp_path: Path) -> None:
 def test_a_gpu_convolves_by_the_faster_way_and_a_cpu_grouped(
     fastest: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    job = load_job(["algo=maml", "task=omniglot", f"task.root={tmp_path}", "model=conv4", "tasks_per_chunk=null"])
+    job = load_job(
+        ["algo=maml", "task=omniglot", f"task.root={tmp_path}", "model=conv4", "threads=1", "allocator=default"]
+    )
 
     def seconds(learner: Learner, batch: object) -> float:
         return 1.0 if learner.net.convolution.name == fastest else 2.0  # type: ignore[attr-defined]
