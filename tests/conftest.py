@@ -2,6 +2,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before torch is imported: a process that has once used two threads hangs in its forks, and the commands are forked.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from PIL import Image
