@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-# Of _Convolution: slopes in x, weight, stride, groups. Of the others: in two tensors, a shape, stride, groups.
+# Of _Convolve: slopes in x, weight, stride, groups. Of the others: in two tensors, a shape, stride, groups.
 _Slopes = tuple[Tensor | None, ...]
 
 
