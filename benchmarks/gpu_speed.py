@@ -23,7 +23,6 @@ from metalearn_cli.measure import memory, peak_memory, timed
 from metalearn_cli.progress import Console
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch
-from metalearn_cli.tasks.episodes import episode_size
 
 # Which convolution is the faster one is a row of the tables, not left to timing.
 OMNIGLOT = "task=omniglot task.query=15 model.filters=64 model.convolution=grouped"
@@ -82,7 +81,7 @@ def draw_tasks(job: Job, device: torch.device, seed: int = 0) -> Batch:
     rng, number = generator("gpu", seed), job.run.tasks_per_step
     if job.task.spec.kind == "values":
         return job.task.gather(job.task.draw(number, "train", rng), device)
-    way, shot, query = episode_size(job.task, "train").values()
+    way, shot, query = job.task.episodes.size("train").values()
 
     def part(examples: int) -> tuple[Tensor, Tensor]:
         x = torch.rand(number, way * examples, *job.task.spec.input_shape, generator=rng)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from metalearn_cli.compiled import unchanged
 from metalearn_cli.errors import UserError
@@ -32,30 +33,33 @@ class Captured:
         self._state: Any = None
         self._graphs: dict[Any, _Graph] = {}
 
-    def __call__(self, state: Any, batch: tuple[Tensor, ...], carry: Any, *numbers: Tensor) -> None:
+    def __call__(self, state: Any, batch: tuple[Tensor | None, ...], carry: Any, *numbers: Tensor) -> None:
         if state is not self._state:
             self._state, self._graphs = state, {}
-        key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch)
+        key = tuple(None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch)
         if key not in self._graphs:
-            own = type(batch)(*(tensor.clone() for tensor in batch))  # a named tuple
+            own = [None if tensor is None else tensor.clone() for tensor in batch]
+            kind: Any = type(batch)  # a named tuple
+            like = kind(*own)
 
             def run() -> None:
-                if self._function(state, own, None, *numbers) is not None:
+                if self._function(state, like, None, *numbers) is not None:
                     raise UserError(
                         "cuda_graph=true: this algorithm makes several updates from one meta-batch, each on its own "
                         "way through the code: give cuda_graph=false"
                     )
 
             with unchanged(state):
-                self._graphs[key] = _Graph(own, _capture(run, batch[0].device))
+                self._graphs[key] = _Graph(own, _capture(run, tree_leaves(state)[0].device))
         graph = self._graphs[key]
         for tensor, value in zip(graph.batch, batch, strict=True):
-            tensor.copy_(value)
+            if tensor is not None and value is not None:
+                tensor.copy_(value)
         graph.replay()
 
 
 class _Graph(NamedTuple):
-    batch: tuple[Tensor, ...]  # where it reads
+    batch: list[Tensor | None]  # where it reads
     replay: Callable[[], None]
 
 

@@ -52,8 +52,9 @@ def unchanged(state: Any) -> Iterator[None]:
 class Compiled:
     """`function(state, batch, carry, *numbers) -> carry` as native code, which changes `state` in place as it does.
 
-    `state` and `carry` are trees (tuples, lists, dicts) of tensors, `carry` also of other values; `batch` and `numbers`
-    are tensors. There is native code for each shape of a batch, and for each shape and each other value of a carry.
+    `state` and `carry` are trees (tuples, lists, dicts) of tensors, `carry` also of other values; `batch` has
+    tensors and None, and `numbers` are tensors. There is native code for each shape of a batch, and for each shape and
+    each other value of a carry.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -61,20 +62,22 @@ class Compiled:
         self._state: Any = None
         self._native: dict[Any, _Native] = {}
 
-    def __call__(self, state: Any, batch: tuple[Tensor, ...], carry: Any, *numbers: Tensor) -> Any:
+    def __call__(self, state: Any, batch: tuple[Tensor | None, ...], carry: Any, *numbers: Tensor) -> Any:
         if state is not self._state:
             self._state, self._fixed, self._native = state, tree_leaves(state), {}
         leaves = tree_leaves(carry)
         carried = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = [tensor for tensor in batch if tensor is not None]
         key = (
-            *((tensor.shape, tensor.stride()) for tensor in (*batch, *carried)),
+            *(tensor is None for tensor in batch),
+            *((tensor.shape, tensor.stride()) for tensor in (*tensors, *carried)),
             *(leaf for leaf in leaves if not isinstance(leaf, Tensor)),
         )
         native = self._native.get(key)
         if native is None:
             with unchanged(state):  # recording runs the function
                 native = self._native[key] = _compile(self._function, (state, batch, carry, *numbers))
-        return native.outputs.put(native.run(*self._fixed, *batch, *carried, *numbers))
+        return native.outputs.put(native.run(*self._fixed, *tensors, *carried, *numbers))
 
 
 class _Native(NamedTuple):

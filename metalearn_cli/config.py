@@ -267,8 +267,7 @@ def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: 
     for group, part in (("algo", algo), ("task", task), ("model", net), ("optimizer", optimizer)):
         if f"{group}._target_" in given:  # no longer the chosen yaml's
             choices[group] = (net.module_class if part is net and isinstance(net, ModuleNet) else type(part)).__name__
-        names = _field_types(type(part), frozenset({"spec"}))
-        config[group] = {"_target_": _path(type(part)), **_plain({name: getattr(part, name) for name in names})}
+        config[group] = {"_target_": _path(type(part)), **_plain(_values(part, frozenset({"spec"})))}
     if isinstance(net, ModuleNet):
         config["model"] = {"_target_": _path(net.module_class), **net.arguments}
     return Job(run, algo, task, net, optimizer, choices, config, notes)
@@ -293,7 +292,7 @@ def build(
         if is_module:
             arguments: Any = OmegaConf.to_container(node)
             return module_net(cls, injected["spec"], arguments)
-        return cls(**check(cls, node, f"{group}.", injected=frozenset(injected)), **injected)
+        return _assemble(cls, check(cls, node, f"{group}.", injected=frozenset(injected)), injected)
     except UserError:
         raise
     except Exception as error:  # whatever a user's class may raise
@@ -412,22 +411,53 @@ def check_precision(precision: Precision, device: torch.device) -> None:
             raise UserError(f"precision={precision.name} wants a GPU of 2020 (Ampere) or later, not {name}: take fp32")
 
 
-def _field_types(cls: type, injected: frozenset[str]) -> dict[str, Any]:
+# The keys of a class are its fields; a field that is a dataclass itself stands for the fields of that one.
+
+
+def _field_types(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
+    types: dict[str, Any] = {}
+    for name, hint in _fields(cls, injected).items():
+        types |= _field_types(hint, frozenset()) if dataclasses.is_dataclass(hint) else {name: hint}
+    return types
+
+
+def _field_defaults(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
+    """MISSING for a field without."""
+    hints, defaults = _fields(cls, injected), {}
+    for f in dataclasses.fields(cls):
+        if f.name not in hints:
+            continue
+        default = MISSING if f.default is dataclasses.MISSING else f.default
+        if f.default_factory is not dataclasses.MISSING:
+            default = f.default_factory()
+        if not dataclasses.is_dataclass(hint := hints[f.name]):
+            defaults[f.name] = default
+        else:
+            defaults |= _field_defaults(hint, frozenset()) if default is MISSING else _values(default, frozenset())
+    return defaults
+
+
+def _values(part: Any, injected: frozenset[str]) -> dict[str, Any]:
+    """The keys of an object with their values."""
+    values: dict[str, Any] = {}
+    for name, hint in _fields(type(part), injected).items():
+        value = getattr(part, name)
+        values |= _values(value, frozenset()) if dataclasses.is_dataclass(hint) else {name: value}
+    return values
+
+
+def _assemble(cls: Any, values: dict[str, Any], injected: dict[str, Any]) -> Any:
+    """The object whose keys have these values."""
+    arguments = dict(injected)
+    for name, hint in _fields(cls, frozenset(injected)).items():
+        arguments[name] = _assemble(hint, values, {}) if dataclasses.is_dataclass(hint) else values[name]
+    return cls(**arguments)
+
+
+def _fields(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
+    """The types of a class's own fields."""
     hints = get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in injected}
-
-
-def _field_defaults(cls: type, injected: frozenset[str]) -> dict[str, Any]:
-    """MISSING for a field without."""
-    defaults: dict[str, Any] = {}
-    for f in dataclasses.fields(cls):
-        if not f.init or f.name in injected:
-            continue
-        if f.default_factory is not dataclasses.MISSING:
-            defaults[f.name] = f.default_factory()
-        else:
-            defaults[f.name] = MISSING if f.default is dataclasses.MISSING else f.default
-    return defaults
 
 
 def _argument_defaults(module: type) -> dict[str, Any]:

@@ -209,8 +209,9 @@ class Learner:
 
     def _evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
         def score(predict: Predictor, mode: BatchNorm) -> Scores:
-            out = predict(batch.query_x, mode)
-            return Scores(task_loss(spec, out, batch.query_y), task_metric(spec, out, batch.query_y))
+            out = predict(batch.query_x, mode, batch.query_mask)
+            real = batch.query_y, batch.query_mask, batch.way
+            return Scores(task_loss(spec, out, *real), task_metric(spec, out, *real))
 
         spec, per_step = self.net.spec, []
         for predict in self.algorithm.adapt(self.net, self.meta, batch.support, self.algorithm.test_steps):

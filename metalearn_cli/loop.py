@@ -239,7 +239,7 @@ def picture(learner: Learner, job: Job, split: Split, mode: BatchNorm) -> Tensor
 def fit_picture(learner: Learner, job: Job, mode: BatchNorm) -> str:
     """The first test episode of a one-dimensional regression: the truth, and the network before and after adapting."""
     draw = draw_slice(draw_block(job.task, "test", job.run.episodes_seed, 0), 0, 1)
-    batch = job.task.gather(draw, learner.device).to(learner.dtype)
+    batch = job.task.gather(draw, learner.device).to(learner.dtype).task(0)
     low, high = (end.item() for end in batch.query_x.aminmax())
     x = torch.linspace(low, high, 200, dtype=learner.dtype, device=learner.device).view(1, -1, 1)
     before, after = (learner.adapt(batch.support, steps)(x, mode)[0, :, 0].cpu() for steps in (0, None))

@@ -73,19 +73,22 @@ def fits(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> Tensor:
     Where batch norm takes the query's own statistics, a line has those of its 200 points, and the error in the title
     those of the query points.
     """
-    batch = Batch(*(tensor[:MAX_TASKS] for tensor in batch)).to(learner.dtype)
+    batch = batch.first(MAX_TASKS).to(learner.dtype)
     tasks, last = len(batch.key), learner.algorithm.test_steps
-    low, high = torch.cat([batch.support_x, batch.query_x], 1).aminmax(dim=1, keepdim=True)
+    alone = [batch.task(number) for number in range(tasks)]
+    ends = [torch.cat([one.support_x, one.query_x], 1).aminmax(dim=1, keepdim=True) for one in alone]
+    low, high = (torch.cat(end) for end in zip(*ends, strict=True))
     grid = low + (high - low) * torch.linspace(0, 1, 200, dtype=low.dtype, device=low.device).view(1, -1, 1)
     predictors = {steps: learner.adapt(batch.support, steps) for steps in sorted({0, min(1, last), last})}
     lines = {steps: _points(grid, predict(grid, batch_norm)) for steps, predict in predictors.items()}
-    out = [predictors[steps](batch.query_x, batch_norm) for steps in sorted({0, last})]
-    errors = [task_metric(learner.net.spec, values, batch.query_y).tolist() for values in out]
-    truth, support = _points(batch.query_x, batch.query_y), _points(batch.support_x, batch.support_y)
+    out = [predictors[steps](batch.query_x, batch_norm, batch.query_mask) for steps in sorted({0, last})]
+    errors = [task_metric(learner.net.spec, values, batch.query_y, batch.query_mask).tolist() for values in out]
+    truth = [points for one in alone for points in _points(one.query_x, one.query_y)]
+    support = [points for one in alone for points in _points(one.support_x, one.support_y)]
 
     width = WIDTH // min(2, tasks)
     canvas = _Canvas(WIDTH, 60 + PANEL_HEIGHT * math.ceil(tasks / 2))
-    canvas.text(16, 18, f"{batch.support_x.shape[1]} support points, {_conditions(learner, batch_norm)}", size=16)
+    canvas.text(16, 18, f"{_number(alone)} support points, {_conditions(learner, batch_norm)}", size=16)
     canvas.dots([(20, 46), (28, 46), (36, 46)], GREY, 2)
     end = canvas.text(46, 46, "truth (query points)")
     canvas.dots([(end + 36, 46)], "black", 5)
@@ -126,6 +129,12 @@ def fits(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> Tensor:
     return canvas.tensor()
 
 
+def _number(tasks: list[Batch]) -> str:
+    """How many support points these tasks have: 5, or 3 to 8."""
+    numbers = sorted({one.support_x.shape[1] for one in tasks})
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
 def _points(x: Tensor, y: Tensor) -> list[Points]:
     """x and y [T, N, 1] -> the N points of each task."""
     return [[(a, b) for a, b in task] for task in torch.cat([x, y], -1).tolist()]
@@ -152,8 +161,9 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def episode(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> Tensor:
     """The first classification task of the batch: a row for each class, its support left, its query images right."""
-    batch = Batch(*(tensor[:1] for tensor in batch)).to(learner.dtype)
+    batch = batch.to(learner.dtype).task(0)
     out = learner.adapt(batch.support)(batch.query_x, batch_norm)[0]  # [Q, way]
+    out = out if batch.way is None else out[:, : int(batch.way)]
     predicted, probability = out.argmax(-1).tolist(), out.softmax(-1).amax(-1).tolist()
     right = (out.argmax(-1) == batch.query_y[0]).tolist()
     images = _thumbnails(torch.cat([batch.support_x[0], batch.query_x[0]]))

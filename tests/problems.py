@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.episodes import Episodes
 
 # Every algorithm for classes, with settings under which all that it has is used.
 ALGORITHMS: list[Algorithm] = [
@@ -29,6 +32,12 @@ ALGORITHMS: list[Algorithm] = [
     LearnedOptimizer((4,), Preprocess.log_sign, scale=0.1, batch_size=4, unroll=2, horizon=6, test_steps=3),
     HandOptimizer(rates=(0.001, 0.01, 1e9), batch_size=4, horizon=4, test_steps=3),
 ]
+
+
+def image_task(cls: Any, **keys: Any) -> Any:
+    """A task of images with these keys, which yaml has on one level."""
+    own = {name: keys.pop(name) for name in list(keys) if name in Episodes.__dataclass_fields__}
+    return cls(replace(cls.episodes, **own), **keys)
 
 
 def images(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from commands import run
 from PIL import Image
+from problems import image_task
 
 from metalearn_cli.datasets import cifar_fs
 from metalearn_cli.datasets.cifar_fs import Listed
@@ -71,7 +72,7 @@ def test_real_images_give_the_known_pixels_and_draws(cifar_fs_root: str) -> None
     assert torch.equal(images.count, torch.full((100,), 600))
     assert images.names == tuple(listed.name for listed in cifar_fs.classes())
     assert images.fingerprint == "f183a574167875baedf3b2aab801971c9704a6a40b36e60d4e6c52144f22665b"
-    draw = CifarFS(root=cifar_fs_root).draw(64, "test", generator(0, "test", 0))
+    draw = image_task(CifarFS, root=cifar_fs_root).draw(64, "test", generator(0, "test", 0))
     assert draw_sha256([draw], images.fingerprint)[:16] == "2027fbac415d6d95"
 
 
@@ -172,8 +173,8 @@ def test_changed_pixel_and_swapped_images_name_the_class(small: Path) -> None:
 
 @pytest.mark.usefixtures("packed_images")
 def test_tasks_have_the_sizes_asked_for() -> None:
-    task = CifarFS(way=4, shot=2, query=3, train_way=6, train_shot=1, train_query=5)
-    assert task.spec == ((3, 32, 32), 4, 6, "classes")
+    task = image_task(CifarFS, way=4, shot=2, query=3, train_way=6, train_shot=1, train_query=5)
+    assert task.spec == ((3, 32, 32), 4, 6, "classes", False)
     sizes: tuple[tuple[Split, int, int, int], ...] = (("train", 6, 1, 5), ("val", 4, 2, 3), ("test", 4, 2, 3))
     for split, way, shot, query in sizes:
         batch = task.gather(task.draw(7, split, generator(split)), CPU)
@@ -187,7 +188,7 @@ def test_tasks_have_the_sizes_asked_for() -> None:
 @pytest.mark.usefixtures("packed_images")
 @pytest.mark.parametrize("train_splits", [("train",), ("train", "val"), ("val",)])
 def test_each_split_draws_all_its_classes_and_no_others(train_splits: tuple[str, ...]) -> None:
-    task = CifarFS(query=1, train_splits=train_splits)
+    task = image_task(CifarFS, query=1, train_splits=train_splits)
     assert task.splits == (("train", "test") if "val" in train_splits else ("train", "val", "test"))
     listed = cifar_fs.classes()
     for split in task.splits:
@@ -200,7 +201,9 @@ def test_each_split_draws_all_its_classes_and_no_others(train_splits: tuple[str,
 @pytest.mark.usefixtures("packed_images")
 def test_test_episodes_do_not_depend_on_what_is_trained_on() -> None:
     hashes = {
-        draw_sha256([CifarFS(train_splits=splits, train_way=way).draw(64, "test", generator(0, "test", 0))], "")
+        draw_sha256(
+            [image_task(CifarFS, train_splits=splits, train_way=way).draw(64, "test", generator(0, "test", 0))], ""
+        )
         for splits, way in ((("train",), None), (("train", "val"), 70), (("val",), 10))
     }
     assert len(hashes) == 1
@@ -223,13 +226,13 @@ def test_test_episodes_do_not_depend_on_what_is_trained_on() -> None:
 )
 def test_impossible_request_is_a_sentence(fields: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError) as caught:
-        CifarFS(**fields)  # type: ignore[arg-type]
+        image_task(CifarFS, **fields)
     assert str(caught.value) == sentence
 
 
 def test_validation_tasks_are_checked_where_somebody_wants_them() -> None:
     with pytest.raises(UserError, match=r"task\.way=17 is more than the 16 classes of the val split"):
-        CifarFS(way=17).check_split("val")
+        image_task(CifarFS, way=17).check_split("val")
 
 
 @pytest.mark.usefixtures("packed_images")

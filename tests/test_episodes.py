@@ -8,7 +8,7 @@ from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
-from metalearn_cli.tasks.episodes import draw_classes, draw_episodes, draw_images, gather_episodes, pool_classes
+from metalearn_cli.tasks.episodes import Classes, Episodes, draw_classes, draw_episodes, gather_episodes
 
 TASKS, CLASSES, WAY, SHOT, QUERY = 100_000, 30, 5, 2, 3
 
@@ -140,7 +140,9 @@ CLASSES_OF = {"train": torch.tensor([4, 0, 2]), "val": torch.tensor([1]), "test"
 
 def test_pooled_classes_leave_no_split_that_is_trained_on() -> None:
     def pooled(*train_splits: str) -> dict[str, list[int]]:
-        return {split: classes.tolist() for split, classes in pool_classes(CLASSES_OF, train_splits).items()}
+        return {
+            split: classes.tolist() for split, classes in Episodes(train_splits=train_splits).pool(CLASSES_OF).items()
+        }
 
     assert pooled("train") == {"train": [4, 0, 2], "val": [1], "test": [3, 5]}
     assert pooled("train", "val") == pooled("val", "train") == {"train": [4, 0, 2, 1], "test": [3, 5]}
@@ -159,17 +161,18 @@ def test_pooled_classes_leave_no_split_that_is_trained_on() -> None:
 )
 def test_what_cannot_be_trained_on_is_a_sentence(train_splits: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(UserError) as caught:
-        pool_classes(CLASSES_OF, train_splits)
+        Episodes(train_splits=train_splits).pool(CLASSES_OF)
     assert str(caught.value).startswith(sentence)
     assert str(caught.value).endswith("choose from train, val")
     with pytest.raises(UserError, match=r"holds val, which .* choose from train$"):
-        pool_classes({"train": CLASSES_OF["train"], "test": CLASSES_OF["test"]}, ("train", "val"))
+        Episodes(train_splits=("train", "val")).pool({"train": CLASSES_OF["train"], "test": CLASSES_OF["test"]})
 
 
 def test_images_are_drawn_from_the_chosen_classes_of_a_set() -> None:
     count = torch.tensor([3, 5, 11, 4])
     images = ImageSet.of(torch.zeros(23, 1, 1, 1, dtype=torch.uint8), ("a", "b", "c", "d"), count)
-    draw = draw_images(5000, {"way": 2, "shot": 1, "query": 2}, torch.tensor([3, 0]), images, generator(0))
+    chosen = Classes(images.start, images.count).of(torch.tensor([3, 0]))
+    draw = Episodes(way=2, shot=1, query=2).draw(5000, "test", chosen, generator(0))
     drawn = torch.cat([draw["support_image"], draw["query_image"]], dim=1)
     assert set(drawn.flatten().tolist()) == {0, 1, 2, 19, 20, 21, 22}
     classes = torch.tensor([0, 0, 0, *[1] * 5, *[2] * 11, *[3] * 4])

@@ -27,7 +27,7 @@ from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.layers import init_lstm
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.optimizer import Optimizer
-from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.base import Batch, Spec, Support
 
 VARIANTS = [
     Matching(),
@@ -158,7 +158,7 @@ def test_probabilities_sum_to_one(kernel: Kernel) -> None:
 def test_far_from_all_examples_of_a_class_its_log_probability_is_finite() -> None:
     """exp(-500) is 0 in float32, and the logarithm of that would make the loss infinite."""
     scores = torch.tensor([[[0.0, -500.0, -501.0]]], requires_grad=True)
-    out = log_attention(scores, torch.tensor([[0, 1, 1]]), 2)
+    out = log_attention(scores, torch.tensor([[[1, 0], [0, 1], [0, 1]]]).bool())
     torch.testing.assert_close(out, torch.tensor([[[0.0, -500.0 + math.log1p(math.exp(-1))]]]))
     (gradient,) = torch.autograd.grad(out[0, 0, 1], scores)
     torch.testing.assert_close(gradient, torch.tensor([[[-1.0, 1 / (1 + math.exp(-1)), 1 / (1 + math.e)]]]))
@@ -193,10 +193,10 @@ def test_reads_take_the_support_set_as_a_set_and_none_of_them_leaves_the_query_a
     # Reading changes what is read: one more step is another embedding.
     assert not torch.allclose(contextual_query(params, query, g, 1), contextual_query(params, query, g, 2), atol=1e-3)
 
-    y = torch.tensor([[0, 1, 2, 0, 1]]).expand(2, -1)
+    labelled = Support(support, torch.tensor([[0, 1, 2, 0, 1]]).expand(2, -1), torch.arange(2))
     algorithm = Matching(fce=True, reads=0)
-    out = algorithm.log_probabilities(params, y, 3, support, query)
-    assert torch.equal(out, Matching().log_probabilities({}, y, 3, g, query))
+    out = algorithm.log_probabilities(params, labelled, 3, support, query)
+    assert torch.equal(out, Matching().log_probabilities({}, labelled, 3, g, query))
 
 
 def test_what_full_context_embeddings_add_to_the_parameters() -> None:
@@ -271,7 +271,7 @@ def test_fine_tuning_is_gradient_descent_of_each_task_alone_on_the_networks_weig
         phi = dict(meta.params)
         for _ in range(2):
             features = net.features(phi, task.support_x, meta.buffers)[0]
-            out = algorithm.log_probabilities(meta.params, task.support_y, 3, features, features)
+            out = algorithm.log_probabilities(meta.params, task.support, 3, features, features)
             body = [name for name in phi if not name.startswith("fce:")]
             slopes = torch.autograd.grad(task_loss(spec, out, task.support_y).sum(), [phi[name] for name in body])
             phi |= {
@@ -280,7 +280,7 @@ def test_fine_tuning_is_gradient_descent_of_each_task_alone_on_the_networks_weig
             }
         features = net.features(phi, torch.cat([task.support_x, task.query_x], 1), meta.buffers)[0]
         shots = task.support_y.shape[1]
-        expected = algorithm.log_probabilities(meta.params, task.support_y, 3, features[:, :shots], features[:, shots:])
+        expected = algorithm.log_probabilities(meta.params, task.support, 3, features[:, :shots], features[:, shots:])
         torch.testing.assert_close(found[t : t + 1], expected.detach(), rtol=1e-9, atol=1e-9)
 
 

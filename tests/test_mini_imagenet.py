@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from problems import image_task
 
 from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.datasets.mini_imagenet import Resample
@@ -194,9 +195,9 @@ def test_a_broken_image_is_named(folders: Path, damage: bytes | None, sentence: 
 
 def test_each_split_draws_its_own_images(folders: Path) -> None:
     for train_splits, train in ((("train",), range(6)), (("train", "val"), range(12)), (("val",), range(6, 12))):
-        task = MiniImageNet(way=2, query=1, train_splits=train_splits, root=str(folders))
+        task = image_task(MiniImageNet, way=2, query=1, train_splits=train_splits, root=str(folders))
         expected = {"train": set(train), "val": set(range(6, 12)), "test": set(range(12, 18))}
-        assert task.spec == ((3, 84, 84), 2, 2, "classes")
+        assert task.spec == ((3, 84, 84), 2, 2, "classes", False)
         for split in task.splits:
             draw = task.draw(500, split, generator(split))
             assert set(torch.cat([draw["support_image"], draw["query_image"]]).flatten().tolist()) == expected[split]

@@ -56,7 +56,7 @@ class NoNumbers(TorchFunctionMode):
 def on_device(meta: Meta, batch: Batch) -> tuple[Meta, Batch]:
     params = {name: value.detach().to(DEVICE).requires_grad_() for name, value in meta.params.items()}
     buffers = {name: value.to(DEVICE) for name, value in meta.buffers.items()}
-    return Meta(params, buffers), Batch(*(tensor.to(DEVICE) for tensor in batch))
+    return Meta(params, buffers), Batch(**{name: tensor.to(DEVICE) for name, tensor in batch.tensors().items()})
 
 
 def step(algorithm: Algorithm, net: Net, batch: Batch) -> None:

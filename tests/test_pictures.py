@@ -37,7 +37,11 @@ class Answers(Algorithm):
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         for answer in self.answers[: steps + 1]:
-            yield lambda x, mode, answer=answer: answer if isinstance(answer, Tensor) else torch.full_like(x, answer)
+            yield (
+                lambda x, mode, mask=None, answer=answer: (
+                    answer if isinstance(answer, Tensor) else torch.full_like(x, answer)
+                )
+            )
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         raise NotImplementedError

@@ -12,7 +12,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP, Activation
-from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.base import Batch, Spec, Support
 
 
 def definition(net: Conv4, params: Params, batch: Batch) -> Tensor:
@@ -54,7 +54,7 @@ def test_it_is_a_linear_head() -> None:
     rng = torch.Generator().manual_seed(0)
     features = torch.randn(2, 9, 5, generator=rng, dtype=torch.float64)
     support_y = torch.tensor([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0]])
-    centres = prototypes(features[:, :5], support_y, 3)
+    centres = prototypes(features[:, :5], Support(features[:, :5], support_y, torch.arange(2)), 3)
     query = features[:, 5:]
     linear = query @ (2 * centres).transpose(1, 2) - centres.square().sum(-1).unsqueeze(1)
     torch.testing.assert_close((-squared_distance(query, centres)).softmax(-1), linear.softmax(-1))

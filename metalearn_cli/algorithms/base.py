@@ -7,9 +7,9 @@ Shapes: T tasks, S support examples, Q query examples. An algorithm reads, write
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,11 @@ class Meta(NamedTuple):
     buffers: Params
 
 
-# (query_x [T, Q, *input], whose statistics) -> out [T, Q, outputs], for the T tasks that were adapted to.
-Predictor = Callable[[Tensor, BatchNorm], Tensor]
+class Predictor(Protocol):
+    """What predicts for the T tasks that were adapted to."""
+
+    def __call__(self, query_x: Tensor, batch_norm: BatchNorm, query_mask: Tensor | None = None) -> Tensor:
+        """query_x [T, Q, *input], whose statistics, and which examples are real [T, Q] -> out [T, Q, outputs]."""
 
 
 class Update(NamedTuple):
@@ -76,18 +79,35 @@ class Algorithm(ABC):
         """
 
 
-def task_loss(spec: Spec, out: Tensor, y: Tensor) -> Tensor:
-    """Mean loss of each task, [T]: cross-entropy for classes, squared error for values; out [T, B, outputs]."""
+def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None) -> Tensor:
+    """Mean loss of each task, [T]: cross-entropy for classes, squared error for values; out [T, B, outputs].
+
+    Over the examples of mask [T, B], where it is given, and the first way[t] outputs of task t.
+    """
     if spec.kind == "classes":
-        return F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
-    return (out - y).square().flatten(1).mean(1)
+        out = present(out, way)
+        return _mean(F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none").view(y.shape), mask)
+    return _mean((out - y).square().mean(-1), mask)
 
 
-def task_metric(spec: Spec, out: Tensor, y: Tensor) -> Tensor:
-    """Accuracy in 0..1, or mean squared error, of each task, [T]; out [T, B, outputs]."""
+def task_metric(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None) -> Tensor:
+    """Accuracy in 0..1, or mean squared error, of each task, [T]; out [T, B, outputs], mask [T, B], way [T]."""
     if spec.kind == "classes":
-        return (out.argmax(-1) == y).to(out.dtype).mean(1)
-    return task_loss(spec, out, y)
+        return _mean((present(out, way).argmax(-1) == y).to(out.dtype), mask)
+    return task_loss(spec, out, y, mask)
+
+
+def present(out: Tensor, way: Tensor | None) -> Tensor:
+    """Logits [T, B, outputs] with the least number there is for the classes that task t, of way[t] ones, has not."""
+    if way is None:
+        return out
+    absent = torch.arange(out.shape[-1], device=out.device) >= way[:, None, None]
+    return out.masked_fill(absent, torch.finfo(out.dtype).min)
+
+
+def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of each task's real values: [T, B] -> [T]."""
+    return values.mean(1) if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)
 
 
 def mean_gradient(loss: Tensor, params: Params) -> Params:
@@ -108,6 +128,17 @@ def require_steps(**steps: int) -> None:
     for name, value in steps.items():
         if value < 1:
             raise UserError(f"algo.{name}={value} must be at least 1")
+
+
+def require_equal_sizes(spec: Spec, **keys: object) -> None:
+    """Refuse what needs support sets of one size, where the task's vary: each key that is not at its neutral value."""
+    for key, value in keys.items():
+        if spec.padded and value:
+            neutral = "null" if isinstance(value, int) and not isinstance(value, bool) else "false"
+            raise UserError(
+                f"algo.{key}={str(value).lower()} wants support sets of one size, and this task's vary: "
+                f"set algo.{key}={neutral}"
+            )
 
 
 def require_one_way(name: str, spec: Spec) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.tasks.base import Support
 
 # (features of the support set [T, S, F], of the query set [T, Q, F]) -> out [T, Q, way].
 Head = Callable[[Tensor, Tensor], Tensor]
@@ -24,15 +25,25 @@ def init_body(algo: str, net: Net, rng: torch.Generator) -> Params:
 
 
 def embed(
-    net: Net, params: Params, support_x: Tensor, query_x: Tensor, stats: Params | None = None
+    net: Net,
+    params: Params,
+    support: Support,
+    query_x: Tensor,
+    query_mask: Tensor | None = None,
+    stats: Params | None = None,
 ) -> tuple[Tensor, Tensor, Params]:
-    """Features [T, S, F] of support_x [T, S, *input] and [T, Q, F] of query_x [T, Q, *input], and the statistics used.
+    """Features [T, S, F] of the support and [T, Q, F] of query_x [T, Q, *input], and the statistics used.
 
-    Without `stats` they are those of support and query together.
+    Without `stats` they are those of support and query together. Where only the support has a mask, all of the query
+    is real.
     """
-    features, used = net.features(params, torch.cat([support_x, query_x], 1), stats)
-    support, query = features.tensor_split([support_x.shape[1]], dim=1)
-    return support, query, used
+    mask = None
+    if support.mask is not None:
+        all_real = torch.ones(query_x.shape[:2], dtype=torch.bool, device=query_x.device)
+        mask = torch.cat([support.mask, all_real if query_mask is None else query_mask], 1)
+    features, used = net.features(params, torch.cat([support.x, query_x], 1), stats, mask)
+    support_features, query_features = features.tensor_split([support.x.shape[1]], dim=1)
+    return support_features, query_features, used
 
 
 def compare(
@@ -40,32 +51,35 @@ def compare(
     net: Net,
     params: Params,
     buffers: Params,
-    support_x: Tensor,
+    support: Support,
     query_x: Tensor,
     batch_norm: BatchNorm,
+    query_mask: Tensor | None = None,
 ) -> Tensor:
     """query_x [T, Q, *input] -> out [T, Q, way]: the head on embeddings under this batch-norm mode."""
     if not net.init_stats():
         batch_norm = BatchNorm.transductive  # without batch norm all modes are one, and this is the cheapest
     match batch_norm:
         case BatchNorm.transductive:
-            support, query, _ = embed(net, params, support_x, query_x)
+            features, query, _ = embed(net, params, support, query_x, query_mask)
         case BatchNorm.inductive:
-            support, query, _ = embed(net, params, support_x, query_x, net.features(params, support_x)[1])
+            stats = net.features(params, support.x, mask=support.mask)[1]
+            features, query, _ = embed(net, params, support, query_x, query_mask, stats)
         case BatchNorm.running:
-            support, query, _ = embed(net, params, support_x, query_x, buffers)
+            features, query, _ = embed(net, params, support, query_x, query_mask, buffers)
         case BatchNorm.one_query:
-            alone = (embed(net, params, support_x, query) for query in torch.split(query_x, 1, dim=1))
-            return torch.cat([head(support, query) for support, query, _ in alone], 1)
-    return head(support, query)
+            alone = (embed(net, params, support, query) for query in torch.split(query_x, 1, dim=1))
+            return torch.cat([head(features, query) for features, query, _ in alone], 1)
+    return head(features, query)
 
 
-def members(y: Tensor, way: int) -> Tensor:
-    """Which support example is of which class: labels y [T, S] -> [T, S, way] bool.
+def members(support: Support, way: int) -> Tensor:
+    """Which support example is of which class, by its label: [T, S, way] bool; one that is not real is of none.
 
     `way` is given, not taken from the labels: looking at them would make a GPU wait.
     """
-    return y.unsqueeze(-1) == torch.arange(way, device=y.device)
+    member = support.y.unsqueeze(-1) == torch.arange(way, device=support.y.device)
+    return member if support.mask is None else member & support.mask.unsqueeze(-1)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

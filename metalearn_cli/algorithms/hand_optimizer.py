@@ -33,6 +33,7 @@ from metalearn_cli.algorithms.base import (
     Meta,
     Predictor,
     Update,
+    require_equal_sizes,
     require_one_way,
     require_steps,
     running_average,
@@ -81,6 +82,7 @@ class HandOptimizer(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("hand_optimizer", net.spec)
+        require_equal_sizes(net.spec, batch_size=self.batch_size)
         return Meta({}, net.init_stats() | {"final_loss": torch.zeros(len(self.rates))})
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
@@ -88,14 +90,15 @@ class HandOptimizer(Algorithm):
         optimizee = Optimizee(net, support, self.batch_size)
         rate = self._rates(meta.buffers["final_loss"]).index_select(0, self._best(meta))
         for theta in self.descend(optimizee, rate, steps):
-            yield partial(predict, net, optimizee.parameters(theta), meta.buffers, support.x)
+            yield partial(predict, net, optimizee.parameters(theta), meta.buffers, support)
 
     def learned(self, meta: Meta) -> dict[str, float]:
         return {"rate": self.rates[int(meta.buffers["final_loss"].argmin())]}
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         tasks, candidates = len(batch.key), len(self.rates)
-        every = Support(*(value.repeat_interleave(candidates, 0) for value in batch.support))  # [T * R, ...]
+        given = {name: value for name, value in batch.support._asdict().items() if value is not None}
+        every = Support(**{name: value.repeat_interleave(candidates, 0) for name, value in given.items()})  # [T*R, ...]
         optimizee = Optimizee(net, every, self.batch_size)
         rates = self._rates(meta.buffers["final_loss"]).repeat(tasks)[:, None]
         *_, theta = self.descend(optimizee, rates, self.horizon)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, task_loss
@@ -40,8 +41,8 @@ def slope(net: Net, params: Params, support: Support, names: list[str], second_o
     with torch.enable_grad():
         if not recording:
             params = {name: value.detach().requires_grad_() for name, value in params.items()}
-        out, stats = net(params, support.x)
-        loss = task_loss(net.spec, out, support.y)
+        out, stats = net(params, support.x, mask=support.mask)
+        loss = task_loss(net.spec, out, support.y, support.mask, support.way)
         total = loss.sum()  # the tasks' gradients do not mix
     gradient = torch.autograd.grad(total, [params[name] for name in names], create_graph=recording and second_order)
     return Slope(loss.detach(), dict(zip(names, gradient, strict=True)), stats)
@@ -88,6 +89,7 @@ def minibatch(support: Support, size: int | None, step: int) -> Support:
     """
     if size is None:
         return support
+    assert support.mask is None  # require_equal_sizes
     count = support.y.shape[1]
     first, last = step * size // count, ((step + 1) * size - 1) // count
     passes = [uniform(support.key, number, shape=(count,)).argsort(1) for number in range(first, last + 1)]
@@ -118,18 +120,25 @@ def log_sign(x: Tensor, p: float) -> Tensor:
 
 
 def predict(
-    net: Net, params: Params, buffers: Params, support_x: Tensor, query_x: Tensor, batch_norm: BatchNorm
+    net: Net,
+    params: Params,
+    buffers: Params,
+    support: Support,
+    query_x: Tensor,
+    batch_norm: BatchNorm,
+    query_mask: Tensor | None = None,
 ) -> Tensor:
-    """query_x [T, Q, *input] -> out [T, Q, outputs] of networks adapted to support_x [T, S, *input]."""
+    """query_x [T, Q, *input] -> out [T, Q, outputs] of networks adapted to this support."""
     if not net.init_stats():
         batch_norm = BatchNorm.transductive  # without batch norm all modes are one, and this is the cheapest
     match batch_norm:
         case BatchNorm.transductive:
-            return net(params, query_x)[0]
+            return net(params, query_x, mask=query_mask)[0]
         case BatchNorm.inductive:
-            return net(params, query_x, net(params, support_x)[1])[0]
+            return net(params, query_x, net(params, support.x, mask=support.mask)[1])[0]
         case BatchNorm.running:
             return net(params, query_x, {name: buffers[name] for name in net.init_stats()})[0]
         case BatchNorm.one_query:
-            alone = (torch.cat([support_x, query], 1) for query in torch.split(query_x, 1, dim=1))
-            return torch.cat([net(params, x)[0][:, -1:] for x in alone], 1)
+            alone = (torch.cat([support.x, query], 1) for query in torch.split(query_x, 1, dim=1))
+            mask = None if support.mask is None else F.pad(support.mask, (0, 1), value=True)
+            return torch.cat([net(params, x, mask=mask)[0][:, -1:] for x in alone], 1)

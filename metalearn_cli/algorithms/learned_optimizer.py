@@ -40,6 +40,7 @@ from metalearn_cli.algorithms.base import (
     Meta,
     Predictor,
     Update,
+    require_equal_sizes,
     require_one_way,
     require_steps,
     running_average,
@@ -98,6 +99,7 @@ class LearnedOptimizer(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("learned_optimizer", net.spec)
+        require_equal_sizes(net.spec, batch_size=self.batch_size)
         params: Params = {}
         inputs = 2 if self.preprocess is Preprocess.log_sign else 1
         for layer, width in enumerate(self.hidden, 1):
@@ -111,7 +113,7 @@ class LearnedOptimizer(Algorithm):
         optimizee = Optimizee(net, support, self.batch_size)
         at = self.begin(optimizee)
         for left in range(steps, -1, -1):
-            yield partial(predict, net, optimizee.parameters(at.theta), meta.buffers, support.x)
+            yield partial(predict, net, optimizee.parameters(at.theta), meta.buffers, support)
             if left:
                 at = self.advance(meta.params, at, optimizee.slope(at.theta, at.step).gradient)
 

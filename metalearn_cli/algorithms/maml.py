@@ -91,7 +91,7 @@ class MAML(Algorithm):
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         for params in self.inner_loop(net, meta, support, steps):
-            yield partial(predict, net, params, meta.buffers, support.x)
+            yield partial(predict, net, params, meta.buffers, support)
 
     def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Params]:
         """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
@@ -100,8 +100,8 @@ class MAML(Algorithm):
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         *_, params = self.inner_loop(net, meta, batch.support, self.inner_steps)
-        out, stats = net(params, batch.query_x)
-        loss = task_loss(net.spec, out, batch.query_y)
+        out, stats = net(params, batch.query_x, mask=batch.query_mask)
+        loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
         return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
 
     def _rates(self, net: Net, params: Params) -> dict[str, float]:

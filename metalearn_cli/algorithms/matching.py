@@ -43,6 +43,7 @@ from metalearn_cli.algorithms.base import (
     Predictor,
     Update,
     mean_gradient,
+    require_equal_sizes,
     running_average,
     task_loss,
 )
@@ -93,6 +94,7 @@ class Matching(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("matching", net, rng)
+        require_equal_sizes(net.spec, fce=self.fce)
         if self.fce:
             one = torch.zeros(1, 1, *net.spec.input_shape)
             size = net.features(params, one, net.init_stats())[0].shape[-1]
@@ -104,33 +106,34 @@ class Matching(Algorithm):
         return Meta(params, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        head = partial(self.log_probabilities, meta.params, support.y, net.spec.outputs)
+        head = partial(self.log_probabilities, meta.params, support, net.spec.outputs)
         for params in self.fine_tune(net, meta, support, head, steps):
-            yield partial(compare, head, net, params, meta.buffers, support.x)
+            yield partial(compare, head, net, params, meta.buffers, support)
 
     def learned(self, meta: Meta) -> dict[str, float]:
         name = "matching:log_temperature"
         return {"temperature": meta.params[name].exp().item()} if self.learn_temperature else {}
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        support, query, stats = embed(net, meta.params, batch.support_x, batch.query_x)
-        out = self.log_probabilities(meta.params, batch.support_y, net.spec.train_outputs, support, query)
-        loss = task_loss(net.spec, out, batch.query_y)
+        features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask)
+        out = self.log_probabilities(meta.params, batch.support, net.spec.train_outputs, features, query)
+        loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
         return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
 
-    def log_probabilities(self, params: Params, y: Tensor, way: int, support: Tensor, query: Tensor) -> Tensor:
-        """log p(y | x, S) [T, Q, way] for labels y [T, S] and features support [T, S, F], query [T, Q, F].
+    def log_probabilities(self, params: Params, support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:
+        """log p(y | x, S) [T, Q, way] for the features of the support [T, S, F] and of the query [T, Q, F].
 
         With vote=sum it is so up to a term that all classes share.
         """
         if self.fce:
-            support = contextual_support(params, support)
-            query = contextual_query(params, query, support, self.reads)
+            features = contextual_support(params, features)
+            query = contextual_query(params, query, features, self.reads)
         temperature = params["matching:log_temperature"].exp() if self.learn_temperature else self.temperature
-        scores = temperature * similarity(self.kernel, query, support)
+        scores = temperature * similarity(self.kernel, query, features)
+        member = members(support, way)
         if self.vote is Vote.sum:
-            return scores @ members(y, way).to(scores.dtype)
-        return log_attention(scores, y, way)
+            return scores @ member.to(scores.dtype)
+        return log_attention(scores, member, support.mask)
 
     def fine_tune(self, net: Net, meta: Meta, support: Support, head: Head, steps: int) -> Iterator[Params]:
         """phi_0, phi_1, ... phi_steps: the network's weights of every task [T, *shape] after gradient steps on the
@@ -144,7 +147,8 @@ class Matching(Algorithm):
                 if not recording:
                     phi = {name: value.detach().requires_grad_() for name, value in phi.items()}
                 features, _ = net.features(phi, support.x, meta.buffers)
-                total = task_loss(net.spec, head(features, features), support.y).sum()  # the tasks' do not mix
+                out = head(features, features)
+                total = task_loss(net.spec, out, support.y, support.mask, support.way).sum()  # the tasks' do not mix
             gradient = torch.autograd.grad(total, list(phi.values()), create_graph=recording)
             phi = {name: phi[name] - self.fine_tune_lr * g for name, g in zip(body, gradient, strict=True)}
             yield phi
@@ -159,15 +163,19 @@ def similarity(kernel: Kernel, query: Tensor, support: Tensor) -> Tensor:
     return query @ support.transpose(1, 2)
 
 
-def log_attention(scores: Tensor, y: Tensor, way: int) -> Tensor:
-    """log sum_i a(x, x_i) y_i: scores [T, Q, S] before the softmax over i, labels y [T, S] -> [T, Q, way].
+def log_attention(scores: Tensor, member: Tensor, mask: Tensor | None = None) -> Tensor:
+    """log sum_i a(x, x_i) y_i: scores [T, Q, S] before the softmax over i, and which support example is of which class
+    [T, S, way] -> [T, Q, way]; over the real examples of mask [T, S] only.
 
     The sum is one of logarithms' exponentials: far from every example of a class its attention is 0 in floating point,
     and the logarithm of that would be minus infinity.
     """
+    if mask is not None:
+        # Not minus infinity, which has no slope where a task lacks a class: no example is of that one.
+        scores = scores.masked_fill(~mask.unsqueeze(1), torch.finfo(scores.dtype).min / 4)
     attention = scores.log_softmax(-1).unsqueeze(2)  # [T, Q, 1, S]
-    member = members(y, way).transpose(1, 2).unsqueeze(1)  # [T, 1, way, S]
-    return attention.masked_fill(~member, -math.inf).logsumexp(-1)
+    least = -math.inf if mask is None else torch.finfo(scores.dtype).min / 2
+    return attention.masked_fill(~member.transpose(1, 2).unsqueeze(1), least).logsumexp(-1)
 
 
 def contextual_support(params: Params, support: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class MetaLSTM(Algorithm):
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         for adapted in self.inner_loop(net, meta, support, steps):
-            yield partial(predict, net, adapted, meta.buffers, support.x)
+            yield partial(predict, net, adapted, meta.buffers, support)
 
     def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Adapted]:
         """The networks after 0, 1, ... `steps` updates."""
@@ -116,7 +116,8 @@ class MetaLSTM(Algorithm):
                 loss, slopes, used = slope(net, params, support, list(params), second_order=False)
                 gradient = flatten(slopes)
                 if self.gradient_divided_twice:
-                    gradient = gradient / support.y.shape[1]
+                    size = support.y.shape[1] if support.mask is None else support.mask.sum(1, keepdim=True)
+                    gradient = gradient / size
                 stats = {name: value.lerp(used[name].detach(), self.bn_momentum) for name, value in stats.items()}
             theta, gates = self._update(meta.params, theta, gates, loss, gradient)
             params = unflatten(theta, shapes)
@@ -140,8 +141,8 @@ class MetaLSTM(Algorithm):
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         *_, adapted = self.inner_loop(net, meta, batch.support, self.inner_steps)
-        out, stats = net(adapted.params, batch.query_x)
-        loss = task_loss(net.spec, out, batch.query_y)
+        out, stats = net(adapted.params, batch.query_x, mask=batch.query_mask)
+        loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
         return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
 
 
@@ -160,9 +161,15 @@ def update(params: Params, theta: Tensor, gates: Gates, loss: Tensor, gradient: 
 
 
 def predict(
-    net: Net, adapted: Adapted, buffers: Params, support_x: Tensor, query_x: Tensor, batch_norm: BatchNorm
+    net: Net,
+    adapted: Adapted,
+    buffers: Params,
+    support: Support,
+    query_x: Tensor,
+    batch_norm: BatchNorm,
+    query_mask: Tensor | None = None,
 ) -> Tensor:
     """query_x [T, Q, *input] -> out [T, Q, outputs]; inductive: by the statistics averaged within the episode."""
     if batch_norm is BatchNorm.inductive:
         return net(adapted.params, query_x, adapted.stats)[0]
-    return inner_loop.predict(net, adapted.params, buffers, support_x, query_x, batch_norm)
+    return inner_loop.predict(net, adapted.params, buffers, support, query_x, batch_norm, query_mask)

@@ -62,10 +62,13 @@ class Pretrain(Algorithm):
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         rates: dict[str, float | Tensor] = dict.fromkeys(meta.params, self.inner_lr)
         for params in gradient_descent(net, meta.params, rates, support, steps, second_order=False):
-            yield partial(predict, net, params, meta.buffers, support.x)
+            yield partial(predict, net, params, meta.buffers, support)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         x, y = torch.cat([batch.support_x, batch.query_x], 1), torch.cat([batch.support_y, batch.query_y], 1)
-        out, stats = net(meta.params, x)
-        loss = task_loss(net.spec, out, y)
+        mask = None
+        if batch.support_mask is not None and batch.query_mask is not None:
+            mask = torch.cat([batch.support_mask, batch.query_mask], 1)
+        out, stats = net(meta.params, x, mask=mask)
+        loss = task_loss(net.spec, out, y, mask)
         return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))

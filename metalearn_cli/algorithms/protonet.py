@@ -46,22 +46,24 @@ class ProtoNet(Algorithm):
         return Meta(init_body("protonet", net, rng), net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        head = partial(logits, support.y, net.spec.outputs)
-        yield partial(compare, head, net, meta.params, meta.buffers, support.x)
+        head = partial(logits, support, net.spec.outputs)
+        yield partial(compare, head, net, meta.params, meta.buffers, support)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        support, query, stats = embed(net, meta.params, batch.support_x, batch.query_x)
-        loss = task_loss(net.spec, logits(batch.support_y, net.spec.train_outputs, support, query), batch.query_y)
+        features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask)
+        out = logits(batch.support, net.spec.train_outputs, features, query)
+        loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
         buffers = running_average(meta.buffers, stats)
         return Update(mean_gradient(loss, meta.params), loss.detach(), buffers)
 
 
-def logits(y: Tensor, way: int, support: Tensor, query: Tensor) -> Tensor:
-    """-||f(x) - c_k||^2 [T, Q, way] of labels y [T, S] and features support [T, S, F], query [T, Q, F]."""
-    return -squared_distance(query, prototypes(support, y, way))
+def logits(support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:
+    """-||f(x) - c_k||^2 [T, Q, way] of the features of the support [T, S, F] and of the query [T, Q, F]."""
+    return -squared_distance(query, prototypes(features, support, way))
 
 
-def prototypes(features: Tensor, y: Tensor, way: int) -> Tensor:
-    """The mean feature of each class: features [T, S, F], labels y [T, S] -> [T, way, F]."""
-    member = members(y, way).to(features.dtype)
-    return member.transpose(1, 2) @ features / member.sum(1).unsqueeze(-1)
+def prototypes(features: Tensor, support: Support, way: int) -> Tensor:
+    """The mean feature of each class: features [T, S, F] -> [T, way, F]; 0 for a class that a task has not."""
+    member = members(support, way).to(features.dtype)
+    count = member.sum(1) if support.way is None else member.sum(1).clamp(min=1)
+    return member.transpose(1, 2) @ features / count.unsqueeze(-1)

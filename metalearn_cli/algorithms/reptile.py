@@ -33,6 +33,7 @@ from metalearn_cli.algorithms.base import (
     Meta,
     Predictor,
     Update,
+    require_equal_sizes,
     require_one_way,
     require_steps,
     running_average,
@@ -87,6 +88,7 @@ class Reptile(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("reptile", net.spec)
+        require_equal_sizes(net.spec, inner_batch=self.inner_batch, test_batch=self.test_batch)
         theta, buffers = net.init(rng), net.init_stats()
         if self._keeps_slots:
             buffers |= {SECOND_MOMENT + name: torch.zeros_like(value) for name, value in theta.items()}
@@ -95,7 +97,7 @@ class Reptile(Algorithm):
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         for state in self.inner_loop(net, meta, support, steps, self.test_batch):
-            yield partial(predict, net, state.params, meta.buffers, support.x)
+            yield partial(predict, net, state.params, meta.buffers, support)
 
     def inner_loop(
         self, net: Net, meta: Meta, support: Support, steps: int, batch_size: int | None
@@ -138,12 +140,13 @@ class Reptile(Algorithm):
         *_, state = self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch)
         with torch.no_grad():
             gradient = {name: value - state.params[name].mean(0) for name, value in meta.params.items()}
-            out, stats = net(state.params, batch.query_x)
+            out, stats = net(state.params, batch.query_x, mask=batch.query_mask)
             buffers = running_average(meta.buffers, stats)
             if self._keeps_slots:
                 buffers |= {SECOND_MOMENT + name: value.mean(0) for name, value in state.second_moment.items()}
                 buffers[ADAM_STEPS] = state.steps
-            return Update(gradient, task_loss(net.spec, out, batch.query_y), buffers)
+            loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
+            return Update(gradient, loss, buffers)
 
     @property
     def _keeps_slots(self) -> bool:

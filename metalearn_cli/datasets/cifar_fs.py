@@ -37,6 +37,7 @@ class Listed(NamedTuple):
     name: str  # of the class, e.g. apple
     split: str  # train, val or test
     sha256: str
+    superclass: str = ""  # CIFAR-100's, e.g. fruit_and_vegetables: 20 with five classes each
 
 
 @cache
@@ -52,6 +53,12 @@ def split_classes() -> dict[str, Tensor]:
         name: torch.tensor([c for c, listed in enumerate(classes()) if listed.split == name])
         for name in ("train", "val", "test")
     }
+
+
+def superclasses() -> Tensor:
+    """The superclass of each class, as a number, [classes] int64."""
+    names = sorted({listed.superclass for listed in classes()})
+    return torch.tensor([names.index(listed.superclass) for listed in classes()])
 
 
 def load(root: str | None = None) -> ImageSet:

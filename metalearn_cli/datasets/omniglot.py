@@ -77,6 +77,14 @@ def split_characters(split: CharacterSplit, split_seed: int) -> dict[str, Tensor
     return {"train": rest[100:], "val": rest[:100], "test": test}
 
 
+@cache
+def alphabets() -> Tensor:
+    """The alphabet of each character, as a number, [characters] int64."""
+    names = [character.name.rpartition("/")[0] for character in characters()]
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    return torch.tensor([numbers[name] for name in names])
+
+
 def load(resample: Resample, root: str | None = None) -> ImageSet:
     """The packed set, [32460, 1, 28, 28] with ink = 255; on first use packed from the archives in `root`.
 

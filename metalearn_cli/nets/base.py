@@ -18,7 +18,8 @@ class Net(ABC):
     """A final class is a frozen dataclass: `spec` and the keys of its yaml file. It holds no parameters.
 
     `stats` are batch-norm statistics by name, mean and (biased) variance, [channels] or [T, channels]. None normalises
-    each task by its own batch. Both calls return the statistics that they used, to be averaged or used again.
+    each task by its own batch: by the real examples of it, where a mask [T, B] is given. Both calls return the
+    statistics that they used, to be averaged or used again.
     """
 
     spec: Spec
@@ -40,9 +41,13 @@ class Net(ABC):
         """
 
     @abstractmethod
-    def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+    def features(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
         """x [T, B, *input] -> features [T, B, F], and the statistics used."""
 
     @abstractmethod
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+    def __call__(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
         """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""

@@ -99,17 +99,21 @@ class Conv4(Net):
             stats[f"{block}.norm.var"] = torch.ones(self.filters)
         return stats
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+    def features(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
         tasks, pool = len(x), self.downsample is Downsample.max_pool
         used: Params = {}
         x = fold(x)
         for block in BLOCKS:
-            x, block_stats = conv_block(params, block, x, tasks, stats, pool, self.convolution)
+            x, block_stats = conv_block(params, block, x, tasks, stats, pool, self.convolution, mask)
             used |= block_stats
         if self.spatial_mean:
             x = x.mean((2, 3), keepdim=True)
         return unfold(x, tasks), used
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
-        x, used = self.features(params, x, stats)
+    def __call__(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
+        x, used = self.features(params, x, stats, mask)
         return linear(params, "head", x), used

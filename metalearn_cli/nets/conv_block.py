@@ -37,11 +37,15 @@ def conv_block(
     stats: Params | None,
     pool: bool,
     way: Convolution = Convolution.grouped,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Params]:
     """x [B, T*C, H, W] -> [B, T*O, H // 2, W // 2], and the statistics used, [T, O] ([O], where they were given so).
 
-    With `pool` by 2x2 max-pooling; without it by a convolution of stride 2, where halves are rounded up.
+    With `pool` by 2x2 max-pooling; without it by a convolution of stride 2, where halves are rounded up. A mask [T, B]
+    says whose statistics count; they are taken in torch's own operations.
     """
+    if mask is not None and stats is None:
+        return plain(params, block, x, tasks, stats, pool, way, mask)
     weight, bias = params[f"{block}.conv.weight"], to_tasks(params[f"{block}.norm.bias"], tasks)
     gamma = params.get(f"{block}.norm.weight")
     sign = None
@@ -65,10 +69,19 @@ def conv_block(
     return F.relu(_Spread.apply(y, None, None, shift, scale)), stats
 
 
-def plain(params: Params, block: str, x: Tensor, tasks: int, stats: Params | None, pool: bool) -> tuple[Tensor, Params]:
+def plain(
+    params: Params,
+    block: str,
+    x: Tensor,
+    tasks: int,
+    stats: Params | None,
+    pool: bool,
+    way: Convolution = Convolution.grouped,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Params]:
     """The same by torch's operations, in the order of the paper."""
-    y = conv3x3(params[f"{block}.conv.weight"], x, tasks, 1 if pool else 2, Convolution.grouped)
-    y, stats = batch_norm(params, f"{block}.norm", y, tasks, stats)
+    y = conv3x3(params[f"{block}.conv.weight"], x, tasks, 1 if pool else 2, way)
+    y, stats = batch_norm(params, f"{block}.norm", y, tasks, stats, mask)
     y = F.relu(y)
     return F.max_pool2d(y, 2) if pool else y, stats
 

@@ -44,16 +44,19 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
 
-def batch_norm(params: Params, name: str, x: Tensor, tasks: int, stats: Params | None) -> tuple[Tensor, Params]:
+def batch_norm(
+    params: Params, name: str, x: Tensor, tasks: int, stats: Params | None, mask: Tensor | None = None
+) -> tuple[Tensor, Params]:
     """Normalise each channel of each task: x [B, T*C, H, W] or [T, B, C] -> the same shape, and the statistics used.
 
     gamma `weight` (absent: 1) and beta `bias` are [C] or [T, C]; the statistics `mean` and `var` likewise. Without
-    `stats` they are those of x, over all examples of a task (and all pixels), with the biased variance.
+    `stats` they are those of x, over all examples of a task (and all pixels), with the biased variance; with a mask
+    [T, B] over the real ones.
     """
     x = x.to(params[f"{name}.bias"].dtype)  # of a product in reduced precision
     dims, shape = ([0, 2, 3], [1, -1, 1, 1]) if x.dim() == 4 else ([1], [tasks, 1, -1])
     if stats is None:
-        var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+        var, mean = torch.var_mean(x, dims, correction=0, keepdim=True) if mask is None else _real(x, dims, mask)
         stats = {f"{name}.mean": mean.view(tasks, -1), f"{name}.var": var.view(tasks, -1)}
     else:
         stats = {key: stats[key] for key in (f"{name}.mean", f"{name}.var")}
@@ -63,6 +66,18 @@ def batch_norm(params: Params, name: str, x: Tensor, tasks: int, stats: Params |
         scale = scale * to_tasks(params[f"{name}.weight"], tasks).reshape(shape)
     bias = to_tasks(params[f"{name}.bias"], tasks).reshape(shape)
     return torch.addcmul(bias - mean * scale, x, scale), stats
+
+
+def _real(x: Tensor, dims: list[int], mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean over `dims` of the real examples only: mask [T, B], x [B, T*C, H, W] or [T, B, C]."""
+    share = mask.to(x.dtype) / mask.sum(1, keepdim=True)  # of an example in its task's mean
+    if x.dim() == 4:
+        channels, pixels = x.shape[1] // len(mask), x.shape[2] * x.shape[3]
+        weight = (share / pixels).t().repeat_interleave(channels, 1)[..., None, None]
+    else:
+        weight = share.unsqueeze(-1)
+    mean = (weight * x).sum(dims, keepdim=True)
+    return (weight * (x - mean).square()).sum(dims, keepdim=True), mean
 
 
 def to_tasks(value: Tensor, tasks: int) -> Tensor:

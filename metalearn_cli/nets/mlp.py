@@ -64,17 +64,21 @@ class MLP(Net):
                 stats[f"norm{layer}.mean"], stats[f"norm{layer}.var"] = torch.zeros(width), torch.ones(width)
         return stats
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+    def features(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
         x = x.flatten(2)
         used: Params = {}
         for layer in range(1, len(self.hidden) + 1):
             x = linear(params, f"layer{layer}", x)
             if self.batch_norm:
-                x, layer_stats = batch_norm(params, f"norm{layer}", x, len(x), stats)
+                x, layer_stats = batch_norm(params, f"norm{layer}", x, len(x), stats, mask)
                 used |= layer_stats
             x = self.activation(x)
         return x, used
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
-        x, used = self.features(params, x, stats)
+    def __call__(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
+        x, used = self.features(params, x, stats, mask)
         return linear(params, "head", x), used

@@ -32,7 +32,7 @@ from metalearn_cli.tasks.base import Spec
 
 # The statistics given to the call that is running (None: none), and those it computed: batch norm's way out of a
 # forward that is not ours. Nothing is left on the module.
-_STATISTICS: ContextVar[tuple[Params | None, Params]] = ContextVar("_STATISTICS")
+_STATISTICS: ContextVar[tuple[Params | None, Params, Tensor | None]] = ContextVar("_STATISTICS")
 
 
 def module_net(module_class: type[nn.Module], spec: Spec, arguments: dict[str, Any]) -> "ModuleNet":
@@ -83,16 +83,20 @@ class ModuleNet(Net):
                 stats[f"{layer.path}.var"] = torch.ones(layer.channels)
         return stats
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
-        out, used = self._run(self._body, params, x, stats)
+    def features(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
+        out, used = self._run(self._body, params, x, stats, mask)
         with x.device:
             standard = self.init_stats()
         # Batch norm inside the head has not run: it keeps the standard normal distribution.
         idle = {name: value.to(x.dtype).expand(len(x), -1) for name, value in standard.items() if name not in used}
         return out.reshape(*x.shape[:2], -1), used | idle
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
-        out, used = self._run(self._whole, params, x, stats)
+    def __call__(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
+        out, used = self._run(self._whole, params, x, stats, mask)
         if out.shape[2:] != (self.spec.outputs,):
             raise UserError(
                 f"{self.module_class.__name__} returns {list(out.shape[2:])} per example and this task has "
@@ -101,12 +105,14 @@ class ModuleNet(Net):
             )
         return out, used
 
-    def _run(self, module: nn.Module, params: Params, x: Tensor, stats: Params | None) -> tuple[Tensor, Params]:
+    def _run(
+        self, module: nn.Module, params: Params, x: Tensor, stats: Params | None, mask: Tensor | None
+    ) -> tuple[Tensor, Params]:
         """x [T, B, *input] -> out [T, B, *output], and the statistics used."""
 
-        def one_task(params: Params, stats: Params | None, x: Tensor) -> tuple[Tensor, Params]:
+        def one_task(params: Params, stats: Params | None, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Params]:
             own: Params = {}
-            token = _STATISTICS.set((stats, own))
+            token = _STATISTICS.set((stats, own, mask))
             try:
                 with sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
                     return functional_call(module, params, (x,), strict=True), own
@@ -117,7 +123,7 @@ class ModuleNet(Net):
         params = {name: params[name] for name in dims}
         axes = {name: 0 if value.dim() > dims[name] else None for name, value in params.items()}
         stats_axes = None if stats is None else {name: 0 if value.dim() == 2 else None for name, value in stats.items()}
-        out, own = vmap(one_task, (axes, stats_axes, 0))(params, stats, x)
+        out, own = vmap(one_task, (axes, stats_axes, 0, None if mask is None else 0))(params, stats, x, mask)
         if out.shape[:2] != x.shape[:2]:
             raise UserError(
                 f"{self.module_class.__name__} makes {list(out.shape[1:])} of a batch of {x.shape[1]}: "
@@ -163,14 +169,14 @@ class _PlainBatchNorm(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias  # None without affine
 
     def forward(self, x: Tensor) -> Tensor:
-        given, own = _STATISTICS.get()
+        given, own, mask = _STATISTICS.get()
         mean_name, var_name = f"{self.path}.mean", f"{self.path}.var"
         if given is not None:
             mean, var = given[mean_name], given[var_name]
         elif mean_name in own:
             raise UserError(f"{self.path} normalises twice in one forward: give each place its own batch norm")
         else:
-            var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+            var, mean = self._moments(x, mask)
             own |= {mean_name: mean, var_name: var}
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
@@ -178,6 +184,19 @@ class _PlainBatchNorm(nn.Module):
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
         shape = [-1] + [1] * (x.dim() - 2)
         return torch.addcmul(shift.view(shape), x, scale.view(shape))
+
+    def _moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Variance and mean of each channel, over the real examples of mask [B]."""
+        dims = [0, *range(2, x.dim())]
+        if mask is None:
+            return torch.var_mean(x, dims, correction=0)
+        if len(x) != len(mask):
+            raise UserError(
+                f"{self.path} gets {len(x)} rows for {len(mask)} examples: where tasks vary in size, one each"
+            )
+        weight = mask.to(x.dtype).view(-1, *[1] * (x.dim() - 1)) / (mask.sum() * x[0, 0].numel())
+        mean = (weight * x).sum(dims)
+        return (weight * (x - mean.view(-1, *[1] * (x.dim() - 2))).square()).sum(dims), mean
 
 
 def _adaptable(module: nn.Module, name: str) -> nn.Module:

@@ -35,14 +35,18 @@ class Reduced(Net):
     def init_stats(self) -> Params:
         return self.net.init_stats()
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+    def features(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
         with _autocast(x):
-            out, used = self.net.features(params, x, stats)
+            out, used = self.net.features(params, x, stats, mask)
         return out.float(), used
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None) -> tuple[Tensor, Params]:
+    def __call__(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
         with _autocast(x):
-            out, used = self.net(params, x, stats)
+            out, used = self.net(params, x, stats, mask)
         return out.float(), used
 
 

@@ -26,6 +26,7 @@ class Spec(NamedTuple):
     outputs: int  # classes of a validation or test task, or values per example
     train_outputs: int  # the same for training tasks; differs where training uses another way than the test
     kind: Literal["classes", "values"]
+    padded: bool = False  # tasks have masks: their numbers of examples, and of classes, vary
 
     @property
     def metric(self) -> str:
@@ -38,28 +39,53 @@ class Support(NamedTuple):
     x: Tensor  # [T, S, *input]
     y: Tensor  # [T, S] int64 for classes, [T, S, outputs] for values
     key: Tensor  # [T] int64: the source of all randomness inside a task, see seeding.uniform
+    mask: Tensor | None = None  # [T, S] bool: which examples are real; None: all
+    way: Tensor | None = None  # [T] int64: the number of classes of each task; None: as many as there are outputs
 
 
 class Batch(NamedTuple):
-    """T tasks, each with its support and query set."""
+    """T tasks, each with its support and query set. Where they differ in size they are padded to the largest, and the
+    masks tell which examples are real; labels of a task are 0 to way - 1."""
 
     support_x: Tensor  # [T, S, *input]
     support_y: Tensor  # [T, S] int64 for classes, [T, S, outputs] for values
     query_x: Tensor  # [T, Q, *input]
     query_y: Tensor  # [T, Q] or [T, Q, outputs]
     key: Tensor  # [T] int64
+    support_mask: Tensor | None = None  # [T, S] bool; None: all are real
+    query_mask: Tensor | None = None  # [T, Q] bool
+    way: Tensor | None = None  # [T] int64; None: as many classes as the network has outputs
 
     @property
     def support(self) -> Support:
-        return Support(self.support_x, self.support_y, self.key)
+        return Support(self.support_x, self.support_y, self.key, self.support_mask, self.way)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
     def chunks(self, tasks: int) -> list[Batch]:
         """Cut into batches of at most `tasks` tasks."""
-        return [Batch(*part) for part in zip(*(torch.split(tensor, tasks) for tensor in self), strict=True)]
+        parts = {name: torch.split(tensor, tasks) for name, tensor in self.tensors().items()}
+        return [Batch(**dict(zip(parts, part, strict=True))) for part in zip(*parts.values(), strict=True)]
+
+    def first(self, tasks: int) -> Batch:
+        """The first tasks only."""
+        return Batch(**{name: tensor[:tasks] for name, tensor in self.tensors().items()})
+
+    def task(self, number: int) -> Batch:
+        """One task without its padding. A GPU is waited for."""
+        one = {name: tensor[number : number + 1] for name, tensor in self.tensors().items()}
+        for part in ("support", "query"):
+            if (mask := one.pop(f"{part}_mask", None)) is not None:
+                one |= {name: one[name][:, mask[0]] for name in (f"{part}_x", f"{part}_y")}
+        return Batch(**one)
 
     def to(self, dtype: torch.dtype) -> Batch:
         """The same batch with its real numbers in another precision."""
-        return Batch(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in self))
+        return self._replace(
+            **{name: tensor.to(dtype) for name, tensor in self.tensors().items() if tensor.is_floating_point()}
+        )
 
 
 class TaskDistribution(ABC):

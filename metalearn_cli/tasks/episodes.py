@@ -1,85 +1,176 @@
-"""Episodes of `way` classes with `shot` support and `query` query images each: what every image task shares.
+"""Episodes of classes with support and query images each: what every image task shares.
 
-A task pools its training classes with `pool_classes`, checks its sizes with `check_size`, chooses classes with
-`draw_classes`, images with `draw_episodes` (`draw_images` does both), and makes the batch with `gather_episodes`. Draws
-are indices, on the CPU; pixels stay where they lie.
+`Episodes` holds the keys that all image tasks have, and samples; a task adds which classes there are, and the pixels.
+(Its fields stand among the task's own keys, `task.way=5`: a field that is a dataclass itself is no level of its own.)
+Draws are indices, on the CPU; pixels stay where they lie.
 
-Each image task is a class of its own, whose fields are its yaml's keys, over these functions: the data sets differ in
-their fields (rotations, how images are resized, whose split), so that one class for all would have keys without effect.
+Shapes, besides those of tasks/base.py: N images of a packed set, W classes of a task (the most, where that varies).
 """
 
+from dataclasses import dataclass
+from enum import Enum, auto
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Draw, Split, draw_keys, on_device
+from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
+from metalearn_cli.tasks.variable import draw_variable, draw_way
 
 
-def episode_size(task: object, split: Split) -> dict[str, int]:
-    """Way, shot and query of a split's episodes, each under the name of the task's field that it comes from."""
-    size = {}
-    for name in ("way", "shot", "query"):
-        if split == "train" and getattr(task, f"train_{name}") is not None:
-            name = f"train_{name}"
-        size[name] = getattr(task, name)
-    return size
+class Rotations(Enum):
+    """What quarter turns of an image are."""
+
+    none = auto()
+    as_classes = auto()  # four classes of each
+    train_as_classes = auto()  # the same in training, and upright classes at validation and test
+    per_episode = auto()  # each class of a task is turned at random
 
 
-def pool_classes(classes: dict[str, Tensor], train_splits: tuple[str, ...]) -> dict[Split, Tensor]:
-    """The classes of each split that is left, [classes]: "train" has those of all `train_splits`, and "val" is a split
-    only where it is not among them. The test's classes are the same whatever `train_splits` says."""
-    given = f"task.train_splits=[{','.join(train_splits)}]"
-    allowed = [name for name in classes if name != "test"]
-    if "test" in train_splits:
-        raise UserError(
-            f"{given} must not hold test, whose classes are for the test alone: choose from {', '.join(allowed)}"
+@dataclass(frozen=True)
+class Classes:
+    """Classes of a packed set: the images of class c are those at start[c] to start[c] + count[c] - 1."""
+
+    start: Tensor  # [classes] int64
+    count: Tensor  # [classes] int64
+    group: Tensor | None = None  # [classes] int64: of which alphabet or superclass
+
+    def of(self, chosen: Tensor) -> "Classes":
+        """Those at these positions."""
+        return Classes(self.start[chosen], self.count[chosen], None if self.group is None else self.group[chosen])
+
+
+@dataclass(frozen=True)
+class Episodes:
+    way: int = 5  # classes of a validation or test task; with `variable` the most
+    shot: int = 1  # support images of each; with `variable` what a class counts for at most in the size of the support
+    query: int = 15  # query images of each; with `variable` the most
+    train_way: int | None = None  # of a training task; null: the same as `way`
+    train_shot: int | None = None  # of a training task; null: the same as `shot`
+    train_query: int | None = None  # of a training task; null: the same as `query`
+    train_splits: tuple[str, ...] = ("train",)  # whose classes are trained on; those of test never
+    rotations: Rotations = Rotations.none
+    within_group: bool = False  # all classes of a task are of one alphabet or superclass
+    augment: tuple[Augment, ...] = ()  # what is done to the images of training tasks
+    variable: bool = False  # way and shot vary, see tasks/variable.py
+    min_way: int = 5  # with `variable`: the least number of classes
+    max_support: int = 500  # with `variable`: support images of a task at most
+
+    def spec(self, input_shape: tuple[int, ...]) -> Spec:
+        return Spec(input_shape, self.way, self.train_way or self.way, "classes", padded=self.variable)
+
+    def size(self, split: Split) -> dict[str, int]:
+        """Way, shot and query of a split's episodes, each under the name of the key that it comes from."""
+        size = {}
+        for name in ("way", "shot", "query"):
+            if split == "train" and getattr(self, f"train_{name}") is not None:
+                name = f"train_{name}"
+            size[name] = getattr(self, name)
+        return size
+
+    def pool(self, classes: dict[str, Tensor]) -> dict[Split, Tensor]:
+        """The classes of each split that is left, [classes]: "train" has those of all `train_splits`, and "val" is a
+        split only where it is not among them. The test's classes are the same whatever `train_splits` says."""
+        splits = self.train_splits
+        given = f"task.train_splits=[{','.join(splits)}]"
+        allowed = [name for name in classes if name != "test"]
+        if "test" in splits:
+            raise UserError(
+                f"{given} must not hold test, whose classes are for the test alone: choose from {', '.join(allowed)}"
+            )
+        if unknown := [name for name in splits if name not in allowed]:
+            raise UserError(
+                f"{given} holds {unknown[0]}, which is no split to train on here: choose from {', '.join(allowed)}"
+            )
+        if not splits or len(set(splits)) < len(splits):
+            raise UserError(f"{given} must name at least one split, and each once: choose from {', '.join(allowed)}")
+        pooled: dict[Split, Tensor] = {"train": torch.cat([classes[name] for name in allowed if name in splits])}
+        if "val" in allowed and "val" not in splits:
+            pooled["val"] = classes["val"]
+        pooled["test"] = classes["test"]
+        return pooled
+
+    def check(self, split: Split, classes: Classes, about: str = "") -> None:
+        """Raises UserError for episodes that these classes of a split cannot give; `about` says what the number of
+        classes depends on."""
+        (way_key, way), (shot_key, shot), (query_key, query) = self.size(split).items()
+        for key, value, least in ((way_key, way, 2), (shot_key, shot, 1), (query_key, query, 1)):
+            if value < least:
+                raise UserError(f"task.{key}={value} must be at least {least}")
+        splits = self.train_splits if split == "train" else (split,)
+        where = f"the {' and '.join(splits)} split{about}"
+        number = len(classes.start) * (4 if self._turns_are_classes(split) else 1)
+        if way > number:
+            raise UserError(f"task.{way_key}={way} is more than the {number} classes of {where}")
+        if self.within_group:
+            if classes.group is None:
+                raise UserError("task.within_group=true wants classes in groups, and those of this data set have none")
+            largest = int(self._groups(classes, split).sum(1).max())
+            if way > largest:
+                raise UserError(
+                    f"task.{way_key}={way} is more than the {largest} classes of the largest group of {where}"
+                )
+        fewest = int(classes.count.min())
+        if self.variable:
+            if not 2 <= self.min_way <= way:
+                raise UserError(f"task.min_way={self.min_way} must be at least 2, and at most task.{way_key}={way}")
+            if self.max_support < way:
+                raise UserError(
+                    f"task.max_support={self.max_support} must be at least task.{way_key}={way}: one a class"
+                )
+            if fewest < 2:
+                raise UserError(f"a class of {where} has {fewest} image, and two are wanted: a support and a query")
+        elif shot + query > fewest:
+            raise UserError(
+                f"task.{shot_key}={shot} and task.{query_key}={query} together are more than the {fewest} images "
+                f"of a class of {where}"
+            )
+
+    def draw(self, tasks: int, split: Split, classes: Classes, rng: torch.Generator) -> Draw:
+        """T = `tasks` tasks of these classes: a pure function of its arguments."""
+        way, shot, query = self.size(split).values()
+        number = len(classes.start) * (4 if self._turns_are_classes(split) else 1)
+        limit, members = torch.tensor(way), None
+        if self.within_group:
+            groups = self._groups(classes, split)
+            groups = groups[groups.sum(1) >= (self.min_way if self.variable else way)]
+            members = groups[torch.randint(len(groups), (tasks,), generator=rng)]  # [T, classes]
+            limit = members.sum(1).clamp(max=way)
+        choice = draw_classes(tasks, way, number, rng, members)
+        turn = None
+        if self._turns_are_classes(split):
+            choice, turn = choice // 4, choice % 4
+        elif self.rotations is Rotations.per_episode:
+            turn = torch.randint(4, choice.shape, generator=rng)
+        start, count = classes.start[choice], classes.count[choice]
+        if self.variable:
+            sizes = draw_way(self.min_way, limit.expand(tasks), rng)
+            draw = draw_variable(start, count, turn, sizes, shot, query, self.max_support, rng)
+        else:
+            draw = draw_episodes(start, count, turn, shot, query, rng)
+        return draw | draw_augment(draw, self.augment, rng) if split == "train" else draw
+
+    def _turns_are_classes(self, split: Split) -> bool:
+        return self.rotations is Rotations.as_classes or (
+            self.rotations is Rotations.train_as_classes and split == "train"
         )
-    if unknown := [name for name in train_splits if name not in allowed]:
-        raise UserError(
-            f"{given} holds {unknown[0]}, which is no split to train on here: choose from {', '.join(allowed)}"
-        )
-    if not train_splits or len(set(train_splits)) < len(train_splits):
-        raise UserError(f"{given} must name at least one split, and each once: choose from {', '.join(allowed)}")
-    pooled: dict[Split, Tensor] = {"train": torch.cat([classes[name] for name in allowed if name in train_splits])}
-    if "val" in allowed and "val" not in train_splits:
-        pooled["val"] = classes["val"]
-    pooled["test"] = classes["test"]
-    return pooled
+
+    def _groups(self, classes: Classes, split: Split) -> Tensor:
+        """Which classes each group has, [groups, classes] bool."""
+        assert classes.group is not None  # `check` asks
+        group = classes.group.repeat_interleave(4) if self._turns_are_classes(split) else classes.group
+        return group == torch.arange(int(group.max()) + 1)[:, None]
 
 
-def check_size(
-    task: object, split: Split, train_splits: tuple[str, ...], classes: int, images: int, about: str = ""
-) -> None:
-    """Refuse episodes of a split that its `classes` with so many `images` each cannot give; `about` says what the
-    number of classes depends on."""
-    (way_key, way), (shot_key, shot), (query_key, query) = episode_size(task, split).items()
-    for key, value, least in ((way_key, way, 2), (shot_key, shot, 1), (query_key, query, 1)):
-        if value < least:
-            raise UserError(f"task.{key}={value} must be at least {least}")
-    splits = train_splits if split == "train" else (split,)
-    where = f"the {' and '.join(splits)} split{about}"
-    if way > classes:
-        raise UserError(f"task.{way_key}={way} is more than the {classes} classes of {where}")
-    if shot + query > images:
-        raise UserError(
-            f"task.{shot_key}={shot} and task.{query_key}={query} together are more than the {images} images "
-            f"of a class of {where}"
-        )
+def draw_classes(tasks: int, way: int, classes: int, rng: torch.Generator, members: Tensor | None = None) -> Tensor:
+    """`way` different ones of `classes` classes for each task, [T, way]; class and label are paired at random.
 
-
-def draw_classes(tasks: int, way: int, classes: int, rng: torch.Generator) -> Tensor:
-    """`way` different ones of `classes` classes for each task, [T, way]; class and label are paired at random."""
-    return _keys(tasks, classes, rng=rng).topk(way).indices
-
-
-def draw_images(tasks: int, size: dict[str, int], classes: Tensor, images: ImageSet, rng: torch.Generator) -> Draw:
-    """Tasks of these `classes` [classes], as positions in the set: which classes, and which of their images."""
-    way, shot, query = size.values()
-    choice = classes[draw_classes(tasks, way, len(classes), rng)]
-    return draw_episodes(images.start[choice], images.count[choice], None, shot, query, rng)
+    With members [T, classes] they are of those first.
+    """
+    keys = sort_keys(tasks, classes, rng=rng)
+    return (keys if members is None else keys.masked_fill(~members, -1)).topk(way).indices
 
 
 def draw_episodes(
@@ -95,11 +186,11 @@ def draw_episodes(
     if (fewest := int(count.min())) < shot + query:
         raise ValueError(f"{shot} + {query} images asked of a class that has {fewest}")
     most = int(count.max())
-    keys = _keys(tasks, way, most, rng=rng).masked_fill_(torch.arange(most) >= count[..., None], -1)
+    keys = sort_keys(tasks, way, most, rng=rng).masked_fill_(torch.arange(most) >= count[..., None], -1)
     image = start[..., None] + keys.topk(shot + query).indices  # [T, way, shot + query]
     draw: Draw = {}
     for name, part in (("support", image[..., :shot]), ("query", image[..., shot:])):
-        order = _keys(tasks, part[0].numel(), rng=rng).argsort()
+        order = sort_keys(tasks, part[0].numel(), rng=rng).argsort()
         label = order // part.shape[-1]
         draw[f"{name}_image"] = part.flatten(1).gather(1, order)
         draw[f"{name}_y"] = label
@@ -112,22 +203,27 @@ def draw_episodes(
 def gather_episodes(draw: Draw, pixels: Tensor) -> Batch:
     """The tasks of a draw, on the device where `pixels` [N, C, H, W] uint8 lie; x is [T, S, C, H, W] in 0..1."""
     at = on_device(draw, pixels.device)
-    return Batch(
-        _gather(pixels, at["support_image"], at.get("support_turn")),
-        at["support_y"],
-        _gather(pixels, at["query_image"], at.get("query_turn")),
-        at["query_y"],
-        at["key"],
-    )
+    support_x, query_x = (_gather(pixels, at, name) for name in ("support", "query"))
+    masks = at.get("support_mask"), at.get("query_mask")
+    return Batch(support_x, at["support_y"], query_x, at["query_y"], at["key"], *masks, at.get("way"))
 
 
-def _gather(pixels: Tensor, image: Tensor, turn: Tensor | None) -> Tensor:
-    """Images [T, S] after quarter turns [T, S], as [T, S, C, H, W] float32."""
-    x = pixels.flatten(2)[image]  # [T, S, C, H * W]
+def _gather(pixels: Tensor, at: Draw, name: str) -> Tensor:
+    """The images of the support or the query set, as [T, S, C, H, W] float32."""
+    turn, shift, flip, jitter = (at.get(f"{name}_{what}") for what in ("turn", "shift", "flip", "jitter"))
+    height, width = pixels.shape[2:]
+    x = pixels.flatten(2)[at[f"{name}_image"]]  # [T, S, C, H * W]
     if turn is not None:
-        height, width = pixels.shape[2:]
-        x = x.gather(-1, _turned(height, width, pixels.device)[turn][:, :, None].expand_as(x))
-    return x.view(*image.shape, *pixels.shape[1:]) * (1 / 255)  # a product: a GPU rounds the quotient differently
+        x = _rearranged(x, _turned(height, width, pixels.device)[turn])
+    if shift is not None or flip is not None:
+        x = _rearranged(x, moved(height, width, shift, flip))
+    x = x.view(*x.shape[:3], height, width) * (1 / 255)  # a product: a GPU rounds the quotient differently
+    return x if jitter is None else jittered(x, jitter)
+
+
+def _rearranged(x: Tensor, place: Tensor) -> Tensor:
+    """x [T, S, C, H * W] with the pixel at place[t, s, i] where i was."""
+    return x.gather(-1, place[:, :, None].expand_as(x))
 
 
 @cache
@@ -139,6 +235,6 @@ def _turned(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack([place.rot90(turns).flatten() for turns in range(4)]).to(device)
 
 
-def _keys(*shape: int, rng: torch.Generator) -> Tensor:
+def sort_keys(*shape: int, rng: torch.Generator) -> Tensor:
     """Random numbers to sort by: the greatest k are a sample without replacement (with 53 bits, ties are moot)."""
     return torch.rand(shape, generator=rng, dtype=torch.float64)

@@ -1,0 +1,76 @@
+"""Training images changed at random: what is done to each is part of the draw, and is done where the pixels lie.
+
+Shapes: T tasks, S examples of a task, C channels of an H x W image.
+"""
+
+from enum import Enum, auto
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.tasks.base import Draw
+
+_BITS = 24  # of the numbers that become offsets; integers, so that every device rounds alike
+_STRENGTH = 0.4  # of the jitter: factors from 1 - 0.4 to 1 + 0.4, as in the code of Chen et al. 2019 and MetaOptNet
+
+
+class Augment(Enum):
+    crop = auto()  # shifted by up to an eighth of its size in each direction; what comes in is mirrored at the edge
+    flip = auto()  # left and right, every other time
+    jitter = auto()  # brightness, contrast and, of colours, saturation
+
+
+def draw_augment(draw: Draw, augment: tuple[Augment, ...], rng: torch.Generator) -> Draw:
+    """What is to be done to each image of a draw: *_shift [T, S, 2], *_flip [T, S], *_jitter [T, S, 3]."""
+    changes: Draw = {}
+    for name in ("support", "query"):
+        shape = draw[f"{name}_image"].shape
+        if Augment.crop in augment:
+            changes[f"{name}_shift"] = torch.randint(2**_BITS, (*shape, 2), generator=rng)
+        if Augment.flip in augment:
+            changes[f"{name}_flip"] = torch.randint(2, shape, generator=rng).bool()
+        if Augment.jitter in augment:
+            factors = torch.rand(*shape, 3, generator=rng)
+            changes[f"{name}_jitter"] = 1 - _STRENGTH + 2 * _STRENGTH * factors
+    return changes
+
+
+def moved(height: int, width: int, shift: Tensor | None, flip: Tensor | None) -> Tensor:
+    """Where each pixel of a cropped and flipped image comes from: shift [T, S, 2], flip [T, S] -> [T, S, H * W]."""
+    given = flip if shift is None else shift
+    assert given is not None  # whoever calls
+    rows, columns = (torch.arange(size, device=given.device) for size in (height, width))
+    if shift is not None:
+        rows, columns = (_shifted(line, shift[..., i, None]) for i, line in enumerate((rows, columns)))
+    if flip is not None:
+        columns = torch.where(flip[..., None], columns.flip(-1), columns)
+    place: Tensor = rows[..., :, None] * width + columns[..., None, :]
+    return place.expand(*given.shape[:2], height, width).flatten(2)
+
+
+def _shifted(line: Tensor, number: Tensor) -> Tensor:
+    """The places 0 ... L - 1 moved by a number of 24 bits [..., 1] that stands for -L // 8 to L // 8: [..., L]."""
+    most = len(line) // 8
+    place = line + ((number * (2 * most + 1)) >> _BITS) - most
+    last = len(line) - 1
+    return last - (last - place.abs()).abs()  # mirrored at both ends
+
+
+def jittered(x: Tensor, factors: Tensor) -> Tensor:
+    """x [T, S, C, H, W] in 0..1, of another brightness, contrast and saturation, in this order: factors [T, S, 3]."""
+    brightness, contrast, saturation = factors[..., None, None, None].unbind(2)
+    x = (x * brightness).clamp(0, 1)
+    x = _between(_grey(x).mean((-1, -2), keepdim=True), x, contrast)
+    return _between(_grey(x), x, saturation) if x.shape[2] == 3 else x
+
+
+def _between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    return (start + share * (end - start)).clamp(0, 1)
+
+
+def _grey(x: Tensor) -> Tensor:
+    """[T, S, C, H, W] -> [T, S, 1, H, W]: the luminance of ITU-R BT.601."""
+    if x.shape[2] != 3:
+        return x.mean(2, keepdim=True)
+    weights = x.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (x * weights).sum(2, keepdim=True)
