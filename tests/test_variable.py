@@ -1,15 +1,21 @@
-"""Episodes whose way and shots vary, episodes within one group of classes, and augmented training images."""
+"""The sampler's promises for any sizes; episodes whose way and shots vary, of one group, with augmented images."""
 
+from typing import Any
+
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import image_task
 from torch import Tensor
 
+from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.augment import Augment, jittered, moved
-from metalearn_cli.tasks.base import Draw
+from metalearn_cli.tasks.base import Draw, draw_sha256
 from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
+from metalearn_cli.tasks.omniglot import Omniglot
 
 TASKS = 40
 
@@ -49,6 +55,31 @@ def test_variable_episodes_keep_every_promise(data: st.DataObject) -> None:
         check_task({name: value[task] for name, value in draw.items()}, episodes, classes)
     again = episodes.draw(TASKS, "test", classes, generator(seed))
     assert all(torch.equal(again[name], draw[name]) for name in draw)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_episodes_of_one_size_are_disjoint_balanced_and_within_bounds(data: st.DataObject) -> None:
+    shot, query = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
+    counts = data.draw(st.lists(st.integers(shot + query, 30), min_size=2, max_size=12))
+    way = data.draw(st.integers(2, len(counts)))
+    rotations = data.draw(st.sampled_from(Rotations))
+    episodes, classes = Episodes(way=way, shot=shot, query=query, rotations=rotations), classes_of(counts)
+    episodes.check("test", classes)
+    draw = episodes.draw(TASKS, "test", classes, generator(data.draw(st.integers(0, 2**32))))
+    turns_are_classes = rotations is Rotations.as_classes
+    for task in range(TASKS):
+        part = {name: value[task] for name, value in draw.items()}
+        images = torch.cat([part["support_image"], part["query_image"]])
+        labels = torch.cat([part["support_y"], part["query_y"]])
+        of = class_of(images, classes)
+        if turns_are_classes:
+            of = 4 * of + torch.cat([part["support_turn"], part["query_turn"]])
+            images = 4 * images + torch.cat([part["support_turn"], part["query_turn"]])
+        assert len(images.unique()) == len(images) == way * (shot + query)
+        assert len(torch.stack([of, labels]).unique(dim=1).T) == way == len(of.unique())
+        assert part["support_y"].bincount(minlength=way).tolist() == [shot] * way
+        assert part["query_y"].bincount(minlength=way).tolist() == [query] * way
 
 
 def check_task(task: Draw, episodes: Episodes, classes: Classes) -> None:
@@ -118,6 +149,47 @@ def test_training_and_test_have_sizes_of_their_own() -> None:
     assert (int(train["way"].max()), int(test["way"].max())) == (9, 4)
     assert (train["query_image"].shape[1], test["query_image"].shape[1]) == (54, 8)
     assert episodes.spec((1, 8, 8)) == ((1, 8, 8), 4, 9, "classes", True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"min_way": 1}, "task.min_way=1 must be at least 2, and at most task.way=4"),
+        ({"min_way": 5}, "task.min_way=5 must be at least 2, and at most task.way=4"),
+        ({"max_support": 3}, "task.max_support=3 must be at least task.way=4: one a class"),
+        ({"way": 9}, "task.way=9 is more than the 5 classes of the test split"),
+        (
+            {"within_group": True},
+            "task.within_group=true wants classes in groups, and those of this data set have none",
+        ),
+    ],
+)
+def test_impossible_sizes_are_a_sentence(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Episodes(**{"way": 4, "min_way": 2, "variable": True, **fields}).check("test", classes_of([3] * 5))
+    assert str(caught.value) == sentence
+
+
+def test_classes_too_small_or_in_small_groups_are_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"a class of the test split has 1 image, and two are wanted"):
+        Episodes(way=2, min_way=2, variable=True).check("test", classes_of([3, 1, 5]))
+    with pytest.raises(
+        UserError, match=r"task.way=3 is more than the 2 classes of the largest group of the test split"
+    ):
+        Episodes(way=3, shot=1, query=1, within_group=True).check("test", classes_of([3] * 4, [0, 1, 1, 0]))
+
+
+def test_draws_are_those_of_the_first_release() -> None:
+    """Old results name such hashes: whoever changes them makes old and new runs incomparable."""
+    found = [
+        draw_sha256([image_task(Omniglot, **keys).draw(64, "train", generator(0, "train", 0))], "")[:16]
+        for keys in (
+            {"variable": True, "way": 10, "shot": 5, "query": 5, "max_support": 40},
+            {"within_group": True, "way": 8},
+            {"augment": tuple(Augment)},
+        )
+    ]
+    assert found == ["8ade3e5da83d7454", "d8cbf2c0a36e3131", "1f7e25010b6edeb8"]
 
 
 # Groups
