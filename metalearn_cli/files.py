@@ -1,4 +1,4 @@
-"""Writing a file so that it exists whole or not at all, also after a power cut."""
+"""Writing a file so that it exists whole or not at all, also after a power cut; and files that grow line by line."""
 
 import os
 from pathlib import Path
@@ -17,11 +17,38 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write does not say where
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+class Log:
+    """A text file that is appended to. Nothing is kept back: what a full disk does not take is not tried again later,
+    when the file is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "ab", buffering=0)
+
+    def write(self, text: str) -> None:
+        """Raises OSError with the file's name."""
+        data = text.encode()
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            error.filename = self._file.name
+            raise
+
+    def sync(self) -> None:
+        """All of it is on disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()

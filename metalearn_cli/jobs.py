@@ -1,5 +1,6 @@
 """What the commands do: one training in its run folder, one evaluation of a run, and how results are printed."""
 
+import contextlib
 import hashlib
 import json
 import shlex
@@ -52,7 +53,8 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
             except Interrupted as signal:
                 raise Interrupted(signal.code - 128, how_to_continue(folder, overrides)) from signal
             except Exception as error:  # whoever called says it on the screen
-                console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
+                with contextlib.suppress(OSError):  # the disk may be full, which is what failed
+                    console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
                 raise
             console.note(f"results are in {folder}")
             return folder, results

@@ -76,9 +76,12 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
             f"{folder} stands on a file system that cannot lock files ({error.strerror}): give lock=false, and see to "
             "it yourself that only one process uses the folder"
         ) from error
-    file.truncate(0)
-    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    try:
+        os.truncate(file.fileno(), 0)
+        os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+    except OSError as error:  # a full disk
+        error.filename = file.name
+        raise
     return file
 
 

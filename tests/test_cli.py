@@ -432,6 +432,7 @@ def test_a_closed_stderr_is_no_error(tmp_path: Path) -> None:
     assert "train 20/20" in (tmp_path / "outputs/one/train.log").read_text()
 
 
+@pytest.mark.row("B2")
 def test_sixteen_launches_at_once_make_sixteen_folders(tmp_path: Path) -> None:
     pids = [start(tmp_path, "train", *TINY) for _ in range(16)]
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 16
