@@ -9,6 +9,7 @@ Runs go to outputs/papers/ROW/seed=N. Each figure becomes a line of results.json
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import shlex
@@ -94,7 +95,7 @@ def environment(folder: Path) -> dict[str, Any]:
     """What the run was made with, and how long its training took."""
     made = json.loads((folder / "environment.json").read_text())
     timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
-    steps = [timing[0]["step"], *(b["step"] - a["step"] for a, b in zip(timing, timing[1:], strict=False))]
+    steps = [timing[0]["step"], *(b["step"] - a["step"] for a, b in itertools.pairwise(timing))]
     seconds = sum(n / line["steps_per_second"] for n, line in zip(steps, timing, strict=True))
     return {
         "steps": timing[-1]["step"],

@@ -9,8 +9,8 @@ from benchmarks.papers.rows import ROWS, Cell, Row
 HEAD = """\
 # What this program gets, beside what was published
 
-Made by `python -m benchmarks.papers` from [results.jsonl](results.jsonl), which has for every figure its command, commit,
-device, interval and the hash of its test episodes. "ours" is the mean over seeds of the test's mean, with each seed's
+Made by `python -m benchmarks.papers` from [results.jsonl](results.jsonl), which has for every figure its command,
+commit, device, interval and the hash of its test episodes. "ours" is the mean over seeds of the test's mean, with each seed's
 figure in brackets; +- is the 95% interval over test episodes of one seed, which does not hold the noise of training.
 Accuracies are in percent. Training time is of one CPU thread on a machine that did other work as well.
 """
@@ -26,8 +26,18 @@ def write(lines: list[dict[str, Any]], path: Path) -> None:
 
 
 def _table(rows: list[Row], lines: list[dict[str, Any]]) -> list[str]:
-    head = "| `metalearn train ...` | test | published | ours | median | diverged | batch norm | seeds | length | minutes |"
-    table = [head, "|---|---|---|---|---|---|---|---|---|---|"]
+    columns = [
+        "`metalearn train ...`",
+        "test",
+        "published",
+        "ours",
+        "median",
+        "diverged",
+        "batch norm",
+        "seeds",
+        "length",
+    ]
+    table = ["| " + " | ".join([*columns, "minutes"]) + " |", "|---" * 10 + "|"]
     for row in rows:
         for cell in row.cells:
             found = [line for line in lines if line["row"] == row.name and line["cell"] == cell.label]
