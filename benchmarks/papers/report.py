@@ -11,8 +11,8 @@ HEAD = """\
 
 Made by `python -m benchmarks.papers` from [results.jsonl](results.jsonl), which has for every figure its command,
 commit, device, interval and the hash of its test episodes. "ours" is the mean over seeds of the test's mean, with each
-seed's figure in brackets; +- is the 95% interval over test episodes of one seed, which does not hold the noise of training.
-Accuracies are in percent. Training time is of one CPU thread on a machine that did other work as well.
+seed's figure in brackets; +- is the 95% interval over test episodes of one seed, which does not hold the noise of
+training. Accuracies are in percent. Training time is of one CPU thread on a machine that did other work as well.
 """
 
 
