@@ -22,7 +22,9 @@ def init_body(algo: str, net: Net, rng: torch.Generator) -> Params:
     if net.spec.kind != "classes":
         raise UserError(f"algo={algo} compares classes, and this task has values: take task=omniglot or algo=maml")
     if not net.spec.complete:
-        raise UserError(f"algo={algo} wants each class in the support of every task, and some here lack one: take algo=maml")
+        raise UserError(
+            f"algo={algo} wants each class in the support of every task, and some here lack one: take algo=maml"
+        )
     return {name: value for name, value in net.init(rng).items() if not name.startswith("head.")}
 
 

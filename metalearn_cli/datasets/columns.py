@@ -58,6 +58,8 @@ class Columns(NamedTuple):
 
 def read_columns(path: Path) -> Columns:
     columns = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    if any(not name or name.startswith("__index_level_") for name in columns.cells):
+        raise UserError(f"{path} has a column without a name, like an index: write it without (pandas: index=False)")
     if not any(len(cells) for cells in columns.cells.values()):
         raise UserError(f"{path} holds no points: a line of names, and a row for each point, are wanted")
     return columns

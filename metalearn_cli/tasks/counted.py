@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,6 +122,9 @@ def from_list(
     if odd := [number for number, task in enumerate(tasks) if len(task) != 4]:
         raise UserError(f"{source}: number {odd[0]} has {len(tasks[odd[0]])} arrays: x_train, y_train, x_val, y_val")
     names = [str(number) for number in range(len(tasks))] if names is None else [str(name) for name in names]
+    for what, words in (("names", names), ("split", split)):
+        if words is not None and len(words) != len(tasks):
+            raise UserError(f"{source} has {len(tasks)} tasks and {len(words)} in {what}: one for each is wanted")
     points = from_arrays(source, names, [[_array(part) for part in task] for task in tasks], classes)
     if split is None:
         members = by_shares(source, names, split_seed, val_share, test_share)
@@ -144,8 +148,8 @@ def count_tasks(
     """`standardise`: the numbers minus their mean over the points of the training tasks, over their deviation. `shot`
     and `query` (None: all others) divide points that are not divided."""
     names, count = points.names, torch.from_numpy(points.size)
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"{points.source} has two tasks {min(twice)}: give each a name of its own")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise UserError(f"{points.source} has two tasks {twice[0]}: give each a name of its own")
     support, queries = _sizes(points, count, shot, query)
     digests = _digests(points)
     _check_apart(points, digests, members)

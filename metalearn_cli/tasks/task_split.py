@@ -68,10 +68,11 @@ def by_file(path: Path, names: Sequence[str]) -> dict[Split, Tensor]:
     wanted = 'three lists of tasks are wanted, {"train": ["a", ...], "val": [...], "test": [...]}'
     if not isinstance(lists, dict) or not all(isinstance(tasks, list) for tasks in lists.values()):
         raise UserError(f"{path}: {wanted}")
+    known = set(names)
     words: dict[str, str] = {}
     for split, tasks in lists.items():
         for name in map(str, tasks):
-            if name not in names:
+            if name not in known:
                 raise UserError(f"{path} lists task {name} in {split}, and there is none of this name")
             if name in words:
                 raise UserError(
