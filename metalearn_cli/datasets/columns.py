@@ -66,18 +66,19 @@ def read_columns(path: Path) -> Columns:
 
 
 def _read_csv(path: Path) -> Columns:
-    rows: list[list[str]] = []
     lines: list[int] = []
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, strict=True)
         try:
             header = [name.strip() for name in next(reader, [])]
+            columns: list[list[str]] = [[] for _ in header]
             for row in filter(None, reader):
                 if len(row) != len(header):
                     raise UserError(
                         f"{path} line {reader.line_num} has {len(row)} cells, and line 1 {len(header)} names"
                     )
-                rows.append(row)
+                for cells, cell in zip(columns, row, strict=True):
+                    cells.append(cell)
                 lines.append(reader.line_num)
         except csv.Error as error:
             raise UserError(f"{path} line {reader.line_num} is no CSV: {error}") from error
@@ -85,7 +86,7 @@ def _read_csv(path: Path) -> Columns:
             raise UserError(f"{path} is no text in UTF-8: save it as CSV in UTF-8") from error
     if twice := [name for name in header if header.count(name) > 1]:
         raise UserError(f"{path} has two columns {twice[0]!r}: give each a name of its own")
-    return Columns(path, dict(zip(header, zip(*rows, strict=True), strict=False)), lines)
+    return Columns(path, dict(zip(header, columns, strict=True)), lines)
 
 
 def _read_parquet(path: Path) -> Columns:

@@ -157,7 +157,7 @@ def _of_each_task(path: Path, arrays: dict[str, Array], stem: str) -> list[Array
 def _texts(path: Path, arrays: dict[str, Array], name: str, tasks: int) -> list[str]:
     if arrays[name].shape != (tasks,):
         raise UserError(
-            f"{path}: {name} is of shape {list(arrays[name].shape)}, and one text for each of {tasks} tasks"
+            f"{path}: {name} is of shape {list(arrays[name].shape)}, and one text for each of {tasks} tasks is wanted"
         )
     return [str(text) for text in arrays[name].tolist()]
 

@@ -4,8 +4,9 @@ MAML (Finn et al. 2017, arXiv 1703.03400):       y = A sin(x - phi),  A ~ U(0.1,
 Reptile (Nichol et al. 2018, arXiv 1803.02999):  the same with phi ~ U(0, 2 pi): `turns=1`
 Meta-SGD (Li et al. 2017, arXiv 1707.09835):     y = A sin(w x + b),  b ~ U(0, pi), w ~ U(0.8, 1.2)
 
-x ~ U(-5, 5) and no noise in all of them. The range of w is from memory, not verified in the paper. The error of the
-best constant predictor is about 3.05 for MAML's. The three are different problems: their errors cannot be compared.
+x ~ U(-5, 5) and no noise in all of them. The range of w is from memory, not verified in the paper. The three are
+different problems: their errors cannot be compared. Of MAML's family, whoever knows all tasks and not which one it is
+predicts -(2 / pi) E[A] cos x, and errs by 3.00 +- 0.03; the mean of each task errs by 4.10 +- 0.04 (40,000 tasks).
 """
 
 import math
