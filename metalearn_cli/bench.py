@@ -164,7 +164,8 @@ def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str,
             timed(device, 1, lambda _: evaluate(learner, job.task, "test", episodes, seed, modes, ignore))[1] / episodes
         )
 
-    number = min(BLOCK, max(4, int(BUDGET / seconds(4))))
+    most = min(BLOCK, job.task.number("test") or BLOCK)
+    number = min(most, max(4, int(BUDGET / seconds(min(4, most)))))
     console.say(f"{number} episodes, scored as in a {what}")
     return Episodes(modes, number, seconds(number))
 

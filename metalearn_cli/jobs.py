@@ -163,8 +163,9 @@ def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribu
             f"{own_shape}: take a task like the run's"
         )
     if both := sorted(own.classes("train") & other.classes("test")):
+        what = "classes" if other.number("test") is None else "tasks"
         raise UserError(
-            f"{len(both)} of the {len(other.classes('test'))} classes of this test were trained on by {run}, e.g. "
+            f"{len(both)} of the {len(other.classes('test'))} {what} of this test were trained on by {run}, e.g. "
             f"{both[0]}: take the split that it was trained with"
         )
 
@@ -238,6 +239,9 @@ def print_results(folder: Path, results: dict[str, Any], expect: str | None) -> 
     for other, row in results["other_batch_norm"].items():
         mean, ci95 = number(row["mean"], percent), number(row["ci95"], percent)
         lines.append(f"with batch norm {other}, after the last step: {mean} +- {ci95}")
+    if baselines := results.get("baselines"):  # classes have none, nor have runs of before
+        figures = {name: [number(row[key], percent) for key in ("mean", "ci95")] for name, row in baselines.items()}
+        lines.append(", ".join(f"{name}: {mean} +- {ci95}" for name, (mean, ci95) in figures.items()))
     if results["learned"]:
         lines.append("learned: " + ", ".join(f"{name} {value:.4g}" for name, value in results["learned"].items()))
     if (paper := results["paper"]) is not None:

@@ -15,7 +15,7 @@ from metalearn_cli import checkpoint, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config import Job, Select
 from metalearn_cli.errors import UserError
-from metalearn_cli.evaluate import Evaluation, draw_block, evaluate
+from metalearn_cli.evaluate import Evaluation, baselines, draw_block, evaluate
 from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.learner import Learner, NonFinite
@@ -176,6 +176,8 @@ def test(
         found = evaluate(learner, job.task, "test", settings.test_episodes, settings.episodes_seed, modes, report)
     results = summarise_test(job, found, step, modes)
     results["learned"] = job.algo.learned(learner.meta)
+    errors = baselines(job.task, "test", settings.test_episodes, settings.episodes_seed, learner.device)
+    results["baselines"] = {name: _figures(error) for name, error in errors.items()}
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
     file = io.BytesIO()
@@ -232,6 +234,12 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         "select": job.run.select.name,
         "paper": job.run.paper,
     }
+
+
+def _figures(error: Tensor) -> dict[str, float | None]:
+    """Mean, interval and median of a baseline's errors [E]: it does not adapt, and so cannot diverge."""
+    summary = summarise(error, torch.zeros(len(error)))
+    return {"mean": summary["mean"], "ci95": summary["ci95"], "median": summary["median"]}
 
 
 def picture(learner: Learner, job: Job, split: Split, mode: BatchNorm) -> Tensor | None:

@@ -1,11 +1,19 @@
 """Every algorithm with every task of conf/, made small."""
 
+from pathlib import Path
+
 from metalearn_cli import config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner
 from metalearn_cli.machine import new_learner
 
 PAIRS = [(algo, task) for algo in config.list_choices("algo") for task in config.list_choices("task")]
+
+# Keys that a yaml has no value for, and what a network needs.
+GIVEN = {
+    "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
+    "conv4": ["task=omniglot"],
+}
 
 _SMALL = {
     "omniglot": ["model.filters=2", "task.query=1"],
@@ -18,7 +26,7 @@ _SMALL = {
 
 def small(algo: str, task: str) -> list[str]:
     """The overrides of a pair, with a small network and short inner loops."""
-    overrides = [f"algo={algo}", f"task={task}"]
+    overrides = [f"algo={algo}", f"task={task}", *GIVEN.get(task, [])]
     node, _ = config.compose_config(overrides)
     keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
     short = [f"algo.{key}={most}" for key, most in keys if node.algo.get(key, 0) > most]

@@ -1,14 +1,13 @@
 """Every yaml of conf/ is tested by being there."""
 
-import dataclasses
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 import pytest
 import torch
 from omegaconf import OmegaConf
-from pairs import PAIRS, built_or_refused, small
+from pairs import GIVEN, PAIRS, built_or_refused, small
 
 from metalearn_cli import catalog, config
 from metalearn_cli.algorithms.base import Algorithm
@@ -28,10 +27,7 @@ def test_conf_is_the_checkouts() -> None:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_yaml_builds(group: str, choice: str) -> None:
-    overrides = [f"{group}={choice}"]
-    if (group, choice) == ("model", "conv4"):
-        overrides.append("task=omniglot")
-    job = config.load_job(overrides)
+    job = config.load_job([f"{group}={choice}", *GIVEN.get(choice, [])])
     assert job.choices[group] == choice
     new_learner(job)
 
@@ -50,17 +46,16 @@ def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(group: s
     path = CONF / group / f"{choice}.yaml"
     node = OmegaConf.load(path)
     node = node.get(group, node)
-    job = config.load_job([f"{group}={choice}", *(["task=omniglot"] if choice == "conv4" else [])])
+    job = config.load_job([f"{group}={choice}", *GIVEN.get(choice, [])])
     part = {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group]
-    keys = {field.name for field in dataclasses.fields(part) if field.init} - {"spec"}
-    assert set(node) - {"_target_"} == keys
+    assert set(node) - {"_target_"} == set(config._values(part, frozenset({"spec"})))
     assert "#" in path.read_text().split("_target_")[0]
 
 
 def test_every_key_with_few_values_lists_them_in_its_comment() -> None:
     """Completion reads them there, and so does whoever opens the file."""
     jobs = [
-        (group, config.load_job([f"{group}={choice}", *(["task=omniglot"] if choice == "conv4" else [])]))
+        (group, config.load_job([f"{group}={choice}", *GIVEN.get(choice, [])]))
         for group, choice in CHOICES
         if group in config.GROUPS
     ]
@@ -70,8 +65,7 @@ def test_every_key_with_few_values_lists_them_in_its_comment() -> None:
             (f"{group}.", {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group])
         )
     for prefix, part in parts:
-        hints = get_type_hints(type(part))
-        for key, kind in ((field.name, hints[field.name]) for field in dataclasses.fields(part)):
+        for key, kind in config._field_types(type(part), frozenset({"spec"})).items():
             for option in (kind, *get_args(kind)):
                 if isinstance(option, type) and issubclass(option, Enum) and get_origin(kind) is not tuple:
                     assert set(catalog.values_of(prefix + key)) >= {member.name for member in option}, prefix + key
