@@ -731,7 +731,9 @@ def test_stdout_is_for_results_and_a_log_has_no_bars_and_no_colour(tmp_path: Pat
     assert "\r" not in done.out + done.err
     assert "\x1b" not in done.out + done.err
     assert "train 20/20" in done.err
-    assert all(line.startswith(("test ", "inner ", " ", "results are in ")) for line in done.out.splitlines())
+    assert all(
+        line.startswith(("test ", "inner ", " ", "constant: ", "results are in ")) for line in done.out.splitlines()
+    )
     assert max(map(len, done.err.splitlines())) <= 80  # the picture of a task
 
 
