@@ -396,6 +396,8 @@ def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = f
             if not _is_ours(_path(cls)):
                 hint += f"; a class's keys are the fields of its frozen dataclass: {key}: int = 1"
             raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{hint}")
+        if isinstance(value, bool) and str(value).lower() in getattr(types[key], "__members__", ()):
+            value = str(value).lower()  # a word of an enum, which yaml takes for a truth value
         try:
             schema[key] = value
         except OmegaConfBaseException as error:

@@ -71,7 +71,7 @@ def whole(task: TaskDistribution, split: Split) -> Batch:
 
 
 def plain(path: Path, **keys: Any) -> Table:
-    return Table(str(path), standardise=Standardise.none, **keys)
+    return Table(str(path), standardise=Standardise.false, **keys)
 
 
 def same(found: TaskDistribution, expected: TaskDistribution) -> None:

@@ -32,7 +32,7 @@ class Loss(Enum):
 
 class Standardise(Enum):
     train = auto()  # by the training tasks' points
-    none = auto()
+    false = auto()
 
 
 @dataclass(frozen=True)
