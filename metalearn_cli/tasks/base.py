@@ -109,6 +109,10 @@ class TaskDistribution(ABC):
         must not be tested on it. None where the split is fixed, or tasks have no classes."""
         return frozenset()
 
+    def notes(self) -> list[str]:
+        """What whoever starts a run should know about the data. Reads them on first use."""
+        return []
+
     @abstractmethod
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         """Choose T = `tasks` tasks: a pure function of its arguments, on the CPU. Holds `key` [T] int64."""
