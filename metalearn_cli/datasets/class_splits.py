@@ -40,8 +40,8 @@ def own_split(names: list[str], root: str) -> Parts | None:
             "and test.txt"
         )
     seen: dict[str, str] = {}
-    for name in names:
-        split, _, inner = name.partition("/")
+    for split, name in ((split, name) for split in SPLITS for name in names if name.startswith(f"{split}/")):
+        inner = name.removeprefix(f"{split}/")
         if seen.setdefault(inner, split) != split:
             raise UserError(
                 f"class {inner} of task.root={root} is in {seen[inner]} and in {split}: no class is both trained on "
@@ -82,17 +82,14 @@ def by_lists(names: list[str], root: str, lists: str) -> Parts:
 
 def by_shares(names: list[str], root: str, val_share: float | None, test_share: float | None, split_seed: int) -> Parts:
     """At random. A share that is not given is 0.2, and at least five classes where there are 15 or more."""
-    least = LEAST if len(names) >= 3 * LEAST else 2
     shares = {"test": test_share, "val": val_share}
-    number = {
-        split: max(round(0.2 * len(names)), least) if share is None else round(share * len(names))
-        for split, share in shares.items()
-    }
     given = {split: share for split, share in shares.items() if share is not None}
     if any(not 0 <= share < 1 for share in given.values()) or sum(given.values()) >= 1:
-        raise UserError(
-            f"{_words(given)} must be shares of the classes, e.g. 0.2, that leave some of them for training"
-        )
+        words = " and ".join(f"task.{split}_share={share}" for split, share in given.items())
+        raise UserError(f"{words} must be shares of the classes, e.g. 0.2, that leave some of them for training")
+    least = LEAST if len(names) >= 3 * LEAST else 2
+    number = {split: max(round(0.2 * len(names)), least) for split in shares}
+    number |= {split: round(share * len(names)) for split, share in given.items()}
     number["train"] = len(names) - number["test"] - number["val"]
     if min(number["train"], number["test"]) < 2 or number["val"] == 1:
         counts = ", ".join(f"{number[split]} {split}" for split in SPLITS)
@@ -111,7 +108,3 @@ def by_shares(names: list[str], root: str, val_share: float | None, test_share: 
 def _filled(classes: dict[str, list[str]]) -> dict[str, list[str]]:
     """Without a "val" that is empty."""
     return {split: part for split, part in classes.items() if part or split != "val"}
-
-
-def _words(shares: dict[str, float]) -> str:
-    return " and ".join(f"task.{split}_share={share}" for split, share in shares.items())

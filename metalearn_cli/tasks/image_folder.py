@@ -100,12 +100,15 @@ class ImageFolder(TaskDistribution):
             return
         fewest = min(few, key=lambda position: int(count[position]))
         images = int(count[fewest])
-        asks = f"task.{shot_key}={shot} with task.{query_key}={query}" if not self.episodes.variable else "a task"
-        fewer = f"task.{query_key}={images - shot}, or " if images > shot and not self.episodes.variable else ""
+        asks, fewer = "a task", ""
+        if not self.episodes.variable:
+            asks = f"task.{shot_key}={shot} with task.{query_key}={query}"
+            fewer = f"task.{query_key}={images - shot}, or " if images > shot else ""
+        enough = max(wanted, int(self._count[fewest]) + 1)
         raise UserError(
             f"class {self._names[fewest]} of the {split} split {has} {images} images, and {asks} asks for {wanted}: "
-            f"give {fewer}more images, or task.min_images={max(wanted, int(self._count[fewest]) + 1)}, which leaves out all "
-            f"classes with fewer files; {len(few)} of this split have too few"
+            f"give {fewer}task.min_images={enough}, which leaves out all classes with fewer files, or more images "
+            f"({len(few)} of the classes of this split have too few)"
         )
 
     def _wanted(self, split: Split) -> int:
@@ -140,8 +143,7 @@ class ImageFolder(TaskDistribution):
         if not kept:
             most = max(map(len, self._found.classes.values()))
             raise UserError(
-                f"task.min_images={self.min_images} leaves no class of task.root={self.root}: {most} is the most that one "
-                "has"
+                f"task.min_images={self.min_images} leaves no class of task.root={self.root}: give {most} at most"
             )
         if self.split_lists is not None:
             parts = class_splits.by_lists(names, self.root, self.split_lists)
