@@ -128,6 +128,16 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     assert torch.equal(decoded(lying, tmp_path / "b.png", resize=Resize.pad, exif=exif), expected)
 
 
+def test_of_a_cameras_two_pictures_the_photograph_is_taken(tmp_path: Path) -> None:
+    photograph = picture(1, (32, 32))
+    photograph.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[picture(2, (16, 16))])
+    with Image.open(tmp_path / "a.jpg") as both:
+        assert (both.format, both.n_frames) == ("MPO", 2)  # type: ignore[attr-defined]
+    found = decode(tmp_path / "a.jpg", 32, 3, Resize.crop)
+    wanted = torch.frombuffer(bytearray(photograph.tobytes()), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)
+    assert (found.int() - wanted.int()).abs().float().mean() < 10
+
+
 def test_crop_stretch_and_pad(tmp_path: Path) -> None:
     """A wide picture of three parts: red, blue, red."""
     wide = Image.new("RGB", (96, 32), RED)
@@ -220,6 +230,19 @@ def test_what_cannot_be_opened_is_named(flat: Path, monkeypatch: pytest.MonkeyPa
     assert "c04/1.png cannot be read (Permission denied)" in refusal(flat)
 
 
+def test_a_folder_that_cannot_be_opened_is_named(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if Path(path).name == "c15":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    fill(flat / "c15", seed=15)
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "c15 cannot be read (Permission denied)" in refusal(flat)
+
+
 def test_all_broken_files_are_counted_and_ten_are_named(flat: Path) -> None:
     for c in range(12):
         (flat / f"c{c:02}/1.png").write_bytes(b"")
@@ -236,7 +259,7 @@ def test_broken_files_are_left_out_when_asked_for_and_said_each_time(flat: Path)
         task = task_on(flat, skip_broken=True)
         assert images_of(task).count.tolist() == [2] * 15
         assert (
-            "task.skip_broken=true leaves out 2 files: c02/0.png is no image that Pillow can read; c07/0.png is no "
+            "task.skip_broken=true leaves out (2): c02/0.png is no image that Pillow can read; c07/0.png is no "
             "image that Pillow can read"
         ) in task.notes()
     expected = decode(flat / "c07/2.png", 16, 3, Resize.crop)
@@ -266,7 +289,7 @@ def test_other_files_are_said_and_what_systems_leave_is_not(flat: Path) -> None:
     (flat / "c02/3.heic").write_text("junk")
     task = task_on(flat)
     assert images_of(task).count.sum() == 30
-    assert "2 files are no images by their suffix, and are not read: c01/labels.txt, c02/3.heic" in task.notes()
+    assert "no images by their suffix, and not read (2): c01/labels.txt, c02/3.heic" in task.notes()
 
 
 def test_suffixes_in_any_case(flat: Path) -> None:
@@ -314,8 +337,8 @@ def test_the_same_picture_twice_is_a_warning(flat: Path) -> None:
     picture(7).save(flat / "c09/2.bmp")  # in another format
     Image.open(flat / "c11/0.png").save(flat / "c11/5.png", compress_level=0)
     notes = task_on(flat).notes()
-    assert "warning: 1 images are there twice in different classes: c03/2.png as c09/2.bmp" in notes
-    assert "warning: 1 images are there twice in a class: c11/0.png as c11/5.png" in notes
+    assert "warning: the same image twice in different classes (1): c03/2.png as c09/2.bmp" in notes
+    assert "warning: the same image twice in a class (1): c11/0.png as c11/5.png" in notes
 
 
 def test_a_name_that_is_no_text_can_be_said(flat: Path) -> None:
@@ -418,8 +441,8 @@ def test_a_split_of_its_own(tmp_path: Path) -> None:
     ("folders", "sentence"),
     [
         (("train/a", "valid/b"), " has train/: a split of its own is train/, test/ and, if there is one, val/"),
-        (("train/a", "test/b", "valid/c"), " has test, train/ beside valid: "),
-        (("train/a", "test/b", "c"), " has test, train/ beside c: "),
+        (("train/a", "test/b", "valid/c"), " has train/, test/ beside valid: "),
+        (("train/a", "test/b", "c"), " has train/, test/ beside c: "),
     ],
 )
 def test_half_a_split_is_a_sentence(tmp_path: Path, folders: tuple[str, ...], sentence: str) -> None:
@@ -442,7 +465,7 @@ def test_lists(flat: Path, tmp_path: Path) -> None:
         (lists / f"{split}.txt").write_text("\n".join(part) + "\n\n")
     task = task_on(flat, split_lists=str(lists))
     assert {split: drawn_classes(task, split) for split in task.splits} == {s: set(part) for s, part in names.items()}
-    assert "in no list, and left out: c08, c10, c11, c12, c13" in task.notes()
+    assert "in no list, and left out (5): c08, c10, c11, c12, c13" in task.notes()
     (flat / "c08/0.png").write_bytes(b"")  # of a class that is not used
     assert task_on(flat, split_lists=str(lists)).fingerprint == task.fingerprint
 
@@ -478,7 +501,7 @@ def test_a_class_with_too_few_images_is_named_with_what_would_be_right(flat: Pat
     ) in sentence
     task = task_on(flat, query=4, min_images=5)
     assert "small" not in task._names
-    assert "task.min_images=5 leaves out 1 classes: small" in task.notes()
+    assert "task.min_images=5 leaves out (1): small" in task.notes()
     assert task_on(flat, query=2).fingerprint != task.fingerprint
     with pytest.raises(UserError, match=r"task\.min_images=99 leaves no class of .*: give 6 at most"):
         task_on(flat, min_images=99)
@@ -572,7 +595,7 @@ def test_the_command_names_what_is_wrong_before_there_is_a_run(flat: Path, tmp_p
     done = run(here, "train", *QUICK, f"task.root={flat}", "task.skip_broken=true", "name=one")
     assert done.code == 0, done.err
     assert f"{flat}: 15 classes with 30 images; 5 train, 5 val, 5 test, by split_seed=0" in done.err
-    assert "leaves out 1 files: c00/0.png is empty" in (here / "outputs/one/train.log").read_text()
+    assert "leaves out (1): c00/0.png is empty" in (here / "outputs/one/train.log").read_text()
     # The folder changes: neither does the run go on, nor is it tested on classes that it may have learned.
     fill(flat / "new", seed=80)
     for command in (["train", *QUICK, f"task.root={flat}", "task.skip_broken=true", "name=one", "steps=4"],):

@@ -32,7 +32,7 @@ def own_split(names: list[str], root: str) -> Parts | None:
         return None
     plain = sorted(name for name in names if "/" not in name)
     if not {"train", "test"} <= groups or (others := sorted(groups - set(SPLITS)) + plain):
-        what = f"{', '.join(sorted(groups.intersection(SPLITS)))}/"
+        what = ", ".join(f"{group}/" for group in SPLITS if group in groups)
         beside = f" beside {others[0]}" if {"train", "test"} <= groups else ""
         raise UserError(
             f"task.root={root} has {what}{beside}: a split of its own is train/, test/ and, if there is one, val/ with "

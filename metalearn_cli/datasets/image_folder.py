@@ -86,7 +86,7 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], found: Contents) -> 
     try:
         inside = sorted(os.scandir(real), key=lambda entry: entry.name)
     except OSError as error:
-        found.closed[name] = f"cannot be read ({error.strerror})"
+        found.closed[name or "."] = f"cannot be read ({error.strerror})"
         return
     for entry in inside:
         path = f"{name}/{entry.name}".lstrip("/")

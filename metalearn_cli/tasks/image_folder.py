@@ -53,17 +53,18 @@ class ImageFolder(TaskDistribution):
         count, broken = self._packed.images.count, self._packed.report.broken
         notes = [f"{self.root}: {len(self._names)} classes with {int(count.sum())} images; {self._counts}"]
         if small := [name for name, files in self._found.classes.items() if len(files) < self.min_images]:
-            notes.append(f"task.min_images={self.min_images} leaves out {len(small)} classes: {some(small)}")
+            notes.append(f"task.min_images={self.min_images} leaves out ({len(small)}): {some(small)}")
         if self._parts.left_out:
-            notes.append(f"in no list, and left out: {some(self._parts.left_out)}")
+            left_out = self._parts.left_out
+            notes.append(f"in no list, and left out ({len(left_out)}): {some(left_out)}")
         if others := self._found.others:
-            notes.append(f"{len(others)} files are no images by their suffix, and are not read: {some(others)}")
+            notes.append(f"no images by their suffix, and not read ({len(others)}): {some(others)}")
         if broken:
             skipped = some([f"{name} {why}" for name, why in broken.items()], "; ")
-            notes.append(f"task.skip_broken=true leaves out {len(broken)} files: {skipped}")
+            notes.append(f"task.skip_broken=true leaves out ({len(broken)}): {skipped}")
         for where, pairs in self._twice().items():
             if pairs:
-                notes.append(f"warning: {len(pairs)} images are there twice {where}: {some(pairs)}")
+                notes.append(f"warning: the same image twice {where} ({len(pairs)}): {some(pairs)}")
         return notes
 
     @property
