@@ -258,6 +258,7 @@ def test_broken_files_are_left_out_when_asked_for_and_said_each_time(flat: Path)
     for _ in range(2):  # packed, and found packed
         task = task_on(flat, skip_broken=True)
         assert images_of(task).count.tolist() == [2] * 15
+        assert len(images_of(task).pixels) == 30
         assert (
             "task.skip_broken=true leaves out (2): c02/0.png is no image that Pillow can read; c07/0.png is no "
             "image that Pillow can read"
