@@ -61,7 +61,7 @@ def bench(job: Job, console: Console) -> str:
     """
     new_learner(job)  # says what is wrong with the device or the parts
     _ = job.task.fingerprint  # reads the data, or says what is missing
-    for note in job.notes:
+    for note in (*job.notes, *job.task.notes()):
         console.say(note)
     job = prepare(job, None, console)
     learner = new_learner(job)

@@ -33,10 +33,11 @@ from metalearn_cli.mistakes import composition_sentence, describe, failure_sente
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.module import ModuleNet, module_net
 from metalearn_cli.optimizer import Optimizer
+from metalearn_cli.tasks.adapted import Adapted
 from metalearn_cli.tasks.base import Split, TaskDistribution
 
 # Keys whose values are a person's text: names, paths, sentences.
-FREE_TEXT = ("name", "run", "expect", "task.root", "task.split_file")
+FREE_TEXT = ("name", "run", "expect", "task.root", "task.split_file", "task.split_lists")
 
 
 class Precision(Enum):
@@ -243,10 +244,17 @@ def keys_of(overrides: list[str]) -> set[str]:
     return {override.partition("=")[0].lstrip("+") for override in overrides}
 
 
-def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: bool) -> Job:
+def make_job(
+    node: DictConfig,
+    choices: dict[str, str],
+    given: set[str],
+    trust: bool,
+    input_shape: tuple[int, ...] | None = None,
+) -> Job:
     """Check and build a whole configuration; `given` are the keys that stand on the command line.
 
-    Without `trust`, only classes of this package are imported: a run folder may come from anywhere.
+    Without `trust`, only classes of this package are imported: a run folder may come from anywhere. With `input_shape`
+    the task's images get that shape.
     """
     groups = {group: node.pop(group) for group in GROUPS}
     run = Run(**check(Run, node, ""))
@@ -260,7 +268,8 @@ def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: 
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)
     task: TaskDistribution = make("task", TaskDistribution)
     run = _each_task_once(run, task, given, notes)
-    net: Net = make("model", Net, spec=task.spec)
+    shown = task if input_shape is None else Adapted(task, input_shape)
+    net: Net = make("model", Net, spec=shown.spec)
     algo: Algorithm = make("algo", Algorithm)
     if run.expect is not None:
         parse_expectation(run.expect, task.spec.metric, algo.test_steps)
@@ -272,7 +281,7 @@ def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: 
         config[group] = {"_target_": _path(type(part)), **_plain(_values(part, frozenset({"spec"})))}
     if isinstance(net, ModuleNet):
         config["model"] = {"_target_": _path(net.module_class), **net.arguments}
-    return Job(run, algo, task, net, optimizer, choices, config, notes)
+    return Job(run, algo, shown, net, optimizer, choices, config, notes)
 
 
 def _each_task_once(run: Run, task: TaskDistribution, given: set[str], notes: list[str]) -> Run:

@@ -23,6 +23,7 @@ from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summar
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.adapted import Adapted
 from metalearn_cli.tasks.base import Draw, Split, draw_slice
 from metalearn_cli.writers import Writers
 
@@ -226,6 +227,7 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         },
         "algo": job.choices["algo"],
         "task": job.choices["task"],
+        "adapted": job.task.rule if isinstance(job.task, Adapted) else None,
         "experiment": job.choices.get("experiment"),
         "seed": job.run.seed,
         "episodes_seed": job.run.episodes_seed,

@@ -114,6 +114,16 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
+def check_same_data(folder: Path, fingerprint: str) -> None:
+    """Raises UserError where the folder holds a run on other data: a user's own images may have changed."""
+    path = folder / "environment.json"
+    if path.exists() and (before := read_json(path).get("data", fingerprint)) != fingerprint:
+        raise UserError(
+            f"the data of {folder} have changed: their hash was {before[:16]} when it was trained, and is "
+            f"{fingerprint[:16]}; put them back, or train in a run of another name"
+        )
+
+
 def load_config(path: Path) -> dict[str, Any]:
     """A config.yaml as plain values; nothing in it is imported or run."""
     try:

@@ -56,6 +56,18 @@ def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 15 classes with two images each, as `task=image_folder` wants one."""
+    root = tmp_path_factory.mktemp("own") / "images"
+    for number in range(30):
+        path = root / f"class{number // 2:02}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = torch.randint(256, (3 * 16 * 16,), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        Image.frombytes("RGB", (16, 16), bytes(noise.tolist())).save(path)
+    return root
+
+
+@pytest.fixture(scope="session")
 def omniglot_root() -> str:
     """The folder of the real archives: METALEARN_DATA's, or the one beside the checkout."""
     beside = Path(__file__).parents[2] / "shared" / "data"

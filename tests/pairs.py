@@ -9,24 +9,29 @@ from metalearn_cli.machine import new_learner
 
 PAIRS = [(algo, task) for algo in config.list_choices("algo") for task in config.list_choices("task")]
 
-# Keys that a yaml has no value for, and what a network needs.
-GIVEN = {
-    "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
-    "conv4": ["task=omniglot"],
-}
-
 _SMALL = {
     "omniglot": ["model.filters=2", "task.query=1"],
     "cifar_fs": ["model.filters=2", "task.query=1"],
     "mini_imagenet": ["model.filters=2", "task.query=1"],
+    "image_folder": ["model.filters=2", "task.query=1", "task.size=16"],
     "sinusoid": ["model.hidden=[8]"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
 }
 
 
-def small(algo: str, task: str) -> list[str]:
+def chosen(group: str, choice: str, own_images: Path) -> list[str]:
+    """The overrides for a yaml, with what it leaves to the user."""
+    wanted = {
+        "conv4": ["task=omniglot"],
+        "image_folder": [f"task.root={own_images}", "task.query=1"],
+        "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
+    }
+    return [f"{group}={choice}", *wanted.get(choice, [])]
+
+
+def small(algo: str, task: str, own_images: Path) -> list[str]:
     """The overrides of a pair, with a small network and short inner loops."""
-    overrides = [f"algo={algo}", f"task={task}", *GIVEN.get(task, [])]
+    overrides = [f"algo={algo}", *chosen("task", task, own_images)]
     node, _ = config.compose_config(overrides)
     keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
     short = [f"algo.{key}={most}" for key, most in keys if node.algo.get(key, 0) > most]

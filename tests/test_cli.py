@@ -120,7 +120,6 @@ def test_eval_refuses_classes_that_the_run_was_trained_on_and_shapes_that_its_mo
         (["task.split=vinyals"], "of the 423 classes of this test were trained on by outputs/one, e.g. images_"),
         (["task.split_seed=5"], "take the split that it was trained with"),
         (["task=sinusoid"], "and the model of outputs/one takes classes of [1, 28, 28]"),
-        (["task=cifar_fs"], "task=cifar_fs has classes of examples of shape [3, 32, 32]"),
     ):
         refused = run(tmp_path, "eval", "run=outputs/one", *task)
         assert refused.code == 1

@@ -115,6 +115,10 @@ class TaskDistribution(ABC):
         """How many tasks there are, where they are counted: each is then tested once. None: as many as are drawn."""
         return None
 
+    def notes(self) -> list[str]:
+        """What whoever starts a run should know about the data. Reads them on first use."""
+        return []
+
     @abstractmethod
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         """Choose T = `tasks` tasks: a pure function of its arguments, on the CPU. Holds `key` [T] int64."""

@@ -20,8 +20,8 @@ SHORT += ["test_episodes=4", "other_batch_norm=[]"]
 @pytest.mark.parametrize(("algo", "task"), PAIRS)
 @pytest.mark.usefixtures("packed_images")
 @pytest.mark.row("A3")
-def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, algo: str, task: str) -> None:
-    arguments = ["train", *small(algo, task), *SHORT]
+def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, own_images: Path, algo: str, task: str) -> None:
+    arguments = ["train", *small(algo, task, own_images), *SHORT]
     job = config.load_job(arguments[1:])
     if built_or_refused(job) is None:
         return
