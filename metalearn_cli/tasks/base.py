@@ -105,8 +105,8 @@ class TaskDistribution(ABC):
         run needs is checked when the distribution is made."""
 
     def classes(self, split: Split) -> frozenset[str]:
-        """The names of the classes of `split`, where the fields choose them: a model that was trained on one of them
-        must not be tested on it. None where the split is fixed, or tasks have no classes."""
+        """The names of the classes of `split`, where the fields choose them or another task has the same: a model that
+        was trained on one of them must not be tested on it. None where there is no such danger."""
         return frozenset()
 
     @abstractmethod

@@ -49,6 +49,10 @@ class CifarFS(TaskDistribution):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._images.on(device))
 
+    def classes(self, split: Split) -> frozenset[str]:
+        """CIFAR-FS and FC100 have the same classes, in other splits."""
+        return frozenset(f"CIFAR-100's {cifar_fs.classes()[c].name}" for c in self._positions[split].tolist())
+
     @cached_property
     def _positions(self) -> dict[Split, Tensor]:
         """The classes of each split, as positions in the packed set, [classes]."""
