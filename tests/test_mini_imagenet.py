@@ -9,7 +9,7 @@ from PIL import Image
 from problems import image_task
 
 from metalearn_cli.datasets import mini_imagenet
-from metalearn_cli.datasets.mini_imagenet import Resample
+from metalearn_cli.datasets.folders import Resample, as_tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
@@ -85,7 +85,7 @@ def test_other_sizes_and_modes_become_84x84_rgb_as_asked(folders: Path, resample
     how = {Resample.lanczos: Image.Resampling.LANCZOS, Resample.box: Image.Resampling.BOX}[resample]
     for i in range(3):
         expected = Image.open(folders / f"train/n1/n1_{i}.jpg").convert("RGB").resize((84, 84), how)
-        assert torch.equal(images.pixels[i], mini_imagenet.as_tensor(expected))
+        assert torch.equal(images.pixels[i], as_tensor(expected))
 
 
 def test_the_two_resamplings_are_packed_apart(folders: Path) -> None:

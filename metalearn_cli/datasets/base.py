@@ -29,7 +29,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.files import sync_folder, turn, write_durably
 
 READ_AT_EVERY_START = 2 << 30  # bytes: the largest packed set whose hash every run computes
-_READ = 64 << 20  # bytes of a packed set that are looked at at once
+_READ = 8 << 20  # bytes of a packed set that are looked at at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +183,8 @@ def open_packed(path: Path, whole: bool = False) -> ImageSet:
             names = tuple(json.loads(file.metadata()["image_set"])["names"])
             pixels, count, kept = (file.get_tensor(name) for name in ("pixels", "count", "fingerprint"))
         fingerprint = bytes(kept.tolist()).hex()
+        if not (len(names) == len(count) and len(pixels) == count.sum()):
+            raise ValueError("the numbers of its classes and images do not fit each other")
     except Exception as error:  # whatever safetensors and json raise when they meet damaged bytes
         raise UserError(f"{path} is damaged ({error}): {mend}") from error
     if whole or path.stat().st_size <= READ_AT_EVERY_START or not _is_known(path):
