@@ -44,7 +44,8 @@ def unpack(archive: Path, folder: Path) -> Iterator[tuple[int, int]]:
             raise UserError(f"{archive} is damaged ({error}): take another copy") from error
         raise UserError(f"{error.filename or folder}: {error.strerror}; nothing of {archive} was kept") from error
     except Exception as error:  # whatever zipfile, tarfile and the compressions raise when they meet damaged bytes
-        raise UserError(f"{archive} is damaged ({error or type(error).__name__}): take another copy") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{archive} is damaged ({reason}): take another copy") from error
 
 
 def _check(archive: Path, folder: Path) -> int:
@@ -111,7 +112,10 @@ def _write(archive: Path, folder: Path, total: int) -> Iterator[tuple[int, int]]
 def _opened(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
     if zipfile.is_zipfile(archive):
         return zipfile.ZipFile(archive)
-    return tarfile.open(archive)
+    try:
+        return tarfile.open(archive)
+    except tarfile.ReadError as error:
+        raise UserError(f"{archive} is no zip or tar archive that can be read: take another copy") from error
 
 
 def _members(archive: Path) -> Iterator[_Member]:
@@ -133,6 +137,10 @@ def _members_of(opened: zipfile.ZipFile | tarfile.TarFile) -> Iterator[_Member]:
         opened.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
         kind = "file" if found.isreg() and not found.issparse() else "folder" if found.isdir() else "a link or a device"
         yield _Member(found.name.rstrip("/") or "/", found.size if kind == "file" else 0, kind, found)
+    assert opened.fileobj is not None
+    opened.fileobj.seek(opened.offset)  # where tarfile found no more
+    if not opened.fileobj.read(1):
+        raise EOFError("its end is missing")
 
 
 def _content(opened: zipfile.ZipFile | tarfile.TarFile, member: _Member) -> IO[bytes]:
