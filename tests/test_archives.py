@@ -175,6 +175,26 @@ def test_a_member_of_many_terabytes_is_refused_by_its_header(tmp_path: Path) -> 
     assert "would become 35,184,372,088,832 or more" in refusal(tmp_path / "archive")
 
 
+def test_an_archive_of_too_many_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MOST_BYTES", 100)
+    assert "beyond 0 GiB" in refusal(tarred(tmp_path / "archive", {"set/a": bytes(60), "set/b": bytes(41)}))
+
+
+def test_a_member_that_is_shorter_than_it_says_is_damaged(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "archive", {"set/a": os.urandom(5000)})
+    path.write_bytes(path.read_bytes().replace((5000).to_bytes(4, "little"), (6000).to_bytes(4, "little")))
+    with pytest.raises(UserError, match="set/a is shorter than it says"):
+        list(unpack(path, tmp_path / "new"))
+
+
+def test_a_tar_with_a_damaged_header_does_not_end_there(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "archive", FILES, mode="w")
+    data = bytearray(path.read_bytes())
+    data[1024 + 150] ^= 1  # in the second member's checksum
+    path.write_bytes(data)
+    assert "its end is missing" in refusal(path)
+
+
 def test_a_member_that_is_longer_than_it_says_is_not_written_to_its_end(tmp_path: Path) -> None:
     path = zipped(tmp_path / "archive", {"set/a": bytes(5000)})
     data = path.read_bytes()

@@ -105,8 +105,8 @@ def _write(archive: Path, folder: Path, total: int) -> Iterator[tuple[int, int]]
                     left -= len(block)
                     done += len(block)
                     yield done, total
-                if left or source.read(1):
-                    raise EOFError(f"{member.name} is not as long as it should be")
+                if left:
+                    raise EOFError(f"{member.name} is shorter than it says")
 
 
 def _opened(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
@@ -138,8 +138,8 @@ def _members_of(opened: zipfile.ZipFile | tarfile.TarFile) -> Iterator[_Member]:
         kind = "file" if found.isreg() and not found.issparse() else "folder" if found.isdir() else "a link or a device"
         yield _Member(found.name.rstrip("/") or "/", found.size if kind == "file" else 0, kind, found)
     assert opened.fileobj is not None
-    opened.fileobj.seek(opened.offset)  # where tarfile found no more
-    if not opened.fileobj.read(1):
+    opened.fileobj.seek(opened.offset)  # where tarfile found no more: it takes a damaged header for the end
+    if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise EOFError("its end is missing")
 
 
