@@ -39,6 +39,7 @@ def fetch(address: str, path: Path, md5: str | None = None) -> Iterator[Progress
             yield from _go_on(address, part)
             break
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code == 416:  # nothing is left to send: the part is whole, or belongs to another file
                 if _total(error.headers.get("Content-Range")) == before:
                     break
