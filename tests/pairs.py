@@ -7,10 +7,9 @@ from metalearn_cli.machine import new_learner
 
 PAIRS = [(algo, task) for algo in config.list_choices("algo") for task in config.list_choices("task")]
 
+_IMAGES = ["model.filters=2", "task.query=1"]
 _SMALL = {
-    "omniglot": ["model.filters=2", "task.query=1"],
-    "cifar_fs": ["model.filters=2", "task.query=1"],
-    "mini_imagenet": ["model.filters=2", "task.query=1"],
+    **dict.fromkeys(("omniglot", "cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"), _IMAGES),
     "sinusoid": ["model.hidden=[8]"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
 }
