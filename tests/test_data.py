@@ -16,7 +16,7 @@ from servers import Server, serve
 
 from metalearn_cli import data
 from metalearn_cli.cli import completions, main
-from metalearn_cli.datasets import archives, cifar_fs, cub, fetch, omniglot, sets
+from metalearn_cli.datasets import archives, base, cifar_fs, cub, fetch, omniglot, sets
 from metalearn_cli.datasets.cifar_fs import Listed
 from metalearn_cli.datasets.omniglot import Character
 
@@ -183,6 +183,22 @@ def test_of_two_that_prepare_at_once_one_fetches(home: Path, letters: Server) ->
     assert [request.path for request in letters.requests] == ["/images_background.zip", "/images_evaluation.zip"]
 
 
+def test_of_two_that_unpack_at_once_one_does(
+    home: Path, cifar: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other has looked for the data before, and has waited since."""
+    unpack, unpacked = data._unpack, []
+
+    def unpack_once_more(name: str, archive: Path, folder: Path) -> None:
+        unpacked.append(name)
+        unpack(name, archive, folder)
+
+    monkeypatch.setattr(data, "_unpack", unpack_once_more)
+    for _ in range(2):
+        data._get("cifar_fs", home / "data/cifar-fs", cifar)
+    assert unpacked == ["cifar_fs"]
+
+
 @pytest.mark.parametrize("name", ["cifar_fs", "fc100"])
 def test_cifar_100s_archive_is_unpacked_and_packed(
     home: Path, cifar: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -325,6 +341,20 @@ def test_verify_finds_a_changed_source_and_a_changed_packed_file(
     assert code == 1
     assert out.startswith("source ")
     assert f"{path} is damaged (" in err
+
+
+def test_verify_reads_large_packed_files_too(
+    home: Path, cifar: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(base, "READ_AT_EVERY_START", 0)
+    command(capsys, "prepare", "cifar_fs", f"archive={cifar}")
+    (path,) = (home / "cache").glob("*.safetensors")
+    content, when = path.read_bytes(), path.stat().st_mtime_ns
+    path.unlink()
+    path.write_bytes(content[:-50] + bytes([content[-50] ^ 1]) + content[-49:])
+    os.utime(path, ns=(when, when))
+    assert command(capsys, "prepare", "cifar_fs")[0] == 0
+    assert f"{path} is damaged (" in command(capsys, "verify", "cifar_fs")[2]
 
 
 def test_verify_finds_that_another_folder_was_packed(
