@@ -7,6 +7,9 @@ from metalearn_cli.machine import new_learner
 
 PAIRS = [(algo, task) for algo in config.list_choices("algo") for task in config.list_choices("task")]
 
+# Tasks with the shapes and the draws of another one, from other data: a step is tested on each, a kill on the other.
+ALIKE = ("fc100", "tiered_imagenet", "cub")
+
 _IMAGES = ["model.filters=2", "task.query=1"]
 _SMALL = {
     **dict.fromkeys(("omniglot", "cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"), _IMAGES),
