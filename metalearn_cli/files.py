@@ -54,7 +54,8 @@ def _locked(descriptor: int, waiting: str) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(waiting, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a closed terminal
+            print(waiting, file=sys.stderr, flush=True)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
         return False

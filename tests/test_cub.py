@@ -15,7 +15,7 @@ from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.cub import CUB
 
 COUNTS = {"001.Albatross": 3, "002.Auk": 2, "003.Bunting": 2, "004.Wren": 4}
-BOXES = ["10.5 20.0 30.0 25.0", "0.0 0.0 100.0 60.0"]  # left, top, width, height
+BOXES = ["10.5 20.0 30.0 25.0", "-1.0 0.0 102.0 60.5"]  # left, top, width, height; the second is a little too large
 
 
 @pytest.fixture
@@ -121,9 +121,10 @@ def test_incomplete_and_odd_lists_are_named(small: Path) -> None:
     assert refusal(small, Region.box).startswith(f"{boxes} holds something else than numbers (")
     boxes.write_text(all_boxes.replace(f"3 {BOXES[0]}\n", ""))
     assert refusal(small, Region.box) == f"{boxes} holds 10 boxes instead of 11"
-    for box in ("90.0 20.0 30.0 25.0", "10.0 20.0 0.0 25.0", "nan 20.0 30.0 25.0"):
+    for box in ("110.0 20.0 30.0 25.0", "10.0 20.0 0.0 25.0", "nan 20.0 30.0 25.0", "1.0 70.0 inf 2.0"):
         boxes.write_text(all_boxes.replace(f"3 {BOXES[0]}", f"3 {box}"))
-        assert f"{folder}/images/001.Albatross/Bird_7.jpg does not lie in its 100 x 60" in refusal(small, Region.box)
+        sentence = f"{folder}/images/001.Albatross/Bird_7.jpg has nothing of its 100 x 60 pixels"
+        assert sentence in refusal(small, Region.box)
     (folder / "images/002.Auk/Bird_8.jpg").unlink()
     assert refusal(small) == f"{folder}/images/002.Auk/Bird_8.jpg cannot be read (No such file or directory)"
 

@@ -1,7 +1,10 @@
 """FC100: its split of CIFAR-100's classes. What is read is tested with CIFAR-FS."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from commands import run
 from problems import image_task
 
 from metalearn_cli.datasets import cifar_fs, fc100
@@ -53,6 +56,15 @@ def test_each_split_draws_all_its_classes_and_no_others() -> None:
 def test_it_has_classes_that_cifar_fs_trains_on() -> None:
     assert len(CifarFS().classes("train") & FC100().classes("test")) == 11
     assert not FC100().classes("train") & FC100().classes("test")
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_a_run_on_cifar_fs_is_not_tested_on_it(tmp_path: Path) -> None:
+    keys = ["algo=protonet", "task=cifar_fs", "model.filters=4", "task.query=2", "debug=quick", "threads=1", "name=one"]
+    assert run(tmp_path, "train", *keys).code == 0
+    refused = run(tmp_path, "eval", "run=outputs/one", "task=fc100", "task.query=2")
+    assert refused.code == 1
+    assert "11 of the 20 classes of this test were trained on by outputs/one, e.g. CIFAR-100's bee" in refused.err
 
 
 def test_impossible_request_is_a_sentence() -> None:

@@ -84,13 +84,14 @@ def packed(stem: str, read: Callable[[], Unpacked | ImageSet]) -> ImageSet:
     each into a file of its own, and rename it to the same name.
     """
     if not (paths := find(stem)):
+        images = read()  # no pixels yet: a source that is missing is said before a folder is made
         with _writing(cache_root()):
             cache_root().mkdir(parents=True, exist_ok=True)
         with turn(cache_root(), f"waiting for another process that packs a data set in {cache_root()}") as alone:
             if not (paths := find(stem)):
                 if alone:
                     _remove_leftovers(stem)
-                _pack(stem, read())
+                _pack(stem, images)
                 paths = find(stem)
     if len(paths) > 1:
         raise UserError(

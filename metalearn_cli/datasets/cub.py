@@ -93,18 +93,10 @@ def _cut(path: Path, region: Region, box: Box | None) -> Image.Image:
         large = image.resize((side, side), Image.Resampling.BILINEAR)
         return large.crop((edge, edge, edge + SIZE, edge + SIZE))
     if box is not None:
-        left, top, right, bottom = box
-        if not (0 <= left < right <= image.width + 1 and 0 <= top < bottom <= image.height + 1):
-            raise UserError(
-                f"the bounding box {list(box)} of {path} does not lie in its {image.width} x {image.height}"
-            )
-        edges = (
-            math.floor(left),
-            math.floor(top),
-            min(math.ceil(right), image.width),
-            min(math.ceil(bottom), image.height),
-        )
-        image = image.crop(edges)
+        left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height)
+        if not (left < right and top < bottom):
+            raise UserError(f"the box {list(box)} of {path} has nothing of its {image.width} x {image.height} pixels")
+        image = image.crop((math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)))
     return image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
 
 

@@ -17,6 +17,7 @@ proc_images.py). The name of a packed set carries a hash of the files' names and
 is packed anew.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -101,7 +102,8 @@ def _unpacked(folder: Path, names: list[str], blocks: Iterator[Tensor]) -> Unpac
             f"{folder} does not split miniImageNet as Ravi and Larochelle did ({len(differing)} of {len(names)} "
             f"classes, e.g. {differing[0]}): results do not compare with those of papers that use their split"
         )
-        tqdm.write(sentence, file=sys.stderr)
+        with contextlib.suppress(OSError):  # a closed terminal
+            tqdm.write(sentence, file=sys.stderr)
     return Unpacked(tuple(names), [IMAGES] * len(names), (3, SIZE, SIZE), blocks)
 
 
