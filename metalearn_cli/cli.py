@@ -5,9 +5,12 @@ import os
 import sys
 
 from metalearn_cli import __version__, catalog
+from metalearn_cli.datasets import sets
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupted, catch, leave_at_once, restore
 from metalearn_cli.progress import tell
+
+COMMANDS = ("train", "eval", "bench", "data", "list", "completion")
 
 HELP = """\
 metalearn: train, test and compare few-shot learners
@@ -16,6 +19,7 @@ metalearn: train, test and compare few-shot learners
   metalearn eval run=outputs/my-run test_episodes=1000              test a finished run once more
   metalearn bench experiment=maml/omniglot_5w1s                     how fast it trains here, and where the time goes
   metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
+  metalearn data prepare|verify|path omniglot                       get a data set, check it, or say where it is
   metalearn train --help                                            examples, and how the keys work
   eval "$(metalearn completion bash)"                               completion of commands, keys, values, runs; or zsh
   metalearn completion fish | source                                the same in fish
@@ -75,6 +79,19 @@ device, the step, and the episodes of a validation and of a test (in every batch
 name, steps and other keys of a run's course change nothing here.
 """
 
+DATA_HELP = """\
+metalearn data prepare|verify|path NAME [archive=FILE] [root=FOLDER]
+
+  metalearn data prepare omniglot                             fetch it, check it and pack it; a second time does nothing
+  metalearn data prepare cub archive=CUB_200_2011.tgz         the same from an archive (zip, tar, tar.gz) that you have
+  metalearn data verify omniglot                              read it and what is packed of it to the last byte
+  metalearn data path omniglot                                where it is, and where it is packed, a line each
+  metalearn list task                                         what there is, and what is found here
+
+NAME is that of a task. A data set is in $METALEARN_DATA/<its folder>, or in root=FOLDER (for a run: task.root=FOLDER).
+Where a licence wants that you fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
+"""
+
 LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|metric\n"
 
 
@@ -123,7 +140,7 @@ def main(arguments: list[str]) -> int:
 
 def run(arguments: list[str]) -> int:
     if "--help" in arguments[1:] or "-h" in arguments[1:]:
-        helps = {"train": TRAIN_HELP, "eval": EVAL_HELP, "bench": BENCH_HELP, "list": LIST_HELP}
+        helps = {"train": TRAIN_HELP, "eval": EVAL_HELP, "bench": BENCH_HELP, "data": DATA_HELP, "list": LIST_HELP}
         print(helps.get(arguments[0], HELP), end="")
         return 0
     match arguments:
@@ -139,12 +156,14 @@ def run(arguments: list[str]) -> int:
             return eval_command(rest)
         case ["bench", *rest]:
             return bench_command(rest)
+        case ["data", *rest]:
+            return data_command(rest)
         case ["list", *rest]:
             return list_command(rest)
         case ["completion", *rest]:
             return completion_command(rest)
         case _:
-            near = difflib.get_close_matches(arguments[0], ["train", "eval", "bench", "list", "completion"], n=1)
+            near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
             hint = f"did you mean {near[0]}?" if near else "see metalearn --help"
             return refuse(f"there is no command {arguments[0]}: {hint}")
 
@@ -194,11 +213,29 @@ def bench_command(arguments: list[str]) -> int:
     return 0
 
 
+def data_command(arguments: list[str]) -> int:
+    from metalearn_cli.data import ACTIONS, data
+
+    match arguments:
+        case [action, name, *options] if action in ACTIONS:
+            data(action, name, options)
+            return 0
+        case _:
+            return refuse(
+                f"data wants one of {', '.join(ACTIONS)}, and the name of a data set; see metalearn data --help"
+            )
+
+
 def list_command(arguments: list[str]) -> int:
     groups = [*catalog.GROUPS, *catalog.PRESETS]
     match arguments:
         case ["metric"]:
             lines = catalog.METRICS
+        case ["task"]:
+            lines = {choice: task_line(choice) for choice in catalog.list_choices("task")}
+            tell(
+                f"data sets are looked for in {os.environ.get('METALEARN_DATA') or 'METALEARN_DATA, which is not set'}"
+            )
         case [group] if group in groups:
             lines = {choice: catalog.describe(group, choice) for choice in catalog.list_choices(group)}
         case _:
@@ -207,6 +244,17 @@ def list_command(arguments: list[str]) -> int:
     for name, text in lines.items():
         print(f"{name:<{width}}  {text}")
     return 0
+
+
+def task_line(choice: str) -> str:
+    """What a task is; of one with a data set whether it is here, its size, its licence, and who made it."""
+    about = catalog.describe("task", choice)
+    if (known := sets.SETS.get(choice)) is None:
+        return about
+    is_here = bool(os.environ.get("METALEARN_DATA")) and sets.is_in(choice, sets.folder_of(choice))
+    size = f"{known.classes:>5,} classes  {known.images:>7,} images"
+    makers = about.partition("(")[2].partition(")")[0]
+    return f"{'found' if is_here else 'missing':<7}  {size}  {known.licence:<13}  {makers}"
 
 
 def completion_command(arguments: list[str]) -> int:
@@ -255,11 +303,13 @@ def completions(words: list[str]) -> list[str]:
     command, last = words[0], words[-1]
     key, equals, typed = last.partition("=")
     if len(words) == 1:
-        options = ["train ", "eval ", "bench ", "list ", "completion "]
+        options = [f"{name} " for name in COMMANDS]
     elif command == "list":
         options = [*catalog.GROUPS, *catalog.PRESETS, "metric"]
     elif command == "completion":
         options = list(COMPLETION)
+    elif command == "data":
+        options = _data_options(words[1:-1])
     elif command not in ("train", "eval", "bench"):
         options = []
     elif words[-2] == "--cfg":
@@ -280,6 +330,18 @@ def completions(words: list[str]) -> list[str]:
         rest = ["run", *catalog.EVAL_KEYS] if command == "eval" else [*groups, *catalog.PRESETS, *catalog.run_keys()]
         options = [f"{key}=" for key in [*rest, *keys]]
     return sorted({option for option in options if option.startswith(last)})
+
+
+def _data_options(before: list[str]) -> list[str]:
+    match before:
+        case []:
+            return ["prepare ", "verify ", "path "]
+        case [_]:
+            return [f"{name} " for name in sets.SETS]
+        case ["prepare", *_]:
+            return ["archive=", "root="]
+        case _:
+            return ["root="]
 
 
 def refuse(sentence: str) -> int:

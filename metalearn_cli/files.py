@@ -1,6 +1,11 @@
-"""Writing a file so that it exists whole or not at all, also after a power cut; and files that grow line by line."""
+"""Writing a file so that it exists whole or not at all, also after a power cut; files that grow line by line; and one
+process after another."""
 
+import contextlib
+import fcntl
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -22,11 +27,16 @@ def write_durably(path: Path, data: bytes) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a write does not say where
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed into a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 class Log:
@@ -52,3 +62,29 @@ class Log:
 
     def close(self) -> None:
         self._file.close()
+
+
+@contextlib.contextmanager
+def turn(folder: Path, waiting: str) -> Iterator[bool]:
+    """Wait until no other process holds this folder, and hold it; False where the file system cannot lock. Whoever has
+    to wait says `waiting`.
+
+    The folder itself is locked, so that no lock file is left in it; the kernel frees it when its holder dies.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield _locked(descriptor, waiting)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, waiting: str) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with contextlib.suppress(OSError):  # a closed terminal
+            print(waiting, file=sys.stderr, flush=True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True

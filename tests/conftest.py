@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metalearn_cli.datasets import cifar_fs, mini_imagenet, omniglot
+from metalearn_cli.datasets import cifar_fs, cub, mini_imagenet, omniglot, tiered_imagenet
 from metalearn_cli.datasets.base import ImageSet, packed
 
 
@@ -138,10 +138,21 @@ def small_mini_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
+def noise(classes: int) -> ImageSet:
+    """4 images of 84 x 84 in each of so many classes, which are one another's neighbours in few random bytes."""
+    line = torch.randint(256, (classes * 4 + 3 * 84 * 84,), generator=torch.Generator().manual_seed(0))
+    pixels = line.to(torch.uint8).unfold(0, 3 * 84 * 84, 1)[: classes * 4].view(-1, 3, 84, 84)
+    return ImageSet(
+        pixels, tuple(map(str, range(classes))), 4 * torch.arange(classes), torch.full((classes,), 4), "noise"
+    )
+
+
 @pytest.fixture
 def packed_images(
     packed_omniglot: None, random_cifar_fs: Path, small_mini_imagenet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every image task as a run finds it, without its data."""
+    monkeypatch.setattr(tiered_imagenet, "load", lambda *_: noise(608))
+    monkeypatch.setattr(cub, "load", lambda *_: noise(200))
     monkeypatch.setattr(mini_imagenet, "IMAGES", 4)
     monkeypatch.setenv("METALEARN_DATA", str(small_mini_imagenet))

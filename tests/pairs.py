@@ -9,11 +9,13 @@ from metalearn_cli.machine import new_learner
 
 PAIRS = [(algo, task) for algo in config.list_choices("algo") for task in config.list_choices("task")]
 
+# Tasks with the shapes and the draws of another one, from other data: a step is tested on each, a kill on the other.
+ALIKE = ("fc100", "tiered_imagenet", "cub")
+
+_IMAGES = ["model.filters=2", "task.query=1"]
 _SMALL = {
-    "omniglot": ["model.filters=2", "task.query=1"],
-    "cifar_fs": ["model.filters=2", "task.query=1"],
-    "mini_imagenet": ["model.filters=2", "task.query=1"],
-    "image_folder": ["model.filters=2", "task.query=1", "task.size=16"],
+    **dict.fromkeys(("omniglot", "cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"), _IMAGES),
+    "image_folder": [*_IMAGES, "task.size=16"],
     "sinusoid": ["model.hidden=[8]"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
 }

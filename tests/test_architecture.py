@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
 LAYERS = [
     {"__main__", "cli"},
     {"sweep"},
-    {"jobs", "bench"},
+    {"jobs", "bench", "data"},
     {"machine"},
     {"loop"},
     {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics", "plot", "pictures"},

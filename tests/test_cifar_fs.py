@@ -102,8 +102,8 @@ def test_missing_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.Mo
         cifar_fs.load()
     sentence = str(caught.value)
     assert f"no folder {tmp_path}/cifar-fs/cifar100/data" in sentence
-    assert "unpack cifar100.zip from https://drive.google.com/file/d/" in sentence
-    assert f"in {tmp_path}/cifar-fs, or set METALEARN_DATA" in sentence
+    assert "fetch cifar100.zip from https://drive.google.com/file/d/" in sentence
+    assert f"metalearn data prepare cifar_fs archive=cifar100.zip puts it in {tmp_path}/cifar-fs" in sentence
     assert "task.root" in sentence
 
 

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from metalearn_cli.datasets import base
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.episodes import Classes, Episodes, draw_classes, draw_episodes, gather_episodes
 
+CPU = torch.device("cpu")
 TASKS, CLASSES, WAY, SHOT, QUERY = 100_000, 30, 5, 2, 3
 
 
@@ -166,6 +168,25 @@ def test_what_cannot_be_trained_on_is_a_sentence(train_splits: tuple[str, ...], 
     assert str(caught.value).endswith("choose from train, val")
     with pytest.raises(UserError, match=r"holds val, which .* choose from train$"):
         Episodes(train_splits=("train", "val")).pool({"train": CLASSES_OF["train"], "test": CLASSES_OF["test"]})
+
+
+def test_images_that_do_not_fit_on_a_device_stay_on_the_host_and_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta = torch.device("meta")
+    monkeypatch.setattr(base, "_free", lambda device: 100.0)
+    draw = Episodes(way=2, shot=1, query=2).draw(
+        3, "test", Classes(torch.tensor([0, 3]), torch.tensor([3, 3])), generator(0)
+    )
+    for side, stays in ((2, False), (4, True)):  # 24 bytes, and 96
+        images = ImageSet.of(torch.zeros(6, 1, side, side, dtype=torch.uint8), ("a", "b"), torch.tensor([3, 3]))
+        for _ in range(2):
+            assert images.on(meta).device.type == ("cpu" if stays else "meta")
+            batch = gather_episodes(draw, images.on(meta), meta)
+            assert {tensor.device for tensor in batch.tensors().values()} == {meta}
+        said = capsys.readouterr().err
+        assert said.count("stay in the host's memory") == (1 if stays else 0)
+    assert gather_episodes(draw, images.on(CPU), CPU).support_x.device == CPU
 
 
 def test_images_are_drawn_from_the_chosen_classes_of_a_set() -> None:

@@ -1,15 +1,17 @@
 """miniImageNet: what is read, what is refused. There are no real data here: the tests make small folders."""
 
+import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from problems import image_task
 
 from metalearn_cli.datasets import mini_imagenet
-from metalearn_cli.datasets.mini_imagenet import Resample
+from metalearn_cli.datasets.folders import Resample, as_tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
@@ -85,7 +87,7 @@ def test_other_sizes_and_modes_become_84x84_rgb_as_asked(folders: Path, resample
     how = {Resample.lanczos: Image.Resampling.LANCZOS, Resample.box: Image.Resampling.BOX}[resample]
     for i in range(3):
         expected = Image.open(folders / f"train/n1/n1_{i}.jpg").convert("RGB").resize((84, 84), how)
-        assert torch.equal(images.pixels[i], mini_imagenet.as_tensor(expected))
+        assert torch.equal(images.pixels[i], as_tensor(expected))
 
 
 def test_the_two_resamplings_are_packed_apart(folders: Path) -> None:
@@ -123,13 +125,72 @@ def test_half_a_layout_is_missing_data(folders: Path, tables: Path) -> None:
     assert refusal(tables).startswith(f"miniImageNet is not in {tables}: ")
 
 
-def test_pickled_caches_are_refused_with_what_is_read(tmp_path: Path) -> None:
-    root = tmp_path / "pickled"
+@pytest.fixture
+def caches(folders: Path, tmp_path: Path) -> Path:
+    """The same images as three pickled caches."""
+    root = tmp_path / "caches"
     root.mkdir()
-    (root / "mini-imagenet-cache-train.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
-    sentence = refusal(root)
-    assert f"{root} holds mini-imagenet-cache-train.pkl, and pickled caches are not read" in sentence
-    assert "train/, val/ and test/ with a folder of images for each class" in sentence
+    for split, names in CLASSES.items():
+        paths = sorted(folders.glob(f"{split}/*/*.jpg"), key=lambda path: path.name[3])  # not by class
+        images = np.stack([np.array(Image.open(path).convert("RGB")) for path in paths])
+        numbers = {name: [i for i, path in enumerate(paths) if path.parent.name == name] for name in names}
+        content = pickle.dumps({"image_data": images, "class_dict": numbers}, 2)
+        (root / f"mini-imagenet-cache-{split}.pkl").write_bytes(content)
+    return root
+
+
+def test_pickled_caches_give_the_same_set_as_the_images(folders: Path, caches: Path) -> None:
+    one = mini_imagenet.load(Resample.lanczos, str(folders))
+    other = mini_imagenet.load(Resample.box, str(caches))
+    assert other.names == one.names
+    assert torch.equal(other.pixels, one.pixels)
+    assert other.fingerprint == one.fingerprint
+
+
+def test_a_pickled_cache_that_would_run_something_is_refused(caches: Path, tmp_path: Path) -> None:
+    payload = f"cos\nsystem\n(S'touch {tmp_path}/ran'\ntR.".encode()
+    (caches / "mini-imagenet-cache-val.pkl").write_bytes(payload)
+    assert "mini-imagenet-cache-val.pkl is no cache of images: it would run os.system" in refusal(caches)
+    assert not (tmp_path / "ran").exists()
+    (caches / "mini-imagenet-cache-val.pkl").unlink()
+    assert refusal(caches).startswith(f"miniImageNet is not in {caches}: ")
+
+
+def test_a_pickled_cache_is_counted_like_a_folder(caches: Path) -> None:
+    path = caches / "mini-imagenet-cache-val.pkl"
+    content = pickle.loads(path.read_bytes())
+    content["class_dict"]["n2"].pop()
+    path.write_bytes(pickle.dumps(content))
+    assert refusal(caches) == f"class n2 of val in {caches} has 2 images instead of 3"
+    content["class_dict"]["n1"] = content["class_dict"].pop("n5")
+    content["class_dict"].pop("n2")
+    path.write_bytes(pickle.dumps(content))
+    assert refusal(caches) == f"class n1 of {caches} is in train and in val: splits share no class"
+
+
+def test_ravis_split_has_the_papers_sizes() -> None:
+    split = mini_imagenet.ravis_split()
+    assert [list(split.values()).count(name) for name in ("train", "val", "test")] == [64, 16, 20]
+    assert list(split) == sorted(split, key=lambda name: (("train", "val", "test").index(split[name]), name))
+    assert len(split) == 100
+    assert split["n01532829"] == "train"
+    assert split["n01855672"] == "val"
+    assert split["n01930112"] == "test"
+
+
+def test_another_split_than_ravis_is_said_and_packed(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ravis = {name: split for split, names in CLASSES.items() for name in names}
+    monkeypatch.setattr(mini_imagenet, "ravis_split", lambda: ravis)
+    mini_imagenet.load(Resample.lanczos, str(folders))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(mini_imagenet, "ravis_split", lambda: {**ravis, "n2": "train", "n1": "val"})
+    mini_imagenet.load(Resample.box, str(folders))
+    assert capsys.readouterr().err == (
+        f"{folders} does not split miniImageNet as Ravi and Larochelle did (2 of 6 classes, e.g. train/n1): results do "
+        "not compare with those of papers that use their split\n"
+    )
 
 
 def test_wrong_counts_name_class_and_count(folders: Path, tables: Path) -> None:

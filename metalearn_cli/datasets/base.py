@@ -1,26 +1,37 @@
 """A labelled set of images, and the cache of packed sets.
 
-A set is read once from its source, verified, and packed into one safetensors file in the cache folder. The file's name
-carries the first 16 hex digits of its own sha256, so that a damaged file is found out before a pixel of it is used.
+A set is read once from its source, a block of images after another, and is packed into one safetensors file in the
+cache folder. The file's name carries the first 16 hex digits of the set's fingerprint, a sha256 of everything in it, so
+that a damaged file is found out before a pixel of it is used: at every start, but for a file above 2 GiB. That is read
+as a whole once after it was packed or changed, and on `metalearn data verify`; afterwards its size and time of change
+stand for it, in a file beside it, so that bits that flip on the disk are not noticed until the next `verify`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
+from tqdm import tqdm
 
+from metalearn_cli.datasets.places import cache_root
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
+from metalearn_cli.files import sync_folder, turn, write_durably
+
+READ_AT_EVERY_START = 2 << 30  # bytes: the largest packed set whose hash every run computes
+_READ = 8 << 20  # bytes of a packed set that are looked at at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,65 +47,139 @@ class ImageSet:
 
     @classmethod
     def of(cls, pixels: Tensor, names: tuple[str, ...], count: Tensor) -> ImageSet:
-        digest = hashlib.sha256(json.dumps([pixels.shape, names, count.tolist()]).encode())
-        digest.update(pixels.contiguous().numpy().data)
-        return cls(pixels, names, count.cumsum(0) - count, count, digest.hexdigest())
+        fingerprint = fingerprint_of(Unpacked(names, count.tolist(), tuple(pixels.shape[1:]), [pixels]))
+        return cls(pixels, names, count.cumsum(0) - count, count, fingerprint)
 
     def on(self, device: torch.device) -> Tensor:
-        """The pixels on this device: [N, C, H, W] uint8, copied there once and kept."""
+        """The pixels on this device, [N, C, H, W] uint8, copied there once and kept. On the host, with a sentence,
+        where they would take more than half of what is free there."""
         if device.type == "cpu":
             return self.pixels
         if device not in self._copies:
-            self._copies[device] = self.pixels.to(device)
+            fits = self.pixels.nbytes <= _free(device) / 2
+            if not fits:
+                size, room = self.pixels.nbytes / 1e9, _free(device) / 1e9
+                with contextlib.suppress(OSError):  # a closed terminal
+                    print(
+                        f"the images ({size:.3g} GB) stay in the host's memory: {room:.3g} GB are free on {device}, "
+                        "and a step needs room too",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+            self._copies[device] = self.pixels.to(device) if fits else self.pixels
         return self._copies[device]
 
 
-def data_root() -> Path:
-    """The folder of all data sets."""
-    if not (value := os.environ.get("METALEARN_DATA")):
-        raise UserError(
-            "METALEARN_DATA is not set: set it to the folder that holds the data sets (omniglot/, cifar-fs/, ...), "
-            "or give the data set's own folder as task.root"
-        )
-    return Path(value).expanduser()
+def _free(device: torch.device) -> float:
+    """Bytes of memory; infinite where nobody knows."""
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else math.inf
 
 
-def cache_root() -> Path:
-    """The folder of all packed sets."""
-    if value := os.environ.get("METALEARN_CACHE"):
-        return Path(value).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metalearn"
+class Unpacked(NamedTuple):
+    """A set as it comes from its source: no more than a block of its images is in memory."""
+
+    names: tuple[str, ...]  # of the classes
+    counts: list[int]  # images of each
+    shape: tuple[int, ...]  # of an image: C, H, W
+    blocks: Iterable[Tensor]  # [n, C, H, W] uint8: all images in the order of the classes
+
+    @property
+    def images(self) -> int:
+        return sum(self.counts)
 
 
-def packed(stem: str, read: Callable[[], ImageSet]) -> ImageSet:
+class Source(NamedTuple):
+    """Where the images of a set come from."""
+
+    stem: str  # the beginning of the packed file's name: what else than the pixels tells this set from others
+    read: Callable[[], Unpacked | ImageSet]
+
+
+def packed(stem: str, read: Callable[[], Unpacked | ImageSet]) -> ImageSet:
     """The set that is packed under this name; where there is none yet, the one that `read` returns is packed first.
 
-    Processes that pack at the same time write the same bytes under the same name, each by an atomic rename.
+    Processes that want to pack at the same time wait for each other. Where the file system cannot lock they all pack,
+    each into a file of its own, and rename it to the same name.
     """
-    if not (paths := _find(stem)):
-        _save(stem, read())
-        paths = _find(stem)
+    if not (paths := find(stem)):
+        images = read()  # no pixels yet: a source that is missing is said before a folder is made
+        with _writing(cache_root()):
+            cache_root().mkdir(parents=True, exist_ok=True)
+        with turn(cache_root(), f"waiting for another process that packs a data set in {cache_root()}") as alone:
+            if not (paths := find(stem)):
+                if alone:
+                    _remove_leftovers(stem)
+                _pack(stem, images)
+                paths = find(stem)
     if len(paths) > 1:
         raise UserError(
             f"{paths[0]} and {paths[1].name} are two different packed sets of one data set: "
             "delete both, and the data set is packed anew from its source"
         )
-    return _load(paths[0])
+    return open_packed(paths[0])
 
 
-def _find(stem: str) -> list[Path]:
-    return sorted(cache_root().glob(f"{escape(stem)}-{'[0-9a-f]' * 16}.safetensors"))
+def find(stem: str) -> list[Path]:
+    """The packed files of this name; more than one are too many."""
+    return sorted(cache_root().glob(f"{escape(stem)}.{'[0-9a-f]' * 16}.safetensors"))
 
 
-def _save(stem: str, images: ImageSet) -> None:
-    # One metadata key: with several, their order in the file, and so its hash, changes from one process to the next.
-    about = json.dumps({"names": images.names, "fingerprint": images.fingerprint})
-    tensors = {"pixels": images.pixels, "start": images.start, "count": images.count}
-    data = save(tensors, {"image_set": about})
-    path = cache_root() / f"{stem}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+def fingerprint_of(images: Unpacked, file: BinaryIO | None = None) -> str:
+    """The sha256 of the shape, the names, the counts and the pixels, which are written to `file` on the way."""
+    shape = [images.images, *images.shape]
+    digest = hashlib.sha256(json.dumps([shape, images.names, images.counts]).encode())
+    seen = 0
+    for block in images.blocks:
+        if block.dtype != torch.uint8 or tuple(block.shape[1:]) != tuple(images.shape):
+            raise ValueError(f"a block of {block.dtype} {list(block.shape)} in a set of images {list(images.shape)}")
+        seen += len(block)
+        data = block.contiguous().numpy().data
+        digest.update(data)
+        if file is not None:
+            file.write(data)
+    if seen != images.images:
+        raise ValueError(f"{seen} images came from a source of {images.images}")
+    return digest.hexdigest()
+
+
+def _pack(stem: str, images: Unpacked | ImageSet) -> None:
+    """Write a set under its name, and under a temporary one until it is whole.
+
+    A safetensors file: the length of its header, the header, and the tensors in the order that the header says.
+    """
+    if isinstance(images, ImageSet):
+        images = Unpacked(images.names, images.count.tolist(), tuple(images.pixels.shape[1:]), [images.pixels])
+    end = [0, 8 * len(images.names)]
+    end.append(end[-1] + images.images * torch.Size(images.shape).numel())
+    end.append(end[-1] + 32)
+    about = {
+        "__metadata__": {"image_set": json.dumps({"names": images.names})},
+        "count": {"dtype": "I64", "shape": [len(images.names)], "data_offsets": end[0:2]},
+        "pixels": {"dtype": "U8", "shape": [images.images, *images.shape], "data_offsets": end[1:3]},
+        "fingerprint": {"dtype": "U8", "shape": [32], "data_offsets": end[2:4]},
+    }
+    header = json.dumps(about).encode()
+    header += b" " * (-len(header) % 8)  # so that the counts are aligned
+    temporary = cache_root() / f"{stem}.part-{os.getpid()}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, data)
+        with _writing(temporary), open(temporary, "wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.write(torch.tensor(images.counts, dtype=torch.int64).numpy().data)
+            fingerprint = fingerprint_of(images, file)
+            file.write(bytes.fromhex(fingerprint))
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(cache_root() / f"{stem}.{fingerprint[:16]}.safetensors")
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(cache_root())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}): make room there, "
@@ -102,17 +187,74 @@ def _save(stem: str, images: ImageSet) -> None:
         ) from error
 
 
-def _load(path: Path) -> ImageSet:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if not path.stem.endswith(digest.hexdigest()[:16]):
-        raise UserError(
-            f"{path} is damaged (its sha256 begins {digest.hexdigest()[:16]}, not as its name says): "
-            "delete it, and the data set is packed anew from its source"
-        )
-    with safe_open(path, framework="pt") as file:  # maps the file into memory: pixels are read from disk when used
-        about = json.loads(file.metadata()["image_set"])
-        pixels, start, count = (file.get_tensor(name) for name in ("pixels", "start", "count"))
-    return ImageSet(pixels, tuple(about["names"]), start, count, about["fingerprint"])
+def _remove_leftovers(stem: str) -> None:
+    """What killed processes have not packed to the end; only safe while nobody else may pack here."""
+    for path in cache_root().glob(f"{escape(stem)}.part-*"):
+        path.unlink(missing_ok=True)
+
+
+def open_packed(path: Path, whole: bool = False) -> ImageSet:
+    """The set in a packed file, which is read through first unless it is large and known to be unchanged; with `whole`
+    in any case."""
+    mend = "delete it, and the data set is packed anew from its source"
+    try:
+        with safe_open(path, framework="pt") as file:  # maps the file into memory: pixels are read from disk when used
+            names = tuple(json.loads(file.metadata()["image_set"])["names"])
+            pixels, count, kept = (file.get_tensor(name) for name in ("pixels", "count", "fingerprint"))
+        fingerprint = bytes(kept.tolist()).hex()
+        if not (len(names) == len(count) and len(pixels) == count.sum()):
+            raise ValueError("the numbers of its classes and images do not fit each other")
+    except Exception as error:  # whatever safetensors and json raise when they meet damaged bytes
+        raise UserError(f"{path} is damaged ({error}): {mend}") from error
+    if whole or path.stat().st_size <= READ_AT_EVERY_START or not _is_known(path):
+        found = _fingerprint_of_packed(path, pixels, names, count)
+        if not (fingerprint == found and path.stem.endswith(found[:16])):
+            raise UserError(f"{path} is damaged (its fingerprint begins {found[:16]}, not as its name says): {mend}")
+        if path.stat().st_size > READ_AT_EVERY_START:
+            _make_known(path)
+    return ImageSet(pixels, names, count.cumsum(0) - count, count, fingerprint)
+
+
+def _fingerprint_of_packed(path: Path, pixels: Tensor, names: tuple[str, ...], count: Tensor) -> str:
+    """Computed from the file by reading, since the pages of a map would count as this process's memory."""
+    size = pixels[:1].numel()
+    with (
+        path.open("rb") as file,
+        tqdm(
+            total=len(pixels),
+            desc=f"checking {path.name}",
+            disable=None if path.stat().st_size > READ_AT_EVERY_START else True,
+        ) as progress,
+    ):
+        file.seek(-32 - pixels.numel(), os.SEEK_END)
+
+        def blocks() -> Iterator[Tensor]:
+            left = len(pixels)
+            while left:
+                number = min(left, max(1, _READ // size))
+                data = bytearray(file.read(number * size))
+                yield torch.frombuffer(data, dtype=torch.uint8).view(number, *pixels.shape[1:])
+                left -= number
+                progress.update(number)
+
+        return fingerprint_of(Unpacked(names, count.tolist(), tuple(pixels.shape[1:]), blocks()))
+
+
+# What is known of a large file, in NAME.known beside it: that it was read through when it had this size and time.
+
+
+def _is_known(path: Path) -> bool:
+    try:
+        return Path(f"{path}.known").read_text() == _state(path)
+    except OSError:
+        return False
+
+
+def _make_known(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a cache that cannot be written: the next run reads it through again
+        write_durably(Path(f"{path}.known"), _state(path).encode())
+
+
+def _state(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size} bytes, changed at {found.st_mtime_ns}\n"

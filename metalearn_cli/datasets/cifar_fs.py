@@ -11,6 +11,7 @@ the content, a packed set needs the folder no more.
 
 import csv
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +20,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metalearn_cli.datasets.base import ImageSet, data_root, packed
+from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
 from metalearn_cli.datasets.folders import as_tensor, entries, read_rgb
+from metalearn_cli.datasets.places import data_root
 from metalearn_cli.errors import UserError
 
 IMAGES = 600  # of each class
 SIZE = 32
 
-_ADDRESS = (
+ADDRESS = (
     "https://drive.google.com/file/d/1pTsCCMDj45kzFYgrnO67BWVbKs48Q3NI/view"  # github.com/bertinetto/r2d2 names it
 )
 
@@ -63,17 +65,21 @@ def superclasses() -> Tensor:
 
 def load(root: str | None = None) -> ImageSet:
     """The packed set, [60000, 3, 32, 32]; on first use packed from cifar100/data in `root`."""
-    return packed(f"cifar-fs-{SIZE}x{SIZE}", lambda: _read(root))
+    return packed(*source(root))
 
 
-def _read(root: str | None) -> ImageSet:
+def source(root: str | None = None) -> Source:
+    return Source(f"cifar-fs-{SIZE}x{SIZE}", lambda: _read(root))
+
+
+def _read(root: str | None) -> Unpacked:
     folder = (Path(root).expanduser() if root is not None else data_root() / "cifar-fs") / "cifar100" / "data"
-    mend = f"unpack cifar100.zip from {_ADDRESS} again"
+    mend = f"unpack cifar100.zip from {ADDRESS} again"
     if not folder.is_dir():
         raise UserError(
-            f"CIFAR-FS is not there (no folder {folder}): unpack cifar100.zip from {_ADDRESS} in "
-            f"{folder.parents[1]}, or set METALEARN_DATA to the folder whose subfolder cifar-fs holds cifar100/, or "
-            "task.root to the folder that holds cifar100/"
+            f"CIFAR-100's images are not there (no folder {folder}): fetch cifar100.zip from {ADDRESS}, and metalearn "
+            f"data prepare cifar_fs archive=cifar100.zip puts it in {folder.parents[1]}; or set METALEARN_DATA to the "
+            "folder whose subfolder cifar-fs holds cifar100/, or task.root to the folder that holds cifar100/"
         )
     names = tuple(listed.name for listed in classes())
     found = {path.name for path in entries(folder)}
@@ -81,24 +87,25 @@ def _read(root: str | None) -> ImageSet:
         raise UserError(f"{folder} holds {unknown[0]}, which is no class of CIFAR-FS: {mend}")
     if missing := sorted(set(names) - found):
         raise UserError(f"{folder} has no class {missing[0]}: {mend}")
-    pixels = torch.empty(len(names), IMAGES, 3, SIZE, SIZE, dtype=torch.uint8)
-    with tqdm(total=len(names), desc="packing CIFAR-FS", disable=None) as progress:  # None: on a terminal only
-        for listed, part in zip(classes(), pixels, strict=True):
-            paths = entries(folder / listed.name)
-            if len(paths) != IMAGES:
-                raise UserError(f"{folder / listed.name} holds {len(paths)} images instead of {IMAGES}: {mend}")
-            digest = hashlib.sha256()
-            for i, path in enumerate(paths):
-                image = read_rgb(path)
-                if image.size != (SIZE, SIZE):
-                    raise UserError(
-                        f"{path} is {image.width} x {image.height} pixels instead of {SIZE} x {SIZE}: {mend}"
-                    )
-                digest.update(image.tobytes())
-                part[i] = as_tensor(image)
-            if digest.hexdigest()[:16] != listed.sha256:
-                raise UserError(
-                    f"{folder / listed.name} does not hold CIFAR-FS's {IMAGES} images under their names: {mend}"
-                )
-            progress.update()
-    return ImageSet.of(pixels.flatten(0, 1), names, torch.full((len(names),), IMAGES))
+    return Unpacked(names, [IMAGES] * len(names), (3, SIZE, SIZE), _blocks(folder, mend))
+
+
+def _blocks(folder: Path, mend: str) -> Iterator[Tensor]:
+    """The images of each class, [600, 3, 32, 32] uint8, once they were checked."""
+    for listed in tqdm(classes(), desc="reading CIFAR-FS", disable=None):  # None: on a terminal only
+        paths = entries(folder / listed.name)
+        if len(paths) != IMAGES:
+            raise UserError(f"{folder / listed.name} holds {len(paths)} images instead of {IMAGES}: {mend}")
+        block = torch.empty(IMAGES, 3, SIZE, SIZE, dtype=torch.uint8)
+        digest = hashlib.sha256()
+        for path, part in zip(paths, block, strict=True):
+            image = read_rgb(path)
+            if image.size != (SIZE, SIZE):
+                raise UserError(f"{path} is {image.width} x {image.height} pixels instead of {SIZE} x {SIZE}: {mend}")
+            digest.update(image.tobytes())
+            part.copy_(as_tensor(image))
+        if digest.hexdigest()[:16] != listed.sha256:
+            raise UserError(
+                f"{folder / listed.name} does not hold CIFAR-FS's {IMAGES} images under their names: {mend}"
+            )
+        yield block

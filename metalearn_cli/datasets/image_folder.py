@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from metalearn_cli.datasets.base import ImageSet, cache_root, packed
+from metalearn_cli.datasets.base import ImageSet, packed
 from metalearn_cli.datasets.decode import Broken, Resize, decode
+from metalearn_cli.datasets.places import cache_root
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 

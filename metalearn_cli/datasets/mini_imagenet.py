@@ -2,49 +2,59 @@
 64 / 16 / 20 of Ravi and Larochelle 2017 (openreview rJY0-Kcll).
 
 ImageNet's licence does not let the images be passed on, and copies differ in size and compression. Hence there is no
-list of hashes to hold them against: the classes and their split are the folder's own, counts and overlaps are checked,
-each image is decoded when it is packed, and the fingerprint of the pixels stands in a run's results. Two layouts are
-read, the first where both are there:
+list of hashes to hold them against: counts and overlaps are checked, each image is decoded when it is packed, and the
+fingerprint of the pixels stands in a run's results. Three layouts are read, the first of those that are there:
 
     train/<class>/<image>  val/<class>/<image>  test/<class>/<image>
     images/<filename>      train.csv  val.csv  test.csv    (Ravi's, with the columns filename and label)
+    mini-imagenet-cache-train.pkl  -val.pkl  -test.pkl     (read without running anything in them, see pickles.py)
+
+The split is the source's own. Where its classes are not those of Ravi's lists (mini_imagenet_classes.csv) this is said
+and not refused: Vinyals' own split has the same sizes, and classes may have other names than their WordNet numbers.
 
 Images of another size become 84 x 84 without regard to their proportions, as in the papers' code (MAML's
 proc_images.py). The name of a packed set carries a hash of the files' names and sizes: when the folder changes, the set
 is packed anew.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
-from enum import Enum, auto
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from metalearn_cli.datasets.base import ImageSet, data_root, packed
-from metalearn_cli.datasets.folders import as_tensor, entries, read_rgb
+from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
+from metalearn_cli.datasets.folders import Resample, entries, read_squares, sizes
+from metalearn_cli.datasets.pickles import read_images
+from metalearn_cli.datasets.places import data_root
 from metalearn_cli.errors import UserError
 
 CLASSES = {"train": 64, "val": 16, "test": 20}  # in the packed set they stand in this order, by name in each split
 IMAGES = 600  # of each class
 SIZE = 84
 
+T = TypeVar("T")  # an image: its file, or its number
+
 _LAYOUTS = (
     "train/, val/ and test/ with a folder of images for each class, or images/ with train.csv, val.csv and test.csv "
-    "(columns filename and label)"
+    "(columns filename and label), or mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl"
 )
 
 
-class Resample(Enum):
-    """How an image of another size becomes 84 x 84."""
-
-    lanczos = auto()  # what the papers' code does
-    box = auto()  # the mean of the pixels that become one
+@cache
+def ravis_split() -> dict[str, str]:
+    """The split of each class, which is called by its WordNet number."""
+    with Path(__file__).with_name("mini_imagenet_classes.csv").open(newline="") as file:
+        return {row["class"]: row["split"] for row in csv.DictReader(file)}
 
 
 def split_classes() -> dict[str, Tensor]:
@@ -55,32 +65,70 @@ def split_classes() -> dict[str, Tensor]:
 
 def load(resample: Resample, root: str | None = None) -> ImageSet:
     """The packed set, [60000, 3, 84, 84] with classes named split/class; on first use packed from the folder `root`."""
+    return packed(*source(resample, root))
+
+
+def source(resample: Resample = Resample.lanczos, root: str | None = None) -> Source:
     folder = Path(root).expanduser() if root is not None else data_root() / "mini-imagenet"
-    files = _list_files(folder)
-    listing = json.dumps([[name, [[path.name, size] for path, size in _sizes(files[name])]] for name in files])
-    key = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    return packed(f"mini-imagenet-{SIZE}x{SIZE}-{resample.name}-{key}", lambda: _read(files, resample))
-
-
-def _read(files: dict[str, list[Path]], resample: Resample) -> ImageSet:
-    pixels = torch.empty(len(files), IMAGES, 3, SIZE, SIZE, dtype=torch.uint8)
-    with tqdm(total=len(files), desc="packing miniImageNet", disable=None) as progress:  # None: on a terminal only
-        for paths, part in zip(files.values(), pixels, strict=True):
-            for i, path in enumerate(paths):
-                image = read_rgb(path).resize((SIZE, SIZE), Image.Resampling[resample.name.upper()])
-                part[i] = as_tensor(image)
-            progress.update()
-    return ImageSet.of(pixels.flatten(0, 1), tuple(files), torch.full((len(files),), IMAGES))
-
-
-def _list_files(folder: Path) -> dict[str, list[Path]]:
-    """The images of each class, e.g. of train/n01532829, in the order of the packed set, once the counts are right."""
     if all((folder / split).is_dir() for split in CLASSES):
-        splits = {split: _list_folder(folder / split) for split in CLASSES}
+        files = _checked(folder, {split: _list_folder(folder / split) for split in CLASSES})
     elif all((folder / name).exists() for name in ("images", *(f"{split}.csv" for split in CLASSES))):
-        splits = {split: _list_csv(folder, split) for split in CLASSES}
+        files = _checked(folder, {split: _list_csv(folder, split) for split in CLASSES})
+    elif all(_cache(folder, split).is_file() for split in CLASSES):
+        listing = sizes([_cache(folder, split) for split in CLASSES])
+        return Source(f"mini-imagenet-{SIZE}x{SIZE}-{_key(listing)}", lambda: _read_caches(folder))
     else:
-        raise UserError(_missing(folder))
+        raise UserError(
+            f"miniImageNet is not in {folder}: put there {_LAYOUTS}, from your own copy of ImageNet, or set "
+            "METALEARN_DATA to the folder whose subfolder mini-imagenet holds them, or task.root to the folder itself"
+        )
+    key = _key([[name, sizes(files[name])] for name in files])
+    return Source(f"mini-imagenet-{SIZE}x{SIZE}-{resample.name}-{key}", lambda: _read_files(folder, files, resample))
+
+
+def _key(listing: object) -> str:
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+
+
+def _cache(folder: Path, split: str) -> Path:
+    return folder / f"mini-imagenet-cache-{split}.pkl"
+
+
+def _unpacked(folder: Path, names: list[str], blocks: Iterator[Tensor]) -> Unpacked:
+    """Says where the split is not Ravi's."""
+    differing = sorted(name for name in names if ravis_split().get(name.partition("/")[2]) != name.partition("/")[0])
+    if differing:
+        sentence = (
+            f"{folder} does not split miniImageNet as Ravi and Larochelle did ({len(differing)} of {len(names)} "
+            f"classes, e.g. {differing[0]}): results do not compare with those of papers that use their split"
+        )
+        with contextlib.suppress(OSError):  # a closed terminal
+            tqdm.write(sentence, file=sys.stderr)
+    return Unpacked(tuple(names), [IMAGES] * len(names), (3, SIZE, SIZE), blocks)
+
+
+def _read_files(folder: Path, files: dict[str, list[Path]], resample: Resample) -> Unpacked:
+    progress = tqdm(files.values(), desc="reading miniImageNet", disable=None)  # None: on a terminal only
+    return _unpacked(folder, list(files), (read_squares(paths, SIZE, resample) for paths in progress))
+
+
+def _read_caches(folder: Path) -> Unpacked:
+    """Each cache is in memory as a whole twice: once for its classes, and once for its images."""
+    listed = {split: read_images(_cache(folder, split), (SIZE, SIZE, 3))[1] for split in CLASSES}
+    numbers = _checked(folder, listed)
+
+    def blocks() -> Iterator[Tensor]:
+        for split in CLASSES:
+            images, _ = read_images(_cache(folder, split), (SIZE, SIZE, 3))
+            for name in numbers:
+                if name.startswith(f"{split}/"):
+                    yield torch.from_numpy(images[numbers[name]]).permute(0, 3, 1, 2)
+
+    return _unpacked(folder, list(numbers), blocks())
+
+
+def _checked(folder: Path, splits: dict[str, dict[str, list[T]]]) -> dict[str, list[T]]:
+    """The images of each class, e.g. of train/n01532829, in the order of the packed set, once the counts are right."""
     seen: dict[str, str] = {}
     for split, classes in splits.items():
         for name in sorted(classes):
@@ -92,20 +140,6 @@ def _list_files(folder: Path) -> dict[str, list[Path]]:
         if len(classes) != CLASSES[split]:
             raise UserError(f"{split} in {folder} has {len(classes)} classes instead of {CLASSES[split]}")
     return {f"{split}/{name}": splits[split][name] for split in CLASSES for name in sorted(splits[split])}
-
-
-def _missing(folder: Path) -> str:
-    """The sentence for a folder in neither layout."""
-    pickles = [path.name for path in entries(folder) if path.suffix in (".pkl", ".pickle")] if folder.is_dir() else []
-    if pickles:
-        return (
-            f"{folder} holds {pickles[0]}, and pickled caches are not read, since loading one can run any code: "
-            f"take the images as {_LAYOUTS}"
-        )
-    return (
-        f"miniImageNet is not in {folder}: put there {_LAYOUTS}, from your own copy of ImageNet, or set METALEARN_DATA "
-        "to the folder whose subfolder mini-imagenet holds them, or task.root to the folder itself"
-    )
 
 
 def _list_folder(folder: Path) -> dict[str, list[Path]]:
@@ -132,11 +166,3 @@ def _list_csv(folder: Path, split: str) -> dict[str, list[Path]]:
     if twice := [name for name, count in names.items() if count > 1]:
         raise UserError(f"{path} lists {twice[0]} {names[twice[0]]} times")
     return {label: [folder / "images" / name for name in sorted(listed)] for label, listed in classes.items()}
-
-
-def _sizes(paths: list[Path]) -> list[tuple[Path, int]]:
-    """Each file with its size in bytes."""
-    try:
-        return [(path, path.stat().st_size) for path in paths]
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror})") from error

@@ -12,7 +12,7 @@ import hashlib
 import io
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 from enum import Enum, auto
 from functools import cache
 from pathlib import Path
@@ -24,14 +24,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metalearn_cli import seeding
-from metalearn_cli.datasets.base import ImageSet, data_root, packed
+from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
+from metalearn_cli.datasets.places import data_root
 from metalearn_cli.errors import UserError
 
 IMAGES = 20  # of each character
 SIZE = 28  # the side of a packed image; the archives' is 105
 
-_ARCHIVES = ("images_background", "images_evaluation")
-_ADDRESS = "https://github.com/brendenlake/omniglot/raw/master/python"
+ARCHIVES = ("images_background", "images_evaluation")
+ADDRESS = "https://github.com/brendenlake/omniglot/raw/master/python"
 
 
 class Resample(Enum):
@@ -86,41 +87,48 @@ def alphabets() -> Tensor:
 
 
 def load(resample: Resample, root: str | None = None) -> ImageSet:
-    """The packed set, [32460, 1, 28, 28] with ink = 255; on first use packed from the archives in `root`.
+    """The packed set, [32460, 1, 28, 28] with ink = 255; on first use packed from the archives in `root`."""
+    return packed(*source(resample, root))
 
-    A `root` that is given must hold them also later: otherwise it is not what its giver thinks it is.
-    """
+
+def source(resample: Resample = Resample.nearest, root: str | None = None) -> Source:
+    """A `root` that is given must hold the archives also later: otherwise it is not what its giver thinks it is."""
     if root is not None:
         _archives(root)
-    return packed(f"omniglot-{SIZE}x{SIZE}-{resample.name}", lambda: _read(resample, root))
+    return Source(f"omniglot-{SIZE}x{SIZE}-{resample.name}", lambda: _read(resample, root))
 
 
 def _archives(root: str | None) -> list[Path]:
     """Where the two archives stand. Raises UserError where they do not."""
     folder = Path(root).expanduser() if root is not None else data_root() / "omniglot"
-    paths = [folder / f"{name}.zip" for name in _ARCHIVES]
+    paths = [folder / f"{name}.zip" for name in ARCHIVES]
     if missing := [path.name for path in paths if not path.is_file()]:
         raise UserError(
-            f"Omniglot is not in {folder} (no {' and no '.join(missing)} there): fetch "
-            f"{' and '.join(f'{_ADDRESS}/{path.name}' for path in paths)} into that folder, or set METALEARN_DATA to "
+            f"Omniglot is not in {folder} (no {' and no '.join(missing)} there): metalearn data prepare omniglot "
+            f"fetches {' and '.join(f'{ADDRESS}/{path.name}' for path in paths)}; or set METALEARN_DATA to "
             "the folder whose subfolder omniglot holds them, or task.root to the folder itself"
         )
     return paths
 
 
-def _read(resample: Resample, root: str | None) -> ImageSet:
+def _read(resample: Resample, root: str | None) -> Unpacked:
     paths = _archives(root)
-    with tqdm(total=len(characters()), desc="packing Omniglot", disable=None) as progress:  # None: on a terminal only
-        pixels = torch.cat([_read_archive(path, resample, progress.update) for path in paths])
     names = tuple(character.name for character in characters())
-    return ImageSet.of(pixels, names, torch.full((len(names),), IMAGES))
+    return Unpacked(names, [IMAGES] * len(names), (1, SIZE, SIZE), _blocks(paths, resample))
 
 
-def _read_archive(path: Path, resample: Resample, advance: Callable[[], object]) -> Tensor:
-    """The images of one archive, [20 * characters, 1, 28, 28] uint8, once each of its characters was checked."""
-    mend = f"fetch the archive again from {_ADDRESS}/{path.name}"
+def _blocks(paths: list[Path], resample: Resample) -> Iterator[Tensor]:
+    with tqdm(total=len(characters()), desc="reading Omniglot", disable=None) as progress:  # None: on a terminal only
+        for path in paths:
+            for block in _read_archive(path, resample):
+                yield block
+                progress.update()
+
+
+def _read_archive(path: Path, resample: Resample) -> Iterator[Tensor]:
+    """The images of each character of one archive, [20, 1, 28, 28] uint8, once they were checked."""
+    mend = f"delete it, and metalearn data prepare omniglot fetches it again from {ADDRESS}/{path.name}"
     listed = {character.name: character.sha256 for character in characters() if character.name.startswith(path.stem)}
-    small = bytearray()
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
@@ -140,6 +148,7 @@ def _read_archive(path: Path, resample: Resample, advance: Callable[[], object])
                     f"{path} has images {', '.join(found) or 'none'} of {character} instead of 01 to {IMAGES}: {mend}"
                 )
             digest = hashlib.sha256()
+            small = bytearray()
             for name in members[character]:
                 try:
                     image = Image.open(io.BytesIO(archive.read(name))).convert("L")
@@ -152,5 +161,4 @@ def _read_archive(path: Path, resample: Resample, advance: Callable[[], object])
                 small += image.resize((SIZE, SIZE), Image.Resampling[resample.name.upper()]).tobytes()
             if digest.hexdigest()[:16] != sha256:
                 raise UserError(f"{character} in {path} does not hold Omniglot's 20 images: {mend}")
-            advance()
-    return 255 - torch.frombuffer(small, dtype=torch.uint8).view(-1, 1, SIZE, SIZE)
+            yield 255 - torch.frombuffer(small, dtype=torch.uint8).view(IMAGES, 1, SIZE, SIZE)

@@ -106,9 +106,9 @@ class TaskDistribution(ABC):
         run needs is checked when the distribution is made."""
 
     def classes(self, split: Split) -> frozenset[str]:
-        """The names of the classes of `split`, where the fields choose them, or of its tasks, where those are counted:
-        a model that was trained on one of them must not be tested on it. None where the split is fixed or without end.
-        """
+        """The names of the classes of `split`, where the fields choose them or another task has the same, or of its
+        tasks, where those are counted: a model that was trained on one of them must not be tested on it. None where
+        there is no such danger."""
         return frozenset()
 
     def number(self, split: Split) -> int | None:

@@ -47,7 +47,11 @@ class CifarFS(TaskDistribution):
         return self.episodes.draw(tasks, split, classes.of(self._positions[split]), rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_episodes(draw, self._images.on(device))
+        return gather_episodes(draw, self._images.on(device), device)
+
+    def classes(self, split: Split) -> frozenset[str]:
+        """CIFAR-FS and FC100 have the same classes, in other splits."""
+        return frozenset(f"CIFAR-100's {cifar_fs.classes()[c].name}" for c in self._positions[split].tolist())
 
     @cached_property
     def _positions(self) -> dict[Split, Tensor]:

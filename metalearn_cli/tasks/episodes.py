@@ -200,12 +200,16 @@ def draw_episodes(
     return draw
 
 
-def gather_episodes(draw: Draw, pixels: Tensor) -> Batch:
-    """The tasks of a draw, on the device where `pixels` [N, C, H, W] uint8 lie; x is [T, S, C, H, W] in 0..1."""
+def gather_episodes(draw: Draw, pixels: Tensor, device: torch.device | None = None) -> Batch:
+    """The tasks of a draw, gathered where `pixels` [N, C, H, W] uint8 lie, and moved to `device` where that is
+    elsewhere; x is [T, S, C, H, W] in 0..1."""
     at = on_device(draw, pixels.device)
     support_x, query_x = (_gather(pixels, at, name) for name in ("support", "query"))
     masks = at.get("support_mask"), at.get("query_mask")
-    return Batch(support_x, at["support_y"], query_x, at["query_y"], at["key"], *masks, at.get("way"))
+    batch = Batch(support_x, at["support_y"], query_x, at["query_y"], at["key"], *masks, at.get("way"))
+    if device is None or device.type == pixels.device.type:
+        return batch
+    return Batch(**on_device(batch.tensors(), device))
 
 
 def _gather(pixels: Tensor, at: Draw, name: str) -> Tensor:

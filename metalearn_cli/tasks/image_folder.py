@@ -88,7 +88,7 @@ class ImageFolder(TaskDistribution):
         return self.episodes.draw(tasks, split, classes, rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_episodes(draw, self._packed.images.on(device))
+        return gather_episodes(draw, self._packed.images.on(device), device)
 
     def _classes(self, positions: Tensor, count: Tensor) -> Classes:
         return Classes(count.cumsum(0) - count, count, self._groups).of(positions)

@@ -1,7 +1,7 @@
 """Few-shot classification on miniImageNet (Vinyals et al. 2016, arXiv 1606.04080; Ravi and Larochelle 2017).
 
 100 classes of ImageNet with 600 colour images each, 84 x 84 pixels, in Ravi and Larochelle's split of 64 / 16 / 20
-classes as the folder of the data has it. Pixels are in 0..1 and not standardised.
+classes as the source of the data has it. Pixels are in 0..1 and not standardised.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.datasets.base import ImageSet
-from metalearn_cli.datasets.mini_imagenet import Resample
+from metalearn_cli.datasets.folders import Resample
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
 
@@ -48,7 +48,12 @@ class MiniImageNet(TaskDistribution):
         return self.episodes.draw(tasks, split, classes.of(self._positions[split]), rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_episodes(draw, self._images.on(device))
+        return gather_episodes(draw, self._images.on(device), device)
+
+    def classes(self, split: Split) -> frozenset[str]:
+        """Those of Ravi's lists: tieredImageNet tests on some that miniImageNet trains on."""
+        names = list(mini_imagenet.ravis_split())
+        return frozenset(f"ImageNet's {names[c]}" for c in self._positions[split].tolist())
 
     @cached_property
     def _positions(self) -> dict[Split, Tensor]:

@@ -53,7 +53,7 @@ class Omniglot(TaskDistribution):
         return self.episodes.draw(tasks, split, self._classes(split), rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_episodes(draw, self._images.on(device))
+        return gather_episodes(draw, self._images.on(device), device)
 
     def classes(self, split: Split) -> frozenset[str]:
         return frozenset(omniglot.characters()[c].name for c in self._characters[split].tolist())

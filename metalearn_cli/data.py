@@ -1,0 +1,195 @@
+"""`metalearn data`: getting a data set ready, checking it, and saying where it is."""
+
+import importlib
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from metalearn_cli.datasets.archives import unpack
+from metalearn_cli.datasets.fetch import fetch
+from metalearn_cli.datasets.sets import SETS, folder_of, is_in, packed_files
+from metalearn_cli.errors import UserError
+from metalearn_cli.files import turn
+from metalearn_cli.progress import show, tell
+
+if TYPE_CHECKING:
+    from metalearn_cli.datasets.base import Source
+
+# Heavy imports stand where they are needed, so that `path` is quick.
+
+ACTIONS = ("prepare", "verify", "path")
+KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}
+
+# What others have published of Omniglot's archives; the images themselves are checked when they are packed.
+_MD5 = {
+    "images_background": "68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
+}
+
+
+def data(action: str, name: str, options: list[str]) -> None:
+    """One command; `options` are key=value."""
+    if name not in SETS:
+        from metalearn_cli.mistakes import nearest
+
+        raise UserError(f"there is no data set {name}{nearest(name, SETS)}")
+    given = {}
+    for option in options:
+        key, equals, value = option.removeprefix("task.").partition("=")
+        if not equals or key not in KEYS[action]:
+            raise UserError(
+                f"data {action} does not know {option}: give {' and '.join(f'{k}=...' for k in KEYS[action])}"
+            )
+        given[key] = value
+    root = given.get("root")
+    match action:
+        case "prepare":
+            prepare(name, root, Path(given["archive"]).expanduser() if "archive" in given else None)
+        case "verify":
+            verify(name, root)
+        case "path":
+            where(name, root)
+
+
+def prepare(name: str, root: str | None, archive: Path | None) -> None:
+    """Get the source where it is missing, and pack it where it is not packed."""
+    from metalearn_cli.datasets.base import find, packed
+
+    known, folder = SETS[name], folder_of(name, root)
+    is_packed = _is_packed(name, root)
+    if not is_packed and not is_in(name, folder):
+        _get(name, folder, archive)
+    elif archive is not None:
+        tell(f"{archive} is not read, as {known.title} is there already")
+    source = _source(name, root)
+    images = packed(*source)
+    show(
+        f"{known.title} is ready{', and there was nothing to do' if is_packed else ''}: {len(images.names):,} classes, "
+        f"{len(images.pixels):,} images, fingerprint {images.fingerprint}, in {find(source.stem)[0]}"
+    )
+
+
+def verify(name: str, root: str | None) -> None:
+    """Read the source as if it were packed anew, and every packed file to its last byte. Raises UserError where one is
+    not what it should be."""
+    from metalearn_cli.datasets.base import Unpacked, fingerprint_of, open_packed
+
+    known, folder, paths = SETS[name], folder_of(name, root), packed_files(name)
+    stem = fingerprint = None
+    if is_in(name, folder):
+        stem, read = _source(name, root)
+        unpacked = read()
+        assert isinstance(unpacked, Unpacked)  # that of all data sets which can be prepared
+        fingerprint = fingerprint_of(unpacked)
+        show(f"source {folder}: {_contents(unpacked.names, unpacked.images, fingerprint)}")
+    elif paths:
+        show(f"source {folder}: missing")
+    else:
+        raise UserError(f"{known.title} is not in {folder}, and not packed: {known.instructions}")
+    for path in paths:
+        images = open_packed(path, whole=True)
+        show(f"packed {path}: {_contents(images.names, len(images.pixels), images.fingerprint)}")
+        if path.name.partition(".")[0] == stem and images.fingerprint != fingerprint:
+            raise UserError(f"{path} holds other images than {folder}: delete it, and they are packed anew")
+    if not paths:
+        show("packed: not yet")
+
+
+def where(name: str, root: str | None) -> None:
+    """The folder of the source, and the packed files, a line each."""
+    folder, paths = folder_of(name, root), packed_files(name)
+    for path in (folder, *paths):
+        show(str(path))
+    if not is_in(name, folder):
+        tell(f"{SETS[name].title} is not in {folder}: {SETS[name].instructions}")
+    if not paths:
+        tell(f"{SETS[name].title} is not packed yet")
+
+
+def _contents(names: tuple[str, ...], images: int, fingerprint: str) -> str:
+    return f"{len(names):,} classes, {images:,} images, fingerprint {fingerprint}"
+
+
+def _source(name: str, root: str | None) -> "Source":
+    source: Source = importlib.import_module(f"metalearn_cli.datasets.{name}").source(root=root)
+    return source
+
+
+def _is_packed(name: str, root: str | None) -> bool:
+    """Whether a run would find the set packed, and want its source no more."""
+    from metalearn_cli.datasets.base import find
+
+    try:
+        return bool(find(_source(name, root).stem))
+    except UserError:  # the source is missing, and is wanted
+        return False
+
+
+def _get(name: str, folder: Path, archive: Path | None) -> None:
+    """Put the source in its folder. Raises UserError where only the user can."""
+    known = SETS[name]
+    if archive is None and name != "omniglot":
+        raise UserError(f"{known.title} is not in {folder}: {known.instructions}")
+    if archive is not None and name == "omniglot":
+        raise UserError(f"archive={archive}: Omniglot's archives are read as they are: put both in {folder}")
+    if archive is not None and not archive.is_file():
+        raise UserError(f"archive={archive} is no file")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with turn(folder.parent, f"waiting for another process that prepares a data set in {folder.parent}") as alone:
+        if not alone:
+            raise UserError(
+                f"{folder.parent} stands on a file system that cannot lock files: put the data set in {folder} yourself"
+            )
+        if is_in(name, folder):  # another process was faster
+            return
+        if archive is None:
+            _fetch_omniglot(folder)
+        else:
+            _unpack(name, archive, folder)
+
+
+def _fetch_omniglot(folder: Path) -> None:
+    from metalearn_cli.datasets.omniglot import ADDRESS, ARCHIVES
+
+    folder.mkdir(exist_ok=True)
+    for stem in ARCHIVES:
+        path = folder / f"{stem}.zip"
+        if not path.exists():
+            _follow(f"fetching {path.name}", fetch(f"{ADDRESS}/{path.name}", path, _MD5[stem]))
+
+
+def _unpack(name: str, archive: Path, folder: Path) -> None:
+    """Unpack beside the folder, and rename what is wanted of it into the folder."""
+    temporary = folder.resolve().parent / f".{folder.name}.unpacking"
+    shutil.rmtree(temporary, ignore_errors=True)  # a killed process's
+    try:
+        _follow(f"unpacking {archive.name}", unpack(archive, temporary))
+        inside = [temporary, *sorted(temporary.glob("*/")), *sorted(temporary.glob("*/*/"))]  # it may be a folder down
+        if not (holding := [path for path in inside if is_in(name, path)]):
+            layouts = " or ".join(", ".join(layout) for layout in SETS[name].layouts)
+            raise UserError(f"{archive} does not hold {SETS[name].title}, which would be {layouts}")
+        folder.mkdir(exist_ok=True)
+        parts = sorted(holding[0].iterdir())
+        if taken := [part.name for part in parts if (folder / part.name).exists()]:
+            raise UserError(f"{folder} holds another {taken[0]}: move it away, so that {archive} can be unpacked there")
+        for part in parts:
+            part.rename(folder / part.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _follow(what: str, steps: Iterable[tuple[int, int | None]]) -> None:
+    """Show how many bytes of how many are done: a bar on a terminal, otherwise a line every ten seconds."""
+    spoke = time.monotonic()
+    with tqdm(desc=what, unit="B", unit_scale=True, file=sys.stderr, disable=None) as bar:
+        for done, total in steps:
+            bar.total = total
+            bar.update(done - bar.n)
+            if bar.disable and time.monotonic() - spoke >= 10:
+                spoke = time.monotonic()
+                tell(f"{what}: {done / 1e6:.0f}{f' of {total / 1e6:.0f}' if total else ''} MB")

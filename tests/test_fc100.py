@@ -1,0 +1,74 @@
+"""FC100: its split of CIFAR-100's classes. What is read is tested with CIFAR-FS."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from commands import run
+from problems import image_task
+
+from metalearn_cli.datasets import cifar_fs, fc100
+from metalearn_cli.errors import UserError
+from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.base import draw_sha256
+from metalearn_cli.tasks.cifar_fs import CifarFS
+from metalearn_cli.tasks.fc100 import FC100
+
+# As the authors' code lists them.
+SUPERCLASSES = {
+    "val": ["large_carnivores", "large_omnivores_and_herbivores", "non-insect_invertebrates", "small_mammals"],
+    "test": ["aquatic_mammals", "insects", "medium_mammals", "people"],
+}
+
+
+def test_the_split_is_by_superclass() -> None:
+    parts = fc100.split_classes()
+    assert {name: len(part) for name, part in parts.items()} == {"train": 60, "val": 20, "test": 20}
+    assert torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(100))
+    found = {name: {cifar_fs.classes()[c].superclass for c in part.tolist()} for name, part in parts.items()}
+    assert {name: sorted(found[name]) for name in SUPERCLASSES} == SUPERCLASSES
+    assert len(found["train"]) == 12
+    assert not found["train"] & {*SUPERCLASSES["val"], *SUPERCLASSES["test"]}
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_it_has_cifar_fs_images_and_other_episodes() -> None:
+    one, other = image_task(CifarFS, query=5), image_task(FC100, query=5)
+    assert other.fingerprint == one.fingerprint
+    hashes = [draw_sha256([task.draw(64, "test", generator(0, "test", 0))], "")[:16] for task in (one, other)]
+    assert hashes[0] != hashes[1]
+    assert hashes[1] == "21e17dd30e95b1be"
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_each_split_draws_all_its_classes_and_no_others() -> None:
+    task = image_task(FC100, query=1)
+    for split in task.splits:
+        draw = task.draw(2000, split, generator(split))
+        drawn = torch.cat([draw["support_image"], draw["query_image"]]).flatten() // 20  # of 20 images in this cache
+        assert set(drawn.tolist()) == set(fc100.split_classes()[split].tolist())
+    within = image_task(FC100, query=1, within_group=True).draw(500, "test", generator(0))
+    superclass = cifar_fs.superclasses()[within["support_image"] // 20]
+    assert (superclass == superclass[:, :1]).all()
+    assert set(superclass.flatten().tolist()) == {0, 7, 12, 14}
+
+
+def test_it_has_classes_that_cifar_fs_trains_on() -> None:
+    assert len(CifarFS().classes("train") & FC100().classes("test")) == 11
+    assert not FC100().classes("train") & FC100().classes("test")
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_a_run_on_cifar_fs_is_not_tested_on_it(tmp_path: Path) -> None:
+    keys = ["algo=protonet", "task=cifar_fs", "model.filters=4", "task.query=2", "debug=quick", "threads=1", "name=one"]
+    assert run(tmp_path, "train", *keys).code == 0
+    refused = run(tmp_path, "eval", "run=outputs/one", "task=fc100", "task.query=2")
+    assert refused.code == 1
+    assert "11 of the 20 classes of this test were trained on by outputs/one, e.g. CIFAR-100's bee" in refused.err
+
+
+def test_impossible_request_is_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"task\.train_way=61 is more than the 60 classes of the train split"):
+        image_task(FC100, train_way=61)
+    with pytest.raises(UserError, match=r"task\.way=6 is more than the 5 classes of the largest group"):
+        image_task(FC100, way=6, within_group=True)
