@@ -138,6 +138,16 @@ def test_of_a_cameras_two_pictures_the_photograph_is_taken(tmp_path: Path) -> No
     assert (found.int() - wanted.int()).abs().float().mean() < 10
 
 
+def test_a_large_jpeg_is_what_it_would_be_decoded_whole(tmp_path: Path) -> None:
+    picture(1, (1200, 900)).save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as whole:
+        expected = whole.resize((16, 16), Image.Resampling.LANCZOS)
+    wanted = torch.frombuffer(bytearray(expected.tobytes()), dtype=torch.uint8).view(16, 16, 3).permute(2, 0, 1)
+    difference = (decode(tmp_path / "a.jpg", 16, 3, Resize.stretch).int() - wanted.int()).abs()
+    assert difference.max() <= 8
+    assert difference.float().mean() < 1
+
+
 def test_crop_stretch_and_pad(tmp_path: Path) -> None:
     """A wide picture of three parts: red, blue, red."""
     wide = Image.new("RGB", (96, 32), RED)
