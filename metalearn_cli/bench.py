@@ -61,7 +61,7 @@ def bench(job: Job, console: Console) -> str:
     """
     new_learner(job)  # says what is wrong with the device or the parts
     _ = job.task.fingerprint  # reads the data, or says what is missing
-    for note in job.notes:
+    for note in (*job.notes, *job.task.notes()):
         console.say(note)
     job = prepare(job, None, console)
     learner = new_learner(job)
@@ -164,7 +164,8 @@ def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str,
             timed(device, 1, lambda _: evaluate(learner, job.task, "test", episodes, seed, modes, ignore))[1] / episodes
         )
 
-    number = min(BLOCK, max(4, int(BUDGET / seconds(4))))
+    most = min(BLOCK, job.task.number("test") or BLOCK)
+    number = min(most, max(4, int(BUDGET / seconds(min(4, most)))))
     console.say(f"{number} episodes, scored as in a {what}")
     return Episodes(modes, number, seconds(number))
 

@@ -27,6 +27,7 @@ METRICS = {
     "val/mse": "squared error of the query values after the last inner step, regression tasks",
     "val/mse_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
     "accuracy, mse": "of the test, in results.json: mean, ci95, median and diverged after each inner step",
+    "constant, oracle": "regression, beside the test: the errors of each support's mean, and of the task without noise",
     "ci95": "1.96 standard deviations over episodes / sqrt(episodes): the noise of the episodes, not of training",
     "diverged": "share of episodes whose loss is not finite, above 10 (regression) or ten times that of step 0",
     "timing/steps_per_second": "meta-iterations a second since the last line of the log, validation included",

@@ -57,7 +57,8 @@ metalearn eval run=FOLDER [key=value ...]
   metalearn eval run=outputs/my-run test_episodes=1000        more episodes; the first 600 are the same
   metalearn eval run=outputs/my-run algo.test_steps=50        more inner steps
   metalearn eval run=outputs/my-run task.shot=5               other tasks of the same distribution
-  metalearn eval run=outputs/my-run task=sinusoid_frequency   another distribution whose shapes the model takes
+  metalearn eval run=outputs/my-run task=cifar_fs             another distribution; images get the run's size and
+                                                              channels, and what was done is said and recorded
   metalearn eval run=outputs/my-run batch_norm=inductive      another headline; the others stand beside it
 
 The run's own model and settings are used, but for keys that are given (precision and device among them). Results go to

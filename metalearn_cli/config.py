@@ -33,10 +33,11 @@ from metalearn_cli.mistakes import composition_sentence, describe, failure_sente
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.module import ModuleNet, module_net
 from metalearn_cli.optimizer import Optimizer
-from metalearn_cli.tasks.base import TaskDistribution
+from metalearn_cli.tasks.adapted import Adapted
+from metalearn_cli.tasks.base import Split, TaskDistribution
 
 # Keys whose values are a person's text: names, paths, sentences.
-FREE_TEXT = ("name", "run", "expect", "task.root")
+FREE_TEXT = ("name", "run", "expect", "task.root", "task.split_file", "task.split_lists")
 
 
 class Precision(Enum):
@@ -220,7 +221,8 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
 def _why_no_validation(job: Job) -> str | None:
     """What keeps the task from giving validation tasks; None where nothing does."""
     if "val" not in job.task.splits:
-        return f"task={job.choices['task']} has no validation classes with this split"
+        what = "classes" if job.task.number("test") is None else "tasks"
+        return f"task={job.choices['task']} has no validation {what} with this split"
     try:
         job.task.check_split("val")
     except UserError as sentence:
@@ -242,10 +244,17 @@ def keys_of(overrides: list[str]) -> set[str]:
     return {override.partition("=")[0].lstrip("+") for override in overrides}
 
 
-def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: bool) -> Job:
+def make_job(
+    node: DictConfig,
+    choices: dict[str, str],
+    given: set[str],
+    trust: bool,
+    input_shape: tuple[int, ...] | None = None,
+) -> Job:
     """Check and build a whole configuration; `given` are the keys that stand on the command line.
 
-    Without `trust`, only classes of this package are imported: a run folder may come from anywhere.
+    Without `trust`, only classes of this package are imported: a run folder may come from anywhere. With `input_shape`
+    the task's images get that shape.
     """
     groups = {group: node.pop(group) for group in GROUPS}
     run = Run(**check(Run, node, ""))
@@ -258,7 +267,9 @@ def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: 
     if optimizer.anneals and optimizer.schedule_steps is None:
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)
     task: TaskDistribution = make("task", TaskDistribution)
-    net: Net = make("model", Net, spec=task.spec)
+    run = _each_task_once(run, task, given, notes)
+    shown = task if input_shape is None else Adapted(task, input_shape)
+    net: Net = make("model", Net, spec=shown.spec)
     algo: Algorithm = make("algo", Algorithm)
     if run.expect is not None:
         parse_expectation(run.expect, task.spec.metric, algo.test_steps)
@@ -270,7 +281,26 @@ def make_job(node: DictConfig, choices: dict[str, str], given: set[str], trust: 
         config[group] = {"_target_": _path(type(part)), **_plain(_values(part, frozenset({"spec"})))}
     if isinstance(net, ModuleNet):
         config["model"] = {"_target_": _path(net.module_class), **net.arguments}
-    return Job(run, algo, task, net, optimizer, choices, config, notes)
+    return Job(run, algo, shown, net, optimizer, choices, config, notes)
+
+
+def _each_task_once(run: Run, task: TaskDistribution, given: set[str], notes: list[str]) -> Run:
+    """The run with no more episodes than there are tasks, where those are counted. More on the command line is refused;
+    a preset's number is one for tasks without end."""
+    splits: dict[str, tuple[Split, str]] = {"test_episodes": ("test", "test"), "eval_episodes": ("val", "validation")}
+    for key, (split, word) in splits.items():
+        asked, there_are = getattr(run, key), task.number(split) if split in task.splits else None
+        if there_are is None or asked <= there_are:
+            continue
+        if key in given:
+            raise UserError(
+                f"{key}={asked} is more than the {there_are} {word} tasks that there are, and each is scored once: "
+                f"give {key}={there_are} or less"
+            )
+        fewer: Any = {key: there_are}
+        run = dataclasses.replace(run, **fewer)
+        notes.append(f"{key}={there_are}, not {asked}: there are no more {word} tasks, and each is scored once")
+    return run
 
 
 def build(
@@ -375,6 +405,8 @@ def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = f
             if not _is_ours(_path(cls)):
                 hint += f"; a class's keys are the fields of its frozen dataclass: {key}: int = 1"
             raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{hint}")
+        if isinstance(value, bool) and str(value).lower() in getattr(types[key], "__members__", ()):
+            value = str(value).lower()  # a word of an enum, which yaml takes for a truth value
         try:
             schema[key] = value
         except OmegaConfBaseException as error:

@@ -1,18 +1,20 @@
 """Scoring a learner on a fixed list of episodes.
 
 Episode e of a split is row e % 64 of block e // 64, and a block is drawn from (episodes_seed, split, block) alone: the
-first 600 of 1,000 episodes are the 600, whatever the algorithm, the training seed or the chunks.
+first 600 of 1,000 episodes are the 600, whatever the algorithm, the training seed or the chunks. Where a split has a
+number of tasks, episode e is its task e.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.base import BatchNorm, task_metric
 from metalearn_cli.learner import Learner, Scores
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_sha256, draw_slice
+from metalearn_cli.tasks.base import Draw, Split, Support, TaskDistribution, draw_sha256, draw_slice
 
 BLOCK = 64  # episodes drawn from one generator
 
@@ -23,8 +25,19 @@ class Evaluation(NamedTuple):
 
 
 def draw_block(task: TaskDistribution, split: Split, episodes_seed: int, block: int) -> Draw:
-    """Episodes 64 * block to 64 * block + 63."""
-    return task.draw(BLOCK, split, generator(episodes_seed, split, block))
+    """Episodes 64 * block to 64 * block + 63, or as many of them as there are tasks."""
+    rng = generator(episodes_seed, split, block)
+    if (number := task.number(split)) is None:
+        return task.draw(BLOCK, split, rng)
+    return task.draw_numbers(torch.arange(BLOCK * block, min(BLOCK * (block + 1), number)), split, rng)
+
+
+def draw_episodes(task: TaskDistribution, split: Split, episodes: int, episodes_seed: int) -> Iterator[Draw]:
+    """The first `episodes` episodes of `split`, block by block."""
+    if (number := task.number(split)) is not None and episodes > number:
+        raise ValueError(f"{episodes} episodes asked of {number} {split} tasks, each of which is scored once")
+    for done in range(0, episodes, BLOCK):
+        yield draw_slice(draw_block(task, split, episodes_seed, done // BLOCK), 0, episodes - done)
 
 
 def evaluate(
@@ -39,11 +52,10 @@ def evaluate(
     """Score the first `episodes` episodes of `split`; `report` is told the number done, after each block."""
     draws: list[Draw] = []
     parts: list[dict[BatchNorm, Scores]] = []
-    for done in range(0, episodes, BLOCK):
-        draw = draw_slice(draw_block(task, split, episodes_seed, done // BLOCK), 0, episodes - done)
+    for draw in draw_episodes(task, split, episodes, episodes_seed):
         draws.append(draw)
         parts.append(learner.evaluate(task.gather(draw, learner.device), modes))
-        report(min(done + BLOCK, episodes))
+        report(min(BLOCK * len(draws), episodes))
     scores = {
         mode: Scores(
             torch.cat([part[mode].loss for part in parts]).cpu(), torch.cat([part[mode].metric for part in parts]).cpu()
@@ -51,3 +63,30 @@ def evaluate(
         for mode in modes
     }
     return Evaluation(scores, draw_sha256(draws, task.fingerprint))
+
+
+def baselines(
+    task: TaskDistribution, split: Split, episodes: int, episodes_seed: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The squared errors, on the same episodes, of two that learn nothing, [E] float64 each on the CPU: "constant", the
+    mean of each task's support targets, and "oracle", the task itself, where it is known. None for classes."""
+    errors: dict[str, list[Tensor]] = {}
+    if task.spec.kind == "classes":
+        return {}
+    for draw in draw_episodes(task, split, episodes, episodes_seed):
+        batch = task.gather(draw, device).to(torch.float64)
+        predicted = {"constant": mean_target(batch.support)}
+        if (truth := task.oracle(draw, device)) is not None:
+            predicted["oracle"] = truth.double()
+        for name, out in predicted.items():
+            error = task_metric(task.spec, out, batch.query_y, batch.query_mask)
+            errors.setdefault(name, []).append(error.cpu())
+    return {name: torch.cat(parts) for name, parts in errors.items()}
+
+
+def mean_target(support: Support) -> Tensor:
+    """The mean of each task's values, [T, 1, outputs]."""
+    if support.mask is None:
+        return support.y.mean(1, keepdim=True)
+    real = support.mask.unsqueeze(-1)
+    return support.y.where(real, 0).sum(1, keepdim=True) / real.sum(1, keepdim=True)

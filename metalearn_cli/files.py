@@ -1,4 +1,5 @@
-"""Writing a file so that it exists whole or not at all, also after a power cut; and one process after another."""
+"""Writing a file so that it exists whole or not at all, also after a power cut; files that grow line by line; and one
+process after another."""
 
 import contextlib
 import fcntl
@@ -21,8 +22,10 @@ def write_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write does not say where
         raise
     sync_folder(path.parent)
 
@@ -60,3 +63,28 @@ def _locked(descriptor: int, waiting: str) -> bool:
     except OSError:
         return False
     return True
+
+
+class Log:
+    """A text file that is appended to. Nothing is kept back: what a full disk does not take is not tried again later,
+    when the file is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "ab", buffering=0)
+
+    def write(self, text: str) -> None:
+        """Raises OSError with the file's name."""
+        data = text.encode()
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            error.filename = self._file.name
+            raise
+
+    def sync(self) -> None:
+        """All of it is on disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()

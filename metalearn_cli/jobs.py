@@ -1,5 +1,6 @@
 """What the commands do: one training in its run folder, one evaluation of a run, and how results are printed."""
 
+import contextlib
 import hashlib
 import json
 import shlex
@@ -21,7 +22,9 @@ from metalearn_cli.machine import new_learner, prepare
 from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.progress import Console, show, tell
+from metalearn_cli.tasks.adapted import can_adapt
 from metalearn_cli.tasks.base import TaskDistribution
+from metalearn_cli.tasks.episodes import Episodes
 
 
 def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
@@ -29,14 +32,16 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
     # What is wrong with the device, the parts or the data is said before a folder is made.
     new_learner(job)
     fingerprint = job.task.fingerprint
+    notes = [*job.notes, *job.task.notes()]
     folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
     folder.mkdir(parents=True, exist_ok=job.run.name is not None)
     with runs.lock(folder, job.run.lock):
         runs.remove_temporary(folder)
         runs.check_same(folder, job.config)
         with closing(Console(folder / "train.log")) as console:
-            for note in job.notes:
+            for note in notes:
                 console.say(note)
+            runs.check_same_data(folder, fingerprint)
             results = finished_results(folder, job)
             if results is not None:
                 console.say(f"{folder} is already finished, {job.run.steps} steps")
@@ -52,7 +57,8 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
             except Interrupted as signal:
                 raise Interrupted(signal.code - 128, how_to_continue(folder, overrides)) from signal
             except Exception as error:  # whoever called says it on the screen
-                console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
+                with contextlib.suppress(OSError):  # the disk may be full, which is what failed
+                    console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
                 raise
             console.note(f"results are in {folder}")
             return folder, results
@@ -66,7 +72,9 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> tuple[Path, dict[str,
     learner = new_learner(job)
     fingerprint = job.task.fingerprint
     checkpoints = run / "checkpoints"
-    notes = list(job.notes)
+    if _same_data(job.config["task"], runs.load_config(run / "config.yaml")["task"]):
+        runs.check_same_data(run, fingerprint)
+    notes = [*job.notes, *job.task.notes()]
     if (run / "results.json").exists():
         tested = checkpoint.load_step(checkpoints, runs.read_json(run / "results.json")["step"])
     else:
@@ -141,10 +149,12 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
     # Whether to run foreign code is the word of who gives the command, never of the folder.
     trust = bool(config["trust"]) if "trust" in given else False
+    input_shape = None
     if on_task:
-        own = runs.load_config(run / "config.yaml")["task"]
-        _check_task(run, records["task"], _task(own, set(), trust), _task(config["task"], set(given), trust))
-    return run, make_job(OmegaConf.create(config), records, set(given), trust)
+        own = _where_it_stands_now(runs.load_config(run / "config.yaml")["task"], config["task"])
+        both = _task(own, set(), trust), _task(config["task"], set(given), trust)
+        input_shape = _check_task(run, records["task"], *both)
+    return run, make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
 
 
 def _task(node: dict[str, Any], given: set[str], trust: bool) -> TaskDistribution:
@@ -152,19 +162,37 @@ def _task(node: dict[str, Any], given: set[str], trust: bool) -> TaskDistributio
     return task
 
 
-def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribution) -> None:
-    """Raises UserError where another task than the run's own asks for other shapes, or has classes that it learned."""
+def _where_it_stands_now(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The run's own task: where its folder is gone and the same task is asked for in another folder, in that one."""
+    gone = own.get("root") is not None and not Path(own["root"]).expanduser().exists()
+    is_same = own["_target_"] == other["_target_"] and other.get("root") is not None
+    return {**own, "root": other["root"]} if gone and is_same else own
+
+
+def _same_data(task: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Whether two tasks differ in the sizes of their episodes at most."""
+    return task.keys() == own.keys() and all(
+        task[key] == own[key] for key in task if key not in Episodes.__dataclass_fields__
+    )
+
+
+def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribution) -> tuple[int, ...] | None:
+    """Raises UserError where another task than the run's own has examples that its network cannot take, or classes that
+    it learned -> the shape that the task's images must get; None: they have it."""
     (kind, shape), (own_kind, own_shape) = ((task.spec.kind, list(task.spec.input_shape)) for task in (other, own))
-    if (kind, shape) != (own_kind, own_shape):
+    is_same = (kind, shape) == (own_kind, own_shape)
+    if not is_same and not (kind == own_kind and can_adapt(other.spec, own.spec.input_shape)):
         raise UserError(
             f"task={name} has {kind} of examples of shape {shape}, and the model of {run} takes {own_kind} of "
             f"{own_shape}: take a task like the run's"
         )
     if both := sorted(own.classes("train") & other.classes("test")):
+        what = "classes" if other.number("test") is None else "tasks"
         raise UserError(
-            f"{len(both)} of the {len(other.classes('test'))} classes of this test were trained on by {run}, e.g. "
+            f"{len(both)} of the {len(other.classes('test'))} {what} of this test were trained on by {run}, e.g. "
             f"{both[0]}: take the split that it was trained with"
         )
+    return None if is_same else own.spec.input_shape
 
 
 def _check_eval_key(override: str, config: dict[str, Any], has_own_task: bool) -> None:
@@ -236,6 +264,9 @@ def print_results(folder: Path, results: dict[str, Any], expect: str | None) -> 
     for other, row in results["other_batch_norm"].items():
         mean, ci95 = number(row["mean"], percent), number(row["ci95"], percent)
         lines.append(f"with batch norm {other}, after the last step: {mean} +- {ci95}")
+    if baselines := results.get("baselines"):  # classes have none, nor have runs of before
+        figures = {name: [number(row[key], percent) for key in ("mean", "ci95")] for name, row in baselines.items()}
+        lines.append(", ".join(f"{name}: {mean} +- {ci95}" for name, (mean, ci95) in figures.items()))
     if results["learned"]:
         lines.append("learned: " + ", ".join(f"{name} {value:.4g}" for name, value in results["learned"].items()))
     if (paper := results["paper"]) is not None:

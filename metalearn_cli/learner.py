@@ -244,6 +244,13 @@ class Learner:
         own = self._named()
         differing = sorted(own.keys() ^ state.keys())
         differing += sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+        heads = [name for name in differing if "head." in name and name in own.keys() & state.keys()]
+        if differing and differing == heads and self.net.spec.kind == "classes":
+            outputs = len(state[heads[0]])
+            raise UserError(
+                f"the last layer of this checkpoint tells {outputs} classes apart, and not {len(own[heads[0]])}: give "
+                f"task.way={outputs}, or train with another way"
+            )
         if differing:
             raise UserError(
                 f"this checkpoint holds another model: {differing[0]} (and {len(differing) - 1} more) is missing on "

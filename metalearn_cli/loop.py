@@ -15,7 +15,7 @@ from metalearn_cli import checkpoint, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config import Job, Select
 from metalearn_cli.errors import UserError
-from metalearn_cli.evaluate import Evaluation, draw_block, evaluate
+from metalearn_cli.evaluate import Evaluation, baselines, draw_block, evaluate
 from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.learner import Learner, NonFinite
@@ -23,6 +23,7 @@ from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summar
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.adapted import Adapted
 from metalearn_cli.tasks.base import Draw, Split, draw_slice
 from metalearn_cli.writers import Writers
 
@@ -37,13 +38,19 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
         return _train(learner, job, folder, console, interrupt)
     except NonFinite as failure:
         raise UserError(non_finite_sentence(failure, folder / "checkpoints")) from failure
+    except OSError as failure:  # a full disk, a folder that is gone
+        what = f"{failure.strerror or failure}: {failure.filename or folder}"
+        raise UserError(
+            f"{what}, so training stopped; {last_good(folder / 'checkpoints')}; "
+            "mend it, and give the same command again"
+        ) from failure
 
 
 def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
     settings, task = job.run, job.task
     headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
-    done, best, to_validate = resume(learner, checkpoints, console)
+    done, best, to_validate = resume(learner, checkpoints, settings.keep, console)
     if (settings.compile or settings.cuda_graph) and done < settings.steps:
         warm_up(learner, job, done, console, interrupt)
     since, since_step = time.perf_counter(), done
@@ -109,7 +116,7 @@ def training_draw(job: Job, step: int) -> Draw:
     return job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", step))
 
 
-def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, dict[str, Any] | None, bool]:
+def resume(learner: Learner, checkpoints: Path, keep: int, console: Console) -> tuple[int, dict[str, Any] | None, bool]:
     """Load the newest whole checkpoint -> the steps done, the best validation so far, and whether one is still due."""
     checkpoints.mkdir(exist_ok=True)
     newest, skipped = checkpoint.load_newest(checkpoints)
@@ -119,7 +126,10 @@ def resume(learner: Learner, checkpoints: Path, console: Console) -> tuple[int, 
         return 0, None, False
     learner.load_state_dict(newest.tensors)
     console.say(f"continuing after step {newest.step}")
-    return newest.step, newest.record["best"], newest.record["to_validate"]
+    best = newest.record["best"]
+    if not skipped:  # killed between a save and what it makes superfluous
+        checkpoint.prune(checkpoints, keep, best["step"] if best else None)
+    return newest.step, best, newest.record["to_validate"]
 
 
 def validate(
@@ -167,6 +177,8 @@ def test(
         found = evaluate(learner, job.task, "test", settings.test_episodes, settings.episodes_seed, modes, report)
     results = summarise_test(job, found, step, modes)
     results["learned"] = job.algo.learned(learner.meta)
+    errors = baselines(job.task, "test", settings.test_episodes, settings.episodes_seed, learner.device)
+    results["baselines"] = {name: _figures(error) for name, error in errors.items()}
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
     file = io.BytesIO()
@@ -215,6 +227,7 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         },
         "algo": job.choices["algo"],
         "task": job.choices["task"],
+        "adapted": job.task.rule if isinstance(job.task, Adapted) else None,
         "experiment": job.choices.get("experiment"),
         "seed": job.run.seed,
         "episodes_seed": job.run.episodes_seed,
@@ -223,6 +236,12 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         "select": job.run.select.name,
         "paper": job.run.paper,
     }
+
+
+def _figures(error: Tensor) -> dict[str, float | None]:
+    """Mean, interval and median of a baseline's errors [E]: it does not adapt, and so cannot diverge."""
+    summary = summarise(error, torch.zeros(len(error)))
+    return {"mean": summary["mean"], "ci95": summary["ci95"], "median": summary["median"]}
 
 
 def picture(learner: Learner, job: Job, split: Split, mode: BatchNorm) -> Tensor | None:
@@ -253,9 +272,12 @@ def fit_picture(learner: Learner, job: Job, mode: BatchNorm) -> str:
 
 def non_finite_sentence(failure: NonFinite, checkpoints: Path) -> str:
     tasks = f" in tasks {failure.tasks} of the meta-batch" if failure.tasks else ""
-    paths = checkpoint.list_newest_first(checkpoints)
-    last = f"the last good checkpoint is {paths[0]}" if paths else "there is no checkpoint yet"
     return (
         f"the {failure.what} of step {failure.step} is not finite{tasks}, so training stopped before the update; "
-        f"{last}; try a lower algo.inner_lr or optimizer.lr, or optimizer.clip_norm=1"
+        f"{last_good(checkpoints)}; try a lower algo.inner_lr or optimizer.lr, or optimizer.clip_norm=1"
     )
+
+
+def last_good(checkpoints: Path) -> str:
+    paths = checkpoint.list_newest_first(checkpoints)
+    return f"the last good checkpoint is {paths[0]}" if paths else "there is no checkpoint yet"

@@ -6,9 +6,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
+
+from metalearn_cli.files import Log
 
 
 def show(text: str) -> None:
@@ -31,7 +32,7 @@ class Console:
     """Writes each sentence to stderr and to train.log."""
 
     def __init__(self, log: Path | None = None) -> None:
-        self._log: IO[str] | None = open(log, "a", encoding="utf-8") if log else None
+        self._log = Log(log) if log else None
 
     def say(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the work goes on, and so does the log
@@ -42,7 +43,6 @@ class Console:
         """In the log alone, where the screen shows it otherwise."""
         if self._log:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            self._log.flush()
 
     def close(self) -> None:
         if self._log:

@@ -76,9 +76,12 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
             f"{folder} stands on a file system that cannot lock files ({error.strerror}): give lock=false, and see to "
             "it yourself that only one process uses the folder"
         ) from error
-    file.truncate(0)
-    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    try:
+        os.truncate(file.fileno(), 0)
+        os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+    except OSError as error:  # a full disk
+        error.filename = file.name
+        raise
     return file
 
 
@@ -108,6 +111,16 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
     if new["steps"] < old["steps"]:
         raise UserError(
             f"{folder} holds a run of {old['steps']} steps, and steps={new['steps']} is less: take another name"
+        )
+
+
+def check_same_data(folder: Path, fingerprint: str) -> None:
+    """Raises UserError where the folder holds a run on other data: a user's own images may have changed."""
+    path = folder / "environment.json"
+    if path.exists() and (before := read_json(path).get("data", fingerprint)) != fingerprint:
+        raise UserError(
+            f"the data of {folder} have changed: their hash was {before[:16]} when it was trained, and is "
+            f"{fingerprint[:16]}; put them back, or train in a run of another name"
         )
 
 

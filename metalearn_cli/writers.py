@@ -5,15 +5,14 @@ object a line: `step` (meta-iterations done) and flat names such as `train/loss`
 """
 
 import json
-import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
+from metalearn_cli.files import Log, write_durably
 
 
 class Writers:
@@ -27,12 +26,12 @@ class Writers:
         self._tensorboard = SummaryWriter(folder, purge_step=step + 1)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        _append(self._metrics, {"step": step, **values})
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
 
     def timing(self, step: int, values: dict[str, float]) -> None:
-        _append(self._timing, {"step": step, **values})
+        self._timing.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._tensorboard.add_scalar(f"timing/{name}", value, step)
 
@@ -48,8 +47,8 @@ class Writers:
 
     def sync(self) -> None:
         """Everything written so far is on disk: to be called before a checkpoint makes it final."""
-        for file in (self._metrics, self._timing):
-            os.fsync(file.fileno())
+        self._metrics.sync()
+        self._timing.sync()
         self._tensorboard.flush()
 
     def close(self) -> None:
@@ -67,14 +66,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} has a line that is not JSON ({error}): mend or remove the file") from error
 
 
-def _open_after_cut(path: Path, step: int, to_validate: bool) -> IO[str]:
+def _open_after_cut(path: Path, step: int, to_validate: bool) -> Log:
     kept = [line for line in read_lines(path) if line["step"] <= step]
     if to_validate:
         kept = [line for line in kept if line["step"] < step or "val/loss" not in line]
     write_durably(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-    return open(path, "a")
-
-
-def _append(file: IO[str], line: dict[str, Any]) -> None:
-    file.write(json.dumps(line) + "\n")
-    file.flush()
+    return Log(path)

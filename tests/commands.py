@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +16,11 @@ class Finished(NamedTuple):
     err: str
 
 
-def start(folder: Path, *arguments: str) -> int:
-    """`metalearn ARGUMENTS` in `folder` -> the pid; stdout and stderr are appended to the files out and err there."""
+def start(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> int:
+    """`metalearn ARGUMENTS` in `folder` -> the pid; stdout and stderr are appended to the files out and err there.
+
+    `first` is called in the process before the command.
+    """
     pid = os.fork()
     if pid == 0:
         code = 99
@@ -26,6 +30,8 @@ def start(folder: Path, *arguments: str) -> int:
             for descriptor, name in ((1, "out"), (2, "err")):
                 os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+            if first is not None:
+                first()
             code = main(list(arguments))
             sys.stdout.flush()
             sys.stderr.flush()

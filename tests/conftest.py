@@ -13,6 +13,30 @@ from metalearn_cli.datasets import cifar_fs, cub, mini_imagenet, omniglot, tiere
 from metalearn_cli.datasets.base import ImageSet, packed
 
 
+def tries_of(marker: pytest.Mark) -> int:
+    """How often a row of the fault matrix is tried: as its CI column says, or its full one."""
+    tries: int = marker.kwargs["full" if os.environ.get("METALEARN_FAULTS") == "full" else "ci"]
+    return tries
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of a row takes `attempt`, and is run once for each."""
+    marker = metafunc.definition.get_closest_marker("row")
+    if marker is not None and "attempt" in metafunc.fixturenames:
+        metafunc.parametrize("attempt", range(tries_of(marker)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """METALEARN_ROW=A1: the tests of this row only."""
+    if row := os.environ.get("METALEARN_ROW"):
+        items[:] = [item for item in items if row in {mark.args[0] for mark in item.iter_markers("row")}]
+
+
+@pytest.fixture
+def tries(request: pytest.FixtureRequest) -> int:
+    return tries_of(request.node.get_closest_marker("row"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One thread, and a cache of packed sets that is shared by the tests of this session only."""
@@ -29,6 +53,18 @@ def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 15 classes with two images each, as `task=image_folder` wants one."""
+    root = tmp_path_factory.mktemp("own") / "images"
+    for number in range(30):
+        path = root / f"class{number // 2:02}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = torch.randint(256, (3 * 16 * 16,), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        Image.frombytes("RGB", (16, 16), bytes(noise.tolist())).save(path)
+    return root
 
 
 @pytest.fixture(scope="session")

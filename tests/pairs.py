@@ -1,5 +1,7 @@
 """Every algorithm with every task of conf/, made small."""
 
+from pathlib import Path
+
 from metalearn_cli import config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner
@@ -13,14 +15,25 @@ ALIKE = ("fc100", "tiered_imagenet", "cub")
 _IMAGES = ["model.filters=2", "task.query=1"]
 _SMALL = {
     **dict.fromkeys(("omniglot", "cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"), _IMAGES),
+    "image_folder": [*_IMAGES, "task.size=16"],
     "sinusoid": ["model.hidden=[8]"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
 }
 
 
-def small(algo: str, task: str) -> list[str]:
+def chosen(group: str, choice: str, own_images: Path) -> list[str]:
+    """The overrides for a yaml, with what it leaves to the user."""
+    wanted = {
+        "conv4": ["task=omniglot"],
+        "image_folder": [f"task.root={own_images}", "task.query=1"],
+        "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
+    }
+    return [f"{group}={choice}", *wanted.get(choice, [])]
+
+
+def small(algo: str, task: str, own_images: Path) -> list[str]:
     """The overrides of a pair, with a small network and short inner loops."""
-    overrides = [f"algo={algo}", f"task={task}"]
+    overrides = [f"algo={algo}", *chosen("task", task, own_images)]
     node, _ = config.compose_config(overrides)
     keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
     short = [f"algo.{key}={most}" for key, most in keys if node.algo.get(key, 0) > most]

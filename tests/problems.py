@@ -20,6 +20,7 @@ from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Spec
 from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.tasks.points import Points
 
 # Every algorithm for classes, with settings under which all that it has is used.
 ALGORITHMS: list[Algorithm] = [
@@ -38,6 +39,12 @@ def image_task(cls: Any, **keys: Any) -> Any:
     """A task of images with these keys, which yaml has on one level."""
     own = {name: keys.pop(name) for name in list(keys) if name in Episodes.__dataclass_fields__}
     return cls(replace(cls.episodes, **own), **keys)
+
+
+def points_task(cls: Any, **keys: Any) -> Any:
+    """A family of curves with these keys, which yaml has on one level."""
+    own = {name: keys.pop(name) for name in list(keys) if name in Points.__dataclass_fields__}
+    return cls(replace(cls.points, **own), **keys)
 
 
 def images(

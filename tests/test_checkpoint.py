@@ -53,6 +53,7 @@ def test_every_damage_is_found_and_the_one_before_is_used(tmp_path: Path) -> Non
         checkpoint.load_newest(tmp_path)
 
 
+@pytest.mark.row("A13")
 def test_another_files_content_under_a_good_name_is_not_loaded(tmp_path: Path) -> None:
     first, second = save(tmp_path, 1, 2)
     second.write_bytes(first.read_bytes())
@@ -66,6 +67,7 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path) == (None, [])
 
 
+@pytest.mark.row("A13")
 def test_a_newer_format_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
     (path,) = save(tmp_path, 1)
@@ -84,6 +86,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.row("A7")
 def test_the_file_is_durable_before_it_gets_its_name_and_the_name_before_we_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,7 +174,7 @@ def test_changed_pixel_and_swapped_images_name_the_class(small: Path) -> None:
 @pytest.mark.usefixtures("packed_images")
 def test_tasks_have_the_sizes_asked_for() -> None:
     task = image_task(CifarFS, way=4, shot=2, query=3, train_way=6, train_shot=1, train_query=5)
-    assert task.spec == ((3, 32, 32), 4, 6, "classes", False)
+    assert task.spec == ((3, 32, 32), 4, 6, "classes", False, True)
     sizes: tuple[tuple[Split, int, int, int], ...] = (("train", 6, 1, 5), ("val", 4, 2, 3), ("test", 4, 2, 3))
     for split, way, shot, query in sizes:
         batch = task.gather(task.draw(7, split, generator(split)), CPU)

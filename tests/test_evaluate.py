@@ -1,25 +1,36 @@
 import math
 
+import pytest
 import torch
+from problems import image_task, points_task
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.maml import MAML
-from metalearn_cli.evaluate import Evaluation, evaluate
+from metalearn_cli.evaluate import Evaluation, baselines, evaluate, mean_target
 from metalearn_cli.learner import Learner
 from metalearn_cli.metrics import has_diverged, is_better, summarise
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
+from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.base import Support, TaskDistribution, draw_slice
+from metalearn_cli.tasks.omniglot import Omniglot
+from metalearn_cli.tasks.quadratics import Quadratics
 from metalearn_cli.tasks.sinusoid import Sinusoid
+from metalearn_cli.tasks.sinusoid_or_line import SinusoidOrLine
 
 MODE = BatchNorm.transductive
 
 
 def run(episodes: int, chunk: int | None = None, seed: int = 0, episodes_seed: int = 0) -> Evaluation:
     task = Sinusoid()
-    rng = torch.Generator().manual_seed(seed)
-    learner = Learner(MAML(test_steps=2), MLP(task.spec), Optimizer(), rng, tasks_per_chunk=chunk)
+    learner = small_learner(task, chunk, seed)
     return evaluate(learner, task, "test", episodes, episodes_seed, [MODE], lambda done: None)
+
+
+def small_learner(task: TaskDistribution, chunk: int | None = None, seed: int = 0) -> Learner:
+    rng = torch.Generator().manual_seed(seed)
+    return Learner(MAML(test_steps=2), MLP(task.spec), Optimizer(), rng, tasks_per_chunk=chunk)
 
 
 def test_the_first_episodes_are_the_same_however_many_and_in_whatever_chunks() -> None:
@@ -80,7 +91,7 @@ def test_better_is_higher_for_accuracy_and_lower_for_errors() -> None:
 
 
 def test_sinusoids_are_what_the_paper_says() -> None:
-    task = Sinusoid(shot=7, query=9, train_shot=None, train_query=3)
+    task = points_task(Sinusoid, shot=7, query=9, train_query=3)
     draw = task.draw(5000, "train", torch.Generator().manual_seed(0))
     batch = task.gather(draw, torch.device("cpu"))
     assert batch.support_x.shape == (5000, 7, 1)
@@ -97,3 +108,37 @@ def test_sinusoids_are_what_the_paper_says() -> None:
     spread(batch.support_x, -5.0, 5.0)
     torch.testing.assert_close(batch.query_y, draw["amplitude"] * torch.sin(batch.query_x - draw["phase"]))
     assert len(batch.key.unique()) == 5000
+
+
+def test_baselines_are_those_of_a_hand_computation() -> None:
+    """The mean of each support set, and the curve itself, on the very episodes of the test."""
+    task = points_task(SinusoidOrLine, shot=4, query=6, noise=0.5)
+    found = baselines(task, "test", 70, 3, torch.device("cpu"))
+    draws = [task.draw(64, "test", generator(3, "test", block)) for block in range(2)]
+    expected: dict[str, list[float]] = {"constant": [], "oracle": []}
+    for e in range(70):
+        draw = draw_slice(draws[e // 64], e % 64, e % 64 + 1)
+        one = task.gather(draw, torch.device("cpu"))
+        support, query = one.support_y.flatten().tolist(), one.query_y.flatten().tolist()
+        mean = sum(support) / 4
+        truth = [y - noise for y, noise in zip(query, draw["query_noise"].flatten().tolist(), strict=True)]
+        expected["constant"].append(sum((y - mean) ** 2 for y in query) / 6)
+        expected["oracle"].append(sum((y - t) ** 2 for y, t in zip(query, truth, strict=True)) / 6)
+    for name, values in expected.items():
+        assert found[name].tolist() == pytest.approx(values, rel=1e-5)
+    assert found["oracle"].mean().item() == pytest.approx(0.25, abs=0.05)  # the noise's variance
+
+
+def test_the_truth_without_noise_has_no_error_and_quadratics_and_classes_have_no_oracle() -> None:
+    cpu = torch.device("cpu")
+    assert baselines(Sinusoid(), "test", 70, 0, cpu)["oracle"].tolist() == [0.0] * 70
+    assert set(baselines(Quadratics(), "test", 3, 0, cpu)) == {"constant"}
+    assert baselines(image_task(Omniglot), "test", 3, 0, cpu) == {}
+
+
+def test_the_mean_of_a_support_set_is_that_of_its_real_points() -> None:
+    y = torch.tensor([[[1.0], [3.0], [100.0]], [[1.0], [2.0], [6.0]]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    support = Support(torch.zeros(2, 3, 1), y, torch.arange(2), mask)
+    assert mean_target(support).flatten().tolist() == [2.0, 3.0]
+    assert mean_target(support._replace(mask=None))[0].item() == pytest.approx(104 / 3)

@@ -48,7 +48,8 @@ def test_support_and_query_are_the_same_and_a_slice_is_a_slice() -> None:
     whole, part = task.gather(draw, CPU), task.gather(draw_slice(draw, 2, 5), CPU)
     assert torch.equal(whole.support_x, whole.query_x)
     assert torch.equal(whole.support_y, whole.query_y)
-    assert all(torch.equal(a[2:5], b) for a, b in zip(whole, part, strict=True))
+    whole_and_part = zip(whole.tensors().values(), part.tensors().values(), strict=True)
+    assert all(torch.equal(a[2:5], b) for a, b in whole_and_part)
     assert whole.support_x.shape == (6, 4, 4)
     assert whole.support_y.shape == (6, 4, 1)
 

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from problems import points_task
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.base import Batch, TaskDistribution
+from metalearn_cli.tasks.base import Batch, TaskDistribution, draw_sha256
 from metalearn_cli.tasks.sinusoid import Sinusoid, SinusoidFrequency
 
 
@@ -25,7 +26,7 @@ def check_ranges(*uniform: tuple[torch.Tensor, float, float]) -> None:
 
 @pytest.mark.parametrize(("turns", "end"), [(0.5, math.pi), (1.0, 2 * math.pi)])
 def test_mamls_and_reptiles_family(turns: float, end: float) -> None:
-    draw, batch = gathered(Sinusoid(train_shot=7, train_query=3, turns=turns))
+    draw, batch = gathered(points_task(Sinusoid, train_shot=7, train_query=3, turns=turns))
     expected = draw["amplitude"] * torch.sin(batch.support_x - draw["phase"])
     assert torch.equal(batch.support_y, expected)
     assert torch.equal(batch.query_y, draw["amplitude"] * torch.sin(batch.query_x - draw["phase"]))
@@ -44,13 +45,25 @@ def test_meta_sgds_family() -> None:
 
 
 def test_the_families_and_their_ranges_have_fingerprints_of_their_own() -> None:
-    families = [Sinusoid(), Sinusoid(turns=1.0), SinusoidFrequency()]
-    assert len({task.fingerprint for task in families}) == 3
+    families = [Sinusoid(), Sinusoid(turns=1.0), points_task(Sinusoid, noise=0.1), SinusoidFrequency()]
+    assert len({task.fingerprint for task in families}) == 4
+
+
+def test_episodes_are_those_of_all_versions_before() -> None:
+    """Hashes of 25 tasks each, from the commit before there was noise (4a03afb): runs of both can be compared."""
+    expected = {
+        Sinusoid(): "5b1122ea462d2cdd e072179594fc5806",
+        Sinusoid(turns=1.0): "46d384eb9b721be7 3e5cbbfa5fb01be6",
+        SinusoidFrequency(): "a6620fe85fd7a1f9 f21bada7b4fd0b3f",
+    }
+    for task, hashes in expected.items():
+        draws = [task.draw(25, split, generator(0, split, 3)) for split in ("train", "test")]
+        assert " ".join(draw_sha256([draw], task.fingerprint)[:16] for draw in draws) == hashes
 
 
 def test_settings_out_of_range_are_refused() -> None:
     for make in (Sinusoid, SinusoidFrequency):
         with pytest.raises(UserError, match=r"task\.train_shot=0 must be at least 1"):
-            make(train_shot=0)
+            points_task(make, train_shot=0)
     with pytest.raises(UserError, match=r"task\.turns=nan"):
         Sinusoid(turns=float("nan"))

@@ -18,9 +18,13 @@ Head = Callable[[Tensor, Tensor], Tensor]
 
 
 def init_body(algo: str, net: Net, rng: torch.Generator) -> Params:
-    """The network's parameters without those of its head. Raises UserError where the task has no classes."""
+    """The network's parameters without those of its head. Raises UserError where there is nothing to compare with."""
     if net.spec.kind != "classes":
         raise UserError(f"algo={algo} compares classes, and this task has values: take task=omniglot or algo=maml")
+    if not net.spec.complete:
+        raise UserError(
+            f"algo={algo} wants each class in the support of every task, and some here lack one: take algo=maml"
+        )
     return {name: value for name, value in net.init(rng).items() if not name.startswith("head.")}
 
 

@@ -60,15 +60,15 @@ def jittered(x: Tensor, factors: Tensor) -> Tensor:
     """x [T, S, C, H, W] in 0..1, of another brightness, contrast and saturation, in this order: factors [T, S, 3]."""
     brightness, contrast, saturation = factors[..., None, None, None].unbind(2)
     x = (x * brightness).clamp(0, 1)
-    x = _between(_grey(x).mean((-1, -2), keepdim=True), x, contrast)
-    return _between(_grey(x), x, saturation) if x.shape[2] == 3 else x
+    x = _between(grey(x).mean((-1, -2), keepdim=True), x, contrast)
+    return _between(grey(x), x, saturation) if x.shape[2] == 3 else x
 
 
 def _between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     return (start + share * (end - start)).clamp(0, 1)
 
 
-def _grey(x: Tensor) -> Tensor:
+def grey(x: Tensor) -> Tensor:
     """[T, S, C, H, W] -> [T, S, 1, H, W]: the luminance of ITU-R BT.601."""
     if x.shape[2] != 3:
         return x.mean(2, keepdim=True)

@@ -27,6 +27,7 @@ class Spec(NamedTuple):
     train_outputs: int  # the same for training tasks; differs where training uses another way than the test
     kind: Literal["classes", "values"]
     padded: bool = False  # tasks have masks: their numbers of examples, and of classes, vary
+    complete: bool = True  # of classes: every task's support has each of them
 
     @property
     def metric(self) -> str:
@@ -105,17 +106,35 @@ class TaskDistribution(ABC):
         run needs is checked when the distribution is made."""
 
     def classes(self, split: Split) -> frozenset[str]:
-        """The names of the classes of `split`, where the fields choose them or another task has the same: a model that
-        was trained on one of them must not be tested on it. None where there is no such danger."""
+        """The names of the classes of `split`, where the fields choose them or another task has the same; or of its
+        tasks, where those are counted: a model that was trained on one of them must not be tested on it. None where
+        there is no such danger."""
         return frozenset()
+
+    def number(self, split: Split) -> int | None:
+        """How many tasks there are, where they are counted: each is then tested once. None: as many as are drawn."""
+        return None
+
+    def notes(self) -> list[str]:
+        """What whoever starts a run should know about the data. Reads them on first use."""
+        return []
 
     @abstractmethod
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         """Choose T = `tasks` tasks: a pure function of its arguments, on the CPU. Holds `key` [T] int64."""
 
+    def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
+        """The tasks with these numbers [T], of 0 to number(split) - 1."""
+        raise NotImplementedError  # of a distribution that counts its tasks
+
     @abstractmethod
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         """The tasks of a draw (or of a slice of one) as float32 tensors on `device`."""
+
+    def oracle(self, draw: Draw, device: torch.device) -> Tensor | None:
+        """What is predicted for the query set by whoever knows the tasks, [T, Q, outputs]: the values without noise.
+        None where nobody does."""
+        return None
 
     @property
     @abstractmethod

@@ -4,6 +4,8 @@ f(theta) = ||W theta - y||^2 with W [D, D] and y [D]. It is linear regression: t
 targets y, both times sqrt(D), so that the mean squared error of a linear model without bias (`model=linear`) is f
 itself. The support and the query set are the same D examples: what is sought is the minimum of f.
 
+There is no oracle: almost every W has an inverse, so that the least f is 0, which tells nothing of a hundred steps.
+
 The paper draws W and y from a normal distribution, f(0) = 10 on average; its code from U[0, 1), f(0) = 3.33. The three
 splits are three independent streams of tasks from the same family.
 """

@@ -1,14 +1,13 @@
 """Every yaml of conf/ is tested by being there."""
 
-import dataclasses
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 import pytest
 import torch
 from omegaconf import OmegaConf
-from pairs import PAIRS, built_or_refused, small
+from pairs import PAIRS, built_or_refused, chosen, small
 
 from metalearn_cli import catalog, config
 from metalearn_cli.algorithms.base import Algorithm
@@ -26,12 +25,13 @@ def test_conf_is_the_checkouts() -> None:
     assert not list(CONF.rglob("__init__.py"))
 
 
+def load(group: str, choice: str, own_images: Path) -> config.Job:
+    return config.load_job(chosen(group, choice, own_images))
+
+
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_yaml_builds(group: str, choice: str) -> None:
-    overrides = [f"{group}={choice}"]
-    if (group, choice) == ("model", "conv4"):
-        overrides.append("task=omniglot")
-    job = config.load_job(overrides)
+def test_every_yaml_builds(group: str, choice: str, own_images: Path) -> None:
+    job = load(group, choice, own_images)
     assert job.choices[group] == choice
     new_learner(job)
 
@@ -45,31 +45,28 @@ def test_every_yaml_builds(group: str, choice: str) -> None:
 
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] in config.GROUPS])
-def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(group: str, choice: str) -> None:
+def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(
+    group: str, choice: str, own_images: Path
+) -> None:
     """So that whoever opens the file sees what can be set, and every key can be overridden on the command line."""
     path = CONF / group / f"{choice}.yaml"
     node = OmegaConf.load(path)
     node = node.get(group, node)
-    job = config.load_job([f"{group}={choice}", *(["task=omniglot"] if choice == "conv4" else [])])
+    job = load(group, choice, own_images)
     assert set(node) == set(job.config[group])
     assert "#" in path.read_text().split("_target_")[0]
 
 
-def test_every_key_with_few_values_lists_them_in_its_comment() -> None:
+def test_every_key_with_few_values_lists_them_in_its_comment(own_images: Path) -> None:
     """Completion reads them there, and so does whoever opens the file."""
-    jobs = [
-        (group, config.load_job([f"{group}={choice}", *(["task=omniglot"] if choice == "conv4" else [])]))
-        for group, choice in CHOICES
-        if group in config.GROUPS
-    ]
+    jobs = [(group, load(group, choice, own_images)) for group, choice in CHOICES if group in config.GROUPS]
     parts: list[tuple[str, Any]] = [("", jobs[0][1].run)]
     for group, job in jobs:
         parts.append(
             (f"{group}.", {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group])
         )
     for prefix, part in parts:
-        hints = get_type_hints(type(part))
-        for key, kind in ((field.name, hints[field.name]) for field in dataclasses.fields(part)):
+        for key, kind in config._field_types(type(part), frozenset({"spec"})).items():
             for option in (kind, *get_args(kind)):
                 if isinstance(option, type) and issubclass(option, Enum) and get_origin(kind) is not tuple:
                     assert set(catalog.values_of(prefix + key)) >= {member.name for member in option}, prefix + key
@@ -93,8 +90,8 @@ def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) 
 
 @pytest.mark.parametrize(("algo", "task"), PAIRS)
 @pytest.mark.usefixtures("packed_images")
-def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: str, task: str) -> None:
-    job = config.load_job(small(algo, task))
+def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: str, task: str, own_images: Path) -> None:
+    job = config.load_job(small(algo, task, own_images))
     if (learner := built_or_refused(job)) is None:
         return
     before = {name: value.clone() for name, value in learner.state_dict().items()}

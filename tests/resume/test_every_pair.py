@@ -19,8 +19,9 @@ SHORT += ["test_episodes=4", "other_batch_norm=[]"]
 
 @pytest.mark.parametrize(("algo", "task"), [pair for pair in PAIRS if pair[1] not in ALIKE])
 @pytest.mark.usefixtures("packed_images")
-def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, algo: str, task: str) -> None:
-    arguments = ["train", *small(algo, task), *SHORT]
+@pytest.mark.row("A3")
+def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, own_images: Path, algo: str, task: str) -> None:
+    arguments = ["train", *small(algo, task, own_images), *SHORT]
     job = config.load_job(arguments[1:])
     if built_or_refused(job) is None:
         return

@@ -70,6 +70,7 @@ def kill_after(pid: int, run: Path, saves: int) -> bool:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.usefixtures("packed_omniglot")
+@pytest.mark.row("A3")
 def test_killed_and_continued_ends_with_the_bits_of_an_uninterrupted_run(tmp_path: Path, case: str) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     straight.mkdir()
@@ -97,6 +98,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_gives_the_same_
     assert what_must_be_equal(killed) == what_must_be_equal(straight)
 
 
+@pytest.mark.row("A16")
 def test_more_steps_continue_a_finished_run_as_if_it_had_been_one(tmp_path: Path) -> None:
     straight, raised = tmp_path / "straight", tmp_path / "raised"
     straight.mkdir()
@@ -111,6 +113,7 @@ def test_more_steps_continue_a_finished_run_as_if_it_had_been_one(tmp_path: Path
     assert what_must_be_equal(raised) == before
 
 
+@pytest.mark.row("A17")
 def test_other_intervals_of_saving_and_logging_train_the_same(tmp_path: Path) -> None:
     last = []
     for number, intervals in enumerate((["save_every=10"], ["save_every=77", "log_every=9"])):
@@ -201,6 +204,7 @@ def test_a_second_signal_leaves_at_once_with_a_whole_checkpoint(
     assert skipped == []
 
 
+@pytest.mark.row("A16")
 def test_a_run_that_was_stopped_in_its_last_validation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And killed once more right after that validation was written: its line does not come twice."""
     case = [*SINUSOID, "save_every=50", "eval_every=20", "steps=60", "optimizer.lr=0"]

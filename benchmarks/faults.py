@@ -1,0 +1,96 @@
+"""The fault matrix in full: every row many times, row by row, into benchmarks/faults.md.
+
+    python benchmarks/faults.py                  # goes on with the rows that this commit has not
+    python benchmarks/faults.py --rows A1,A3     # these, also where they stand there already
+
+A row is a test with the marker `row`; CI runs the same tests, a few times each. Needs `pip install -e '.[test]'`.
+"""
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "benchmarks" / "faults.md"
+HEAD = """\
+# The fault matrix, in full
+
+Made by `python benchmarks/faults.py`, which appends a line for each row. A try is one run of a test of that row.
+
+| row | what happens | tries | failures | commit | date | minutes |
+|---|---|---|---|---|---|---|
+"""
+ROWS = {
+    "A1": "SIGKILL at random moments",
+    "A2": "SIGKILL at every file-system event",
+    "A3": "SIGKILL in every algorithm on every task",
+    "A4": "SIGTERM at random moments",
+    "A5": "Ctrl-C once, twice, five times",
+    "A7": "the order of write, fsync, rename, fsync",
+    "A8": "a full disk, at every size of a checkpoint",
+    "A9": "a full disk for the records",
+    "A10": "the run's folder vanishes, or cannot be written",
+    "A11": "a checkpoint cut, flipped, emptied, replaced",
+    "A12": "all checkpoints damaged",
+    "A13": "a checkpoint of another model, or of a newer format",
+    "A14": "what a killed process has left behind",
+    "A15": "a clock that jumps, another time zone",
+    "A16": "continued at its end, and prolonged",
+    "A17": "continued with other intervals of saving and logging",
+    "A18": "memory and open files over many steps",
+    "B1": "eight processes with one name",
+    "B2": "sixteen launches in one second",
+    "B3": "the holder of a lock is killed",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", help=f"some of {','.join(ROWS)}")
+    given = parser.parse_args().rows
+    if unknown := [row for row in (given or "").split(",") if row and row not in ROWS]:
+        parser.error(f"there is no row {unknown[0]}: take some of {', '.join(ROWS)}")
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not TABLE.exists():
+        TABLE.write_text(HEAD)
+    done = {line.split("|")[1].strip() for line in TABLE.read_text().splitlines() if f"| {commit} |" in line}
+    rows = given.split(",") if given else [row for row in ROWS if row not in done]
+    failed = 0
+    for row in rows:
+        print(f"{row}: {ROWS[row]}", flush=True)
+        began = time.monotonic()
+        tries, failures = run(row)
+        failed += failures > 0 or tries == 0
+        minutes = (time.monotonic() - began) / 60
+        line = f"| {row} | {ROWS[row]} | {tries} | {failures} | {commit} | {datetime.date.today()} | {minutes:.1f} |"
+        with open(TABLE, "a") as table:
+            table.write(line + "\n")
+        print(line, flush=True)
+    return 1 if failed else 0
+
+
+def run(row: str) -> tuple[int, int]:
+    """How many tries a row had, and how many failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        environment = {**os.environ, "METALEARN_ROW": row, "METALEARN_FAULTS": "full", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--timeout", "7200", f"--junitxml={report}"]
+        subprocess.run(command, cwd=ROOT, env=environment)
+        suites = ElementTree.parse(report).getroot().iter("testsuite")
+        counts = [
+            {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")} for suite in suites
+        ]
+    tries = sum(count["tests"] - count["skipped"] for count in counts)
+    return tries, sum(count["failures"] + count["errors"] for count in counts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

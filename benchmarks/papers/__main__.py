@@ -1,0 +1,127 @@
+"""Train and test rows of the papers' tables, and write what came of it beside what was published.
+
+    python -m benchmarks.papers                                   # every row and seed; interrupted, it goes on
+    python -m benchmarks.papers --rows maml/sinusoid --seeds 0
+    python -m benchmarks.papers --render                          # the tables anew, from results.jsonl
+
+Runs go to outputs/papers/ROW/seed=N. Each figure becomes a line of results.jsonl, with the command that made it.
+"""
+
+import argparse
+import datetime
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.papers.report import write
+from benchmarks.papers.rows import ROWS, Cell, Row
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RESULTS = HERE / "results.jsonl"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.papers", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", help=f"some of {', '.join(row.name for row in ROWS)}")
+    parser.add_argument("--seeds", help="e.g. 0,1 (default: the row's)")
+    parser.add_argument("--render", action="store_true", help="only write the tables")
+    given = parser.parse_args()
+    names = given.rows.split(",") if given.rows else [row.name for row in ROWS]
+    if unknown := set(names) - {row.name for row in ROWS}:
+        parser.error(f"there is no row {min(unknown)}")
+    known = {(line["row"], line["seed"]) for line in read()}
+    for row in (row for row in ROWS if row.name in names and not given.render):
+        for seed in map(int, given.seeds.split(",")) if given.seeds else row.seeds:
+            if (row.name, seed) not in known:
+                lines = measure(row, seed)
+                with open(RESULTS, "a") as file:
+                    file.writelines(json.dumps(line) + "\n" for line in lines)
+                write(read(), HERE / "README.md")
+    write(read(), HERE / "README.md")
+    return 0
+
+
+def read() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def measure(row: Row, seed: int) -> list[dict[str, Any]]:
+    """Train (or go on), test every cell -> a line for each."""
+    name = f"papers/{row.name}/seed={seed}"
+    command = ["train", *shlex.split(row.command), f"seed={seed}", f"name={name}"]
+    folder = ROOT / metalearn(command)
+    about = {
+        "row": row.name,
+        "seed": seed,
+        "command": shlex.join(["metalearn", *command]),
+        "length": row.length,
+        "source": row.source,
+        "date": str(datetime.date.today()),
+        **environment(folder),
+    }
+    lines = []
+    for cell in row.cells:
+        tested, test = folder, ""
+        if cell.test:
+            test = shlex.join(["metalearn", *(evaluate := ["eval", f"run={folder.relative_to(ROOT)}", cell.test])])
+            tested = ROOT / metalearn(evaluate)
+        lines.append({**about, "test": test, "cell": cell.label, "published": cell.published, **figure(tested, cell)})
+    return lines
+
+
+def metalearn(arguments: list[str]) -> str:
+    """Run a command -> the folder that its last line names."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    print(shlex.join(["metalearn", *arguments]), file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "metalearn_cli", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        sys.exit(f"benchmarks.papers: {shlex.join(arguments)} ended with {done.returncode}")
+    return done.stdout.strip().splitlines()[-1].removeprefix("results are in ")
+
+
+def environment(folder: Path) -> dict[str, Any]:
+    """What the run was made with, and how long its training took."""
+    made = json.loads((folder / "environment.json").read_text())
+    timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
+    steps = [timing[0]["step"], *(b["step"] - a["step"] for a, b in itertools.pairwise(timing))]
+    seconds = sum(n / line["steps_per_second"] for n, line in zip(steps, timing, strict=True))
+    return {
+        "steps": timing[-1]["step"],
+        "minutes": round(seconds / 60, 1),
+        "commit": made["git_commit"][:7] + "+" * bool(made["git_dirty"]),
+        "torch": made["torch"],
+        "device": made["gpu"] or made["processor"],
+    }
+
+
+def figure(folder: Path, cell: Cell) -> dict[str, Any]:
+    results = json.loads((folder / "results.json").read_text())
+    row = results["other_batch_norm"][cell.mode] if cell.mode not in (None, results["batch_norm"]) else results
+    if cell.step is not None:
+        row = results["per_step"][cell.step]
+    kept = {name: row[name] for name in ("mean", "ci95", "median")}
+    last = results["per_step"][-1 if cell.step is None else cell.step]
+    return {
+        **kept,
+        "diverged": last["diverged"],
+        "metric": results["metric"],
+        "batch_norm": cell.mode or results["batch_norm"],
+        "episodes": results["episodes"],
+        "episodes_sha256": results["episodes_sha256"][:16],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

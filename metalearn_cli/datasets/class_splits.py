@@ -1,0 +1,110 @@
+"""Which classes of a folder of one's own are trained on, and which tested: by its own train/, val/ and test/, by lists
+of classes, or by shares of them at random. The same classes and the same words give the same split, whatever way and
+shot are."""
+
+import difflib
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from metalearn_cli import seeding
+from metalearn_cli.datasets.image_folder import some
+from metalearn_cli.errors import UserError
+
+SPLITS = ("train", "val", "test")
+LEAST = 5  # classes of each split, where there are enough and no share is given: a task has so many unless told
+
+
+class Parts(NamedTuple):
+    classes: dict[str, list[str]]  # of each split, sorted; without "val" where it has none
+    rule: str  # where they come from, in words
+    left_out: list[str]  # classes in no split
+    by_shares: bool = False
+    inside: int = 0  # folders of a class's path that are the split's and no part of its name
+
+
+def own_split(names: list[str], root: str) -> Parts | None:
+    """By the folders train/, val/ (which may lack) and test/; None where the folder has none of them."""
+    groups = {name.partition("/")[0] for name in names if "/" in name}
+    if not groups.intersection(SPLITS):
+        return None
+    plain = sorted(name for name in names if "/" not in name)
+    if not {"train", "test"} <= groups or (others := sorted(groups - set(SPLITS)) + plain):
+        what = ", ".join(f"{group}/" for group in SPLITS if group in groups)
+        beside = f" beside {others[0]}" if {"train", "test"} <= groups else ""
+        raise UserError(
+            f"task.root={root} has {what}{beside}: a split of its own is train/, test/ and, if there is one, val/ with "
+            "folders of classes in each, and nothing else; or give task.split_lists, the folder of train.txt, val.txt "
+            "and test.txt"
+        )
+    seen: dict[str, str] = {}
+    for split, name in ((split, name) for split in SPLITS for name in names if name.startswith(f"{split}/")):
+        inner = name.removeprefix(f"{split}/")
+        if seen.setdefault(inner, split) != split:
+            raise UserError(
+                f"class {inner} of task.root={root} is in {seen[inner]} and in {split}: no class is both trained on "
+                "and tested; to part the classes by themselves, keep all images of a class in one folder"
+            )
+    classes = {split: [name for name in names if name.startswith(f"{split}/")] for split in SPLITS}
+    return Parts(_filled(classes), "the folder's own train/ and test/", [], inside=1)
+
+
+def by_lists(names: list[str], root: str, lists: str) -> Parts:
+    """By train.txt, val.txt (which may lack) and test.txt in the folder `lists`, with a class in each line."""
+    folder = Path(lists).expanduser()
+    classes: dict[str, list[str]] = {}
+    for split in SPLITS:
+        path = folder / f"{split}.txt"
+        if split == "val" and not path.exists() and folder.is_dir():
+            continue
+        try:
+            lines = [line.strip().strip("/") for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"task.split_lists={lists}: {path} cannot be read as a list of classes ({error})"
+            ) from error
+        classes[split] = sorted(line for line in lines if line)
+        if unknown := [name for name in classes[split] if name not in names]:
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"its classes are {some(names)}"
+            raise UserError(f"{path} lists {unknown[0]}, which is no class of task.root={root}: {hint}")
+    listed = Counter(name for part in classes.values() for name in part)
+    if twice := [name for name, count in listed.items() if count > 1]:
+        where = [f"{split}.txt" for split, part in classes.items() if twice[0] in part]
+        raise UserError(
+            f"task.split_lists={lists} lists {twice[0]} {listed[twice[0]]} times (in {', '.join(where)}): a class is "
+            "in one split, once"
+        )
+    return Parts(_filled(classes), f"as {folder} lists them", [name for name in names if name not in listed])
+
+
+def by_shares(names: list[str], root: str, val_share: float | None, test_share: float | None, split_seed: int) -> Parts:
+    """At random. A share that is not given is 0.2, and at least five classes where there are 15 or more."""
+    shares = {"test": test_share, "val": val_share}
+    given = {split: share for split, share in shares.items() if share is not None}
+    if any(not 0 <= share < 1 for share in given.values()) or sum(given.values()) >= 1:
+        words = " and ".join(f"task.{split}_share={share}" for split, share in given.items())
+        raise UserError(f"{words} must be shares of the classes, e.g. 0.2, that leave some of them for training")
+    least = LEAST if len(names) >= 3 * LEAST else 2
+    number = {split: max(round(0.2 * len(names)), least) for split in shares}
+    number |= {split: round(share * len(names)) for split, share in given.items()}
+    number["train"] = len(names) - number["test"] - number["val"]
+    if min(number["train"], number["test"]) < 2 or number["val"] == 1:
+        counts = ", ".join(f"{number[split]} {split}" for split in SPLITS)
+        raise UserError(
+            f"the {len(names)} classes of task.root={root} part into {counts}, and a task needs two at least: give "
+            "more classes, or task.val_share=0 for no validation, or another task.test_share"
+        )
+    order = torch.randperm(len(names), generator=seeding.generator("image_folder", split_seed)).tolist()
+    shuffled = [names[position] for position in order]
+    test, rest = shuffled[: number["test"]], shuffled[number["test"] :]
+    classes = {"train": rest[number["val"] :], "val": rest[: number["val"]], "test": test}
+    classes = {split: sorted(part) for split, part in classes.items()}
+    return Parts(_filled(classes), f"by split_seed={split_seed}", [], by_shares=True)
+
+
+def _filled(classes: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Without a "val" that is empty."""
+    return {split: part for split, part in classes.items() if part or split != "val"}

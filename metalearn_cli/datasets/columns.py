@@ -1,0 +1,116 @@
+"""A long table from a file: named columns, a row for each point. Whatever is odd is named by its line.
+
+CSV is text in UTF-8 with commas and a first line of names; Parquet is read by pyarrow. Nothing is guessed: a cell that
+should be a number and is none, or is empty, is a mistake.
+"""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.mistakes import nearest
+
+
+class Columns(NamedTuple):
+    path: Path
+    cells: dict[str, Sequence[Any]]  # by name; of each row text or a number
+    lines: list[int] | None  # of the file, where it has lines: that of each row
+
+    def where(self, row: int) -> str:
+        return f"{self.path} line {self.lines[row]}" if self.lines else f"{self.path} row {row + 1}"
+
+    def of(self, name: str, key: str) -> Sequence[Any]:
+        """The cells of a column. Raises UserError where there is none; `key` is the task's key that names it."""
+        if name not in self.cells:
+            raise UserError(f"{self.path} has no column {name} (task.{key}){nearest(name, self.cells)}")
+        return self.cells[name]
+
+    def numbers(self, name: str, key: str) -> np.ndarray[Any, Any]:
+        """A column of numbers, [rows] float64."""
+        cells = self.of(name, key)
+        try:
+            values = np.asarray(cells, dtype=np.float64)
+        except (TypeError, ValueError):
+            values = np.asarray([math.nan])
+        if np.isfinite(values).all():
+            return values
+        row, cell = next((row, cell) for row, cell in enumerate(cells) if not _is_number(cell))
+        if _is_missing(cell):
+            raise UserError(f"{self.where(row)} has nothing in column {name}: give every point a number there")
+        raise UserError(
+            f"{self.where(row)} holds {cell!s} in column {name}, where a finite number is wanted: mend it, or name the "
+            "columns that are features, e.g. task.features=[x1,x2]"
+        )
+
+    def texts(self, name: str, key: str) -> list[str]:
+        """A column of names or labels."""
+        cells = self.of(name, key)
+        for row, cell in enumerate(cells):
+            if _is_missing(cell):
+                raise UserError(f"{self.where(row)} has nothing in column {name} (task.{key})")
+        return [str(cell).strip() for cell in cells]
+
+
+def read_columns(path: Path) -> Columns:
+    columns = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    if any(not name or name.startswith("__index_level_") for name in columns.cells):
+        raise UserError(f"{path} has a column without a name, like an index: write it without (pandas: index=False)")
+    if not any(len(cells) for cells in columns.cells.values()):
+        raise UserError(f"{path} holds no points: a line of names, and a row for each point, are wanted")
+    return columns
+
+
+def _read_csv(path: Path) -> Columns:
+    lines: list[int] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            columns: list[list[str]] = [[] for _ in header]
+            for row in filter(None, reader):
+                if len(row) != len(header):
+                    raise UserError(
+                        f"{path} line {reader.line_num} has {len(row)} cells, and line 1 {len(header)} names"
+                    )
+                for cells, cell in zip(columns, row, strict=True):
+                    cells.append(cell)
+                lines.append(reader.line_num)
+        except csv.Error as error:
+            raise UserError(f"{path} line {reader.line_num} is no CSV: {error}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is no text in UTF-8: save it as CSV in UTF-8") from error
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise UserError(f"{path} has two columns {twice[0]!r}: give each a name of its own")
+    return Columns(path, dict(zip(header, columns, strict=True)), lines)
+
+
+def _read_parquet(path: Path) -> Columns:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(f"{path} is read by pyarrow, which is not here: pip install 'metalearn-cli[table]'") from None
+    try:
+        table = parquet.read_table(path)
+        cells = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())})") from error
+    return Columns(path, cells, None)
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_missing(cell: Any) -> bool:
+    if isinstance(cell, float):
+        return math.isnan(cell)
+    return cell is None or (isinstance(cell, str) and not cell.strip())

@@ -1,0 +1,98 @@
+"""The picture in a file as a square of a given side, whatever its format, mode and proportions; or why there is none.
+
+By content, whatever the suffix. A picture is turned as its EXIF data say. What is transparent, or added by `pad`, is
+white. 16 bits of grey become 8 by division by 257, CMYK and palettes become RGB as Pillow has them, colour becomes grey
+by the luminance of ITU-R BT.601, and grey becomes colour by repeating. Colour profiles are not read. Sizes change by
+Lanczos, which is antialiased.
+"""
+
+import warnings
+from enum import Enum, auto
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+MIN_SIDE = 8  # pixels; what is smaller is an icon or an accident
+MAX_PIXELS = 100_000_000  # 300 MB once decoded; a small file can claim any size
+
+
+class Resize(Enum):
+    """How a picture becomes square."""
+
+    crop = auto()  # the middle of it, with its shorter side whole
+    stretch = auto()  # without regard to its proportions
+    pad = auto()  # all of it, with its longer side whole
+
+
+class Broken(Exception):
+    """A file without a picture for us; says why, as in "it is empty"."""
+
+
+def decode(path: Path, size: int, channels: int, resize: Resize) -> Tensor:
+    """[channels, size, size] uint8. Raises Broken where the file cannot be decoded to its last byte, where it holds
+    several pictures (but for a camera's MPO, whose first is the photograph), and for a picture that is too small or too
+    large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of metadata that are not used
+            picture = _square(_plain(_read(path)).convert("L" if channels == 1 else "RGB"), size, resize)
+    except Broken:
+        raise
+    except UnidentifiedImageError as error:
+        raise Broken("is no image that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        raise Broken(_TOO_LARGE) from error
+    except OSError as error:
+        raise Broken(f"cannot be read ({_one_line(error.strerror or error)})") from error
+    except Exception as error:  # whatever Pillow and the libraries below it raise when they meet damaged bytes
+        raise Broken(f"cannot be decoded ({_one_line(error)})") from error
+    data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return data.view(size, size, channels).permute(2, 0, 1)
+
+
+_TOO_LARGE = f"has more than {MAX_PIXELS // 1_000_000} million pixels"
+
+
+def _read(path: Path) -> Image.Image:
+    """The picture in its own mode, turned as its EXIF data say."""
+    if path.stat().st_size == 0:
+        raise Broken("is empty (0 bytes)")
+    with Image.open(path) as image:
+        width, height = image.size
+        if min(width, height) < MIN_SIDE:
+            raise Broken(f"is {width} x {height} pixels, and at least {MIN_SIDE} a side are wanted")
+        if width * height > MAX_PIXELS:
+            raise Broken(_TOO_LARGE)
+        if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+            raise Broken(f"holds {frames} pictures, and one is wanted")
+        if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # Pillow's name for 16 bits in a PNG
+            raise Broken(f"is of mode {image.mode}, whose black and white are unknown: 8 or 16 bits are wanted")
+        return ImageOps.exif_transpose(image)
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """8 bits a channel, without transparency."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture.convert("RGBA"))
+    return white.convert("RGB")
+
+
+def _square(picture: Image.Image, size: int, resize: Resize) -> Image.Image:
+    square, method = (size, size), Image.Resampling.LANCZOS
+    if resize is Resize.crop:
+        return ImageOps.fit(picture, square, method)
+    if resize is Resize.pad:
+        return ImageOps.pad(picture, square, method, color="white")
+    return picture.resize(square, method)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,191 @@
+"""A folder of one's own: every folder in it that holds images is a class, and is named by its path.
+
+What is in the folder, and how large each file is, is known without opening one. All images are opened when the set is
+packed, and what is wrong with any of them is said then, of all of them at once. The name of a packed set carries a hash
+of the files' names, sizes and times of change, and of what was asked for: whatever changes one of these is noticed. (A
+file that another program replaces by one of the same size, and gives the old time of change, is not.)
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from metalearn_cli.datasets.base import ImageSet, packed
+from metalearn_cli.datasets.decode import Broken, Resize, decode
+from metalearn_cli.datasets.places import cache_root
+from metalearn_cli.errors import UserError
+from metalearn_cli.files import write_durably
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # in any case
+
+_LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # they do not count, nor does what is hidden
+
+
+class File(NamedTuple):
+    name: str  # its path in the folder
+    size: int  # bytes
+    changed: int  # when, in ns
+
+
+class Contents(NamedTuple):
+    """What is in a folder."""
+
+    classes: dict[str, list[File]]  # the images of each class, by the path of its folder; all sorted
+    others: list[str]  # files that are no images by their suffix
+    closed: dict[str, str]  # folders and links that cannot be followed, and why
+
+
+class Report(NamedTuple):
+    """What was found when the images were opened."""
+
+    broken: dict[str, str]  # files and folders, and what is wrong with them
+    twice: list[tuple[str, str]]  # images with the same pixels, the first of its kind before each
+
+
+class Packed(NamedTuple):
+    images: ImageSet
+    report: Report
+
+
+def find_classes(root: str) -> Contents:
+    """Lists the folder; opens no file."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"task.root={root} is no folder: give the one whose folders are the classes")
+    found = Contents({}, [], {})
+    _walk(folder, "", (), found)
+    if not found.classes:
+        odd = [f"{name} {why}" for name, why in found.closed.items()] + [f"only {name}" for name in found.others]
+        raise UserError(
+            f"task.root={root} holds no images in folders ({some(odd[:1]) or 'it is empty'}): give the folder whose "
+            f"folders are the classes, with images that end in {', '.join(SUFFIXES)}"
+        )
+    if "" in found.classes:
+        raise UserError(
+            f"task.root={root} holds images itself, e.g. {found.classes[''][0].name}: each class is a folder of its "
+            "own in it"
+        )
+    for name in found.classes:
+        if inner := [other for other in found.classes if other.startswith(f"{name}/")]:
+            raise UserError(
+                f"{folder / name} holds images, e.g. {found.classes[name][0].name}, and the class {inner[0]} too: put "
+                "its own images in a folder beside that one"
+            )
+    return found
+
+
+def _walk(folder: Path, name: str, above: tuple[Path, ...], found: Contents) -> None:
+    """Adds what is in the folder `name`; links are followed."""
+    if (real := (folder / name).resolve()) in above:
+        found.closed[name] = "is a link to a folder that holds it"
+        return
+    try:
+        inside = sorted(os.scandir(real), key=lambda entry: entry.name)
+    except OSError as error:
+        found.closed[name or "."] = f"cannot be read ({error.strerror})"
+        return
+    for entry in inside:
+        path = f"{name}/{entry.name}".lstrip("/")
+        if entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS:
+            continue
+        is_image = entry.name.lower().endswith(SUFFIXES)
+        try:
+            if entry.is_dir():
+                _walk(folder, path, (*above, real), found)
+            elif is_image:
+                about = entry.stat()
+                found.classes.setdefault(name, []).append(File(path, about.st_size, about.st_mtime_ns))
+            else:
+                found.others.append(path)
+        except OSError as error:  # a link to nothing or to itself
+            found.closed[path] = f"cannot be read ({error.strerror})"
+
+
+def load(
+    root: str, found: Contents, names: list[str], size: int, channels: int, resize: Resize, skip_broken: bool
+) -> Packed:
+    """The packed set [N, channels, size, size] of these classes, in this order, and what was found in their files.
+
+    Raises UserError, before anything is packed, where a file is broken, unless those are to be skipped.
+    """
+    classes = {name: found.classes[name] for name in names}
+    closed = {path: why for path, why in found.closed.items() if _belongs(path, names, found)}
+    key = hashlib.sha256(json.dumps([classes, closed]).encode()).hexdigest()[:16]
+    stem = f"image-folder-{size}x{size}x{channels}-{resize.name}-{key}"
+    path = cache_root() / f"{stem}.json"
+
+    def read() -> ImageSet:
+        images, report = _read(Path(root).expanduser(), classes, closed, size, channels, resize)
+        if not skip_broken:
+            _refuse(root, report)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, json.dumps(report._asdict(), indent=1).encode())
+        return images
+
+    images = packed(stem, read)
+    try:
+        noted: dict[str, Any] = json.loads(path.read_text())
+        report = Report(noted["broken"], [(first, second) for first, second in noted["twice"]])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} says what was found when the images were packed, and cannot be read ({error}): delete the packed "
+            "set beside it, and the folder is packed anew"
+        ) from error
+    if not skip_broken:
+        _refuse(root, report)  # it was packed for somebody who skips
+    return Packed(images, report)
+
+
+def _belongs(path: str, names: list[str], found: Contents) -> bool:
+    """Whether a path that cannot be followed is of one of these classes, or of none that is known."""
+    return not any(path.startswith(f"{name}/") for name in found.classes if name not in names)
+
+
+def _refuse(root: str, report: Report) -> None:
+    if broken := [f"{name} {why}" for name, why in report.broken.items()]:
+        raise UserError(
+            f"{len(broken)} of the files in {root} cannot be used: {some(broken, '; ')}: mend or remove them, or give "
+            "task.skip_broken=true, which leaves them out"
+        )
+
+
+def _read(
+    folder: Path, classes: dict[str, list[File]], closed: dict[str, str], size: int, channels: int, resize: Resize
+) -> tuple[ImageSet, Report]:
+    total = sum(map(len, classes.values()))
+    pixels = torch.empty(total, channels, size, size, dtype=torch.uint8)
+    broken, count, done = dict(closed), [], 0
+    seen: dict[bytes, str] = {}
+    twice: list[tuple[str, str]] = []
+    with tqdm(total=total, desc=f"packing {folder.name}", disable=None) as progress:  # None: on a terminal only
+        for files in classes.values():
+            first = done
+            for file in files:
+                progress.update()
+                try:
+                    pixels[done] = picture = decode(folder / file.name, size, channels, resize)
+                except Broken as error:
+                    broken[file.name] = str(error)
+                    continue
+                digest = hashlib.sha256(picture.contiguous().numpy().data).digest()
+                if (before := seen.setdefault(digest, file.name)) != file.name:
+                    twice.append((before, file.name))
+                done += 1
+            count.append(done - first)
+    return ImageSet.of(pixels[:done], tuple(classes), torch.tensor(count)), Report(broken, twice)
+
+
+def some(items: list[str], separator: str = ", ", most: int = 10) -> str:
+    """The first of them, and how many more there are."""
+    rest = [f"and {len(items) - most} more"] if len(items) > most else []
+    return separator.join([_printable(item) for item in items[:most]] + rest)
+
+
+def _printable(name: str) -> str:
+    """Names may hold bytes that are no text."""
+    return name.encode("utf-8", "backslashreplace").decode()

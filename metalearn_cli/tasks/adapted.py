@@ -1,0 +1,81 @@
+"""The images of a task in the size and the channels that another network takes: evaluation across domains.
+
+Colour becomes grey by the luminance of ITU-R BT.601, and grey becomes colour by repeating; the size changes by bilinear
+interpolation, antialiased where it shrinks, without regard to proportions. Values stay as they are: the ink of Omniglot
+is bright on dark.
+
+Shapes: T tasks, S examples of a task, C channels of an H x W image.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_cli.tasks.augment import grey
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
+
+
+@dataclass(frozen=True)
+class Adapted(TaskDistribution):
+    task: TaskDistribution  # of images with 1 or 3 channels
+    input_shape: tuple[int, ...]  # that they get
+
+    def check_split(self, split: Split) -> None:
+        self.task.check_split(split)
+
+    @property
+    def spec(self) -> Spec:
+        return self.task.spec._replace(input_shape=self.input_shape)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return self.task.splits
+
+    @property
+    def fingerprint(self) -> str:
+        return self.task.fingerprint
+
+    def classes(self, split: Split) -> frozenset[str]:
+        return self.task.classes(split)
+
+    def notes(self) -> list[str]:
+        return [*self.task.notes(), f"{self.rule}, as the run's network takes them"]
+
+    @property
+    def rule(self) -> str:
+        (own_channels, *own_size), (channels, *size) = self.task.spec.input_shape, self.input_shape
+        how = []
+        if own_channels != channels:
+            how.append("grey by luminance" if channels == 1 else "grey repeated in each channel")
+        if own_size != size:
+            how.append("bilinear, antialiased")
+        before, after = (" x ".join(map(str, shape)) for shape in (self.task.spec.input_shape, self.input_shape))
+        return f"images of {before} become {after} ({'; '.join(how)})"
+
+    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        return self.task.draw(tasks, split, rng)
+
+    def gather(self, draw: Draw, device: torch.device) -> Batch:
+        batch = self.task.gather(draw, device)
+        support_x, query_x = (_fitted(x, self.input_shape) for x in (batch.support_x, batch.query_x))
+        return batch._replace(support_x=support_x, query_x=query_x)
+
+
+def can_adapt(spec: Spec, input_shape: tuple[int, ...]) -> bool:
+    """Whether both are images, of 1 or 3 channels."""
+    return spec.kind == "classes" and all(
+        len(shape) == 3 and shape[0] in (1, 3) for shape in (spec.input_shape, input_shape)
+    )
+
+
+def _fitted(x: Tensor, input_shape: tuple[int, ...]) -> Tensor:
+    """[T, S, C, H, W] in 0..1 -> [T, S, *input_shape]."""
+    channels, *size = input_shape
+    if x.shape[2] > channels:
+        x = grey(x)
+    if list(x.shape[3:]) != size:
+        shrunk = F.interpolate(x.flatten(0, 1), size, mode="bilinear", align_corners=False, antialias=True)
+        x = shrunk.view(*x.shape[:3], *size)
+    return x.repeat(1, 1, channels // x.shape[2], 1, 1) if x.shape[2] < channels else x

@@ -1,0 +1,121 @@
+"""A user's own tasks from a file: .csv, .parquet or .npz. What each may hold stands in datasets/point_set.py.
+
+The file is read when a network is made for the task, since its columns say what that gets; how tasks are divided and
+drawn is in tasks/counted.py.
+
+`standardise=train` subtracts the mean of the training tasks' points and divides by their standard deviation, features
+and targets each on its own. All errors are then in units of the standardised targets: 1 is the variance of the training
+tasks' targets, what the mean of all of them would be tested with.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.datasets.columns import read_columns
+from metalearn_cli.datasets.point_set import PointSet, from_columns, read_npz
+from metalearn_cli.errors import UserError
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
+from metalearn_cli.tasks.counted import CountedTasks, count_tasks
+from metalearn_cli.tasks.task_split import by_file, by_shares, by_words
+
+
+class Loss(Enum):
+    values = auto()  # the mean squared error of numbers
+    classes = auto()  # the cross-entropy of labels
+
+
+class Standardise(Enum):
+    train = auto()  # by the training tasks' points
+    false = auto()
+
+
+@dataclass(frozen=True)
+class Table(TaskDistribution):
+    root: str  # the file
+    task_column: str = "task"
+    set_column: str | None = None  # whose cells say support or query; null: `set`, where there is one
+    target: Any = "y"  # a column, or a list of them
+    features: tuple[str, ...] | None = None  # null: all other columns
+    loss: Loss = Loss.values
+    standardise: Standardise = Standardise.train
+    shot: int | None = None  # support points of each task, where they are divided at random
+    query: int | None = None  # query points, likewise; null: all others
+    split_column: str | None = None  # whose cells say train, val or test, the same in all rows of a task
+    split_file: str | None = None  # three lists of tasks, as JSON
+    split_seed: int = 0  # of a split by shares
+    val_share: float = 0.2
+    test_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self._targets or not all(isinstance(name, str) for name in self._targets):
+            raise UserError(f"task.target={self.target} must be the name of a column, or a list of them, e.g. [y1,y2]")
+        if self.loss is Loss.classes and len(self._targets) > 1:
+            raise UserError(f"task.target={list(self._targets)} is of several columns, and task.loss=classes wants one")
+        if self.split_column and self.split_file:
+            raise UserError("task.split_column and task.split_file both say which tasks are tested: give one of them")
+
+    @property
+    def spec(self) -> Spec:
+        return self._tasks.spec
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return self._tasks.splits
+
+    @property
+    def fingerprint(self) -> str:
+        return self._tasks.fingerprint
+
+    def classes(self, split: Split) -> frozenset[str]:
+        return self._tasks.classes(split)
+
+    def number(self, split: Split) -> int:
+        return self._tasks.number(split)
+
+    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        return self._tasks.draw(tasks, split, rng)
+
+    def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
+        return self._tasks.draw_numbers(numbers, split, rng)
+
+    def gather(self, draw: Draw, device: torch.device) -> Batch:
+        return self._tasks.gather(draw, device)
+
+    @cached_property
+    def _tasks(self) -> CountedTasks:
+        points = self._read()
+        if points.split is not None:
+            members = by_words(points.source, points.names, points.split)
+        elif self.split_file is not None:
+            members = by_file(Path(self.split_file).expanduser(), points.names)
+        else:
+            members = by_shares(points.source, points.names, self.split_seed, self.val_share, self.test_share)
+        standardise = self.standardise is Standardise.train
+        return count_tasks(points, members, self.loss is Loss.classes, standardise, self.shot, self.query)
+
+    @property
+    def _targets(self) -> tuple[Any, ...]:
+        return self.target if isinstance(self.target, tuple) else (self.target,)
+
+    def _read(self) -> PointSet:
+        path, classes = Path(self.root).expanduser(), self.loss is Loss.classes
+        if path.suffix not in (".csv", ".parquet", ".npz"):
+            raise UserError(f"task.root={self.root} must be a file whose name ends in .csv, .parquet or .npz")
+        try:
+            if path.suffix == ".npz":
+                for key in ("set_column", "features"):
+                    if getattr(self, key) is not None:
+                        raise UserError(f"task.{key} is of a table with columns, and {path} holds arrays: leave it out")
+                return read_npz(path, self.task_column, self.split_column, classes)
+            columns = read_columns(path)
+        except OSError as error:
+            raise UserError(f"task.root={self.root} cannot be read ({error.strerror})") from error
+        set_column = self.set_column or ("set" if "set" in columns.cells else None)
+        by = (self.task_column, set_column, self.split_column, self.features, self._targets)
+        return from_columns(columns, *by, classes)
