@@ -102,7 +102,7 @@ def packed(stem: str, read: Callable[[], Unpacked | ImageSet]) -> ImageSet:
     each into a file of its own, and rename it to the same name.
     """
     if not (paths := find(stem)):
-        images = read()  # no pixels yet: a source that is missing is said before a folder is made
+        images = read()  # before a folder is made: the source may be missing
         with _writing(cache_root()):
             cache_root().mkdir(parents=True, exist_ok=True)
         with turn(cache_root(), f"waiting for another process that packs a data set in {cache_root()}") as alone:
