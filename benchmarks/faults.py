@@ -47,6 +47,7 @@ ROWS = {
     "B1": "eight processes with one name",
     "B2": "sixteen launches in one second",
     "B3": "the holder of a lock is killed",
+    "D8": "faults written into the program by hand: the tests see each",
 }
 
 

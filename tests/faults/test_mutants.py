@@ -1,0 +1,126 @@
+"""Row D8 of the fault matrix: faults written into the program by hand, each of which the tests beside it must see.
+
+Only in the full column: each copies the package and runs those tests in a process of its own.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Mutant(NamedTuple):
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MASKS, SAMPLER = "tests/test_masks.py", "tests/test_variable.py tests/test_episodes.py"
+MUTANTS = (
+    # Files and resuming
+    Mutant("files.py", "            os.fsync(file.fileno())\n", "", "tests/test_checkpoint.py"),
+    Mutant("files.py", "    sync_folder(path.parent)\n", "", "tests/test_checkpoint.py"),
+    Mutant("files.py", "        temporary.unlink(missing_ok=True)\n", "        pass\n", "tests/test_checkpoint.py"),
+    Mutant("checkpoint.py", "name is None or hashlib", "False and hashlib", "tests/test_checkpoint.py"),
+    Mutant(
+        "learner.py", 'state |= {f"optimizer.', '_ = {f"optimizer.', "tests/test_learner.py tests/resume/test_kill.py"
+    ),
+    Mutant("learner.py", 'state |= {f"buffers.', '_ = {f"buffers.', "tests/test_learner.py tests/resume/test_kill.py"),
+    Mutant("loop.py", '"train", step))', '"train", step + 1))', "tests/test_cli.py"),
+    Mutant("writers.py", 'if line["step"] <= step', "if True", "tests/resume/test_kill.py"),
+    Mutant("loop.py", "    return newest.step, best", "    return newest.step + 1, best", "tests/resume/test_kill.py"),
+    Mutant(
+        "loop.py", "done % settings.save_every == 0", "done % settings.save_every == 1", "tests/resume/test_kill.py"
+    ),
+    Mutant("runs.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "tests/test_cli.py"),
+    # Evaluation
+    Mutant(
+        "evaluate.py",
+        "generator(episodes_seed, split, block)",
+        "generator(episodes_seed, block)",
+        "tests/test_evaluate.py",
+    ),
+    Mutant(
+        "loop.py",
+        '"test", settings.test_episodes, settings',
+        '"train", settings.test_episodes, settings',
+        "tests/test_cli.py",
+    ),
+    Mutant("metrics.py", "1.96", "1.0", "tests/test_metrics.py tests/test_cli.py tests/test_evaluate.py"),
+    Mutant("algorithms/base.py", ".argmax(-1) == y", ".argmax(-1) != y", MASKS),
+    # Algorithms
+    Mutant(
+        "algorithms/inner_loop.py",
+        "create_graph=recording and second_order",
+        "create_graph=False",
+        "tests/test_maml.py",
+    ),
+    Mutant("algorithms/inner_loop.py", "total = loss.sum()", "total = loss.mean()", "tests/test_maml.py"),
+    Mutant("algorithms/inner_loop.py", "phi[name] - rate[name]", "phi[name] + rate[name]", "tests/test_maml.py"),
+    Mutant("algorithms/inner_loop.py", "for _ in range(steps):", "for _ in range(steps - 1):", "tests/test_maml.py"),
+    Mutant("algorithms/maml.py", "net(params, batch.query_x", "net(params, batch.support_x", "tests/test_maml.py"),
+    Mutant(
+        "algorithms/base.py", "torch.autograd.grad(loss.mean()", "torch.autograd.grad(loss.sum()", "tests/test_maml.py"
+    ),
+    Mutant(
+        "algorithms/reptile.py",
+        "value - state.params[name].mean(0)",
+        "state.params[name].mean(0) - value",
+        "tests/test_reptile.py",
+    ),
+    Mutant("algorithms/reptile.py", "1 - BETA2**steps", "1 - BETA2", "tests/test_reptile.py"),
+    Mutant("algorithms/protonet.py", "return -squared_distance", "return squared_distance", "tests/test_protonet.py"),
+    Mutant("algorithms/matching.py", "scores.log_softmax(-1)", "scores", "tests/test_matching.py"),
+    Mutant("algorithms/meta_lstm.py", "torch.sigmoid(gates.forget) * theta", "theta", "tests/test_meta_lstm.py"),
+    Mutant("algorithms/meta_sgd.py", "second_order=True", "second_order=False", "tests/test_meta_sgd.py"),
+    # Networks
+    Mutant("nets/layers.py", "correction=0, keepdim=True) if", "correction=1, keepdim=True) if", "tests/test_nets.py"),
+    Mutant("nets/layers.py", "torch.sigmoid(f) * c +", "c +", "tests/test_nets.py tests/test_meta_lstm.py"),
+    Mutant(
+        "nets/conv_block.py",
+        "torch.where(gamma.detach() < 0, -1.0, 1.0)",
+        "torch.where(gamma.detach() < 0, 1.0, 1.0)",
+        "tests/test_conv_block.py",
+    ),
+    # Tasks
+    Mutant("tasks/episodes.py", "image[..., shot:])", "image[..., :query])", "tests/test_episodes.py"),
+    Mutant("tasks/episodes.py", "splits = self.train_splits\n", 'splits = ("train",)\n', "tests/test_episodes.py"),
+    Mutant("tasks/episodes.py", "keys.masked_fill(~members, -1)", "keys", SAMPLER),
+    Mutant("tasks/variable.py", ".clamp(max=max_support)", "", SAMPLER),
+    Mutant("tasks/variable.py", "amin(1).div(2", "amin(1).div(1", SAMPLER),
+    Mutant("tasks/sinusoid.py", 'torch.sin(x - at["phase"])', 'torch.cos(x - at["phase"])', "tests/test_sinusoid.py"),
+    Mutant("seeding.py", "x = (x ^ _shift(x, 27)) * _SECOND\n", "", "tests/test_seeding.py"),
+    # Padding
+    Mutant("nets/conv_block.py", "pool, way, mask)\n", "pool, way, None)\n", MASKS),
+    Mutant("algorithms/base.py", "if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)", "", MASKS),
+    Mutant(
+        "algorithms/embedding.py", "member if support.mask is None else member &", "member if True else member &", MASKS
+    ),
+)
+
+
+@pytest.mark.row("D8", ci=0, full=len(MUTANTS))
+def test_a_fault_is_seen(attempt: int, tmp_path: Path) -> None:
+    mutant = MUTANTS[attempt]
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".git", "outputs", "benchmarks", ".venv*"))
+    path = tmp_path / "copy" / "metalearn_cli" / mutant.file
+    before = path.read_text()
+    assert mutant.old in before, f"{mutant.file} has no {mutant.old!r}: the mutant is out of date"
+    path.write_text(before.replace(mutant.old, mutant.new))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("METALEARN_")}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = subprocess.run(
+        [*command, *mutant.tests.split()],
+        cwd=tmp_path / "copy",
+        env={**environment, "PYTHONPATH": str(tmp_path / "copy")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, f"{mutant} was not seen: {done.stdout[-2000:]}"
