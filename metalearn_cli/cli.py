@@ -7,7 +7,7 @@ import sys
 from metalearn_cli import __version__, catalog
 from metalearn_cli.datasets import sets
 from metalearn_cli.errors import UserError
-from metalearn_cli.interrupt import Interrupted, catch, leave_at_once, restore
+from metalearn_cli.interrupt import Interrupted, catch, end_at_once, leave_at_once, restore
 from metalearn_cli.progress import tell
 
 COMMANDS = ("train", "eval", "bench", "data", "list", "completion")
@@ -102,6 +102,7 @@ def entry() -> None:
     os.close(descriptor)
     sys.stdout, sys.stderr = sys.stdout or open(1, "w"), sys.stderr or open(2, "w")
     code = main(sys.argv[1:])
+    catch(end_at_once)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -113,6 +114,16 @@ def entry() -> None:
 def main(arguments: list[str]) -> int:
     """Run one command line -> the exit code."""
     before = catch(leave_at_once)
+    try:
+        return answer(arguments)
+    except Interrupted as interrupted:  # while something else was said
+        return interrupted.code
+    finally:
+        restore(before)
+
+
+def answer(arguments: list[str]) -> int:
+    """Run one command line, and say what ended it before its end -> the exit code."""
     code = 0
     try:
         code = run(arguments)
@@ -134,8 +145,6 @@ def main(arguments: list[str]) -> int:
             raise
         tell(f"metalearn: {error.strerror or error}: {error.filename or 'a file of the run'}")
         return 1
-    finally:
-        restore(before)
 
 
 def run(arguments: list[str]) -> int:

@@ -34,7 +34,10 @@ class Interrupt:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        restore(self._before)
+        if self.number is None:
+            restore(self._before)
+        else:  # what is on its way out is not stopped once more
+            catch(end_at_once)
 
     def poll(self, *progress: object) -> None:
         """Raises Interrupted if a signal has come."""
@@ -69,7 +72,13 @@ class Interrupt:
 
 def leave_at_once(number: int, frame: FrameType | None) -> None:
     """The handler outside of training and evaluation, where there is nothing to save."""
+    catch(end_at_once)
     raise Interrupted(number)
+
+
+def end_at_once(number: int, frame: FrameType | None) -> None:
+    """The handler of a process that is ending: no exception, which could come out anywhere."""
+    os._exit(128 + number)
 
 
 def catch(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:

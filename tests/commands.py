@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metalearn_cli.cli import main
+from metalearn_cli.interrupt import catch, end_at_once
 
 
 class Finished(NamedTuple):
@@ -33,6 +34,7 @@ def start(folder: Path, *arguments: str, first: Callable[[], object] | None = No
             if first is not None:
                 first()
             code = main(list(arguments))
+            catch(end_at_once)  # as `entry` does
             sys.stdout.flush()
             sys.stderr.flush()
         finally:

@@ -132,7 +132,7 @@ def test_incomplete_and_odd_lists_are_named(small: Path) -> None:
 @pytest.mark.usefixtures("packed_images")
 def test_each_split_draws_its_own_classes() -> None:
     task = image_task(CUB, query=1)
-    assert task.spec == ((3, 84, 84), 5, 5, "classes", False)
+    assert task.spec == ((3, 84, 84), 5, 5, "classes", False, True)
     for split in task.splits:
         drawn = task.draw(500, split, generator(split))["support_image"] // 4
         assert set(drawn.flatten().tolist()) == set(cub.split_classes()[split].tolist())

@@ -109,7 +109,7 @@ def die_at(event: int, place: Path) -> Callable[[], None]:
 
         def hook(name: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            if name not in FILE_EVENTS or (name == "open" and not isinstance(arguments[0], str | os.PathLike)):
+            if name not in FILE_EVENTS or not (name == "fcntl.flock" or isinstance(arguments[0], str | os.PathLike)):
                 return
             where = Path(os.fsdecode(arguments[0])).absolute() if name != "fcntl.flock" else place
             if where.is_relative_to(place):
