@@ -111,7 +111,8 @@ class Run:
 
 
 class Job(NamedTuple):
-    """Everything that a run is made of, checked; nothing has been read, drawn or written yet."""
+    """Everything that a run is made of, checked; nothing has been drawn or written yet, and of data a user's table is
+    read and a user's folder listed at most."""
 
     run: Run
     algo: Algorithm

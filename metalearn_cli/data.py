@@ -14,7 +14,7 @@ from metalearn_cli.datasets.archives import unpack
 from metalearn_cli.datasets.fetch import fetch
 from metalearn_cli.datasets.sets import SETS, folder_of, is_in, packed_files
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import turn
+from metalearn_cli.files import sync_folder, turn
 from metalearn_cli.progress import show, tell
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def verify(name: str, root: str | None) -> None:
         assert isinstance(unpacked, Unpacked)  # that of all data sets which can be prepared
         fingerprint = fingerprint_of(unpacked)
         show(f"source {folder}: {_contents(unpacked.names, unpacked.images, fingerprint)}")
+    elif root is not None:
+        raise UserError(f"{known.title} is not in root={root}")
     elif paths:
         show(f"source {folder}: missing")
     else:
@@ -173,7 +175,14 @@ def _unpack(name: str, archive: Path, folder: Path) -> None:
         if not (holding := [path for path in inside if is_in(name, path)]):
             layouts = " or ".join(", ".join(layout) for layout in SETS[name].layouts)
             raise UserError(f"{archive} does not hold {SETS[name].title}, which would be {layouts}")
-        folder.mkdir(exist_ok=True)
+        try:
+            _source(name, str(holding[0]))  # counts and names
+        except UserError as sentence:
+            raise UserError(f"{archive} was not put in {folder}: {sentence}") from sentence
+        if not folder.exists():  # all of it at once
+            holding[0].rename(folder)
+            sync_folder(folder.parent)
+            return
         parts = sorted(holding[0].iterdir())
         if taken := [part.name for part in parts if (folder / part.name).exists()]:
             raise UserError(f"{folder} holds another {taken[0]}: move it away, so that {archive} can be unpacked there")

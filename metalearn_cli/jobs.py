@@ -144,6 +144,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         rest = [override for override in rest if override not in on_task]
     for override in rest:
         _set(config, override, has_own_task="task._target_" in given)
+    notes = [f"tested {_sizes(config['task'])}"] if _sizes(config["task"]) and "task" in given else []
     config |= {"compile": False, "cuda_graph": False, "memory": None}  # of a training step
     config["expect"] = config["expect"] if "expect" in given else None
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
@@ -154,7 +155,13 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         own = _where_it_stands_now(runs.load_config(run / "config.yaml")["task"], config["task"])
         both = _task(own, set(), trust), _task(config["task"], set(given), trust)
         input_shape = _check_task(run, records["task"], *both)
-    return run, make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
+    job = make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
+    return run, job._replace(notes=[*job.notes, *notes])
+
+
+def _sizes(task: dict[str, Any]) -> str:
+    """Another task has its own sizes, not those of the run's."""
+    return ", ".join(f"{name} {task[name]}" for name in ("way", "shot", "query") if name in task)
 
 
 def _task(node: dict[str, Any], given: set[str], trust: bool) -> TaskDistribution:

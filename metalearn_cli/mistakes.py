@@ -29,8 +29,9 @@ def describe(kind: Any) -> str:
         item = get_args(kind)[0]
         is_enum = isinstance(item, type) and issubclass(item, Enum)
         examples = {int: "40,40", float: "0.01,0.1", str: "train,val"}
-        example = ",".join(member.name for member in item) if is_enum else examples.get(item, "1,2")
-        return f"a list, e.g. [{example}]{or_null}"
+        if is_enum:
+            return f"a list of some of {', '.join(member.name for member in item)}{or_null}"
+        return f"a list, e.g. [{examples.get(item, '1,2')}]{or_null}"
     if get_origin(kind) is dict:
         return f"a mapping, e.g. {{mean:0.9,source:mine}}{or_null}"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

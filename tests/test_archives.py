@@ -238,3 +238,13 @@ def test_an_encrypted_or_changed_member_is_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match="Bad CRC-32"):
         list(unpack(path, tmp_path / "new"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_name_of_many_bytes_is_refused_before_it_is_read(tmp_path: Path, kind: bytes) -> None:
+    info = tarfile.TarInfo("long")
+    info.type, info.size = kind, 10 << 30
+    path = tmp_path / "a.tar"
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(UserError, match=r"a name of 10,737,418,240 bytes is not unpacked"):
+        list(unpack(path, tmp_path / "out"))

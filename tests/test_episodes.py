@@ -174,7 +174,7 @@ def test_images_that_do_not_fit_on_a_device_stay_on_the_host_and_it_is_said_once
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     meta = torch.device("meta")
-    monkeypatch.setattr(base, "_free", lambda device: 100.0)
+    monkeypatch.setattr(base, "_memory", lambda device: 100.0)
     draw = Episodes(way=2, shot=1, query=2).draw(
         3, "test", Classes(torch.tensor([0, 3]), torch.tensor([3, 3])), generator(0)
     )

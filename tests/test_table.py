@@ -70,6 +70,11 @@ def whole(task: TaskDistribution, split: Split) -> Batch:
     return task.gather(task.draw_numbers(torch.arange(number), split, torch.Generator()), CPU)
 
 
+def names_of(task: Table, split: Split) -> list[str]:
+    """Of the tasks of a split, in their order."""
+    return [task._tasks.names[number] for number in task._tasks.members[split].tolist()]
+
+
 def plain(path: Path, **keys: Any) -> Table:
     return Table(str(path), standardise=Standardise.false, **keys)
 
@@ -128,8 +133,8 @@ def test_tasks_of_one_size_are_one_array_of_an_npz_and_have_no_masks(tmp_path: P
     for split in ("train", "val", "test"):
         batch = whole(task, split)
         assert set(batch.tensors()) == {"support_x", "support_y", "query_x", "query_y", "key"}
-        for t, name in enumerate(sorted(task.classes(split))):
-            number = int(name.split()[0])
+        for t, name in enumerate(names_of(task, split)):
+            number = int(name)
             torch.testing.assert_close(batch.support_x[t].double(), torch.from_numpy(x[number, :4]))
             torch.testing.assert_close(batch.query_y[t, :, 0].double(), torch.from_numpy(y[number, 4:]))
 
@@ -204,7 +209,7 @@ def test_the_split_is_a_function_of_its_seed_and_the_names(tmp_path: Path) -> No
     rows = path.read_text().splitlines()
     (tmp_path / "b.csv").write_text("\n".join([rows[0], *reversed(rows[1:])]))
     names = [
-        {split: {name.split()[0] for name in task.classes(split)} for split in task.splits}
+        {split: set(names_of(task, split)) for split in task.splits}
         for task in (plain(path), plain(tmp_path / "b.csv"), plain(path, split_seed=1))
     ]
     assert names[0] == names[1] != names[2]
@@ -256,7 +261,7 @@ def test_labels_are_numbered_over_the_whole_table(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\n".join(["task,set,x,y", *rows]))
     task = plain(tmp_path / "a.csv", loss=Loss.classes)
     assert (task.spec.kind, task.spec.outputs, task.spec.complete) == ("classes", 3, False)
-    for t, name in enumerate(sorted(task.classes("train"))):
+    for t, name in enumerate(names_of(task, "train")):
         expected = [1, 0, 2] if int(name[1]) % 2 else [0, 1, 1]  # by size, not by the alphabet
         assert whole(task, "train").support_y[t].tolist() == expected
     words = from_list(
@@ -376,7 +381,7 @@ def test_more_episodes_than_tasks_are_refused_and_so_are_tasks_that_were_trained
     assert run(tmp_path, "train", "task=table", *SHORT, "name=one").code == 0
     refused = run(tmp_path, "eval", "run=outputs/one", "task.split_seed=1")
     assert refused.code == 1
-    assert "tasks of this test were trained on by outputs/one, e.g. task" in refused.err
+    assert "tasks of this test were trained on by outputs/one, e.g. the task with the points" in refused.err
     refused = run(tmp_path, "train", "task=table", *SHORT, "task.val_share=0", "name=two")
     assert "task=table has no validation tasks with this split, by which select=best would choose" in refused.err
 
@@ -583,10 +588,10 @@ def test_files_that_are_none_get_their_sentence(tmp_path: Path) -> None:
         "a.txt": "must be a file whose name ends in .csv, .parquet or .npz",
         "a.csv": "a.csv cannot be read (No such file or directory)",
         "b.npz": "holds one array without a name",
-        "c.npz": "cannot be read as .npz",
+        "c.npz": "is no .npz as numpy.savez writes it",
         "d.csv": "is no text in UTF-8",
         "e.csv": "cannot be read (Is a directory)",
-        "f.npz": "cannot be read as .npz",
+        "f.npz": "is no .npz as numpy.savez writes it",
     }
     for name, sentence in sentences.items():
         with pytest.raises(UserError) as refused:
@@ -646,3 +651,53 @@ def test_a_column_or_several_are_the_target(tmp_path: Path) -> None:
     job = config.load_job(["task=table", f"task.root={path}", "task.target=[y,z]"])
     assert job.task.spec.outputs == 2
     assert job.config["task"]["target"] == ["y", "z"]
+
+
+def test_a_task_is_known_by_its_points_whatever_it_is_called_and_however_they_stand() -> None:
+    rng = np.random.default_rng(0)
+    tasks = [
+        [rng.normal(size=(4, 2)), rng.normal(size=4), rng.normal(size=(3, 2)), rng.normal(size=3)] for _ in range(5)
+    ]
+    split = ["train"] * 3 + ["test"] * 2
+    first = from_list(tasks, split=split, names=list("abcde"))
+    again = from_list([[part[::-1] for part in task] for task in tasks], split=split, names=list("vwxyz"))
+    assert first.classes("train") == again.classes("train")
+    assert not first.classes("train") & first.classes("test")
+    labels = [["cat", "dog", "cat", "dog"], ["cat", "dog", "cat"]]
+    named = [[x, labels[0], q, labels[1]] for x, _, q, _ in tasks]
+    longer = [*named[:4], [named[4][0], ["horse", "dog", "cat", "cat"], named[4][2], labels[1]]]
+    one, other = (from_list(some, split=split, classes=True) for some in (named, longer))
+    assert one.classes("train") == other.classes("train")
+
+
+def test_other_shots_are_no_other_data(tmp_path: Path) -> None:
+    rows = [f"t{task},{task + i / 7},{i}" for task in range(8) for i in range(9)]
+    (tmp_path / "a.csv").write_text("\n".join(["task,x,y", *rows]))
+    assert plain(tmp_path / "a.csv", shot=3).fingerprint == plain(tmp_path / "a.csv", shot=5).fingerprint
+
+
+def test_a_constant_column_stays_what_it_is() -> None:
+    """In floating point the deviation of ten times 0.1 is not 0."""
+    rng = np.random.default_rng(0)
+    tasks = [[np.c_[rng.normal(size=10), np.full(10, 0.1)], rng.normal(size=10)] * 2 for _ in range(5)]
+    tasks[4][2] = np.c_[rng.normal(size=10), np.full(10, 0.2)]
+    scaled = from_list(tasks, split=["train"] * 4 + ["test"], standardise=True)
+    assert whole(scaled, "test").query_x[..., 1].abs().max() < 1
+
+
+@pytest.mark.parametrize("cell", ["1_000", "3.2e", "2026-11-24"])
+def test_numbers_are_not_guessed(tmp_path: Path, cell: str) -> None:
+    rows = [f"t{task},{part},{i},{i}" for task in range(6) for part in ("support", "query") for i in range(3)]
+    rows[4] = rows[4].rpartition(",")[0] + f",{cell}"
+    (tmp_path / "a.csv").write_text("\n".join(["task,set,x,y", *rows]))
+    with pytest.raises(UserError, match=rf"holds {cell} in column y, where a finite number is wanted"):
+        _ = plain(tmp_path / "a.csv").spec
+
+
+def test_real_numbers_are_no_labels(tmp_path: Path) -> None:
+    rows = [
+        f"t{task},{part},{task + i / 7},{i}.5" for task in range(6) for part in ("support", "query") for i in range(3)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["task,set,x,y", *rows]))
+    with pytest.raises(UserError, match=r"has 0\.5 for a class: labels are whole numbers or texts"):
+        _ = plain(tmp_path / "a.csv", loss=Loss.classes).spec

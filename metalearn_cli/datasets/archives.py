@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from stat import S_ISDIR, S_ISREG
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from metalearn_cli.errors import UserError
 
@@ -23,6 +23,8 @@ MOST_BYTES = 200 << 30
 MOST_RATIO = 100  # of the bytes in it to its own; images compress less than 10 times
 _FREE_RATIO = 100 << 20  # bytes that any archive may have in it
 _BLOCK = 1 << 20
+_LONGEST_NAME = 1 << 20  # bytes of a name, or of what a header says besides
+_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 class _Member(NamedTuple):
@@ -113,9 +115,20 @@ def _opened(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
     if zipfile.is_zipfile(archive):
         return zipfile.ZipFile(archive)
     try:
-        return tarfile.open(archive)
+        return tarfile.open(archive, tarinfo=_Header)
     except tarfile.ReadError as error:
         raise UserError(f"{archive} is no zip or tar archive that can be read: take another copy") from error
+
+
+class _Header(tarfile.TarInfo):
+    """A member whose long name or comment, which tarfile reads whole before it shows the member, is of a sane size."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_Header":
+        found = super().frombuf(buf, encoding, errors)
+        if found.size > _LONGEST_NAME and found.type in _NAMES:
+            raise UserError(f"an archive with a name of {found.size:,} bytes is not unpacked: take another one")
+        return found
 
 
 def _members(archive: Path) -> Iterator[_Member]:

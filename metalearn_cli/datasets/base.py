@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -52,16 +53,17 @@ class ImageSet:
 
     def on(self, device: torch.device) -> Tensor:
         """The pixels on this device, [N, C, H, W] uint8, copied there once and kept. On the host, with a sentence,
-        where they would take more than half of what is free there."""
+        where they would take more than half of its memory (of all of it, so that a run that goes on finds the same).
+        """
         if device.type == "cpu":
             return self.pixels
         if device not in self._copies:
-            fits = self.pixels.nbytes <= _free(device) / 2
+            fits = self.pixels.nbytes <= _memory(device) / 2
             if not fits:
-                size, room = self.pixels.nbytes / 1e9, _free(device) / 1e9
+                size, room = self.pixels.nbytes / 1e9, _memory(device) / 1e9
                 with contextlib.suppress(OSError):  # a closed terminal
                     print(
-                        f"the images ({size:.3g} GB) stay in the host's memory: {room:.3g} GB are free on {device}, "
+                        f"the images ({size:.3g} GB) stay in the host's memory: {device} has {room:.3g} GB, "
                         "and a step needs room too",
                         file=sys.stderr,
                         flush=True,
@@ -70,9 +72,9 @@ class ImageSet:
         return self._copies[device]
 
 
-def _free(device: torch.device) -> float:
-    """Bytes of memory; infinite where nobody knows."""
-    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else math.inf
+def _memory(device: torch.device) -> float:
+    """Bytes; infinite where nobody knows."""
+    return float(torch.cuda.mem_get_info(device)[1]) if device.type == "cuda" else math.inf
 
 
 class Unpacked(NamedTuple):
@@ -102,14 +104,18 @@ def packed(stem: str, read: Callable[[], Unpacked | ImageSet]) -> ImageSet:
     each into a file of its own, and rename it to the same name.
     """
     if not (paths := find(stem)):
-        images = read()  # before a folder is made: the source may be missing
+        made = not cache_root().exists()
         with _writing(cache_root()):
             cache_root().mkdir(parents=True, exist_ok=True)
         with turn(cache_root(), f"waiting for another process that packs a data set in {cache_root()}") as alone:
             if not (paths := find(stem)):
                 if alone:
                     _remove_leftovers(stem)
-                _pack(stem, images)
+                try:
+                    _pack(stem, read())
+                finally:
+                    if made and not any(cache_root().iterdir()):  # the source is missing, or holds something else
+                        cache_root().rmdir()
                 paths = find(stem)
     if len(paths) > 1:
         raise UserError(
@@ -160,7 +166,8 @@ def _pack(stem: str, images: Unpacked | ImageSet) -> None:
     }
     header = json.dumps(about).encode()
     header += b" " * (-len(header) % 8)  # so that the counts are aligned
-    temporary = cache_root() / f"{stem}.part-{os.getpid()}"
+    # On a shared file system without locks another machine may have a process of this number.
+    temporary = cache_root() / f"{stem}.part-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         with _writing(temporary), open(temporary, "wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)

@@ -34,17 +34,22 @@ class Columns(NamedTuple):
         """A column of numbers, [rows] float64."""
         cells = self.of(name, key)
         try:
-            values = np.asarray(cells, dtype=np.float64)
-        except (TypeError, ValueError):
+            values = np.asarray(cells)
+            # Not a moment in time, which numpy would count, nor 1_000, which Python would read.
+            is_plain = values.dtype.kind in "biufOUS" and not any(
+                "_" in cell for cell in cells if isinstance(cell, str)
+            )
+            values = values.astype(np.float64) if is_plain else np.asarray([math.nan])
+        except (TypeError, ValueError, OverflowError):
             values = np.asarray([math.nan])
         if np.isfinite(values).all():
             return values
         row, cell = next((row, cell) for row, cell in enumerate(cells) if not _is_number(cell))
         if _is_missing(cell):
             raise UserError(f"{self.where(row)} has nothing in column {name}: give every point a number there")
+        way_out = "task.loss=classes takes labels" if key == "target" else "or name the features: task.features=[x1,x2]"
         raise UserError(
-            f"{self.where(row)} holds {cell!s} in column {name}, where a finite number is wanted: mend it, or name the "
-            "columns that are features, e.g. task.features=[x1,x2]"
+            f"{self.where(row)} holds {cell!s} in column {name}, where a finite number is wanted: mend it; {way_out}"
         )
 
     def texts(self, name: str, key: str) -> list[str]:
@@ -98,12 +103,17 @@ def _read_parquet(path: Path) -> Columns:
     try:
         table = parquet.read_table(path)
         cells = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
+        if len(cells) < len(table.column_names):
+            twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
+            raise UserError(f"{path} has two columns {twice}: give each a name of its own")
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())})") from error
     return Columns(path, cells, None)
 
 
 def _is_number(cell: Any) -> bool:
+    if isinstance(cell, np.datetime64 | np.timedelta64) or (isinstance(cell, str) and "_" in cell):
+        return False
     try:
         return math.isfinite(float(cell))
     except (TypeError, ValueError):

@@ -15,7 +15,7 @@ sizes and, where they are used, the boxes.
 import hashlib
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from enum import Enum, auto
 from pathlib import Path
@@ -68,6 +68,8 @@ def source(region: Region = Region.whole, root: str | None = None) -> Source:
         )
     files = _list_files(folder)
     boxes = _read_boxes(folder) if region is Region.box else {}
+    if region is Region.box and (lacking := {n for numbered in files.values() for n in numbered} - boxes.keys()):
+        raise UserError(f"{folder}/bounding_boxes.txt has no box of image {min(lacking)} of images.txt")
     listing = [
         [name, sizes(list(numbered.values())), [boxes.get(n) for n in numbered]] for name, numbered in files.items()
     ]
@@ -103,7 +105,10 @@ def _cut(path: Path, region: Region, box: Box | None) -> Image.Image:
 def _list_files(folder: Path) -> dict[str, dict[str, Path]]:
     """The images of each class by their number in images.txt, both sorted by name, once they are complete."""
     classes: dict[str, dict[str, Path]] = defaultdict(dict)
-    for number, name in sorted(_rows(folder / "images.txt", 2), key=lambda row: row[1]):
+    rows = _rows(folder / "images.txt", 2)
+    if twice := [number for number, times in Counter(number for number, _ in rows).items() if times > 1]:
+        raise UserError(f"{folder}/images.txt has two images of number {twice[0]}")
+    for number, name in sorted(rows, key=lambda row: row[1]):
         classes[name.rpartition("/")[0]][number] = folder / "images" / name
     if len(classes) != CLASSES:
         raise UserError(f"{folder}/images.txt lists {len(classes)} classes instead of {CLASSES}")

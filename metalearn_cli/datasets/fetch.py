@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -43,13 +44,13 @@ def fetch(address: str, path: Path, md5: str | None = None) -> Iterator[Progress
             if error.code == 416:  # nothing is left to send: the part is whole, or belongs to another file
                 if _total(error.headers.get("Content-Range")) == before:
                     break
-                part.unlink()
+                part.unlink(missing_ok=True)
             elif error.code < 500 and error.code not in (408, 429):
                 raise UserError(f"{address} gave {error.code} ({error.reason}): {_by_hand(path)}") from error
             reason = f"{error.code} {error.reason}"
         except urllib.error.URLError as error:
             reason = str(error.reason)
-        except (HTTPException, ConnectionError, TimeoutError) as error:
+        except (HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             reason = str(error) or type(error).__name__
         failures = 0 if _size(part) > before else failures + 1
         time.sleep(_PAUSE)
@@ -85,10 +86,15 @@ def _go_on(address: str, part: Path) -> Iterator[Progress]:
         if goes_on:
             total = _total(answer.headers.get("Content-Range"))
         else:  # the server sends all of it again
-            have, total = 0, int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
+            length = answer.headers.get("Content-Length", "")
+            have, total = 0, int(length) if length.isdigit() else None
         with open(part, "ab" if goes_on else "wb") as file:
             while block := answer.read(_BLOCK):
-                file.write(block)
+                try:
+                    file.write(block)
+                except OSError as error:
+                    error.filename = str(part)  # a write does not say where
+                    raise
                 have += len(block)
                 yield Progress(have, total)
         if total is not None and have != total:

@@ -131,7 +131,7 @@ def load(
     try:
         noted: dict[str, Any] = json.loads(path.read_text())
         report = Report(noted["broken"], [(first, second) for first, second in noted["twice"]])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} says what was found when the images were packed, and cannot be read ({error}): delete the packed "
             "set beside it, and the folder is packed anew"

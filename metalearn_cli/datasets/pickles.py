@@ -122,5 +122,7 @@ def _numbers(numbers: list[int], count: int) -> list[int]:
     return numbers
 
 
-def _text(key: str | bytes) -> str:
+def _text(key: object) -> str:
+    if not isinstance(key, str | bytes):
+        raise ValueError("the name of a class is no text")
     return key.decode() if isinstance(key, bytes) else key

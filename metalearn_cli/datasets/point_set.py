@@ -10,6 +10,7 @@ Shapes: M tasks, N points of all of them, F features.
 
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ from metalearn_cli.datasets.columns import Columns
 from metalearn_cli.errors import UserError
 
 Array = np.ndarray[Any, Any]
+
+# What numpy raises where the bytes of a file are not what they should be.
+_DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 # What a table's column of sets may say.
 SETS = {"support": False, "train": False, "query": True, "val": True}
@@ -119,8 +123,9 @@ def read_npz(path: Path, task_column: str, split_column: str | None, classes: bo
 def _load(path: Path) -> dict[str, Array]:
     try:
         archive = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as .npz ({error}): write it by numpy.savez") from error
+    except _DAMAGE as error:
+        # numpy's own words take whatever it does not know for a pickle, and say how to run one.
+        raise UserError(f"{path} is no .npz as numpy.savez writes it: write it anew") from error
     if isinstance(archive, np.ndarray):
         raise UserError(f"{path} holds one array without a name: an .npz with x_train, y_train, x_val, y_val is wanted")
     arrays = {}
@@ -128,7 +133,7 @@ def _load(path: Path) -> dict[str, Array]:
         for name in archive.files:
             try:
                 arrays[name] = archive[name]
-            except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            except _DAMAGE as error:
                 raise UserError(
                     f"{path}: array {name} cannot be read ({error}): where tasks differ in size, save arrays of their "
                     "own, x_train_0, x_train_1, ..."

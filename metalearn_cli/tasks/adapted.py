@@ -54,6 +54,12 @@ class Adapted(TaskDistribution):
         before, after = (" x ".join(map(str, shape)) for shape in (self.task.spec.input_shape, self.input_shape))
         return f"images of {before} become {after} ({'; '.join(how)})"
 
+    def number(self, split: Split) -> int | None:
+        return self.task.number(split)
+
+    def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
+        return self.task.draw_numbers(numbers, split, rng)
+
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         return self.task.draw(tasks, split, rng)
 

@@ -59,13 +59,14 @@ def _shifted(line: Tensor, number: Tensor) -> Tensor:
 def jittered(x: Tensor, factors: Tensor) -> Tensor:
     """x [T, S, C, H, W] in 0..1, of another brightness, contrast and saturation, in this order: factors [T, S, 3]."""
     brightness, contrast, saturation = factors[..., None, None, None].unbind(2)
-    x = (x * brightness).clamp(0, 1)
-    x = _between(grey(x).mean((-1, -2), keepdim=True), x, contrast)
-    return _between(grey(x), x, saturation) if x.shape[2] == 3 else x
+    x = (x * brightness).clamp_(0, 1)  # a tensor of its own, which what follows changes in place: half the time
+    x = _stretch(x, grey(x).mean((-1, -2), keepdim=True), contrast)
+    return _stretch(x, grey(x), saturation) if x.shape[2] == 3 else x
 
 
-def _between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    return (start + share * (end - start)).clamp(0, 1)
+def _stretch(x: Tensor, middle: Tensor, factor: Tensor) -> Tensor:
+    """x, `factor` times as far from `middle`, in place."""
+    return x.sub_(middle).mul_(factor).add_(middle).clamp_(0, 1)
 
 
 def grey(x: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ class CountedTasks(TaskDistribution):
     shuffled: bool  # the points are divided at random
     members: Mapping[Split, Tensor]  # the tasks of each split
     asked: Spec  # of a network
-    identities: tuple[str, ...]  # the name of each task with a hash of its points, [M]
+    names: tuple[str, ...]  # of the tasks, [M]
+    identities: tuple[str, ...]  # a hash of the points of each task, [M]: a name alone could change
     digest: str  # a hash of all of it
     _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
@@ -164,12 +165,14 @@ def count_tasks(
     padded = any(sizes[tasks].min() < sizes[tasks].max() for sizes in (support, queries) for tasks in members.values())
     complete = not classes or (points.support is not None and _has_every_class(targets, start, support))
     spec = Spec((x.shape[1],), outputs, outputs, "classes" if classes else "values", padded, complete)
-    whole = hashlib.sha256(json.dumps([names, count.tolist(), support.tolist(), list(inputs.shape)]).encode())
+    # Not what `shot` and `query` divide: the draws hold that, and other sizes are no other data.
+    divided = support.tolist() if points.support is not None else None
+    whole = hashlib.sha256(json.dumps([names, count.tolist(), divided, list(inputs.shape)]).encode())
     whole.update(inputs.numpy().tobytes() + targets.numpy().tobytes())
-    identities = tuple(f"{name} ({digest[:8]})" for name, digest in zip(names, digests, strict=True))
+    identities = tuple(f"the task with the points {digest[:16]}" for digest in digests)
     return CountedTasks(
         *(inputs, targets, start, count, support, queries, points.support is None),
-        *(members, spec, identities, whole.hexdigest()),
+        *(members, spec, tuple(names), identities, whole.hexdigest()),
     )
 
 
@@ -207,10 +210,11 @@ def _sizes(points: PointSet, count: Tensor, shot: int | None, query: int | None)
 
 
 def _digests(points: PointSet) -> list[str]:
-    """A hash of the points of each task, [M]."""
-    ends = points.size.cumsum()[:-1]
-    tasks = zip(np.split(points.x, ends), np.split(points.y, ends), strict=True)
-    return [hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest() for x, y in tasks]
+    """A hash of the points of each task, in whatever order they stand, [M]."""
+    rows = [x.tobytes() + json.dumps(y).encode() for x, y in zip(points.x, points.y.tolist(), strict=True)]
+    ends = points.size.cumsum().tolist()
+    tasks = (sorted(rows[start:end]) for start, end in zip([0, *ends], ends, strict=False))
+    return [hashlib.sha256(b"".join(task)).hexdigest() for task in tasks]
 
 
 def _check_apart(points: PointSet, digests: list[str], members: Mapping[Split, Tensor]) -> None:
@@ -227,8 +231,8 @@ def _check_apart(points: PointSet, digests: list[str], members: Mapping[Split, T
 
 
 def _standardised(values: Array, of: Array) -> Array:
-    deviation = of.std(0)
-    scaled: Array = (values - of.mean(0)) / np.where(deviation > 0, deviation, 1)  # what never changes becomes 0
+    changes = of.max(0) > of.min(0)  # the deviation of a constant need not be 0 in floating point
+    scaled: Array = (values - of.mean(0)) / np.where(changes, of.std(0), 1)
     return scaled
 
 
@@ -243,8 +247,12 @@ def _numbered(source: str, labels: Array) -> Tensor:
     known, number = np.unique(labels, return_inverse=True)
     if len(known) < 2:
         raise UserError(f"{source} has points of class {known[0]} only: two classes are wanted at least")
+    if real := [label for label in known.tolist() if re.fullmatch(r"-?\d*\.\d+(e[+-]?\d+)?|-?\d+e[+-]?\d+", label)]:
+        raise UserError(
+            f"{source} has {real[0]} for a class: labels are whole numbers or texts, and numbers want task.loss=values"
+        )
     if all(re.fullmatch(r"-?\d+", label) for label in known.tolist()):
-        rank = known.astype(np.int64).argsort().argsort()
+        rank = np.argsort(sorted(range(len(known)), key=lambda i: int(known[i])))
         number = rank[number]
     return torch.from_numpy(number)
 

@@ -147,7 +147,9 @@ class Episodes:
         start, count = classes.start[choice], classes.count[choice]
         if self.variable:
             sizes = draw_way(self.min_way, limit.expand(tasks), rng)
-            draw = draw_variable(start, count, turn, sizes, shot, query, self.max_support, rng)
+            draw = draw_variable(
+                start, count, turn, int(classes.count.max()), sizes, shot, query, self.max_support, rng
+            )
         else:
             draw = draw_episodes(start, count, turn, shot, query, rng)
         return draw | draw_augment(draw, self.augment, rng) if split == "train" else draw

@@ -36,6 +36,8 @@ class ImageFolder(TaskDistribution):
     skip_broken: bool = False  # files that cannot be used are left out
 
     def __post_init__(self) -> None:
+        if not self.root.strip():
+            raise UserError("task.root= is empty: give the folder whose folders are the classes")
         if self.size < MIN_SIDE:
             raise UserError(f"task.size={self.size} must be at least {MIN_SIDE}")
         if self.channels not in (1, 3):

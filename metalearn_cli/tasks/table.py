@@ -115,7 +115,7 @@ class Table(TaskDistribution):
                 return read_npz(path, self.task_column, self.split_column, classes)
             columns = read_columns(path)
         except OSError as error:
-            raise UserError(f"task.root={self.root} cannot be read ({error.strerror})") from error
+            raise UserError(f"task.root={self.root} cannot be read ({error.strerror or error})") from error
         set_column = self.set_column or ("set" if "set" in columns.cells else None)
         by = (self.task_column, set_column, self.split_column, self.features, self._targets)
         return from_columns(columns, *by, classes)

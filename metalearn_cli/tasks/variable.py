@@ -28,6 +28,7 @@ def draw_variable(
     start: Tensor,
     count: Tensor,
     turn: Tensor | None,
+    most: int,
     way: Tensor,
     shot: int,
     query: int,
@@ -37,10 +38,10 @@ def draw_variable(
     """The first way[t] of the classes that were chosen, with support sets of sizes that are drawn.
 
     start, count, turn [T, W] (see draw_episodes), way [T] -> support_image, support_turn, support_y, support_mask
-    [T, S], query_* [T, Q], way, key [T], with S the lesser of max_support and W * shot, and Q = W * query.
+    [T, S], query_* [T, Q], way, key [T], with S the lesser of max_support and W * shot, and Q = W * query. `most` is
+    the size of the largest class that there is, so that every draw has one shape.
     """
     tasks, classes = start.shape
-    most = int(count.max())
     present = torch.arange(classes) < way[:, None]
     queries = count.masked_fill(~present, most).amin(1).div(2, rounding_mode="floor").clamp(max=query)[:, None]
     shots = _draw_shots(count, count - queries, present, shot, max_support, rng)

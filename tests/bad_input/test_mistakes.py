@@ -99,7 +99,7 @@ OMNIGLOT = {
     "expect=accuracy>=62": "from 0 to 1, where the screen shows percent: did you mean accuracy>=0.62?",
     "expect=accuracy<=1": "is always met: accuracy is from 0 to 1",
     "expect=accuracy_step1>1": "is never met",
-    "other_batch_norm=[foo]": "must be a list, e.g. [transductive,inductive,running,one_query]",
+    "other_batch_norm=[foo]": "must be a list of some of transductive, inductive, running, one_query",
     "paper=3": "must be a mapping, e.g. {mean:0.9,source:mine} or null",
     "tsk=omniglot": "there is no key tsk: did you mean task?",
     "task.foo=1": "there is no key task.foo: did you mean task.root?",
