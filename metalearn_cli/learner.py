@@ -121,6 +121,7 @@ class Learner:
         self.algorithm, self.net, self.optimizer = algorithm, net, optimizer
         self.device, self.dtype, self.tasks_per_chunk = device or torch.device("cpu"), dtype, tasks_per_chunk
         meta = algorithm.init(net, rng)
+        _ = net.shapes  # drawn now, and not while a step is recorded
         self.meta = Meta(  # its own tensors, which a step changes in place
             *(
                 {

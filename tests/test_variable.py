@@ -293,14 +293,14 @@ def test_jitter_changes_brightness_contrast_and_saturation() -> None:
     grey = (x * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2, keepdim=True)
 
     def with_factors(*factors: float) -> Tensor:
-        return jittered(x, torch.tensor([[factors]]))
+        return jittered(x.clone(), torch.tensor([[factors]]))
 
     torch.testing.assert_close(with_factors(1, 1, 1), x)
     torch.testing.assert_close(with_factors(0.6, 1, 1), 0.6 * x)
     mean = grey.mean((-1, -2), keepdim=True)
     torch.testing.assert_close(with_factors(1, 0.7, 1), mean + 0.7 * (x - mean))
     torch.testing.assert_close(with_factors(1, 1, 0.8), grey + 0.8 * (x - grey))
-    one = jittered(x[:, :, :1], torch.tensor([[[1.0, 1.0, 0.6]]]))
+    one = jittered(x[:, :, :1].clone(), torch.tensor([[[1.0, 1.0, 0.6]]]))
     torch.testing.assert_close(one, x[:, :, :1])  # a grey image has no saturation
     _, draw, _, changed = augmented((Augment.jitter,), pixels())
     factors = draw["support_jitter"]

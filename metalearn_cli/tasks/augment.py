@@ -57,9 +57,10 @@ def _shifted(line: Tensor, number: Tensor) -> Tensor:
 
 
 def jittered(x: Tensor, factors: Tensor) -> Tensor:
-    """x [T, S, C, H, W] in 0..1, of another brightness, contrast and saturation, in this order: factors [T, S, 3]."""
+    """x [T, S, C, H, W] in 0..1 is given another brightness, contrast and saturation, in this order and in place, which
+    takes half the time: factors [T, S, 3]."""
     brightness, contrast, saturation = factors[..., None, None, None].unbind(2)
-    x = (x * brightness).clamp_(0, 1)  # a tensor of its own, which what follows changes in place: half the time
+    x = x.mul_(brightness).clamp_(0, 1)
     x = _stretch(x, grey(x).mean((-1, -2), keepdim=True), contrast)
     return _stretch(x, grey(x), saturation) if x.shape[2] == 3 else x
 
