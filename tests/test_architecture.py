@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
 # A module may import from its own layer and from those below it.
 LAYERS = [
     {"__main__", "cli"},
-    {"sweep"},
+    {"completion", "sweep"},
     {"jobs", "bench", "data"},
     {"machine"},
     {"loop"},
@@ -18,7 +18,19 @@ LAYERS = [
     {"nets", "optimizer"},
     {"tasks"},
     {"datasets"},
-    {"allocator", "captured", "compiled", "measure", "seeding", "files", "errors", "catalog", "mistakes", "interrupt"},
+    {
+        "allocator",
+        "captured",
+        "compiled",
+        "measure",
+        "seeding",
+        "files",
+        "errors",
+        "catalog",
+        "mistakes",
+        "interrupt",
+        "help",
+    },
 ]
 
 

@@ -11,7 +11,8 @@ from commands import run
 from problems import images, points
 
 from metalearn_cli import bench
-from metalearn_cli.cli import completions, main
+from metalearn_cli.cli import main
+from metalearn_cli.completion import completions
 from metalearn_cli.config import Job, load_job
 from metalearn_cli.machine import new_learner
 from metalearn_cli.seeding import generator

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metalearn_cli import catalog, sweep
-from metalearn_cli.cli import COMPLETION, completions, main
+from metalearn_cli.cli import main
+from metalearn_cli.completion import COMPLETION, completions
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid

@@ -15,7 +15,8 @@ from PIL import Image
 from servers import Server, serve
 
 from metalearn_cli import data
-from metalearn_cli.cli import completions, main
+from metalearn_cli.cli import main
+from metalearn_cli.completion import completions
 from metalearn_cli.datasets import archives, base, cifar_fs, cub, fetch, omniglot, sets
 from metalearn_cli.datasets.cifar_fs import Listed
 from metalearn_cli.datasets.omniglot import Character

@@ -1,0 +1,79 @@
+"""Completion of commands, keys, values and runs in a shell."""
+
+from metalearn_cli import catalog
+from metalearn_cli.datasets import sets
+from metalearn_cli.help import COMMANDS
+
+COMPLETION = {
+    "bash": """\
+_metalearn() {
+  local IFS=$'\\n' word="${COMP_LINE:0:COMP_POINT}"
+  word="${word##* }"
+  local words=($(metalearn completion words "${COMP_WORDS[@]:1:COMP_CWORD-1}" "$word" 2>/dev/null))
+  # bash cuts words at "=", and wants only what stands behind the last one.
+  [[ $word == *=* && $COMP_WORDBREAKS == *=* ]] && words=("${words[@]#"${word%=*}="}")
+  COMPREPLY=("${words[@]}")
+}
+complete -o nospace -F _metalearn metalearn
+""",
+    "zsh": """\
+_metalearn() {
+  local -a found=("${(@f)$(metalearn completion words "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+  compadd -Q -S '' -- "${found[@]}"
+}
+compdef _metalearn metalearn
+""",
+    "fish": """\
+function __metalearn
+  set -l before (commandline -opc)
+  metalearn completion words $before[2..] (commandline -ct) 2>/dev/null | string trim -r
+end
+complete -c metalearn -f -a '(__metalearn)'
+""",
+}
+
+
+def completions(words: list[str]) -> list[str]:
+    """What the last of the words (the command is the first) can become; a space ends what is complete."""
+    command, last = words[0], words[-1]
+    key, equals, typed = last.partition("=")
+    if len(words) == 1:
+        options = [f"{name} " for name in COMMANDS]
+    elif command == "list":
+        options = [*catalog.GROUPS, *catalog.PRESETS, "metric"]
+    elif command == "completion":
+        options = list(COMPLETION)
+    elif command == "data":
+        options = _data_options(words[1:-1])
+    elif command not in ("train", "eval", "bench"):
+        options = []
+    elif words[-2] == "--cfg":
+        options = ["job"]
+    elif last.startswith("-"):
+        options = ["-m ", "--cfg ", "--help "] if command == "train" else ["--help "]
+    elif equals and command == "eval" and key == "run":
+        options = [f"run={path}" for path in catalog.folders_of_runs(typed)]
+    elif equals and key in (*catalog.GROUPS, *catalog.PRESETS):
+        options = [f"{key}={choice} " for choice in catalog.list_choices(key)]
+    elif equals:
+        options = [f"{key}={value} " for value in catalog.values_of(key)]
+    else:
+        groups = ("task",) if command == "eval" else catalog.GROUPS
+        keys = [
+            key for group in groups for choice in catalog.list_choices(group) for key in catalog.keys_of(group, choice)
+        ]
+        rest = ["run", *catalog.EVAL_KEYS] if command == "eval" else [*groups, *catalog.PRESETS, *catalog.run_keys()]
+        options = [f"{key}=" for key in [*rest, *keys]]
+    return sorted({option for option in options if option.startswith(last)})
+
+
+def _data_options(before: list[str]) -> list[str]:
+    match before:
+        case []:
+            return ["prepare ", "verify ", "path "]
+        case [_]:
+            return [f"{name} " for name in sets.SETS]
+        case ["prepare", *_]:
+            return ["archive=", "root="]
+        case _:
+            return ["root="]
