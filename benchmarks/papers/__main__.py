@@ -24,6 +24,7 @@ from benchmarks.papers.rows import ROWS, Cell, Row
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results.jsonl"
+CURVES = HERE / "curves"
 
 
 def main() -> int:
@@ -39,7 +40,7 @@ def main() -> int:
     for row in (row for row in ROWS if row.name in names and not given.render):
         for seed in map(int, given.seeds.split(",")) if given.seeds else row.seeds:
             if (row.name, seed) not in known:
-                lines = measure(row, seed)
+                lines = measure(row, seed)  # two processes may work on rows of their own
                 with open(RESULTS, "a") as file:
                     file.writelines(json.dumps(line) + "\n" for line in lines)
                 write(read(), HERE / "README.md")
@@ -65,6 +66,7 @@ def measure(row: Row, seed: int) -> list[dict[str, Any]]:
         "date": str(datetime.date.today()),
         **environment(folder),
     }
+    keep_curve(folder, row, seed)
     lines = []
     for cell in row.cells:
         tested, test = folder, ""
@@ -106,6 +108,20 @@ def environment(folder: Path) -> dict[str, Any]:
     }
 
 
+def keep_curve(folder: Path, row: Row, seed: int) -> None:
+    """The validations of a run, where it had some."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    kept = [
+        {key: value for key, value in line.items() if key == "step" or key.startswith("val/")}
+        for line in lines
+        if any(key.startswith("val/") for key in line)
+    ]
+    if kept:
+        CURVES.mkdir(exist_ok=True)
+        path = CURVES / f"{row.name.replace('/', '-')}-seed={seed}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
 def figure(folder: Path, cell: Cell) -> dict[str, Any]:
     results = json.loads((folder / "results.json").read_text())
     row = results["other_batch_norm"][cell.mode] if cell.mode not in (None, results["batch_norm"]) else results
@@ -113,8 +129,10 @@ def figure(folder: Path, cell: Cell) -> dict[str, Any]:
         row = results["per_step"][cell.step]
     kept = {name: row[name] for name in ("mean", "ci95", "median")}
     last = results["per_step"][-1 if cell.step is None else cell.step]
+    others = {mode: [figures["mean"], figures["ci95"]] for mode, figures in (results["other_batch_norm"] or {}).items()}
     return {
         **kept,
+        "others": others if cell.mode is None else {},
         "diverged": last["diverged"],
         "metric": results["metric"],
         "batch_norm": cell.mode or results["batch_norm"],
