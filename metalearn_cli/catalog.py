@@ -56,6 +56,22 @@ def describe(group: str, choice: str) -> str:
     return comments[0] if comments else ""
 
 
+def paper_of(experiment: str) -> dict[str, Any]:
+    """The published figure that a preset names, or those presets that it is made from; {} where none does."""
+    node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "experiment" / f"{experiment}.yaml"))
+    paper: dict[str, Any] = {}
+    for default in node["defaults"]:
+        if isinstance(default, str) and default.startswith("/experiment/"):
+            paper |= paper_of(default.removeprefix("/experiment/"))
+    return paper | (node.get("paper") or {})
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """The presets that name a published figure -> their `paper`."""
+    papers = {name: paper_of(name) for name in list_choices("experiment")}
+    return {name: paper for name, paper in papers.items() if "mean" in paper}
+
+
 def keys_of(group: str, choice: str) -> list[str]:
     """The keys that a yaml file of a group lists, e.g. algo.inner_lr."""
     node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{choice}.yaml"))

@@ -82,6 +82,8 @@ def run(arguments: list[str]) -> int:
             return eval_command(rest)
         case ["bench", *rest]:
             return bench_command(rest)
+        case ["reproduce", *rest]:
+            return reproduce_command(rest)
         case ["data", *rest]:
             return data_command(rest)
         case ["list", *rest]:
@@ -136,6 +138,37 @@ def bench_command(arguments: list[str]) -> int:
     if options:
         return refuse(f"bench does not know {' '.join(options)}; see metalearn bench --help")
     show(bench(load_job(arguments), Console()))
+    return 0
+
+
+def reproduce_command(arguments: list[str]) -> int:
+    from metalearn_cli.progress import show
+    from metalearn_cli.reproduce import listing, parse_budget, reproduce, table
+
+    given: dict[str, str] = {}
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word in ("--seeds", "--budget", "--table"):
+            given[word] = next(words, "")
+        elif word.startswith("-") and word != "--list":
+            return refuse(f"reproduce does not know {word}; see metalearn reproduce --help")
+        else:
+            rest.append(word)
+    overrides = [word for word in rest if "=" in word]
+    names = [word for word in rest if "=" not in word and word != "--list"]
+    seeds = given.get("--seeds", "0").split(",")
+    if not all(seed.isdecimal() for seed in seeds):
+        return refuse(f"--seeds {given['--seeds']} must be whole numbers, e.g. --seeds 0,1,2")
+    if rest == ["--list"] and not given:
+        show(listing())
+    elif given.keys() == {"--table"} and given["--table"] and not rest:
+        show(table(given["--table"]))
+    elif names and "--table" not in given and "--list" not in rest:
+        budget = parse_budget(given["--budget"]) if "--budget" in given else None
+        show(reproduce(names, [int(seed) for seed in seeds], budget, overrides))
+    else:
+        return refuse("reproduce wants the names of rows, or --list, or --table and a task; see its --help")
     return 0
 
 

@@ -45,6 +45,8 @@ def completions(words: list[str]) -> list[str]:
         options = list(COMPLETION)
     elif command == "data":
         options = _data_options(words[1:-1])
+    elif command == "reproduce":
+        options = ["--seeds ", "--budget ", "--list ", "--table ", *(f"{name} " for name in catalog.published())]
     elif command not in ("train", "eval", "bench"):
         options = []
     elif words[-2] == "--cfg":

@@ -5,6 +5,7 @@ metalearn: train, test and compare few-shot learners
 
   metalearn train algo=maml task=sinusoid steps=1000 name=my-run    meta-train and meta-test
   metalearn eval run=outputs/my-run test_episodes=1000              test a finished run once more
+  metalearn reproduce maml/sinusoid                                 a paper's row: train, test, what was published
   metalearn bench experiment=maml/omniglot_5w1s                     how fast it trains here, and where the time goes
   metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
   metalearn data prepare|verify|path omniglot                       get a data set, check it, or say where it is
@@ -67,6 +68,24 @@ device, the step, and the episodes of a validation and of a test (in every batch
 name, steps and other keys of a run's course change nothing here.
 """
 
+REPRODUCE_HELP = """\
+metalearn reproduce NAME ... [--seeds 0,1,2] [--budget 30m] [key=value ...]
+metalearn reproduce --list
+metalearn reproduce --table omniglot
+
+  metalearn reproduce maml/sinusoid --seeds 0,1,2             trains the row with each seed, tests it, and prints the
+                                                              paper's figure, what came out, and how they stand
+  metalearn reproduce maml/omniglot_5w1s --budget 30m         as many steps as fit, which makes it a short run, and it
+                                                              is called one; the final test comes on top
+  metalearn reproduce protonet/omniglot_5w1s device=cuda      where and how fast: device, threads, compile ...; a key
+                                                              that would make another row of it is refused
+  metalearn reproduce --list                                  all rows, with the published figures
+  metalearn reproduce --table sinusoid                        what was measured of the rows on a task
+
+The runs are outputs/reproduce/NAME/seed=N; the same command again continues them, and takes what is finished as it is.
+Each becomes a line of benchmarks/papers/results.jsonl in a checkout, of outputs/reproduce/results.jsonl elsewhere.
+"""
+
 DATA_HELP = """\
 metalearn data prepare|verify|path NAME [archive=FILE] [root=FOLDER]
 
@@ -82,5 +101,12 @@ Where a licence wants that you fetch it yourself, prepare says how. Fetching goe
 
 LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|metric\n"
 
-HELPS = {"train": TRAIN_HELP, "eval": EVAL_HELP, "bench": BENCH_HELP, "data": DATA_HELP, "list": LIST_HELP}
+HELPS = {
+    "train": TRAIN_HELP,
+    "eval": EVAL_HELP,
+    "reproduce": REPRODUCE_HELP,
+    "bench": BENCH_HELP,
+    "data": DATA_HELP,
+    "list": LIST_HELP,
+}
 COMMANDS = (*HELPS, "completion")

@@ -8,7 +8,8 @@ PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
 # A module may import from its own layer and from those below it.
 LAYERS = [
     {"__main__", "cli"},
-    {"completion", "sweep"},
+    {"completion", "sweep", "reproduce"},
+    {"published"},
     {"jobs", "bench", "data"},
     {"machine"},
     {"loop"},

@@ -9,7 +9,6 @@ Runs go to outputs/papers/ROW/seed=N. Each figure becomes a line of results.json
 
 import argparse
 import datetime
-import itertools
 import json
 import os
 import shlex
@@ -19,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.report import write
-from benchmarks.papers.rows import ROWS, Cell, Row
+from benchmarks.papers.rows import ROWS, Row
+from metalearn_cli.published import figures, provenance
+from metalearn_cli.runs import read_json
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -64,7 +65,7 @@ def measure(row: Row, seed: int) -> list[dict[str, Any]]:
         "length": row.length,
         "source": row.source,
         "date": str(datetime.date.today()),
-        **environment(folder),
+        **provenance(folder),
     }
     keep_curve(folder, row, seed)
     lines = []
@@ -73,7 +74,15 @@ def measure(row: Row, seed: int) -> list[dict[str, Any]]:
         if cell.test:
             test = shlex.join(["metalearn", *(evaluate := ["eval", f"run={folder.relative_to(ROOT)}", cell.test])])
             tested = ROOT / metalearn(evaluate)
-        lines.append({**about, "test": test, "cell": cell.label, "published": cell.published, **figure(tested, cell)})
+        lines.append(
+            {
+                **about,
+                "test": test,
+                "cell": cell.label,
+                "published": cell.published,
+                **figures(read_json(tested / "results.json"), cell.step, cell.mode),
+            }
+        )
     return lines
 
 
@@ -93,21 +102,6 @@ def metalearn(arguments: list[str]) -> str:
     return done.stdout.strip().splitlines()[-1].removeprefix("results are in ")
 
 
-def environment(folder: Path) -> dict[str, Any]:
-    """What the run was made with, and how long its training took."""
-    made = json.loads((folder / "environment.json").read_text())
-    timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
-    steps = [timing[0]["step"], *(b["step"] - a["step"] for a, b in itertools.pairwise(timing))]
-    seconds = sum(n / line["steps_per_second"] for n, line in zip(steps, timing, strict=True))
-    return {
-        "steps": timing[-1]["step"],
-        "minutes": round(seconds / 60, 1),
-        "commit": made["git_commit"][:7] + "+" * bool(made["git_dirty"]),
-        "torch": made["torch"],
-        "device": made["gpu"] or made["processor"],
-    }
-
-
 def keep_curve(folder: Path, row: Row, seed: int) -> None:
     """The validations of a run, where it had some."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -120,25 +114,6 @@ def keep_curve(folder: Path, row: Row, seed: int) -> None:
         CURVES.mkdir(exist_ok=True)
         path = CURVES / f"{row.name.replace('/', '-')}-seed={seed}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-
-
-def figure(folder: Path, cell: Cell) -> dict[str, Any]:
-    results = json.loads((folder / "results.json").read_text())
-    row = results["other_batch_norm"][cell.mode] if cell.mode not in (None, results["batch_norm"]) else results
-    if cell.step is not None:
-        row = results["per_step"][cell.step]
-    kept = {name: row[name] for name in ("mean", "ci95", "median")}
-    last = results["per_step"][-1 if cell.step is None else cell.step]
-    others = {mode: [figures["mean"], figures["ci95"]] for mode, figures in (results["other_batch_norm"] or {}).items()}
-    return {
-        **kept,
-        "others": others if cell.mode is None else {},
-        "diverged": last["diverged"],
-        "metric": results["metric"],
-        "batch_norm": cell.mode or results["batch_norm"],
-        "episodes": results["episodes"],
-        "episodes_sha256": results["episodes_sha256"][:16],
-    }
 
 
 if __name__ == "__main__":

@@ -184,8 +184,8 @@ ROWS = (
     _short(
         CIFAR,
         "matching/cifar_fs_5w1s",
-        f"experiment=matching/mini_imagenet_5w1s task=cifar_fs optimizer.lr=0.001 algo.temperature=10 algo.vote=softmax "
-        f"steps=20000 eval_every=1000 {BOTH}",
+        "experiment=matching/mini_imagenet_5w1s task=cifar_fs optimizer.lr=0.001 algo.temperature=10 "
+        f"algo.vote=softmax steps=20000 eval_every=1000 {BOTH}",
         "none",
         "none with Conv4 on CIFAR-FS is known here",
         "20,000 episodes",

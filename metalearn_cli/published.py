@@ -1,0 +1,79 @@
+"""What came of a run beside what a paper published: where its figures are from, and the verdict."""
+
+import itertools
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metalearn_cli import runs
+from metalearn_cli.jobs import number
+
+
+class Published(NamedTuple):
+    mean: float
+    ci95: float | None
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What a run was made with, and how long its training took."""
+    made = runs.read_json(folder / "environment.json")
+    timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
+    # Of the steps that the log has; the few after its last line go unseen.
+    steps = [after - before for before, after in itertools.pairwise([0, *(line["step"] for line in timing)])]
+    seconds = sum(n / line["steps_per_second"] for n, line in zip(steps, timing, strict=True))
+    commit = made["git_commit"]
+    return {
+        "steps": runs.load_config(folder / "config.yaml")["steps"],
+        "minutes": round(seconds / 60, 1),
+        "commit": commit[:7] + "+" * bool(made["git_dirty"]) if commit else f"metalearn {made['metalearn']}",
+        "torch": made["torch"],
+        "device": made["gpu"] or made["processor"],
+    }
+
+
+def figures(results: dict[str, Any], step: int | None, mode: str | None) -> dict[str, Any]:
+    """Of a results.json: the test after `step` inner steps (None: all of them), or in another batch-norm mode."""
+    row = results["per_step"][-1 if step is None else step]
+    found = results["other_batch_norm"][mode] if mode not in (None, results["batch_norm"]) else row
+    others = {} if mode else results["other_batch_norm"]
+    return {
+        **{name: found[name] for name in ("mean", "ci95", "median")},
+        "others": {mode: [figure["mean"], figure["ci95"]] for mode, figure in others.items()},
+        "diverged": row["diverged"],
+        "metric": results["metric"],
+        "batch_norm": mode or results["batch_norm"],
+        "episodes": results["episodes"],
+        "episodes_sha256": results["episodes_sha256"][:16],
+    }
+
+
+def published(paper: dict[str, Any], percent: bool) -> str:
+    interval = f" +- {number(paper['ci95'], percent)}" if paper.get("ci95") is not None else ""
+    return number(paper["mean"], percent) + interval
+
+
+def mean_of(means: list[float | None]) -> float | None:
+    """Over seeds; None where one of them diverged."""
+    finite = [mean for mean in means if mean is not None]
+    return statistics.mean(finite) if len(finite) == len(means) else None
+
+
+def verdict(
+    paper: Published, means: list[float | None], ci95: float | None, higher_is_better: bool, length: str
+) -> str:
+    """How the mean over seeds stands to the published figure.
+
+    Within: by no more than the intervals of both, and that of the seeds where there are several, allow together.
+    """
+    ours = mean_of(means)
+    short = "a short run, " if "short run" in length else ""
+    if ours is None or ci95 is None:
+        return f"{short}diverged"
+    finite = [mean for mean in means if mean is not None]
+    of_seeds = 1.96 * statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
+    gap = ours - paper.mean if higher_is_better else paper.mean - ours
+    if abs(gap) <= math.hypot(paper.ci95 or 0.0, ci95, of_seeds):
+        return f"{short}within the intervals"
+    return f"{short}{'better' if gap > 0 else 'worse'} by {number(abs(gap), higher_is_better).strip()}"

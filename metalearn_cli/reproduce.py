@@ -1,0 +1,232 @@
+"""`metalearn reproduce`: train and test a paper's row, and say how what comes of it stands to what was published.
+
+A row is a preset of conf/experiment that names a published figure. Its runs are outputs/reproduce/NAME/seed=N, which an
+interrupted command continues. Each becomes a line of benchmarks/papers/results.jsonl where the command runs in a
+checkout, and of outputs/reproduce/results.jsonl elsewhere.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import shlex
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli import catalog, runs
+from metalearn_cli.config import Job, keys_of, load_job
+from metalearn_cli.errors import UserError
+from metalearn_cli.evaluate import evaluate
+from metalearn_cli.files import Log
+from metalearn_cli.jobs import number, train_run
+from metalearn_cli.loop import training_draw
+from metalearn_cli.machine import new_learner, prepare
+from metalearn_cli.measure import timed
+from metalearn_cli.mistakes import nearest
+from metalearn_cli.progress import Console
+from metalearn_cli.published import Published, figures, mean_of, provenance, published, verdict
+
+# What a user may give besides: where and how fast a row is computed. All else would make it another row.
+KEYS = (
+    *("device", "threads", "allocator", "deterministic", "compile", "cuda_graph", "tasks_per_chunk", "memory"),
+    *("task.root", "other_batch_norm", "save_every", "lock"),
+)
+
+_TIMED = 20  # steps, after two that warm up
+_VALIDATIONS = 10  # of a run that a budget cuts short, where the preset has more
+_OF_VALIDATION = 16  # episodes that are timed
+
+
+def reproduce(names: list[str], seeds: list[int], budget: float | None, overrides: list[str]) -> str:
+    """Train and test each row with each seed, or take what an earlier command made of it -> what to show."""
+    known = catalog.published()
+    for name in names:
+        if name not in known:
+            raise UserError(f"{name} is no row with a published figure{nearest(name, known)}; see reproduce --list")
+    for key in sorted(keys_of(overrides)):
+        if key not in KEYS:
+            raise UserError(f"{key} would make another row of it: reproduce takes {', '.join(KEYS)}")
+    return "\n\n".join(_row(name, known[name], seeds, budget, overrides) for name in names)
+
+
+def listing() -> str:
+    """Every row: what was published (an accuracy in 0..1, or an error), and what it is."""
+    return "\n".join(
+        f"{name:<40} {published(paper, False):>15}  {catalog.describe('experiment', name)}"
+        for name, paper in catalog.published().items()
+    )
+
+
+def table(task: str) -> str:
+    """What was measured of the rows on a task, in the file that `reproduce` writes to, and which rows were not.
+
+    Raises UserError where no row is on this task.
+    """
+    known = [name for name in catalog.published() if _task_of(name).startswith(task)]
+    path = _results()
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        if _task_of(line["row"]).startswith(task):
+            groups.setdefault((line["row"], line["cell"]), []).append(line)
+    if not known and not groups:
+        tasks = [
+            name
+            for name in catalog.list_choices("task")
+            if any(_task_of(row).startswith(name) for row in catalog.published())
+        ]
+        raise UserError(f"no row is on the task {task}: there are rows on {', '.join(tasks)}")
+    shown = [_table_line(row, cell, found) for (row, cell), found in groups.items()]
+    measured = {row for row, _ in groups}
+    rest = [name for name in known if name not in measured]
+    return "\n".join([*shown, *(f"{name}  not measured here" for name in rest), f"from {path}"])
+
+
+def _table_line(row: str, cell: str, lines: list[dict[str, Any]]) -> str:
+    first, percent = lines[0], lines[0]["metric"] == "accuracy"
+    means = [line["mean"] for line in lines]
+    ours = f"{number(mean_of(means), percent)} +- {number(first['ci95'], percent)}"
+    mode = f"batch norm {first['batch_norm']}, " if first["batch_norm"] else ""
+    seeds = ",".join(str(line["seed"]) for line in lines)
+    return f"{row}, {cell}: paper {first['published']}, ours {ours} ({mode}seeds {seeds}, {first['length']})"
+
+
+def _task_of(row: str) -> str:
+    return row.partition("/")[2]
+
+
+def _row(name: str, paper: dict[str, Any], seeds: list[int], budget: float | None, overrides: list[str]) -> str:
+    lines = [_train(name, paper, seed, budget, overrides) for seed in seeds]
+    path = _append(lines)
+    first, percent = lines[0], lines[0]["metric"] == "accuracy"
+    means, unit = [line["mean"] for line in lines], " %" if percent else ""
+    ours = mean_of(means)
+    shown = f"{number(ours, percent)} +- {number(first['ci95'], percent)}{unit}"
+    if len(seeds) > 1:
+        shown += f", the mean of seeds {', '.join(map(str, seeds))}: {', '.join(number(m, percent) for m in means)}"
+    mode = f", batch norm {first['batch_norm']}" if first["batch_norm"] else ""
+    interval = f" +- {number(paper['ci95'], percent)}" if paper.get("ci95") is not None else ""
+    others = [
+        f"{mode} {number(mean, percent)} +- {number(ci95, percent)}" for mode, (mean, ci95) in first["others"].items()
+    ]
+    fields = {
+        "paper": f"{number(paper['mean'], percent)}{interval}{unit} ({paper['source']})",
+        "ours": f"{shown} ({first['metric']} over {first['episodes']} episodes{mode}; seed {seeds[0]}'s interval)",
+        "median": f"{number(first['median'], percent)}, diverged {max(line['diverged'] for line in lines):.2%}",
+        "beside": ", ".join(others),
+        "length": f"{first['length']}, {first['minutes']:.1f} minutes of training on {first['device']}",
+        "command": first["command"],
+        "verdict": verdict(Published(paper["mean"], paper.get("ci95")), means, first["ci95"], percent, first["length"]),
+        "in": str(path),
+    }
+    return "\n".join([name, *(f"  {key:<8} {value}" for key, value in fields.items() if value)])
+
+
+def _train(name: str, paper: dict[str, Any], seed: int, budget: float | None, overrides: list[str]) -> dict[str, Any]:
+    """One seed of a row -> its line."""
+    suffix = f"-{duration(budget)}" if budget else ""
+    given = [f"experiment={name}", f"seed={seed}", *overrides, f"name=reproduce/{name}{suffix}/seed={seed}"]
+    whole = load_job(given).run.steps
+    if budget:
+        given[1:1] = _kept_steps(runs.OUTPUTS / "reproduce" / f"{name}{suffix}") or fit_budget(load_job(given), budget)
+    job = load_job(given)
+    # task.root, or a budget's keys, leave the row what it is.
+    job = job._replace(run=dataclasses.replace(job.run, paper=paper), config={**job.config, "paper": paper})
+    folder, results = train_run(job, given)
+    is_short = job.run.steps < whole or "short run" in paper["source"]
+    length = f"{job.run.steps:,} of {whole:,} steps" if job.run.steps < whole else f"{whole:,} steps"
+    return {
+        "row": name,
+        "seed": seed,
+        "command": shlex.join(["metalearn", "train", *given]),
+        "length": f"short run: {length}" if is_short else length,
+        "source": paper["source"],
+        "date": str(date.today()),
+        **provenance(folder),
+        "test": "",
+        "cell": f"reproduce {duration(budget)}" if budget else "reproduce",
+        "published": published(paper, results["metric"] == "accuracy"),
+        **figures(results, paper.get("step"), None),
+    }
+
+
+def fit_budget(job: Job, seconds: float) -> list[str]:
+    """How many steps fit, by timing some here -> the keys that make the run so long. Its final test comes on top."""
+    console = Console()
+    job = prepare(job, None, console)
+    learner = new_learner(job)
+
+    def step(at: int) -> None:
+        learner.step(job.task.gather(training_draw(job, at), learner.device), at)
+
+    timed(learner.device, 2, step)
+    _, of_step = timed(learner.device, _TIMED, lambda at: step(2 + at))
+    validations, of_validation = 0, 0.0
+    if job.run.eval_every:
+        validations = min(_VALIDATIONS, max(job.run.steps // job.run.eval_every, 1))
+        modes, number = [job.run.batch_norm or job.algo.batch_norm], min(_OF_VALIDATION, job.run.eval_episodes)
+        _, once = timed(
+            learner.device, 1, lambda _: evaluate(learner, job.task, "val", number, 0, modes, lambda done: None)
+        )
+        of_validation = once * job.run.eval_episodes / number
+    steps = min(int((seconds - validations * of_validation) / of_step), job.run.steps)
+    if steps < max(validations, 1):
+        least = validations * of_validation + max(validations, 1) * of_step
+        raise UserError(
+            f"--budget {duration(seconds)} is too short for this row here: give {math.ceil(least)}s or more"
+        )
+    console.say(
+        f"{_TIMED} steps took {of_step * _TIMED:.3g} s, a validation takes {of_validation:.3g} s: "
+        f"{steps:,} of {job.run.steps:,} steps and {validations} validations fit into {duration(seconds)}"
+    )
+    return _length(steps, steps // validations if validations else 0, min(job.run.log_every, -(-steps // 10)))
+
+
+def _kept_steps(folder: Path) -> list[str]:
+    """The length that an earlier command chose for this row and budget, whatever the seed."""
+    for path in sorted(folder.glob("seed=*/config.yaml")):
+        config = runs.load_config(path)
+        return _length(config["steps"], config["eval_every"], config["log_every"])
+    return []
+
+
+def _length(steps: int, eval_every: int, log_every: int) -> list[str]:
+    return [f"steps={steps}", f"log_every={log_every}", *([f"eval_every={eval_every}"] if eval_every else [])]
+
+
+def _results() -> Path:
+    papers = Path("benchmarks/papers")
+    return (papers if papers.is_dir() else runs.OUTPUTS / "reproduce") / "results.jsonl"
+
+
+def _append(lines: list[dict[str, Any]]) -> Path:
+    """Add what is not there yet -> the file."""
+    path = _results()
+    before = path.read_text().splitlines() if path.exists() else []
+    there = {(line["row"], line["seed"], line["cell"], line["commit"]) for line in map(json.loads, before)}
+    with closing(Log(path)) as file:
+        for line in lines:
+            if (line["row"], line["seed"], line["cell"], line["commit"]) not in there:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+    return path
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_budget(text: str) -> float:
+    """30m -> 1800 seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not found or float(found[1]) == 0:
+        raise UserError(f"--budget {text} must be a time, e.g. 90s, 30m or 2h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def duration(seconds: float) -> str:
+    """1800 -> 30m."""
+    for unit in ("h", "m"):
+        if seconds % _UNITS[unit] == 0:
+            return f"{seconds / _UNITS[unit]:.0f}{unit}"
+    return f"{seconds:g}s"

@@ -1,0 +1,127 @@
+"""`metalearn reproduce`: a paper's row, trained and tested, beside what was published."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from metalearn_cli import catalog, reproduce
+from metalearn_cli.cli import main
+from metalearn_cli.completion import completions
+from metalearn_cli.published import Published, mean_of, verdict
+
+SHORT = ["reproduce", "pretrain/sinusoid", "--budget", "2s", "threads=1"]
+
+
+@pytest.fixture(autouse=True)
+def a_clock_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes 10 ms, and a validation 125 ms, on any machine: 75 steps fit into 2 s beside ten validations."""
+    monkeypatch.setattr(reproduce, "timed", lambda device, calls, work: ([work(call) for call in range(calls)], 0.01))
+
+
+def lines(path: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_a_budget_fixes_the_steps_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*SHORT, "--seeds", "0,1"]) == 0
+    shown = capsys.readouterr().out
+    found = lines("outputs/reproduce/results.jsonl")
+    assert [line["seed"] for line in found] == [0, 1]
+    assert found[0]["steps"] == found[1]["steps"] == 75
+    assert str(found[0]["length"]).startswith("short run: ")
+    assert "a short run, worse by" in shown
+    assert "paper    2.41" in shown
+    assert f"steps={found[0]['steps']}" in str(found[0]["command"])
+    results = json.loads(Path("outputs/reproduce/pretrain/sinusoid-2s/seed=0/results.json").read_text())
+    assert found[0]["mean"] == results["per_step"][1]["mean"]  # the published figure is that after one step
+    assert found[0]["episodes_sha256"] == results["episodes_sha256"][:16]
+
+    assert main([*SHORT, "--seeds", "0,1"]) == 0
+    again = capsys.readouterr()
+    assert again.err.count("already finished") == 2
+    assert again.out == shown
+    assert lines("outputs/reproduce/results.jsonl") == found  # no line twice
+
+
+def test_in_a_checkout_the_line_goes_to_the_papers_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("benchmarks/papers").mkdir(parents=True)
+    assert main(SHORT) == 0
+    assert len(lines("benchmarks/papers/results.jsonl")) == 1
+    capsys.readouterr()
+    assert main(["reproduce", "--table", "sinusoid"]) == 0
+    shown = capsys.readouterr().out
+    assert "pretrain/sinusoid, reproduce 2s: paper 2.41, ours" in shown
+    assert "maml/sinusoid  not measured here" in shown
+    assert "omniglot" not in shown
+
+
+def test_a_long_budget_is_the_row_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = catalog.paper_of("maml/omniglot_quick")
+    assert "short run" in whole["source"]  # a preset that is short itself is never called the paper's length
+    assert verdict(Published(0.987, 0.004), [0.9865], 0.006, True, "2,500 steps") == "within the intervals"
+    assert main(["reproduce", "maml/sinusoid", "--budget", "1s", "threads=1"]) == 1
+    assert "--budget 1s is too short for this row here: give" in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["maml/sinusod"], "maml/sinusod is no row with a published figure: did you mean maml/sinusoid?"),
+        (["learned_optimizer/quadratics"], "is no row with a published figure"),
+        (["maml/sinusoid", "algo.inner_lr=1"], "algo.inner_lr would make another row of it"),
+        (["maml/sinusoid", "name=mine"], "name would make another row of it"),
+        (["maml/sinusoid", "--budget", "soon"], "--budget soon must be a time, e.g. 90s, 30m or 2h"),
+        (["--table", "chess"], "no row is on the task chess: there are rows on"),
+    ],
+)
+def test_mistakes(
+    given: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *given]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("given", [[], ["--list", "x"], ["x", "--seeds", "a"], ["x", "--fast"], ["--table"]])
+def test_unknown_options(given: list[str]) -> None:
+    assert main(["reproduce", *given]) == 2
+
+
+def test_the_list_has_every_published_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "--list"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == list(catalog.published())
+    assert "protonet/omniglot_20w1s" in listed
+    assert "meta_lstm/sinusoid" not in listed
+    assert "maml/sinusoid " in completions(["reproduce", "maml/sin"])
+
+
+def test_verdicts() -> None:
+    paper = Published(0.90, 0.01)
+    assert verdict(paper, [0.905], 0.01, True, "100 steps") == "within the intervals"
+    assert verdict(paper, [0.93], 0.01, True, "100 steps") == "better by 3.00"
+    assert verdict(paper, [0.85], 0.01, True, "short run: 10 of 100 steps") == "a short run, worse by 5.00"
+    assert verdict(Published(2.0, None), [1.5], 0.1, False, "100 steps") == "better by 0.5"  # an error
+    assert verdict(paper, [None, 0.9], None, True, "100 steps") == "diverged"
+    assert mean_of([1.0, None]) is None
+    # Seeds far apart say little, and the verdict says no more.
+    assert verdict(paper, [0.80, 0.96], 0.001, True, "100 steps") == "within the intervals"
+    assert verdict(paper, [0.879, 0.881], 0.001, True, "100 steps").startswith("worse by")
