@@ -88,6 +88,8 @@ def run(arguments: list[str]) -> int:
             return data_command(rest)
         case ["list", *rest]:
             return list_command(rest)
+        case ["doctor", *rest]:
+            return doctor_command(rest)
         case ["completion", *rest]:
             return completion_command(rest)
         case _:
@@ -183,6 +185,17 @@ def data_command(arguments: list[str]) -> int:
             return refuse(
                 f"data wants one of {', '.join(ACTIONS)}, and the name of a data set; see metalearn data --help"
             )
+
+
+def doctor_command(arguments: list[str]) -> int:
+    from metalearn_cli.doctor import doctor
+    from metalearn_cli.progress import show
+
+    if arguments:
+        return refuse(f"doctor takes no options, and {arguments[0]} was given")
+    text, is_well = doctor()
+    show(text)
+    return 0 if is_well else 1
 
 
 def list_command(arguments: list[str]) -> int:

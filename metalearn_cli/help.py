@@ -9,6 +9,7 @@ metalearn: train, test and compare few-shot learners
   metalearn bench experiment=maml/omniglot_5w1s                     how fast it trains here, and where the time goes
   metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
   metalearn data prepare|verify|path omniglot                       get a data set, check it, or say where it is
+  metalearn doctor                                                  what is here, what is wrong, how to mend it
   metalearn train --help                                            examples, and how the keys work
   eval "$(metalearn completion bash)"                               completion of commands, keys, values, runs; or zsh
   metalearn completion fish | source                                the same in fish
@@ -109,4 +110,4 @@ HELPS = {
     "data": DATA_HELP,
     "list": LIST_HELP,
 }
-COMMANDS = (*HELPS, "completion")
+COMMANDS = (*HELPS, "doctor", "completion")

@@ -64,7 +64,8 @@ def table(task: str) -> str:
 
     Raises UserError where no row is on this task.
     """
-    known = [name for name in catalog.published() if _task_of(name).startswith(task)]
+    all_rows = catalog.published()
+    known = [name for name in all_rows if _task_of(name).startswith(task)]
     path = _results()
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -73,9 +74,7 @@ def table(task: str) -> str:
             groups.setdefault((line["row"], line["cell"]), []).append(line)
     if not known and not groups:
         tasks = [
-            name
-            for name in catalog.list_choices("task")
-            if any(_task_of(row).startswith(name) for row in catalog.published())
+            name for name in catalog.list_choices("task") if any(_task_of(row).startswith(name) for row in all_rows)
         ]
         raise UserError(f"no row is on the task {task}: there are rows on {', '.join(tasks)}")
     shown = [_table_line(row, cell, found) for (row, cell), found in groups.items()]
