@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.allocator import Allocator
-from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
+from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices, run_keys
 from metalearn_cli.errors import UserError
 from metalearn_cli.measure import parse_memory
 from metalearn_cli.metrics import parse_expectation
@@ -442,6 +442,32 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
         if capability < (8, 0) and torch.version.hip is None:
             raise UserError(f"precision={precision.name} wants a GPU of 2020 (Ampere) or later, not {name}: take fp32")
+
+
+def key_defaults(job: Job) -> dict[str, Any]:
+    """What each key is where nobody sets it, by its whole name: in a run of a version without the key, that is what
+    was done."""
+    defaults = run_keys()
+    for group, part in (("algo", job.algo), ("task", job.task), ("model", job.net), ("optimizer", job.optimizer)):
+        if isinstance(part, ModuleNet):
+            own = _argument_defaults(part.module_class)
+        else:
+            own = _field_defaults(type(part), frozenset({"spec"}))
+        defaults |= {f"{group}.{key}": _plain(value) for key, value in own.items() if value != MISSING}
+    return defaults
+
+
+def gone_keys(config: dict[str, Any], groups: list[str], trust: bool) -> dict[str, Any]:
+    """The keys in the configuration of a run that there are no longer, of those that belong to no group and of these
+    groups."""
+    known = {field.name for field in dataclasses.fields(Run)} | set(GROUPS)
+    gone = {key: value for key, value in config.items() if key not in known}
+    for group in groups:
+        cls = _import(config[group]["_target_"], group, trust)
+        if dataclasses.is_dataclass(cls):
+            keys = {"_target_", *_field_types(cls, frozenset({"spec"}))}
+            gone |= {f"{group}.{key}": value for key, value in config[group].items() if key not in keys}
+    return gone
 
 
 # The keys of a class are its fields; a field that is a dataclass itself stands for the fields of that one.

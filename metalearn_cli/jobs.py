@@ -13,8 +13,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metalearn_cli import checkpoint, runs
-from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten
-from metalearn_cli.config import Job, build, compose_config, make_job, parse_override
+from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
+from metalearn_cli.config import Job, build, compose_config, gone_keys, key_defaults, make_job, parse_override
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import test, train
@@ -37,7 +37,7 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=job.run.name is not None)
     with runs.lock(folder, job.run.lock):
         runs.remove_temporary(folder)
-        runs.check_same(folder, job.config)
+        runs.check_same(folder, job.config, key_defaults(job))
         with closing(Console(folder / "train.log")) as console:
             for note in notes:
                 console.say(note)
@@ -125,10 +125,15 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         raise UserError(f"run={run} is the folder of a sweep: give one of its runs, e.g. run={jobs[0].parent}")
     if not (run / "config.yaml").is_file():
         raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
-    config = runs.load_config(run / "config.yaml")
-    missing = [key for key in (*GROUPS, "expect", "trust", "paper") if key not in config]
-    if missing:
-        raise UserError(f"{run / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
+    config = run_keys() | runs.load_config(run / "config.yaml")  # a run of a version without some key has its default
+    for group in GROUPS:
+        if not isinstance(config.get(group), dict) or not isinstance(config[group].get("_target_"), str):
+            raise UserError(f"{run / 'config.yaml'} has no {group}._target_: it is not whole, or of another version")
+    # Whether to run foreign code is the word of who gives the command, never of the folder.
+    trust = "trust" in given and parse_override(f"trust={given['trust']}")[1] is True
+    kept = [group for group in GROUPS if group not in given and f"{group}._target_" not in given]
+    if gone := gone_keys(config, kept, trust):
+        raise UserError(f"{run} {runs.gone_keys(run, gone)}")
     for override in overrides:
         _check_eval_key(override, config, has_own_task="task._target_" in given)
     references = [key for key, value in flatten(config).items() if "${" in str(value)]
@@ -148,8 +153,6 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     config |= {"compile": False, "cuda_graph": False, "memory": None}  # of a training step
     config["expect"] = config["expect"] if "expect" in given else None
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
-    # Whether to run foreign code is the word of who gives the command, never of the folder.
-    trust = bool(config["trust"]) if "trust" in given else False
     input_shape = None
     if on_task:
         own = _where_it_stands_now(runs.load_config(run / "config.yaml")["task"], config["task"])
