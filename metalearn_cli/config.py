@@ -125,8 +125,10 @@ class Job(NamedTuple):
 
 
 def check_name(name: str) -> None:
-    """Raises UserError for a name that is not that of a folder inside outputs/."""
-    if not name.strip() or not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+    """Raises UserError for a name that is not that of a folder inside outputs/. It is printed in a line of its own, so
+    that it cannot hold a line break, nor other signs that a terminal would obey."""
+    path = Path(name)
+    if not name.strip() or not path.parts or path.is_absolute() or ".." in path.parts or not name.isprintable():
         raise UserError(f"name={name!r} must be the name of a folder inside outputs/")
 
 
@@ -205,6 +207,7 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
     if "paper" not in given and any(key.partition(".")[0] in GROUPS for key in given):
         composed.paper = None  # the published figure belongs to the experiment as it stands
     job = make_job(composed, choices, given, trust=True)
+    job = job._replace(notes=[*job.notes, *given_twice(overrides)])
     if (lacking := _why_no_validation(job)) is None:
         return job
     if job.run.select is Select.best:
@@ -243,6 +246,18 @@ def refuse_hydra(overrides: list[str], honoured: tuple[str, ...] = ()) -> None:
 
 def keys_of(overrides: list[str]) -> set[str]:
     return {override.partition("=")[0].lstrip("+") for override in overrides}
+
+
+def given_twice(overrides: list[str]) -> list[str]:
+    """A sentence for each key that is there with two values."""
+    last: dict[str, str] = {}
+    notes: list[str] = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if last.get(key, value) != value:
+            notes.append(f"{key} is given twice, and the last counts: {key}={value}, not {last[key]}")
+        last[key] = value
+    return notes
 
 
 def make_job(

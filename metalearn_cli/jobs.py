@@ -14,7 +14,17 @@ from omegaconf import OmegaConf
 
 from metalearn_cli import checkpoint, runs
 from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
-from metalearn_cli.config import Job, build, compose_config, gone_keys, key_defaults, make_job, parse_override
+from metalearn_cli.config import (
+    Job,
+    build,
+    compose_config,
+    given_twice,
+    gone_keys,
+    key_defaults,
+    make_job,
+    parse_override,
+)
+from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import test, train
@@ -159,7 +169,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         both = _task(own, set(), trust), _task(config["task"], set(given), trust)
         input_shape = _check_task(run, records["task"], *both)
     job = make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
-    return run, job._replace(notes=[*job.notes, *notes])
+    return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
 
 
 def _sizes(task: dict[str, Any]) -> str:
@@ -174,7 +184,7 @@ def _task(node: dict[str, Any], given: set[str], trust: bool) -> TaskDistributio
 
 def _where_it_stands_now(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """The run's own task: where its folder is gone and the same task is asked for in another folder, in that one."""
-    gone = own.get("root") is not None and not Path(own["root"]).expanduser().exists()
+    gone = own.get("root") is not None and not expand(own["root"]).exists()
     is_same = own["_target_"] == other["_target_"] and other.get("root") is not None
     return {**own, "root": other["root"]} if gone and is_same else own
 

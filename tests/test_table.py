@@ -437,6 +437,11 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "a number missing": ([HEAD, *GOOD[:3], "t0,query,,1"], {}, "a.csv line 5 has nothing in column x"),
     "no number": ([HEAD, *GOOD[:3], "t0,query,red,1"], {}, "a.csv line 5 holds red in column x, where a finite number"),
     "no finite number": ([HEAD, *GOOD[:3], "t0,query,inf,1"], {}, "line 5 holds inf in column x"),
+    "two cells that are no numbers": (
+        [HEAD, *GOOD[:3], "t0,query,red,1", "t1,query,,1"],
+        {},
+        "line 5 holds red in column x, where a finite number is wanted (the first of 2 such cells)",
+    ),
     "a name missing": ([HEAD, *GOOD, ",query,1,1"], {}, "line 22 has nothing in column task (task.task_column)"),
     "too few cells": ([HEAD, GOOD[0], "t0,query,1"], {}, "a.csv line 3 has 3 cells, and line 1 4 names"),
     "another set": ([HEAD, GOOD[0], "t0,holdout,1,1"], {}, "line 3 has holdout in column set: support or query"),
