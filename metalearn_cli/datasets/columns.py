@@ -50,7 +50,8 @@ class Columns(NamedTuple):
             raise UserError(f"{self.where(row)} has nothing in column {name}{more}: give every point a number there")
         way_out = "task.loss=classes takes labels" if key == "target" else "or name the features: task.features=[x1,x2]"
         raise UserError(
-            f"{self.where(row)} holds {cell!s} in column {name}, where a finite number is wanted{more}: mend it; {way_out}"
+            f"{self.where(row)} holds {cell!s} in column {name}, where a finite number is wanted{more}: mend it; "
+            f"{way_out}"
         )
 
     def texts(self, name: str, key: str) -> list[str]:
