@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
@@ -23,6 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metalearn_cli import yaml_files
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.allocator import Allocator
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices, run_keys
@@ -147,9 +149,13 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
             raise UserError(f"{key}={value} is none of the choices{nearest(value, list_choices(key))}")
         if override.startswith("+") and key in (*GROUPS, *PRESETS):
             raise UserError(f"{override}: give {key}={value} without the +")
+    for path in conf_dir().rglob("*.yaml"):
+        yaml_files.check(path)
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("config", overrides, return_hydra_config=True)
+    except yaml.YAMLError as error:
+        raise UserError(yaml_files.sentence(error)) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(composition_sentence(error, overrides)) from error
     choices = chosen(composed.hydra.runtime.choices)
@@ -273,6 +279,9 @@ def make_job(
     the task's images get that shape.
     """
     groups = {group: node.pop(group) for group in GROUPS}
+    for group, part in groups.items():
+        if not isinstance(part, DictConfig) or "_target_" not in part:
+            raise UserError(f"{conf_dir() / group / choices[group]}.yaml has no _target_, the class that it is about")
     run = Run(**check(Run, node, ""))
     notes: list[str] = []
 

@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 from omegaconf import OmegaConf
 
-from metalearn_cli import __version__
+from metalearn_cli import __version__, yaml_files
 from metalearn_cli.catalog import flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
@@ -143,10 +143,7 @@ def check_same_data(folder: Path, fingerprint: str) -> None:
 
 def load_config(path: Path) -> dict[str, Any]:
     """A config.yaml as plain values; nothing in it is imported or run."""
-    try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # whatever a yaml parser raises
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): mend or remove it") from error
+    config = yaml_files.load(path)
     if not isinstance(config, dict) or not config:
         raise UserError(f"{path} holds no configuration: mend or remove it")
     return config

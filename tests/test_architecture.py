@@ -30,6 +30,7 @@ LAYERS = [
         "mistakes",
         "interrupt",
         "help",
+        "yaml_files",
     },
 ]
 
