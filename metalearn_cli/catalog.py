@@ -78,10 +78,10 @@ def keys_of(group: str, choice: str) -> list[str]:
     return [f"{group}.{key}" for key in node.get(group, node) if key not in ("defaults", "_target_")]
 
 
-def run_keys() -> list[str]:
-    """The keys of conf/config.yaml."""
+def run_keys() -> dict[str, Any]:
+    """The keys of conf/config.yaml, and what they are where nobody sets them."""
     node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
-    return [key for key in node if key != "defaults"]
+    return {key: value for key, value in node.items() if key != "defaults"}
 
 
 def values_of(key: str) -> list[str]:

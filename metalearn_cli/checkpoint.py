@@ -54,14 +54,17 @@ def load(path: Path) -> Checkpoint:
         raise Damaged(f"{path}: its content does not match the hash in its name")
     try:
         record = json.loads(_metadata(data)["metalearn"])
-        tensors = safetensors.torch.load(data)
-    except (SafetensorError, KeyError, ValueError) as error:
+        if (number := int(record["format"])) > FORMAT:
+            raise UserError(
+                f"{path} is of format {number}, and this version reads up to {FORMAT}: install a newer metalearn"
+            )
+        if record["best"] is not None:
+            _ = float(record["best"]["value"]), int(record["best"]["step"])
+        if record["step"] != step_of(path) or not isinstance(record["to_validate"], bool):
+            raise ValueError("another record than this program writes")
+        return Checkpoint(record["step"], safetensors.torch.load(data), record)
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:  # anybody can name a file so
         raise Damaged(f"{path}: not a checkpoint of this program") from error
-    if record["format"] > FORMAT:
-        raise UserError(
-            f"{path} is of format {record['format']}, and this version reads up to {FORMAT}: install a newer metalearn"
-        )
-    return Checkpoint(record["step"], tensors, record)
 
 
 def _metadata(data: bytes) -> dict[str, str]:

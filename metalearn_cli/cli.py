@@ -3,11 +3,12 @@
 import difflib
 import os
 import sys
+import traceback
 
 from metalearn_cli import __version__, catalog
 from metalearn_cli.completion import COMPLETION, completions
 from metalearn_cli.datasets import sets
-from metalearn_cli.errors import UserError
+from metalearn_cli.errors import Broken, UserError
 from metalearn_cli.help import COMMANDS, HELP, HELPS
 from metalearn_cli.interrupt import Interrupted, catch, end_at_once, leave_at_once, restore
 from metalearn_cli.progress import tell
@@ -52,6 +53,9 @@ def answer(arguments: list[str]) -> int:
             raise
         tell(f"metalearn: {error}")
         return 1
+    except Broken as broken:
+        tell("".join(traceback.format_exception(broken.__cause__)) + f"metalearn: {broken}")
+        return 1
     except Interrupted as interrupted:
         tell(f"metalearn: stopped; {interrupted.advice or 'nothing was lost'}")
         return interrupted.code
@@ -62,6 +66,14 @@ def answer(arguments: list[str]) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         tell(f"metalearn: {error.strerror or error}: {error.filename or 'a file of the run'}")
+        return 1
+    except Exception as error:
+        from metalearn_cli.measure import is_out_of_memory
+
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_out_of_memory(error):
+            raise
+        what = " ".join(str(error).split()) or type(error).__name__
+        tell(f"metalearn: there is not enough memory ({what}): take tasks_per_chunk=1, or a smaller model or task")
         return 1
 
 

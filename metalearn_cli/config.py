@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
@@ -23,9 +24,10 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metalearn_cli import yaml_files
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.allocator import Allocator
-from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
+from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices, run_keys
 from metalearn_cli.errors import UserError
 from metalearn_cli.measure import parse_memory
 from metalearn_cli.metrics import parse_expectation
@@ -125,8 +127,10 @@ class Job(NamedTuple):
 
 
 def check_name(name: str) -> None:
-    """Raises UserError for a name that is not that of a folder inside outputs/."""
-    if not name.strip() or not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+    """Raises UserError for a name that is not that of a folder inside outputs/. It is printed in a line of its own, so
+    that it cannot hold a line break, nor other signs that a terminal would obey."""
+    path = Path(name)
+    if not name.strip() or not path.parts or path.is_absolute() or ".." in path.parts or not name.isprintable():
         raise UserError(f"name={name!r} must be the name of a folder inside outputs/")
 
 
@@ -145,9 +149,13 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
             raise UserError(f"{key}={value} is none of the choices{nearest(value, list_choices(key))}")
         if override.startswith("+") and key in (*GROUPS, *PRESETS):
             raise UserError(f"{override}: give {key}={value} without the +")
+    for path in conf_dir().rglob("*.yaml"):
+        yaml_files.check(path)
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("config", overrides, return_hydra_config=True)
+    except yaml.YAMLError as error:
+        raise UserError(yaml_files.sentence(error)) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(composition_sentence(error, overrides)) from error
     choices = chosen(composed.hydra.runtime.choices)
@@ -205,6 +213,7 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
     if "paper" not in given and any(key.partition(".")[0] in GROUPS for key in given):
         composed.paper = None  # the published figure belongs to the experiment as it stands
     job = make_job(composed, choices, given, trust=True)
+    job = job._replace(notes=[*job.notes, *given_twice(overrides)])
     if (lacking := _why_no_validation(job)) is None:
         return job
     if job.run.select is Select.best:
@@ -245,6 +254,18 @@ def keys_of(overrides: list[str]) -> set[str]:
     return {override.partition("=")[0].lstrip("+") for override in overrides}
 
 
+def given_twice(overrides: list[str]) -> list[str]:
+    """A sentence for each key that is there with two values."""
+    last: dict[str, str] = {}
+    notes: list[str] = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if last.get(key, value) != value:
+            notes.append(f"{key} is given twice, and the last counts: {key}={value}, not {last[key]}")
+        last[key] = value
+    return notes
+
+
 def make_job(
     node: DictConfig,
     choices: dict[str, str],
@@ -258,6 +279,9 @@ def make_job(
     the task's images get that shape.
     """
     groups = {group: node.pop(group) for group in GROUPS}
+    for group, part in groups.items():
+        if not isinstance(part, DictConfig) or "_target_" not in part:
+            raise UserError(f"{conf_dir() / group / choices[group]}.yaml has no _target_, the class that it is about")
     run = Run(**check(Run, node, ""))
     notes: list[str] = []
 
@@ -442,6 +466,32 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
         if capability < (8, 0) and torch.version.hip is None:
             raise UserError(f"precision={precision.name} wants a GPU of 2020 (Ampere) or later, not {name}: take fp32")
+
+
+def key_defaults(job: Job) -> dict[str, Any]:
+    """What each key is where nobody sets it, by its whole name: in a run of a version without the key, that is what
+    was done."""
+    defaults = run_keys()
+    for group, part in (("algo", job.algo), ("task", job.task), ("model", job.net), ("optimizer", job.optimizer)):
+        if isinstance(part, ModuleNet):
+            own = _argument_defaults(part.module_class)
+        else:
+            own = _field_defaults(type(part), frozenset({"spec"}))
+        defaults |= {f"{group}.{key}": _plain(value) for key, value in own.items() if value != MISSING}
+    return defaults
+
+
+def gone_keys(config: dict[str, Any], groups: list[str], trust: bool) -> dict[str, Any]:
+    """The keys in the configuration of a run that there are no longer, of those that belong to no group and of these
+    groups."""
+    known = {field.name for field in dataclasses.fields(Run)} | set(GROUPS)
+    gone = {key: value for key, value in config.items() if key not in known}
+    for group in groups:
+        cls = _import(config[group]["_target_"], group, trust)
+        if dataclasses.is_dataclass(cls):
+            keys = {"_target_", *_field_types(cls, frozenset({"spec"}))}
+            gone |= {f"{group}.{key}": value for key, value in config[group].items() if key not in keys}
+    return gone
 
 
 # The keys of a class are its fields; a field that is a dataclass itself stands for the fields of that one.

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from metalearn_cli.datasets.archives import unpack
 from metalearn_cli.datasets.fetch import fetch
+from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.sets import SETS, folder_of, is_in, packed_files
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import sync_folder, turn
@@ -49,7 +50,7 @@ def data(action: str, name: str, options: list[str]) -> None:
     root = given.get("root")
     match action:
         case "prepare":
-            prepare(name, root, Path(given["archive"]).expanduser() if "archive" in given else None)
+            prepare(name, root, expand(given["archive"]) if "archive" in given else None)
         case "verify":
             verify(name, root)
         case "path":

@@ -1,5 +1,11 @@
-"""The one exception that is shown to a user as a sentence instead of a traceback."""
+"""The exceptions whose text is shown to a user."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text is one sentence: what was given, where, and what would be right."""
+    """A mistake that the user can mend; its text is one sentence: what was given, where, and what would be right. It is
+    shown instead of a traceback."""
+
+
+class Broken(Exception):
+    """A fault of the program, or of a user's class, in the middle of a run: its text is one sentence that says what was
+    saved, shown behind the traceback of what it was raised from."""

@@ -13,8 +13,18 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metalearn_cli import checkpoint, runs
-from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten
-from metalearn_cli.config import Job, build, compose_config, make_job, parse_override
+from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
+from metalearn_cli.config import (
+    Job,
+    build,
+    compose_config,
+    given_twice,
+    gone_keys,
+    key_defaults,
+    make_job,
+    parse_override,
+)
+from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import test, train
@@ -37,7 +47,7 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=job.run.name is not None)
     with runs.lock(folder, job.run.lock):
         runs.remove_temporary(folder)
-        runs.check_same(folder, job.config)
+        runs.check_same(folder, job.config, key_defaults(job))
         with closing(Console(folder / "train.log")) as console:
             for note in notes:
                 console.say(note)
@@ -125,10 +135,15 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         raise UserError(f"run={run} is the folder of a sweep: give one of its runs, e.g. run={jobs[0].parent}")
     if not (run / "config.yaml").is_file():
         raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
-    config = runs.load_config(run / "config.yaml")
-    missing = [key for key in (*GROUPS, "expect", "trust", "paper") if key not in config]
-    if missing:
-        raise UserError(f"{run / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
+    config = run_keys() | runs.load_config(run / "config.yaml")  # a run of a version without some key has its default
+    for group in GROUPS:
+        if not isinstance(config.get(group), dict) or not isinstance(config[group].get("_target_"), str):
+            raise UserError(f"{run / 'config.yaml'} has no {group}._target_: it is not whole, or of another version")
+    # Whether to run foreign code is the word of who gives the command, never of the folder.
+    trust = "trust" in given and parse_override(f"trust={given['trust']}")[1] is True
+    kept = [group for group in GROUPS if group not in given and f"{group}._target_" not in given]
+    if gone := gone_keys(config, kept, trust):
+        raise UserError(f"{run} {runs.gone_keys(run, gone)}")
     for override in overrides:
         _check_eval_key(override, config, has_own_task="task._target_" in given)
     references = [key for key, value in flatten(config).items() if "${" in str(value)]
@@ -148,15 +163,13 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     config |= {"compile": False, "cuda_graph": False, "memory": None}  # of a training step
     config["expect"] = config["expect"] if "expect" in given else None
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
-    # Whether to run foreign code is the word of who gives the command, never of the folder.
-    trust = bool(config["trust"]) if "trust" in given else False
     input_shape = None
     if on_task:
         own = _where_it_stands_now(runs.load_config(run / "config.yaml")["task"], config["task"])
         both = _task(own, set(), trust), _task(config["task"], set(given), trust)
         input_shape = _check_task(run, records["task"], *both)
     job = make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
-    return run, job._replace(notes=[*job.notes, *notes])
+    return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
 
 
 def _sizes(task: dict[str, Any]) -> str:
@@ -171,7 +184,7 @@ def _task(node: dict[str, Any], given: set[str], trust: bool) -> TaskDistributio
 
 def _where_it_stands_now(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """The run's own task: where its folder is gone and the same task is asked for in another folder, in that one."""
-    gone = own.get("root") is not None and not Path(own["root"]).expanduser().exists()
+    gone = own.get("root") is not None and not expand(own["root"]).exists()
     is_same = own["_target_"] == other["_target_"] and other.get("root") is not None
     return {**own, "root": other["root"]} if gone and is_same else own
 

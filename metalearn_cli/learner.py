@@ -147,6 +147,7 @@ class Learner:
         if cuda_graph:
             require_gpu(self.device)
             self._update, self._number = Captured(self._update), zero.long()
+        self.begun = 0  # the meta-iteration that was begun last
         self._looks_at_once = self.device.type == "cpu"  # where it costs nothing
         # CUDA's fused kernels read a float; the others take any, and a double keeps all digits.
         self._rate = zero.double() if self.device.type == "cpu" else zero.clone()
@@ -157,6 +158,7 @@ class Learner:
         An update whose loss or gradient is not finite is not made, and no other after it; `check` tells of it, which is
         called here on the CPU.
         """
+        self.begun = step
         self._expect(len(batch.key))
         batch = batch.to(self.dtype)
         self._rate.fill_(self.optimizer.rate(step))

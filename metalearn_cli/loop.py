@@ -14,12 +14,14 @@ from torch import Tensor
 from metalearn_cli import checkpoint, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config import Job, Select
-from metalearn_cli.errors import UserError
+from metalearn_cli.errors import Broken, UserError
 from metalearn_cli.evaluate import Evaluation, baselines, draw_block, evaluate
 from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.learner import Learner, NonFinite
+from metalearn_cli.measure import is_out_of_memory, peak_memory
 from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summarise
+from metalearn_cli.mistakes import failure_sentence
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
@@ -43,6 +45,15 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
         raise UserError(
             f"{what}, so training stopped; {last_good(folder / 'checkpoints')}; "
             "mend it, and give the same command again"
+        ) from failure
+    except UserError:
+        raise
+    except Exception as failure:
+        if is_out_of_memory(failure):
+            raise UserError(out_of_memory_sentence(learner, job, folder / "checkpoints")) from failure
+        raise Broken(
+            f"{failure_sentence(failure)}, so training stopped in step {learner.begun} or a test after it; "
+            f"{last_good(folder / 'checkpoints')}; mend it, and give the same command again"
         ) from failure
 
 
@@ -275,6 +286,19 @@ def non_finite_sentence(failure: NonFinite, checkpoints: Path) -> str:
     return (
         f"the {failure.what} of step {failure.step} is not finite{tasks}, so training stopped before the update; "
         f"{last_good(checkpoints)}; try a lower algo.inner_lr or optimizer.lr, or optimizer.clip_norm=1"
+    )
+
+
+def out_of_memory_sentence(learner: Learner, job: Job, checkpoints: Path) -> str:
+    """What took how much, and what makes it less. Nothing is made smaller by itself."""
+    peak = peak_memory(learner.device)
+    held = f", {peak / 1e6:.4g} MB at the most" if peak else ""
+    at_once = job.run.tasks_per_chunk or job.run.tasks_per_step
+    ways = [f"tasks_per_chunk=auto, or below {at_once}, changes no result"] if at_once != 1 else []
+    ways += [f"algo.{key}=true" for key in ("remat", "first_order") if getattr(job.algo, key, None) is False]
+    return (
+        f"there is not enough memory on {learner.device} in step {learner.begun} or a test after it{held}, so training "
+        f"stopped; {last_good(checkpoints)}; {', or '.join([*ways, 'fewer algo.inner_steps or examples of a task'])}"
     )
 
 

@@ -44,6 +44,13 @@ def peak_memory(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
 
 
+def is_out_of_memory(failure: Exception) -> bool:
+    """Whether Python, torch's CPU or a GPU had no memory left to give."""
+    return isinstance(failure, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(failure, RuntimeError) and "can't allocate memory" in str(failure)
+    )
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that this process could hold, with those that it holds. None where the system does not tell."""
     if device.type == "cuda":

@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 from omegaconf import OmegaConf
 
-from metalearn_cli import __version__
+from metalearn_cli import __version__, yaml_files
 from metalearn_cli.catalog import flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
@@ -85,8 +85,11 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
     return file
 
 
-def check_same(folder: Path, config: dict[str, Any]) -> None:
-    """Raises UserError where the folder holds a run of another configuration, with the keys that differ."""
+def check_same(folder: Path, config: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raises UserError where the folder holds a run of another configuration, with the keys that differ.
+
+    A version without some key did what its default of now does, which `defaults` names.
+    """
     path = folder / "config.yaml"
     if not path.exists():
         others = sorted({entry.name for entry in folder.iterdir()} - {"lock", "train.log"})
@@ -94,6 +97,7 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
             raise UserError(f"{folder} holds {others[0]} and is not the folder of a run: take another name")
         return
     old, new = flatten(load_config(path)), flatten(config)
+    old = {key: defaults[key] for key in new.keys() & defaults.keys()} | old
     differing = sorted(
         key
         for key in old.keys() | new.keys()
@@ -105,6 +109,8 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
             f"the {old['optimizer.schedule']} schedule of {folder} ends at step {ends}: give "
             f"optimizer.schedule_steps={ends} to go on at its last rate, or take another name"
         )
+    if differing and not any(key in new for key in differing):
+        raise UserError(f"{folder} {gone_keys(folder, {key: old[key] for key in differing})}, or take another name")
     if differing:
         changes = ", ".join(f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing)
         raise UserError(f"{folder} holds a run of another configuration ({changes}): take another name")
@@ -112,6 +118,17 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
         raise UserError(
             f"{folder} holds a run of {old['steps']} steps, and steps={new['steps']} is less: take another name"
         )
+
+
+def gone_keys(folder: Path, keys: dict[str, Any]) -> str:
+    """What is wrong with a run that has these keys, which there are no longer."""
+    path = folder / "environment.json"
+    version = read_json(path).get("metalearn", "?") if path.exists() else "?"
+    given = ", ".join(f"{key}={keys[key]}" for key in sorted(keys))
+    return (
+        f"was started by metalearn {version} with {given}, which metalearn {__version__} does not have: use the "
+        "version that it was started with"
+    )
 
 
 def check_same_data(folder: Path, fingerprint: str) -> None:
@@ -126,10 +143,7 @@ def check_same_data(folder: Path, fingerprint: str) -> None:
 
 def load_config(path: Path) -> dict[str, Any]:
     """A config.yaml as plain values; nothing in it is imported or run."""
-    try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # whatever a yaml parser raises
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): mend or remove it") from error
+    config = yaml_files.load(path)
     if not isinstance(config, dict) or not config:
         raise UserError(f"{path} holds no configuration: mend or remove it")
     return config

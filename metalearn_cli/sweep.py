@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from metalearn_cli import runs
 from metalearn_cli.catalog import conf_dir
 from metalearn_cli.config import check_name, chosen, compose_config, quote, refuse_hydra, train_job
-from metalearn_cli.errors import UserError
+from metalearn_cli.errors import Broken, UserError
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import number, train_run
 from metalearn_cli.metrics import shortfall
@@ -121,7 +121,8 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, 
         _, results = train_run(job, [*overrides, f"name={name}"])
         return {**results, "shortfall": shortfall(job.run.expect, results)}
     except Exception as error:
-        sentence = str(error) if isinstance(error, UserError) else traceback.format_exc()
+        cause = error.__cause__ if isinstance(error, Broken) else error
+        sentence = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(cause))
         tell(f"metalearn: {sentence}")
         if not (folder / "train.log").exists():  # it failed before it had a log to say so in
             folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +130,7 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, 
                 console.note(f"failed: {sentence}")
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        return sentence.strip().splitlines()[-1]
+        return str(error) if isinstance(error, Broken) else sentence.strip().splitlines()[-1]
 
 
 def _print_table(folder: Path, outcomes: dict[str, dict[str, Any] | str]) -> int:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,9 @@ def start(folder: Path, *arguments: str, first: Callable[[], object] | None = No
             code = main(list(arguments))
             catch(end_at_once)  # as `entry` does
             sys.stdout.flush()
+            sys.stderr.flush()
+        except BaseException:  # what Python would print on its way out
+            traceback.print_exc()
             sys.stderr.flush()
         finally:
             os._exit(code)

@@ -31,6 +31,7 @@ LAYERS = [
         "mistakes",
         "interrupt",
         "help",
+        "yaml_files",
     },
 ]
 

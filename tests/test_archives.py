@@ -14,6 +14,8 @@ from metalearn_cli.datasets import archives
 from metalearn_cli.datasets.archives import unpack
 from metalearn_cli.errors import UserError
 
+pytestmark = pytest.mark.row("C7")
+
 FILES = {"set/a/1.png": b"first", "set/a/2.png": b"", "set/ä/3.png": bytes(range(256)) * 9000}
 
 

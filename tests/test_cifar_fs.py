@@ -95,6 +95,7 @@ def test_other_compression_and_hidden_files_are_accepted(small: Path) -> None:
     assert cifar_fs.load(str(small)).pixels.shape == (6, 3, 32, 32)
 
 
+@pytest.mark.row("C6")
 def test_missing_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
@@ -136,6 +137,7 @@ def test_missing_and_surplus_images_name_class_and_count(small: Path) -> None:
         ("folder", "is damaged ("),
     ],
 )
+@pytest.mark.row("C8")
 def test_an_odd_image_is_named(small: Path, damage: str, sentence: str) -> None:
     path = image_of(small)
     picture, data = Image.open(path).convert("RGB"), path.read_bytes()

@@ -63,6 +63,7 @@ def test_a_run_leaves_what_the_readme_promises(tmp_path: Path) -> None:
     assert [line["step"] for line in lines if "val/mse" in line] == [10, 20]
 
 
+@pytest.mark.row("D1")
 def test_the_same_seed_gives_the_same_metrics_and_another_seed_the_same_episodes(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert run(tmp_path, "train", *TINY, f"name={name}", f"seed={seed}").code == 0
@@ -72,6 +73,7 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_the_same_episodes
     assert hashes[0] == hashes[1] == hashes[2]
 
 
+@pytest.mark.row("D1")
 def test_tasks_are_functions_of_seed_and_step_and_episodes_of_their_own_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +213,7 @@ def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs/one/eval").iterdir())) == 2
 
 
+@pytest.mark.row("C11")
 def test_eval_imports_nothing_that_a_run_folder_names_unless_it_is_trusted(tmp_path: Path) -> None:
     (tmp_path / "evil.py").write_text("open('it-ran', 'w')\n")
     assert run(tmp_path, "train", *TINY, "name=one").code == 0
@@ -337,6 +340,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "outputs/one").iterdir() if path.name != "lock"] == ["thesis.tex"]
 
 
+@pytest.mark.row("C16")
 def test_another_version_is_said_when_a_run_goes_on(tmp_path: Path) -> None:
     assert run(tmp_path, "train", *TINY, "name=one").code == 0
     path = tmp_path / "outputs" / "one" / "environment.json"
@@ -346,6 +350,7 @@ def test_another_version_is_said_when_a_run_goes_on(tmp_path: Path) -> None:
     assert "started with torch 1.0" in done.err
 
 
+@pytest.mark.row("C16")
 def test_an_annealed_run_is_prolonged_only_where_it_was_planned(tmp_path: Path) -> None:
     annealed = ["train", *TINY, "optimizer.schedule=linear", "name=one"]
     assert run(tmp_path, *annealed).code == 0
@@ -382,6 +387,7 @@ def test_an_evaluation_that_is_stopped_leaves_no_folder(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("hung_up", [True, False])
+@pytest.mark.row("C17")
 def test_a_closed_terminal_ends_a_run_that_saves_but_under_nohup_it_goes_on(tmp_path: Path, hung_up: bool) -> None:
     command = [sys.executable, "-m", "metalearn_cli", "train", *TINY, "name=one", "save_every=1000000"]
     command += [f"steps={1000000 if hung_up else 200}", "eval_every=0", "select=last"]
@@ -424,6 +430,7 @@ def test_ctrl_c_between_two_jobs_of_a_sweep_ends_it(tmp_path: Path, monkeypatch:
     assert again.err.count("already finished") == 1
 
 
+@pytest.mark.row("C17")
 def test_a_closed_stderr_is_no_error(tmp_path: Path) -> None:
     command = shlex.join([sys.executable, "-m", "metalearn_cli", "train", *TINY, "name=one"])
     done = subprocess.run(["sh", "-c", f"{command} 2>&-"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -708,6 +715,7 @@ def test_unknown_commands_and_options_exit_with_2(arguments: list[str], capsys: 
         (["train", *TINY, "name=one", "expect=mse<1e-9"], 3, "falls short of"),
     ],
 )
+@pytest.mark.row("C17")
 def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
     """`metalearn list metric | head -n 0`."""
     reader, writer = os.pipe()
@@ -726,6 +734,7 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path, arguments: list
     assert "pipe" not in (tmp_path / "err").read_text()
 
 
+@pytest.mark.row("C17")
 def test_stdout_is_for_results_and_a_log_has_no_bars_and_no_colour(tmp_path: Path) -> None:
     done: Finished = run(tmp_path, "train", *TINY, "name=one")
     assert "\r" not in done.out + done.err

@@ -91,6 +91,7 @@ def test_a_set_is_packed_anew_where_files_or_the_boxes_that_it_uses_change(
     assert cub.load(Region.whole, str(small)).fingerprint != before[Region.whole]
 
 
+@pytest.mark.row("C6")
 def test_missing_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
     with pytest.raises(UserError) as caught:

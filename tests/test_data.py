@@ -254,6 +254,7 @@ def test_what_only_the_user_can_fetch_is_told(home: Path, capsys: pytest.Capture
     assert not (home / "cache").exists()
 
 
+@pytest.mark.row("C7")
 def test_archives_that_are_not_to_be_unpacked_leave_nothing(
     home: Path, cifar: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,12 +38,14 @@ def test_p_value() -> None:
     assert p_value(torch.tensor([10.0, 20, 30])) == pytest.approx(0.00674, abs=1e-5)  # exp(-5)
 
 
+@pytest.mark.row("D4")
 def test_no_class_is_twice_in_a_task(choice: Tensor) -> None:
     assert choice.sort().values.diff().min() > 0
     assert choice.min() == 0
     assert choice.max() == CLASSES - 1
 
 
+@pytest.mark.row("D4")
 def test_no_image_is_twice_in_a_task(draw: Draw) -> None:
     images = torch.cat([draw["support_image"], draw["query_image"]], dim=1)
     assert images.sort().values.diff().min() > 0
@@ -57,6 +59,7 @@ def test_each_label_stands_for_its_class_as_often_as_asked(draw: Draw, choice: T
         assert torch.equal(draw[f"{name}_turn"], choice.gather(1, y) % 4)
 
 
+@pytest.mark.row("D5")
 def test_each_class_is_as_likely_for_each_label(choice: Tensor) -> None:
     assert p_value(choice.flatten().bincount(), (CLASSES - WAY) / (CLASSES - 1)) > 0.001
     for label in range(WAY):
@@ -67,12 +70,14 @@ def test_each_class_is_as_likely_for_each_label(choice: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["support", "query"])
+@pytest.mark.row("D5")
 def test_each_image_is_as_likely_at_each_place(draw: Draw, name: str) -> None:
     for place in range(draw[f"{name}_image"].shape[1]):
         assert p_value(draw[f"{name}_image"][:, place].bincount()) > 0.001
         assert p_value(draw[f"{name}_y"][:, place].bincount()) > 0.001
 
 
+@pytest.mark.row("D4")
 def test_order_of_the_support_says_nothing_about_the_query(draw: Draw) -> None:
     pairs = draw["support_y"][:, 0] * WAY + draw["query_y"][:, 0]
     assert p_value(pairs.bincount()) > 0.001
@@ -161,6 +166,7 @@ def test_pooled_classes_leave_no_split_that_is_trained_on() -> None:
         (("train", "train"), "task.train_splits=[train,train] must name at least one split, and each once"),
     ],
 )
+@pytest.mark.row("C5")
 def test_what_cannot_be_trained_on_is_a_sentence(train_splits: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(UserError) as caught:
         Episodes(train_splits=train_splits).pool(CLASSES_OF)

@@ -50,6 +50,7 @@ def test_episodes_depend_on_their_own_seed_and_not_on_trainings() -> None:
     assert run(10).episodes_sha256 != run(10, episodes_seed=1).episodes_sha256
 
 
+@pytest.mark.row("D6")
 def test_the_interval_covers_the_truth_in_95_of_100_tests() -> None:
     """1,000 simulated tests of 600 episodes of 75 queries, true accuracy 0.6 with a spread between episodes."""
     rng = torch.Generator().manual_seed(0)

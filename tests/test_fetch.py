@@ -90,6 +90,7 @@ def test_a_part_that_is_longer_than_the_file_is_fetched_anew(server: Server, tmp
     assert (tmp_path / "file").read_bytes() == DATA
 
 
+@pytest.mark.row("C7")
 def test_a_part_of_another_file_is_found_out_by_its_hash(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(b"other")
     sentence = refusal(server, tmp_path / "file", MD5)
@@ -97,6 +98,7 @@ def test_a_part_of_another_file_is_found_out_by_its_hash(server: Server, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.row("C7")
 def test_an_answer_that_begins_elsewhere_is_not_taken(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(DATA[:1000])
     server.shifts = 7

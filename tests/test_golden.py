@@ -51,6 +51,7 @@ def first_losses(algorithm: Algorithm, net: Net) -> list[float]:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.row("D2")
 def test_the_first_losses_are_the_golden_ones(pair: str) -> None:
     assert first_losses(*PAIRS[pair]) == pytest.approx(json.loads(FILE.read_text())[pair], rel=1e-9)
 

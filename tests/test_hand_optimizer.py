@@ -51,6 +51,7 @@ def quadratics(tasks: int = 3, dimension: int = 4, step: int = 0) -> Batch:
 
 @pytest.mark.parametrize("method", Method)
 @pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.row("D3")
 def test_every_step_is_torchs(method: Method, batch_size: int | None) -> None:
     spec, batch = images()
     net = MLP(spec, hidden=(3,), activation=Activation.tanh)

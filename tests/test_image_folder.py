@@ -77,6 +77,7 @@ def decoded(image: Image.Image, path: Path, channels: int = 3, resize: Resize = 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
 
 
+@pytest.mark.row("C8")
 def test_every_mode_becomes_colour_or_grey_by_the_stated_rules(tmp_path: Path) -> None:
     def colour(found: torch.Tensor) -> tuple[int, ...]:
         assert (found == found[:, :1, :1]).all(), "the whole square is of one colour"
@@ -216,6 +217,7 @@ BREAK: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", BREAK)
+@pytest.mark.row("C8")
 def test_a_broken_file_is_named_before_anything_is_packed(flat: Path, kind: str) -> None:
     damage, why = BREAK[kind]
     damage(flat / "c03/1.png")
@@ -253,6 +255,7 @@ def test_a_folder_that_cannot_be_opened_is_named(flat: Path, monkeypatch: pytest
     assert "c15 cannot be read (Permission denied)" in refusal(flat)
 
 
+@pytest.mark.row("C8")
 def test_all_broken_files_are_counted_and_ten_are_named(flat: Path) -> None:
     for c in range(12):
         (flat / f"c{c:02}/1.png").write_bytes(b"")
@@ -338,6 +341,7 @@ def test_two_links_that_lead_to_each_other_end(tmp_path: Path) -> None:
         (lambda root: (fill(root / "c"), fill(root / "c/d")), "/c holds images, e.g. c/0.png, and the class c/d too"),
     ],
 )
+@pytest.mark.row("C6")
 def test_a_folder_of_another_shape_is_a_sentence(tmp_path: Path, make: Callable[[Path], object], sentence: str) -> None:
     make(tmp_path / "root")
     assert sentence in refusal(tmp_path / "root")
@@ -423,6 +427,7 @@ def test_nested_folders_are_groups(tmp_path: Path) -> None:
         task_on(tmp_path / "flat", way=2, within_group=True)
 
 
+@pytest.mark.row("C5")
 def test_a_split_of_its_own(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for split, classes in (("train", "abcdef"), ("test", "ghijk")):
@@ -456,6 +461,7 @@ def test_a_split_of_its_own(tmp_path: Path) -> None:
         (("train/a", "test/b", "c"), " has train/, test/ beside c: "),
     ],
 )
+@pytest.mark.row("C5")
 def test_half_a_split_is_a_sentence(tmp_path: Path, folders: tuple[str, ...], sentence: str) -> None:
     for number, folder in enumerate(folders):
         fill(tmp_path / "root" / folder, seed=number)
@@ -468,6 +474,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert len(task_on(tmp_path / "root", way=2)._names) == 6
 
 
+@pytest.mark.row("C5")
 def test_lists(flat: Path, tmp_path: Path) -> None:
     lists = tmp_path / "lists"
     lists.mkdir()
@@ -499,6 +506,7 @@ def test_lists(flat: Path, tmp_path: Path) -> None:
 # Too few, too many
 
 
+@pytest.mark.row("C4")
 def test_a_class_with_too_few_images_is_named_with_what_would_be_right(flat: Path) -> None:
     fill(flat / "small", 3, seed=70)
     for c in range(15):
@@ -536,10 +544,12 @@ def test_a_class_with_too_few_images_is_named_with_what_would_be_right(flat: Pat
         ({"test_share": 0.05}, "the 15 classes of task.root="),
     ],
 )
+@pytest.mark.row("C4")
 def test_an_impossible_request_is_a_sentence(flat: Path, keys: dict[str, Any], sentence: str) -> None:
     assert sentence in refusal(flat, **keys)
 
 
+@pytest.mark.row("C4")
 def test_three_classes_are_too_few(tmp_path: Path) -> None:
     for c in "abc":
         fill(tmp_path / "root" / c, seed=ord(c))
@@ -594,6 +604,7 @@ QUICK = ["algo=protonet", "task=image_folder", "model.filters=2", "debug=quick",
 QUICK += ["task.query=1", "task.size=16", "threads=1"]
 
 
+@pytest.mark.row("C8")
 def test_the_command_names_what_is_wrong_before_there_is_a_run(flat: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     assert "task.root has no value: give task.root=..." in run(here, "train", *QUICK).err

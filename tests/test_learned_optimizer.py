@@ -124,6 +124,7 @@ def starts(algorithm: LearnedOptimizer, net: Net, batch: Batch) -> list[Any]:
 
 
 @pytest.mark.parametrize(("net", "batch", "algorithm"), cases())
+@pytest.mark.row("D3")
 def test_the_updates_of_a_horizon_equal_the_definition_task_by_task(
     net: Net, batch: Batch, algorithm: LearnedOptimizer
 ) -> None:
@@ -148,6 +149,7 @@ def test_the_updates_of_a_horizon_equal_the_definition_task_by_task(
 
 
 @pytest.mark.parametrize(("net", "batch", "algorithm"), cases()[:2])
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_finite_differences_where_the_gradients_that_are_fed_stay(
     net: Net, batch: Batch, algorithm: LearnedOptimizer
 ) -> None:

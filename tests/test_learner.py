@@ -123,6 +123,7 @@ def test_one_step_is_torchs_own_optimizer_on_the_meta_gradient() -> None:
 
 
 @pytest.mark.parametrize("poisoned", ["support_x", "query_x", "query_y"])
+@pytest.mark.row("C15")
 def test_a_non_finite_meta_batch_changes_nothing_and_names_the_task(poisoned: str) -> None:
     spec, batch = points(tasks=4)
     trained = Learner(MAML(), MLP(spec), Optimizer(), torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -157,6 +158,7 @@ def test_the_step_is_clipped_and_follows_its_schedule() -> None:
     assert not moved(linear, 10).any()
 
 
+@pytest.mark.row("C15")
 def test_a_gradient_that_is_not_finite_changes_nothing_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss can be finite where its gradient is not: sqrt at 0."""
     spec, batch = points(tasks=4)
@@ -188,6 +190,7 @@ ALL_BUT_HAND = [algorithm for algorithm in ALGORITHMS if not isinstance(algorith
 
 @pytest.mark.parametrize("algorithm", ALL_BUT_HAND)
 @pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.row("C15")
 def test_where_a_gpu_is_not_waited_for_nothing_changes_after_an_update_that_was_not_finite(
     algorithm: Algorithm, chunk: int | None
 ) -> None:
@@ -215,6 +218,7 @@ def test_a_state_is_not_shown_before_it_is_known_that_it_is_the_one_of_the_last_
         look(trained)
 
 
+@pytest.mark.row("C15")
 def test_of_several_updates_those_before_the_one_that_is_not_finite_stay() -> None:
     algorithm = LearnedOptimizer((4,), unroll=2, horizon=6)
     spec, batch = points(tasks=4)
@@ -259,6 +263,7 @@ def test_nothing_in_a_step_waits_for_a_gpu(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.row("D4")
 def test_query_labels_never_change_a_prediction(algorithm: Algorithm) -> None:
     trained = learner(algorithm, Optimizer())
     _, batch = images()
@@ -272,6 +277,7 @@ def test_query_labels_never_change_a_prediction(algorithm: Algorithm) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.row("D7")
 def test_random_labels_give_chance(algorithm: Algorithm) -> None:
     trained = learner(algorithm, Optimizer())
     _, batch = images(tasks=400, query=5)

@@ -45,6 +45,7 @@ def cases() -> list[tuple[Net, Batch]]:
 
 @pytest.mark.parametrize(("net", "batch"), cases()[:2])
 @pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_finite_differences(net: Net, batch: Batch, steps: int) -> None:
     """Smooth activations: a difference across a kink would not be a derivative."""
     algorithm = MAML(inner_lr=0.1, inner_steps=steps)
@@ -62,6 +63,7 @@ def test_meta_gradient_equals_finite_differences(net: Net, batch: Batch, steps: 
 @pytest.mark.parametrize(("net", "batch"), cases())
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_the_definition_task_by_task(
     net: Net, batch: Batch, first_order: bool, steps: int
 ) -> None:

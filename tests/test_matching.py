@@ -102,6 +102,7 @@ def smooth(spec: Spec) -> MLP:
 
 
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=str)
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_the_definition_task_by_task(algorithm: Matching) -> None:
     spec, batch = images()
     net = smooth(spec)
@@ -114,6 +115,7 @@ def test_meta_gradient_equals_the_definition_task_by_task(algorithm: Matching) -
 
 
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=str)
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_finite_differences(algorithm: Matching) -> None:
     spec, batch = images()
     net = smooth(spec)

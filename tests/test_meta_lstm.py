@@ -126,6 +126,7 @@ ALGORITHMS = [
 
 @pytest.mark.parametrize(("net", "batch"), cases()[:3])
 @pytest.mark.parametrize("algorithm", ALGORITHMS[1:])
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_finite_differences_with_what_it_is_given_held(
     net: Net, batch: Batch, algorithm: MetaLSTM
 ) -> None:
@@ -143,6 +144,7 @@ def test_meta_gradient_equals_finite_differences_with_what_it_is_given_held(
 
 @pytest.mark.parametrize(("net", "batch"), cases())
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_the_definition_task_by_task(net: Net, batch: Batch, algorithm: MetaLSTM) -> None:
     meta = start(algorithm, net)
     update = algorithm.meta_gradient(net, meta, batch, 0)

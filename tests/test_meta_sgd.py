@@ -34,6 +34,7 @@ def with_constant_rate(meta: Meta, rate: float) -> Meta:
 
 @pytest.mark.parametrize(("net", "batch"), cases()[:2])
 @pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_finite_differences(net: Net, batch: Batch, steps: int) -> None:
     """In the weights and in the rates."""
     algorithm = MetaSGD(inner_steps=steps)
@@ -48,6 +49,7 @@ def test_meta_gradient_equals_finite_differences(net: Net, batch: Batch, steps: 
 
 
 @pytest.mark.parametrize(("net", "batch"), cases())
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_the_definition_task_by_task(net: Net, batch: Batch) -> None:
     algorithm = MetaSGD()
     meta = init(algorithm, net)

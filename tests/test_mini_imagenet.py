@@ -107,6 +107,7 @@ def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(folders: Path) -
     assert len(list(cache.iterdir())) == 2
 
 
+@pytest.mark.row("C6")
 def test_missing_data_say_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
     with pytest.raises(UserError) as caught:
@@ -147,6 +148,7 @@ def test_pickled_caches_give_the_same_set_as_the_images(folders: Path, caches: P
     assert other.fingerprint == one.fingerprint
 
 
+@pytest.mark.row("C10")
 def test_a_pickled_cache_that_would_run_something_is_refused(caches: Path, tmp_path: Path) -> None:
     payload = f"cos\nsystem\n(S'touch {tmp_path}/ran'\ntR.".encode()
     (caches / "mini-imagenet-cache-val.pkl").write_bytes(payload)
@@ -203,6 +205,7 @@ def test_wrong_counts_name_class_and_count(folders: Path, tables: Path) -> None:
     assert refusal(tables) == f"class n0 of test in {tables} has 4 images instead of 3"
 
 
+@pytest.mark.row("C5")
 def test_a_class_in_two_splits_is_refused(folders: Path, tables: Path) -> None:
     shutil.copytree(folders / "train/n1", folders / "test/n1")
     assert refusal(folders) == f"class n1 of {folders} is in train and in test: splits share no class"
@@ -248,6 +251,7 @@ def test_a_listed_image_that_is_not_there_is_named(tables: Path) -> None:
         (None, "is damaged (image file is truncated"),
     ],
 )
+@pytest.mark.row("C8")
 def test_a_broken_image_is_named(folders: Path, damage: bytes | None, sentence: str) -> None:
     path = folders / "test/n0/n0_1.jpg"
     path.write_bytes(path.read_bytes()[:-300] if damage is None else damage)

@@ -152,6 +152,7 @@ def test_cached_set_needs_no_archives_but_those_of_a_root_that_is_given(few: Pat
             omniglot.load(resample, str(few))
 
 
+@pytest.mark.row("C6")
 def test_missing_archive_says_where_to_get_it(few: Path) -> None:
     (few / "images_evaluation.zip").unlink()
     sentence = refusal(few)
@@ -162,6 +163,7 @@ def test_missing_archive_says_where_to_get_it(few: Path) -> None:
     assert "task.root" in sentence
 
 
+@pytest.mark.row("C6")
 def test_no_root_says_what_to_set(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("METALEARN_DATA", raising=False)
     with pytest.raises(UserError, match=r"METALEARN_DATA is not set.*task\.root"):
@@ -173,6 +175,7 @@ def test_no_root_says_what_to_set(few: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(omniglot.load(Resample.nearest).names) == len(FEW)
 
 
+@pytest.mark.row("C7")
 def test_flipped_byte_names_the_member(few: Path) -> None:
     path = few / "images_background.zip"
     with zipfile.ZipFile(path) as archive:
@@ -185,6 +188,7 @@ def test_flipped_byte_names_the_member(few: Path) -> None:
     assert "metalearn data prepare omniglot fetches it again from https://" in sentence
 
 
+@pytest.mark.row("C7")
 def test_truncated_archive_is_named(few: Path) -> None:
     path = few / "images_evaluation.zip"
     path.write_bytes(path.read_bytes()[:-1000])
@@ -316,6 +320,7 @@ def test_classes_of_training_only_leave_the_tests_characters_upright() -> None:
 
 
 @pytest.mark.parametrize("split", CharacterSplit)
+@pytest.mark.row("D4")
 def test_classes_of_two_splits_never_meet_in_100_000_tasks(split: CharacterSplit) -> None:
     task = image_task(Omniglot, split=split, query=1, rotations=Rotations.none)
     seen: dict[str, torch.Tensor] = {}

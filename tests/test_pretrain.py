@@ -12,6 +12,7 @@ from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP, Activation
 
 
+@pytest.mark.row("D3")
 def test_the_gradient_is_that_of_one_regression_on_all_points() -> None:
     spec, batch = points(tasks=4)
     net = MLP(spec, hidden=(6,), activation=Activation.tanh)

@@ -25,6 +25,7 @@ def definition(net: Conv4, params: Params, batch: Batch) -> Tensor:
     return task_loss(net.spec, logits[None], batch.query_y)
 
 
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_the_definition_task_by_task() -> None:
     spec, batch = images()
     net, algorithm = Conv4(spec, filters=3), ProtoNet()
@@ -36,6 +37,7 @@ def test_meta_gradient_equals_the_definition_task_by_task() -> None:
     assert not any(name.startswith("head.") for name in meta.params)
 
 
+@pytest.mark.row("D3")
 def test_meta_gradient_equals_finite_differences() -> None:
     spec, batch = images()
     net, algorithm = MLP(spec, hidden=(6, 4), activation=Activation.tanh, batch_norm=True), ProtoNet()

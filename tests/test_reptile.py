@@ -35,6 +35,7 @@ def gradient(net: Net, params: Params, batch: Batch) -> Params:
 @pytest.mark.parametrize(("net", "batch"), cases())
 @pytest.mark.parametrize("size", [None, 2])
 @pytest.mark.parametrize("optimizer", InnerOptimizer)
+@pytest.mark.row("D3")
 def test_meta_gradient_is_the_way_that_torchs_optimizer_goes_task_by_task(
     net: Net, batch: Batch, size: int | None, optimizer: InnerOptimizer
 ) -> None:
@@ -86,6 +87,7 @@ def test_the_gradient_over_the_rate_is_the_sum_of_the_inner_gradients() -> None:
     ("kind", "first", "second", "cross"),
     [("maml", 0.0, 1.0, 1.0), ("fomaml", 0.0, 1.0, 0.0), ("reptile", 1.0, 1.0, 0.0)],
 )
+@pytest.mark.row("D3")
 def test_the_papers_expansion_in_the_rate(kind: str, first: float, second: float, cross: float) -> None:
     """Section 5.1, k = 2: minibatches A and then B with gradients a, b and Hessians Ha, Hb:
 
@@ -154,6 +156,7 @@ def test_with_one_task_a_meta_batch_the_kept_slots_are_those_of_one_adam_that_go
 
 
 @pytest.mark.parametrize("algorithm", [Reptile(inner_steps=3), Reptile(SGD, inner_lr=0.1)])
+@pytest.mark.row("D4")
 def test_training_looks_at_no_query_set(algorithm: Reptile) -> None:
     net, batch = cases()[1]
     meta = init(algorithm, net)

@@ -437,6 +437,11 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "a number missing": ([HEAD, *GOOD[:3], "t0,query,,1"], {}, "a.csv line 5 has nothing in column x"),
     "no number": ([HEAD, *GOOD[:3], "t0,query,red,1"], {}, "a.csv line 5 holds red in column x, where a finite number"),
     "no finite number": ([HEAD, *GOOD[:3], "t0,query,inf,1"], {}, "line 5 holds inf in column x"),
+    "two cells that are no numbers": (
+        [HEAD, *GOOD[:3], "t0,query,red,1", "t1,query,,1"],
+        {},
+        "line 5 holds red in column x, where a finite number is wanted (the first of 2 such cells)",
+    ),
     "a name missing": ([HEAD, *GOOD, ",query,1,1"], {}, "line 22 has nothing in column task (task.task_column)"),
     "too few cells": ([HEAD, GOOD[0], "t0,query,1"], {}, "a.csv line 3 has 3 cells, and line 1 4 names"),
     "another set": ([HEAD, GOOD[0], "t0,holdout,1,1"], {}, "line 3 has holdout in column set: support or query"),
@@ -502,6 +507,7 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
+@pytest.mark.row("C9")
 def test_an_odd_table_gets_its_sentence(tmp_path: Path, what: str) -> None:
     lines, keys, sentence = BAD[what]
     (tmp_path / "a.csv").write_text("\n".join(lines))
@@ -528,6 +534,7 @@ SPLIT_FILES = {
 
 
 @pytest.mark.parametrize("content", SPLIT_FILES)
+@pytest.mark.row("C5")
 def test_an_odd_split_file_gets_its_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.csv").write_text("\n".join([HEAD, *GOOD]))
     (tmp_path / "split.json").write_text(content)
@@ -569,6 +576,7 @@ ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", ARRAYS)
+@pytest.mark.row("C9")
 def test_odd_arrays_get_their_sentence(tmp_path: Path, what: str) -> None:
     arrays, sentence = ARRAYS[what]
     np.savez(tmp_path / "a.npz", **arrays)
@@ -636,6 +644,7 @@ LISTS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", LISTS)
+@pytest.mark.row("C9")
 def test_an_odd_list_gets_its_sentence(what: str) -> None:
     make, sentence = LISTS[what]
     with pytest.raises(UserError) as refused:
@@ -676,6 +685,7 @@ def test_other_shots_are_no_other_data(tmp_path: Path) -> None:
     assert plain(tmp_path / "a.csv", shot=3).fingerprint == plain(tmp_path / "a.csv", shot=5).fingerprint
 
 
+@pytest.mark.row("C9")
 def test_a_constant_column_stays_what_it_is() -> None:
     """In floating point the deviation of ten times 0.1 is not 0."""
     rng = np.random.default_rng(0)
@@ -686,6 +696,7 @@ def test_a_constant_column_stays_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("cell", ["1_000", "3.2e", "2026-11-24"])
+@pytest.mark.row("C9")
 def test_numbers_are_not_guessed(tmp_path: Path, cell: str) -> None:
     rows = [f"t{task},{part},{i},{i}" for task in range(6) for part in ("support", "query") for i in range(3)]
     rows[4] = rows[4].rpartition(",")[0] + f",{cell}"
@@ -694,6 +705,7 @@ def test_numbers_are_not_guessed(tmp_path: Path, cell: str) -> None:
         _ = plain(tmp_path / "a.csv").spec
 
 
+@pytest.mark.row("C9")
 def test_real_numbers_are_no_labels(tmp_path: Path) -> None:
     rows = [
         f"t{task},{part},{task + i / 7},{i}.5" for task in range(6) for part in ("support", "query") for i in range(3)

@@ -81,6 +81,7 @@ def test_the_same_folder_is_not_packed_again_but_for_other_names(small: Path, mo
     assert tiered_imagenet.load(Resample.lanczos, str(moved)).fingerprint != before.fingerprint
 
 
+@pytest.mark.row("C6")
 def test_missing_data_say_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
     with pytest.raises(UserError) as caught:
@@ -93,6 +94,7 @@ def test_missing_data_say_what_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert "task.root" in sentence
 
 
+@pytest.mark.row("C5")
 def test_another_split_and_incomplete_data_are_refused(small: Path) -> None:
     shutil.move(small / "val/n2", small / "train/n2")
     assert refusal(small) == f"{small}/train holds n2, which is no class of tieredImageNet's train split"
@@ -106,6 +108,7 @@ def test_another_split_and_incomplete_data_are_refused(small: Path) -> None:
     assert refusal(small) == f"{small}/test/n4 holds 1 images, and every class has 2 or more"
 
 
+@pytest.mark.row("C8")
 def test_a_broken_image_is_named_and_hidden_files_are_not_counted(small: Path) -> None:
     for folder in (small / "train", small / "train/n1"):
         (folder / ".DS_Store").write_bytes(b"junk")

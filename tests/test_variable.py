@@ -33,6 +33,7 @@ def class_of(image: Tensor, classes: Classes) -> Tensor:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
+@pytest.mark.row("D4")
 def test_variable_episodes_keep_every_promise(data: st.DataObject) -> None:
     counts = data.draw(st.lists(st.integers(2, 30), min_size=3, max_size=12))
     way = data.draw(st.integers(2, len(counts)))
@@ -59,6 +60,7 @@ def test_variable_episodes_keep_every_promise(data: st.DataObject) -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
+@pytest.mark.row("D4")
 def test_episodes_of_one_size_are_disjoint_balanced_and_within_bounds(data: st.DataObject) -> None:
     shot, query = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 6))
     counts = data.draw(st.lists(st.integers(shot + query, 30), min_size=2, max_size=12))
@@ -114,6 +116,7 @@ def p_value(counts: Tensor) -> float:
     return float(torch.special.gammaincc(torch.tensor((counts.numel() - 1) / 2), statistic / 2))
 
 
+@pytest.mark.row("D5")
 def test_ways_classes_and_support_sizes_are_uniform() -> None:
     classes = classes_of([2000] * 12)
     episodes = Episodes(way=8, shot=100, query=10, variable=True, min_way=3, max_support=10_000)
@@ -164,12 +167,14 @@ def test_training_and_test_have_sizes_of_their_own() -> None:
         ),
     ],
 )
+@pytest.mark.row("C4")
 def test_impossible_sizes_are_a_sentence(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError) as caught:
         Episodes(**{"way": 4, "min_way": 2, "variable": True, **fields}).check("test", classes_of([3] * 5))
     assert str(caught.value) == sentence
 
 
+@pytest.mark.row("C4")
 def test_classes_too_small_or_in_small_groups_are_a_sentence() -> None:
     with pytest.raises(UserError, match=r"a class of the test split has 1 image, and two are wanted"):
         Episodes(way=2, min_way=2, variable=True).check("test", classes_of([3, 1, 5]))

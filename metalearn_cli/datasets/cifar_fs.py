@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
 from metalearn_cli.datasets.folders import as_tensor, entries, read_rgb
-from metalearn_cli.datasets.places import data_root
+from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
 
 IMAGES = 600  # of each class
@@ -73,7 +73,7 @@ def source(root: str | None = None) -> Source:
 
 
 def _read(root: str | None) -> Unpacked:
-    folder = (Path(root).expanduser() if root is not None else data_root() / "cifar-fs") / "cifar100" / "data"
+    folder = (expand(root) if root is not None else data_root() / "cifar-fs") / "cifar100" / "data"
     mend = f"unpack cifar100.zip from {ADDRESS} again"
     if not folder.is_dir():
         raise UserError(

@@ -4,13 +4,13 @@ shot are."""
 
 import difflib
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from metalearn_cli import seeding
 from metalearn_cli.datasets.image_folder import some
+from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -53,7 +53,7 @@ def own_split(names: list[str], root: str) -> Parts | None:
 
 def by_lists(names: list[str], root: str, lists: str) -> Parts:
     """By train.txt, val.txt (which may lack) and test.txt in the folder `lists`, with a class in each line."""
-    folder = Path(lists).expanduser()
+    folder = expand(lists)
     classes: dict[str, list[str]] = {}
     for split in SPLITS:
         path = folder / f"{split}.txt"

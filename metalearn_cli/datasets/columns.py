@@ -44,12 +44,14 @@ class Columns(NamedTuple):
             values = np.asarray([math.nan])
         if np.isfinite(values).all():
             return values
-        row, cell = next((row, cell) for row, cell in enumerate(cells) if not _is_number(cell))
+        row, *others = (row for row, cell in enumerate(cells) if not _is_number(cell))
+        cell, more = cells[row], f" (the first of {1 + len(others)} such cells)" if others else ""
         if _is_missing(cell):
-            raise UserError(f"{self.where(row)} has nothing in column {name}: give every point a number there")
+            raise UserError(f"{self.where(row)} has nothing in column {name}{more}: give every point a number there")
         way_out = "task.loss=classes takes labels" if key == "target" else "or name the features: task.features=[x1,x2]"
         raise UserError(
-            f"{self.where(row)} holds {cell!s} in column {name}, where a finite number is wanted: mend it; {way_out}"
+            f"{self.where(row)} holds {cell!s} in column {name}, where a finite number is wanted{more}: mend it; "
+            f"{way_out}"
         )
 
     def texts(self, name: str, key: str) -> list[str]:

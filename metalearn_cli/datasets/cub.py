@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
 from metalearn_cli.datasets.folders import as_tensor, read_rgb, sizes
-from metalearn_cli.datasets.places import data_root
+from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
 
 CLASSES = 200
@@ -58,7 +58,7 @@ def load(region: Region, root: str | None = None) -> ImageSet:
 
 
 def source(region: Region = Region.whole, root: str | None = None) -> Source:
-    folder = (Path(root).expanduser() if root is not None else data_root() / "cub") / "CUB_200_2011"
+    folder = (expand(root) if root is not None else data_root() / "cub") / "CUB_200_2011"
     if missing := [name for name in ("images", "images.txt", "bounding_boxes.txt") if not (folder / name).exists()]:
         raise UserError(
             f"CUB-200-2011 is not in {folder.parent} (no CUB_200_2011/{missing[0]} there): fetch CUB_200_2011.tgz from "

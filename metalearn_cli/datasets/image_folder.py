@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, packed
 from metalearn_cli.datasets.decode import Broken, Resize, decode
-from metalearn_cli.datasets.places import cache_root
+from metalearn_cli.datasets.places import cache_root, expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 
@@ -54,7 +54,7 @@ class Packed(NamedTuple):
 
 def find_classes(root: str) -> Contents:
     """Lists the folder; opens no file."""
-    folder = Path(root).expanduser()
+    folder = expand(root)
     if not folder.is_dir():
         raise UserError(f"task.root={root} is no folder: give the one whose folders are the classes")
     found = Contents({}, [], {})
@@ -120,7 +120,7 @@ def load(
     path = cache_root() / f"{stem}.json"
 
     def read() -> ImageSet:
-        images, report = _read(Path(root).expanduser(), classes, closed, size, channels, resize)
+        images, report = _read(expand(root), classes, closed, size, channels, resize)
         if not skip_broken:
             _refuse(root, report)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
 from metalearn_cli.datasets.folders import Resample, entries, read_squares, sizes
 from metalearn_cli.datasets.pickles import read_images
-from metalearn_cli.datasets.places import data_root
+from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
 
 CLASSES = {"train": 64, "val": 16, "test": 20}  # in the packed set they stand in this order, by name in each split
@@ -69,7 +69,7 @@ def load(resample: Resample, root: str | None = None) -> ImageSet:
 
 
 def source(resample: Resample = Resample.lanczos, root: str | None = None) -> Source:
-    folder = Path(root).expanduser() if root is not None else data_root() / "mini-imagenet"
+    folder = expand(root) if root is not None else data_root() / "mini-imagenet"
     if all((folder / split).is_dir() for split in CLASSES):
         files = _checked(folder, {split: _list_folder(folder / split) for split in CLASSES})
     elif all((folder / name).exists() for name in ("images", *(f"{split}.csv" for split in CLASSES))):

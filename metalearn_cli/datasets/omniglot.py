@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from metalearn_cli import seeding
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
-from metalearn_cli.datasets.places import data_root
+from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
 
 IMAGES = 20  # of each character
@@ -100,7 +100,7 @@ def source(resample: Resample = Resample.nearest, root: str | None = None) -> So
 
 def _archives(root: str | None) -> list[Path]:
     """Where the two archives stand. Raises UserError where they do not."""
-    folder = Path(root).expanduser() if root is not None else data_root() / "omniglot"
+    folder = expand(root) if root is not None else data_root() / "omniglot"
     paths = [folder / f"{name}.zip" for name in ARCHIVES]
     if missing := [path.name for path in paths if not path.is_file()]:
         raise UserError(

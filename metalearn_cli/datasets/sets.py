@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from metalearn_cli.datasets.places import cache_root, data_root
+from metalearn_cli.datasets.places import cache_root, data_root, expand
 
 
 class DataSet(NamedTuple):
@@ -66,7 +66,7 @@ SETS = {
 
 def folder_of(name: str, root: str | None = None) -> Path:
     """Where the source of this data set is looked for."""
-    return Path(root).expanduser() if root is not None else data_root() / SETS[name].folder
+    return expand(root) if root is not None else data_root() / SETS[name].folder
 
 
 def is_in(name: str, folder: Path) -> bool:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
 from metalearn_cli.datasets.folders import Resample, read_squares
-from metalearn_cli.datasets.places import data_root
+from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
 
 IMAGES = {"train": 448_695, "val": 124_261, "test": 206_209}
@@ -69,7 +69,7 @@ def load(resample: Resample, root: str | None = None) -> ImageSet:
 
 
 def source(resample: Resample = Resample.lanczos, root: str | None = None) -> Source:
-    folder = Path(root).expanduser() if root is not None else data_root() / "tiered-imagenet"
+    folder = expand(root) if root is not None else data_root() / "tiered-imagenet"
     files = _list_files(folder)
     key = hashlib.sha256(json.dumps(list(files.items())).encode()).hexdigest()[:16]
     return Source(f"tiered-imagenet-{SIZE}x{SIZE}-{resample.name}-{key}", lambda: _read(folder, files, resample))

@@ -7,7 +7,6 @@ class is its group, for `within_group`. Pixels are in 0..1 and not standardised.
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets.class_splits import Parts
 from metalearn_cli.datasets.decode import MIN_SIDE, Resize
 from metalearn_cli.datasets.image_folder import Contents, Packed, some
+from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
@@ -82,7 +82,7 @@ class ImageFolder(TaskDistribution):
         return self._packed.images.fingerprint
 
     def classes(self, split: Split) -> frozenset[str]:
-        folder = Path(self.root).expanduser().resolve()
+        folder = expand(self.root).resolve()
         return frozenset(str(folder / self._names[position]) for position in self._positions[split].tolist())
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:

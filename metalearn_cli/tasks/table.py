@@ -11,13 +11,13 @@ tasks' targets, what the mean of all of them would be tested with.
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.datasets.columns import read_columns
+from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.point_set import PointSet, from_columns, read_npz
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
@@ -93,7 +93,7 @@ class Table(TaskDistribution):
         if points.split is not None:
             members = by_words(points.source, points.names, points.split)
         elif self.split_file is not None:
-            members = by_file(Path(self.split_file).expanduser(), points.names)
+            members = by_file(expand(self.split_file), points.names)
         else:
             members = by_shares(points.source, points.names, self.split_seed, self.val_share, self.test_share)
         standardise = self.standardise is Standardise.train
@@ -104,7 +104,7 @@ class Table(TaskDistribution):
         return self.target if isinstance(self.target, tuple) else (self.target,)
 
     def _read(self) -> PointSet:
-        path, classes = Path(self.root).expanduser(), self.loss is Loss.classes
+        path, classes = expand(self.root), self.loss is Loss.classes
         if path.suffix not in (".csv", ".parquet", ".npz"):
             raise UserError(f"task.root={self.root} must be a file whose name ends in .csv, .parquet or .npz")
         try:

@@ -1,129 +1,165 @@
 """Each mistake: one sentence with what would be right, exit 1, no traceback, nothing created."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import run
 
+# By row of the fault matrix: what is given, and what the sentence must hold.
 MISTAKES = {
-    "algo.inner_lrr=0.1": "did you mean algo.inner_lr?",
-    "sede=1": "did you mean seed?",
-    "+foo=1": "foo is not a key",
-    "+algo.inner_lrr=1": "did you mean algo.inner_lr?",
-    "+algo.inner_lr=1": "without the +",
-    "~algo": "cannot be deleted",
-    "seed": "is not of the form key=value",
-    "experiment=maml/sinusoid sede=1": "did you mean seed?",
-    "debug=quick algo.inner_lrr=1": "did you mean algo.inner_lr?",
-    "+experiment=maml/sinusoid": "without the +",
-    "task=null": "task=null is none of the choices",
-    "task=[sinusoid,omniglot]": "is none of the choices",
-    "algo=../algo/maml": "is none of the choices",
-    "algo.inner_lr=???": "algo.inner_lr has no value",
-    "=1": "is not of the form key=value",
-    "paper={mean:1.0}": "paper must have a mean and a source",
-    "seed=abc": "seed=abc must be a whole number",
-    "seed=-1": "seed=-1 must be 0 or above",
-    "steps=1.5": "steps=1.5 must be a whole number",
-    "steps=0": "steps=0 must be at least 1",
-    "tasks_per_step=0": "tasks_per_step=0 must be at least 1",
-    "algo.first_order=maybe": "must be true or false",
-    "algo.inner_lr=nan": "algo.inner_lr=nan must be a finite number",
-    "algo.inner_lr=1e999": "algo.inner_lr=inf must be a finite number",
-    "algo.inner_lr=-1": "0 or above",
-    "algo.inner_loss=sum": "one of mean, way_times_mean",
-    "algo=mamll": "did you mean maml?",
-    "task=omniglott": "did you mean omniglot?",
-    "model=conv": "did you mean conv4?",
-    "experiment=maml/sinus": "did you mean maml/sinusoid?",
-    "optimizer=adan": "did you mean adam?",
-    "device=cdua": "must be auto, cpu, cuda or cuda:N",
-    "device=cuda:7": "torch sees",
-    "device=mps": "must be auto, cpu, cuda or cuda:N",
-    "precision=fp16": "one of fp32, fp64, tf32, bf16",
-    "precision=tf32 device=cpu": "precision=tf32 is for NVIDIA GPUs, and this device is the cpu: take precision=fp32",
-    "batch_norm=train": "one of transductive, inductive, running, one_query or null",
-    "model=conv4": "model=mlp",
-    "model.hidden=[]": "must name the width of at least one layer",
-    "model.hidden=8": "model.hidden=8 must be",
-    "task.shot=0": "task.shot=0 must be at least 1",
-    "name=../up": "inside outputs/",
-    "name=/abs": "inside outputs/",
-    "name=${x}": "cannot hold ${",
-    "seed=${nothing}": "nothing",
-    "name=.": "inside outputs/",
-    "name= ": "inside outputs/",
-    "expect=accuracy>=0.9": "must compare the test's mse",
-    "expect=mse>=0": "is always met: mse is 0 or above",
-    "expect=mse<0": "is never met: mse is 0 or above",
-    "hydra.run.dir=here": "hydra.run.dir=here would do nothing",
-    "+hydra.launcher.n_jobs=2": "would do nothing",
-    "hydra/launcher=basic": "for a sweep (-m)",
-    "-m seed=0,1 hydra.sweep.dir=here": "hydra.sweep.dir=here would do nothing",
-    "-m seed=0,1 hydra/launcher=basik": "Could not find 'hydra/launcher/basik'",
-    "expect=mse": "must compare the test's mse",
-    "expect=mse_step99<=1": "the test takes 10",
-    "algo=learned_optimizer algo.horizon=90": "must be a multiple of algo.unroll=20, e.g. 100",
-    "algo=learned_optimizer algo.preprocess=log": "one of none, log_sign",
-    "algo=hand_optimizer algo.rates=[]": "algo.rates=[] must be finite numbers above 0",
-    "algo=hand_optimizer algo.method=adagrad": "one of sgd, rmsprop, adam, nesterov",
-    "task=quadratics task.dimension=0": "task.dimension=0 must be at least 1",
-    "task.noise=-1": "task.noise=-1.0 must be a finite number, 0 or above",
-    "task=steps task.jumps=0": "task.jumps=0 must be at least 1",
-    "task=table": "task.root has no value: give task.root=...",
-    "task=table task.root=nowhere.csv": "task.root=nowhere.csv cannot be read (No such file or directory)",
-    "task=table task.root=a.csv task.target={a:1}": "must be the name of a column, or a list of them",
-    "task=table task.root=a.csv task.features=x": "task.features=x must be a list, e.g. [train,val] or null",
-    "algo._target_=os.system": "must be a frozen dataclass that implements",
-    "algo._target_=nowhere.Nothing": "cannot be imported",
-    "algo._target_=metalearn_cli.algorithms.maml.MALM": "did you mean metalearn_cli.algorithms.maml.MAML?",
-    "algo._target_=MAML": "give package.module.Class",
-    "algo._target_=metalearn_cli.optimizer.Optimizer": "must be a frozen dataclass that implements",
-    "optimizer.schedule=step": "optimizer.decay_every",
-    "seed=0,1": "seed",
+    "C1": {
+        "algo.inner_lrr=0.1": "did you mean algo.inner_lr?",
+        "sede=1": "did you mean seed?",
+        "+foo=1": "foo is not a key",
+        "+algo.inner_lrr=1": "did you mean algo.inner_lr?",
+        "+algo.inner_lr=1": "without the +",
+        "~algo": "cannot be deleted",
+        "seed": "is not of the form key=value",
+        "experiment=maml/sinusoid sede=1": "did you mean seed?",
+        "debug=quick algo.inner_lrr=1": "did you mean algo.inner_lr?",
+        "+experiment=maml/sinusoid": "without the +",
+        "=1": "is not of the form key=value",
+        "hydra.run.dir=here": "hydra.run.dir=here would do nothing",
+        "+hydra.launcher.n_jobs=2": "would do nothing",
+        "-m seed=0,1 hydra.sweep.dir=here": "hydra.sweep.dir=here would do nothing",
+    },
+    "C2": {
+        "algo.inner_lr=???": "algo.inner_lr has no value",
+        "paper={mean:1.0}": "paper must have a mean and a source",
+        "seed=abc": "seed=abc must be a whole number",
+        "seed=-1": "seed=-1 must be 0 or above",
+        "steps=1.5": "steps=1.5 must be a whole number",
+        "steps=0": "steps=0 must be at least 1",
+        "algo.first_order=maybe": "must be true or false",
+        "algo.inner_lr=nan": "algo.inner_lr=nan must be a finite number",
+        "algo.inner_lr=1e999": "algo.inner_lr=inf must be a finite number",
+        "algo.inner_lr=-1": "0 or above",
+        "algo.inner_loss=sum": "one of mean, way_times_mean",
+        "batch_norm=train": "one of transductive, inductive, running, one_query or null",
+        "model=conv4": "model=mlp",
+        "model.hidden=[]": "must name the width of at least one layer",
+        "model.hidden=8": "model.hidden=8 must be",
+        "seed=${nothing}": "nothing",
+        "expect=accuracy>=0.9": "must compare the test's mse",
+        "expect=mse>=0": "is always met: mse is 0 or above",
+        "expect=mse<0": "is never met: mse is 0 or above",
+        "expect=mse": "must compare the test's mse",
+        "expect=mse_step99<=1": "the test takes 10",
+        "algo=learned_optimizer algo.horizon=90": "must be a multiple of algo.unroll=20, e.g. 100",
+        "algo=learned_optimizer algo.preprocess=log": "one of none, log_sign",
+        "algo=hand_optimizer algo.rates=[]": "algo.rates=[] must be finite numbers above 0",
+        "algo=hand_optimizer algo.method=adagrad": "one of sgd, rmsprop, adam, nesterov",
+        "task=quadratics task.dimension=0": "task.dimension=0 must be at least 1",
+        "task.noise=-1": "task.noise=-1.0 must be a finite number, 0 or above",
+        "task=steps task.jumps=0": "task.jumps=0 must be at least 1",
+        "task=table": "task.root has no value: give task.root=...",
+        "task=table task.root=nowhere.csv": "task.root=nowhere.csv cannot be read (No such file or directory)",
+        "task=table task.root=a.csv task.target={a:1}": "must be the name of a column, or a list of them",
+        "task=table task.root=a.csv task.features=x": "task.features=x must be a list, e.g. [train,val] or null",
+        "optimizer.schedule=step": "optimizer.decay_every",
+        "seed=0,1": "seed",
+    },
+    "C3": {
+        "task=null": "task=null is none of the choices",
+        "task=[sinusoid,omniglot]": "is none of the choices",
+        "algo=../algo/maml": "is none of the choices",
+        "algo=mamll": "did you mean maml?",
+        "task=omniglott": "did you mean omniglot?",
+        "model=conv": "did you mean conv4?",
+        "experiment=maml/sinus": "did you mean maml/sinusoid?",
+        "optimizer=adan": "did you mean adam?",
+        "hydra/launcher=basic": "for a sweep (-m)",
+        "-m seed=0,1 hydra/launcher=basik": "Could not find 'hydra/launcher/basik'",
+    },
+    "C4": {
+        "tasks_per_step=0": "tasks_per_step=0 must be at least 1",
+        "task.shot=0": "task.shot=0 must be at least 1",
+    },
+    "C11": {
+        "algo._target_=os.system": "must be a frozen dataclass that implements",
+        "algo._target_=nowhere.Nothing": "cannot be imported",
+        "algo._target_=metalearn_cli.algorithms.maml.MALM": "did you mean metalearn_cli.algorithms.maml.MAML?",
+        "algo._target_=MAML": "give package.module.Class",
+        "algo._target_=metalearn_cli.optimizer.Optimizer": "must be a frozen dataclass that implements",
+    },
+    "C12": {
+        "device=cdua": "must be auto, cpu, cuda or cuda:N",
+        "device=cuda:7": "torch sees",
+        "device=mps": "must be auto, cpu, cuda or cuda:N",
+        "precision=fp16": "one of fp32, fp64, tf32, bf16",
+        "precision=tf32 device=cpu": "is for NVIDIA GPUs, and this device is the cpu: take precision=fp32",
+    },
+    "C14": {
+        "name=a\nb": "must be the name of a folder inside outputs/",
+        "name=../up": "inside outputs/",
+        "name=/abs": "inside outputs/",
+        "name=${x}": "cannot hold ${",
+        "name=.": "inside outputs/",
+        "name= ": "inside outputs/",
+    },
 }
 
 OMNIGLOT = {
-    "task.way=1": "task.way=1 must be at least 2",
-    "task.way=1700": "task.way=1700 is more than the 1692 classes of the test split",
-    "task.shot=15": "task.shot=15 and task.query=15 together are more than the 20 images",
-    "task.query=0": "task.query=0 must be at least 1",
-    "task.train_way=20": "task.train_way=20 must equal task.way=5",
-    "task.train_splits=[train,val]": "by which select=best would choose: set select=last",
-    "task.train_splits=[train,test]": "must not hold test, whose classes are for the test alone",
-    "task.train_splits=[train,vall]": "task.train_splits=[train,vall] holds vall",
-    "task.train_splits=train": "task.train_splits=train must be a list",
-    "task.split=random1200": "by which select=best would choose: set select=last",
-    "task.split=random1200 select=last eval_every=5": "eval_every=5 asks for validations",
-    "task.way=700": "task.way=700 is more than the 688 classes of the val split",
-    "expect=accuracy>=62": "from 0 to 1, where the screen shows percent: did you mean accuracy>=0.62?",
-    "expect=accuracy<=1": "is always met: accuracy is from 0 to 1",
-    "expect=accuracy_step1>1": "is never met",
-    "other_batch_norm=[foo]": "must be a list of some of transductive, inductive, running, one_query",
-    "paper=3": "must be a mapping, e.g. {mean:0.9,source:mine} or null",
-    "tsk=omniglot": "there is no key tsk: did you mean task?",
-    "task.foo=1": "there is no key task.foo: did you mean task.root?",
-    "optimizer.momentum=1.5 optimizer=sgd": "optimizer.momentum=1.5 must be below 1",
-    "optimizer.decay_every=5": "optimizer.decay_every=5 belongs to optimizer.schedule=step",
-    "task.root=/nowhere": "Omniglot is not in /nowhere",
-    "task.root=/no where (é)[1]=x,y": "Omniglot is not in /no where (é)[1]=x,y",
+    "C1": {
+        "tsk=omniglot": "there is no key tsk: did you mean task?",
+        "task.foo=1": "there is no key task.foo: did you mean task.root?",
+    },
+    "C2": {
+        "expect=accuracy>=62": "from 0 to 1, where the screen shows percent: did you mean accuracy>=0.62?",
+        "expect=accuracy<=1": "is always met: accuracy is from 0 to 1",
+        "expect=accuracy_step1>1": "is never met",
+        "other_batch_norm=[foo]": "must be a list of some of transductive, inductive, running, one_query",
+        "paper=3": "must be a mapping, e.g. {mean:0.9,source:mine} or null",
+        "optimizer.momentum=1.5 optimizer=sgd": "optimizer.momentum=1.5 must be below 1",
+        "optimizer.decay_every=5": "optimizer.decay_every=5 belongs to optimizer.schedule=step",
+    },
+    "C4": {
+        "task.way=1": "task.way=1 must be at least 2",
+        "task.way=1700": "task.way=1700 is more than the 1692 classes of the test split",
+        "task.shot=15": "task.shot=15 and task.query=15 together are more than the 20 images",
+        "task.query=0": "task.query=0 must be at least 1",
+        "task.train_way=20": "task.train_way=20 must equal task.way=5",
+        "task.train_splits=[train,val]": "by which select=best would choose: set select=last",
+        "task.train_splits=[train,test]": "must not hold test, whose classes are for the test alone",
+        "task.train_splits=[train,vall]": "task.train_splits=[train,vall] holds vall",
+        "task.train_splits=train": "task.train_splits=train must be a list",
+        "task.split=random1200": "by which select=best would choose: set select=last",
+        "task.split=random1200 select=last eval_every=5": "eval_every=5 asks for validations",
+        "task.way=700": "task.way=700 is more than the 688 classes of the val split",
+    },
+    "C6": {
+        "task.root=/nowhere": "Omniglot is not in /nowhere",
+        "task.root=/no where (é)[1]=x,y": "Omniglot is not in /no where (é)[1]=x,y",
+    },
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_its_sentence(tmp_path: Path, mistake: str) -> None:
+def by_row(mistakes: dict[str, dict[str, str]]) -> list[Any]:
+    return [
+        pytest.param(mistake, sentence, marks=pytest.mark.row(row), id=mistake)
+        for row, sentences in mistakes.items()
+        for mistake, sentence in sentences.items()
+    ]
+
+
+@pytest.mark.parametrize(("mistake", "sentence"), by_row(MISTAKES))
+def test_a_mistake_gets_its_sentence(tmp_path: Path, mistake: str, sentence: str) -> None:
     refused = run(tmp_path, "train", *([mistake] if mistake.startswith("name") else mistake.split(" ")))
-    check(tmp_path, refused.code, refused.out, refused.err, MISTAKES[mistake])
+    check(tmp_path, refused.code, refused.out, refused.err, sentence)
 
 
-@pytest.mark.parametrize("mistake", OMNIGLOT)
-def test_an_impossible_task_gets_its_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
+@pytest.mark.parametrize(("mistake", "sentence"), by_row(OMNIGLOT))
+def test_an_impossible_task_gets_its_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str, sentence: str
+) -> None:
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
     words = [mistake] if mistake.startswith("task.root") else mistake.split(" ")
     refused = run(tmp_path, "train", "task=omniglot", *words)
-    check(tmp_path, refused.code, refused.out, refused.err, OMNIGLOT[mistake])
+    check(tmp_path, refused.code, refused.out, refused.err, sentence)
 
 
+@pytest.mark.row("C6")
 def test_missing_data_are_named_with_where_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("METALEARN_DATA", raising=False)
@@ -132,6 +168,7 @@ def test_missing_data_are_named_with_where_to_get_them(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("task", ["cifar_fs", "mini_imagenet"])
+@pytest.mark.row("C6")
 def test_missing_images_make_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("METALEARN_DATA", str(tmp_path / "nothing"))
@@ -139,6 +176,7 @@ def test_missing_images_make_no_run_folder(tmp_path: Path, monkeypatch: pytest.M
     check(tmp_path, refused.code, refused.out, refused.err, f"{tmp_path}/nothing/{task.replace('_', '-')}")
 
 
+@pytest.mark.row("C16")
 def test_a_name_that_holds_another_configuration_says_what_differs(tmp_path: Path) -> None:
     tiny = ["train", "debug=quick", "model.hidden=[8]", "threads=1", "name=one"]
     assert run(tmp_path, *tiny).code == 0

@@ -99,6 +99,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_gives_the_same_
 
 
 @pytest.mark.row("A16")
+@pytest.mark.row("C16")
 def test_more_steps_continue_a_finished_run_as_if_it_had_been_one(tmp_path: Path) -> None:
     straight, raised = tmp_path / "straight", tmp_path / "raised"
     straight.mkdir()

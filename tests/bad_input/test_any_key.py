@@ -1,0 +1,153 @@
+"""Row C20 of the fault matrix: whatever is given for whichever key, a command does its work, or says one sentence.
+
+The keys are those of conf/, the words those that conf/ lists. What would only take long is left out: sizes are small,
+and nothing is compiled.
+"""
+
+import random
+import resource
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from commands import Finished, start, wait
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from pairs import PAIRS, small
+
+from metalearn_cli import catalog
+
+GOLDEN = Path(__file__).parents[1] / "golden_runs" / "0.1.0" / "maml"
+DATA_FREE = ("omniglot", "sinusoid", "sinusoid_or_line", "quadratics", "steps", "table", "image_folder")
+TINY = ["steps=1", "eval_every=1", "eval_episodes=2", "test_episodes=2", "threads=1", "name=run"]
+# Whole numbers beyond all measure are for keys whose size costs nothing.
+FREE = ("seed", "episodes_seed", "threads", "keep", "save_every", "log_every", "schedule_steps", "decay_every", "lr")
+SLOW = {"compile=true", "tasks_per_chunk=auto"}
+
+NUMBERS = ["-1", "0", "1", "2", "3", "0.5", "1e-3", "-0.0", "1e30", "nan", "inf", "-inf", "1e999", "1.5", "0x10"]
+WORDS = [
+    "null",
+    "true",
+    "false",
+    "",
+    "abc",
+    "auto",
+    "best",
+    "cpu",
+    "cuda:7",
+    "???",
+    "${x}",
+    "${seed}",
+    "[]",
+    "[1]",
+    "[0.5,2]",
+]
+WORDS += [
+    "[a,b]",
+    "[[1]]",
+    "[null]",
+    "{}",
+    "{a:1}",
+    "{a:{b:c}}",
+    "'",
+    '"',
+    "a b",
+    "ä",
+    "\\",
+    "a=b",
+    "1,2",
+    "range(3)",
+    "[",
+    "{a",
+]
+WORDS += [
+    "../up",
+    "/",
+    "~nobody-is-called-so/x",
+    "*",
+    "mse<1e9",
+    "accuracy>=0.5",
+    "1GB",
+    "-5MB",
+    "[train,test]",
+    "[val]",
+]
+
+
+def keys_of(algo: str, task: str) -> list[str]:
+    parts = [("algo", algo), ("task", task), ("model", "conv4"), ("model", "mlp"), ("optimizer", "adam")]
+    return [*catalog.run_keys(), *(key for part in parts for key in catalog.keys_of(*part))]
+
+
+@st.composite
+def overrides(draw: st.DrawFn, keys: list[str]) -> list[str]:
+    """Some key=value, now and then of a key that there is not."""
+    found: list[str] = []
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
+        key = draw(st.sampled_from(keys))
+        beyond = ["1" + "0" * 30] if key.rpartition(".")[2] in FREE else []
+        kind = draw(st.integers(0, 9))  # many that may be right, so that not everything ends at the first look
+        if kind < 6:
+            value = draw(st.sampled_from([*catalog.values_of(key), *beyond, "1", "2", "3", "0.5", "true", "null", "0"]))
+        elif kind < 9:
+            value = draw(st.sampled_from([*NUMBERS, *WORDS]))
+        else:
+            value = draw(st.text(max_size=6)).replace("\0", "")
+        odd = draw(st.integers(0, 39))
+        key = {0: f"+{key}", 1: f"{key}x", 2: f"~{key}", 3: f"{key}.x", 4: f"++{key}"}.get(odd, key)
+        if f"{key}={value}".lstrip("+") not in SLOW:
+            found.append(f"{key}={value}")
+    return found
+
+
+def check(done: Finished, command: list[str]) -> None:
+    assert done.code != -signal.SIGXCPU, f"a minute was not enough: {command}"
+    assert "Traceback" not in done.err, f"{command}: {done.err}"
+    assert done.code in (0, 1, 2, 3), f"{command}: {done}"
+    sentences = [line for line in done.err.splitlines() if line.startswith("metalearn: ")]
+    assert len(sentences) == (done.code != 0), f"{command}: {done}"
+
+
+@pytest.mark.row("C20", ci=5, full=50)
+@pytest.mark.usefixtures("packed_omniglot")
+def test_every_command_works_or_says_a_sentence(attempt: int, tmp_path: Path, own_images: Path) -> None:
+    """20 commands a try."""
+    pairs = [pair for pair in PAIRS if pair[1] in DATA_FREE]
+    algo, task = random.Random(attempt).choice(pairs)
+    (golden := tmp_path / "golden").mkdir()
+    begun = small(algo, task, own_images)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (60, 70))
+
+    def command(folder: Path, *arguments: str) -> Finished:
+        """With its own output, and a minute of the processor at most."""
+        for name in ("out", "err"):
+            (folder / name).unlink(missing_ok=True)
+        return wait(folder, start(folder, *arguments, first=limit))
+
+    def trained(given: list[str]) -> None:
+        folder = tmp_path / "train"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        done = command(folder, "train", *begun, *TINY, *given)
+        check(done, given)
+        was_begun = done.code != 1 or "so training stopped" in done.err
+        assert was_begun or not (folder / "outputs").exists(), f"{given}: {done}"
+
+    def evaluated(given: list[str]) -> None:
+        shutil.rmtree(golden)
+        shutil.copytree(GOLDEN, golden / "outputs" / "run")
+        check(command(golden, "eval", "run=outputs/run", "test_episodes=2", *given), given)
+
+    for test, keys, examples in (
+        (trained, keys_of(algo, task), 14),
+        (evaluated, [*catalog.EVAL_KEYS, *catalog.keys_of("task", "sinusoid"), "run", "seed", "algo.inner_lr"], 6),
+    ):
+        once = settings(max_examples=examples, database=None, deadline=None, phases=[Phase.generate])
+        once = settings(once, suppress_health_check=list(HealthCheck))
+        examined: Any = hypothesis.seed(attempt)(once(hypothesis.given(overrides(keys))(test)))
+        examined()
