@@ -82,6 +82,10 @@ def run(arguments: list[str]) -> int:
             return eval_command(rest)
         case ["bench", *rest]:
             return bench_command(rest)
+        case ["compare", *rest]:
+            return compare_command(rest)
+        case ["report", *rest]:
+            return report_command(rest)
         case ["data", *rest]:
             return data_command(rest)
         case ["list", *rest]:
@@ -136,6 +140,24 @@ def bench_command(arguments: list[str]) -> int:
     if options:
         return refuse(f"bench does not know {' '.join(options)}; see metalearn bench --help")
     show(bench(load_job(arguments), Console()))
+    return 0
+
+
+def compare_command(arguments: list[str]) -> int:
+    from metalearn_cli.report.compare import compare
+
+    if options := [argument for argument in arguments if argument.startswith("-")]:
+        return refuse(f"compare does not know {' '.join(options)}; see metalearn compare --help")
+    compare(arguments)
+    return 0
+
+
+def report_command(arguments: list[str]) -> int:
+    from metalearn_cli.report.report import report
+
+    if options := [argument for argument in arguments if argument.startswith("-")]:
+        return refuse(f"report does not know {' '.join(options)}; see metalearn report --help")
+    report(arguments)
     return 0
 
 

@@ -181,6 +181,7 @@ def test(
     results["baselines"] = {name: _figures(error) for name, error in errors.items()}
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
+    arrays["episode"] = found.hashes.numpy()
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     write_durably(folder / "episodes.npz", file.getvalue())

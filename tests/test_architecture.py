@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
 LAYERS = [
     {"__main__", "cli"},
     {"completion", "sweep"},
-    {"jobs", "bench", "data"},
+    {"jobs", "bench", "data", "report"},
     {"machine"},
     {"loop"},
     {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics", "plot", "pictures"},
