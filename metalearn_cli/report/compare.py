@@ -63,12 +63,8 @@ def lines(comparison: Comparison, settings: list[str]) -> list[str]:
     if settings:
         said += ["", "they differ in", *settings]
     for one, p, sentence in zip(comparison.differences, comparison.p_values, conclusions(comparison), strict=True):
-        said += [
-            "",
-            f"{one.second.name} minus {one.first.name}",
-            *_difference_lines(one, p, comparison),
-            f"  {sentence}.",
-        ]
+        said += ["", f"{one.second.name} minus {one.first.name}", *_difference_lines(one, p, comparison)]
+        said += textwrap.wrap(f"{sentence}.", 100, initial_indent="  ", subsequent_indent="  ")
     if said_too := cautions(comparison):
         said += ["", *(line for caution in said_too for line in textwrap.wrap(f"note: {caution}", 100))]
     return said
@@ -82,17 +78,21 @@ def _difference_lines(one: Difference, p: float | None, comparison: Comparison) 
         low, high = (figure(end, metric, True) for end in (estimate.low, estimate.high))
         difference = figure(estimate.mean, metric, True)
         rows.append(
-            [f"  {name}", difference, f"{low} to {high}", f"p {estimate.p:.2g}", f"{how}, df {estimate.df:.4g}"]
+            [f"  {name}", difference, f"{low} to {high}", f"p {estimate.p:.2g}", how.format(f"{estimate.df:.4g}")]
         )
 
     if one.episodes is not None and one.as_if_unpaired is not None:
-        add("over test episodes", one.episodes, "paired t")
+        add("over test episodes", one.episodes, "paired t, {} degrees of freedom")
         half = one.episodes.half
         wider = f", {one.as_if_unpaired.half / half:.2g} times as wide" if half else ""
         add("the same, unpaired", one.as_if_unpaired, f"Welch's t{wider}")
     if one.seeds is not None and one.both is not None:
-        add("over training seeds", one.seeds, "paired t, by seed" if one.seeds_paired else "Welch's t")
-        add("over both", one.both, "sum of the variances")
+        add(
+            "over training seeds",
+            one.seeds,
+            ("paired t, by seed" if one.seeds_paired else "Welch's t") + ", {} degrees of freedom",
+        )
+        add("over both", one.both, "both half widths, added as squares")
     said = aligned([["", "difference", "95% interval", "", ""], *rows], "lrlll") if rows else []
     better, worse = one.shares
     ranks = "" if one.wilcoxon is None else f"; Wilcoxon's signed ranks: p {one.wilcoxon:.2g}"
@@ -120,7 +120,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "episodes": _estimate(one.episodes, "paired t"),
                 "unpaired": _estimate(one.as_if_unpaired, "Welch's t"),
                 "seeds": _estimate(one.seeds, "paired t, by seed" if one.seeds_paired else "Welch's t"),
-                "both": _estimate(one.both, "sum of the variances of episodes and seeds (Satterthwaite)"),
+                "both": _estimate(one.both, "half widths over seeds and over episodes, added as squares"),
                 "wilcoxon_p": one.wilcoxon,
                 "better_on": one.shares[0],
                 "worse_on": one.shares[1],

@@ -11,7 +11,7 @@ import numpy as np
 from metalearn_cli.errors import UserError
 from metalearn_cli.metrics import is_better
 from metalearn_cli.report.folders import Part, RunFolder, Values, differences, episodes
-from metalearn_cli.report.statistics import Estimate, add, holm, paired, unpaired, wilcoxon
+from metalearn_cli.report.statistics import Estimate, holm, paired, together, unpaired, wilcoxon
 
 
 class Side(NamedTuple):
@@ -144,7 +144,6 @@ def difference(metric: str, first: Side, second: Side) -> Difference:
     if min(len(first.seeds), len(second.seeds)) > 1:
         means = first.values.mean(1), second.values.mean(1)  # [S] each
         over_seeds = paired(means[1] - means[0]) if seeds_paired else unpaired(*means)
-        # What seeds and episodes share is counted twice: a little too wide rather than too narrow.
-        both = add(over_episodes.mean, *((one.variance, one.df) for one in (over_seeds, over_episodes)))
+        both = together(over_seeds, over_episodes)
     ranks, alone = wilcoxon(gain), unpaired(mine, other)
     return Difference(first, second, over_episodes, alone, ranks, (better, worse), over_seeds, seeds_paired, both)

@@ -42,18 +42,30 @@ def paired(differences: Values) -> Estimate:
 
 def unpaired(first: Values, second: Values) -> Estimate:
     """Of the mean of `second` minus that of `first`, as if they had nothing to do with each other: Welch's t."""
-    return add(float(second.mean() - first.mean()), _of_mean(first), _of_mean(second))
+    parts = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in (first, second)]
+    variance, squares = sum(part for part, _ in parts), sum(part**2 / df for part, df in parts)
+    df = variance**2 / squares if squares else float(sum(df for _, df in parts))
+    return estimate(float(second.mean() - first.mean()), variance, df)
 
 
-def add(mean: float, *parts: tuple[float, float]) -> Estimate:
-    """A mean whose variance is the sum of independent parts, (variance, degrees of freedom) each (Satterthwaite)."""
-    variance = sum(part for part, _ in parts)
-    squares = sum(part**2 / df for part, df in parts)
-    return estimate(mean, variance, variance**2 / squares if squares else sum(df for _, df in parts))
+def together(over_seeds: Estimate, over_episodes: Estimate) -> Estimate:
+    """One mean with two sources of noise. The half widths are added as squares, since the degrees of freedom that a sum
+    of variances has by Satterthwaite give too narrow an interval where a few seeds decide; p is that of the widest
+    interval without 0. What seeds and episodes share is counted twice: a little too wide rather than too narrow."""
+    parts = over_seeds, over_episodes
+    mean, df = over_episodes.mean, over_seeds.df
 
+    def half(p: float) -> float:
+        return math.sqrt(sum(t_quantile(one.df, p) ** 2 * one.variance for one in parts if one.variance))
 
-def _of_mean(values: Values) -> tuple[float, float]:
-    return float(values.var(ddof=1)) / len(values), len(values) - 1
+    variance = sum(one.variance for one in parts)
+    if variance == 0:
+        return estimate(mean, 0.0, df)
+    low, high = -30.0, 0.0  # p as a power of ten
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if half(10**middle) < abs(mean) else (middle, high)
+    return Estimate(mean, half(0.05), 10**high, df, variance)
 
 
 def t_p_value(t: float, df: float) -> float:
@@ -61,12 +73,14 @@ def t_p_value(t: float, df: float) -> float:
     return float(mpmath.betainc(df / 2, 0.5, 0, df / (df + t * t), regularized=True))
 
 
-def t_quantile(df: float) -> float:
-    """The t beyond which, to either side, lie 5%: the half width of a 95% interval in standard errors."""
-    low, high = 1.9, 13.0  # of infinitely many degrees of freedom, and of one
-    while high - low > 1e-10:
+def t_quantile(df: float, p: float = 0.05) -> float:
+    """The t beyond which, to either side together, lies p: the half width of an interval in standard errors."""
+    low, high = 0.0, 2.0
+    while t_p_value(high, df) > p:
+        low, high = high, 2 * high
+    while high - low > 1e-9 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if t_p_value(middle, df) > 0.05 else (low, middle)
+        low, high = (middle, high) if t_p_value(middle, df) > p else (low, middle)
     return high
 
 
