@@ -12,7 +12,7 @@ LAYERS = [
     {"jobs", "bench", "data", "report"},
     {"machine"},
     {"loop"},
-    {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics", "plot", "pictures"},
+    {"evaluate", "runs", "writers", "checkpoint", "progress", "config", "metrics", "plot", "pictures", "examples"},
     {"learner"},
     {"algorithms"},
     {"nets", "optimizer"},
