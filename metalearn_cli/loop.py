@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metalearn_cli import checkpoint, examples, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.catalog import flatten
 from metalearn_cli.config import Job, Select
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import Evaluation, baselines, draw_block, evaluate
@@ -20,6 +21,7 @@ from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summarise
+from metalearn_cli.mirror import Mirror
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
@@ -56,6 +58,7 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
     since, since_step = time.perf_counter(), done
     with (
         closing(Writers(folder, done, to_validate)) as writers,
+        closing(new_mirror(folder, job, None, console)) as mirror,
         Progress(console, "train", settings.steps, done) as progress,
     ):
         while done < settings.steps or to_validate:
@@ -88,6 +91,7 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
                 writers.sync()
                 checkpoint.save(checkpoints, done, state, {"best": best, "to_validate": to_validate})
                 checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
+                mirror.send()
             if interrupted:
                 interrupt.poll()
         tested = settings.steps
@@ -98,7 +102,20 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
             learner.load_state_dict(checkpoint.load_step(checkpoints, tested).tensors)
         results = test(learner, job, folder, tested, headline, console, interrupt)
         writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
+        writers.hparams(given_settings(job), results)
+        mirror.finish(results)
     return results
+
+
+def new_mirror(folder: Path, job: Job, results: dict[str, Any] | None, console: Console) -> Mirror:
+    logger = job.run.logger.name if job.run.logger else None
+    return Mirror(folder, logger, job.config, results, console.say)
+
+
+def given_settings(job: Job) -> dict[str, Any]:
+    """What the command line gave, with its values: in a sweep, what was swept, and what is the same in all its jobs."""
+    settings = {**flatten(job.config), **job.choices}
+    return {key: settings[key] for key in sorted(job.given) if key in settings and key != "name"}
 
 
 def warm_up(learner: Learner, job: Job, step: int, console: Console, interrupt: Interrupt) -> None:

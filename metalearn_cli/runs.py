@@ -41,6 +41,7 @@ FREE = {
     "log_every",
     "eval_every",
     "keep",
+    "logger",
     "expect",
     "trust",
     "lock",

@@ -123,7 +123,7 @@ def test_the_page_loads_nothing(place: Path) -> None:
 
 
 def seen_by_chromium(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
-    """The page as it stands after it was shown, and on stderr what the browser had to say of it. No name is resolved."""
+    """The page as it stands after it was shown, and what the browser had to say of it. No name is resolved."""
     if (chromium := shutil.which("chromium")) is None:
         pytest.skip("no Chromium")
     quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
