@@ -96,6 +96,10 @@ def run(arguments: list[str]) -> int:
             return bench_command(rest)
         case ["reproduce", *rest]:
             return reproduce_command(rest)
+        case ["compare", *rest]:
+            return compare_command(rest)
+        case ["report", *rest]:
+            return report_command(rest)
         case ["data", *rest]:
             return data_command(rest)
         case ["list", *rest]:
@@ -183,6 +187,24 @@ def reproduce_command(arguments: list[str]) -> int:
         show(reproduce(names, [int(seed) for seed in seeds], budget, overrides))
     else:
         return refuse("reproduce wants the names of rows, or --list, or --table and a task; see its --help")
+    return 0
+
+
+def compare_command(arguments: list[str]) -> int:
+    from metalearn_cli.report.compare import compare
+
+    if options := [argument for argument in arguments if argument.startswith("-")]:
+        return refuse(f"compare does not know {' '.join(options)}; see metalearn compare --help")
+    compare(arguments)
+    return 0
+
+
+def report_command(arguments: list[str]) -> int:
+    from metalearn_cli.report.report import report
+
+    if options := [argument for argument in arguments if argument.startswith("-")]:
+        return refuse(f"report does not know {' '.join(options)}; see metalearn report --help")
+    report(arguments)
     return 0
 
 

@@ -33,6 +33,10 @@ complete -c metalearn -f -a '(__metalearn)'
 }
 
 
+# Commands that take folders of runs, with their options.
+FOLDER_KEYS = {"compare": ("step", "batch_norm", "out"), "report": ("out", "csv")}
+
+
 def completions(words: list[str]) -> list[str]:
     """What the last of the words (the command is the first) can become; a space ends what is complete."""
     command, last = words[0], words[-1]
@@ -47,6 +51,9 @@ def completions(words: list[str]) -> list[str]:
         options = _data_options(words[1:-1])
     elif command == "reproduce":
         options = ["--seeds ", "--budget ", "--list ", "--table ", *(f"{name} " for name in catalog.published())]
+    elif command in FOLDER_KEYS:
+        options = [*catalog.folders_of_runs(last), *(f"{key}=" for key in FOLDER_KEYS[command])]
+        options += [f"batch_norm={mode} " for mode in catalog.values_of("batch_norm")] if equals else []
     elif command not in ("train", "eval", "bench"):
         options = []
     elif words[-2] == "--cfg":

@@ -54,6 +54,11 @@ class Select(Enum):
     last = "last"
 
 
+class Logger(Enum):
+    wandb = "wandb"  # Weights & Biases
+    mlflow = "mlflow"
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The keys that belong to no group; conf/config.yaml explains each and has its value."""
@@ -81,6 +86,7 @@ class Run:
     cuda_graph: bool
     tasks_per_chunk: int | str | None  # a number, or "auto"
     memory: str | None
+    logger: Logger | None
     expect: str | None
     trust: bool
     lock: bool
@@ -124,6 +130,7 @@ class Job(NamedTuple):
     choices: dict[str, str]  # the chosen yaml of each group, e.g. {"algo": "maml", "experiment": "maml/sinusoid"}
     config: dict[str, Any]  # all of it as plain values, as it is written to config.yaml
     notes: list[str]  # what the user should know about how the command line was understood
+    given: frozenset[str] = frozenset()  # the keys that stand on the command line
 
 
 def check_name(name: str) -> None:
@@ -306,7 +313,7 @@ def make_job(
         config[group] = {"_target_": _path(type(part)), **_plain(_values(part, frozenset({"spec"})))}
     if isinstance(net, ModuleNet):
         config["model"] = {"_target_": _path(net.module_class), **net.arguments}
-    return Job(run, algo, shown, net, optimizer, choices, config, notes)
+    return Job(run, algo, shown, net, optimizer, choices, config, notes, frozenset(given))
 
 
 def _each_task_once(run: Run, task: TaskDistribution, given: set[str], notes: list[str]) -> Run:

@@ -14,7 +14,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import BatchNorm, task_metric
 from metalearn_cli.learner import Learner, Scores
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.base import Draw, Split, Support, TaskDistribution, draw_sha256, draw_slice
+from metalearn_cli.tasks.base import Draw, Split, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
 
 BLOCK = 64  # episodes drawn from one generator
 
@@ -22,6 +22,7 @@ BLOCK = 64  # episodes drawn from one generator
 class Evaluation(NamedTuple):
     scores: dict[BatchNorm, Scores]  # [E, K + 1] each, on the CPU
     episodes_sha256: str
+    hashes: Tensor  # [E] int64, that of each episode
 
 
 def draw_block(task: TaskDistribution, split: Split, episodes_seed: int, block: int) -> Draw:
@@ -62,7 +63,8 @@ def evaluate(
         )
         for mode in modes
     }
-    return Evaluation(scores, draw_sha256(draws, task.fingerprint))
+    hashes = episode_hashes(draws, task.fingerprint)
+    return Evaluation(scores, draw_sha256(draws, task.fingerprint), hashes)
 
 
 def baselines(

@@ -6,6 +6,8 @@ metalearn: train, test and compare few-shot learners
   metalearn train algo=maml task=sinusoid steps=1000 name=my-run    meta-train and meta-test
   metalearn eval run=outputs/my-run test_episodes=1000              test a finished run once more
   metalearn reproduce maml/sinusoid                                 a paper's row: train, test, what was published
+  metalearn compare outputs/a outputs/b                             which is better, on the same test episodes
+  metalearn report outputs/my-run outputs/my-sweep                  a table, results.csv and a page of figures
   metalearn bench experiment=maml/omniglot_5w1s                     how fast it trains here, and where the time goes
   metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
   metalearn data prepare|verify|path omniglot                       get a data set, check it, or say where it is
@@ -87,6 +89,33 @@ The runs are outputs/reproduce/NAME/seed=N; the same command again continues the
 Each becomes a line of benchmarks/papers/results.jsonl in a checkout, of outputs/reproduce/results.jsonl elsewhere.
 """
 
+COMPARE_HELP = """\
+metalearn compare FOLDER FOLDER ... [step=K] [batch_norm=MODE] [out=FILE.json]
+
+  metalearn compare outputs/a outputs/b                       b minus a, paired by test episode, with its 95% interval
+  metalearn compare outputs/a/eval/omniglot-1a2b3c4d outputs/b/eval/omniglot-5e6f7a8b
+  metalearn compare outputs/sweep-a outputs/sweep-b           the seeds of a sweep are repetitions of one configuration
+  metalearn compare outputs/my-sweep                          its configurations, each against the first
+  metalearn compare 'outputs/maml-s*' 'outputs/anil-s*'       a pattern in quotes is one side
+  metalearn compare outputs/a outputs/b step=1                after the first inner step, not after the last
+  metalearn compare outputs/a outputs/b batch_norm=running    both in one batch-norm mode, where headlines differ
+
+All must have been tested on the same episodes, or one on the first of another's, which their hashes prove. The interval
+over episodes speaks of these very models; with two seeds or more on both sides there is one over seeds, and one over
+both. p is of Student's t; of several comparisons with the first, Holm's correction. Exit codes: 0, and 1 for a mistake.
+"""
+
+REPORT_HELP = """\
+metalearn report FOLDER ... [out=report.html] [csv=results.csv]
+
+  metalearn report outputs/my-run                             a table here, and a page of figures in report.html
+  metalearn report outputs/a outputs/my-sweep outputs/b/eval/omniglot-1a2b3c4d out=page.html csv=table.csv
+  metalearn report 'outputs/maml-s*' csv=null                 a pattern in quotes; no csv
+
+The page is one file that loads nothing from anywhere: it can be sent, printed and kept. A run that is not finished is
+shown as far as it has come. Neither data nor checkpoints are read.
+"""
+
 DATA_HELP = """\
 metalearn data prepare|verify|path NAME [archive=FILE] [root=FOLDER]
 
@@ -106,6 +135,8 @@ HELPS = {
     "train": TRAIN_HELP,
     "eval": EVAL_HELP,
     "reproduce": REPRODUCE_HELP,
+    "compare": COMPARE_HELP,
+    "report": REPORT_HELP,
     "bench": BENCH_HELP,
     "data": DATA_HELP,
     "list": LIST_HELP,

@@ -27,9 +27,10 @@ from metalearn_cli.config import (
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
-from metalearn_cli.loop import test, train
+from metalearn_cli.loop import new_mirror, test, train
 from metalearn_cli.machine import new_learner, prepare
 from metalearn_cli.metrics import shortfall, steps_to_show
+from metalearn_cli.mirror import check_installed
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.progress import Console, show, tell
 from metalearn_cli.tasks.adapted import can_adapt
@@ -40,6 +41,7 @@ from metalearn_cli.tasks.episodes import Episodes
 def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
     """Train in the run's folder, or take the results of a run that is already finished -> folder, results."""
     # What is wrong with the device, the parts or the data is said before a folder is made.
+    check_installed(job.run.logger.name if job.run.logger else None)
     new_learner(job)
     fingerprint = job.task.fingerprint
     notes = [*job.notes, *job.task.notes()]
@@ -55,6 +57,8 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
             results = finished_results(folder, job)
             if results is not None:
                 console.say(f"{folder} is already finished, {job.run.steps} steps")
+                with closing(new_mirror(folder, job, results, console)) as mirror:
+                    mirror.finish(results)
                 return folder, results
             for difference in runs.other_versions(folder):
                 console.say(difference)
@@ -95,7 +99,7 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> tuple[Path, dict[str,
         notes += [f"skipping {damage}" for damage in skipped]
         notes.append(f"{run} is not finished: testing its step {tested.step} of {job.run.steps}")
     learner.load_state_dict(tested.tensors)
-    what = {key: value for key, value in job.config.items() if key not in ("expect", "trust")}
+    what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}
     digest = hashlib.sha256(json.dumps([what, fingerprint, tested.step], sort_keys=True).encode()).hexdigest()
     folder = run / "eval" / f"{job.choices['task']}-{digest[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +164,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     for override in rest:
         _set(config, override, has_own_task="task._target_" in given)
     notes = [f"tested {_sizes(config['task'])}"] if _sizes(config["task"]) and "task" in given else []
-    config |= {"compile": False, "cuda_graph": False, "memory": None}  # of a training step
+    config |= {"compile": False, "cuda_graph": False, "memory": None, "logger": None}  # of a training
     config["expect"] = config["expect"] if "expect" in given else None
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
     input_shape = None

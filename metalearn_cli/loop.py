@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metalearn_cli import checkpoint, pictures, runs
+from metalearn_cli import checkpoint, examples, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.catalog import flatten
 from metalearn_cli.config import Job, Select
 from metalearn_cli.errors import Broken, UserError
 from metalearn_cli.evaluate import Evaluation, baselines, draw_block, evaluate
@@ -21,12 +22,13 @@ from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.measure import is_out_of_memory, peak_memory
 from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summarise
+from metalearn_cli.mirror import Mirror
 from metalearn_cli.mistakes import failure_sentence
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.adapted import Adapted
-from metalearn_cli.tasks.base import Draw, Split, draw_slice
+from metalearn_cli.tasks.base import Batch, Draw, Split, draw_slice
 from metalearn_cli.writers import Writers
 
 
@@ -67,6 +69,7 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
     since, since_step = time.perf_counter(), done
     with (
         closing(Writers(folder, done, to_validate)) as writers,
+        closing(new_mirror(folder, job, None, console)) as mirror,
         Progress(console, "train", settings.steps, done) as progress,
     ):
         while done < settings.steps or to_validate:
@@ -99,6 +102,7 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
                 writers.sync()
                 checkpoint.save(checkpoints, done, state, {"best": best, "to_validate": to_validate})
                 checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
+                mirror.send()
             if interrupted:
                 interrupt.poll()
         tested = settings.steps
@@ -109,7 +113,20 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
             learner.load_state_dict(checkpoint.load_step(checkpoints, tested).tensors)
         results = test(learner, job, folder, tested, headline, console, interrupt)
         writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
+        writers.hparams(given_settings(job), results)
+        mirror.finish(results)
     return results
+
+
+def new_mirror(folder: Path, job: Job, results: dict[str, Any] | None, console: Console) -> Mirror:
+    logger = job.run.logger.name if job.run.logger else None
+    return Mirror(folder, logger, job.config, results, console.say)
+
+
+def given_settings(job: Job) -> dict[str, Any]:
+    """What the command line gave, with its values: in a sweep, what was swept, and what is the same in all its jobs."""
+    settings = {**flatten(job.config), **job.choices}
+    return {key: settings[key] for key in sorted(job.given) if key in settings and key != "name"}
 
 
 def warm_up(learner: Learner, job: Job, step: int, console: Console, interrupt: Interrupt) -> None:
@@ -192,13 +209,14 @@ def test(
     results["baselines"] = {name: _figures(error) for name, error in errors.items()}
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
-    file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-    write_durably(folder / "episodes.npz", file.getvalue())
+    arrays["episode"] = found.hashes.numpy()
+    write_durably(folder / "episodes.npz", npz(arrays))
     if (drawn := picture(learner, job, "test", headline)) is not None:
         file = io.BytesIO()
         Image.fromarray(drawn.numpy()).save(file, "PNG")
         write_durably(folder / "test.png", file.getvalue())
+    if shown := first_tasks(learner, job, headline):
+        write_durably(folder / "examples.npz", npz({name: tensor.cpu().numpy() for name, tensor in shown.items()}))
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
         console.say(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
@@ -255,15 +273,39 @@ def _figures(error: Tensor) -> dict[str, float | None]:
     return {"mean": summary["mean"], "ci95": summary["ci95"], "median": summary["median"]}
 
 
+def npz(arrays: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
 def picture(learner: Learner, job: Job, split: Split, mode: BatchNorm) -> Tensor | None:
     """The first episodes of `split`, uint8 [H, W, 3]; None where the kind of task has no picture."""
-    spec = job.task.spec
+    if (kind := pictured(job)) is None:
+        return None
+    batch = first_batch(learner, job, split)
+    return (pictures.episode if kind == "classes" else pictures.fits)(learner, batch, mode)
+
+
+def first_tasks(learner: Learner, job: Job, mode: BatchNorm) -> dict[str, Tensor] | None:
+    """The first test episodes as numbers; None where the kind of task has no picture."""
+    if (kind := pictured(job)) is None:
+        return None
+    batch = first_batch(learner, job, "test")
+    return (examples.of_classes if kind == "classes" else examples.of_values)(learner, batch, mode)
+
+
+def first_batch(learner: Learner, job: Job, split: Split) -> Batch:
     draw = draw_slice(draw_block(job.task, split, job.run.episodes_seed, 0), 0, pictures.MAX_TASKS)
-    if spec.kind == "classes" and len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3):
-        return pictures.episode(learner, job.task.gather(draw, learner.device), mode)
-    if spec.kind == "values" and spec.input_shape == (1,) and spec.outputs == 1:
-        return pictures.fits(learner, job.task.gather(draw, learner.device), mode)
-    return None
+    return job.task.gather(draw, learner.device)
+
+
+def pictured(job: Job) -> str | None:
+    """ "classes" of images, or one-dimensional "values": what can be shown."""
+    spec = job.task.spec
+    is_images = spec.kind == "classes" and len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3)
+    is_curve = spec.kind == "values" and spec.input_shape == (1,) and spec.outputs == 1
+    return spec.kind if is_images or is_curve else None
 
 
 def fit_picture(learner: Learner, job: Job, mode: BatchNorm) -> str:

@@ -27,7 +27,7 @@ from metalearn_cli.files import write_durably
 OUTPUTS = Path("outputs")
 
 # What may differ when a run goes on; `steps` may only grow, which `check_same` sees to.
-_FREE = {
+FREE = {
     "name",
     "steps",
     "device",
@@ -41,6 +41,7 @@ _FREE = {
     "log_every",
     "eval_every",
     "keep",
+    "logger",
     "expect",
     "trust",
     "lock",
@@ -101,7 +102,7 @@ def check_same(folder: Path, config: dict[str, Any], defaults: dict[str, Any]) -
     differing = sorted(
         key
         for key in old.keys() | new.keys()
-        if key not in _FREE and not key.startswith("paper") and old.get(key) != new.get(key)
+        if key not in FREE and not key.startswith("paper") and old.get(key) != new.get(key)
     )
     if differing == ["optimizer.schedule_steps"]:
         ends = old["optimizer.schedule_steps"]

@@ -6,9 +6,10 @@ object a line: `step` (meta-iterations done) and flat names such as `train/loss`
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from metalearn_cli.errors import UserError
@@ -40,6 +41,16 @@ class Writers:
         for row in rows:
             if row["mean"] is not None:
                 self._tensorboard.add_scalar(name, row["mean"], row["step"])
+
+    def hparams(self, settings: dict[str, Any], results: dict[str, Any]) -> None:
+        """A row of TensorBoard's table of runs: what was set, and the final test."""
+        plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in settings.items()}
+        name = f"test/{results['metric']}"
+        tensorboard, to_summaries = cast(Any, self._tensorboard), cast(Any, hparams)  # neither has types
+        for summary in to_summaries(plain, {name: 0.0}):
+            tensorboard.file_writer.add_summary(summary)  # its own add_hparams would write into a folder beside
+        if results["mean"] is not None:
+            self._tensorboard.add_scalar(name, results["mean"], results["step"])
 
     def picture(self, step: int, name: str, drawn: Tensor) -> None:
         """drawn [H, W, 3] uint8."""

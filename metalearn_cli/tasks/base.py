@@ -168,3 +168,18 @@ def draw_sha256(draws: list[Draw], fingerprint: str) -> str:
             digest.update(name.encode())
             digest.update(draw[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def episode_hashes(draws: list[Draw], fingerprint: str) -> Tensor:
+    """The same for each task, [T] int64 (its first 8 bytes): whether some tasks are the first ones of others."""
+    start = hashlib.sha256(fingerprint.encode())
+    hashes = []
+    for draw in draws:
+        rows = {name: draw[name].contiguous().numpy() for name in sorted(draw)}
+        for task in range(len(next(iter(rows.values())))):
+            digest = start.copy()
+            for name, row in rows.items():
+                digest.update(name.encode())
+                digest.update(row[task].tobytes())
+            hashes.append(int.from_bytes(digest.digest()[:8], "little", signed=True))
+    return torch.tensor(hashes)

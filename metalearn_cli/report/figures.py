@@ -1,0 +1,151 @@
+"""The figures of a page, from what run folders hold. Series i is the i-th run of the page, also in the legend."""
+
+from typing import Any
+
+import numpy as np
+
+from metalearn_cli.report import ridge
+from metalearn_cli.report.folders import RunFolder, episodes, swept
+from metalearn_cli.report.svg import Line, line_chart
+from metalearn_cli.writers import read_lines
+
+Figures = list[tuple[str, str]]  # a caption, and the SVG
+BANDS = 4  # of more curves the bands would hide each other
+OPTIMIZERS = ("learned_optimizer", "hand_optimizer")
+
+
+def metric_of(run: RunFolder) -> str | None:
+    """accuracy or mse, also of a run that is not finished."""
+    if run.results is not None:
+        return str(run.results["metric"])
+    names = {name for line in read_lines(run.folder / "metrics.jsonl") for name in line}
+    return next((metric for metric in ("accuracy", "mse") if f"val/{metric}" in names), None)
+
+
+def unit(metric: str) -> str:
+    return "accuracy, %" if metric == "accuracy" else "squared error (mse)"
+
+
+def learning_curves(every: list[RunFolder]) -> Figures:
+    """Training loss and validation over meta-iterations; evaluations have none."""
+    groups: dict[tuple[str, str], list[tuple[int, RunFolder]]] = {}
+    for i, run in enumerate(every):
+        if (metric := metric_of(run)) is not None and not run.is_evaluation:
+            groups.setdefault((task_of(run), metric), []).append((i, run))
+    found: Figures = []
+    for (task, metric), own in groups.items():
+        factor, name = (100 if metric == "accuracy" else 1), f"val/{metric}"
+        loss, validation = [], []
+        for i, run in own:
+            lines = read_lines(run.folder / "metrics.jsonl")
+            points = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
+            loss += [Line(i, points, label=str(i + 1))] if points else []
+            points = [(line["step"], factor * line[name]) for line in lines if name in line]
+            tested = (run.results or {}).get("step")
+            validation += [Line(i, points, label=str(i + 1), ring=tested, dots=len(points) < 12)] if points else []
+        if loss:
+            caption = f"{task}, training: the query loss after adapting, mean over a step's meta-batch"
+            found.append((caption, line_chart(loss, caption, "meta-iterations", "loss", wide(loss))))
+        if validation:
+            is_log = metric == "mse" and wide(validation)
+            caption = f"{task}, validation after the last inner step; the ring is the checkpoint that was tested"
+            found.append((caption, line_chart(validation, caption, "meta-iterations", unit(metric), is_log)))
+    return found
+
+
+def task_of(run: RunFolder) -> str:
+    return str((run.results or {}).get("task") or run.environment.get("choices", {}).get("task", "task"))
+
+
+def wide(lines: list[Line]) -> bool:
+    """Whether the values want a logarithmic axis."""
+    values = [y for line in lines for _, y in line.points if np.isfinite(y)]
+    return bool(values) and min(values) > 0 and max(values) > 30 * min(values)
+
+
+def inner_steps(every: list[RunFolder]) -> Figures:
+    """The test after each inner step, step 0 before adapting, with 95% intervals over episodes; a figure for each task
+    and metric, with what learns nothing and with the published figure."""
+    found: Figures = []
+    for (task, metric), own in by_task(every).items():
+        curves, levels = [], {}
+        factor = 100 if metric == "accuracy" else 1
+        for i, run in own:
+            results: dict[str, Any] = run.results or {}
+            rows = [one for one in results["per_step"] if one["mean"] is not None]
+            if len(rows) < 2:
+                continue
+            points = [(one["step"], factor * one["mean"]) for one in rows]
+            band = [factor * (one["ci95"] or 0.0) for one in rows]
+            curves.append(Line(i, points, band, str(i + 1), dots=len(points) <= 12))
+            for name, one in (results.get("baselines") or {}).items():
+                if one["mean"] is not None and (name != "oracle" or one["mean"] > 0):
+                    levels[{"constant": "mean of the support", "oracle": "the task itself"}[name]] = one["mean"]
+            if (paper := results.get("paper")) is not None:
+                levels["published"] = factor * paper["mean"]
+        if not curves:
+            continue
+        if len(curves) > BANDS:
+            curves = [line._replace(band=None) for line in curves]
+        bands = "; bands are 95% intervals over episodes" if len(curves) <= BANDS else ""
+        optimizers = {(run.results or {}).get("algo") for _, run in own} & set(OPTIMIZERS)
+        caption = f"{task}: test after each inner step, 0 before adapting{bands}"
+        if optimizers:
+            caption = f"{task}: the loss while each optimizer works, learned and by hand{bands}"
+        is_log = metric == "mse" and wide(curves)
+        first = max(line.points[0][1] for line in curves)
+        top = 3 * first if metric == "mse" and not is_log else None  # a curve that runs away leaves the rest readable
+        found.append((caption, line_chart(curves, caption, "inner steps", unit(metric), is_log, levels, top)))
+    return found
+
+
+def by_task(every: list[RunFolder]) -> dict[tuple[str, str], list[tuple[int, RunFolder]]]:
+    """The finished runs with their numbers, by task and metric."""
+    groups: dict[tuple[str, str], list[tuple[int, RunFolder]]] = {}
+    for i, run in enumerate(every):
+        if run.results is not None:
+            groups.setdefault((task_of(run), run.results["metric"]), []).append((i, run))
+    return groups
+
+
+def distributions(every: list[RunFolder]) -> Figures:
+    """One value per test episode."""
+    found: Figures = []
+    for (task, metric), own in by_task(every).items():
+        rows = []
+        for i, run in own:
+            values = np.asarray(episodes(run)["metric"][:, -1], dtype=np.float64)
+            values = np.where(np.isnan(values), np.inf, values) * (100 if metric == "accuracy" else 1)
+            rows.append((i, str(i + 1), values))
+        caption = f"{task}: one value for each test episode. Bar: the middle half; line: median; dot: mean"
+        found.append((caption, ridge.ridges(rows, caption, unit(metric))))
+    return found
+
+
+def sweep(some: list[RunFolder]) -> Figures:
+    """The results of a sweep's jobs in their order, and by each key that was swept."""
+    done = [run for run in some if run.results is not None]
+    metrics = {metric_of(run) for run in done}
+    if len(done) < 2 or len(metrics) > 1:
+        return []
+    metric = str(metrics.pop())
+    factor = 100 if metric == "accuracy" else 1
+    means = [(run.results or {})["mean"] for run in done]
+    values = [np.nan if mean is None else factor * mean for mean in means]
+    title = "The test of each job, and the best until then"
+    found = [(title, ridge.best_so_far(values, metric == "mse", title, unit(metric)))]
+    keys = [*swept(done), *(["seed"] if len({run.config["seed"] for run in done}) > 1 else [])]
+    for key in keys:
+        own = [run.overrides.get(key, str(run.config.get(key))) for run in done]
+        names = sorted(set(own), key=_as_number)
+        points = [(names.index(name), value) for name, value in zip(own, values, strict=True)]
+        title = f"By {key}: a dot for each job, the bar is the mean"
+        found.append((title, ridge.categories(names, points, title, key, unit(metric))))
+    return found
+
+
+def _as_number(name: str) -> tuple[float, str]:
+    try:
+        return float(name), name
+    except ValueError:
+        return float("inf"), name

@@ -1,0 +1,156 @@
+"""The folders that `compare` and `report` are given: of a run, of an evaluation, of a sweep, or a pattern in quotes.
+
+Everything is read from the folders: neither data nor checkpoints are wanted, and nothing of a run's own is imported.
+"""
+
+import glob
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from metalearn_cli import runs
+from metalearn_cli.catalog import flatten
+from metalearn_cli.errors import UserError
+from metalearn_cli.mistakes import nearest
+
+Values = npt.NDArray[np.float64]
+
+
+class RunFolder(NamedTuple):
+    """What a run or an evaluation has written."""
+
+    folder: Path
+    config: dict[str, Any]  # flat, {"algo.inner_lr": 0.1, ...}
+    overrides: dict[str, str]  # what the command line gave
+    environment: dict[str, Any]
+    results: dict[str, Any] | None  # None: it is not finished
+
+    @property
+    def is_evaluation(self) -> bool:
+        return self.folder.parent.name == "eval"
+
+
+class Part(NamedTuple):
+    """The runs of one argument that differ in their seed at most."""
+
+    name: str
+    runs: list[RunFolder]  # by seed
+
+
+def split_arguments(arguments: list[str], keys: tuple[str, ...], command: str) -> tuple[list[str], dict[str, str]]:
+    """Folders, and the options among `keys`; a folder's name may hold an equal sign, as those of a sweep's jobs do."""
+    folders: list[str] = []
+    options: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key in keys and equals:
+            options[key] = value
+        elif equals and re.fullmatch(r"[a-z_]+", key) and not Path(argument).exists():
+            raise UserError(f"{command} has no key {key}{nearest(key, list(keys))}")
+        else:
+            folders.append(argument)
+    return folders, options
+
+
+def find(argument: str) -> list[Path]:
+    """The folders of runs that an argument stands for, in the order of the numbers in their names."""
+    path = Path(argument)
+    if (path / "config.yaml").is_file():
+        return [path]
+    if not path.exists() and glob.has_magic(argument):
+        found = [Path(match) for match in glob.glob(argument)]  # noqa: PTH207 - it may be absolute
+        found = [path for path in found if (path / "config.yaml").is_file()]
+        if not found:
+            raise UserError(f"no folder of a run is like {argument}")
+        return sorted(found, key=_natural)
+    if not path.is_dir():
+        raise UserError(f"{argument} is not there: give the folder of a run, of an evaluation or of a sweep")
+    found = [job.parent for job in path.glob("*/config.yaml")]
+    if not found:
+        raise UserError(f"{argument} is not the folder of a run or of a sweep: there is no config.yaml in it")
+    return sorted(found, key=_natural)
+
+
+def failed_jobs(argument: str) -> dict[str, str]:
+    """The jobs of a sweep that failed before they had a configuration, with the last line of their log."""
+    failed = {}
+    for log in sorted(Path(argument).glob("*/train.log")):
+        if not (log.parent / "config.yaml").exists():
+            lines = log.read_text(errors="replace").splitlines()
+            failed[str(log.parent)] = lines[-1] if lines else "nothing was said"
+    return failed
+
+
+def _natural(path: Path) -> list[Any]:
+    """seed=2 before seed=10."""
+    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", str(path)))]
+
+
+def read(folder: Path) -> RunFolder:
+    config = flatten(runs.load_config(folder / "config.yaml"))
+    lines = (folder / "overrides.txt").read_text().splitlines() if (folder / "overrides.txt").exists() else []
+    overrides = {key.lstrip("+"): value for key, _, value in (line.partition("=") for line in lines)}
+    environment = runs.read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
+    results = runs.read_json(folder / "results.json") if (folder / "results.json").exists() else None
+    if results is not None and (missing := {"metric", "per_step", "episodes_sha256", "seed"} - results.keys()):
+        raise UserError(f"{folder / 'results.json'} has no {sorted(missing)[0]}: it is not whole, or not of a run")
+    return RunFolder(folder, config, overrides, environment, results)
+
+
+def episodes(run: RunFolder) -> dict[str, npt.NDArray[Any]]:
+    """episodes.npz: one value for each test episode, and after each inner step."""
+    path = run.folder / "episodes.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}): metalearn eval run=... tests the run once more") from error
+
+
+def parts(argument: str) -> list[Part]:
+    """The runs of an argument, those that differ in their seed alone together."""
+    groups: dict[str, list[RunFolder]] = {}
+    for run in map(read, find(argument)):
+        groups.setdefault(repr(sorted(configuration(run).items())), []).append(run)
+    members = list(groups.values())
+    keys = swept([group[0] for group in members])
+    found = []
+    for group in members:
+        group.sort(key=lambda run: int(run.config["seed"]))
+        for run, other in pairwise(group):
+            if run.config["seed"] == other.config["seed"]:
+                raise UserError(
+                    f"{run.folder} and {other.folder} are one configuration with the same seed: give one of them"
+                )
+        values = ",".join(f"{key}={group[0].overrides[key]}" for key in keys if key in group[0].overrides)
+        found.append(Part(f"{argument} {values or group[0].folder.name}" if len(members) > 1 else argument, group))
+    return found
+
+
+def swept(some: list[RunFolder]) -> list[str]:
+    """The keys, but for the seed, whose values on the command line differ between runs."""
+    keys = sorted({key for run in some for key in run.overrides} - {"seed", "name"})
+    return [key for key in keys if len({run.overrides.get(key) for run in some}) > 1]
+
+
+def configuration(run: RunFolder) -> dict[str, Any]:
+    """What decides the result, but for the seed."""
+    free = (runs.FREE - {"steps"}) | {"seed"}
+    return {key: value for key, value in run.config.items() if key not in free and not key.startswith("paper")}
+
+
+def differences(some: list[RunFolder]) -> dict[str, list[Any]]:
+    """The keys that all of these runs have and in which they differ, but for the seed and what does not change the
+    result, with their values; of classes that differ (algo, task, ...) the names."""
+    configs = [configuration(run) for run in some]
+    found: dict[str, list[Any]] = {}
+    for key in sorted(set.intersection(*(set(config) for config in configs))):
+        values = [config[key] for config in configs]
+        if any(value != values[0] for value in values):
+            group = key.removesuffix("._target_")
+            found[group] = values if group == key else [str(value).rpartition(".")[2] for value in values]
+    return found

@@ -1,0 +1,198 @@
+"""One HTML page of some runs, which loads nothing from anywhere."""
+
+import shlex
+import time
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from metalearn_cli import __version__, runs
+from metalearn_cli.catalog import GROUPS, flatten
+from metalearn_cli.config import compose_config
+from metalearn_cli.errors import UserError
+from metalearn_cli.report.figures import Figures, by_task, distributions, inner_steps, learning_curves, sweep
+from metalearn_cli.report.folders import RunFolder
+from metalearn_cli.report.shown import first_task
+from metalearn_cli.report.summary import ALIGN, HEADER, cells
+from metalearn_cli.report.svg import COLOURS
+
+# Nothing may be fetched, and nothing may be run.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+LEGEND = 8  # a longer one stands on the page once
+PICTURED = 6  # runs whose first test task is shown
+
+
+def page(
+    title: str,
+    every: list[RunFolder],
+    rows: list[tuple[dict[str, Any], bool]],
+    sweeps: list[tuple[str, list[RunFolder]]],
+    warned: list[str],
+) -> str:
+    """`rows` are those of the table, and whether each is one over seeds."""
+    legend = _legend(every)
+    again = legend if len(every) <= LEGEND else ""
+    sections = [
+        _figures("Learning curves", learning_curves(every), legend),
+        _figures("Adapting to a test task", inner_steps(every), again),
+        _figures("Test episodes", distributions(every), again),
+        *(_figures(f"Sweep {name}", sweep(some)) for name, some in sweeps),
+        _first_tasks(every),
+        "<h2>What was run</h2>" + "".join(map(_run, every, range(1, len(every) + 1))),
+    ]
+    style = (Path(__file__).parent / "style.css").read_text()
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<link rel="icon" href="data:,">
+<title>{escape(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+<h1>{escape(title)}</h1>
+<p class="lead">{_lead(every)}</p>
+{_warnings(warned)}
+{_table(rows)}
+<p class="note">± 95% is 1.96 standard deviations over test episodes / √episodes: the noise of the episodes for one
+trained model, not that of training. In a row over seeds it is the interval of their mean by Student's t.</p>
+{"".join(sections)}
+<footer>metalearn {__version__}, {time.strftime("%Y-%m-%d %H:%M")}. Every figure comes from the folders named
+above.</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def _lead(every: list[RunFolder]) -> str:
+    done = [run for run in every if run.results is not None]
+    if len(every) == 1 and done:
+        results = done[0].results or {}
+        factor, unit = (100, "%") if results["metric"] == "accuracy" else (1, "")
+        if results["mean"] is None:
+            return f"{escape(results['metric'])}: the mean over {results['episodes']} test episodes is not finite"
+        mean, ci95 = factor * results["mean"], factor * (results["ci95"] or 0.0)
+        return (
+            f"{escape(results['metric'])} {mean:.4g} ± {ci95:.2g}{unit} over "
+            f"{results['episodes']} test episodes of {escape(str(results.get('task')))}"
+        )
+    tasks = ", ".join(sorted({task for task, _ in by_task(every)}))
+    return f"{len(every)} runs, {len(done)} of them tested{f', on {escape(tasks)}' if tasks else ''}"
+
+
+def _warnings(warned: list[str]) -> str:
+    if not warned:
+        return ""
+    items = "".join(f"<li>{escape(one)}</li>" for one in warned)
+    head = '<section class="warnings" aria-label="Warnings"><strong>Before you read the figures</strong>'
+    return f"{head}<ul>{items}</ul></section>"
+
+
+def _table(rows: list[tuple[dict[str, Any], bool]]) -> str:
+    kinds = ["r" if side == "r" else "" for side in ALIGN]
+    head = "".join(
+        f'<th class="{kind}" scope="col">{escape(name)}</th>' for name, kind in zip(HEADER, kinds, strict=True)
+    )
+    lines = []
+    number = 0
+    for one, is_over_seeds in rows:
+        number += not is_over_seeds
+        own = cells(one)
+        own[0] = own[0] if is_over_seeds else f"{number}  {own[0]}"
+        body = "".join(
+            f'<td class="{kind}{" main" if name == "mean" else ""}">{escape(cell)}</td>'
+            for cell, kind, name in zip(own, kinds, HEADER, strict=True)
+        )
+        lines.append(f"<tr{' class=seeds' if is_over_seeds else ''}>{body}</tr>")
+    body = "".join(lines)
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _legend(every: list[RunFolder]) -> str:
+    """Number, colour and dashes of each run."""
+    if len(every) == 1:
+        return ""
+    items = [
+        f'<li><svg viewBox="0 0 30 12" aria-hidden="true"><path class="line s{i % COLOURS} dash{i // COLOURS % 3}" '
+        f'd="M1,6L29,6"/></svg><b>{i + 1}</b>{escape(str(run.folder))}</li>'
+        for i, run in enumerate(every)
+    ]
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _figures(title: str, figures: Figures, legend: str = "") -> str:
+    if not figures:
+        return ""
+    shown = "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for caption, svg in figures)
+    return f'<h2>{escape(title)}</h2>{legend}<div class="figures">{shown}</div>'
+
+
+def _first_tasks(every: list[RunFolder]) -> str:
+    """Of the first seed of each configuration is enough: of the first few runs."""
+    shown = []
+    for i, run in enumerate(every[:PICTURED]):
+        inside = first_task(run)
+        inside = f'<div class="figures">{inside}</div>' if inside.startswith("<figure") else inside
+        shown.append(f"<h3>{i + 1}  {escape(str(run.folder))}</h3>{inside}")
+    rest = f"<p>Those of the other {len(every) - PICTURED} runs are left out.</p>" if len(every) > PICTURED else ""
+    return f"<h2>The first test tasks</h2>{''.join(shown)}{rest}"
+
+
+def _run(run: RunFolder, number: int) -> str:
+    """Everything that tells how a run came about."""
+    environment = run.environment
+    commit = environment.get("git_commit")
+    dirty = " with changes that were not committed" if environment.get("git_dirty") else ""
+    versions = [f"{key} {environment[key]}" for key in ("metalearn", "torch", "python") if environment.get(key)]
+    device = environment.get("gpu") if str(run.config.get("device")) != "cpu" else None
+    given = [shlex.quote(f"{key}={value}") for key, value in run.overrides.items()]
+    command = f"metalearn {'eval' if run.is_evaluation else 'train'} {' '.join(given)}"
+    learned = ", ".join(f"{name} {value:.4g}" for name, value in ((run.results or {}).get("learned") or {}).items())
+    facts = {
+        "command": f"<code>{escape(command)}</code>",
+        "device": escape(
+            f"{device or 'cpu: ' + str(environment.get('processor', 'not known'))}, {run.config.get('precision')}"
+        ),
+        "versions": escape(", ".join(versions)),
+        "git commit": escape(f"{commit}{dirty}" if commit else "not a checkout"),
+        "data": escape(str(environment.get("data", "not known"))),
+        "test episodes": escape(str((run.results or {}).get("episodes_sha256", "not tested yet"))),
+        **({"learned": escape(learned)} if learned else {}),
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
+    full = OmegaConf.to_yaml(OmegaConf.create(runs.load_config(run.folder / "config.yaml")))
+    return (
+        f'<section class="run"><h3>{number}  {escape(str(run.folder))}</h3><dl>{listed}</dl>{_changes(run)}'
+        f"<details><summary>Whole configuration</summary><pre>{escape(full)}</pre></details></section>"
+    )
+
+
+def _changes(run: RunFolder) -> str:
+    """The keys that are not the defaults of the chosen algorithm, task, model and optimizer."""
+    choices = run.environment.get("choices", {})
+    try:
+        composed, _ = compose_config([f"{group}={choices[group]}" for group in GROUPS if group in choices])
+    except UserError:  # a class of the user's own
+        return ""
+    plain: Any = OmegaConf.to_container(composed)
+    defaults = flatten(plain)
+    skipped = {"name", "paper", "threads"}
+    changed = {
+        key: (defaults[key], value)
+        for key, value in run.config.items()
+        if key in defaults and key not in skipped and not key.startswith("paper") and value != defaults[key]
+    }
+    items = "".join(
+        f"<dt><code>{escape(key)}</code></dt><dd>{escape(str(value))} "
+        f'<span class="note">(default {escape(str(default))})</span></dd>'
+        for key, (default, value) in changed.items()
+    )
+    chosen = ", ".join(f"{group}={choice}" for group, choice in choices.items())
+    about = f"Other than the defaults of {escape(chosen)}" if items else f"The defaults of {escape(chosen)}"
+    return f"<p>{about}</p>{f'<dl>{items}</dl>' if items else ''}"

@@ -1,0 +1,66 @@
+"""`metalearn report`: some runs as a table, as results.csv, and as one page."""
+
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.files import write_durably
+from metalearn_cli.progress import show, tell
+from metalearn_cli.report.folders import Part, RunFolder, failed_jobs, parts, split_arguments, swept
+from metalearn_cli.report.page import page
+from metalearn_cli.report.summary import ALIGN, HEADER, as_csv, cells, over_seeds, row, warnings
+from metalearn_cli.report.tables import aligned
+
+
+def report(arguments: list[str]) -> None:
+    """Print the table of `arguments`, folders and options, and write the two files."""
+    given, options = split_arguments(arguments, ("out", "csv"), "report")
+    paths = {"out": options.get("out", "report.html"), "csv": options.get("csv", "results.csv")}
+    if not given:
+        raise UserError("report wants the folder of a run, of an evaluation or of a sweep: metalearn report outputs/a")
+    for key, path in paths.items():
+        if path != "null" and not Path(path).absolute().parent.is_dir():
+            raise UserError(f"{key}={path}: there is no folder {Path(path).absolute().parent}")
+        if Path(path).is_dir():
+            raise UserError(f"{key}={path} is a folder: give the name of a file")
+    found = {argument: parts(argument) for argument in given}
+    every = _once([run for some in found.values() for part in some for run in part.runs])
+    rows = _rows([part for some in found.values() for part in some], every)
+    warned = warnings(every)
+    for argument in given:
+        warned += [f"{job} failed: {sentence}" for job, sentence in failed_jobs(argument).items()]
+    sweeps = [(argument, _members(some)) for argument, some in found.items() if len(_members(some)) > 1]
+    title = str(every[0].folder) if len(every) == 1 else f"{len(every)} runs: {', '.join(given)}"
+    show("\n".join(aligned([HEADER, *(cells(one) for one, _ in rows)], ALIGN)))
+    for sentence in warned:
+        tell(f"note: {sentence}")
+    if paths["csv"] != "null":
+        write_durably(Path(paths["csv"]), as_csv([row(run) for run in every]).encode())
+        show(f"the table is in {paths['csv']}")
+    if paths["out"] != "null":
+        write_durably(Path(paths["out"]), page(title, every, rows, sweeps, warned).encode())
+        show(f"the page is {paths['out']}")
+
+
+def _once(every: list[RunFolder]) -> list[RunFolder]:
+    return list({run.folder.resolve(): run for run in every}.values())
+
+
+def _members(some: list[Part]) -> list[RunFolder]:
+    """The jobs of a sweep: of an argument that holds several runs which differ in what was given."""
+    members = [run for part in some for run in part.runs]
+    return members if len(members) > 1 and (swept(members) or len({run.config["seed"] for run in members}) > 1) else []
+
+
+def _rows(found: list[Part], every: list[RunFolder]) -> list[tuple[dict[str, Any], bool]]:
+    """A row for each run, and one over the seeds of a configuration after them."""
+    rows: list[tuple[dict[str, Any], bool]] = []
+    left = {run.folder.resolve() for run in every}
+    for part in found:
+        for run in part.runs:
+            if run.folder.resolve() in left:
+                left.remove(run.folder.resolve())
+                rows.append((row(run), False))
+        if (one := over_seeds(part)) is not None:
+            rows.append((one, True))
+    return rows

@@ -1,0 +1,121 @@
+"""The first test tasks of a run, from its examples.npz: images with what was predicted, or curves before and after."""
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from metalearn_cli.report.figures import Figures
+from metalearn_cli.report.folders import RunFolder, episodes
+from metalearn_cli.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axes, clipped, path, picture, scale
+
+
+def first_task(run: RunFolder) -> str:
+    """HTML; a sentence where there is nothing to show."""
+    file = run.folder / "examples.npz"
+    if run.results is None:
+        return "<p>Not finished: nothing was tested yet.</p>"
+    if not file.exists():
+        return f"<p>{_fallback(run.folder / 'test.png')}</p>"
+    with np.load(file, allow_pickle=False) as arrays:
+        shown = dict(arrays)
+    if "predicted" in shown:
+        return images(shown)
+    figures = fits(shown, episodes(run)["metric"])
+    return "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for caption, svg in figures)
+
+
+def _fallback(png: Path) -> str:
+    """Of a run of before there was examples.npz."""
+    if not png.exists():
+        return "This kind of task has no picture: neither images nor curves of one variable."
+    data = base64.b64encode(png.read_bytes()).decode()
+    return f'<img class="test" src="data:image/png;base64,{data}" alt="the first test tasks and what was predicted">'
+
+
+def images(shown: dict[str, Any]) -> str:
+    """A row for each class: its support images, and its query images with what they were taken for."""
+    right, queries = int(shown["right"]), int(shown["queries"])
+    rows = []
+    for label in np.unique(shown["support_y"]).tolist():
+        support = [
+            _image(pixels, f"support image of class {label}")
+            for pixels in shown["support_x"][shown["support_y"] == label]
+        ]
+        at = np.flatnonzero(shown["query_y"] == label)
+        query = [
+            _query(shown["query_x"][i], label, int(shown["predicted"][i]), float(shown["probability"][i])) for i in at
+        ]
+        rows.append(
+            f'<div class="class"><span class="name">class {label}</span><div class="support">{"".join(support)}</div>'
+            f'<div class="query">{"".join(query)}</div></div>'
+        )
+    said = (
+        f"{right} of {queries} query images of the first test episode are right ({right / queries:.1%}). Left the "
+        "support, right the query images by true class; a crossed one was taken for the class that stands under it."
+    )
+    return f'<p>{said}</p><div class="episode">{"".join(rows)}</div>'
+
+
+def _query(pixels: Any, label: int, predicted: int, probability: float) -> str:
+    if predicted == label:
+        return f'<span class="right">{_image(pixels, f"query image of class {label}, right")}</span>'
+    about = f"query image of class {label}, taken for class {predicted} with probability {probability:.0%}"
+    return f'<span class="wrong">{_image(pixels, about)}<small>✗ {predicted}<br>{probability:.0%}</small></span>'
+
+
+def _image(pixels: Any, about: str) -> str:
+    file = io.BytesIO()
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    is_grey = pixels.shape[-1] == 1
+    picture.save(file, "PNG", optimize=True) if is_grey else picture.save(file, "JPEG", quality=88)
+    kind = "png" if is_grey else "jpeg"
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img src="data:image/{kind};base64,{data}" alt="{escape(about)}">'
+
+
+def fits(shown: dict[str, Any], metric: Any) -> Figures:
+    """A chart for each task: the truth and the support, the network before adapting and after; metric [E, K + 1].
+
+    What runs away must not flatten the truth: it is cut off.
+    """
+    found: Figures = []
+    steps = shown["steps"].tolist()
+    styles = {0: "before", **dict.fromkeys(steps[1:-1], "first"), steps[-1]: "after"}
+    for task in range(len(shown["line_x"])):
+        query, support = (_pairs(shown[f"{name}_x"][task], shown[f"{name}_y"][task]) for name in ("query", "support"))
+        known = [y for _, y in query + support]
+        low, high = min(known), max(known)
+        margin = (high - low) / 2
+        heights = [float(y) for y in shown["line_y"][:, task].ravel() if np.isfinite(y)]
+        ends = [max(min([*heights, low]), low - margin), min(max([*heights, high]), high + margin)]
+        x = scale([px for px, _ in query + support], LEFT, WIDTH - RIGHT, margin=0.02)
+        y = scale(ends, HEIGHT - BOTTOM, TOP + 6)
+        parts = [axes(x, y, "x", "y", HEIGHT - BOTTOM)]
+        parts += [f'<circle class="truth" cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="2"/>' for px, py in query]
+        lines = [
+            [(x.at(px), y.at(py)) for px, py in _pairs(shown["line_x"][task], shown["line_y"][i, task])]
+            for i in range(len(steps))
+        ]
+        drawn = [
+            f'<path class="line {styles[step]}" d="{path(line)}"/>' for step, line in zip(steps, lines, strict=True)
+        ]
+        parts.append(clipped("".join(drawn)))
+        parts += [f'<circle class="point" cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="4"/>' for px, py in support]
+        between = ", dashes after 1" if len(steps) > 2 else ""
+        caption = (
+            f"Test task {task + 1}: error {metric[task, 0]:.3g} → {metric[task, -1]:.3g}. Grey: the truth; dots: "
+            f"the support; dotted before adapting{between}, solid after {steps[-1]} steps"
+        )
+        found.append((caption, picture("".join(parts), caption, f"{len(support)} support points")))
+    return found
+
+
+def _pairs(x: Any, y: Any) -> list[tuple[float, float]]:
+    """Without the padding, and without what is not finite."""
+    both = np.stack([x, y], 1)
+    return [(float(a), float(b)) for a, b in both[np.isfinite(both).all(1)]]

@@ -1,0 +1,43 @@
+"""Run folders as a run leaves them, of values that a test chooses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+
+def write_run(
+    folder: Path,
+    values: Any,
+    seed: int = 0,
+    metric: str = "accuracy",
+    config: dict[str, Any] | None = None,
+    overrides: dict[str, Any] | None = None,
+    sha256: str = "a" * 64,
+    batch_norm: str | None = None,
+    modes: dict[str, Any] | None = None,
+) -> Path:
+    """`values` [E] are those after the last of two inner steps; `modes` has those of other batch-norm modes."""
+    last = np.asarray(values, dtype=np.float64)
+    folder.mkdir(parents=True)
+    flat = {"seed": seed, "name": folder.name, "algo.inner_lr": 0.1, "task.shot": 5, "episodes_seed": 0, "steps": 20}
+    node = OmegaConf.create({})
+    for key, value in {**flat, **(config or {})}.items():
+        OmegaConf.update(node, key, value)
+    OmegaConf.save(node, folder / "config.yaml")
+    given = {"seed": seed, **(overrides or {})}
+    (folder / "overrides.txt").write_text("".join(f"{key}={value}\n" for key, value in given.items()))
+    (folder / "environment.json").write_text(json.dumps({"choices": {"algo": "maml", "task": "sinusoid"}}))
+    curve = np.stack([last / 2, last], 1)
+    others = {f"metric_{mode}": np.asarray(row) for mode, row in (modes or {}).items()}
+    np.savez(folder / "episodes.npz", metric=curve, loss=curve, **others)
+    results = {
+        **{"split": "test", "episodes": len(last), "episodes_sha256": sha256, "metric": metric, "seed": seed},
+        **{"mean": last.mean(), "ci95": 0.1, "median": np.median(last), "batch_norm": batch_norm},
+        **{"per_step": [{"step": step, "mean": 0.5, "ci95": 0.1, "median": 0.5, "diverged": 0.0} for step in (0, 1)]},
+        **{"algo": "maml", "task": "sinusoid", "step": 20, "steps": 20, "other_batch_norm": {}},
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder

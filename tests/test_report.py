@@ -1,0 +1,246 @@
+"""`metalearn report`, as a user gives it: the table, results.csv, and the page, which loads nothing."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import run
+from folders import write_run
+
+VOID = {"meta", "link", "img", "br"}
+TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick"]
+
+
+class Page(HTMLParser):
+    """The elements of a page; every one must be closed in its turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if self._open[-1:] != ["style"] else ""
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, random_omniglot: Path) -> Path:
+    """A sweep on sinusoids, and a classification run, whose results the tests read."""
+    folder = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METALEARN_CACHE", str(random_omniglot))
+        done = run(folder, "train", *TINY, "-m", "seed=0,1", "algo.inner_lr=0.01,0.1", "name=sweep")
+        assert done.code == 0, done.err
+        small = ["model.filters=2", "task.query=2", "task.way=3", "debug=quick", "threads=1"]
+        assert run(folder, "train", "algo=maml", "task=omniglot", *small, "name=images").code == 0
+    return folder
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def test_the_table_the_csv_and_the_page(place: Path) -> None:
+    done = run(place, "report", "outputs/sweep", "outputs/images")
+    assert done.code == 0, done.err
+    folders = [*sorted((place / "outputs/sweep").glob("*/")), place / "outputs/images"]
+    rows = list(csv.DictReader((place / "results.csv").read_text().splitlines()))
+    assert len(rows) == len(folders) == 5
+    page = Page((place / "report.html").read_text())
+    for folder in folders:
+        found, name = results(folder), str(folder.relative_to(place))
+        (row,) = (row for row in rows if row["name"] == name)
+        assert float(row["mean"]) == found["mean"]
+        assert row["episodes_sha256"] == found["episodes_sha256"]
+        shown = f"{100 * found['mean']:.2f}" if found["metric"] == "accuracy" else f"{found['mean']:.4g}"
+        assert re.search(rf"{re.escape(name)} .*{re.escape(shown)}", done.out)
+        assert name in page.text
+        assert shown in page.text
+    assert "mean over 2 seeds" in done.out
+    assert done.out.endswith("the table is in results.csv\nthe page is report.html\n")
+    assert "note: debug=quick is a first look, not a result: outputs/sweep/" in done.err
+    assert (
+        "note: transductive batch norm: the query examples of a task help to classify each other: outputs/im"
+        in done.err
+    )
+    # What is drawn: each figure tells a screen reader what it is.
+    titles = re.findall(r"<title>([^<]*)</title><desc>", (place / "report.html").read_text())
+    for title in (
+        *(
+            "sinusoid, training:",
+            "sinusoid, validation after",
+            "omniglot, training:",
+            "sinusoid: test after each inner",
+        ),
+        *("omniglot: test after each inner", "sinusoid: one value for each test episode", "The test of each job"),
+        *("By algo.inner_lr:", "By seed:", "Test task 1: error", "Test task 4: error"),
+    ):
+        assert any(one.startswith(title) for one in titles), title
+    assert len(page.all("figure")) == len(titles)
+    assert "of 6 query images of the first test episode are right" in page.text
+    assert len([one for one in page.all("img") if str(one["alt"]).startswith("query image of class")]) == 6
+    assert "Other than the defaults of algo=maml, task=omniglot" in page.text
+    assert "algo.test_steps" in page.text
+
+
+def test_the_page_loads_nothing(place: Path) -> None:
+    assert run(place, "report", "outputs/sweep", "outputs/images", "out=page.html").code == 0
+    text = (place / "page.html").read_text()
+    page = Page(text)
+    for _, attributes in page.elements:
+        for name in ("src", "href", "data", "srcset", "action"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+    assert {tag for tag, _ in page.elements} & {"script", "iframe", "object", "embed", "form", "base"} == set()
+    assert "url(" not in text
+    assert "@import" not in text
+    policy = [one for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy"]
+    assert policy[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def seen_by_chromium(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
+    """The page as it stands after it was shown, and what the browser had to say of it. No name is resolved."""
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("no Chromium")
+    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+    quiet += ["--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+    command = [
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        *quiet,
+        "--enable-logging=stderr",
+        "--dump-dom",
+        f"file://{page}",
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_chromium_shows_it_without_a_request_or_an_error(place: Path, tmp_path: Path) -> None:
+    assert run(place, "report", "outputs/sweep", "outputs/images", "out=page.html").code == 0
+    done = seen_by_chromium(place / "page.html", tmp_path / "profile")
+    assert "outputs/images" in done.stdout
+    assert "</html>" in done.stdout
+    assert "CONSOLE" not in done.stderr
+    # What a request would look like: the browser says that the page's own policy forbids it.
+    text = (place / "page.html").read_text().replace("</main>", '<img src="http://localhost/a.png" alt=""></main>')
+    (tmp_path / "asks.html").write_text(text)
+    assert "CONSOLE" in seen_by_chromium(tmp_path / "asks.html", tmp_path / "profile").stderr
+
+
+def test_an_evaluation_and_an_unfinished_run(place: Path, tmp_path: Path) -> None:
+    assert run(place, "eval", "run=outputs/sweep/algo.inner_lr=0.1,seed=0", "task.shot=3", "test_episodes=24").code == 0
+    folder = shutil.copytree(place / "outputs/sweep/algo.inner_lr=0.1,seed=0", tmp_path / "half")
+    for name in ("results.json", "episodes.npz", "examples.npz", "test.png"):
+        (folder / name).unlink()
+    (evaluation,) = (folder / "eval").iterdir()
+    done = run(tmp_path, "report", "half", str(evaluation.relative_to(tmp_path)), "csv=null")
+    assert done.code == 0, done.err
+    assert not (tmp_path / "results.csv").exists()
+    assert re.search(r"half +not finished", done.out)
+    assert "note: not finished, and not tested yet: half" in done.err
+    page = Page((tmp_path / "report.html").read_text())
+    assert "sinusoid, validation after the last inner step" in page.text  # as far as it has come
+    assert "metalearn eval" in page.text
+    assert "Not finished: nothing was tested yet." in page.text
+
+
+def test_different_episodes_and_damaged_means_are_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", np.linspace(0, 1, 50), metric="mse")
+    folder = write_run(tmp_path / "b", [np.inf, *np.linspace(0, 1, 49)], metric="mse", sha256="b" * 64)
+    found = results(tmp_path / "a")
+    found.update(mean=None, episodes_sha256="b" * 64)
+    found["per_step"][-1].update(mean=None, diverged=0.02)
+    (folder / "results.json").write_text(json.dumps(found))
+    done = run(tmp_path, "report", "a", "b")
+    assert done.code == 0, done.err
+    assert "tested on 2 different sets of episodes" in done.err
+    assert "the mean is not finite: b" in done.err
+    assert "diverged; they stand in the mean, so look at the median too: b (2.00%)" in done.err
+    assert re.search(r"b +mse +not finite", done.out)
+    assert "has no picture" in Page((tmp_path / "report.html").read_text()).text
+
+
+def test_a_name_is_text_and_never_markup(tmp_path: Path) -> None:
+    write_run(tmp_path / "<script>alert(1)</script>", np.linspace(0, 1, 50), overrides={"x": "<img src=http://a>"})
+    assert run(tmp_path, "report", "<script>alert(1)<*/script>").code == 0
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.all("script") == page.all("img") == []
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_the_learned_optimizer_beside_those_made_by_hand(tmp_path: Path) -> None:
+    quick = [
+        "task=quadratics",
+        "task.dimension=2",
+        "debug=quick",
+        "steps=2",
+        "eval_every=0",
+        "select=last",
+        "threads=1",
+    ]
+    for algo, more in (("hand_optimizer", ["algo.rates=[0.001,0.02]"]), ("learned_optimizer", ["algo.horizon=20"])):
+        done = run(tmp_path, "train", f"algo={algo}", *more, "algo.test_steps=20", *quick, f"name={algo}")
+        assert done.code == 0, done.err
+    assert run(tmp_path, "report", "outputs/hand_optimizer", "outputs/learned_optimizer").code == 0
+    page = Page((tmp_path / "report.html").read_text())
+    assert "quadratics: the loss while each optimizer works, learned and by hand" in page.text
+    assert "rate 0.02" in page.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "report wants the folder of a run"),
+        (["nowhere"], "nowhere is not there"),
+        (["empty"], "there is no config.yaml in it"),
+        (["a", "out=none/page.html"], "out=none/page.html: there is no folder"),
+        (["a", "csv=none/table.csv"], "csv=none/table.csv: there is no folder"),
+        (["a", "out=empty"], "out=empty is a folder"),
+        (["a", "outt=x"], "report has no key outt: did you mean out?"),
+        (["broken"], "broken/results.json cannot be read"),
+    ],
+)
+def test_mistakes_write_nothing(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    for name in ("a", "broken"):
+        write_run(tmp_path / name, np.linspace(0, 1, 50))
+    (tmp_path / "broken/results.json").write_text("{")
+    (tmp_path / "empty").mkdir()
+    done = run(tmp_path, "report", *arguments)
+    assert (done.code, done.out) == (1, "")
+    assert sentence in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not list(tmp_path.glob("*.html"))
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_a_failed_job_of_a_sweep_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "sw/seed=0", np.linspace(0, 1, 50))
+    (tmp_path / "sw/seed=1").mkdir()
+    (tmp_path / "sw/seed=1/train.log").write_text("2026-11-24 10:00:00 failed: no data\n")
+    done = run(tmp_path, "report", "sw")
+    assert "note: sw/seed=1 failed: 2026-11-24 10:00:00 failed: no data" in done.err

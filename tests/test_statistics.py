@@ -1,0 +1,99 @@
+"""Against scipy 1.17.1, whose figures stand here, since nothing else here needs it."""
+
+import numpy as np
+import pytest
+
+from metalearn_cli.report.statistics import estimate, holm, paired, t_p_value, t_quantile, together, unpaired, wilcoxon
+
+D = np.array([((i * 37) % 101 - 45) / 8 for i in range(40)])
+A = np.array([((i * 53) % 97) / 10 for i in range(40)])
+
+
+@pytest.mark.parametrize(
+    ("df", "quantile", "p"),
+    [
+        (1, 12.706204736174694, 0.24223788318168682),
+        (2, 4.302652729749462, 0.12961172022151082),
+        (5, 2.5705818356363146, 0.05449009934237626),
+        (30, 2.0422724563012378, 0.01811564906806669),
+        (599, 1.9639322489452784, 0.012685599856850754),
+        (1e6, 1.959966356814107, 0.012419489502163254),
+        (7.3, 2.345066736547703, 0.03965023466560043),
+    ],
+)
+def test_students_t(df: float, quantile: float, p: float) -> None:
+    assert t_quantile(df) == pytest.approx(quantile, rel=1e-9)
+    assert t_p_value(2.5, df) == t_p_value(-2.5, df) == pytest.approx(p, rel=1e-9)
+
+
+def test_a_p_value_far_out() -> None:
+    assert t_p_value(40, 599) == pytest.approx(2.658918435565544e-171, rel=1e-6)
+
+
+def test_the_paired_t() -> None:
+    found = paired(D)
+    assert found.mean == pytest.approx(0.60625)
+    assert found.p == pytest.approx(0.31066650534589646, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx((-0.5875632874237298, 1.8000632874237297), rel=1e-7)
+
+
+def test_welchs_t() -> None:
+    found = unpaired(A[:25], A + D)
+    assert found.mean == pytest.approx(0.7802500000000014)
+    assert found.p == pytest.approx(0.4283780154934606, rel=1e-9)
+    assert found.df == pytest.approx(62.77336702476839, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx((-1.1759019358898521, 2.7364019358898553), rel=1e-7)
+
+
+def test_wilcoxons_ranks_without_and_with_ties_and_zeros() -> None:
+    assert wilcoxon(D) == pytest.approx(0.33645470071950234, rel=1e-9)
+    ties = np.round(D)
+    assert (ties == 0).sum() == 3
+    assert wilcoxon(ties) == pytest.approx(0.28249790341830927, rel=1e-9)
+    assert wilcoxon(D[:19]) is None
+
+
+def test_wilcoxon_takes_an_infinite_difference_as_the_largest() -> None:
+    one = D.copy()
+    one[np.abs(one).argmax()] = np.inf if one[np.abs(one).argmax()] > 0 else -np.inf
+    assert wilcoxon(one) == wilcoxon(D)
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_no_noise_at_all() -> None:
+    assert (paired(np.zeros(5)).p, paired(np.zeros(5)).half) == (1.0, 0.0)
+    assert (paired(np.ones(5)).p, paired(np.ones(5)).half) == (0.0, 0.0)
+
+
+def test_two_sources_of_noise_together() -> None:
+    """One alone is itself; both are wider than each, and p is that of the interval that ends at 0."""
+    seeds, episodes = estimate(2.0, 0.5, 3), estimate(2.0, 0.3, 199)
+    assert together(estimate(2.0, 0.0, 3), episodes).half == pytest.approx(episodes.half)
+    assert together(estimate(2.0, 0.0, 3), episodes).p == pytest.approx(episodes.p, rel=1e-3)
+    both = together(seeds, episodes)
+    assert both.half == pytest.approx(np.hypot(seeds.half, episodes.half))
+    ends = np.hypot(t_quantile(3, both.p) * 0.5**0.5, t_quantile(199, both.p) * 0.3**0.5)
+    assert ends == pytest.approx(2.0, rel=1e-3)
+
+
+def test_the_interval_covers() -> None:
+    """Seeds and episodes as independent sources: 95% of the intervals hold the truth, and those of episodes alone do
+    not where the seeds differ."""
+    rng = np.random.default_rng(0)
+    t_of_seeds, t_of_episodes = t_quantile(3), t_quantile(49)
+    both, alone = [], []
+    for _ in range(2000):
+        seeds, episodes = rng.normal(0, 1, (4, 1)), rng.normal(0, 3, (1, 50))
+        gain = 0.7 + seeds + episodes + rng.normal(0, 0.5, (4, 50))
+        of_seeds = t_of_seeds * gain.mean(1).std(ddof=1) / 4**0.5
+        of_episodes = t_of_episodes * gain.mean(0).std(ddof=1) / 50**0.5
+        off = abs(gain.mean() - 0.7)
+        both.append(off < np.hypot(of_seeds, of_episodes))
+        alone.append(off < of_episodes)
+    assert 0.94 <= np.mean(both) <= 0.99
+    assert np.mean(alone) < 0.85
