@@ -17,6 +17,15 @@ EVAL_KEYS = (
     *("batch_norm", "other_batch_norm", "expect", "trust"),
 )
 
+# What the commands take that use a run; predict algo.test_steps besides.
+USE_KEYS = {
+    "predict": (
+        *("run", "support", "query", "out", "batch_norm", "algo.test_steps"),
+        *("device", "precision", "threads", "allocator", "trust"),
+    ),
+    "export": ("run", "out", "device", "threads", "trust"),
+}
+
 # Every metric that is written anywhere, in a line.
 METRICS = {
     "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the end",

@@ -45,6 +45,8 @@ def completions(words: list[str]) -> list[str]:
         options = list(COMPLETION)
     elif command == "data":
         options = _data_options(words[1:-1])
+    elif command in catalog.USE_KEYS:
+        options = _use_options(command, key, typed if equals else None)
     elif command not in ("train", "eval", "bench"):
         options = []
     elif words[-2] == "--cfg":
@@ -65,6 +67,15 @@ def completions(words: list[str]) -> list[str]:
         rest = ["run", *catalog.EVAL_KEYS] if command == "eval" else [*groups, *catalog.PRESETS, *catalog.run_keys()]
         options = [f"{key}=" for key in [*rest, *keys]]
     return sorted({option for option in options if option.startswith(last)})
+
+
+def _use_options(command: str, key: str, typed: str | None) -> list[str]:
+    """Of predict and export; paths but a run's are the shell's."""
+    if typed is None:
+        return [f"{name}=" for name in catalog.USE_KEYS[command]] + ["--help "]
+    if key == "run":
+        return [f"run={path}" for path in catalog.folders_of_runs(typed)]
+    return [f"{key}={value} " for value in catalog.values_of(key)] if key in catalog.USE_KEYS[command] else []
 
 
 def _data_options(before: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from metalearn_cli import checkpoint, runs
 from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten
 from metalearn_cli.config import Job, build, compose_config, make_job, parse_override
 from metalearn_cli.errors import UserError
+from metalearn_cli.examples import examples_of, to_json
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import test, train
 from metalearn_cli.machine import new_learner, prepare
@@ -49,6 +50,7 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
             for difference in runs.other_versions(folder):
                 console.say(difference)
             runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
+            runs.write_json(folder / "task.json", to_json(examples_of(job.task)))
             try:
                 with Interrupt() as interrupt:
                     with interrupt.leaving_at_once():
@@ -71,18 +73,12 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> tuple[Path, dict[str,
     """
     learner = new_learner(job)
     fingerprint = job.task.fingerprint
-    checkpoints = run / "checkpoints"
     if _same_data(job.config["task"], runs.load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
     notes = [*job.notes, *job.task.notes()]
-    if (run / "results.json").exists():
-        tested = checkpoint.load_step(checkpoints, runs.read_json(run / "results.json")["step"])
-    else:
-        newest, skipped = checkpoint.load_newest(checkpoints)
-        if newest is None:
-            raise UserError(f"{run} has no checkpoint yet: train it first")
-        tested = newest
-        notes += [f"skipping {damage}" for damage in skipped]
+    tested, skipped = runs.tested_checkpoint(run)
+    notes += skipped
+    if not (run / "results.json").exists():
         notes.append(f"{run} is not finished: testing its step {tested.step} of {job.run.steps}")
     learner.load_state_dict(tested.tensors)
     what = {key: value for key, value in job.config.items() if key not in ("expect", "trust")}
@@ -119,12 +115,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     if "run" not in given:
         raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
     run = Path(given.pop("run"))
-    if run.parent.name == "eval" and (run.parents[1] / "config.yaml").is_file():
-        raise UserError(f"run={run} is the folder of an evaluation: give run={run.parents[1]}")
-    if not (run / "config.yaml").is_file() and (jobs := sorted(run.glob("*/config.yaml"))):
-        raise UserError(f"run={run} is the folder of a sweep: give one of its runs, e.g. run={jobs[0].parent}")
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
+    runs.check_folder(run)
     config = runs.load_config(run / "config.yaml")
     missing = [key for key in (*GROUPS, "expect", "trust", "paper") if key not in config]
     if missing:

@@ -71,7 +71,8 @@ class Net(ABC):
 
 
 def with_outputs(net: Net, outputs: int) -> Net:
-    """The same network for another number of classes."""
+    """The same network for tasks of another number of classes, which all have so many."""
     dataclass: Any = net
-    other: Net = replace(dataclass, spec=net.spec._replace(outputs=outputs, train_outputs=outputs))
+    spec = net.spec._replace(outputs=outputs, train_outputs=outputs, padded=False)
+    other: Net = replace(dataclass, spec=spec)
     return other
