@@ -13,7 +13,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import draw_episodes
 from metalearn_cli.model import Model, for_way
 from metalearn_cli.stored import UNLIKE, Stored, task_of
-from metalearn_cli.unlike import Threshold, find, quantile, unlikeness
+from metalearn_cli.unlike import Threshold, quantile, unlikeness
 
 EPISODES = 100
 QUERIES = 5  # of each class at most
@@ -21,36 +21,37 @@ TASKS_AT_ONCE = 8
 
 
 def threshold(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> tuple[Threshold | None, str]:
-    """That of tasks of `way` classes, the smallest with `shot` examples, or of the next best that can be measured or is
-    known, and a sentence on it; None where there is none."""
+    """That of tasks of `way` classes, the smallest with `shot` examples, or the next best, which flags less: it is
+    known, or measured now. And a sentence on it. None where there is none."""
     if model.examples.columns is not None:
         return None, "no flag `unlike`: the tasks of a table share their classes"
     reasons: list[str] = []
-    sizes = [{"way": way, "shot": shot}, {"shot": shot}, {}] if "way" in stored.config.get("task", {}) else [{}]
-    for size in sizes if stored.is_run else []:
-        wanted = (size.get("way", own_way(stored)), size.get("shot", own_shot(stored)))
-        if known := [known for known in model.thresholds if (known.way, known.shot) == wanted]:
+    for size in _sizes(stored, model, way, shot) if stored.is_run else []:
+        if known := [known for known in model.thresholds if (known.way, known.shot) == size]:
             return known[0], _sentence(known[0], way, shot, reasons)
         try:
-            found = measure(stored, model, size, trust)
+            found = measure(stored, model, *size, trust)
         except UserError as reason:
             reasons.append(str(reason))
             continue
         return found, _sentence(found, way, shot, reasons)
-    nearest = find(model.thresholds, way, shot)
-    if nearest is None:
-        why = reasons[-1] if reasons else "none was exported for these batch_norm and algo.test_steps"
-        return None, f"no flag `unlike`: its threshold is measured on validation tasks ({why})"
-    return nearest, _sentence(nearest, way, shot, reasons)
+    if (nearest := model.threshold(way, shot)) is not None:
+        return nearest, _sentence(nearest, way, shot, reasons)
+    known_ways = sorted({known.way for known in model.thresholds})
+    none = f"known are those of {', '.join(map(str, known_ways))} classes" if known_ways else "none is known here"
+    return None, f"no flag `unlike`: its threshold is measured on validation tasks ({reasons[-1] if reasons else none})"
+
+
+def _sizes(stored: Stored, model: Model, way: int, shot: int) -> list[tuple[int, int]]:
+    """Ways and shots of validation tasks, the first the best."""
+    if "way" not in stored.config["task"]:
+        return [(own_way(stored), shot)]  # a user's own task is what it is
+    ways = [way, own_way(stored)] if model.is_metric else [way]
+    return list(dict.fromkeys((a_way, a_shot) for a_way in ways for a_shot in (shot, 1)))
 
 
 def own_way(stored: Stored) -> int:
     return stored.examples.spec.outputs
-
-
-def own_shot(stored: Stored) -> int:
-    shot: int = stored.config.get("task", {}).get("shot") or 1
-    return shot
 
 
 def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
@@ -61,9 +62,9 @@ def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
     return f"flag `unlike`: by {kind}, as nothing is known of {way}-way {shot}-shot ones{why}"
 
 
-def measure(stored: Stored, model: Model, size: dict[str, int], trust: bool) -> Threshold:
-    """The threshold of validation tasks of this size. Raises UserError where they cannot be had."""
-    task = task_of(stored.config, trust, **_keys(stored.config["task"], size))
+def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> Threshold:
+    """The threshold of such validation tasks. Raises UserError where they cannot be had."""
+    task = task_of(stored.config, trust, **_keys(stored.config["task"], way, shot))
     if "val" not in task.splits:
         raise UserError("the run has no validation classes")
     task.check_split("val")
@@ -77,13 +78,13 @@ def measure(stored: Stored, model: Model, size: dict[str, int], trust: bool) -> 
             with torch.no_grad():
                 *_, predict = model.algo.adapt(net, meta, batch.support, model.algo.test_steps)
                 out = present(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
-            real = unlikeness(out)
-            scores.append(real.flatten() if batch.query_mask is None else real[batch.query_mask])
+            score = unlikeness(out)
+            scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])
     values = torch.cat(scores)
     return Threshold(
         value=quantile(values),
-        way=task.spec.outputs,
-        shot=max(1, batch.support_x.shape[1] // task.spec.outputs),
+        way=way,
+        shot=shot,
         batch_norm=model.batch_norm.name,
         test_steps=model.algo.test_steps,
         step=stored.step,
@@ -93,12 +94,12 @@ def measure(stored: Stored, model: Model, size: dict[str, int], trust: bool) -> 
     )
 
 
-def _keys(own: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
+def _keys(own: dict[str, Any], way: int, shot: int) -> dict[str, Any]:
     """Of a task with validation tasks of this size, all alike; its training tasks stay what they are."""
     if "way" not in own:
         return {}
     train = {f"train_{key}": own[f"train_{key}"] or own[key] for key in ("way", "shot", "query")}
-    return {**train, **size, "query": min(own["query"], QUERIES), "variable": False}
+    return {**train, "way": way, "shot": shot, "query": min(own["query"], QUERIES), "variable": False}
 
 
 def keep(stored: Stored, found: Threshold) -> None:

@@ -27,7 +27,8 @@ from metalearn_cli.progress import show, tell
 from metalearn_cli.stored import EXPORT, FORMAT, Stored, make, read
 from metalearn_cli.unlike import Threshold
 
-SHOTS = (1, 5)  # besides the run's own, for which the flag is calibrated
+# Of the tasks for which the flag is calibrated, besides the run's own.
+WAYS, SHOTS = (2, 3, 5, 10), (1, 5)
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,26 @@ def _keys(overrides: list[str]) -> Export:
 
 
 def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
-    """Those of the run's own way, with some shots."""
+    """Those of the usual tasks that the validation classes can give."""
     precision = Precision[stored.config["precision"]]
     set_process(precision, keys.threads, Allocator.tuned)
     device = keys.device or stored.config["device"]
     model = make(stored, BatchNorm.inductive, device, precision, None, keys.trust)
     found: dict[tuple[int, int], Threshold] = {}
+    lacking: dict[str, str] = {}  # each reason once, with the first tasks that it holds of
     if stored.examples.spec.kind == "classes":
-        for shot in sorted({*SHOTS, calibrate.own_shot(stored)}):
-            threshold, sentence = calibrate.threshold(stored, model, calibrate.own_way(stored), shot, keys.trust)
-            tell(sentence)
-            if threshold is not None:
-                found[threshold.way, threshold.shot] = threshold
+        own = stored.config["task"].get("shot", 1)
+        for way in sorted({*WAYS, stored.examples.spec.outputs}):
+            for shot in sorted({*SHOTS, own}):
+                threshold, sentence = calibrate.threshold(stored, model, way, shot, keys.trust)
+                if threshold is None:
+                    lacking.setdefault(sentence, f"{way}-way {shot}-shot")
+                elif (threshold.way, threshold.shot) not in found:
+                    found[threshold.way, threshold.shot] = threshold
+    for sentence, tasks in lacking.items():
+        tell(f"{tasks} tasks: {sentence}")
+    for threshold in found.values():
+        tell(f"flag `unlike`: calibrated for {threshold.way}-way {threshold.shot}-shot tasks")
     return list(found.values())
 
 

@@ -76,7 +76,7 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> tuple[Path, dict[str,
     if _same_data(job.config["task"], runs.load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
     notes = [*job.notes, *job.task.notes()]
-    tested, skipped = runs.tested_checkpoint(run)
+    tested, skipped = runs.load_tested(run)
     notes += skipped
     if not (run / "results.json").exists():
         notes.append(f"{run} is not finished: testing its step {tested.step} of {job.run.steps}")

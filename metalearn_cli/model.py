@@ -16,6 +16,7 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.base import Predictor as Adapted
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.maml import Adapted as Adapting
+from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.datasets.decode import Broken
 from metalearn_cli.datasets.image_folder import some
 from metalearn_cli.errors import UserError
@@ -64,7 +65,7 @@ class Model:
         support = Support(x[order].unsqueeze(0), targets[order.to(self.device)].unsqueeze(0), key)
         with torch.no_grad():
             *_, predict = self.algo.adapt(net, meta, support, self.algo.test_steps)
-        threshold = find(self.thresholds, len(classes), max(1, int(targets.bincount().min()))) if classes else None
+        threshold = self.threshold(len(classes), int(targets.bincount().min())) if classes else None
         return Predictor(self, predict, classes, threshold, note)
 
     def read(self, paths: Sequence[str | Path]) -> Tensor:
@@ -90,6 +91,15 @@ class Model:
                 f"{len(broken)} of {len(paths)} pictures cannot be used: {some(broken, '; ')}: mend or remove them"
             )
         return pixels
+
+    def threshold(self, way: int, shot: int) -> Threshold | None:
+        """Of the flag `unlike`, that for tasks of `way` classes with `shot` examples or more; None: it is not known."""
+        return find(self.thresholds, way, shot, self.is_metric)
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether the outputs are distances, which do not depend on how many classes there are."""
+        return isinstance(self.algo, ProtoNet)
 
     def in_precision(self, net: Net) -> Net:
         return Reduced(net.spec, net) if self.reduced else net

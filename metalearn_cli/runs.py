@@ -134,7 +134,7 @@ def check_folder(run: Path) -> None:
         raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
 
 
-def tested_checkpoint(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
+def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     """The checkpoint that a run has tested, or its newest one, and what was skipped to get it."""
     if (run / "results.json").exists():
         return checkpoint.load_step(run / "checkpoints", read_json(run / "results.json")["step"]), []

@@ -48,7 +48,7 @@ def read(folder: Path, trust: bool) -> Stored:
     config = runs.load_config(folder / "config.yaml")
     if missing := [key for key in ("algo", "task", "model", "precision", "device") if key not in config]:
         raise UserError(f"{folder / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
-    tested, notes = runs.tested_checkpoint(folder)
+    tested, notes = runs.load_tested(folder)
     if not (folder / "results.json").exists():
         notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
     unlike = runs.read_json(folder / UNLIKE).get("thresholds", []) if (folder / UNLIKE).exists() else []

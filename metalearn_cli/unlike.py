@@ -40,12 +40,12 @@ def quantile(scores: Tensor) -> float:
     return float(torch.sort(scores).values[place - 1])
 
 
-def find(thresholds: list[Threshold], way: int, shot: int) -> Threshold | None:
-    """That of tasks of this way and shot, or of those that are most like them; rather of fewer shots, since then the
-    distances are larger and less is flagged. None where there is none."""
+def find(thresholds: list[Threshold], way: int, shot: int, any_way: bool) -> Threshold | None:
+    """That of tasks of this way and shot, or of fewer shots, with which less is flagged; with `any_way` of the way that
+    is most like it. None where there is none."""
 
-    def unlike(threshold: Threshold) -> tuple[bool, float, float]:
-        shots, ways = math.log(threshold.shot / shot), math.log(threshold.way / way)
-        return shots > 0, abs(shots), abs(ways)
+    def unlike(known: Threshold) -> tuple[float, float]:
+        return shot / known.shot, abs(math.log(known.way / way))
 
-    return min(thresholds, key=unlike, default=None)
+    fitting = [known for known in thresholds if known.shot <= shot and (any_way or known.way == way)]
+    return min(fitting, key=unlike, default=None)
