@@ -57,7 +57,7 @@ def images(query: str) -> tuple[list[Path], list[str]]:
     parts = (
         [whole] if whole.exists() else [Path(part.strip()).expanduser() for part in query.split(",") if part.strip()]
     )
-    if not parts:
+    if not query.strip(" ,"):
         raise UserError(
             "query= is empty: give a folder of images, files with commas between, or a CSV with a column path"
         )

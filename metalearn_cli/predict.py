@@ -112,8 +112,8 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> Rows:
     for note in [*support.notes, *notes]:
         tell(note)
     pixels, queries = model.read_bytes(support.paths), model.read_bytes(paths)
-    tell(str(model.examples.preparation))
     predictor = model.adapt(pixels, support.labels)
+    tell(str(model.examples.preparation))
     if predictor.note:
         tell(predictor.note)
     fewest = min(support.labels.count(name) for name in predictor.classes)

@@ -11,7 +11,7 @@ from commands import Finished, run
 from PIL import Image
 from tiny_runs import CLASSIFIERS, pictures, rows, train
 
-from metalearn_cli import calibrate
+from metalearn_cli import calibrate, predict  # noqa: F401 - the forks need not import it anew
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.evaluate import draw_block
