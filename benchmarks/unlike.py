@@ -2,9 +2,10 @@
 
     METALEARN_DATA=... python benchmarks/unlike.py outputs/RUN [5w1s 5w5s ...]
 
-Of each test task with twice as many classes as asked for, the first half is the support's; the queries of the other half
-are strangers. Thresholds are 95% quantiles of validation tasks of the same size. A row for each size and score: accuracy
-on the queries that are no strangers, the AUROC of strangers against them, and which share of either is flagged.
+Of each test task with twice as many classes as asked for, the first half is the support's; the queries of the other
+half are strangers. Thresholds are 95% quantiles of validation tasks of the same size. A row for each size and score:
+accuracy on the queries that are no strangers, the AUROC of strangers against them, and the share of either that is
+flagged.
 """
 
 import re

@@ -46,6 +46,9 @@ _FREE = {
     "lock",
 }
 
+# Keys that runs of an earlier version have not, and what those did.
+_BEFORE = {"algo.head": "learned"}
+
 
 def folder_of(name: str | None, algo: str, task: str) -> Path:
     """Where a run of this name stands; without a name, a new folder that no other launch can get."""
@@ -97,7 +100,7 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
     differing = sorted(
         key
         for key in old.keys() | new.keys()
-        if key not in _FREE and not key.startswith("paper") and old.get(key) != new.get(key)
+        if key not in _FREE and not key.startswith("paper") and old.get(key, _BEFORE.get(key)) != new.get(key)
     )
     if differing == ["optimizer.schedule_steps"]:
         ends = old["optimizer.schedule_steps"]

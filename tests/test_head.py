@@ -1,6 +1,7 @@
 """head=mean: every class starts alike, in training and at prediction."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.nets.module import module_net
 from metalearn_cli.nets.reduced import Reduced
+from metalearn_cli.runs import check_same
 from metalearn_cli.tasks.base import Spec
 
 SPEC, BATCH = images(way=4)
@@ -148,3 +150,11 @@ def test_the_losses_are_those_of_the_adapted_rows() -> None:
     with torch.no_grad():
         first = next(iter(algorithm.adapt(NET, meta, BATCH.support, 1)))(BATCH.query_x, BatchNorm.inductive)
     torch.testing.assert_close(task_loss(SPEC, first, BATCH.query_y), torch.full((3,), 4.0).double().log())
+
+
+def test_a_run_of_before_the_key_goes_on_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("steps: 5\nalgo:\n  inner_lr: 0.1\n")
+    config = {"steps": 5, "algo": {"inner_lr": 0.1, "head": "learned"}}
+    check_same(tmp_path, config)
+    with pytest.raises(UserError, match=r"algo\.head: None -> mean"):
+        check_same(tmp_path, {"steps": 5, "algo": {"inner_lr": 0.1, "head": "mean"}})
