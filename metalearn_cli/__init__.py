@@ -1,3 +1,31 @@
 """metalearn: a command-line experiment runner for few-shot and meta-learning in PyTorch."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from metalearn_cli.model import Model
+
 __version__ = "0.1.0"
+
+
+def load(
+    folder: str | Path,
+    *,
+    batch_norm: str = "inductive",
+    device: str = "cpu",
+    precision: str | None = None,
+    trust: bool = False,
+) -> Model:
+    """The learner of a run's folder, or of one that `metalearn export` made.
+
+        predict = load("my-model").adapt(x, y)  # x [S, C, H, W] or [S, d] and y [S] of one task
+        predict(q)  # [Q, classes] probabilities, in the order of predict.classes; or [Q, outputs] values
+
+    `precision` None: the run's. Classes from outside of metalearn are imported with `trust` only. Raises UserError.
+    """
+    from metalearn_cli import stored  # torch is imported here, and not with this package
+
+    return stored.load(Path(folder), batch_norm, device, precision, trust)

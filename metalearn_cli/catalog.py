@@ -17,6 +17,15 @@ EVAL_KEYS = (
     *("batch_norm", "other_batch_norm", "expect", "trust"),
 )
 
+# What the commands take that use a run; predict algo.test_steps besides.
+USE_KEYS = {
+    "predict": (
+        *("run", "support", "query", "out", "batch_norm", "algo.test_steps"),
+        *("device", "precision", "threads", "allocator", "trust"),
+    ),
+    "export": ("run", "out", "device", "threads", "trust"),
+}
+
 # Every metric that is written anywhere, in a line.
 METRICS = {
     "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the end",
@@ -108,7 +117,8 @@ def folders_of_runs(typed: str) -> list[str]:
     names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
     plain = [name for name in names if re.fullmatch(r"\w[\w.,=+-]*", name)]
     start = typed[: len(typed) - len(typed.rpartition("/")[2])]
-    return [f"{start}{name}{' ' if (parent / name / 'config.yaml').is_file() else '/'}" for name in plain]
+    whole = {name for name in plain for file in ("config.yaml", "model.json") if (parent / name / file).is_file()}
+    return [f"{start}{name}{' ' if name in whole else '/'}" for name in plain]
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -92,6 +92,10 @@ def run(arguments: list[str]) -> int:
             return train_command(rest)
         case ["eval", *rest]:
             return eval_command(rest)
+        case ["predict", *rest]:
+            return predict_command(rest)
+        case ["export", *rest]:
+            return export_command(rest)
         case ["bench", *rest]:
             return bench_command(rest)
         case ["reproduce", *rest]:
@@ -145,6 +149,26 @@ def eval_command(arguments: list[str]) -> int:
         return refuse(f"eval does not know {' '.join(options)}; see metalearn eval --help")
     folder, job = load_eval_job(arguments)
     return print_results(*eval_run(folder, job, arguments), job.run.expect)
+
+
+def predict_command(arguments: list[str]) -> int:
+    from metalearn_cli.predict import predict
+
+    options = [argument for argument in arguments if argument.startswith("-")]
+    if options:
+        return refuse(f"predict does not know {' '.join(options)}; see metalearn predict --help")
+    predict(arguments)
+    return 0
+
+
+def export_command(arguments: list[str]) -> int:
+    from metalearn_cli.export import export
+
+    options = [argument for argument in arguments if argument.startswith("-")]
+    if options:
+        return refuse(f"export does not know {' '.join(options)}; see metalearn export --help")
+    export(arguments)
+    return 0
 
 
 def bench_command(arguments: list[str]) -> int:

@@ -54,6 +54,8 @@ def completions(words: list[str]) -> list[str]:
     elif command in FOLDER_KEYS:
         options = [*catalog.folders_of_runs(last), *(f"{key}=" for key in FOLDER_KEYS[command])]
         options += [f"batch_norm={mode} " for mode in catalog.values_of("batch_norm")] if equals else []
+    elif command in catalog.USE_KEYS:
+        options = _use_options(command, key, typed if equals else None)
     elif command not in ("train", "eval", "bench"):
         options = []
     elif words[-2] == "--cfg":
@@ -74,6 +76,15 @@ def completions(words: list[str]) -> list[str]:
         rest = ["run", *catalog.EVAL_KEYS] if command == "eval" else [*groups, *catalog.PRESETS, *catalog.run_keys()]
         options = [f"{key}=" for key in [*rest, *keys]]
     return sorted({option for option in options if option.startswith(last)})
+
+
+def _use_options(command: str, key: str, typed: str | None) -> list[str]:
+    """Of predict and export; paths but a run's are the shell's."""
+    if typed is None:
+        return [f"{name}=" for name in catalog.USE_KEYS[command]] + ["--help "]
+    if key == "run":
+        return [f"run={path}" for path in catalog.folders_of_runs(typed)]
+    return [f"{key}={value} " for value in catalog.values_of(key)] if key in catalog.USE_KEYS[command] else []
 
 
 def _data_options(before: list[str]) -> list[str]:

@@ -39,7 +39,7 @@ from metalearn_cli.tasks.adapted import Adapted
 from metalearn_cli.tasks.base import Split, TaskDistribution
 
 # Keys whose values are a person's text: names, paths, sentences.
-FREE_TEXT = ("name", "run", "expect", "task.root", "task.split_file", "task.split_lists")
+FREE_TEXT = ("name", "run", "expect", "task.root", "task.split_file", "task.split_lists", "support", "query", "out")
 
 
 class Precision(Enum):

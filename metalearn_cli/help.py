@@ -8,6 +8,8 @@ metalearn: train, test and compare few-shot learners
   metalearn reproduce maml/sinusoid                                 a paper's row: train, test, what was published
   metalearn compare outputs/a outputs/b                             which is better, on the same test episodes
   metalearn report outputs/my-run outputs/my-sweep                  a table, results.csv and a page of figures
+  metalearn predict run=outputs/my-run support=DIR query=DIR        what your own pictures (or points) are
+  metalearn export run=outputs/my-run out=DIR                       a run as a small folder, for predict and for Python
   metalearn bench experiment=maml/omniglot_5w1s                     how fast it trains here, and where the time goes
   metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
   metalearn data prepare|verify|path omniglot                       get a data set, check it, or say where it is
@@ -116,6 +118,36 @@ The page is one file that loads nothing from anywhere: it can be sent, printed a
 shown as far as it has come. Neither data nor checkpoints are read.
 """
 
+PREDICT_HELP = """\
+metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|CSV [out=FILE] [key=value ...]
+
+  metalearn predict run=outputs/my-run support=labelled query=photos            a table on the screen
+  metalearn predict run=outputs/my-run support=labelled query=photos out=predictions.csv      or .json
+  metalearn predict run=outputs/my-run support=labels.csv query=a.jpg,b.png     labels.csv has the columns path,label
+  metalearn predict run=my-model support=labelled query=photos                  a folder that `export` made
+  metalearn predict run=outputs/my-sinusoid support=points.csv query=more.csv   columns x (or x1, x2, ...) and y
+
+support: a folder whose folders are the classes, each with one picture or more; or a CSV, whose paths begin at its own
+folder. query: pictures without labels. They become what the run's own images are, whatever their size and mode.
+Out come path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no class, by
+a threshold that flags 5% of the queries of validation tasks. Where it cannot be measured, the column is left out.
+Any number of classes: where a learned head has another, each class starts at the mean of its rows, which is said.
+
+batch_norm=inductive (the default; see metalearn eval --help), device, precision, threads, allocator, algo.test_steps,
+trust: as in eval; other batch_norm= than transductive leave a prediction independent of the other queries.
+"""
+
+EXPORT_HELP = """\
+metalearn export run=FOLDER out=DIR [device=...] [threads=...] [trust=true]
+
+  metalearn export run=outputs/my-run out=my-model            needs neither the run nor its data afterwards
+  metalearn predict run=my-model support=DIR query=DIR
+  python -c 'import metalearn_cli; model = metalearn_cli.load("my-model")'
+
+DIR gets model.json and the weights (safetensors; their hash stands in model.json). Loading it runs no code, but for
+classes from outside of metalearn, which want trust=true.
+"""
+
 DATA_HELP = """\
 metalearn data prepare|verify|path NAME [archive=FILE] [root=FOLDER]
 
@@ -137,6 +169,8 @@ HELPS = {
     "reproduce": REPRODUCE_HELP,
     "compare": COMPARE_HELP,
     "report": REPORT_HELP,
+    "predict": PREDICT_HELP,
+    "export": EXPORT_HELP,
     "bench": BENCH_HELP,
     "data": DATA_HELP,
     "list": LIST_HELP,

@@ -33,6 +33,7 @@ from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mirror import check_installed
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.progress import Console, show, tell
+from metalearn_cli.task_file import examples_of, to_json
 from metalearn_cli.tasks.adapted import can_adapt
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
@@ -63,6 +64,7 @@ def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
             for difference in runs.other_versions(folder):
                 console.say(difference)
             runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
+            runs.write_json(folder / "task.json", to_json(examples_of(job.task)))
             try:
                 with Interrupt() as interrupt:
                     with interrupt.leaving_at_once():
@@ -85,18 +87,12 @@ def eval_run(run: Path, job: Job, overrides: list[str]) -> tuple[Path, dict[str,
     """
     learner = new_learner(job)
     fingerprint = job.task.fingerprint
-    checkpoints = run / "checkpoints"
     if _same_data(job.config["task"], runs.load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
     notes = [*job.notes, *job.task.notes()]
-    if (run / "results.json").exists():
-        tested = checkpoint.load_step(checkpoints, runs.read_json(run / "results.json")["step"])
-    else:
-        newest, skipped = checkpoint.load_newest(checkpoints)
-        if newest is None:
-            raise UserError(f"{run} has no checkpoint yet: train it first")
-        tested = newest
-        notes += [f"skipping {damage}" for damage in skipped]
+    tested, skipped = runs.load_tested(run)
+    notes += skipped
+    if not (run / "results.json").exists():
         notes.append(f"{run} is not finished: testing its step {tested.step} of {job.run.steps}")
     learner.load_state_dict(tested.tensors)
     what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}
@@ -133,12 +129,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     if "run" not in given:
         raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
     run = Path(given.pop("run"))
-    if run.parent.name == "eval" and (run.parents[1] / "config.yaml").is_file():
-        raise UserError(f"run={run} is the folder of an evaluation: give run={run.parents[1]}")
-    if not (run / "config.yaml").is_file() and (jobs := sorted(run.glob("*/config.yaml"))):
-        raise UserError(f"run={run} is the folder of a sweep: give one of its runs, e.g. run={jobs[0].parent}")
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
+    runs.check_folder(run)
     config = run_keys() | runs.load_config(run / "config.yaml")  # a run of a version without some key has its default
     for group in GROUPS:
         if not isinstance(config.get(group), dict) or not isinstance(config[group].get("_target_"), str):

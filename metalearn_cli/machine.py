@@ -53,17 +53,7 @@ def prepare(job: Job, folder: Path | None, console: Console) -> Job:
     path = folder / "choices.json" if folder else None
     chosen: dict[str, Any] = runs.read_json(path) if path and path.exists() else {}
     threads = settings.threads or chosen.get("threads", _DEFAULT_THREADS)
-    torch.set_num_threads(threads)
-    allocator = f"{settings.allocator.name} allocator"
-    if not set_allocator(settings.allocator) and settings.allocator is not Allocator.default:
-        allocator = "default allocator (this C library has no other)"
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
-    torch.use_deterministic_algorithms(settings.deterministic)
-    # Else each new tensor is filled first, by a kernel of its own; nothing here reads what was not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # Both said: torch's own start has TF32 in convolutions and not in products.
-    is_tf32 = settings.precision is Precision.tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_tf32
+    allocator = set_process(settings.precision, threads, settings.allocator, settings.deterministic)
     what = f"{job.choices['algo']} on {job.choices['task']}"
     where = f"{folder}: " if folder else ""
     precision = settings.precision.name
@@ -83,6 +73,20 @@ def prepare(job: Job, folder: Path | None, console: Console) -> Job:
     if path:
         runs.write_json(path, chosen)
     return job
+
+
+def set_process(precision: Precision, threads: int | None, allocator: Allocator, deterministic: bool = True) -> str:
+    """What holds for the whole process (threads None: as many as there are cores) -> the allocator, in words."""
+    torch.set_num_threads(threads or _DEFAULT_THREADS)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    # Else each new tensor is filled first, by a kernel of its own; nothing here reads what was not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Both said: torch's own start has TF32 in convolutions and not in products.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is Precision.tf32
+    if not set_allocator(allocator) and allocator is not Allocator.default:
+        return "default allocator (this C library has no other)"
+    return f"{allocator.name} allocator"
 
 
 def _fastest_convolution(job: Job, device: torch.device, console: Console) -> str:

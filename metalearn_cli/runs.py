@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 from omegaconf import OmegaConf
 
-from metalearn_cli import __version__, yaml_files
+from metalearn_cli import __version__, checkpoint, yaml_files
 from metalearn_cli.catalog import flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
@@ -140,6 +140,26 @@ def check_same_data(folder: Path, fingerprint: str) -> None:
             f"the data of {folder} have changed: their hash was {before[:16]} when it was trained, and is "
             f"{fingerprint[:16]}; put them back, or train in a run of another name"
         )
+
+
+def check_folder(run: Path) -> None:
+    """Raises UserError where that is not the folder of a run, and says which one is."""
+    if run.parent.name == "eval" and (run.parents[1] / "config.yaml").is_file():
+        raise UserError(f"run={run} is the folder of an evaluation: give run={run.parents[1]}")
+    if not (run / "config.yaml").is_file() and (jobs := sorted(run.glob("*/config.yaml"))):
+        raise UserError(f"run={run} is the folder of a sweep: give one of its runs, e.g. run={jobs[0].parent}")
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
+
+
+def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
+    """The checkpoint that a run has tested, or its newest one, and what was skipped to get it."""
+    if (run / "results.json").exists():
+        return checkpoint.load_step(run / "checkpoints", read_json(run / "results.json")["step"]), []
+    newest, skipped = checkpoint.load_newest(run / "checkpoints")
+    if newest is None:
+        raise UserError(f"{run} has no checkpoint yet: train it first")
+    return newest, [f"skipping {damage}" for damage in skipped]
 
 
 def load_config(path: Path) -> dict[str, Any]:

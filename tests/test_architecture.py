@@ -10,9 +10,10 @@ LAYERS = [
     {"__main__", "cli"},
     {"completion", "sweep", "reproduce", "doctor"},
     {"published"},
-    {"jobs", "bench", "data", "report"},
-    {"machine"},
-    {"loop"},
+    {"jobs", "bench", "data", "report", "predict", "export"},
+    {"machine", "calibrate"},
+    {"loop", "stored"},
+    {"model"},
     {
         "evaluate",
         "runs",
@@ -24,7 +25,9 @@ LAYERS = [
         "plot",
         "pictures",
         "examples",
+        "task_file",
         "mirror",
+        "inputs",
     },
     {"learner"},
     {"algorithms"},
@@ -44,6 +47,7 @@ LAYERS = [
         "interrupt",
         "help",
         "yaml_files",
+        "unlike",
     },
 ]
 

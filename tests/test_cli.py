@@ -43,7 +43,7 @@ def test_a_run_leaves_what_the_readme_promises(tmp_path: Path) -> None:
     names = {path.name.split(".")[0] for path in folder.iterdir()}
     assert names == {
         *("checkpoints", "choices", "config", "environment", "episodes", "events", "examples", "lock", "metrics"),
-        *("overrides", "results", "test", "timing", "train"),
+        *("overrides", "results", "task", "test", "timing", "train"),
     }
     found = json.loads((folder / "results.json").read_text())
     assert found["split"] == "test"

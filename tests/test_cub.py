@@ -9,7 +9,7 @@ from problems import image_task
 
 from metalearn_cli.datasets import base, cub
 from metalearn_cli.datasets.cub import Region
-from metalearn_cli.datasets.folders import as_tensor
+from metalearn_cli.datasets.decode import as_tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.cub import CUB

@@ -11,7 +11,8 @@ from PIL import Image
 from problems import image_task
 
 from metalearn_cli.datasets import mini_imagenet
-from metalearn_cli.datasets.folders import Resample, as_tensor
+from metalearn_cli.datasets.decode import as_tensor
+from metalearn_cli.datasets.folders import Resample
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet

@@ -6,6 +6,7 @@ A parameter is shared by all tasks, [*shape], or one per task, [T, *shape].
 
 import math
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,17 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, task_loss
 from metalearn_cli.algorithms.rematerialise import rematerialise
+from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Support
+
+
+class Head(Enum):
+    """Where the inner loop starts the rows of the last layer, one for each class."""
+
+    learned = "learned"  # each at its own meta-learned one
+    mean = "mean"  # all at the mean of them, so that labels can be permuted, and the way be any
 
 
 class Slope(NamedTuple):
@@ -25,6 +34,24 @@ class Slope(NamedTuple):
     loss: Tensor  # [T]
     gradient: Params  # [T, *shape]
     stats: Params  # the batch-norm statistics that were used
+
+
+def require_head(head: Head, net: Net) -> None:
+    """Raises UserError for head=mean where there are no classes, or no row for each."""
+    if head is Head.mean and net.spec.kind != "classes":
+        raise UserError("algo.head=mean is of classes, and this task has values: take algo.head=learned")
+    if head is Head.mean and not net.class_rows:  # asked here, before a step is recorded
+        raise UserError("algo.head=mean wants a last layer with a row for each class: take algo.head=learned")
+
+
+def start(net: Net, head: Head, params: Params) -> Params:
+    """Of what is kept for each parameter [*shape] (weights, rates, slots): where the inner loop starts."""
+    if head is Head.learned:
+        return params
+    return {
+        name: value.mean(0, keepdim=True).expand_as(value) if name in net.class_rows else value
+        for name, value in params.items()
+    }
 
 
 def per_task(params: Params, tasks: int) -> Params:

@@ -6,7 +6,8 @@ ICML 2017, arXiv 1703.03400.
     phi_0 = theta,  phi_{k+1} = phi_k - alpha grad L(phi_k, support),  theta <- theta - beta grad_theta L(phi_K, query)
 
 The meta-gradient runs through the inner gradients (second order, equation 1 of the paper), or takes them for constants
-(`first_order`, section 5.2).
+(`first_order`, section 5.2). With `head=mean` phi_0 has the mean of theta's rows for every class: labels can
+be permuted, and the way can be any (Ye and Chao 2022, arXiv 2106.16245, who learn that one row).
 
 Differs from the paper in: the inner loss is the mean over the support set. The authors' code divides the summed
 cross-entropy by the shots only, which is `way` times the mean: `inner_loss=way_times_mean`, or alpha multiplied by way
@@ -38,7 +39,7 @@ from metalearn_cli.algorithms.base import (
     running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.inner_loop import gradient_descent, predict
+from metalearn_cli.algorithms.inner_loop import Head, gradient_descent, predict, require_head, start
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Support
@@ -66,6 +67,7 @@ class MAML(Algorithm):
     first_order: bool = False
     inner_loss: InnerLoss = InnerLoss.mean
     adapted: Adapted = Adapted.all
+    head: Head = Head.learned
     remat: bool = False  # compute each inner step again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.transductive
@@ -79,8 +81,15 @@ class MAML(Algorithm):
                 "algo.remat=true would save nothing with algo.first_order=true, which keeps no inner step: leave it out"
             )
 
+        if self.head is Head.mean and self.adapted is Adapted.body:
+            raise UserError(
+                "algo.head=mean starts all classes alike, and with algo.adapted=body they would stay so: take "
+                "algo.head=learned"
+            )
+
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("maml", net.spec)
+        require_head(self.head, net)
         params = net.init(rng)
         if not self._rates(net, params):
             raise UserError(
@@ -96,7 +105,8 @@ class MAML(Algorithm):
     def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Params]:
         """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
         rates = self._rates(net, meta.params)
-        return gradient_descent(net, meta.params, rates, support, steps, not self.first_order, self.remat)
+        theta = start(net, self.head, meta.params)
+        return gradient_descent(net, theta, rates, support, steps, not self.first_order, self.remat)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         *_, params = self.inner_loop(net, meta, batch.support, self.inner_steps)

@@ -35,7 +35,7 @@ from metalearn_cli.algorithms.base import (
     running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.inner_loop import gradient_descent, predict
+from metalearn_cli.algorithms.inner_loop import Head, gradient_descent, predict, require_head, start
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Support
@@ -48,6 +48,7 @@ class MetaSGD(Algorithm):
     initial_lr: tuple[float, ...] = (0.005, 0.1)  # every alpha starts at one value, drawn between the two
     inner_steps: int = 1
     test_steps: int = 1
+    head: Head = Head.learned  # mean: the rates likewise
     remat: bool = False  # compute each inner step again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.transductive
@@ -63,6 +64,7 @@ class MetaSGD(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("meta_sgd", net.spec)
+        require_head(self.head, net)
         theta = net.init(rng)
         low, high = self.initial_lr
         alpha = low + (high - low) * torch.rand((), generator=rng)
@@ -77,6 +79,7 @@ class MetaSGD(Algorithm):
         """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
         theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
         alpha = {name: meta.params[RATE + name] for name in theta}
+        theta, alpha = start(net, self.head, theta), start(net, self.head, alpha)
         return gradient_descent(net, theta, alpha, support, steps, second_order=True, remat=self.remat)
 
     def learned(self, meta: Meta) -> dict[str, float]:

@@ -39,7 +39,7 @@ from metalearn_cli.algorithms.base import (
     running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.inner_loop import minibatch, per_task, predict, slope
+from metalearn_cli.algorithms.inner_loop import Head, minibatch, per_task, predict, require_head, slope, start
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Support
@@ -75,6 +75,7 @@ class Reptile(Algorithm):
     test_steps: int = 50  # k at validation and test
     test_batch: int | None = 5  # examples of a minibatch there
     adam_slots: AdamSlots = AdamSlots.keep
+    head: Head = Head.learned  # mean: the second moments likewise
 
     batch_norm = BatchNorm.one_query
 
@@ -88,6 +89,7 @@ class Reptile(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("reptile", net.spec)
+        require_head(self.head, net)
         require_equal_sizes(net.spec, inner_batch=self.inner_batch, test_batch=self.test_batch)
         theta, buffers = net.init(rng), net.init_stats()
         if self._keeps_slots:
@@ -103,7 +105,7 @@ class Reptile(Algorithm):
         self, net: Net, meta: Meta, support: Support, steps: int, batch_size: int | None
     ) -> Iterator[Adapting]:
         """After 0, 1, ... `steps` minibatches."""
-        state = self._start(meta, len(support.key))
+        state = self._start(net, meta, len(support.key))
         yield state
         for step in range(steps):
             with torch.no_grad():
@@ -113,11 +115,12 @@ class Reptile(Algorithm):
                 state = self._inner_step(state, gradient)
             yield state
 
-    def _start(self, meta: Meta, tasks: int) -> Adapting:
-        params = per_task({name: value.detach() for name, value in meta.params.items()}, tasks)
+    def _start(self, net: Net, meta: Meta, tasks: int) -> Adapting:
+        theta = {name: value.detach() for name, value in meta.params.items()}
+        params = per_task(start(net, self.head, theta), tasks)
         if self._keeps_slots:
             kept = {name: meta.buffers[SECOND_MOMENT + name] for name in params}
-            return Adapting(params, per_task(kept, tasks), meta.buffers[ADAM_STEPS])
+            return Adapting(params, per_task(start(net, self.head, kept), tasks), meta.buffers[ADAM_STEPS])
         zeros = {name: torch.zeros_like(value) for name, value in params.items()}
         return Adapting(params, zeros, next(iter(zeros.values())).new_zeros(()))
 

@@ -24,13 +24,13 @@ class Columns(NamedTuple):
     def where(self, row: int) -> str:
         return f"{self.path} line {self.lines[row]}" if self.lines else f"{self.path} row {row + 1}"
 
-    def of(self, name: str, key: str) -> Sequence[Any]:
-        """The cells of a column. Raises UserError where there is none; `key` is the task's key that names it."""
+    def of(self, name: str, key: str = "") -> Sequence[Any]:
+        """The cells of a column. Raises UserError where there is none; `key`: that of the task which names it."""
         if name not in self.cells:
-            raise UserError(f"{self.path} has no column {name} (task.{key}){nearest(name, self.cells)}")
+            raise UserError(f"{self.path} has no column {name}{_by(key)}{nearest(name, self.cells)}")
         return self.cells[name]
 
-    def numbers(self, name: str, key: str) -> np.ndarray[Any, Any]:
+    def numbers(self, name: str, key: str = "") -> np.ndarray[Any, Any]:
         """A column of numbers, [rows] float64."""
         cells = self.of(name, key)
         try:
@@ -48,18 +48,21 @@ class Columns(NamedTuple):
         cell, more = cells[row], f" (the first of {1 + len(others)} such cells)" if others else ""
         if _is_missing(cell):
             raise UserError(f"{self.where(row)} has nothing in column {name}{more}: give every point a number there")
-        way_out = "task.loss=classes takes labels" if key == "target" else "or name the features: task.features=[x1,x2]"
+        way_out = {
+            "target": "; task.loss=classes takes labels",
+            "features": "; or name the features: task.features=[x1,x2]",
+        }.get(key, "")
         raise UserError(
-            f"{self.where(row)} holds {cell!s} in column {name}, where a finite number is wanted{more}: mend it; "
+            f"{self.where(row)} holds {cell!s} in column {name}, where a finite number is wanted{more}: mend it"
             f"{way_out}"
         )
 
-    def texts(self, name: str, key: str) -> list[str]:
+    def texts(self, name: str, key: str = "") -> list[str]:
         """A column of names or labels."""
         cells = self.of(name, key)
         for row, cell in enumerate(cells):
             if _is_missing(cell):
-                raise UserError(f"{self.where(row)} has nothing in column {name} (task.{key})")
+                raise UserError(f"{self.where(row)} has nothing in column {name}{_by(key)}")
         return [str(cell).strip() for cell in cells]
 
 
@@ -111,6 +114,10 @@ def _read_parquet(path: Path) -> Columns:
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())})") from error
     return Columns(path, cells, None)
+
+
+def _by(key: str) -> str:
+    return f" (task.{key})" if key else ""
 
 
 def _is_number(cell: Any) -> bool:

@@ -26,7 +26,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
-from metalearn_cli.datasets.folders import as_tensor, read_rgb, sizes
+from metalearn_cli.datasets.decode import as_tensor
+from metalearn_cli.datasets.folders import read_rgb, sizes
 from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
 
@@ -34,6 +35,7 @@ CLASSES = 200
 IMAGES = 11_788  # of all classes
 FEWEST = 41  # of a class
 SIZE = 84
+MARGIN = 6  # around the centre of an image of 115% of that
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
@@ -90,10 +92,9 @@ def _blocks(files: dict[str, dict[str, Path]], region: Region, boxes: dict[str, 
 def _cut(path: Path, region: Region, box: Box | None) -> Image.Image:
     image = read_rgb(path)
     if region is Region.centre:
-        side = SIZE * 115 // 100
-        edge = (side - SIZE) // 2
+        side = SIZE + 2 * MARGIN
         large = image.resize((side, side), Image.Resampling.BILINEAR)
-        return large.crop((edge, edge, edge + SIZE, edge + SIZE))
+        return large.crop((MARGIN, MARGIN, MARGIN + SIZE, MARGIN + SIZE))
     if box is not None:
         left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], image.width), min(box[3], image.height)
         if not (left < right and top < bottom):

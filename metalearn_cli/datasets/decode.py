@@ -32,13 +32,21 @@ class Broken(Exception):
 
 
 def decode(path: Path, size: int, channels: int, resize: Resize) -> Tensor:
-    """[channels, size, size] uint8. Raises Broken where the file cannot be decoded to its last byte, where it holds
-    several pictures (but for a camera's MPO, whose first is the photograph), and for a picture that is too small or too
-    large."""
+    """[channels, size, size] uint8. Raises Broken, as `read_picture` does."""
+    return as_tensor(square(read_picture(path, channels, 3 * size), size, resize))
+
+
+def read_picture(path: Path, channels: int, enough: int) -> Image.Image:
+    """The picture in a file, 8 bits in each of `channels` (1: grey, 3: RGB) and turned as its EXIF data say; of a JPEG
+    at least `enough` pixels a side, where it has so many.
+
+    Raises Broken where the file cannot be decoded to its last byte, where it holds several pictures (but for a camera's
+    MPO, whose first is the photograph), and for a picture that is too small or too large.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are checked here, and of metadata that are not used
-            picture = _square(_plain(_read(path, size)).convert("L" if channels == 1 else "RGB"), size, resize)
+            return _plain(_read(path, enough)).convert("L" if channels == 1 else "RGB")
     except Broken:
         raise
     except UnidentifiedImageError as error:
@@ -49,16 +57,20 @@ def decode(path: Path, size: int, channels: int, resize: Resize) -> Tensor:
         raise Broken(f"cannot be read ({_one_line(error.strerror or error)})") from error
     except Exception as error:  # whatever Pillow and the libraries below it raise when they meet damaged bytes
         raise Broken(f"cannot be decoded ({_one_line(error)})") from error
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    """[C, H, W] uint8."""
     data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return data.view(size, size, channels).permute(2, 0, 1)
+    return data.view(picture.height, picture.width, -1).permute(2, 0, 1)
 
 
 _TOO_LARGE = f"has more than {MAX_PIXELS // 1_000_000} million pixels"
 
 
-def _read(path: Path, size: int) -> Image.Image:
-    """The picture in its own mode, turned as its EXIF data say; a JPEG of more than six times this size at half, a
-    quarter or an eighth of its own, which is quickly decoded and still three times as large at least."""
+def _read(path: Path, enough: int) -> Image.Image:
+    """The picture in its own mode; a JPEG of more than twice as many pixels a side as are enough at half, a quarter or
+    an eighth of its size, which is quickly decoded."""
     if path.stat().st_size == 0:
         raise Broken("is empty (0 bytes)")
     with Image.open(path) as image:
@@ -71,7 +83,7 @@ def _read(path: Path, size: int) -> Image.Image:
             raise Broken(f"holds {frames} pictures, and one is wanted")
         if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # Pillow's name for 16 bits in a PNG
             raise Broken(f"is of mode {image.mode}, whose black and white are unknown: 8 or 16 bits are wanted")
-        image.draft(None, (3 * size, 3 * size))
+        image.draft(None, (enough, enough))
         return ImageOps.exif_transpose(image)
 
 
@@ -87,13 +99,15 @@ def _plain(picture: Image.Image) -> Image.Image:
     return white.convert("RGB")
 
 
-def _square(picture: Image.Image, size: int, resize: Resize) -> Image.Image:
-    square, method = (size, size), Image.Resampling.LANCZOS
+def square(
+    picture: Image.Image, size: int, resize: Resize, method: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    shape = size, size
     if resize is Resize.crop:
-        return ImageOps.fit(picture, square, method)
+        return ImageOps.fit(picture, shape, method)
     if resize is Resize.pad:
-        return ImageOps.pad(picture, square, method, color="white")
-    return picture.resize(square, method)
+        return ImageOps.pad(picture, shape, method, color="white")
+    return picture.resize(shape, method)
 
 
 def _one_line(error: object) -> str:

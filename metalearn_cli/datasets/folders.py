@@ -8,6 +8,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from metalearn_cli.datasets.decode import as_tensor
 from metalearn_cli.errors import UserError
 
 
@@ -65,9 +66,3 @@ def read_rgb(path: Path) -> Image.Image:
         raise
     except Exception as error:  # whatever the system, zlib or Pillow raise when they meet damaged bytes
         raise UserError(f"{path} is damaged ({error}): put the image there again") from error
-
-
-def as_tensor(image: Image.Image) -> Tensor:
-    """An RGB picture as [3, H, W] uint8."""
-    data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return data.view(image.height, image.width, 3).permute(2, 0, 1)

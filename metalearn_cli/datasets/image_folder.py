@@ -52,22 +52,21 @@ class Packed(NamedTuple):
     report: Report
 
 
-def find_classes(root: str) -> Contents:
-    """Lists the folder; opens no file."""
+def find_classes(root: str, key: str = "task.root") -> Contents:
+    """Lists the folder, which `key` names; opens no file."""
     folder = expand(root)
     if not folder.is_dir():
-        raise UserError(f"task.root={root} is no folder: give the one whose folders are the classes")
-    found = Contents({}, [], {})
-    _walk(folder, "", (), found)
+        raise UserError(f"{key}={root} is no folder: give the one whose folders are the classes")
+    found = list_images(folder)
     if not found.classes:
         odd = [f"{name} {why}" for name, why in found.closed.items()] + [f"only {name}" for name in found.others]
         raise UserError(
-            f"task.root={root} holds no images in folders ({some(odd[:1]) or 'it is empty'}): give the folder whose "
+            f"{key}={root} holds no images in folders ({some(odd[:1]) or 'it is empty'}): give the folder whose "
             f"folders are the classes, with images that end in {', '.join(SUFFIXES)}"
         )
     if "" in found.classes:
         raise UserError(
-            f"task.root={root} holds images itself, e.g. {found.classes[''][0].name}: each class is a folder of its "
+            f"{key}={root} holds images itself, e.g. {found.classes[''][0].name}: each class is a folder of its "
             "own in it"
         )
     for name in found.classes:
@@ -76,6 +75,13 @@ def find_classes(root: str) -> Contents:
                 f"{folder / name} holds images, e.g. {found.classes[name][0].name}, and the class {inner[0]} too: put "
                 "its own images in a folder beside that one"
             )
+    return found
+
+
+def list_images(folder: Path) -> Contents:
+    """The images in a folder and in those inside it, by their folders."""
+    found = Contents({}, [], {})
+    _walk(folder, "", (), found)
     return found
 
 
@@ -183,9 +189,9 @@ def _read(
 def some(items: list[str], separator: str = ", ", most: int = 10) -> str:
     """The first of them, and how many more there are."""
     rest = [f"and {len(items) - most} more"] if len(items) > most else []
-    return separator.join([_printable(item) for item in items[:most]] + rest)
+    return separator.join([printable(item) for item in items[:most]] + rest)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Names may hold bytes that are no text."""
     return name.encode("utf-8", "backslashreplace").decode()

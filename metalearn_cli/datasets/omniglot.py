@@ -29,7 +29,8 @@ from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
 
 IMAGES = 20  # of each character
-SIZE = 28  # the side of a packed image; the archives' is 105
+SIZE = 28  # the side of a packed image
+OWN_SIZE = 105  # of those in the archives
 
 ARCHIVES = ("images_background", "images_evaluation")
 ADDRESS = "https://github.com/brendenlake/omniglot/raw/master/python"
@@ -154,7 +155,7 @@ def _read_archive(path: Path, resample: Resample) -> Iterator[Tensor]:
                     image = Image.open(io.BytesIO(archive.read(name))).convert("L")
                 except Exception as error:  # whatever zipfile, zlib or Pillow raise when they meet damaged bytes
                     raise UserError(f"{name} in {path} is damaged ({error}): {mend}") from error
-                if image.size != (105, 105):
+                if image.size != (OWN_SIZE, OWN_SIZE):
                     width, height = image.size
                     raise UserError(f"{name} in {path} is {width} x {height} pixels instead of 105 x 105: {mend}")
                 digest.update(image.tobytes())

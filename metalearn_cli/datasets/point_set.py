@@ -39,6 +39,8 @@ class PointSet(NamedTuple):
     size: Array  # [M] int64: points of each task
     support: Array | None  # [M] int64: how many of them are the support's; None: they are not divided
     split: tuple[str, ...] | None  # of each task, train, val or test; None: not told
+    features: tuple[str, ...] = ()  # the names of the columns, where they have some
+    targets: tuple[str, ...] = ()
 
 
 def from_columns(
@@ -72,7 +74,10 @@ def from_columns(
     support = np.bincount(task[~query], minlength=len(number)) if set_column else None
     split = _splits(columns, split_column, rows) if split_column else None
     names = tuple(number)
-    return PointSet(str(columns.path), names, x[order], y[order], np.bincount(task), support, split)
+    return PointSet(
+        *(str(columns.path), names, x[order], y[order], np.bincount(task), support, split),
+        *(tuple(features), tuple(targets)),
+    )
 
 
 def _sets(columns: Columns, set_column: str) -> Array:

@@ -4,11 +4,14 @@ Shapes: T tasks, B examples per task. A parameter is shared by all tasks, [*shap
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec
 
 Params = dict[str, Tensor]
@@ -33,6 +36,20 @@ class Net(ABC):
         """Of the parameters by name; asked for again and again, so that they are drawn for it once."""
         return {name: value.shape for name, value in self.init(torch.Generator()).items()}
 
+    @cached_property
+    def class_rows(self) -> frozenset[str]:
+        """The names of the parameters with a row for each class: those that are larger where there is one class more.
+        Raises UserError where a parameter depends on the number of classes in another way."""
+        outputs, more = self.spec.outputs, with_outputs(self, self.spec.outputs + 1).shapes
+        names = frozenset(name for name, shape in self.shapes.items() if shape != more.get(name))
+        for name in names:
+            if self.shapes[name] != (outputs, *more[name][1:]):
+                raise UserError(
+                    f"{name} of this model does not have a row for each class: let only its last layer depend on the "
+                    "number of classes"
+                )
+        return names
+
     @abstractmethod
     def init_stats(self) -> Params:
         """Statistics of the standard normal distribution; empty for a network without batch norm.
@@ -51,3 +68,11 @@ class Net(ABC):
         self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Params]:
         """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""
+
+
+def with_outputs(net: Net, outputs: int) -> Net:
+    """The same network for tasks of another number of classes, which all have so many."""
+    dataclass: Any = net
+    spec = net.spec._replace(outputs=outputs, train_outputs=outputs, padded=False)
+    other: Net = replace(dataclass, spec=spec)
+    return other

@@ -32,6 +32,10 @@ class Reduced(Net):
     def init(self, rng: torch.Generator) -> Params:
         return self.net.init(rng)
 
+    @property
+    def class_rows(self) -> frozenset[str]:
+        return self.net.class_rows
+
     def init_stats(self) -> Params:
         return self.net.init_stats()
 

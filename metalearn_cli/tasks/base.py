@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from metalearn_cli.datasets.preparation import Preparation
 
 Split = Literal["train", "val", "test"]
 
@@ -32,6 +35,25 @@ class Spec(NamedTuple):
     @property
     def metric(self) -> str:
         return "accuracy" if self.kind == "classes" else "mse"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers of a user's, minus a mean and over a deviation, are a task's."""
+
+    mean: tuple[float, ...]  # of each feature or target
+    deviation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table, from which a task's points are made."""
+
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    x_scale: Scale | None = None  # None: the numbers as they are
+    y_scale: Scale | None = None
+    labels: tuple[str, ...] = ()  # of classes that all tasks share: those numbered 0, 1, ...
 
 
 class Support(NamedTuple):
@@ -130,6 +152,16 @@ class TaskDistribution(ABC):
     @abstractmethod
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         """The tasks of a draw (or of a slice of one) as float32 tensors on `device`."""
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """How a picture becomes an example. None for a task without images, or that does not tell."""
+        return None
+
+    @property
+    def columns(self) -> Columns | None:
+        """From which columns the examples are made. None where no column has a name."""
+        return None
 
     def oracle(self, draw: Draw, device: torch.device) -> Tensor | None:
         """What is predicted for the query set by whoever knows the tasks, [T, Q, outputs]: the values without noise.

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from metalearn_cli.datasets import cifar_fs
 from metalearn_cli.datasets.base import ImageSet
+from metalearn_cli.datasets.decode import Resize
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
 
@@ -37,6 +39,10 @@ class CifarFS(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self._positions)
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(cifar_fs.SIZE, 3, Resize.crop)
 
     @property
     def fingerprint(self) -> str:

@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metalearn_cli.datasets.point_set import Array, PointSet, from_arrays
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
+from metalearn_cli.tasks.base import Batch, Columns, Draw, Scale, Spec, Split, TaskDistribution, draw_keys, on_device
 from metalearn_cli.tasks.episodes import sort_keys
 from metalearn_cli.tasks.task_split import by_shares, by_words
 
@@ -42,6 +42,7 @@ class CountedTasks(TaskDistribution):
     names: tuple[str, ...]  # of the tasks, [M]
     identities: tuple[str, ...]  # a hash of the points of each task, [M]: a name alone could change
     digest: str  # a hash of all of it
+    made_of: Columns | None = None
     _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -55,6 +56,10 @@ class CountedTasks(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self.members)
+
+    @property
+    def columns(self) -> Columns | None:
+        return self.made_of
 
     def classes(self, split: Split) -> frozenset[str]:
         return frozenset(self.identities[task] for task in self.members[split].tolist())
@@ -156,10 +161,14 @@ def count_tasks(
     _check_apart(points, digests, members)
     trained = torch.isin(torch.arange(len(names)).repeat_interleave(count), members["train"]).numpy()
     x, y = points.x, points.y
+    columns = Columns(points.features, points.targets)
     if standardise:
-        x = _standardised(x, x[trained])
-        y = y if classes else _standardised(y, y[trained])
+        columns = replace(columns, x_scale=_scale(x[trained]), y_scale=None if classes else _scale(y[trained]))
+        x, y = _scaled(x, columns.x_scale), _scaled(y, columns.y_scale)
     inputs, targets = _float32(points.source, x), _numbered(points.source, y) if classes else _float32(points.source, y)
+    if classes:
+        label_of = dict(zip(targets.tolist(), y.tolist(), strict=True))
+        columns = replace(columns, labels=tuple(label_of[number] for number in sorted(label_of)))
     start = count.cumsum(0) - count
     outputs = int(targets.max()) + 1 if classes else targets.shape[1]
     padded = any(sizes[tasks].min() < sizes[tasks].max() for sizes in (support, queries) for tasks in members.values())
@@ -172,7 +181,7 @@ def count_tasks(
     identities = tuple(f"the task with the points {digest[:16]}" for digest in digests)
     return CountedTasks(
         *(inputs, targets, start, count, support, queries, points.support is None),
-        *(members, spec, tuple(names), identities, whole.hexdigest()),
+        *(members, spec, tuple(names), identities, whole.hexdigest(), columns),
     )
 
 
@@ -230,9 +239,15 @@ def _check_apart(points: PointSet, digests: list[str], members: Mapping[Split, T
                 )
 
 
-def _standardised(values: Array, of: Array) -> Array:
-    changes = of.max(0) > of.min(0)  # the deviation of a constant need not be 0 in floating point
-    scaled: Array = (values - of.mean(0)) / np.where(changes, of.std(0), 1)
+def _scale(values: Array) -> Scale:
+    changes = values.max(0) > values.min(0)  # the deviation of a constant need not be 0 in floating point
+    return Scale(tuple(values.mean(0).tolist()), tuple(np.where(changes, values.std(0), 1).tolist()))
+
+
+def _scaled(values: Array, scale: Scale | None) -> Array:
+    if scale is None:
+        return values
+    scaled: Array = (values - np.asarray(scale.mean)) / np.asarray(scale.deviation)
     return scaled
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from metalearn_cli.datasets import cub
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.cub import Region
+from metalearn_cli.datasets.decode import Resize
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
 
@@ -38,6 +40,17 @@ class CUB(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self._positions)
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(
+            *(cub.SIZE, 3, Resize.stretch, "bilinear"),
+            margin=cub.MARGIN if self.region is Region.centre else 0,
+            whole=True,
+            note="the birds of training were cut out by their boxes: cut yours out"
+            if self.region is Region.box
+            else "",
+        )
 
     @property
     def fingerprint(self) -> str:

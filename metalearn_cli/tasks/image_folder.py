@@ -16,6 +16,7 @@ from metalearn_cli.datasets.class_splits import Parts
 from metalearn_cli.datasets.decode import MIN_SIDE, Resize
 from metalearn_cli.datasets.image_folder import Contents, Packed, some
 from metalearn_cli.datasets.places import expand
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
@@ -76,6 +77,10 @@ class ImageFolder(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self._positions)
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(self.size, self.channels, self.resize)
 
     @property
     def fingerprint(self) -> str:

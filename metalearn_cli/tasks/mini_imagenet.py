@@ -14,7 +14,9 @@ from torch import Tensor
 
 from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.datasets.base import ImageSet
+from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.folders import Resample
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
@@ -41,6 +43,10 @@ class MiniImageNet(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self._positions)
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(mini_imagenet.SIZE, 3, Resize.stretch, self.resample.name, whole=True)
 
     @property
     def fingerprint(self) -> str:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from metalearn_cli.datasets import omniglot
 from metalearn_cli.datasets.base import ImageSet
+from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.omniglot import CharacterSplit, Resample
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
 
@@ -44,6 +46,12 @@ class Omniglot(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self._characters)
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(
+            *(omniglot.SIZE, 1, Resize.crop, self.resample.name), by_way_of=omniglot.OWN_SIZE, inverted=True
+        )
 
     @property
     def fingerprint(self) -> str:

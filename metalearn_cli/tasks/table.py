@@ -20,7 +20,7 @@ from metalearn_cli.datasets.columns import read_columns
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.point_set import PointSet, from_columns, read_npz
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
+from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.counted import CountedTasks, count_tasks
 from metalearn_cli.tasks.task_split import by_file, by_shares, by_words
 
@@ -71,6 +71,10 @@ class Table(TaskDistribution):
     @property
     def fingerprint(self) -> str:
         return self._tasks.fingerprint
+
+    @property
+    def columns(self) -> Columns | None:
+        return self._tasks.columns
 
     def classes(self, split: Split) -> frozenset[str]:
         return self._tasks.classes(split)

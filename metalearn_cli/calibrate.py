@@ -1,0 +1,108 @@
+"""The threshold of the flag `unlike`: measured on validation tasks of the run's own distribution.
+
+It is kept in the run's unlike.json with what it was measured on, and in an exported model.
+"""
+
+from typing import Any
+
+import torch
+
+from metalearn_cli import runs
+from metalearn_cli.algorithms.base import present
+from metalearn_cli.errors import UserError
+from metalearn_cli.evaluate import draw_episodes
+from metalearn_cli.model import Model, for_way
+from metalearn_cli.stored import UNLIKE, Stored, task_of
+from metalearn_cli.unlike import Threshold, quantile, unlikeness
+
+EPISODES = 100
+QUERIES = 5  # of each class at most
+TASKS_AT_ONCE = 8
+
+
+def threshold(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> tuple[Threshold | None, str]:
+    """That of tasks of `way` classes, the smallest with `shot` examples, or the next best, which flags less: it is
+    known, or measured now. And a sentence on it. None where there is none."""
+    if model.examples.columns is not None:
+        return None, "no flag `unlike`: the tasks of a table share their classes"
+    reasons: list[str] = []
+    for size in _sizes(stored, model, way, shot) if stored.is_run else []:
+        if known := [known for known in model.thresholds if (known.way, known.shot) == size]:
+            return known[0], _sentence(known[0], way, shot, reasons)
+        try:
+            found = measure(stored, model, *size, trust)
+        except UserError as reason:
+            reasons.append(str(reason))
+            continue
+        return found, _sentence(found, way, shot, reasons)
+    if (nearest := model.threshold(way, shot)) is not None:
+        return nearest, _sentence(nearest, way, shot, reasons)
+    known_ways = sorted({known.way for known in model.thresholds})
+    none = f"known are those of {', '.join(map(str, known_ways))} classes" if known_ways else "none is known here"
+    return None, f"no flag `unlike`: its threshold is measured on validation tasks ({reasons[-1] if reasons else none})"
+
+
+def _sizes(stored: Stored, model: Model, way: int, shot: int) -> list[tuple[int, int]]:
+    """Ways and shots of validation tasks, the first the best."""
+    if "way" not in stored.config["task"]:
+        return [(own_way(stored), shot)]  # a user's own task is what it is
+    ways = [way, own_way(stored)] if model.is_metric else [way]
+    return list(dict.fromkeys((a_way, a_shot) for a_way in ways for a_shot in (shot, 1)))
+
+
+def own_way(stored: Stored) -> int:
+    return stored.examples.spec.outputs
+
+
+def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
+    kind = f"{found.queries} queries of {found.way}-way {found.shot}-shot validation tasks, of which 5% are flagged"
+    if (found.way, found.shot) == (way, shot):
+        return f"flag `unlike`: by {kind}"
+    why = f" ({reasons[0]})" if reasons else ""
+    return f"flag `unlike`: by {kind}, as nothing is known of {way}-way {shot}-shot ones{why}"
+
+
+def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> Threshold:
+    """The threshold of such validation tasks. Raises UserError where they cannot be had."""
+    task = task_of(stored.config, trust, **_keys(stored.config["task"], way, shot))
+    if "val" not in task.splits:
+        raise UserError("the run has no validation classes")
+    task.check_split("val")
+    number = task.number("val")
+    episodes = EPISODES if number is None else min(EPISODES, number)
+    net, meta, _ = for_way(model.algo, model.net, model.meta, task.spec.outputs)
+    net = model.in_precision(net)
+    scores = []
+    for draw in draw_episodes(task, "val", episodes, 0):
+        for batch in task.gather(draw, model.device).to(model.dtype).chunks(TASKS_AT_ONCE):
+            with torch.no_grad():
+                *_, predict = model.algo.adapt(net, meta, batch.support, model.algo.test_steps)
+                out = present(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
+            score = unlikeness(out)
+            scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])
+    values = torch.cat(scores)
+    return Threshold(
+        value=quantile(values),
+        way=way,
+        shot=shot,
+        batch_norm=model.batch_norm.name,
+        test_steps=model.algo.test_steps,
+        step=stored.step,
+        episodes=episodes,
+        queries=len(values),
+        data=task.fingerprint,
+    )
+
+
+def _keys(own: dict[str, Any], way: int, shot: int) -> dict[str, Any]:
+    """Of a task with validation tasks of this size, all alike; its training tasks stay what they are."""
+    if "way" not in own:
+        return {}
+    train = {f"train_{key}": own[f"train_{key}"] or own[key] for key in ("way", "shot", "query")}
+    return {**train, "way": way, "shot": shot, "query": min(own["query"], QUERIES), "variable": False}
+
+
+def keep(stored: Stored, found: Threshold) -> None:
+    """In the run's folder, where it is not there yet. Raises OSError."""
+    if found._asdict() not in stored.unlike:
+        runs.write_json(stored.folder / UNLIKE, {"thresholds": [*stored.unlike, found._asdict()]})

@@ -1,0 +1,139 @@
+"""The support and query set of one task as a user has them: folders and files of images, or tables.
+
+Whatever is odd is named, never passed over.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from metalearn_cli.datasets.columns import Columns as Table
+from metalearn_cli.datasets.columns import read_columns
+from metalearn_cli.datasets.image_folder import SUFFIXES, Contents, find_classes, list_images, some
+from metalearn_cli.datasets.point_set import Array
+from metalearn_cli.errors import UserError
+from metalearn_cli.tasks.base import Columns
+
+
+class Labelled(NamedTuple):
+    paths: list[Path]
+    labels: list[str]
+    notes: list[str]
+
+
+class Points(NamedTuple):
+    x: Array  # [n, d] float64
+    names: tuple[str, ...]  # of the columns of x
+    table: Table
+
+
+def labelled_images(support: str) -> Labelled:
+    """A folder whose folders are the classes, or a CSV with the columns path (from its own folder on) and label."""
+    path = Path(support).expanduser()
+    if path.is_file():
+        table = _table(path, "support")
+        files, labels = table.texts("path"), table.texts("label")
+        paths = [path.parent / Path(file).expanduser() for file in files]
+        _check_there(paths, [table.where(row) for row in range(len(paths))])
+        notes = [f"warning: in {support} more than once: {some(twice)}"] if (twice := _twice(paths)) else []
+        return Labelled(paths, labels, notes)
+    if not path.is_dir():
+        raise UserError(
+            f"support={support} is neither a folder nor a CSV file: give the folder whose folders are the classes"
+        )
+    found = find_classes(support, "support")
+    _refuse_closed("support", support, found)
+    pairs = [(path / file.name, name) for name, files in found.classes.items() for file in files]
+    return Labelled([file for file, _ in pairs], [label for _, label in pairs], _others(support, found))
+
+
+def images(query: str) -> tuple[list[Path], list[str]]:
+    """A folder with all that is in it, a file, a CSV with the column path, or several of these with commas between
+    -> the files, and what the user should know of them."""
+    whole = Path(query).expanduser()
+    parts = (
+        [whole] if whole.exists() else [Path(part.strip()).expanduser() for part in query.split(",") if part.strip()]
+    )
+    if not query.strip(" ,"):
+        raise UserError(
+            "query= is empty: give a folder of images, files with commas between, or a CSV with a column path"
+        )
+    paths: list[Path] = []
+    notes: list[str] = []
+    for part in parts:
+        if part.is_dir():
+            found = list_images(part)
+            _refuse_closed("query", str(part), found)
+            paths += [part / file.name for files in found.classes.values() for file in files]
+            notes += _others(str(part), found)
+            if not found.classes:
+                raise UserError(f"query={part} holds no images, files that end in {', '.join(SUFFIXES)}")
+        elif part.suffix.lower() == ".csv" and part.is_file():
+            table = _table(part, "query")
+            listed = [part.parent / Path(file).expanduser() for file in table.texts("path")]
+            _check_there(listed, [table.where(row) for row in range(len(listed))])
+            paths += listed
+        elif part.is_file():
+            paths.append(part)
+        else:
+            raise UserError(f"query={query}: there is no file or folder {part}")
+    return paths, notes
+
+
+def points(file: str, key: str, columns: Columns) -> Points:
+    """The features in a table, by their own names, or by x, or x1, x2, ..."""
+    table = _table(Path(file).expanduser(), key)
+    names = _present(table, columns.features, "x")
+    return Points(np.stack([table.numbers(name) for name in names], 1), names, table)
+
+
+def targets(table: Table, columns: Columns) -> Array:
+    """The values in a table [n, outputs], by the targets' own names, or by y, or y1, y2, ...; or its labels [n]."""
+    names = _present(table, columns.targets, "y")
+    if columns.labels:
+        return np.asarray(table.texts(names[0]))
+    return np.stack([table.numbers(name) for name in names], 1)
+
+
+def _present(table: Table, names: Sequence[str], letter: str) -> tuple[str, ...]:
+    plain = [letter] if len(names) == 1 else [f"{letter}{place}" for place in range(1, len(names) + 1)]
+    for wanted in (names, plain):
+        if all(name in table.cells for name in wanted):
+            return tuple(wanted)
+    missing = next(name for name in names if name not in table.cells)
+    also = "" if list(names) == plain else f" (or {', '.join(plain)})"
+    raise UserError(
+        f"{table.path} has no column {missing}: {', '.join(names)}{also} wanted, and {', '.join(table.cells)} found"
+    )
+
+
+def _table(path: Path, key: str) -> Table:
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(f"{key}={path} must be a table, a file whose name ends in .csv or .parquet")
+    try:
+        return read_columns(path)
+    except OSError as error:
+        raise UserError(f"{key}={path} cannot be read ({error.strerror or error})") from error
+
+
+def _check_there(paths: list[Path], where: list[str]) -> None:
+    if missing := [f"{line} names {path}" for path, line in zip(paths, where, strict=True) if not path.is_file()]:
+        raise UserError(f"{len(missing)} of {len(paths)} files are not there: {some(missing, '; ')}")
+
+
+def _refuse_closed(key: str, folder: str, found: Contents) -> None:
+    if closed := [f"{name} {why}" for name, why in found.closed.items()]:
+        raise UserError(f"{key}={folder}: {some(closed, '; ')}: mend or remove it")
+
+
+def _others(folder: str, found: Contents) -> list[str]:
+    return [f"in {folder} no images by their suffix, and not read ({len(found.others)}): {some(found.others)}"] * bool(
+        found.others
+    )
+
+
+def _twice(paths: list[Path]) -> list[str]:
+    return [str(path) for path, times in Counter(paths).items() if times > 1]

@@ -1,0 +1,246 @@
+"""A trained learner that adapts to one new task at a time, of any number of classes and of examples in each.
+
+Shapes: S support examples, Q query examples, W classes, d numbers of an example that is none of images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.algorithms.base import Predictor as Adapted
+from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.maml import Adapted as Adapting
+from metalearn_cli.algorithms.protonet import ProtoNet
+from metalearn_cli.datasets.decode import Broken
+from metalearn_cli.datasets.image_folder import some
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params, with_outputs
+from metalearn_cli.nets.reduced import Reduced
+from metalearn_cli.seeding import generator
+from metalearn_cli.task_file import Examples
+from metalearn_cli.tasks.base import Scale, Spec, Support
+from metalearn_cli.unlike import Threshold, find, unlikeness
+
+AT_ONCE = 256  # queries that go through together, where a prediction does not depend on its neighbours
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What `metalearn_cli.load` returns."""
+
+    algo: Algorithm
+    net: Net  # of the trained way
+    meta: Meta
+    examples: Examples
+    batch_norm: BatchNorm
+    device: torch.device
+    dtype: torch.dtype
+    thresholds: list[Threshold]  # beyond which a query is unlike every class
+    reduced: bool = False  # products in bfloat16
+
+    def adapt(self, x: Any, y: Any) -> "Predictor":
+        """Adapt to the support set of a task -> what predicts for it.
+
+        x [S, C, H, W] in 0..1 as `read` makes it, or [S, d] in the units of the training table; y [S]: labels of any
+        kind, or [S] or [S, outputs] values. Tensors, arrays or lists.
+        """
+        x = self._inputs(x)
+        if self.examples.spec.kind == "values":
+            classes: list[Any] = []
+            targets = self._values(y, len(x))
+        else:
+            classes, targets = self._labels(y, len(x))
+        net, meta, note = (
+            for_way(self.algo, self.net, self.meta, len(classes)) if classes else (self.net, self.meta, "")
+        )
+        net = self.in_precision(net)
+        order = torch.randperm(len(x), generator=generator("support", len(x)))  # an order may matter, a class's never
+        key = torch.zeros(1, dtype=torch.int64, device=self.device)
+        support = Support(x[order].unsqueeze(0), targets[order.to(self.device)].unsqueeze(0), key)
+        with torch.no_grad():
+            *_, predict = self.algo.adapt(net, meta, support, self.algo.test_steps)
+        threshold = self.threshold(len(classes), int(targets.bincount().min())) if classes else None
+        return Predictor(self, predict, classes, threshold, note)
+
+    def read(self, paths: Sequence[str | Path]) -> Tensor:
+        """The pictures in these files as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones."""
+        return self.read_bytes(paths) * (1 / 255)
+
+    def read_bytes(self, paths: Sequence[str | Path]) -> Tensor:
+        """The same, [n, C, H, W] uint8."""
+        preparation = self.examples.preparation
+        if preparation is None:
+            raise UserError(
+                "the task of this run does not tell how a picture becomes an example: its class has no `preparation`"
+            )
+        pixels = torch.empty(len(paths), *self.examples.spec.input_shape, dtype=torch.uint8)
+        broken = []
+        for number, path in enumerate(paths):
+            try:
+                pixels[number] = preparation.read(Path(path))
+            except Broken as error:
+                broken.append(f"{path} {error}")
+        if broken:
+            raise UserError(
+                f"{len(broken)} of {len(paths)} pictures cannot be used: {some(broken, '; ')}: mend or remove them"
+            )
+        return pixels
+
+    def threshold(self, way: int, shot: int) -> Threshold | None:
+        """Of the flag `unlike`, that for tasks of `way` classes with `shot` examples or more; None: it is not known."""
+        return find(self.thresholds, way, shot, self.is_metric)
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether the outputs are distances, which do not depend on how many classes there are."""
+        return isinstance(self.algo, ProtoNet)
+
+    def in_precision(self, net: Net) -> Net:
+        return Reduced(net.spec, net) if self.reduced else net
+
+    def _inputs(self, x: Any) -> Tensor:
+        """[n, *input] on the device."""
+        x, shape = _tensor(x), self.examples.spec.input_shape
+        if shape == (1,) and x.dim() == 1:
+            x = x[:, None]
+        if tuple(x.shape[1:]) != shape or not len(x):
+            raise UserError(f"x is of shape {list(x.shape)}, and [n, {', '.join(map(str, shape))}] is wanted")
+        if x.dtype == torch.uint8 and len(shape) == 3:
+            x = x * (1 / 255)
+        if not x.isfinite().all():
+            raise UserError("x holds numbers that are not finite: give every example all of its numbers")
+        columns = self.examples.columns
+        return _scaled(x, columns.x_scale if columns else None).to(self.device, self.dtype)
+
+    def _values(self, y: Any, number: int) -> Tensor:
+        """[S, outputs] on the device."""
+        y, outputs = _tensor(y), self.examples.spec.outputs
+        if outputs == 1 and y.dim() == 1:
+            y = y[:, None]
+        if y.shape != (number, outputs):
+            raise UserError(
+                f"y is of shape {list(y.shape)}, and [{number}, {outputs}] is wanted: {outputs} for each of x"
+            )
+        if not y.isfinite().all():
+            raise UserError("y holds numbers that are not finite: give every example all of its values")
+        columns = self.examples.columns
+        return _scaled(y, columns.y_scale if columns else None).to(self.device, self.dtype)
+
+    def _labels(self, y: Any, number: int) -> tuple[list[Any], Tensor]:
+        """The classes, and the place of each example's among them [S]."""
+        labels = y.tolist() if isinstance(y, Tensor | np.ndarray) else list(y)
+        if len(labels) != number or any(isinstance(label, list) for label in labels):
+            raise UserError(f"y has {len(labels)} labels for {number} examples: one for each is wanted")
+        columns = self.examples.columns
+        if columns is not None and columns.labels:  # all tasks share them
+            classes = list(columns.labels)
+            labels = [str(label) for label in labels]
+            if unknown := [label for label in labels if label not in classes]:
+                raise UserError(
+                    f"y has the label {unknown[0]}, and the training had {', '.join(classes)}: take one of them"
+                )
+        else:
+            classes = sorted(set(labels))
+            if len(classes) < 2:
+                raise UserError(f"the support has one class only, {classes[0]}: two at least are wanted to tell apart")
+        place = {label: position for position, label in enumerate(classes)}
+        return classes, torch.tensor([place[label] for label in labels], device=self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """What predicts for the task that a model was adapted to."""
+
+    model: Model
+    adapted: Adapted
+    classes: list[Any]  # the labels in the order of the outputs; none for values
+    threshold: Threshold | None
+    note: str  # what the user should know of the adaptation
+
+    def __call__(self, x: Any) -> Tensor:
+        """x [Q, ...] as for `adapt` -> the probability of each class [Q, W], or values in the units of y."""
+        out = self.outputs(x)
+        if self.classes:
+            return out.softmax(-1)
+        columns = self.model.examples.columns
+        return _unscaled(out, columns.y_scale if columns else None)
+
+    def outputs(self, x: Any) -> Tensor:
+        """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU."""
+        mode = self.model.batch_norm
+        size = len(x) if mode is BatchNorm.transductive else AT_ONCE
+        with torch.no_grad():
+            parts = [
+                self.adapted(self.model._inputs(x[start : start + size]).unsqueeze(0), mode)[0].cpu()
+                for start in range(0, len(x), size)
+            ]
+        return torch.cat(parts)
+
+    def unlike(self, x: Any) -> Tensor:
+        """x [Q, ...] -> which look unlike every class, [Q] bool: 5% of the queries of validation tasks did."""
+        if self.threshold is None:
+            raise UserError("nothing is known of when a query is unlike every class here: see `metalearn predict`")
+        return unlikeness(self.outputs(x)) > self.threshold.value
+
+
+def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta, str]:
+    """The network and what was learned for tasks of `way` classes, and what was done to them in a sentence.
+
+    What has a row for each class (the head, its learned rates, its slots) gets the mean of the learned rows for every
+    class; nothing else is another one for another way.
+    """
+    trained: Spec = net.spec
+    other = with_outputs(net, way)
+    wanted = algo.init(other, torch.Generator())
+    rows = [name for part, to in zip(meta, wanted, strict=True) for name in to if part[name].shape != to[name].shape]
+    if not rows:
+        return other, meta, ""
+    if isinstance(algo, MAML) and algo.adapted is Adapting.body:
+        raise UserError(
+            f"this run was trained with {trained.outputs} classes, the support has {way}, and algo.adapted=body never "
+            f"changes the head: give {trained.outputs} classes, or a run of another algorithm"
+        )
+    fewer = trained.padded and way < trained.outputs  # as its own tasks had them
+
+    def resized(part: Params, to: Params) -> Params:
+        return {
+            name: value
+            if value.shape == to[name].shape
+            else value[:way]
+            if fewer
+            else value.mean(0, keepdim=True).expand(way, *value.shape[1:])
+            for name, value in part.items()
+        }
+
+    meta = Meta(*(resized(part, to) for part, to in zip(meta, wanted, strict=True)))
+    if fewer:
+        return other, meta, ""
+    note = f"trained with {trained.outputs} classes and not {way}: each starts at the mean of the rows of the head"
+    return other, meta, note
+
+
+def _tensor(values: Any) -> Tensor:
+    """As float64, which holds every number that is given; pixels as they are."""
+    try:
+        tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"x and y must be numbers: {error}") from error
+    return tensor if tensor.dtype in (torch.uint8, torch.float32) else tensor.double()
+
+
+def _scaled(values: Tensor, scale: Scale | None) -> Tensor:
+    if scale is None:
+        return values
+    return (values.double() - torch.tensor(scale.mean).double()) / torch.tensor(scale.deviation).double()
+
+
+def _unscaled(values: Tensor, scale: Scale | None) -> Tensor:
+    if scale is None:
+        return values
+    return values.double() * torch.tensor(scale.deviation).double() + torch.tensor(scale.mean).double()

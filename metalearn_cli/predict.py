@@ -1,0 +1,190 @@
+"""`metalearn predict`: from a few labelled examples to predictions for others, with a trained run."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from metalearn_cli import calibrate, inputs
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.allocator import Allocator
+from metalearn_cli.config import Precision, check, parse_override
+from metalearn_cli.datasets.image_folder import printable
+from metalearn_cli.errors import UserError
+from metalearn_cli.files import write_durably
+from metalearn_cli.machine import set_process
+from metalearn_cli.model import Model, Predictor
+from metalearn_cli.progress import show, tell
+from metalearn_cli.stored import Stored, make, read
+from metalearn_cli.unlike import unlikeness
+
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Predict:
+    """The keys of the command, besides algo.test_steps."""
+
+    run: str
+    support: str
+    query: str
+    out: str | None = None
+    batch_norm: BatchNorm = BatchNorm.inductive
+    device: str | None = None  # None: the run's
+    precision: Precision | None = None  # None: the run's
+    threads: int | None = None
+    allocator: Allocator = Allocator.tuned
+    trust: bool = False
+
+
+class Rows(NamedTuple):
+    """What is written: a column for each name."""
+
+    names: list[str]
+    cells: list[list[Any]]  # of each query
+    nested: list[dict[str, Any]]  # the same for JSON
+
+
+def predict(overrides: list[str]) -> None:
+    keys, test_steps = _keys(overrides)
+    if keys.out is not None:
+        _check_out(keys.out)
+    stored = read(Path(keys.run), keys.trust)
+    for note in stored.notes:
+        tell(note)
+    device = keys.device or stored.config.get("device", "auto")
+    precision = keys.precision or Precision[stored.config["precision"]]
+    set_process(precision, keys.threads, keys.allocator)
+    model = make(stored, keys.batch_norm, device, precision, test_steps, keys.trust)
+    if model.net.init_stats() and keys.batch_norm is BatchNorm.transductive:
+        tell("batch_norm=transductive: queries are normalised together, so that a prediction depends on its neighbours")
+    rows = _of_images(keys, stored, model) if model.examples.columns is None else _of_table(keys, model)
+    if keys.out is None:
+        show(_aligned(rows))
+        return
+    text = json.dumps(rows.nested, indent=1) + "\n" if keys.out.lower().endswith(".json") else _csv(rows)
+    write_durably(Path(keys.out), text.encode())
+    show(f"{len(rows.cells)} predictions are in {keys.out}")
+
+
+def _keys(overrides: list[str]) -> tuple[Predict, int | None]:
+    given: dict[str, Any] = {}
+    for override in overrides:
+        key, value = parse_override(override)
+        if "${" in override:
+            raise UserError(f"{override}: predict takes plain values, not references")
+        if key in given:
+            raise UserError(f"{key}= is given twice")
+        given[key] = value
+    test_steps = given.pop("algo.test_steps", None)
+    if test_steps is not None and (not isinstance(test_steps, int) or isinstance(test_steps, bool)):
+        raise UserError(f"algo.test_steps={test_steps} must be a whole number")
+    for key, example in (("run", "outputs/my-run"), ("support", "DIR"), ("query", "DIR")):
+        if key not in given:
+            raise UserError(
+                f"predict wants {key}={example}: metalearn predict run=outputs/my-run support=DIR query=DIR"
+            )
+    keys = Predict(**check(Predict, OmegaConf.create(given), ""))
+    if keys.threads is not None and keys.threads < 1:
+        raise UserError(f"threads={keys.threads} must be at least 1, or null")
+    return keys, test_steps
+
+
+def _check_out(out: str) -> None:
+    path = Path(out)
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise UserError(f"out={out} must be a file whose name ends in .csv or .json")
+    if not path.parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {path.parent}: make it first")
+    if path.is_dir():
+        raise UserError(f"out={out} is a folder: give the name of a file")
+
+
+def _of_images(keys: Predict, stored: Stored, model: Model) -> Rows:
+    support = inputs.labelled_images(keys.support)
+    paths, notes = inputs.images(keys.query)
+    for note in [*support.notes, *notes]:
+        tell(note)
+    pixels, queries = model.read_bytes(support.paths), model.read_bytes(paths)
+    predictor = model.adapt(pixels, support.labels)
+    tell(str(model.examples.preparation))
+    if predictor.note:
+        tell(predictor.note)
+    fewest = min(support.labels.count(name) for name in predictor.classes)
+    threshold, sentence = calibrate.threshold(stored, model, len(predictor.classes), fewest, keys.trust)
+    tell(sentence)
+    if threshold is not None and stored.is_run:
+        try:
+            calibrate.keep(stored, threshold)
+        except OSError as error:
+            tell(f"the threshold could not be kept for the next time ({error.strerror}: {error.filename})")
+    outputs = predictor.outputs(queries)
+    flags = None if threshold is None else (unlikeness(outputs) > threshold.value).tolist()
+    return _classified([("path", printable(str(path))) for path in paths], predictor, outputs, flags)
+
+
+def _of_table(keys: Predict, model: Model) -> Rows:
+    columns = model.examples.columns
+    assert columns is not None  # whoever calls
+    support, query = (inputs.points(getattr(keys, key), key, columns) for key in ("support", "query"))
+    predictor = model.adapt(support.x, inputs.targets(support.table, columns))
+    asked = [[round_off(value) for value in row] for row in query.x.tolist()]
+    if predictor.classes:
+        rows = _classified(
+            [("row", number) for number in range(1, len(asked) + 1)], predictor, predictor.outputs(query.x), None
+        )
+        return rows
+    found = [[round_off(value) for value in row] for row in predictor(query.x).tolist()]
+    names = [*query.names, *columns.targets]
+    cells = [[*x, *y] for x, y in zip(asked, found, strict=True)]
+    return Rows(names, cells, [dict(zip(names, row, strict=True)) for row in cells])
+
+
+def _classified(
+    about: Sequence[tuple[str, Any]], predictor: Predictor, outputs: Tensor, flags: list[bool] | None
+) -> Rows:
+    """A row for each query: what it is, its label, the probability of each class, and whether it is unlike all."""
+    classes = [str(name) for name in predictor.classes]
+    names = [about[0][0], "label", *(f"p_{name}" for name in classes)] + ([] if flags is None else ["unlike"])
+    cells: list[list[Any]] = []
+    nested: list[dict[str, Any]] = []
+    for number, ((key, name), row) in enumerate(zip(about, outputs.double().softmax(-1), strict=True)):
+        label = classes[int(row.argmax())]
+        probabilities = [round_off(value) for value in row.tolist()]
+        flag = [] if flags is None else [flags[number]]
+        cells.append([name, label, *probabilities, *flag])
+        nested.append({key: name, "label": label, "probabilities": dict(zip(classes, probabilities, strict=True))})
+        nested[-1] |= {} if flags is None else {"unlike": flags[number]}
+    return Rows(names, cells, nested)
+
+
+def round_off(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _csv(rows: Rows) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([rows.names, *([_word(cell) for cell in row] for row in rows.cells)])
+    return text.getvalue()
+
+
+def _word(cell: Any) -> Any:
+    return str(cell).lower() if isinstance(cell, bool) else cell
+
+
+def _aligned(rows: Rows) -> str:
+    lines = [
+        rows.names,
+        *([f"{cell:.4g}" if isinstance(cell, float) else str(_word(cell)) for cell in row] for row in rows.cells),
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

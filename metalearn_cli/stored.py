@@ -1,0 +1,157 @@
+"""A model from a run's folder, or from an exported one. Both are data: json, yaml and safetensors, and run no code."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+
+from metalearn_cli import runs
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.config import Precision, build, check_precision, resolve_device
+from metalearn_cli.errors import UserError
+from metalearn_cli.model import Model
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.task_file import Examples, examples_of, from_json
+from metalearn_cli.tasks.base import TaskDistribution
+from metalearn_cli.unlike import Threshold
+
+FORMAT = 1
+EXPORT, TASK, UNLIKE = "model.json", "task.json", "unlike.json"
+
+
+class Stored(NamedTuple):
+    """What a folder holds."""
+
+    folder: Path
+    config: dict[str, Any]  # algo, model, precision, device; of a run all of it
+    examples: Examples
+    tensors: Params  # params.*, buffers.*
+    step: int  # of the checkpoint
+    unlike: list[dict[str, Any]]  # thresholds of the flag, as they were measured
+    notes: list[str]
+
+    @property
+    def is_run(self) -> bool:
+        return "task" in self.config
+
+
+def read(folder: Path, trust: bool) -> Stored:
+    """Raises UserError where that is neither a run nor an export, or not whole."""
+    if (folder / EXPORT).is_file():
+        return _read_export(folder)
+    runs.check_folder(folder)
+    config = runs.load_config(folder / "config.yaml")
+    if missing := [key for key in ("algo", "task", "model", "precision", "device") if key not in config]:
+        raise UserError(f"{folder / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
+    tested, notes = runs.load_tested(folder)
+    if not (folder / "results.json").exists():
+        notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
+    unlike = runs.read_json(folder / UNLIKE).get("thresholds", []) if (folder / UNLIKE).exists() else []
+    if (folder / TASK).is_file():
+        examples = _examples(runs.read_json(folder / TASK), folder / TASK)
+    else:  # of a version before
+        examples = examples_of(task_of(config, trust))
+    tensors = {name: value for name, value in tested.tensors.items() if name.startswith(("params.", "buffers."))}
+    return Stored(folder, config, examples, tensors, tested.step, unlike, notes)
+
+
+def task_of(config: dict[str, Any], trust: bool, **keys: Any) -> TaskDistribution:
+    """The task of a run, with these keys set otherwise. Its data may be read."""
+    node = OmegaConf.create({**config["task"], **keys})
+    task: TaskDistribution = build(node, "task", TaskDistribution, set(), trust, [])
+    return task
+
+
+def _read_export(folder: Path) -> Stored:
+    content = runs.read_json(folder / EXPORT)
+    try:
+        if content["format"] > FORMAT:
+            raise UserError(
+                f"{folder / EXPORT} is of format {content['format']}, and this version reads up to {FORMAT}: install a "
+                "newer metalearn"
+            )
+        name, digest = str(content["weights"]), content["sha256"]
+        config, step, unlike = content["config"], content["step"], content["unlike"]
+        examples = content["examples"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / EXPORT} has no {error}: export the run again") from error
+    path = folder / Path(name).name
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise UserError(f"{path} is damaged, its hash is not the one in {EXPORT}: export the run again")
+        tensors = safetensors.torch.load(data)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}): export the run again") from error
+    return Stored(folder, config, _examples(examples, folder / EXPORT), tensors, step, unlike, [])
+
+
+def _examples(content: dict[str, Any], path: Path) -> Examples:
+    try:
+        return from_json(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): it is not whole, or of another version"
+        ) from error
+
+
+def make(
+    stored: Stored, batch_norm: BatchNorm, device: str, precision: Precision, test_steps: int | None, trust: bool
+) -> Model:
+    """The model in a folder. Raises UserError where its parts do not fit."""
+    place = resolve_device(device)
+    check_precision(precision, place)
+    spec = stored.examples.spec
+    net: Net = build(OmegaConf.create(stored.config["model"]), "model", Net, set(), trust, [], spec=spec)
+    algo: Algorithm = build(OmegaConf.create(stored.config["algo"]), "algo", Algorithm, set(), trust, [])
+    if test_steps is not None:
+        if "test_steps" not in stored.config["algo"]:
+            raise UserError(f"algo.test_steps={test_steps}: the run's algorithm takes no inner steps")
+        steps: Any = {"test_steps": test_steps}
+        algo = dataclasses.replace(algo, **steps)  # type: ignore[type-var]
+    dtype = torch.float64 if precision is Precision.fp64 else torch.float32
+    wanted = algo.init(net, torch.Generator())
+    parts = []
+    for word, part in (("params.", wanted.params), ("buffers.", wanted.buffers)):
+        found = {name.removeprefix(word): value for name, value in stored.tensors.items() if name.startswith(word)}
+        odd = sorted(found.keys() ^ part.keys()) or [name for name in part if part[name].shape != found[name].shape]
+        if odd:
+            raise UserError(
+                f"the weights in {stored.folder} are of another model than its configuration: {odd[0]} differs"
+            )
+        parts.append({name: found[name].to(place, dtype) for name in part})
+    thresholds = [
+        threshold
+        for threshold in _thresholds(stored)
+        if (threshold.batch_norm, threshold.test_steps, threshold.step)
+        == (batch_norm.name, algo.test_steps, stored.step)
+    ]
+    reduced = precision is Precision.bf16
+    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, thresholds, reduced)
+
+
+def _thresholds(stored: Stored) -> list[Threshold]:
+    try:
+        return [Threshold(**known) for known in stored.unlike]
+    except TypeError as error:
+        name = EXPORT if (stored.folder / EXPORT).is_file() else UNLIKE
+        raise UserError(
+            f"{stored.folder / name} holds no thresholds of the flag ({error}): remove or export it again"
+        ) from error
+
+
+def load(folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool) -> Model:
+    """The model in a folder, for Python."""
+    stored = read(folder, trust)
+    precision = precision or stored.config["precision"]
+    for key, value, options in (("batch_norm", batch_norm, BatchNorm), ("precision", precision, Precision)):
+        if value not in options.__members__:
+            raise UserError(f"{key}={value!r} must be one of {', '.join(options.__members__)}")
+    if precision == Precision.tf32.name:  # a setting of the whole process
+        raise UserError("precision='tf32' is for commands: give precision='fp32', or set it in torch and give that")
+    return make(stored, BatchNorm[batch_norm], device, Precision[precision], None, trust)
