@@ -150,6 +150,37 @@ def test_a_folder_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
         assert "metalearn: " in refused.err
 
 
+@pytest.mark.row("C18")
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("METALEARN_CACHE", "", "METALEARN_CACHE is set to nothing"),
+        ("METALEARN_CACHE", "~nobody-is-called-so/x", "is in a home folder that is not known here"),
+        ("METALEARN_DATA", "~nobody-is-called-so/x", "is in a home folder that is not known here"),
+        ("METALEARN_DATA", "", "METALEARN_DATA is not set"),
+    ],
+)
+def test_a_variable_that_names_no_folder_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("METALEARN_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv(variable, value)
+    refused = run(tmp_path, "train", "task=omniglot")
+    assert refused.code == 1
+    assert sentence in refused.err
+    assert len(refused.err.splitlines()) == 1, refused.err
+
+
+def test_a_key_that_is_given_twice_is_said(tmp_path: Path) -> None:
+    done = run(tmp_path, *RUN, "name=run", "seed=3", "seed=3", "steps=2")
+    assert done.code == 0, done.err
+    assert "steps is given twice, and the last counts: steps=2, not 6\n" in done.err
+    assert "seed is given twice" not in done.err
+    done = run(tmp_path, "eval", "run=outputs/run", "test_episodes=2", "test_episodes=3")
+    assert "test_episodes is given twice, and the last counts: test_episodes=3, not 2\n" in done.err
+
+
 # Each is a process of its own, from a package that is laid out as in a checkout, or as in a wheel.
 ODD = {
     "a checkout, another hash seed": (
