@@ -1,6 +1,7 @@
 """The command `metalearn`: results on stdout, everything else on stderr, one sentence for each mistake."""
 
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -20,6 +21,9 @@ def entry() -> None:
         pass
     os.close(descriptor)
     sys.stdout, sys.stderr = sys.stdout or open(1, "w"), sys.stderr or open(2, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that a terminal does not have is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     code = main(sys.argv[1:])
     catch(end_at_once)
     for stream in (sys.stdout, sys.stderr):
