@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metalearn_cli import catalog, sweep
 from metalearn_cli.cli import main
 from metalearn_cli.completion import COMPLETION, completions
+from metalearn_cli.help import HELPS
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
@@ -637,7 +638,7 @@ def test_a_users_own_module_and_task(tmp_path: Path) -> None:
 
 
 def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["--help"], ["train", "--help"], ["eval", "-h"], ["list", "--help"]):
+    for arguments in ([], ["--help"], *([name, "--help"] for name in HELPS), ["eval", "-h"]):
         assert main(arguments) == 0
         assert "metalearn" in capsys.readouterr().out
     for group in (*catalog.GROUPS, *catalog.PRESETS):
@@ -659,6 +660,10 @@ def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
     assert completions(["train", "ru"]) == []
     assert completions(["eval", "ru"]) == ["run="]
     assert completions(["eval", "se"]) == []
+    assert completions(["compare", "st"]) == ["step="]
+    assert completions(["compare", "batch_norm=r"]) == ["batch_norm=running "]
+    assert completions(["report", "cs"]) == ["csv="]
+    assert completions(["train", "logger="]) == ["logger=mlflow ", "logger=wandb "]
     assert completions(["list", "tas"]) == ["task"]
     assert completions(["completion", "z"]) == ["zsh"]
 

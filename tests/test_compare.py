@@ -8,6 +8,8 @@ import pytest
 from commands import run
 from folders import write_run
 
+from metalearn_cli.completion import completions
+
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick", "steps=5", "eval_every=0", "select=last"]
 
 
@@ -221,3 +223,12 @@ def test_mistakes(tmp_path: Path, arguments: list[str], sentence: str) -> None:
 
 def test_an_unknown_option(tmp_path: Path) -> None:
     assert run(tmp_path, "compare", "--all", "a").code == 2
+
+
+def test_folders_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "outputs/a", hard_episodes(1))
+    write_run(tmp_path / "outputs/sw/algo.inner_lr=0.1,seed=0", hard_episodes(1))
+    monkeypatch.chdir(tmp_path)
+    for command in ("compare", "report"):
+        assert completions([command, "outputs/"]) == ["outputs/a ", "outputs/sw/"]
+        assert completions([command, "outputs/sw/algo.inner_lr=0"]) == ["outputs/sw/algo.inner_lr=0.1,seed=0 "]

@@ -55,8 +55,8 @@ def images(shown: dict[str, Any]) -> str:
             f'<div class="query">{"".join(query)}</div></div>'
         )
     said = (
-        f"{right} of {queries} query images of the first test episode are right ({right / queries:.1%}). Left the "
-        "support, right the query images by true class; a crossed one was taken for the class that stands under it."
+        f"{right} of {queries} query images of the first test episode are right ({right / queries:.1%}). First the "
+        "support, then the query images by true class; a crossed one was taken for the class that stands under it."
     )
     return f'<p>{said}</p><div class="episode">{"".join(rows)}</div>'
 
