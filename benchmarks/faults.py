@@ -47,6 +47,10 @@ ROWS = {
     "B1": "eight processes with one name",
     "B2": "sixteen launches in one second",
     "B3": "the holder of a lock is killed",
+    "B4": "several ranks against one process",
+    "B5": "continued with another number of ranks",
+    "B6": "one rank is killed, raises, meets NaN, gets SIGTERM",
+    "B7": "a meta-batch that ranks cannot split",
     "D8": "faults written into the program by hand: the tests see each",
 }
 

@@ -29,6 +29,7 @@ LAYERS = [
         "catalog",
         "mistakes",
         "interrupt",
+        "parallel",
         "help",
     },
 ]
