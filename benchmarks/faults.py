@@ -51,6 +51,7 @@ ROWS = {
     "B5": "continued with another number of ranks",
     "B6": "one rank is killed, raises, meets NaN, gets SIGTERM",
     "B7": "a meta-batch that ranks cannot split",
+    "B8": "a sweep with one failing job",
     "D8": "faults written into the program by hand: the tests see each",
 }
 

@@ -6,7 +6,7 @@ metalearn: train, test and compare few-shot learners
   metalearn train algo=maml task=sinusoid steps=1000 name=my-run    meta-train and meta-test
   metalearn eval run=outputs/my-run test_episodes=1000              test a finished run once more
   metalearn bench experiment=maml/omniglot_5w1s                     how fast it trains here, and where the time goes
-  metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
+  metalearn list algo|task|model|optimizer|experiment|debug|sweep|metric  what there is, a line each
   metalearn data prepare|verify|path omniglot                       get a data set, check it, or say where it is
   metalearn train --help                                            examples, and how the keys work
   eval "$(metalearn completion bash)"                               completion of commands, keys, values, runs; or zsh
@@ -80,7 +80,7 @@ NAME is that of a task. A data set is in $METALEARN_DATA/<its folder>, or in roo
 Where a licence wants that you fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
 """
 
-LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|metric\n"
+LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|sweep|metric\n"
 
 HELPS = {"train": TRAIN_HELP, "eval": EVAL_HELP, "bench": BENCH_HELP, "data": DATA_HELP, "list": LIST_HELP}
 COMMANDS = (*HELPS, "completion")

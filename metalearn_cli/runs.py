@@ -89,7 +89,7 @@ def check_same(folder: Path, config: dict[str, Any]) -> None:
     """Raises UserError where the folder holds a run of another configuration, with the keys that differ."""
     path = folder / "config.yaml"
     if not path.exists():
-        others = sorted({entry.name for entry in folder.iterdir()} - {"lock", "train.log"})
+        others = sorted({entry.name for entry in folder.iterdir()} - {"lock", "train.log", "outcome.json"})
         if others:
             raise UserError(f"{folder} holds {others[0]} and is not the folder of a run: take another name")
         return
