@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from metalearn_cli.errors import UserError
 
 GROUPS = ("algo", "task", "model", "optimizer")  # name a class each
-PRESETS = ("experiment", "debug")  # set keys of all groups
+PRESETS = ("experiment", "debug", "sweep")  # set keys of all groups, or who runs the jobs of a sweep
 # What an evaluation may set otherwise than the run that it evaluates; the keys of the task besides.
 EVAL_KEYS = (
     *("task", "algo.test_steps", "device", "precision", "threads", "allocator", "tasks_per_chunk"),

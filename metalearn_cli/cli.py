@@ -9,7 +9,7 @@ import traceback
 from metalearn_cli import __version__, catalog
 from metalearn_cli.completion import COMPLETION, completions
 from metalearn_cli.datasets import sets
-from metalearn_cli.errors import Broken, UserError
+from metalearn_cli.errors import Broken, SaidByAnother, UserError
 from metalearn_cli.help import COMMANDS, HELP, HELPS
 from metalearn_cli.interrupt import Interrupted, catch, end_at_once, leave_at_once, restore
 from metalearn_cli.progress import tell
@@ -52,6 +52,8 @@ def answer(arguments: list[str]) -> int:
         code = run(arguments)
         sys.stdout.flush()
         return code
+    except SaidByAnother as ended:
+        return ended.code
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -126,6 +128,7 @@ def train_command(arguments: list[str]) -> int:
     # Heavy imports stand where they are needed, so that help, lists and completion are quick.
     from metalearn_cli.config import load_job
     from metalearn_cli.jobs import print_config, print_results, train_run
+    from metalearn_cli.parallel import join
     from metalearn_cli.sweep import sweep
 
     options = [argument for argument in arguments if argument.startswith("-")]
@@ -134,12 +137,17 @@ def train_command(arguments: list[str]) -> int:
         return refuse("--cfg job prints one job: leave the other options out, and give one value for each key")
     match options:
         case []:
-            job = load_job(overrides)
-            return print_results(*train_run(job, overrides), job.run.expect)
+            with join() as ranks:
+                job = load_job(overrides)
+                folder, results = train_run(job, overrides, ranks)
+                return ranks.from_first(lambda: print_results(folder, results, job.run.expect))
         case ["--cfg"] if arguments[arguments.index("--cfg") + 1 :][:1] == ["job"]:
             overrides.remove("job")
             return print_config(load_job(overrides))
         case ["-m" | "--multirun"]:
+            with join() as ranks:
+                if ranks.size > 1:
+                    raise UserError("-m starts runs of its own, and torchrun splits one: give one value for each key")
             return sweep(overrides)
         case _:
             return refuse(f"train does not know {' '.join(options)}; see metalearn train --help")
@@ -147,12 +155,15 @@ def train_command(arguments: list[str]) -> int:
 
 def eval_command(arguments: list[str]) -> int:
     from metalearn_cli.jobs import eval_run, load_eval_job, print_results
+    from metalearn_cli.parallel import join
 
     options = [argument for argument in arguments if argument.startswith("-")]
     if options:
         return refuse(f"eval does not know {' '.join(options)}; see metalearn eval --help")
-    folder, job = load_eval_job(arguments)
-    return print_results(*eval_run(folder, job, arguments), job.run.expect)
+    with join() as ranks:
+        run, job = load_eval_job(arguments)
+        folder, results = eval_run(run, job, arguments, ranks)
+        return ranks.from_first(lambda: print_results(folder, results, job.run.expect))
 
 
 def predict_command(arguments: list[str]) -> int:

@@ -210,6 +210,11 @@ def parse_override(override: str) -> tuple[str, Any]:
 def load_job(overrides: list[str]) -> Job:
     """Compose, check and build. Raises UserError, before any data are touched."""
     refuse_hydra(overrides)
+    for override in overrides:
+        if override.startswith("sweep=") and override != "sweep=null":
+            raise UserError(
+                f"{override} says who runs the jobs of a sweep, and this is one run: give -m, or leave it out"
+            )
     composed, choices = compose_config(overrides)
     return train_job(composed, choices, overrides)
 

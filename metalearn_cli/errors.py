@@ -9,3 +9,11 @@ class UserError(Exception):
 class Broken(Exception):
     """A fault of the program, or of a user's class, in the middle of a run: its text is one sentence that says what was
     saved, shown behind the traceback of what it was raised from."""
+
+
+class SaidByAnother(Exception):
+    """The end of one of several processes, of which another one tells the user; `code` is the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code

@@ -50,17 +50,19 @@ def evaluate(
     modes: list[BatchNorm],
     report: Callable[[int], None],
 ) -> Evaluation:
-    """Score the first `episodes` episodes of `split`; `report` is told the number done, after each block."""
+    """Score the first `episodes` episodes of `split`, each rank its share of every block; `report` is told the number
+    done, after each block."""
     draws: list[Draw] = []
-    parts: list[dict[BatchNorm, Scores]] = []
+    own: list[dict[BatchNorm, Scores]] = []  # of each block; the last one may have none for this rank
     for draw in draw_episodes(task, split, episodes, episodes_seed):
         draws.append(draw)
-        parts.append(learner.evaluate(task.gather(draw, learner.device), modes))
+        share = draw_slice(draw, *learner.ranks.share(len(draw["key"])))
+        own.append(learner.evaluate(task.gather(share, learner.device), modes) if len(share["key"]) else {})
         report(min(BLOCK * len(draws), episodes))
+    own = [{mode: Scores(*(part.cpu() for part in scores)) for mode, scores in block.items()} for block in own]
+    parts = [part for block in zip(*learner.ranks.gather(own), strict=True) for part in block if part]
     scores = {
-        mode: Scores(
-            torch.cat([part[mode].loss for part in parts]).cpu(), torch.cat([part[mode].metric for part in parts]).cpu()
-        )
+        mode: Scores(torch.cat([part[mode].loss for part in parts]), torch.cat([part[mode].metric for part in parts]))
         for mode in modes
     }
     hashes = episode_hashes(draws, task.fingerprint)

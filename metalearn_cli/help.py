@@ -11,7 +11,7 @@ metalearn: train, test and compare few-shot learners
   metalearn predict run=outputs/my-run support=DIR query=DIR        what your own pictures (or points) are
   metalearn export run=outputs/my-run out=DIR                       a run as a small folder, for predict and for Python
   metalearn bench experiment=maml/omniglot_5w1s                     how fast it trains here, and where the time goes
-  metalearn list algo|task|model|optimizer|experiment|debug|metric  what there is, a line each
+  metalearn list algo|task|model|optimizer|experiment|debug|sweep|metric  what there is, a line each
   metalearn data prepare|verify|path omniglot                       get a data set, check it, or say where it is
   metalearn doctor                                                  what is here, what is wrong, how to mend it
   metalearn train --help                                            examples, and how the keys work
@@ -161,7 +161,7 @@ NAME is that of a task. A data set is in $METALEARN_DATA/<its folder>, or in roo
 Where a licence wants that you fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
 """
 
-LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|metric\n"
+LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|sweep|metric\n"
 
 HELPS = {
     "train": TRAIN_HELP,

@@ -22,11 +22,15 @@ class Interrupted(BaseException):  # no `except Exception` on the way may take i
 class Interrupt:
     """While it is entered, a first signal is noted in `number`, and a second one ends the process at once.
 
-    That loses nothing that was saved: a checkpoint is written under a temporary name first.
+    That loses nothing that was saved: a checkpoint is written under a temporary name first. `agree` makes one number of
+    those that the processes of one run have noted; `is_quiet`: another one of them tells the user.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, agree: Callable[[int | None], int | None] = lambda number: number, is_quiet: bool = False
+    ) -> None:
         self.number: int | None = None
+        self._agree, self._is_quiet = agree, is_quiet
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -39,8 +43,19 @@ class Interrupt:
         else:  # what is on its way out is not stopped once more
             catch(end_at_once)
 
+    def has_come(self) -> bool:
+        """Whether a signal has come, to any process of the run: all of them ask at the same places."""
+        agreed = self._agree(self.number)
+        if agreed is not None:  # else one may have come meanwhile
+            self.number = agreed
+        return agreed is not None
+
     def poll(self, *progress: object) -> None:
-        """Raises Interrupted if a signal has come."""
+        """Raises Interrupted if a signal has come, to any process of the run."""
+        if self.has_come():
+            self._leave()
+
+    def _leave(self) -> None:
         if self.number is not None:
             raise Interrupted(self.number)
 
@@ -56,16 +71,18 @@ class Interrupt:
 
         before = catch(leave)
         try:
-            self.poll()  # one that came before
+            self._leave()  # one that came before
             yield
         finally:
             restore(before)
-            self.poll()  # foreign code may have taken the exception for one of its own
+            self._leave()  # foreign code may have taken the exception for one of its own
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
             os._exit(128 + number)
         self.number = number
+        if self._is_quiet:
+            return
         with contextlib.suppress(OSError):  # the terminal may be gone; and print may be at work where this breaks in
             os.write(2, b"metalearn: finishing the step and saving; once more to leave at once\n")
 

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import traceback
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_mirror, test, train
-from metalearn_cli.machine import new_learner, prepare
+from metalearn_cli.machine import new_learner, prepare, require_shares
 from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mirror import check_installed
 from metalearn_cli.mistakes import nearest
+from metalearn_cli.parallel import ALONE, Ranks
 from metalearn_cli.progress import Console, show, tell
 from metalearn_cli.task_file import examples_of, to_json
 from metalearn_cli.tasks.adapted import can_adapt
@@ -39,88 +41,138 @@ from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
 
 
-def train_run(job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+def train_run(job: Job, overrides: list[str], ranks: Ranks = ALONE) -> tuple[Path, dict[str, Any]]:
     """Train in the run's folder, or take the results of a run that is already finished -> folder, results."""
     # What is wrong with the device, the parts or the data is said before a folder is made.
     check_installed(job.run.logger.name if job.run.logger else None)
-    new_learner(job)
-    fingerprint = job.task.fingerprint
+    require_shares(job, ranks)
+    new_learner(job, ranks)
+    fingerprint = _same_everywhere(job, ranks)
     notes = [*job.notes, *job.task.notes()]
-    folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
-    folder.mkdir(parents=True, exist_ok=job.run.name is not None)
+
+    def new_folder() -> Path:
+        folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
+        folder.mkdir(parents=True, exist_ok=job.run.name is not None)
+        return folder
+
+    folder = ranks.from_first(new_folder)
+    with _first_in(folder, job, ranks), closing(_console(folder / "train.log", ranks)) as console:
+        results = ranks.from_first(lambda: _begin(folder, job, overrides, fingerprint, notes, console, ranks))
+        if results is not None:
+            return folder, results
+        try:
+            with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
+                with interrupt.leaving_at_once():
+                    job = prepare(job, folder, console, ranks)
+                results = train(new_learner(job, ranks), job, folder, console, interrupt)
+        except Interrupted as signal:
+            raise Interrupted(signal.code - 128, how_to_continue(folder, overrides, ranks)) from signal
+        except Exception as error:  # whoever called says it on the screen
+            with contextlib.suppress(OSError):  # the disk may be full, which is what failed
+                console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
+            raise
+        console.note(f"results are in {folder}")
+        return folder, results
+
+
+def _begin(
+    folder: Path, job: Job, overrides: list[str], fingerprint: str, notes: list[str], console: Console, ranks: Ranks
+) -> dict[str, Any] | None:
+    """Check what the folder holds, and write down what will be done in it -> the results, where it is done already."""
+    for note in notes:
+        console.say(note)
+    runs.check_same_data(folder, fingerprint)
+    if (results := finished_results(folder, job)) is not None:
+        console.say(f"{folder} is already finished, {job.run.steps} steps")
+        with closing(new_mirror(folder, job, results, console, ranks)) as mirror:
+            mirror.finish(results)
+        return results
+    for difference in runs.other_versions(folder, ranks.size):
+        console.say(difference)
+    runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
+    runs.write_json(folder / "task.json", to_json(examples_of(job.task)))
+    return None
+
+
+@contextlib.contextmanager
+def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[None]:
+    """The run's folder taken by the first rank, and found to be this run's."""
+    if not ranks.is_first:
+        yield
+        return
     with runs.lock(folder, job.run.lock):
         runs.remove_temporary(folder)
         runs.check_same(folder, job.config, key_defaults(job))
-        with closing(Console(folder / "train.log")) as console:
-            for note in notes:
-                console.say(note)
-            runs.check_same_data(folder, fingerprint)
-            results = finished_results(folder, job)
-            if results is not None:
-                console.say(f"{folder} is already finished, {job.run.steps} steps")
-                with closing(new_mirror(folder, job, results, console)) as mirror:
-                    mirror.finish(results)
-                return folder, results
-            for difference in runs.other_versions(folder):
-                console.say(difference)
-            runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
-            runs.write_json(folder / "task.json", to_json(examples_of(job.task)))
-            try:
-                with Interrupt() as interrupt:
-                    with interrupt.leaving_at_once():
-                        job = prepare(job, folder, console)
-                    results = train(new_learner(job), job, folder, console, interrupt)
-            except Interrupted as signal:
-                raise Interrupted(signal.code - 128, how_to_continue(folder, overrides)) from signal
-            except Exception as error:  # whoever called says it on the screen
-                with contextlib.suppress(OSError):  # the disk may be full, which is what failed
-                    console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
-                raise
-            console.note(f"results are in {folder}")
-            return folder, results
+        yield
 
 
-def eval_run(run: Path, job: Job, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+def _console(log: Path, ranks: Ranks) -> Console:
+    return Console(log) if ranks.is_first else Console(is_silent=True)
+
+
+def _same_everywhere(job: Job, ranks: Ranks) -> str:
+    """The fingerprint of the data. Raises UserError where the ranks were given different commands or data."""
+    fingerprint = job.task.fingerprint
+    for what, own in (("configuration", json.dumps(job.config, sort_keys=True)), ("data", fingerprint)):
+        each = ranks.gather(own)
+        if others := [rank for rank in range(ranks.size) if each[rank] != each[0]]:
+            raise UserError(
+                f"rank {others[0]} of {ranks.size} has another {what} than rank 0: give all of them the same"
+            )
+    return fingerprint
+
+
+def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) -> tuple[Path, dict[str, Any]]:
     """Test the checkpoint that a run tested, with other episodes or on another task, in a folder of its own.
 
     The folder's name is made of what is tested, so that the same command finds its results again -> folder, results.
     """
-    learner = new_learner(job)
-    fingerprint = job.task.fingerprint
-    if _same_data(job.config["task"], runs.load_config(run / "config.yaml")["task"]):
-        runs.check_same_data(run, fingerprint)
-    notes = [*job.notes, *job.task.notes()]
-    tested, skipped = runs.load_tested(run)
-    notes += skipped
-    if not (run / "results.json").exists():
-        notes.append(f"{run} is not finished: testing its step {tested.step} of {job.run.steps}")
+    learner = new_learner(job, ranks)
+    fingerprint = _same_everywhere(job, ranks)
+    tested, about = ranks.from_first(lambda: _tested(run, job, fingerprint))
+    notes = [*job.notes, *job.task.notes(), *about]
     learner.load_state_dict(tested.tensors)
     what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}
     digest = hashlib.sha256(json.dumps([what, fingerprint, tested.step], sort_keys=True).encode()).hexdigest()
     folder = run / "eval" / f"{job.choices['task']}-{digest[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with runs.lock(folder, job.run.lock), closing(Console(folder / "eval.log")) as console:
+    ranks.from_first(lambda: folder.mkdir(parents=True, exist_ok=True))
+    locked = runs.lock(folder, job.run.lock) if ranks.is_first else contextlib.nullcontext()
+    with locked, closing(_console(folder / "eval.log", ranks)) as console:
         for note in notes:
             console.say(note)
-        if (folder / "results.json").exists():
+        done = folder / "results.json"
+        results = ranks.from_first(lambda: runs.read_json(done) if done.exists() else None)
+        if results is not None:
             console.say(f"{folder} holds the results of this very evaluation: remove it to test once more")
-            return folder, runs.read_json(folder / "results.json")
-        if (run / "choices.json").exists():
-            runs.write_json(folder / "choices.json", runs.read_json(run / "choices.json"))
-        runs.write_records(folder, job.config, overrides, job.choices, fingerprint)
+            return folder, results
         headline = job.run.batch_norm or job.algo.batch_norm
         try:
-            with Interrupt() as interrupt:
+            if ranks.is_first:
+                if (run / "choices.json").exists():
+                    runs.write_json(folder / "choices.json", runs.read_json(run / "choices.json"))
+                runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
+            with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
-                    job = prepare(job, folder, console)
-                learner = new_learner(job)
+                    job = prepare(job, folder, console, ranks)
+                learner = new_learner(job, ranks)
                 learner.load_state_dict(tested.tensors)
                 results = test(learner, job, folder, tested.step, headline, console, interrupt)
         except BaseException:
-            shutil.rmtree(folder)  # an evaluation is whole or not there
+            if ranks.is_first:
+                shutil.rmtree(folder)  # an evaluation is whole or not there
             raise
         console.note(f"results are in {folder}")
         return folder, results
+
+
+def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoint, list[str]]:
+    """The checkpoint that a run tested, or its newest, and what the user should know about that."""
+    if _same_data(job.config["task"], runs.load_config(run / "config.yaml")["task"]):
+        runs.check_same_data(run, fingerprint)
+    tested, skipped = runs.load_tested(run)
+    if (run / "results.json").exists():
+        return tested, skipped
+    return tested, [*skipped, f"{run} is not finished: testing its step {tested.step} of {job.run.steps}"]
 
 
 def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
@@ -248,13 +300,21 @@ def finished_results(folder: Path, job: Job) -> dict[str, Any] | None:
     return None
 
 
-def how_to_continue(folder: Path, overrides: list[str]) -> str:
+def how_to_continue(folder: Path, overrides: list[str], ranks: Ranks = ALONE) -> str:
     """What was saved, and the command that goes on from it."""
     paths = checkpoint.list_newest_first(folder / "checkpoints")
     saved = f"saved step {checkpoint.step_of(paths[0])}" if paths else "nothing was trained yet"
     rest = [override for override in overrides if not override.startswith("name=")]
-    command = shlex.join(["metalearn", "train", *rest, f"name={folder.relative_to(runs.OUTPUTS)}"])
+    command = shlex.join([*launcher(ranks), "train", *rest, f"name={folder.relative_to(runs.OUTPUTS)}"])
     return f"{saved}; continue with: {command}"
+
+
+def launcher(ranks: Ranks) -> list[str]:
+    """How as many ranks are started; on several machines the user adds where they meet."""
+    if ranks.size == 1:
+        return ["metalearn"]
+    machines = [f"--nnodes={ranks.size // ranks.local_size}"] if ranks.size > ranks.local_size else []
+    return ["torchrun", *machines, f"--nproc-per-node={ranks.local_size}", "-m", "metalearn_cli"]
 
 
 def print_config(job: Job) -> int:

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, task_loss, task_metric
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_metric
 from metalearn_cli.captured import Captured, require_gpu
 from metalearn_cli.compiled import Compiled, require_compiler, unchanged
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.optimizer import Optimizer, Slots
+from metalearn_cli.parallel import ALONE, Ranks
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -51,6 +52,7 @@ def update(
     net: Net,
     optimizer: Optimizer,
     tasks_per_chunk: int | None,
+    ranks: Ranks,
     state: State,
     batch: Batch,
     carries: list[Any] | None,
@@ -68,17 +70,18 @@ def update(
         for chunk, carry in zip(chunks, carries or [None] * len(chunks), strict=True)
     ]
     with torch.no_grad():  # whatever of an algorithm's update still has a graph
-        _apply(optimizer, state, updates, [len(chunk.key) / len(batch.key) for chunk in chunks], step, rate)
+        shares = [len(chunk.key) / len(batch.key) for chunk in chunks]
+        loss = torch.cat([update.loss for update in updates])
+        gradient = _weighted_sum(shares, [update.gradient for update in updates])
+        buffers = _weighted_sum(shares, [update.buffers for update in updates])
+        _apply(optimizer, state, *ranks.mean(loss, gradient, buffers), step, rate)
     return None if updates[0].carry is None else [update.carry for update in updates]
 
 
 def _apply(
-    optimizer: Optimizer, state: State, updates: list[Update], shares: list[float], step: Any, rate: Tensor
+    optimizer: Optimizer, state: State, loss: Tensor, mean: Params, buffers: Params, step: Any, rate: Tensor
 ) -> None:
-    """The mean of these updates, made where its loss and gradient are finite; each chunk's share of the tasks."""
-    loss = torch.cat([update.loss for update in updates])
-    mean = _weighted_sum(shares, [update.gradient for update in updates])
-    buffers = _weighted_sum(shares, [update.buffers for update in updates])
+    """The update with this mean gradient and these buffers, made where loss [T] and gradient are finite."""
     gradient = [mean[name] for name in state.params]
     finite = torch.cat([loss, *(part.flatten() for part in gradient)]).isfinite().all()
     had_stopped = state.stopped.bool()
@@ -112,14 +115,18 @@ class Learner:
         tasks_per_chunk: int | None = None,
         compile: bool = False,
         cuda_graph: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         """`tasks_per_chunk` bounds memory: a batch goes through in pieces of that many tasks; null: all at once.
+
+        `ranks`: this is one of several equal learners, each of which steps on its share of the tasks.
 
         `compile`: a step is native code; `cuda_graph`: one graph of kernels. Then the first step takes long, or
         `warm_up`, where it is called before.
         """
         self.algorithm, self.net, self.optimizer = algorithm, net, optimizer
         self.device, self.dtype, self.tasks_per_chunk = device or torch.device("cpu"), dtype, tasks_per_chunk
+        self.ranks = ranks
         meta = algorithm.init(net, rng)
         _ = net.shapes  # drawn now, and not while a step is recorded
         self.meta = Meta(  # its own tensors, which a step changes in place
@@ -153,13 +160,13 @@ class Learner:
         self._rate = zero.double() if self.device.type == "cpu" else zero.clone()
 
     def step(self, batch: Batch, step: int) -> Tensor:
-        """One meta-iteration, counted from 0 -> the loss of each task [T].
+        """One meta-iteration, counted from 0, on this rank's tasks [T / ranks] -> the loss of each task of all [T].
 
         An update whose loss or gradient is not finite is not made, and no other after it; `check` tells of it, which is
         called here on the CPU.
         """
         self.begun = step
-        self._expect(len(batch.key))
+        self._expect(len(batch.key) * self.ranks.size)
         batch = batch.to(self.dtype)
         self._rate.fill_(self.optimizer.rate(step))
         number = step if self._number is None else self._number.fill_(step)
@@ -172,7 +179,7 @@ class Learner:
                 return self._state.loss.clone()
 
     def _update_eagerly(self, *arguments: Any) -> list[Any] | None:
-        return update(self.algorithm, self.net, self.optimizer, self.tasks_per_chunk, *arguments)
+        return update(self.algorithm, self.net, self.optimizer, self.tasks_per_chunk, self.ranks, *arguments)
 
     def warm_up(self, batch: Batch, step: int) -> None:
         """Compile, or capture, what a step on such a batch needs. The state stays as it is."""

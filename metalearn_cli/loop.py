@@ -24,6 +24,7 @@ from metalearn_cli.measure import is_out_of_memory, peak_memory
 from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summarise
 from metalearn_cli.mirror import Mirror
 from metalearn_cli.mistakes import failure_sentence
+from metalearn_cli.parallel import ALONE, Ranks
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
@@ -37,6 +38,8 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
 
     Everything that happens at a step is a function of the configuration and the step, so that a run which was killed
     and continued ends with the same bits as one that was not. Raises Interrupted once the step is saved.
+
+    Of several ranks each comes here, with its own learner; the first one reads and writes `folder`.
     """
     try:
         return _train(learner, job, folder, console, interrupt)
@@ -60,7 +63,7 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
 
 
 def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
-    settings, task = job.run, job.task
+    settings, task, ranks = job.run, job.task, learner.ranks
     headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, settings.keep, console)
@@ -68,13 +71,13 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
         warm_up(learner, job, done, console, interrupt)
     since, since_step = time.perf_counter(), done
     with (
-        closing(Writers(folder, done, to_validate)) as writers,
-        closing(new_mirror(folder, job, None, console)) as mirror,
+        closing(Writers(folder if ranks.is_first else None, done, to_validate)) as writers,
+        closing(new_mirror(folder, job, None, console, ranks)) as mirror,
         Progress(console, "train", settings.steps, done) as progress,
     ):
         while done < settings.steps or to_validate:
             if not to_validate:
-                loss = learner.step(task.gather(training_draw(job, done), learner.device), done)
+                loss = learner.step(task.gather(training_draw(job, done, ranks), learner.device), done)
                 done += 1
                 if done % settings.log_every == 0:
                     learner.check()
@@ -90,27 +93,29 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
                 values, score = validation
                 to_validate = False
                 writers.metrics(done, values)
-                if (drawn := picture(learner, job, "val", headline)) is not None:
+                if ranks.is_first and (drawn := picture(learner, job, "val", headline)) is not None:
                     writers.picture(done, "val/tasks", drawn)
                 improved = is_better(task.spec.metric, score, best["value"] if best else None)
                 if improved:
                     best = {"step": done, "value": score}
                 progress.advance(done, f"val {task.spec.metric} {'not finite' if score is None else f'{score:.4f}'}")
-            interrupted = interrupt.number is not None  # asked once: a signal after this waits until a step is saved
-            if improved or done % settings.save_every == 0 or done == settings.steps or interrupted:
+            interrupted = interrupt.has_come()  # asked once: a signal after this waits until a step is saved
+            is_due = improved or done % settings.save_every == 0 or done == settings.steps or interrupted
+            if is_due and ranks.is_first:
                 state = learner.state_dict()
                 writers.sync()
                 checkpoint.save(checkpoints, done, state, {"best": best, "to_validate": to_validate})
                 checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
                 mirror.send()
             if interrupted:
-                interrupt.poll()
+                interrupt.poll()  # all ranks together, when the first has saved
         tested = settings.steps
         if settings.select is Select.best and best is None:
             console.say(f"there was no validation in {done} steps to choose a checkpoint by: testing the last")
         if settings.select is Select.best and best is not None and best["step"] != settings.steps:
             tested = best["step"]
-            learner.load_state_dict(checkpoint.load_step(checkpoints, tested).tensors)
+            chosen = ranks.from_first(lambda: checkpoint.load_step(checkpoints, tested))
+            learner.load_state_dict(chosen.tensors)
         results = test(learner, job, folder, tested, headline, console, interrupt)
         writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
         writers.hparams(given_settings(job), results)
@@ -118,8 +123,8 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
     return results
 
 
-def new_mirror(folder: Path, job: Job, results: dict[str, Any] | None, console: Console) -> Mirror:
-    logger = job.run.logger.name if job.run.logger else None
+def new_mirror(folder: Path, job: Job, results: dict[str, Any] | None, console: Console, ranks: Ranks) -> Mirror:
+    logger = job.run.logger.name if job.run.logger and ranks.is_first else None
     return Mirror(folder, logger, job.config, results, console.say)
 
 
@@ -139,15 +144,22 @@ def warm_up(learner: Learner, job: Job, step: int, console: Console, interrupt: 
     console.say(f"{done} in {time.perf_counter() - began:.0f} s")
 
 
-def training_draw(job: Job, step: int) -> Draw:
-    """The tasks of meta-iteration `step`, counted from 0: a function of the seed and the step alone."""
-    return job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", step))
+def training_draw(job: Job, step: int, ranks: Ranks = ALONE) -> Draw:
+    """This rank's tasks of meta-iteration `step`, counted from 0: the whole is a function of the seed and the step
+    alone, and every rank draws it."""
+    draw = job.task.draw(job.run.tasks_per_step, "train", generator(job.run.seed, "train", step))
+    return draw_slice(draw, *ranks.share(job.run.tasks_per_step))
 
 
 def resume(learner: Learner, checkpoints: Path, keep: int, console: Console) -> tuple[int, dict[str, Any] | None, bool]:
     """Load the newest whole checkpoint -> the steps done, the best validation so far, and whether one is still due."""
-    checkpoints.mkdir(exist_ok=True)
-    newest, skipped = checkpoint.load_newest(checkpoints)
+    ranks = learner.ranks
+
+    def load_newest() -> tuple[checkpoint.Checkpoint | None, list[str]]:
+        checkpoints.mkdir(exist_ok=True)
+        return checkpoint.load_newest(checkpoints)
+
+    newest, skipped = ranks.from_first(load_newest)
     for damage in skipped:
         console.say(f"skipping {damage}")
     if newest is None:
@@ -155,7 +167,7 @@ def resume(learner: Learner, checkpoints: Path, keep: int, console: Console) -> 
     learner.load_state_dict(newest.tensors)
     console.say(f"continuing after step {newest.step}")
     best = newest.record["best"]
-    if not skipped:  # killed between a save and what it makes superfluous
+    if ranks.is_first and not skipped:  # killed between a save and what it makes superfluous
         checkpoint.prune(checkpoints, keep, best["step"] if best else None)
     return newest.step, best, newest.record["to_validate"]
 
@@ -203,6 +215,13 @@ def test(
             progress.advance(done, "episodes")
 
         found = evaluate(learner, job.task, "test", settings.test_episodes, settings.episodes_seed, modes, report)
+    return learner.ranks.from_first(lambda: _write_test(learner, job, folder, found, step, modes, console))
+
+
+def _write_test(
+    learner: Learner, job: Job, folder: Path, found: Evaluation, step: int, modes: list[BatchNorm], console: Console
+) -> dict[str, Any]:
+    settings, headline = job.run, modes[0]
     results = summarise_test(job, found, step, modes)
     results["learned"] = job.algo.learned(learner.meta)
     errors = baselines(job.task, "test", settings.test_episodes, settings.episodes_seed, learner.device)

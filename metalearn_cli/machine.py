@@ -21,6 +21,7 @@ from metalearn_cli.measure import free_memory, memory, parse_memory, peak_memory
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.reduced import Reduced
+from metalearn_cli.parallel import ALONE, Ranks, cores
 from metalearn_cli.progress import Console
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch
@@ -28,10 +29,40 @@ from metalearn_cli.tasks.base import Batch
 _DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process has set another number
 
 
-def new_learner(job: Job) -> Learner:
+def own_device(text: str, ranks: Ranks) -> torch.device:
+    """The device that the key names; of several ranks on the GPUs of a machine, each has its own. Raises UserError for
+    one that is not here."""
+    device = resolve_device(text)
+    if ranks.size == 1 or device.type == "cpu":
+        return device
+    if device.index is not None:
+        raise UserError(f"device={text} is one GPU for {ranks.size} ranks: give device=cuda, and each takes its own")
+    if ranks.local_size > torch.cuda.device_count():
+        raise UserError(
+            f"{ranks.local_size} ranks on a machine of {torch.cuda.device_count()} GPU(s): start as many as there are, "
+            "or give device=cpu"
+        )
+    return torch.device("cuda", ranks.local_rank)
+
+
+def require_shares(job: Job, ranks: Ranks) -> None:
+    """Raises UserError where a training cannot be split over these ranks."""
+    settings = job.run
+    if settings.tasks_per_step % ranks.size:
+        fitting = ranks.size * max(1, round(settings.tasks_per_step / ranks.size))
+        raise UserError(
+            f"tasks_per_step={settings.tasks_per_step} cannot be split evenly over {ranks.size} ranks: give a multiple,"
+            f" e.g. {fitting}, or start another number of ranks"
+        )
+    for key in ("compile", "cuda_graph"):
+        if ranks.size > 1 and getattr(settings, key):
+            raise UserError(f"{key}=true is for one process, and these are {ranks.size} ranks: give {key}=false")
+
+
+def new_learner(job: Job, ranks: Ranks = ALONE) -> Learner:
     """The learner of step 0. Raises UserError where the device is missing or the parts do not fit together."""
     settings = job.run
-    device = resolve_device(settings.device)
+    device = own_device(settings.device, ranks)
     check_precision(settings.precision, device)
     rng = generator(settings.seed, "init")
     net = Reduced(job.net.spec, job.net) if settings.precision is Precision.bf16 else job.net
@@ -40,37 +71,45 @@ def new_learner(job: Job) -> Learner:
         *(job.algo, net, job.optimizer, rng, device, settings.dtype, chunk),
         compile=settings.compile,
         cuda_graph=settings.cuda_graph,
+        ranks=ranks,
     )
 
 
-def prepare(job: Job, folder: Path | None, console: Console) -> Job:
+def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALONE) -> Job:
     """Set threads, allocator, determinism and precision for this process, and say what was chosen -> the job with what
     it leaves to timing decided.
 
-    What was chosen in a run's folder is chosen again; without one nothing is read or written.
+    What was chosen in a run's folder is chosen again, unless the number of ranks is another one; without a folder
+    nothing is read or written. The first rank chooses for all.
     """
-    settings, device = job.run, resolve_device(job.run.device)
+    settings, device = job.run, own_device(job.run.device, ranks)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     path = folder / "choices.json" if folder else None
-    chosen: dict[str, Any] = runs.read_json(path) if path and path.exists() else {}
-    threads = settings.threads or chosen.get("threads", _DEFAULT_THREADS)
+    chosen: dict[str, Any] = ranks.from_first(lambda: runs.read_json(path) if path and path.exists() else {})
+    if chosen.get("ranks", 1) != ranks.size:
+        chosen = {}
+    alone = _DEFAULT_THREADS if ranks.size == 1 else max(1, cores() // ranks.local_size)
+    threads = settings.threads or ranks.from_first(lambda: chosen.get("threads", alone))
     allocator = set_process(settings.precision, threads, settings.allocator, settings.deterministic)
     what = f"{job.choices['algo']} on {job.choices['task']}"
     where = f"{folder}: " if folder else ""
     precision = settings.precision.name
-    console.say(f"{where}{what}, {device}, {precision}, {threads} CPU thread(s), {allocator}")
+    each = f"{ranks.size} ranks, each {device.type}" if ranks.size > 1 else str(device)
+    console.say(f"{where}{what}, {each}, {precision}, {threads} CPU thread(s), {allocator}")
 
-    chosen = {"threads": threads, **{key: value for key, value in chosen.items() if key != "threads"}}
+    chosen = {**chosen, "threads": threads, "ranks": ranks.size}
     if isinstance(job.net, Conv4) and job.net.convolution is Convolution.auto and device.type != "cpu":
         if "convolution" not in chosen:
-            chosen["convolution"] = _fastest_convolution(job, device, console)
+            chosen["convolution"] = ranks.from_first(lambda: _fastest_convolution(job, device, console, ranks))
         job = job._replace(net=dataclasses.replace(job.net, convolution=Convolution[chosen["convolution"]]))
     if settings.tasks_per_chunk == "auto":
         if "tasks_per_chunk" not in chosen or settings.memory not in (None, chosen.get("memory")):
-            chosen["tasks_per_chunk"] = _fastest_chunk(job, device, console)
+            chosen["tasks_per_chunk"] = ranks.from_first(lambda: _fastest_chunk(job, device, console, ranks))
             chosen["memory"] = settings.memory
-        console.say(f"{chosen['tasks_per_chunk']} of {settings.tasks_per_step} tasks go through at once")
+        console.say(f"{chosen['tasks_per_chunk']} of {settings.tasks_per_step // ranks.size} tasks go through at once")
         job = job._replace(run=dataclasses.replace(settings, tasks_per_chunk=chosen["tasks_per_chunk"], memory=None))
-    if path:
+    if path and ranks.is_first:
         runs.write_json(path, chosen)
     return job
 
@@ -89,20 +128,20 @@ def set_process(precision: Precision, threads: int | None, allocator: Allocator,
     return f"{allocator.name} allocator"
 
 
-def _fastest_convolution(job: Job, device: torch.device, console: Console) -> str:
+def _fastest_convolution(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> str:
     """How a step is fastest, with as many tasks at once as is asked for (auto: one, which fits if any does)."""
     seconds = {}
     chunk = 1 if job.run.tasks_per_chunk == "auto" else job.run.tasks_per_chunk
     for way in (Convolution.grouped, Convolution.product):
         assert isinstance(job.net, Conv4)  # whoever calls
         with_way = job._replace(net=dataclasses.replace(job.net, convolution=way))
-        batch = job.task.gather(training_draw(job, 0), device)
+        batch = job.task.gather(training_draw(job, 0, ranks), device)
         seconds[way.name] = _seconds(_still_learner(with_way, chunk), batch)
     console.say("a step takes " + ", ".join(f"{value:.3g} s by {name} convolution" for name, value in seconds.items()))
     return min(seconds, key=lambda name: seconds[name])
 
 
-def _fastest_chunk(job: Job, device: torch.device, console: Console) -> int:
+def _fastest_chunk(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> int:
     """The number of tasks at once with which a step is fastest, of those whose peak of memory is within `memory`, or
     within what is free here.
 
@@ -111,7 +150,7 @@ def _fastest_chunk(job: Job, device: torch.device, console: Console) -> int:
     """
     settings = job.run
     bound = parse_memory(settings.memory) if settings.memory else free_memory(device)
-    batch = job.task.gather(training_draw(job, 0), device)
+    batch = job.task.gather(training_draw(job, 0, ranks), device)
     give_back()  # what a job before this one took
     before = memory(device)
     if settings.memory and before is None:
@@ -119,10 +158,11 @@ def _fastest_chunk(job: Job, device: torch.device, console: Console) -> int:
             f"memory={settings.memory} cannot be held here, where the system does not tell what a process uses: give "
             "tasks_per_chunk a number"
         )
-    sizes = [2**power for power in range(settings.tasks_per_step.bit_length()) if 2**power < settings.tasks_per_step]
+    own = len(batch.key)
+    sizes = [2**power for power in range(own.bit_length()) if 2**power < own]
     seconds: dict[int, float] = {}
     peaks = {} if before is None else {0: before}  # bytes with so many tasks at once
-    for tasks in (*sizes, settings.tasks_per_step):
+    for tasks in (*sizes, own):
         if bound is not None and len(peaks) > 1:
             *_, before_last, last = peaks
             slope = (peaks[last] - peaks[before_last]) / (last - before_last)

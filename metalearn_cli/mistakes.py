@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import re
 import traceback
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, flatten, list_choices
+
+# Hydra's plugins by the extra that has them.
+_EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 
 
 def describe(kind: Any) -> str:
@@ -49,6 +53,9 @@ def nearest(key: str, options: Any, prefix: str = "") -> str:
 
 def composition_sentence(error: Exception, overrides: list[str]) -> str:
     """Hydra's refusal as one sentence, with the nearest name where a key or a choice is unknown."""
+    if found := re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", str(error)):
+        hint = f": pip install 'metalearn-cli[{_EXTRAS[found[2]]}]'" if found[2] in _EXTRAS else ""
+        return f"there is no {found[1]} {found[2]} in this environment{hint}"
     parsed: list[tuple[str, Any]] = []
     for text in overrides:
         try:

@@ -29,12 +29,16 @@ def tell(text: str) -> None:
 
 
 class Console:
-    """Writes each sentence to stderr and to train.log."""
+    """Writes each sentence to stderr and to train.log. A silent one, of a process beside the one that speaks, does
+    not."""
 
-    def __init__(self, log: Path | None = None) -> None:
+    def __init__(self, log: Path | None = None, is_silent: bool = False) -> None:
         self._log = Log(log) if log else None
+        self.is_silent = is_silent
 
     def say(self, text: str) -> None:
+        if self.is_silent:
+            return
         with contextlib.suppress(OSError):  # nobody listens any more: the work goes on, and so does the log
             tqdm.write(text, file=sys.stderr)
         self.note(text)
@@ -58,7 +62,8 @@ class Progress:
     def __init__(self, console: Console, what: str, total: int, start: int = 0) -> None:
         self._console, self._what, self._total, self._start = console, what, total, start
         self._began = self._spoke = time.monotonic()
-        self._bar = tqdm(desc=what, total=total, initial=start, file=sys.stderr, disable=not sys.stderr.isatty())
+        is_shown = sys.stderr.isatty() and not console.is_silent
+        self._bar = tqdm(desc=what, total=total, initial=start, file=sys.stderr, disable=not is_shown)
 
     def __enter__(self) -> "Progress":
         return self

@@ -93,7 +93,7 @@ def check_same(folder: Path, config: dict[str, Any], defaults: dict[str, Any]) -
     """
     path = folder / "config.yaml"
     if not path.exists():
-        others = sorted({entry.name for entry in folder.iterdir()} - {"lock", "train.log"})
+        others = sorted({entry.name for entry in folder.iterdir()} - {"lock", "train.log", "outcome.json"})
         if others:
             raise UserError(f"{folder} holds {others[0]} and is not the folder of a run: take another name")
         return
@@ -186,23 +186,28 @@ def remove_temporary(folder: Path) -> None:
 
 
 def write_records(
-    folder: Path, config: dict[str, Any], overrides: list[str], choices: dict[str, str], fingerprint: str
+    folder: Path,
+    config: dict[str, Any],
+    overrides: list[str],
+    choices: dict[str, str],
+    fingerprint: str,
+    ranks: int = 1,
 ) -> None:
     """config.yaml, overrides.txt, environment.json."""
     write_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_durably(folder / "overrides.txt", "".join(f"{override}\n" for override in overrides).encode())
-    write_json(folder / "environment.json", {**environment(), "choices": choices, "data": fingerprint})
+    write_json(folder / "environment.json", {**environment(ranks), "choices": choices, "data": fingerprint})
 
 
-def other_versions(folder: Path) -> list[str]:
+def other_versions(folder: Path, ranks: int = 1) -> list[str]:
     """A sentence for each version or machine that the run was started with and that is another one now."""
     path = folder / "environment.json"
     if not path.exists():
         return []
-    old, new = read_json(path), environment()
+    old, new = {"ranks": 1, **read_json(path)}, environment(ranks)
     return [
         f"this run was started with {key} {old.get(key)}, and goes on with {new[key]}: its bits may differ"
-        for key in ("metalearn", "torch", "processor", "cpu_capability", "gpu")
+        for key in ("metalearn", "torch", "processor", "cpu_capability", "gpu", "ranks")
         if old.get(key) != new[key]
     ]
 
@@ -211,7 +216,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_durably(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def environment() -> dict[str, Any]:
+def environment(ranks: int) -> dict[str, Any]:
     """What else decides the result: versions, the machine, and the state of the source."""
     source = Path(__file__).parent
     tracked = _git(source, "ls-files", "__init__.py")  # not the repository that a virtual environment stands in
@@ -223,6 +228,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "ranks": ranks,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "git_commit": commit,
         "git_dirty": bool(_git(source, "status", "--porcelain", "--untracked-files=no")) if commit else None,

@@ -1,19 +1,25 @@
 """`-m`: one training for each combination of the swept keys, started by Hydra's sweeper and launcher.
 
 A sweep's folder is outputs/NAME, and a job's folder in it is named by the swept keys alone, sorted, so that the same
-command again continues what is missing.
+command again continues what is missing. A job may run in another process, or on another machine that shares the
+folder: what became of it stands in its outcome.json.
 """
 
+import json
+import math
 import os
 import secrets
-import sys
 import time
 import traceback
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
+from hydra import compose, initialize_config_dir, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -25,8 +31,10 @@ from metalearn_cli.config import check_name, chosen, compose_config, quote, refu
 from metalearn_cli.errors import Broken, UserError
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import number, train_run
-from metalearn_cli.metrics import shortfall
+from metalearn_cli.metrics import is_better, shortfall
+from metalearn_cli.parallel import cores
 from metalearn_cli.progress import Console, show, tell
+from metalearn_cli.writers import read_lines
 
 # Hydra makes no folders and no log files of its own; its multirun.yaml stands in the sweep's folder.
 _QUIET = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
@@ -61,35 +69,26 @@ def sweep(overrides: list[str]) -> int:
     folder = runs.OUTPUTS / (names[-1] if names else time.strftime(f"%Y-%m-%d/%H-%M-%S-sweep-{secrets.token_hex(2)}"))
     folder.mkdir(parents=True, exist_ok=bool(names))
     tell(f"metalearn: sweep over {', '.join(swept)} in {folder}")
-    outcomes: dict[str, dict[str, Any] | str] = {}
-    stopped: list[Interrupted] = []
-
-    def job(config: DictConfig) -> None:
-        if stopped:
-            return
-        own = list(HydraConfig.get().overrides.task)
-        # A key of one's own class is given as +key=value; the folder is named by the key.
-        values = ",".join(sorted(text.lstrip("+") for text in own if text.partition("=")[0] in swept))
-        tell(f"metalearn: {values}")
-        try:
-            outcomes[values] = _run(folder / values.replace("/", "_"), config, own)
-        except Interrupted as signal:
-            stopped.append(signal)
-
-    swept_overrides = [f"{key}={','.join(values)}" for key, values in swept.items()]
-    before = sys.argv
-    sys.argv = ["metalearn", "--multirun", *map(quote, fixed), *swept_overrides, *_QUIET]
+    launch = secrets.token_hex(4)
     escaped = quote(f"name={folder}").removeprefix("name=")
-    sys.argv += [f"hydra.sweep.dir={escaped}", "hydra.sweep.subdir=."]
+    given = [*map(quote, fixed), *(f"{key}={','.join(values)}" for key, values in swept.items())]
+    given += [*_QUIET, f"hydra.sweep.dir={escaped}", "hydra.sweep.subdir=."]
+    given += _share_cores([*fixed, *first.values()], math.prod(map(len, swept.values())))
+    is_broken = False
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+        _multirun(partial(_job, Path.cwd(), folder, launch, frozenset(swept)), given)
     except Interrupted as signal:  # between two jobs
-        stopped.append(signal)
-    finally:
-        sys.argv = before
-    if stopped:
-        raise Interrupted(stopped[0].code - 128, "the same command with the same name continues the sweep")
-    return _print_table(folder, outcomes)
+        raise Interrupted(signal.code - 128, "the same command with the same name continues the sweep") from signal
+    except Exception as error:  # of the launcher: a job's own is in its outcome
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        is_broken = True
+        tell(f"metalearn: the jobs could not all be run ({type(error).__name__}: {' '.join(str(error).split())[:500]})")
+    outcomes = _outcomes(folder, launch)
+    if stopped := [outcome["stopped"] for outcome in outcomes if outcome["stopped"]]:
+        raise Interrupted(stopped[0], "the same command with the same name continues the sweep")
+    code = _print_table(folder, outcomes)
+    return 1 if is_broken else code
 
 
 def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -111,41 +110,115 @@ def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
     return fixed, swept
 
 
-def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, Any] | str:
-    """One job -> its results, or the sentence of its failure, which stands in its own log too."""
+def _share_cores(overrides: list[str], jobs: int) -> list[str]:
+    """Let jobs that run beside one another on this machine have its cores together, unless OMP_NUM_THREADS says
+    otherwise -> overrides for their launcher."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        node = compose("config", [*map(quote, overrides)], return_hydra_config=True).hydra
+    more: list[str] = []
+    match node.runtime.choices["hydra/launcher"]:
+        case "joblib":
+            jobs = min(jobs, node.launcher.n_jobs if node.launcher.n_jobs > 0 else cores())
+            more = [f"hydra.launcher.n_jobs={jobs}"]
+        case "submitit_local":  # all at once
+            pass
+        case _:
+            return []
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    os.environ.setdefault("MKL_NUM_THREADS", threads)  # which torch asks first, and joblib would set
+    return more
+
+
+def _multirun(job: Any, overrides: list[str]) -> None:
+    """What hydra.main does with sys.argv under --multirun: nothing public takes its arguments."""
+    version.setbase("1.3")
+    hydra = Hydra.create_main_hydra2("metalearn", create_config_search_path(str(conf_dir())))
+    try:
+        hydra.multirun("config", job, overrides)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _job(here: Path, sweep: Path, launch: str, swept: frozenset[str], composed: DictConfig) -> float | None:
+    """One job, in whatever process the launcher has made for it -> its best validation result, for the sweeper."""
+    os.chdir(here)
+    if any(outcome["stopped"] for outcome in _outcomes(sweep, launch)):
+        return None
+    overrides = list(HydraConfig.get().overrides.task)
+    # A key of one's own class is given as +key=value; the folder is named by the key.
+    values = ",".join(sorted(text.lstrip("+") for text in overrides if text.partition("=")[0] in swept))
+    tell(f"metalearn: {values}")
+    folder = sweep / values.replace("/", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"launch": launch, "number": HydraConfig.get().job.num, "values": values, "stopped": None}
+    runs.write_json(folder / "outcome.json", {**about, "failed": "it did not come to its end"})
+    try:
+        outcome = _run(folder, composed, overrides)
+    except Interrupted as signal:
+        outcome = {"failed": None, "stopped": signal.code - 128}
+    runs.write_json(folder / "outcome.json", {**about, **outcome})
+    return _validation(folder) if outcome["failed"] is None else math.nan
+
+
+def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, Any]:
+    """One job -> its figures, or the sentence of its failure, which stands in its own log too."""
     name = folder.relative_to(runs.OUTPUTS).as_posix()
     node = OmegaConf.create({**composed, "name": name})
     choices = chosen(HydraConfig.get().runtime.choices)
     try:
         job = train_job(node, choices, overrides)
         _, results = train_run(job, [*overrides, f"name={name}"])
-        return {**results, "shortfall": shortfall(job.run.expect, results)}
+        figures = {key: results[key] for key in ("metric", "mean", "ci95")}
+        return {"failed": None, **figures, "shortfall": shortfall(job.run.expect, results)}
     except Exception as error:
         cause = error.__cause__ if isinstance(error, Broken) else error
         sentence = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(cause))
         tell(f"metalearn: {sentence}")
         if not (folder / "train.log").exists():  # it failed before it had a log to say so in
-            folder.mkdir(parents=True, exist_ok=True)
             with closing(Console(folder / "train.log")) as console:
                 console.note(f"failed: {sentence}")
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        return str(error) if isinstance(error, Broken) else sentence.strip().splitlines()[-1]
+        return {"failed": str(error) if isinstance(error, Broken) else sentence.strip().splitlines()[-1]}
 
 
-def _print_table(folder: Path, outcomes: dict[str, dict[str, Any] | str]) -> int:
-    width = max(map(len, outcomes))
+def _validation(folder: Path) -> float | None:
+    """The best validation result of a run; None where it had no validation."""
+    best: float | None = None
+    for line in read_lines(folder / "metrics.jsonl"):
+        for metric in ("accuracy", "mse"):
+            if (value := line.get(f"val/{metric}")) is not None and is_better(metric, value, best):
+                best = value
+    return best
+
+
+def _outcomes(folder: Path, launch: str) -> list[dict[str, Any]]:
+    """What became of the jobs of this launch, in their order."""
+    found: list[dict[str, Any]] = []
+    for path in folder.glob("*/outcome.json"):
+        try:
+            outcome = json.loads(path.read_text())
+        except (OSError, ValueError):  # of another sweep, and damaged
+            continue
+        if outcome.get("launch") == launch:
+            found.append(outcome)
+    return sorted(found, key=lambda outcome: int(outcome["number"]))
+
+
+def _print_table(folder: Path, outcomes: list[dict[str, Any]]) -> int:
+    width = max((len(outcome["values"]) for outcome in outcomes), default=0)
     code = 0
     lines: list[str] = []
-    for values, outcome in outcomes.items():
-        if isinstance(outcome, str):
-            lines.append(f"{values:<{width}}  failed: {outcome}")
+    for outcome in outcomes:
+        values = f"{outcome['values']:<{width}}"
+        if outcome["failed"] is not None:
+            lines.append(f"{values}  failed: {outcome['failed']}")
             code = 1
             continue
         percent = outcome["metric"] == "accuracy"
         figure = f"{number(outcome['mean'], percent)} +- {number(outcome['ci95'], percent)}"
         short = f": {outcome['shortfall']}" if outcome["shortfall"] else ""
-        lines.append(f"{values:<{width}}  {outcome['metric']}{' in %' if percent else ''} {figure}{short}")
+        lines.append(f"{values}  {outcome['metric']}{' in %' if percent else ''} {figure}{short}")
         code = code or (3 if short else 0)
     lines.append(f"results are in {folder}")
     show("\n".join(lines))

@@ -3,10 +3,13 @@
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import torch.distributed as dist
 
 from metalearn_cli.cli import main
 from metalearn_cli.interrupt import catch, end_at_once
@@ -63,3 +66,47 @@ def run(folder: Path, *arguments: str) -> Finished:
 
 def is_running(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def start_ranks(
+    folder: Path, size: int, *arguments: str, first: Callable[[int], object] = lambda rank: None
+) -> list[int]:
+    """The same command in `size` processes that belong together, as torchrun starts them -> their pids.
+
+    `first` is called in each of them, with its rank, before the command.
+    """
+    port = start_store()
+
+    def join_as(rank: int) -> Callable[[], object]:
+        def prepare() -> None:
+            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+            first(rank)
+
+        return prepare
+
+    return [start(folder, *arguments, first=join_as(rank)) for rank in range(size)]
+
+
+def start_store() -> str:
+    """What torchrun keeps for its ranks, in a process that ends with this one -> its port."""
+    reading, writing = os.pipe()
+    parent = os.getpid()
+    if os.fork() == 0:
+        try:
+            store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            os.write(writing, str(store.port).encode())
+            while os.getppid() == parent:
+                time.sleep(0.5)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        return pipe.read(5)
+
+
+def wait_ranks(folder: Path, pids: list[int]) -> tuple[list[int], str]:
+    """Their exit codes, and what all of them have said."""
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    return codes, (folder / "err").read_text()

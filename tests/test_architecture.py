@@ -45,6 +45,7 @@ LAYERS = [
         "catalog",
         "mistakes",
         "interrupt",
+        "parallel",
         "help",
         "yaml_files",
         "unlike",

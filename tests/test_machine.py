@@ -110,7 +110,7 @@ def test_a_gpu_convolves_by_the_faster_way_and_a_cpu_grouped(
         return 1.0 if learner.net.convolution.name == fastest else 2.0  # type: ignore[attr-defined]
 
     monkeypatch.setattr(machine, "_seconds", seconds)
-    monkeypatch.setattr(machine, "training_draw", lambda job, step: {})
+    monkeypatch.setattr(machine, "training_draw", lambda *_: {})
     monkeypatch.setattr(type(job.task), "gather", lambda task, draw, device: None)
     assert machine._fastest_convolution(job, CPU, Console()) == fastest
     assert prepare(job, None, Console()).net.convolution is Convolution.auto  # type: ignore[attr-defined]

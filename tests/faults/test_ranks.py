@@ -1,0 +1,335 @@
+"""Rows B4 to B7 of the fault matrix: several ranks train what one process trains, and what ends one ends all."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import run, start_ranks, wait_ranks
+from torch import Tensor
+
+import metalearn_cli.sweep  # imported once here, and not in every process
+from metalearn_cli import checkpoint
+from metalearn_cli.config import load_job
+from metalearn_cli.machine import new_learner
+from metalearn_cli.parallel import Ranks
+from metalearn_cli.tasks.base import Batch, Draw
+from metalearn_cli.tasks.sinusoid import Sinusoid
+from metalearn_cli.writers import read_lines
+
+POINTS = ["task=sinusoid", "model.hidden=[8,8]", "tasks_per_step=4"]
+QUADRATICS = ["task=quadratics", "task.dimension=3", "tasks_per_step=4", "algo.horizon=9", "algo.test_steps=4"]
+IMAGES = ["task=omniglot", "model.filters=4", "task.query=2", "tasks_per_step=4"]
+SMALL = ["name=run", "threads=1", "log_every=1", "eval_episodes=8", "test_episodes=70"]
+STEPS = ["steps=100", "eval_every=50"]
+ALGORITHMS = {
+    "maml": [*POINTS, "algo=maml", "algo.test_steps=2"],
+    "learned_optimizer": [*QUADRATICS, "algo=learned_optimizer", "algo.hidden=[4]", "algo.unroll=3"],
+    "reptile": [*POINTS, "algo=reptile", "algo.inner_steps=3", "algo.test_steps=2"],
+    "meta_lstm": [*IMAGES, "algo=meta_lstm", "algo.inner_steps=2", "algo.test_steps=2", "algo.hidden=4"],
+    "protonet": [*IMAGES, "algo=protonet"],
+    "matching": [*IMAGES, "algo=matching", "algo.fce=true", "algo.reads=1", "algo.test_steps=1"],
+    "meta_sgd": [*POINTS, "algo=meta_sgd", "algo.test_steps=2"],
+    "pretrain": [*POINTS, "algo=pretrain"],
+    "hand_optimizer": [*QUADRATICS, "algo=hand_optimizer"],
+    "maml on images": [*IMAGES, "algo=maml", "algo.inner_steps=2", "algo.test_steps=2"],
+}
+# One of each kind first, which is what CI tries.
+SAME = [("maml", 2, "fp64"), ("learned_optimizer", 4, "fp64"), ("reptile", 2, "fp32"), ("meta_lstm", 2, "fp64")]
+SAME += [
+    case
+    for name, keys in ALGORITHMS.items()
+    for case in ((name, 2, "fp64"), (name, 4, "fp64"), (name, 2, "fp32"))
+    if case not in SAME and not (case[2] == "fp32" and keys[0] == IMAGES[0])
+]
+
+
+class Ended:
+    """What a run leaves: the loss of each step, a value per test episode, and which episodes those were."""
+
+    def __init__(self, folder: Path) -> None:
+        lines = read_lines(folder / "outputs" / "run" / "metrics.jsonl")
+        self.steps = [line["step"] for line in lines if "train/loss" in line]
+        self.loss = [line["train/loss"] for line in lines if "train/loss" in line]
+        self.episodes = dict(np.load(folder / "outputs" / "run" / "episodes.npz"))
+        self.results = json.loads((folder / "outputs" / "run" / "results.json").read_text())
+
+    def is_close_to(self, other: "Ended", tolerance: float) -> None:
+        assert self.steps == other.steps == list(range(1, 101))
+        np.testing.assert_allclose(self.loss, other.loss, rtol=tolerance)
+        assert self.episodes.keys() == other.episodes.keys()
+        for name, values in other.episodes.items():
+            np.testing.assert_allclose(self.episodes[name], values, rtol=tolerance, atol=tolerance)
+        assert self.results["episodes_sha256"] == other.results["episodes_sha256"]
+
+
+def train(folder: Path, ranks: int, *keys: str) -> str:
+    """A training in so many processes -> what they have said."""
+    folder.mkdir(exist_ok=True)
+    if ranks == 1:
+        alone = run(folder, "train", *SMALL, *keys)
+        assert alone.code == 0, alone.err
+        return alone.err
+    (folder / "err").unlink(missing_ok=True)
+    codes, said = wait_ranks(folder, start_ranks(folder, ranks, "train", *SMALL, *keys))
+    assert codes == [0] * ranks, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
+    """The same training in one process, made once."""
+    known: dict[str, Ended] = {}
+
+    def end(*keys: str) -> Ended:
+        if str(keys) not in known:
+            folder = tmp_path_factory.mktemp("alone")
+            train(folder, 1, *keys)
+            known[str(keys)] = Ended(folder)
+        return known[str(keys)]
+
+    return end
+
+
+@pytest.mark.row("B4", ci=4, full=len(SAME))
+@pytest.mark.usefixtures("packed_omniglot")
+def test_ranks_train_and_test_as_one_process(attempt: int, tmp_path: Path, alone: Callable[..., Ended]) -> None:
+    name, ranks, precision = SAME[attempt]
+    keys = [*ALGORITHMS[name], *STEPS, f"precision={precision}"]
+    said = train(tmp_path, ranks, *keys)
+    assert said.count(f"{ranks} ranks, each cpu") == 1, "one rank speaks"
+    Ended(tmp_path).is_close_to(alone(*keys), {"fp64": 1e-12, "fp32": 1e-5}[precision])
+
+
+@pytest.mark.row("B4", ci=1, full=4)
+@pytest.mark.usefixtures("packed_omniglot")
+def test_the_first_gradient_of_a_convolution_is_that_of_one_process(attempt: int, tmp_path: Path) -> None:
+    """In float32; afterwards ReLU and pooling part any two correct codes."""
+    name = ["maml on images", "protonet", "matching", "meta_lstm"][attempt]
+    keys = [*ALGORITHMS[name], "steps=1", "eval_every=0", "select=last", "optimizer=sgd", "optimizer.lr=1"]
+    start = new_learner(load_job(keys)).meta.params
+    moved = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        train(folder, ranks, *keys)
+        (saved,) = checkpoint.list_newest_first(folder / "outputs" / "run" / "checkpoints")
+        tensors = checkpoint.load(saved).tensors
+        moved.append(torch.cat([(tensors[f"params.{key}"] - value).flatten() for key, value in start.items()]))
+    assert torch.dist(*moved) < 1e-4 * moved[0].norm()
+    assert moved[0].norm() > 1e-3
+
+
+@pytest.mark.row("B5", ci=1, full=5)
+def test_a_run_goes_on_with_another_number_of_ranks(attempt: int, tmp_path: Path, alone: Callable[..., Ended]) -> None:
+    keys = [*ALGORITHMS["reptile"], "optimizer.schedule=constant", "precision=fp64", "eval_every=10"]
+    stages = [(1, 2, 1), (2, 1, 2), (2, 4, 1), (4, 2, 1), (1, 4, 2)][attempt]
+    for ranks, steps in zip(stages, (30, 60, 100), strict=True):
+        said = train(tmp_path, ranks, *keys, f"steps={steps}")
+        if steps > 30:
+            assert f"goes on with {ranks}: its bits may differ" in said
+            assert f"continuing after step {steps - 30 if steps == 60 else 60}" in said
+        choices = json.loads((tmp_path / "outputs" / "run" / "choices.json").read_text())
+        assert choices == {"threads": 1, "ranks": ranks}
+    Ended(tmp_path).is_close_to(alone(*keys, "steps=100"), 1e-12)
+
+
+LONG = [*ALGORITHMS["maml"], *SMALL, "steps=120", "save_every=10", "eval_every=30", "keep=3"]
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    run = folder / "outputs" / "run"
+    names = ("metrics.jsonl", "results.json", "episodes.npz")
+    return {path.name: path.read_bytes() for path in (*(run / "checkpoints").iterdir(), *(run / n for n in names))}
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bits of a run of two ranks to which nothing happens."""
+    folder = tmp_path_factory.mktemp("two")
+    codes, said = wait_ranks(folder, start_ranks(folder, 2, "train", *LONG))
+    assert codes == [0, 0], said
+    return bits(folder)
+
+
+def at_step(number: int, change: Callable[[Batch], Batch]) -> Callable[[], None]:
+    """In this process the batch of one training step is another one."""
+
+    def install() -> None:
+        draw, gather, drawn = Sinusoid.draw, Sinusoid.gather, [-1]
+
+        def draw_and_count(self: Sinusoid, tasks: int, split: Any, rng: torch.Generator) -> Draw:
+            drawn[0] += split == "train"
+            return draw(self, tasks, split, rng)
+
+        def gather_and_change(self: Sinusoid, draw: Draw, device: torch.device) -> Batch:
+            batch = gather(self, draw, device)
+            return change(batch) if drawn[0] == number else batch
+
+        for name, method in (("draw", draw_and_count), ("gather", gather_and_change)):
+            setattr(Sinusoid, name, method)
+
+    return install
+
+
+def fail(batch: Batch) -> Batch:
+    raise ValueError("this rank has had enough")
+
+
+def poison(batch: Batch) -> Batch:
+    return batch._replace(query_y=torch.full_like(batch.query_y, torch.nan))
+
+
+def send(number: int) -> Callable[[Batch], Batch]:
+    def to_itself(batch: Batch) -> Batch:
+        os.kill(os.getpid(), number)
+        return batch
+
+    return to_itself
+
+
+@pytest.mark.row("B6", ci=4, full=80)
+def test_what_ends_one_rank_ends_all(attempt: int, tmp_path: Path, two_ranks: dict[str, bytes]) -> None:
+    """And the same command goes on from what was saved, to the same bits."""
+    rng = random.Random(attempt)
+    who, step = rng.randrange(2), rng.randrange(20, 110)
+    kind = ["raise", "nan", "kill", "term"][attempt % 4]
+    change = {"raise": fail, "nan": poison, "kill": send(signal.SIGKILL), "term": send(signal.SIGTERM)}[kind]
+    hit = at_step(step, change)
+    pids = start_ranks(tmp_path, 2, "train", *LONG, first=lambda rank: hit() if rank == who else None)
+    codes, said = wait_ranks(tmp_path, pids)
+    other, saved = 1 - who, tmp_path / "outputs" / "run" / "checkpoints"
+    newest = checkpoint.step_of(checkpoint.list_newest_first(saved)[0])
+    told = [line for line in said.splitlines() if line.startswith("metalearn: ") and "finishing the step" not in line]
+    match kind:
+        case "raise":
+            assert codes == ([99, 1] if who == 0 else [1, 99]), said  # of the test's process that raised
+            assert said.count("ValueError: this rank has had enough") >= 1
+            assert len(told) == who, "the first rank tells of another's failure; its own is a traceback"
+            assert all(line == f"metalearn: rank {who} of 2: ValueError: this rank has had enough" for line in told)
+        case "nan":
+            assert codes == [1, 1], said
+            assert len(told) == 1, said
+            assert (
+                f"the loss of step {step} is not finite in tasks {[[0, 1], [2, 3]][who]} of the meta-batch" in told[0]
+            )
+        case "kill":
+            assert codes[who] == -signal.SIGKILL
+            assert codes[other] == 1, said
+            assert told == [f"metalearn: rank {who} of 2 is gone: its process was killed, or its machine is lost"], said
+        case "term":
+            assert codes == [143, 143], said
+            assert newest in (step + 1, step + 2)
+            assert len(told) == 1, said
+            assert f"saved step {newest}; continue with: torchrun --nproc-per-node=2 -m metalearn_cli train" in told[0]
+    assert kind == "raise" or "Traceback" not in said
+    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG))
+    assert codes == [0, 0], said
+    assert bits(tmp_path) == two_ranks
+
+
+@pytest.mark.row("B7", ci=1, full=1)
+def test_a_meta_batch_that_cannot_be_split_is_refused(attempt: int, tmp_path: Path) -> None:
+    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG, "tasks_per_step=5"))
+    assert codes == [1, 1]
+    assert said == (
+        "metalearn: tasks_per_step=5 cannot be split evenly over 2 ranks: give a multiple, e.g. 4, or start another "
+        "number of ranks\n"
+    )
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        (["algo.inner_lrr=0.1"], "did you mean algo.inner_lr?"),
+        (["compile=true"], "compile=true is for one process, and these are 2 ranks"),
+        (["-m", "seed=0,1"], "-m starts runs of its own, and torchrun splits one"),
+    ],
+)
+def test_a_mistake_is_told_once(tmp_path: Path, keys: list[str], sentence: str) -> None:
+    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG, *keys))
+    assert codes == [1, 1]
+    assert said.count("\n") == 1
+    assert sentence in said
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_mistake_of_one_rank_is_told_by_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_data(rank: int) -> None:
+        if rank == 1:
+            Sinusoid.fingerprint = property(lambda self: "of another disk")  # type: ignore[method-assign, assignment]
+
+    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG, first=other_data))
+    assert codes == [1, 1]
+    assert said == "metalearn: rank 1 of 2 has another data than rank 0: give all of them the same\n"
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_the_exit_code_is_that_of_all_and_eval_splits_its_episodes(tmp_path: Path) -> None:
+    keys = [*LONG, "steps=2", "expect=mse<=0", "test_episodes=65"]
+    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *keys))
+    assert codes == [3, 3], said
+    assert said.count("falls short") == 1
+    assert (tmp_path / "out").read_text().count("test mse over 65 episodes") == 1
+    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *keys))
+    assert codes == [3, 3]
+    assert said.count("already finished") == 1
+    found = []
+    for ranks in (1, 2):  # of 65 episodes, the last block has one, which the second rank scores
+        pids = start_ranks(tmp_path, ranks, "eval", "run=outputs/run", "episodes_seed=5")
+        assert wait_ranks(tmp_path, pids)[0] == [0] * ranks
+        (folder,) = (tmp_path / "outputs" / "run" / "eval").iterdir()
+        found.append(dict(np.load(folder / "episodes.npz")))
+        folder.rename(tmp_path / str(ranks))
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-5)
+    hashes = {json.loads((tmp_path / n / "results.json").read_text())["episodes_sha256"] for n in ("1", "2")}
+    assert len(hashes) == 1
+
+
+def test_shares_are_all_tasks_once() -> None:
+    for size in (1, 2, 3, 7):
+        for tasks in (1, 5, 64):
+            shares = [Ranks(rank, size).share(tasks) for rank in range(size)]
+            assert [task for start, stop in shares for task in range(start, stop)] == list(range(tasks))
+
+
+def test_the_learners_of_all_ranks_stay_equal(tmp_path: Path) -> None:
+    """Reptile, whose buffers are averaged too."""
+
+    def write_state(rank: int) -> None:
+        step = metalearn_cli.learner.Learner.step
+
+        def step_and_write(self: Any, batch: Batch, number: int) -> Tensor:
+            loss: Tensor = step(self, batch, number)
+            torch.save([*self.state_dict().values(), loss], tmp_path / f"state-{rank}")
+            return loss
+
+        metalearn_cli.learner.Learner.step = step_and_write  # type: ignore[method-assign]
+
+    keys = ["train", *SMALL, *ALGORITHMS["reptile"], "steps=20", "eval_every=0", "select=last"]
+    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, *keys, first=write_state))
+    assert codes == [0, 0], said
+    states = [torch.load(tmp_path / f"state-{rank}") for rank in (0, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+    assert len(states[0][-1]) == 4
+
+
+def test_torchrun_itself(tmp_path: Path) -> None:
+    """Two ranks meet by its environment, and one of them writes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "metalearn_cli"]
+    keys = ["train", *LONG, "steps=3", "save_every=1", "keep=1"]
+    path = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([*command, *keys], cwd=tmp_path, env=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test mse over 70 episodes") == 1
+    assert len(list((tmp_path / "outputs" / "run" / "checkpoints").iterdir())) == 1
+    assert json.loads((tmp_path / "outputs" / "run" / "environment.json").read_text())["ranks"] == 2
