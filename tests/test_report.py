@@ -104,6 +104,12 @@ def test_the_table_the_csv_and_the_page(place: Path) -> None:
     assert len(page.all("figure")) == len(titles)
     assert "of 6 query images of the first test episode are right" in page.text
     assert len([one for one in page.all("img") if str(one["alt"]).startswith("query image of class")]) == 6
+    right = int(re.findall(r"(\d+) of 6 query images", page.text)[0])
+    with np.load(place / "outputs/images/examples.npz") as shown:
+        assert right == int(shown["right"]) == int((shown["predicted"] == shown["query_y"]).sum())
+    marks = [one.get("class") for one in page.all("span")]
+    assert (marks.count("right"), marks.count("wrong")) == (right, 6 - right)
+    assert 0 < right < 6  # otherwise this looks at nothing: take another seed
     assert "Other than the defaults of algo=maml, task=omniglot" in page.text
     assert "algo.test_steps" in page.text
 
