@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from metalearn_cli.errors import SaidByAnother, UserError
+from metalearn_cli.errors import Broken, SaidByAnother, UserError
 from metalearn_cli.interrupt import Interrupted
 
 Item = TypeVar("Item")
@@ -127,7 +127,7 @@ class Ranks:
         """Let the other ranks know why this one ends -> whether it falls to this one to say so."""
         sentence = str(failure) or type(failure).__name__
         if not isinstance(failure, _FromAnother):
-            kind = "" if isinstance(failure, UserError) else f"{type(failure).__name__}: "
+            kind = "" if isinstance(failure, UserError | Broken) else f"{type(failure).__name__}: "
             sentence = f"rank {self.rank} of {self.size}: {kind}{sentence}"
         signal = failure.code - 128 if isinstance(failure, Interrupted) else 0
         try:
