@@ -18,7 +18,7 @@ from commands import run
 
 STEPS, PROLONGED = 20, 25
 COMMON = ["tasks_per_step=2", "test_episodes=16", "eval_episodes=8", "threads=1", "log_every=5", "eval_every=10"]
-COMMON += ["keep=1", "name=run"]
+COMMON += ["keep=1", "select=last", "name=run"]  # the last: what was trained after the checkpoint counts
 RUNS = {
     "maml": ["algo=maml", "task=sinusoid", "model.hidden=[8]", "algo.test_steps=2"],
     "meta_sgd-batch-norm": [
