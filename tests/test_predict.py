@@ -346,6 +346,14 @@ def test_a_character_in_a_file_is_what_the_data_set_makes_of_it(tmp_path: Path) 
     )
 
 
+def test_a_larger_picture_is_first_as_large_as_the_scans(tmp_path: Path) -> None:
+    picture = Image.effect_noise((210, 210), 90)
+    picture.save(tmp_path / "a.png")
+    scan = picture.resize((105, 105), Image.Resampling.LANCZOS).resize((28, 28), Image.Resampling.NEAREST)
+    wanted = 255 - torch.frombuffer(bytearray(scan.tobytes()), dtype=torch.uint8).view(1, 28, 28)
+    assert torch.equal(Omniglot().preparation.read(tmp_path / "a.png"), wanted)
+
+
 def resample_of(name: str) -> object:
     from metalearn_cli.datasets.omniglot import Resample
 
