@@ -13,6 +13,7 @@ from tiny_runs import CLASSIFIERS, pictures, rows, train
 
 from metalearn_cli import calibrate, predict  # noqa: F401 - the forks need not import it anew
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.completion import completions
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.evaluate import draw_block
 from metalearn_cli.jobs import load_eval_job
@@ -346,6 +347,14 @@ def test_a_character_in_a_file_is_what_the_data_set_makes_of_it(tmp_path: Path) 
     )
 
 
+def test_a_larger_picture_is_first_as_large_as_the_scans(tmp_path: Path) -> None:
+    picture = Image.effect_noise((210, 210), 90)
+    picture.save(tmp_path / "a.png")
+    scan = picture.resize((105, 105), Image.Resampling.LANCZOS).resize((28, 28), Image.Resampling.NEAREST)
+    wanted = 255 - torch.frombuffer(bytearray(scan.tobytes()), dtype=torch.uint8).view(1, 28, 28)
+    assert torch.equal(Omniglot().preparation.read(tmp_path / "a.png"), wanted)
+
+
 def resample_of(name: str) -> object:
     from metalearn_cli.datasets.omniglot import Resample
 
@@ -377,3 +386,16 @@ def test_a_margin_is_cut_off_after_the_size_is_changed(margin: int, tmp_path: Pa
     large = picture.resize((20 + 2 * margin,) * 2, Image.Resampling.BILINEAR)
     wanted = large.crop((margin, margin, margin + 20, margin + 20)).tobytes()
     assert torch.equal(found.permute(1, 2, 0).flatten(), torch.frombuffer(bytearray(wanted), dtype=torch.uint8))
+
+
+def test_help_and_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(tmp_path, "predict", "--help").out.startswith("metalearn predict run=FOLDER")
+    assert run(tmp_path, "export", "--help").out.startswith("metalearn export run=FOLDER")
+    assert completions(["pre"]) == ["predict "]
+    assert completions(["predict", "batch_norm=i"]) == ["batch_norm=inductive "]
+    assert completions(["predict", "run=x", "su"]) == ["support="]
+    assert completions(["export", "o"]) == ["out="]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.json").touch()
+    monkeypatch.chdir(tmp_path)
+    assert completions(["predict", "run=mo"]) == ["run=model "]
