@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ["eval_every=0", "select=last", "test_episodes=2", "other_batch_norm=[]", "name=run", "save_every=100000"]
 WORKLOADS = {
-    "maml/sinusoid, 24 tasks a step": ["experiment=maml/sinusoid", "tasks_per_step=24", "steps=400", "log_every=100"],
+    "maml/sinusoid, 24 tasks a step": ["experiment=maml/sinusoid", "tasks_per_step=24", "steps=100", "log_every=20"],
     "maml/omniglot_5w1s, 32 tasks a step": ["experiment=maml/omniglot_5w1s", "steps=12", "log_every=4"],
     "protonet/omniglot_5w1s, 8 tasks a step": [
         *("experiment=protonet/omniglot_5w1s", "tasks_per_step=8", "steps=12", "log_every=4"),
