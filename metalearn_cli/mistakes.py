@@ -53,9 +53,9 @@ def nearest(key: str, options: Any, prefix: str = "") -> str:
 
 def composition_sentence(error: Exception, overrides: list[str]) -> str:
     """Hydra's refusal as one sentence, with the nearest name where a key or a choice is unknown."""
-    if found := re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", str(error)):
-        hint = f": pip install 'metalearn-cli[{_EXTRAS[found[2]]}]'" if found[2] in _EXTRAS else ""
-        return f"there is no {found[1]} {found[2]} in this environment{hint}"
+    found = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
+    if found and found[1] in _EXTRAS:
+        return f"the launcher {found[1]} is not in this environment: pip install 'metalearn-cli[{_EXTRAS[found[1]]}]'"
     parsed: list[tuple[str, Any]] = []
     for text in overrides:
         try:

@@ -23,8 +23,15 @@ class Mutant(NamedTuple):
 
 
 LABELS = "tests/test_learner.py::test_query_labels_never_change_a_prediction"
+RANKS = "tests/faults/test_ranks.py"
 MASKS, SAMPLER = "tests/test_masks.py", "tests/test_variable.py tests/test_episodes.py"
 MUTANTS = (
+    # Several ranks
+    Mutant("parallel.py", "tensors = [value / self.size for", "tensors = [value for", RANKS),
+    Mutant("parallel.py", "            dist.all_reduce(flat)\n", "            pass\n", RANKS),
+    Mutant("interrupt.py", "agreed = self._agree(self.number)", "agreed = self.number", RANKS),
+    Mutant("loop.py", "if is_due and ranks.is_first:", "if is_due:", RANKS),
+    Mutant("evaluate.py", "zip(*learner.ranks.gather(own), strict=True)", "zip(own)", RANKS),
     # Files and resuming
     Mutant("files.py", "            os.fsync(file.fileno())\n", "", "tests/test_checkpoint.py"),
     Mutant("files.py", "    sync_folder(path.parent)\n", "", "tests/test_checkpoint.py"),
