@@ -11,9 +11,9 @@ from metalearn_cli.algorithms.maml import MAML, Adapted
 from metalearn_cli.algorithms.matching import Matching
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
-from metalearn_cli.examples import Examples, examples_of, from_json, to_json
 from metalearn_cli.model import Model, for_way
 from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.task_file import Examples, examples_of, from_json, to_json
 from metalearn_cli.tasks.cub import CUB
 from metalearn_cli.tasks.omniglot import Omniglot
 from metalearn_cli.tasks.quadratics import Quadratics

@@ -337,7 +337,7 @@ def test_it_is_learned_from_python() -> None:
 
 def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (example,) = (text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "from_list" in text)
     found: dict[str, Any] = {}
     exec(example, found)
     assert "mse of each test task" in capsys.readouterr().out
