@@ -18,11 +18,13 @@ from omegaconf import OmegaConf
 from metalearn_cli import __version__, calibrate
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.allocator import Allocator
-from metalearn_cli.config import Precision, check, parse_override
+from metalearn_cli.config import Precision
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import sync_folder, write_durably
 from metalearn_cli.machine import set_process
+from metalearn_cli.overrides import parse_override
 from metalearn_cli.progress import show, tell
+from metalearn_cli.schema import check
 from metalearn_cli.stored import EXPORT, FORMAT, Stored, make, read
 from metalearn_cli.task_file import to_json
 from metalearn_cli.unlike import Threshold

@@ -15,16 +15,7 @@ from omegaconf import OmegaConf
 
 from metalearn_cli import checkpoint, runs
 from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
-from metalearn_cli.config import (
-    Job,
-    build,
-    compose_config,
-    given_twice,
-    gone_keys,
-    key_defaults,
-    make_job,
-    parse_override,
-)
+from metalearn_cli.config import Job, gone_keys, key_defaults, make_job
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
@@ -33,8 +24,10 @@ from metalearn_cli.machine import new_learner, prepare, require_shares
 from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mirror import check_installed
 from metalearn_cli.mistakes import nearest
+from metalearn_cli.overrides import compose_config, given_twice, parse_override
 from metalearn_cli.parallel import ALONE, Ranks
 from metalearn_cli.progress import Console, show, tell
+from metalearn_cli.schema import build
 from metalearn_cli.task_file import examples_of, to_json
 from metalearn_cli.tasks.adapted import can_adapt
 from metalearn_cli.tasks.base import TaskDistribution

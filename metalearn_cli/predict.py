@@ -14,13 +14,15 @@ from torch import Tensor
 from metalearn_cli import calibrate, inputs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.allocator import Allocator
-from metalearn_cli.config import Precision, check, parse_override
+from metalearn_cli.config import Precision
 from metalearn_cli.datasets.image_folder import printable
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.machine import set_process
 from metalearn_cli.model import Model, Predictor
+from metalearn_cli.overrides import parse_override
 from metalearn_cli.progress import show, tell
+from metalearn_cli.schema import check
 from metalearn_cli.stored import Stored, make, read
 from metalearn_cli.unlike import unlikeness
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_cli import catalog, runs
-from metalearn_cli.config import Job, keys_of, load_job
+from metalearn_cli.config import Job, load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import evaluate
 from metalearn_cli.files import Log
@@ -25,6 +25,7 @@ from metalearn_cli.loop import training_draw
 from metalearn_cli.machine import new_learner, prepare
 from metalearn_cli.measure import timed
 from metalearn_cli.mistakes import nearest
+from metalearn_cli.overrides import keys_of
 from metalearn_cli.progress import Console
 from metalearn_cli.published import Published, figures, mean_of, provenance, published, verdict
 

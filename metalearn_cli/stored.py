@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 
 from metalearn_cli import runs
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
-from metalearn_cli.config import Precision, build, check_precision, resolve_device
+from metalearn_cli.config import Precision, check_precision, resolve_device
 from metalearn_cli.errors import UserError
 from metalearn_cli.model import Model
 from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.schema import build
 from metalearn_cli.task_file import Examples, examples_of, from_json
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.unlike import Threshold

@@ -27,11 +27,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from metalearn_cli import runs
 from metalearn_cli.catalog import conf_dir
-from metalearn_cli.config import check_name, chosen, compose_config, quote, refuse_hydra, train_job
+from metalearn_cli.config import train_job
 from metalearn_cli.errors import Broken, UserError
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import number, train_run
 from metalearn_cli.metrics import is_better, shortfall
+from metalearn_cli.overrides import check_name, chosen, compose_config, quote, refuse_hydra
 from metalearn_cli.parallel import cores
 from metalearn_cli.progress import Console, show, tell
 from metalearn_cli.writers import read_lines

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from metalearn_cli import config
+from metalearn_cli import catalog
+from metalearn_cli.config import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner
 from metalearn_cli.machine import new_learner
+from metalearn_cli.overrides import compose_config
 
-PAIRS = [(algo, task) for algo in config.list_choices("algo") for task in config.list_choices("task")]
+PAIRS = [(algo, task) for algo in catalog.list_choices("algo") for task in catalog.list_choices("task")]
 
 # Tasks with the shapes and the draws of another one, from other data: a step is tested on each, a kill on the other.
 ALIKE = ("fc100", "tiered_imagenet", "cub")
@@ -34,13 +36,13 @@ def chosen(group: str, choice: str, own_images: Path) -> list[str]:
 def small(algo: str, task: str, own_images: Path) -> list[str]:
     """The overrides of a pair, with a small network and short inner loops."""
     overrides = [f"algo={algo}", *chosen("task", task, own_images)]
-    node, _ = config.compose_config(overrides)
+    node, _ = compose_config(overrides)
     keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
     short = [f"algo.{key}={most}" for key, most in keys if node.algo.get(key, 0) > most]
     return [*overrides, *_SMALL.get(task, []), *_SMALL.get(algo, []), *short, "tasks_per_step=2"]
 
 
-def built_or_refused(job: config.Job) -> Learner | None:
+def built_or_refused(job: Job) -> Learner | None:
     """None where the pair makes no sense and the sentence names one that does; any other refusal is a fault."""
     try:
         return new_learner(job)

@@ -21,6 +21,8 @@ LAYERS = [
         "checkpoint",
         "progress",
         "config",
+        "overrides",
+        "schema",
         "metrics",
         "plot",
         "pictures",

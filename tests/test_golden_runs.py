@@ -11,7 +11,7 @@ import pytest
 import yaml
 from commands import Finished, run
 
-from metalearn_cli import __version__, config
+from metalearn_cli import __version__, catalog, config
 
 GOLDEN = Path(__file__).parent / "golden_runs"
 RUNS = sorted(path.parent for path in GOLDEN.glob("*/*/config.yaml"))
@@ -62,7 +62,7 @@ def test_keys_that_a_run_lacks_are_at_their_defaults(tmp_path: Path) -> None:
     content = yaml.safe_load(path.read_text())
     overrides = (MAML / "overrides.txt").read_text().splitlines()
     defaults = config.key_defaults(config.load_job(overrides))
-    for group in ("", *config.GROUPS):
+    for group in ("", *catalog.GROUPS):
         node = content[group] if group else content
         for key in [key for key, value in node.items() if defaults.get(f"{group}.{key}".lstrip("."), node) == value]:
             del node[key]

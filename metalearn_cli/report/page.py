@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from metalearn_cli import __version__, runs
 from metalearn_cli.catalog import GROUPS, flatten
-from metalearn_cli.config import compose_config
 from metalearn_cli.errors import UserError
+from metalearn_cli.overrides import compose_config
 from metalearn_cli.report.figures import Figures, by_task, distributions, inner_steps, learning_curves, sweep
 from metalearn_cli.report.folders import RunFolder
 from metalearn_cli.report.shown import first_task

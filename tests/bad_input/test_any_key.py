@@ -47,7 +47,7 @@ WORDS += [
 
 def likely(job: config.Job) -> dict[str, list[str]]:
     """Every key of a job, with values that may be right."""
-    found: dict[str, list[str]] = {group: config.list_choices(group) for group in (*config.GROUPS, *config.PRESETS)}
+    found: dict[str, list[str]] = {group: catalog.list_choices(group) for group in (*catalog.GROUPS, *catalog.PRESETS)}
     for key, value in catalog.flatten(job.config).items():
         if key.endswith("_target_"):
             continue

@@ -9,15 +9,15 @@ import torch
 from omegaconf import OmegaConf
 from pairs import PAIRS, built_or_refused, chosen, small
 
-from metalearn_cli import catalog, config
+from metalearn_cli import catalog, config, schema
 from metalearn_cli.algorithms.base import Algorithm
 from metalearn_cli.cli import main
 from metalearn_cli.errors import UserError
 from metalearn_cli.machine import new_learner
 from metalearn_cli.seeding import generator
 
-CONF = config.conf_dir()
-CHOICES = [(group, choice) for group in (*config.GROUPS, "experiment") for choice in config.list_choices(group)]
+CONF = catalog.conf_dir()
+CHOICES = [(group, choice) for group in (*catalog.GROUPS, "experiment") for choice in catalog.list_choices(group)]
 
 
 def test_conf_is_the_checkouts() -> None:
@@ -40,11 +40,11 @@ def test_every_yaml_builds(group: str, choice: str, own_images: Path) -> None:
         return "_target_" not in key and not key.startswith("paper")
 
     again = [f"{key}={_quoted(value)}" for key, value in catalog.flatten(job.config).items() if wanted(key)]
-    groups = [f"{name}={job.choices[name]}" for name in config.GROUPS]
+    groups = [f"{name}={job.choices[name]}" for name in catalog.GROUPS]
     assert config.load_job([*groups, *again]).config == {**job.config, "paper": None}
 
 
-@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] in config.GROUPS])
+@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] in catalog.GROUPS])
 def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(
     group: str, choice: str, own_images: Path
 ) -> None:
@@ -59,14 +59,14 @@ def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(
 
 def test_every_key_with_few_values_lists_them_in_its_comment(own_images: Path) -> None:
     """Completion reads them there, and so does whoever opens the file."""
-    jobs = [(group, load(group, choice, own_images)) for group, choice in CHOICES if group in config.GROUPS]
+    jobs = [(group, load(group, choice, own_images)) for group, choice in CHOICES if group in catalog.GROUPS]
     parts: list[tuple[str, Any]] = [("", jobs[0][1].run)]
     for group, job in jobs:
         parts.append(
             (f"{group}.", {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group])
         )
     for prefix, part in parts:
-        for key, kind in config._field_types(type(part), frozenset({"spec"})).items():
+        for key, kind in schema.field_types(type(part), frozenset({"spec"})).items():
             for option in (kind, *get_args(kind)):
                 if isinstance(option, type) and issubclass(option, Enum) and get_origin(kind) is not tuple:
                     assert set(catalog.values_of(prefix + key)) >= {member.name for member in option}, prefix + key
@@ -82,8 +82,8 @@ def test_a_split_with_too_few_classes_to_validate_is_said_or_refused() -> None:
             config.load_job([*preset, wish])
 
 
-@pytest.mark.parametrize("debug", config.list_choices("debug"))
-@pytest.mark.parametrize("experiment", config.list_choices("experiment"))
+@pytest.mark.parametrize("debug", catalog.list_choices("debug"))
+@pytest.mark.parametrize("experiment", catalog.list_choices("experiment"))
 def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) -> None:
     assert config.load_job([f"experiment={experiment}", f"debug={debug}"]).run.steps <= 200
 
@@ -103,7 +103,7 @@ def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: st
 
 
 def test_an_algorithm_names_its_test_steps_and_its_papers_batch_norm() -> None:
-    for algo in config.list_choices("algo"):
+    for algo in catalog.list_choices("algo"):
         algorithm: Algorithm = config.load_job([f"algo={algo}"]).algo
         assert algorithm.test_steps >= 0
         assert algorithm.batch_norm in type(algorithm.batch_norm)

@@ -1,0 +1,121 @@
+"""The words of a command line, and what Hydra composes of conf/*.yaml by them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metalearn_cli import yaml_files
+from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
+from metalearn_cli.errors import UserError
+from metalearn_cli.mistakes import composition_sentence, nearest
+
+# Keys whose values are a person's text: names, paths, sentences.
+FREE_TEXT = ("name", "run", "expect", "task.root", "task.split_file", "task.split_lists", "support", "query", "out")
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for a name that is not that of a folder inside outputs/. It is printed in a line of its own, so
+    that it cannot hold a line break, nor other signs that a terminal would obey."""
+    path = Path(name)
+    if not name.strip() or not path.parts or path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise UserError(f"name={name!r} must be the name of a folder inside outputs/")
+
+
+def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration that these command-line overrides ask for, and the yaml chosen in each group."""
+    overrides = [quote(override) for override in overrides]
+    for override in overrides:
+        if override.startswith("~"):
+            raise UserError(f"{override}: a key cannot be deleted; give it another value")
+        if override.partition("=")[0] in FREE_TEXT and "${" in override:
+            raise UserError(f"{override}: a name or path cannot hold ${{, which begins a reference to another key")
+        key, _, value = override.lstrip("+").partition("=")
+        if not key:
+            raise UserError(f"{override!r} is not of the form key=value")
+        if key in (*GROUPS, *PRESETS) and not (value in list_choices(key) or (value == "null" and key in PRESETS)):
+            raise UserError(f"{key}={value} is none of the choices{nearest(value, list_choices(key))}")
+        if override.startswith("+") and key in (*GROUPS, *PRESETS):
+            raise UserError(f"{override}: give {key}={value} without the +")
+    for path in conf_dir().rglob("*.yaml"):
+        yaml_files.check(path)
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose("config", overrides, return_hydra_config=True)
+    except yaml.YAMLError as error:
+        raise UserError(yaml_files.sentence(error)) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(composition_sentence(error, overrides)) from error
+    choices = chosen(composed.hydra.runtime.choices)
+    OmegaConf.set_struct(composed, False)
+    composed.pop("hydra")
+    try:
+        OmegaConf.resolve(composed)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    return composed, choices
+
+
+def chosen(choices: Any) -> dict[str, str]:
+    """The yaml chosen in each group, of all that Hydra lists."""
+    return {group: choices[group] for group in (*GROUPS, *PRESETS) if choices.get(group) is not None}
+
+
+def quote(override: str) -> str:
+    """Put the value of a free-text key in quotes, so that Hydra's grammar takes it as it stands.
+
+    It would refuse `expect=accuracy>=0.95` and paths with brackets, equal signs or letters beyond ASCII, and would
+    make numbers of names.
+    """
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") not in FREE_TEXT or not equals or value == "null":
+        return override
+    # A backslash before a quote is doubled, and so are those at the end.
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    tail = len(escaped) - len(escaped.rstrip("\\"))
+    return f"{key}='{escaped}{tail * chr(92)}'"
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """One key=value -> the key and its value, as Hydra's grammar reads them."""
+    try:
+        parsed = OverridesParser.create().parse_override(quote(override))
+    except HydraException:
+        raise UserError(f"{override!r} is not of the form key=value") from None
+    value = parsed.value()
+    if parsed.is_sweep_override():
+        raise UserError(f"{override}: one value is wanted here")
+    return parsed.key_or_group, str(value) if isinstance(value, QuotedString) else value
+
+
+def refuse_hydra(overrides: list[str], honoured: tuple[str, ...] = ()) -> None:
+    """Raises UserError for a key of Hydra's own, which would be accepted and do nothing."""
+    for override in overrides:
+        if re.match(r"\+*hydra[./=]", override) and not override.startswith(honoured):
+            raise UserError(
+                f"{override} would do nothing: of Hydra's own keys only hydra/launcher, hydra/sweeper and what stands "
+                "in them can be set, for a sweep (-m); a run's folder is name=..."
+            )
+
+
+def keys_of(overrides: list[str]) -> set[str]:
+    return {override.partition("=")[0].lstrip("+") for override in overrides}
+
+
+def given_twice(overrides: list[str]) -> list[str]:
+    """A sentence for each key that is there with two values."""
+    last: dict[str, str] = {}
+    notes: list[str] = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if last.get(key, value) != value:
+            notes.append(f"{key} is given twice, and the last counts: {key}={value}, not {last[key]}")
+        last[key] = value
+    return notes

@@ -1,0 +1,202 @@
+"""Dataclasses as the schema of the configuration, and objects built of it.
+
+Each group (`algo`, `task`, `model`, `optimizer`) names its class in `_target_`, and its other keys are that class's
+fields; a field that is a dataclass itself stands for the fields of that one.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import sys
+from copy import copy
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.mistakes import describe, failure_sentence, nearest
+from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.module import module_net
+
+
+def build(
+    node: DictConfig, group: str, base: type, given: set[str], trust: bool, notes: list[str], **injected: Any
+) -> Any:
+    """The object that a group of the configuration describes: `_target_` with the other keys as its fields."""
+    target = str(node.pop("_target_"))
+    cls = import_class(target, group, trust)
+    is_module = base is Net and isinstance(cls, type) and issubclass(cls, torch.nn.Module)
+    if not is_module and not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
+        or_module = " or a torch.nn.Module" if base is Net else ""
+        raise UserError(
+            f"{group}._target_={target} must be a frozen dataclass that implements {path_of(base)}{or_module}"
+        )
+    try:
+        if f"{group}._target_" in given:
+            defaults = argument_defaults(cls) if is_module else field_defaults(cls, frozenset(injected))
+            node = _without_the_yamls(node, group, target, defaults, given, notes)
+        if is_module:
+            arguments: Any = OmegaConf.to_container(node)
+            return module_net(cls, injected["spec"], arguments)
+        return _assemble(cls, check(cls, node, f"{group}.", injected=frozenset(injected)), injected)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's class may raise
+        if _is_ours(target):
+            raise
+        raise UserError(f"{group}._target_={target} cannot be made: {failure_sentence(error)}") from error
+
+
+def _without_the_yamls(
+    node: DictConfig, group: str, target: str, defaults: dict[str, Any], given: set[str], notes: list[str]
+) -> DictConfig:
+    """The keys for a class that the command line names: what it gives itself, and the yaml's where the class has no
+    default. The yaml that was chosen belongs to another class: its other keys are dropped, with a note."""
+    kept: dict[str, Any] = {}
+    lacking: list[str] = []
+    own: list[str] = []
+    plain: Any = OmegaConf.to_container(node)
+    for key, value in plain.items():
+        is_given = any(name == f"{group}.{key}" or name.startswith(f"{group}.{key}.") for name in given)
+        if is_given or defaults.get(key) == MISSING:
+            kept[key] = value
+        elif key not in defaults:
+            lacking.append(key)
+        elif (default := plain(defaults[key])) != value:
+            own.append(f"{group}.{key}={default} (not {value})")
+    if lacking:
+        notes.append(f"{target} has no {', '.join(lacking)}: dropped from {group}")
+    if own:
+        notes.append(f"{target}'s own defaults stand: {', '.join(own)}")
+    return OmegaConf.create(kept)
+
+
+def import_class(target: str, group: str, trust: bool) -> Any:
+    module, _, name = target.rpartition(".")
+    if not _is_ours(target):
+        if not trust:
+            raise UserError(
+                f"the run's {group}._target_={target} is not part of metalearn, and importing it would run its code: "
+                "give trust=true if you trust it"
+            )
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # a user's own class stands in a file beside where the command is given
+    try:
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise
+        is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        if is_missing or not module:
+            raise UserError(
+                f"{group}._target_={target} cannot be imported ({error}): give package.module.Class"
+            ) from None
+        raise UserError(f"{group}._target_={target} cannot be imported: {failure_sentence(error)}") from error
+    if not hasattr(imported, name):
+        classes = [key for key, value in vars(imported).items() if isinstance(value, type)]
+        near = nearest(name, classes, f"{module}.") if classes else ": give package.module.Class"
+        raise UserError(f"{group}._target_={target} cannot be imported, there is no {name} in {module}{near}")
+    return getattr(imported, name)
+
+
+def _is_ours(target: str) -> bool:
+    return target.startswith("metalearn_cli.")
+
+
+def path_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The fields of dataclass `cls` as this node gives them, of the right types. Raises UserError for any other key."""
+    types = field_types(cls, injected)
+    # A factory for each, since a list cannot be a field's default.
+    fields = [
+        (name, types[name], dataclasses.field(default_factory=partial(copy, default)))
+        for name, default in field_defaults(cls, injected).items()
+    ]
+    schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, fields))
+    unset = [str(key) for key in node if OmegaConf.is_missing(node, key)]
+    for key, value in ((key, node[key]) for key in map(str, node) if key not in unset):
+        if key not in types:
+            hint = nearest(key, types, prefix)
+            if not _is_ours(path_of(cls)):
+                hint += f"; a class's keys are the fields of its frozen dataclass: {key}: int = 1"
+            raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{hint}")
+        if isinstance(value, bool) and str(value).lower() in getattr(types[key], "__members__", ()):
+            value = str(value).lower()  # a word of an enum, which yaml takes for a truth value
+        try:
+            schema[key] = value
+        except OmegaConfBaseException as error:
+            raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}") from error
+    missing = [name for name in types if name in unset or OmegaConf.is_missing(schema, name)]
+    if missing:
+        raise UserError(f"{prefix}{missing[0]} has no value: give {prefix}{missing[0]}=...")
+    values = {name: OmegaConf.to_container(v) if OmegaConf.is_config(v := schema[name]) else v for name in types}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def field_types(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
+    types: dict[str, Any] = {}
+    for name, hint in _fields(cls, injected).items():
+        types |= field_types(hint, frozenset()) if dataclasses.is_dataclass(hint) else {name: hint}
+    return types
+
+
+def field_defaults(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
+    """MISSING for a field without."""
+    hints, defaults = _fields(cls, injected), {}
+    for f in dataclasses.fields(cls):
+        if f.name not in hints:
+            continue
+        default = MISSING if f.default is dataclasses.MISSING else f.default
+        if f.default_factory is not dataclasses.MISSING:
+            default = f.default_factory()
+        if not dataclasses.is_dataclass(hint := hints[f.name]):
+            defaults[f.name] = default
+        else:
+            defaults |= field_defaults(hint, frozenset()) if default is MISSING else values_of(default, frozenset())
+    return defaults
+
+
+def values_of(part: Any, injected: frozenset[str]) -> dict[str, Any]:
+    """The keys of an object with their values."""
+    values: dict[str, Any] = {}
+    for name, hint in _fields(type(part), injected).items():
+        value = getattr(part, name)
+        values |= values_of(value, frozenset()) if dataclasses.is_dataclass(hint) else {name: value}
+    return values
+
+
+def _assemble(cls: Any, values: dict[str, Any], injected: dict[str, Any]) -> Any:
+    """The object whose keys have these values."""
+    arguments = dict(injected)
+    for name, hint in _fields(cls, frozenset(injected)).items():
+        arguments[name] = _assemble(hint, values, {}) if dataclasses.is_dataclass(hint) else values[name]
+    return cls(**arguments)
+
+
+def _fields(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
+    """The types of a class's own fields."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in injected}
+
+
+def argument_defaults(module: type) -> dict[str, Any]:
+    """The same for a module's constructor."""
+    arguments = inspect.signature(module).parameters.values()
+    return {p.name: MISSING if p.default is inspect.Parameter.empty else p.default for p in arguments}
+
+
+def plain(value: Any) -> Any:
+    """Enums as their names, tuples as lists: what yaml and a later command line can read again."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
