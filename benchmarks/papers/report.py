@@ -112,16 +112,19 @@ def _parse(published: str, percent: bool) -> Published | None:
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the line style tells them apart without colour.
 STYLES = [("#0072B2", "-"), ("#E69F00", "--"), ("#009E73", "-."), ("#D55E00", ":"), ("#56B4E9", "-"), ("#CC79A7", "--")]
 
+TITLES = {"omniglot": "Omniglot", "cifar_fs": "CIFAR-FS"}
+
 
 def draw(paths: list[Path], picture: Path) -> None:
-    """Accuracy over the share of each run, images only: Omniglot on the left, CIFAR-FS on the right."""
+    """Accuracy over meta-iterations, a picture for each data set."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for side, task in zip(axes, ("omniglot", "cifar_fs"), strict=True):
+    tasks = [task for task in TITLES if any(task in path.stem for path in paths)]
+    figure, axes = plt.subplots(1, len(tasks), figsize=(5.5 * len(tasks) + 1, 4.2), layout="constrained", squeeze=False)
+    for side, task in zip(axes[0], tasks, strict=True):
         shown = [path for path in paths if task in path.stem]
         for number, path in enumerate(shown):
             lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -131,10 +134,9 @@ def draw(paths: list[Path], picture: Path) -> None:
             accuracy = [100 * line["val/accuracy"] for line in lines]
             side.plot(steps, accuracy, color=colour, linestyle=style, marker="o", markersize=3, label=name)
         side.set(xlabel="meta-iterations", ylabel="validation accuracy in %, 5-way 1-shot", xscale="log")
-        side.set_title({"omniglot": "Omniglot", "cifar_fs": "CIFAR-FS"}[task], fontsize=10)
+        side.set_title(TITLES[task], fontsize=10)
         side.grid(alpha=0.3)
-        if shown:
-            side.legend(fontsize=7)
-    figure.suptitle("Short runs on two CPU cores (protocols differ: no comparison of algorithms)", fontsize=11)
+        side.legend(fontsize=7)
+    figure.suptitle("Protocols differ: no comparison of algorithms", fontsize=11)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
