@@ -13,6 +13,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import draw_episodes
 from metalearn_cli.model import Model, for_way
 from metalearn_cli.stored import UNLIKE, Stored, task_of
+from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.unlike import Threshold, quantile, unlikeness
 
 EPISODES = 100
@@ -65,6 +66,8 @@ def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
 def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> Threshold:
     """The threshold of such validation tasks. Raises UserError where they cannot be had."""
     task = task_of(stored.config, trust, **_keys(stored.config["task"], way, shot))
+    if stored.is_run:
+        runs.check_same_data(stored.folder, task.fingerprint)
     if "val" not in task.splits:
         raise UserError("the run has no validation classes")
     task.check_split("val")
@@ -96,7 +99,7 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
 
 def _keys(own: dict[str, Any], way: int, shot: int) -> dict[str, Any]:
     """Of a task with validation tasks of this size, all alike; its training tasks stay what they are."""
-    if "way" not in own:
+    if not Episodes.__dataclass_fields__.keys() <= own.keys():  # a user's own task
         return {}
     train = {f"train_{key}": own[f"train_{key}"] or own[key] for key in ("way", "shot", "query")}
     return {**train, "way": way, "shot": shot, "query": min(own["query"], QUERIES), "variable": False}

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from metalearn_cli import yaml_files
 from metalearn_cli.errors import UserError
 
 GROUPS = ("algo", "task", "model", "optimizer")  # name a class each
@@ -67,9 +68,9 @@ def describe(group: str, choice: str) -> str:
 
 def paper_of(experiment: str) -> dict[str, Any]:
     """The published figure that a preset names, or those presets that it is made from; {} where none does."""
-    node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "experiment" / f"{experiment}.yaml"))
+    node: Any = yaml_files.load(conf_dir() / "experiment" / f"{experiment}.yaml")
     paper: dict[str, Any] = {}
-    for default in node["defaults"]:
+    for default in node.get("defaults", []):
         if isinstance(default, str) and default.startswith("/experiment/"):
             paper |= paper_of(default.removeprefix("/experiment/"))
     return paper | (node.get("paper") or {})

@@ -2,7 +2,6 @@
 
 import fcntl
 import importlib.metadata
-import math
 import os
 import platform
 import shutil
@@ -23,6 +22,7 @@ from metalearn_cli.datasets.sets import SETS, folder_of, is_in, packed_files
 from metalearn_cli.errors import UserError
 from metalearn_cli.loop import training_draw
 from metalearn_cli.machine import new_learner
+from metalearn_cli.parallel import cores as usable_cores
 
 _NAME = "metalearn-cli"
 _LEAST_SPACE = 1e9  # bytes: a run's checkpoints and a packed set fit into it
@@ -119,7 +119,7 @@ def _device() -> Iterator[Finding]:
 
 
 def _threads() -> Finding:
-    cores, threads = _cores(), torch.get_num_threads()
+    cores, threads = usable_cores(), torch.get_num_threads()
     said = f"threads=null takes {threads}, and this process may use {cores} core(s)"
     if threads > cores:
         return Finding("note", "threads", f"{said}: more threads than cores slow a step down; set threads={cores}")
@@ -128,15 +128,6 @@ def _threads() -> Finding:
             "note", "threads", f"{said}: OMP_NUM_THREADS={given} keeps it from the others; threads=N wins over it"
         )
     return Finding("ok", "threads", said)
-
-
-def _cores() -> int:
-    """Those that the scheduler, or a container's quota, leaves to this process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000": microseconds in a period
-    if quota.exists() and (words := quota.read_text().split())[0] != "max":
-        cores = min(cores, max(1, math.floor(int(words[0]) / int(words[1]))))
-    return cores
 
 
 def _data() -> Iterator[Finding]:

@@ -77,6 +77,8 @@ def _keys(overrides: list[str]) -> Export:
         key, value = parse_override(override)
         if "${" in override:
             raise UserError(f"{override}: export takes plain values, not references")
+        if key in given:
+            raise UserError(f"{key}= is given twice")
         given[key] = value
     for key in ("run", "out"):
         if key not in given:
@@ -90,7 +92,7 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
     set_process(precision, keys.threads, Allocator.tuned)
     device = keys.device or stored.config["device"]
     model = make(stored, BatchNorm.inductive, device, precision, None, keys.trust)
-    found: dict[tuple[int, int], Threshold] = {}
+    found = {(one.way, one.shot): one for one in model.thresholds}  # those that `predict` has measured
     lacking: dict[str, str] = {}  # each reason once, with the first tasks that it holds of
     if stored.examples.spec.kind == "classes":
         own = stored.config["task"].get("shot", 1)

@@ -38,6 +38,10 @@ def labelled_images(support: str) -> Labelled:
         files, labels = table.texts("path"), table.texts("label")
         paths = [path.parent / Path(file).expanduser() for file in files]
         _check_there(paths, [table.where(row) for row in range(len(paths))])
+        of_path: dict[Path, str] = {}
+        for file, label in zip(paths, labels, strict=True):
+            if of_path.setdefault(file.resolve(), label) != label:
+                raise UserError(f"{support} gives {file} the labels {of_path[file.resolve()]} and {label}: give it one")
         notes = [f"warning: in {support} more than once: {some(twice)}"] if (twice := _twice(paths)) else []
         return Labelled(paths, labels, notes)
     if not path.is_dir():
@@ -46,6 +50,11 @@ def labelled_images(support: str) -> Labelled:
         )
     found = find_classes(support, "support")
     _refuse_closed("support", support, found)
+    empty = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and not any(folder.iterdir()))
+    if empty:
+        raise UserError(
+            f"support={support}: the folder {empty[0]} is empty: put a picture of that class in, or remove it"
+        )
     pairs = [(path / file.name, name) for name, files in found.classes.items() for file in files]
     return Labelled([file for file, _ in pairs], [label for _, label in pairs], _others(support, found))
 
@@ -76,6 +85,8 @@ def images(query: str) -> tuple[list[Path], list[str]]:
             listed = [part.parent / Path(file).expanduser() for file in table.texts("path")]
             _check_there(listed, [table.where(row) for row in range(len(listed))])
             paths += listed
+            if unused := sorted(table.cells.keys() - {"path"}):
+                notes.append(f"not used of {part}: {some(unused)}")
         elif part.is_file():
             paths.append(part)
         else:

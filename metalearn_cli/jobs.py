@@ -176,9 +176,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     run = Path(given.pop("run"))
     runs.check_folder(run)
     config = run_keys() | runs.load_config(run / "config.yaml")  # a run of a version without some key has its default
-    for group in GROUPS:
-        if not isinstance(config.get(group), dict) or not isinstance(config[group].get("_target_"), str):
-            raise UserError(f"{run / 'config.yaml'} has no {group}._target_: it is not whole, or of another version")
+    runs.check_parts(run / "config.yaml", config, GROUPS)
     # Whether to run foreign code is the word of who gives the command, never of the folder.
     trust = "trust" in given and parse_override(f"trust={given['trust']}")[1] is True
     kept = [group for group in GROUPS if group not in given and f"{group}._target_" not in given]
@@ -186,9 +184,6 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         raise UserError(f"{run} {runs.gone_keys(run, gone)}")
     for override in overrides:
         _check_eval_key(override, config, has_own_task="task._target_" in given)
-    references = [key for key, value in flatten(config).items() if "${" in str(value)]
-    if references:
-        raise UserError(f"{references[0]} in {run / 'config.yaml'} is a reference, which no run writes: mend the file")
     records = runs.read_json(run / "environment.json").get("choices", {})
     rest = [override for override in overrides if not override.startswith("run=")]
     on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]

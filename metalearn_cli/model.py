@@ -68,8 +68,14 @@ class Model:
         threshold = self.threshold(len(classes), int(targets.bincount().min())) if classes else None
         return Predictor(self, predict, classes, threshold, note)
 
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.examples.spec.input_shape))
+        return f"<{type(self.algo).__name__} with {type(self.net).__name__} on examples of {shape}, {self.device}>"
+
     def read(self, paths: Sequence[str | Path]) -> Tensor:
         """The pictures in these files as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones."""
+        if isinstance(paths, str | Path):
+            raise UserError(f"read wants a list of files: read([{str(paths)!r}])")
         return self.read_bytes(paths) * (1 / 255)
 
     def read_bytes(self, paths: Sequence[str | Path]) -> Tensor:
@@ -115,6 +121,11 @@ class Model:
             x = x * (1 / 255)
         if not x.isfinite().all():
             raise UserError("x holds numbers that are not finite: give every example all of its numbers")
+        if len(shape) == 3 and (x.min() < -0.01 or x.max() > 1.01):
+            raise UserError(
+                f"x holds pixels from {x.min().item():.4g} to {x.max().item():.4g}: give numbers in 0..1, or uint8 in "
+                "0..255"
+            )
         columns = self.examples.columns
         return _scaled(x, columns.x_scale if columns else None).to(self.device, self.dtype)
 
@@ -135,6 +146,7 @@ class Model:
     def _labels(self, y: Any, number: int) -> tuple[list[Any], Tensor]:
         """The classes, and the place of each example's among them [S]."""
         labels = y.tolist() if isinstance(y, Tensor | np.ndarray) else list(y)
+        labels = [label.item() if isinstance(label, Tensor) and label.dim() == 0 else label for label in labels]
         if len(labels) != number or any(isinstance(label, list) for label in labels):
             raise UserError(f"y has {len(labels)} labels for {number} examples: one for each is wanted")
         columns = self.examples.columns
@@ -162,6 +174,9 @@ class Predictor:
     classes: list[Any]  # the labels in the order of the outputs; none for values
     threshold: Threshold | None
     note: str  # what the user should know of the adaptation
+
+    def __repr__(self) -> str:
+        return f"<{self.model!r} adapted to {self.classes or 'values'}>"
 
     def __call__(self, x: Any) -> Tensor:
         """x [Q, ...] as for `adapt` -> the probability of each class [Q, W], or values in the units of y."""

@@ -28,7 +28,9 @@ from metalearn_cli.interrupt import Interrupted
 Item = TypeVar("Item")
 Named = dict[str, Tensor]
 
-_PATIENCE = timedelta(minutes=10)  # with a rank that is connected and does not answer
+# With a rank that is connected and does not answer, as the others do not while the first one alone times, writes or
+# sends something. One that has died is noticed by its connection, at once.
+_PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -178,10 +180,15 @@ def _hang_up() -> None:
 
 
 def cores() -> int:
-    """Processor cores that this process may use; one that runs two threads at once counts once."""
+    """Processor cores that this process may use, by its affinity and by its container's quota; one that runs two
+    threads at once counts once."""
     logical = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     try:
-        return len({Path(siblings.format(number)).read_text() for number in logical})
+        number_of_cores = len({Path(siblings.format(number)).read_text() for number in logical})
     except OSError:
-        return len(logical)
+        number_of_cores = len(logical)
+    quota = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000": microseconds in a period
+    if quota.exists() and (words := quota.read_text().split())[0] != "max":
+        number_of_cores = min(number_of_cores, max(1, int(words[0]) // int(words[1])))
+    return number_of_cores

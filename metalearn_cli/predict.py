@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from metalearn_cli.datasets.image_folder import printable
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.machine import set_process
+from metalearn_cli.mistakes import nearest
 from metalearn_cli.model import Model, Predictor
 from metalearn_cli.overrides import parse_override
 from metalearn_cli.progress import show, tell
@@ -87,6 +88,10 @@ def _keys(overrides: list[str]) -> tuple[Predict, int | None]:
     test_steps = given.pop("algo.test_steps", None)
     if test_steps is not None and (not isinstance(test_steps, int) or isinstance(test_steps, bool)):
         raise UserError(f"algo.test_steps={test_steps} must be a whole number")
+    known = [field.name for field in fields(Predict)]
+    for key in given:
+        if key not in known:
+            raise UserError(f"predict has no key {key}{nearest(key, [*known, 'algo.test_steps'])}")
     for key, example in (("run", "outputs/my-run"), ("support", "DIR"), ("query", "DIR")):
         if key not in given:
             raise UserError(
@@ -152,7 +157,7 @@ def _classified(
     about: Sequence[tuple[str, Any]], predictor: Predictor, outputs: Tensor, flags: list[bool] | None
 ) -> Rows:
     """A row for each query: what it is, its label, the probability of each class, and whether it is unlike all."""
-    classes = [str(name) for name in predictor.classes]
+    classes = [printable(str(name)) for name in predictor.classes]
     names = [about[0][0], "label", *(f"p_{name}" for name in classes)] + ([] if flags is None else ["unlike"])
     cells: list[list[Any]] = []
     nested: list[dict[str, Any]] = []

@@ -1,7 +1,6 @@
 """What came of a run beside what a paper published: where its figures are from, and the verdict."""
 
 import itertools
-import json
 import math
 import statistics
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any, NamedTuple
 
 from metalearn_cli import runs
 from metalearn_cli.jobs import number
+from metalearn_cli.student import t_quantile
+from metalearn_cli.writers import read_lines
 
 
 class Published(NamedTuple):
@@ -16,10 +17,16 @@ class Published(NamedTuple):
     ci95: float | None
 
 
+def measured(path: Path) -> list[dict[str, Any]]:
+    """The lines of a results.jsonl, of each row, seed and test the newest one."""
+    lines = read_lines(path) if path.exists() else []
+    return list({(line["row"], line["seed"], line["cell"]): line for line in lines}.values())
+
+
 def provenance(folder: Path) -> dict[str, Any]:
     """What a run was made with, and how long its training took."""
     made = runs.read_json(folder / "environment.json")
-    timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
+    timing = read_lines(folder / "timing.jsonl")
     # Of the steps that the log has; the few after its last line go unseen.
     steps = [after - before for before, after in itertools.pairwise([0, *(line["step"] for line in timing)])]
     seconds = sum(n / line["steps_per_second"] for n, line in zip(steps, timing, strict=True))
@@ -72,7 +79,9 @@ def verdict(
     if ours is None or ci95 is None:
         return f"{short}diverged"
     finite = [mean for mean in means if mean is not None]
-    of_seeds = 1.96 * statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
+    of_seeds = 0.0
+    if len(finite) > 1:
+        of_seeds = t_quantile(len(finite) - 1) * statistics.stdev(finite) / math.sqrt(len(finite))
     gap = ours - paper.mean if higher_is_better else paper.mean - ours
     if abs(gap) <= math.hypot(paper.ci95 or 0.0, ci95, of_seeds):
         return f"{short}within the intervals"

@@ -10,8 +10,10 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Iterable
 from contextlib import closing
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,9 @@ from metalearn_cli.jobs import number, train_run
 from metalearn_cli.loop import training_draw
 from metalearn_cli.machine import new_learner, prepare
 from metalearn_cli.measure import timed
-from metalearn_cli.mistakes import nearest
 from metalearn_cli.overrides import keys_of
 from metalearn_cli.progress import Console
-from metalearn_cli.published import Published, figures, mean_of, provenance, published, verdict
+from metalearn_cli.published import Published, figures, mean_of, measured, provenance, published, verdict
 
 # What a user may give besides: where and how fast a row is computed. All else would make it another row.
 KEYS = (
@@ -43,13 +44,22 @@ _OF_VALIDATION = 16  # episodes that are timed
 def reproduce(names: list[str], seeds: list[int], budget: float | None, overrides: list[str]) -> str:
     """Train and test each row with each seed, or take what an earlier command made of it -> what to show."""
     known = catalog.published()
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {','.join(map(str, seeds))} names a seed twice: give each once")
     for name in names:
         if name not in known:
-            raise UserError(f"{name} is no row with a published figure{nearest(name, known)}; see reproduce --list")
+            raise UserError(
+                f"{name} is no row with a published figure{_near(name, known)} (reproduce --list names them)"
+            )
     for key in sorted(keys_of(overrides)):
         if key not in KEYS:
             raise UserError(f"{key} would make another row of it: reproduce takes {', '.join(KEYS)}")
     return "\n\n".join(_row(name, known[name], seeds, budget, overrides) for name in names)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def listing() -> str:
@@ -68,7 +78,7 @@ def table(task: str) -> str:
     all_rows = catalog.published()
     known = [name for name in all_rows if _task_of(name).startswith(task)]
     path = _results()
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = measured(path)
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for line in lines:
         if _task_of(line["row"]).startswith(task):
@@ -79,8 +89,8 @@ def table(task: str) -> str:
         ]
         raise UserError(f"no row is on the task {task}: there are rows on {', '.join(tasks)}")
     shown = [_table_line(row, cell, found) for (row, cell), found in groups.items()]
-    measured = {row for row, _ in groups}
-    rest = [name for name in known if name not in measured]
+    seen = {row for row, _ in groups}
+    rest = [name for name in known if name not in seen]
     return "\n".join([*shown, *(f"{name}  not measured here" for name in rest), f"from {path}"])
 
 
@@ -204,11 +214,10 @@ def _results() -> Path:
 def _append(lines: list[dict[str, Any]]) -> Path:
     """Add what is not there yet -> the file."""
     path = _results()
-    before = path.read_text().splitlines() if path.exists() else []
-    there = {(line["row"], line["seed"], line["cell"], line["commit"]) for line in map(json.loads, before)}
+    there = [{**line, "date": None} for line in measured(path)]
     with closing(Log(path)) as file:
         for line in lines:
-            if (line["row"], line["seed"], line["cell"], line["commit"]) not in there:
+            if {**line, "date": None} not in there:  # the day of another look at the same run is no news
                 file.write(json.dumps(line, allow_nan=False) + "\n")
     return path
 

@@ -176,7 +176,18 @@ def read_json(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): mend or remove it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no object: mend or remove it")
     return content
+
+
+def check_parts(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
+    """Raises UserError where these groups of a stored configuration name no class, or where it refers to something."""
+    for group in groups:
+        if not isinstance(config.get(group), dict) or not isinstance(config[group].get("_target_"), str):
+            raise UserError(f"{path} has no {group}._target_: it is not whole, or of another version")
+    if references := [key for key, value in flatten(config).items() if "${" in str(value)]:
+        raise UserError(f"{references[0]} in {path} is a reference, which no run writes: mend the file")
 
 
 def remove_temporary(folder: Path) -> None:

@@ -23,6 +23,9 @@ from metalearn_cli.mistakes import describe, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.module import module_net
 
+# Where the classes are that a run's folder may name; importing another module may do something.
+_PARTS = tuple(f"metalearn_cli.{part}." for part in ("algorithms", "tasks", "nets", "optimizer"))
+
 
 def build(
     node: DictConfig, group: str, base: type, given: set[str], trust: bool, notes: list[str], **injected: Any
@@ -78,7 +81,7 @@ def _without_the_yamls(
 
 def import_class(target: str, group: str, trust: bool) -> Any:
     module, _, name = target.rpartition(".")
-    if not _is_ours(target):
+    if not target.startswith(_PARTS):
         if not trust:
             raise UserError(
                 f"the run's {group}._target_={target} is not part of metalearn, and importing it would run its code: "

@@ -49,6 +49,7 @@ def read(folder: Path, trust: bool) -> Stored:
     config = runs.load_config(folder / "config.yaml")
     if missing := [key for key in ("algo", "task", "model", "precision", "device") if key not in config]:
         raise UserError(f"{folder / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
+    _check(folder / "config.yaml", config, ("algo", "task", "model"))
     tested, notes = runs.load_tested(folder)
     if not (folder / "results.json").exists():
         notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
@@ -59,6 +60,12 @@ def read(folder: Path, trust: bool) -> Stored:
         examples = examples_of(task_of(config, trust))
     tensors = {name: value for name, value in tested.tensors.items() if name.startswith(("params.", "buffers."))}
     return Stored(folder, config, examples, tensors, tested.step, unlike, notes)
+
+
+def _check(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
+    runs.check_parts(path, config, groups)
+    if config.get("precision") not in Precision.__members__ or not isinstance(config.get("device"), str):
+        raise UserError(f"{path} has no precision and device that there are: it is not whole, or of another version")
 
 
 def task_of(config: dict[str, Any], trust: bool, **keys: Any) -> TaskDistribution:
@@ -81,6 +88,9 @@ def _read_export(folder: Path) -> Stored:
         examples = content["examples"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / EXPORT} has no {error}: export the run again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / EXPORT} has no config: export the run again")
+    _check(folder / EXPORT, config, ("algo", "model"))
     path = folder / Path(name).name
     try:
         data = path.read_bytes()

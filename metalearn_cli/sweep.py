@@ -143,11 +143,12 @@ def _multirun(job: Any, overrides: list[str]) -> None:
 def _job(here: Path, sweep: Path, launch: str, swept: frozenset[str], composed: DictConfig) -> float | None:
     """One job, in whatever process the launcher has made for it -> its best validation result, for the sweeper."""
     os.chdir(here)
-    if any(outcome["stopped"] for outcome in _outcomes(sweep, launch)):
-        return None
     overrides = list(HydraConfig.get().overrides.task)
     # A key of one's own class is given as +key=value; the folder is named by the key.
     values = ",".join(sorted(text.lstrip("+") for text in overrides if text.partition("=")[0] in swept))
+    # Its own outcome is that of an earlier life, of a job that was preempted and comes again.
+    if any(outcome["stopped"] for outcome in _outcomes(sweep, launch) if outcome["values"] != values):
+        return None
     tell(f"metalearn: {values}")
     folder = sweep / values.replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)

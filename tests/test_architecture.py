@@ -50,6 +50,7 @@ LAYERS = [
         "parallel",
         "help",
         "yaml_files",
+        "student",
         "unlike",
     },
 ]

@@ -92,7 +92,7 @@ def test_more_threads_than_cores(look: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(doctor.torch, "get_num_threads", lambda: 1000)
     assert "set threads=" in look()[1]["threads"][1]
     monkeypatch.setattr(doctor.torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr(doctor, "_cores", lambda: 64)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 64)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert "OMP_NUM_THREADS=1 keeps it from the others" in look()[1]["threads"][1]
 

@@ -91,6 +91,30 @@ def test_predictions_are_those_of_the_algorithm_itself(algorithm: Algorithm) -> 
     torch.testing.assert_close(found, expected)
 
 
+def test_what_a_notebook_prints_is_a_line() -> None:
+    found = model(ProtoNet())
+    predictor = found.adapt(BATCH.support_x[0], BATCH.support_y[0])
+    assert repr(found).startswith("<ProtoNet with Conv4 on examples of ")
+    assert len(repr(predictor)) < 200
+    with pytest.raises(UserError, match="read wants a list of files"):
+        found.read("a.png")
+
+
+def test_labels_may_be_tensors_each() -> None:
+    """As they come from a Dataset; two tensors of one label are not one object."""
+    x = BATCH.support_x[0, :4]
+    predict = model(ProtoNet()).adapt(x, [torch.tensor(number) for number in (0, 1, 0, 1)])
+    assert predict.classes == [0, 1]
+
+
+def test_pixels_of_another_range_are_refused() -> None:
+    with pytest.raises(UserError, match=r"x holds pixels from 0 to 255: give numbers in 0\.\.1, or uint8"):
+        model(ProtoNet()).adapt(
+            torch.tensor([0.0, 255.0]).repeat(BATCH.support_x[0].numel() // 2).view_as(BATCH.support_x[0]),
+            BATCH.support_y[0],
+        )
+
+
 def test_many_queries_go_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = model(ProtoNet()).adapt(BATCH.support_x[0], BATCH.support_y[0])
     whole = predictor(BATCH.query_x[0])

@@ -280,7 +280,7 @@ def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
     [
         ("run={run} support={s}", "predict wants query=DIR"),
         ("support={s} query={q}", "predict wants run=outputs/my-run"),
-        ("run={run} support={s} query={q} steps=3", "steps is not a key of Predict"),
+        ("run={run} support={s} query={q} steps=3", "predict has no key steps: choose from algo.test_steps"),
         ("run={run} support={s} quary={q} query={q}", "did you mean query?"),
         ("run={run} support={s} query={q} query={q}", "query= is given twice"),
         ("run={run} support={s} query={q} batch_norm=train", "batch_norm=train must be one of transductive, inductive"),
@@ -292,6 +292,9 @@ def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
         ("run={run} support={s} query={q} out=x.txt", "must be a file whose name ends in .csv or .json"),
         ("run={run} support={s} query={q} out=nowhere/x.csv", "there is no folder nowhere"),
         ("run=nowhere support={s} query={q}", "run=nowhere is not the folder of a run"),
+        ("run={run} suport={s} query={q}", "predict has no key suport: did you mean support?"),
+        ("run={run} support={here}/hollow query={q}", "hollow: the folder none is empty: put a picture of that class"),
+        ("run={run} support={here}/contra.csv query={q}", "the labels a and b: give it one"),
         ("run={run} support=nowhere query={q}", "support=nowhere is neither a folder nor a CSV file"),
         ("run={run} support={q} query={q}", "holds images itself"),
         ("run={run} support={s}/ant query={q}", "holds images itself"),
@@ -314,6 +317,9 @@ def test_every_mistake_has_its_sentence(
     support, query = task(tmp_path, own, SAME)
     (tmp_path / "empty").mkdir()
     shutil.copytree(support / "ant", tmp_path / "one/ant")
+    shutil.copytree(support, tmp_path / "hollow")
+    (tmp_path / "hollow/none").mkdir()
+    (tmp_path / "contra.csv").write_text(f"path,label\n{query}/ant.png,a\n{query}/ant.png,b\n")
     (tmp_path / "nolabel.csv").write_text("path,kind\na.png,b\n")
     (tmp_path / "lost.csv").write_text("path,label\nlost.png,b\n")
     (tmp_path / "blank.csv").write_text("path,label\nquery/ant.png,\n")

@@ -229,11 +229,19 @@ def test_the_learned_optimizer_beside_those_made_by_hand(tmp_path: Path) -> None
         (["a", "out=empty"], "out=empty is a folder"),
         (["a", "outt=x"], "report has no key outt: did you mean out?"),
         (["broken"], "broken/results.json cannot be read"),
+        (["cut"], "cut/episodes.npz cannot be read"),
+        (["lacking"], "lacking/results.json has no mean"),
+        (["a", "out=x.html", "out=y.html"], "out= is given twice"),
     ],
 )
 def test_mistakes_write_nothing(tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    for name in ("a", "broken"):
+    for name in ("a", "broken", "cut", "lacking"):
         write_run(tmp_path / name, np.linspace(0, 1, 50))
+    whole = (tmp_path / "cut/episodes.npz").read_bytes()
+    (tmp_path / "cut/episodes.npz").write_bytes(whole[: len(whole) // 2])
+    found = results(tmp_path / "lacking")
+    del found["mean"]
+    (tmp_path / "lacking/results.json").write_text(json.dumps(found))
     (tmp_path / "broken/results.json").write_text("{")
     (tmp_path / "empty").mkdir()
     done = run(tmp_path, "report", *arguments)

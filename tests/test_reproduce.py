@@ -80,6 +80,7 @@ def test_a_long_budget_is_the_row_itself(
         (["maml/sinusod"], "maml/sinusod is no row with a published figure: did you mean maml/sinusoid?"),
         (["learned_optimizer/quadratics"], "is no row with a published figure"),
         (["maml/sinusoid", "algo.inner_lr=1"], "algo.inner_lr would make another row of it"),
+        (["maml/sinusoid", "--seeds", "0,0"], "--seeds 0,0 names a seed twice: give each once"),
         (["maml/sinusoid", "name=mine"], "name would make another row of it"),
         (["maml/sinusoid", "--budget", "soon"], "--budget soon must be a time, e.g. 90s, 30m or 2h"),
         (["--table", "chess"], "no row is on the task chess: there are rows on"),
@@ -122,6 +123,9 @@ def test_verdicts() -> None:
     assert verdict(Published(2.0, None), [1.5], 0.1, False, "100 steps") == "better by 0.5"  # an error
     assert verdict(paper, [None, 0.9], None, True, "100 steps") == "diverged"
     assert mean_of([1.0, None]) is None
+    assert (
+        verdict(paper, [0.86, 0.88], 0.001, True, "100 steps") == "within the intervals"
+    )  # t of one degree of freedom
     # Seeds far apart say little, and the verdict says no more.
     assert verdict(paper, [0.80, 0.96], 0.001, True, "100 steps") == "within the intervals"
-    assert verdict(paper, [0.879, 0.881], 0.001, True, "100 steps").startswith("worse by")
+    assert verdict(paper, [0.8699, 0.8701], 0.001, True, "100 steps").startswith("worse by")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from metalearn_cli.report.sides import Side, difference
 from metalearn_cli.report.statistics import estimate, holm, paired, t_p_value, t_quantile, together, unpaired, wilcoxon
 
 D = np.array([((i * 37) % 101 - 45) / 8 for i in range(40)])
@@ -85,15 +86,15 @@ def test_the_interval_covers() -> None:
     """Seeds and episodes as independent sources: 95% of the intervals hold the truth, and those of episodes alone do
     not where the seeds differ."""
     rng = np.random.default_rng(0)
-    t_of_seeds, t_of_episodes = t_quantile(3), t_quantile(49)
     both, alone = [], []
-    for _ in range(2000):
+    for _ in range(300):
         seeds, episodes = rng.normal(0, 1, (4, 1)), rng.normal(0, 3, (1, 50))
         gain = 0.7 + seeds + episodes + rng.normal(0, 0.5, (4, 50))
-        of_seeds = t_of_seeds * gain.mean(1).std(ddof=1) / 4**0.5
-        of_episodes = t_of_episodes * gain.mean(0).std(ddof=1) / 50**0.5
-        off = abs(gain.mean() - 0.7)
-        both.append(off < np.hypot(of_seeds, of_episodes))
-        alone.append(off < of_episodes)
+        zeros = Side("first", [0, 1, 2, 3], np.zeros((4, 50)), None)
+        found = difference("mse", zeros, Side("second", [0, 1, 2, 3], gain, None))
+        assert found.both is not None
+        assert found.episodes is not None
+        both.append(found.both.low <= 0.7 <= found.both.high)
+        alone.append(found.episodes.low <= 0.7 <= found.episodes.high)
     assert 0.94 <= np.mean(both) <= 0.99
     assert np.mean(alone) < 0.85

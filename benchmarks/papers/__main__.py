@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.papers.report import write
 from benchmarks.papers.rows import ROWS, Row
-from metalearn_cli.published import figures, provenance
+from metalearn_cli.published import figures, measured, provenance
 from metalearn_cli.runs import read_json
 
 HERE = Path(__file__).parent
@@ -37,7 +37,8 @@ def main() -> int:
     names = given.rows.split(",") if given.rows else [row.name for row in ROWS]
     if unknown := set(names) - {row.name for row in ROWS}:
         parser.error(f"there is no row {min(unknown)}")
-    known = {(line["row"], line["seed"]) for line in read()}
+    cells = {(row.name, cell.label) for row in ROWS for cell in row.cells}  # `metalearn reproduce` adds others
+    known = {(line["row"], line["seed"]) for line in read() if (line["row"], line["cell"]) in cells}
     for row in (row for row in ROWS if row.name in names and not given.render):
         for seed in map(int, given.seeds.split(",")) if given.seeds else row.seeds:
             if (row.name, seed) not in known:
@@ -50,7 +51,7 @@ def main() -> int:
 
 
 def read() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return measured(RESULTS)
 
 
 def measure(row: Row, seed: int) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from metalearn_cli.errors import UserError
 Array = np.ndarray[Any, Any]
 
 # What numpy raises where the bytes of a file are not what they should be.
-_DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 # What a table's column of sets may say.
 SETS = {"support": False, "train": False, "query": True, "val": True}
@@ -128,7 +128,7 @@ def read_npz(path: Path, task_column: str, split_column: str | None, classes: bo
 def _load(path: Path) -> dict[str, Array]:
     try:
         archive = np.load(path, allow_pickle=False)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         # numpy's own words take whatever it does not know for a pickle, and say how to run one.
         raise UserError(f"{path} is no .npz as numpy.savez writes it: write it anew") from error
     if isinstance(archive, np.ndarray):
@@ -138,7 +138,7 @@ def _load(path: Path) -> dict[str, Array]:
         for name in archive.files:
             try:
                 arrays[name] = archive[name]
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 raise UserError(
                     f"{path}: array {name} cannot be read ({error}): where tasks differ in size, save arrays of their "
                     "own, x_train_0, x_train_1, ..."

@@ -28,7 +28,9 @@ def _conclusion(comparison: Comparison, one: Difference, p: float | None) -> str
     size = f"{figure(low, metric)} to {figure(high, metric)}{unit}"
     if p >= 0.05:
         what = "Nothing tells them apart" if one.both else f"These episodes do not tell {second} from {first}"
-        what = f"After Holm's correction {what[0].lower()}{what[1:]}" if one.decisive.p < 0.05 else what
+        if one.decisive.p < 0.05:
+            what = f"After Holm's correction {what[0].lower()}{what[1:]}"
+            return f"{what} (p {p:.2g}), though the interval of this difference by itself is without 0. {_scope(one)}"
         ends = f"{figure(one.decisive.low, metric, True)} to {figure(one.decisive.high, metric, True)}{unit}"
         sentence = f"{what}: the difference may be anything from {ends}"
         if one.both and one.episodes and one.episodes.p < 0.05:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from metalearn_cli import runs
 from metalearn_cli.catalog import flatten
+from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
 from metalearn_cli.mistakes import nearest
 
@@ -48,6 +49,8 @@ def split_arguments(arguments: list[str], keys: tuple[str, ...], command: str) -
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key in keys and equals:
+            if key in options:
+                raise UserError(f"{key}= is given twice")
             options[key] = value
         elif equals and re.fullmatch(r"[a-z_]+", key) and not Path(argument).exists():
             raise UserError(f"{command} has no key {key}{nearest(key, list(keys))}")
@@ -90,24 +93,31 @@ def _natural(path: Path) -> list[Any]:
     return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", str(path)))]
 
 
+_FIGURES = {"metric", "mean", "ci95", "median", "episodes", "per_step", "episodes_sha256", "seed"}
+
+
 def read(folder: Path) -> RunFolder:
     config = flatten(runs.load_config(folder / "config.yaml"))
     lines = (folder / "overrides.txt").read_text().splitlines() if (folder / "overrides.txt").exists() else []
     overrides = {key.lstrip("+"): value for key, _, value in (line.partition("=") for line in lines)}
     environment = runs.read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
     results = runs.read_json(folder / "results.json") if (folder / "results.json").exists() else None
-    if results is not None and (missing := {"metric", "per_step", "episodes_sha256", "seed"} - results.keys()):
+    if results is not None and (missing := _FIGURES - results.keys()):
         raise UserError(f"{folder / 'results.json'} has no {sorted(missing)[0]}: it is not whole, or not of a run")
     return RunFolder(folder, config, overrides, environment, results)
 
 
 def episodes(run: RunFolder) -> dict[str, npt.NDArray[Any]]:
     """episodes.npz: one value for each test episode, and after each inner step."""
-    path = run.folder / "episodes.npz"
+    return arrays_of(run.folder / "episodes.npz")
+
+
+def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Of an .npz. Raises UserError where it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, *DAMAGE) as error:
         raise UserError(f"{path} cannot be read ({error}): metalearn eval run=... tests the run once more") from error
 
 

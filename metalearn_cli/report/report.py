@@ -31,6 +31,7 @@ def report(arguments: list[str]) -> None:
         warned += [f"{job} failed: {sentence}" for job, sentence in failed_jobs(argument).items()]
     sweeps = [(argument, _members(some)) for argument, some in found.items() if len(_members(some)) > 1]
     title = str(every[0].folder) if len(every) == 1 else f"{len(every)} runs: {', '.join(given)}"
+    made = page(title, every, rows, sweeps, warned) if paths["out"] != "null" else ""
     show("\n".join(aligned([HEADER, *(cells(one) for one, _ in rows)], ALIGN)))
     for sentence in warned:
         tell(f"note: {sentence}")
@@ -38,7 +39,7 @@ def report(arguments: list[str]) -> None:
         write_durably(Path(paths["csv"]), as_csv([row(run) for run in every]).encode())
         show(f"the table is in {paths['csv']}")
     if paths["out"] != "null":
-        write_durably(Path(paths["out"]), page(title, every, rows, sweeps, warned).encode())
+        write_durably(Path(paths["out"]), made.encode())
         show(f"the page is {paths['out']}")
 
 

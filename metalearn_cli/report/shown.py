@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from metalearn_cli.report.figures import Figures
-from metalearn_cli.report.folders import RunFolder, episodes
+from metalearn_cli.report.folders import RunFolder, arrays_of, episodes
 from metalearn_cli.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axes, clipped, path, picture, scale
 
 
@@ -21,8 +21,7 @@ def first_task(run: RunFolder) -> str:
         return "<p>Not finished: nothing was tested yet.</p>"
     if not file.exists():
         return f"<p>{_fallback(run.folder / 'test.png')}</p>"
-    with np.load(file, allow_pickle=False) as arrays:
-        shown = dict(arrays)
+    shown = arrays_of(file)
     if "predicted" in shown:
         return images(shown)
     figures = fits(shown, episodes(run)["metric"])

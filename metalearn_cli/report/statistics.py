@@ -3,10 +3,10 @@
 import math
 from typing import NamedTuple
 
-import mpmath
 import numpy as np
 
 from metalearn_cli.report.folders import Values
+from metalearn_cli.student import t_p_value, t_quantile
 
 
 class Estimate(NamedTuple):
@@ -66,22 +66,6 @@ def together(over_seeds: Estimate, over_episodes: Estimate) -> Estimate:
         middle = (low + high) / 2
         low, high = (low, middle) if half(10**middle) < abs(mean) else (middle, high)
     return Estimate(mean, half(0.05), 10**high, df, variance)
-
-
-def t_p_value(t: float, df: float) -> float:
-    """P(|T| >= |t|) of Student's t: the regularised incomplete beta function."""
-    return float(mpmath.betainc(df / 2, 0.5, 0, df / (df + t * t), regularized=True))
-
-
-def t_quantile(df: float, p: float = 0.05) -> float:
-    """The t beyond which, to either side together, lies p: the half width of an interval in standard errors."""
-    low, high = 0.0, 2.0
-    while t_p_value(high, df) > p:
-        low, high = high, 2 * high
-    while high - low > 1e-9 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_p_value(middle, df) > p else (low, middle)
-    return high
 
 
 def wilcoxon(differences: Values) -> float | None:

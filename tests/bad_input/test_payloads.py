@@ -126,6 +126,7 @@ def test_the_commands_refuse_it_too(posing: Path) -> None:
 
 TARGETS = (
     *("os.system", "logging.os.system", "builtins.exec", "builtins.eval", "evil.Algorithm", "evil", ""),
+    *("metalearn_cli.__main__.evil", "metalearn_cli.learner.Learner"),
     *("metalearn_cli", "metalearn_cli.nowhere.evil", "metalearn_cli.cli.os.system", "metalearn_cli..evil"),
     *("metalearn_cli.config.importlib.import_module", "metalearn_cli_evil.Algorithm", "../evil", "${oc.env:HOME}"),
 )
@@ -165,6 +166,7 @@ def test_a_reference_in_a_run_folder_is_not_resolved(tmp_path: Path, key: str) -
         if row.strip().startswith(f"{name}:")
     )
     path.write_text(path.read_text().replace(old, f"{old.partition(':')[0]}: ${{oc.env:HOME}}", 1))
-    refused = run(tmp_path, "eval", "run=outputs/run")
-    assert refused.code == 1
-    assert f"{key} in outputs/run/config.yaml is a reference, which no run writes: mend the file" in refused.err
+    for command in (["eval", "run=outputs/run"], ["export", "run=outputs/run", "out=x"]):
+        refused = run(tmp_path, *command)
+        assert refused.code == 1
+        assert f"{key} in outputs/run/config.yaml is a reference, which no run writes: mend the file" in refused.err
