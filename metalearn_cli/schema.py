@@ -63,8 +63,8 @@ def _without_the_yamls(
     kept: dict[str, Any] = {}
     lacking: list[str] = []
     own: list[str] = []
-    plain: Any = OmegaConf.to_container(node)
-    for key, value in plain.items():
+    asked: Any = OmegaConf.to_container(node)
+    for key, value in asked.items():
         is_given = any(name == f"{group}.{key}" or name.startswith(f"{group}.{key}.") for name in given)
         if is_given or defaults.get(key) == MISSING:
             kept[key] = value

@@ -53,6 +53,14 @@ def test_lower_is_better_for_errors(tmp_path: Path) -> None:
     assert "points" not in out
 
 
+def test_runs_of_one_configuration_are_told(tmp_path: Path) -> None:
+    for name, rate in (("a", 0.1), ("b", 0.1), ("c", 0.4)):
+        write_run(tmp_path / name, hard_episodes(ord(name), gain=rate), config={"algo.inner_lr": rate})
+    told = squeezed(run(tmp_path, "compare", "a", "b").out)
+    assert "a and b are one configuration: what parts them is the noise" in told
+    assert "one configuration" not in run(tmp_path, "compare", "a", "c").out
+
+
 def test_what_is_not_different_is_not_said_to_be(tmp_path: Path) -> None:
     write_run(tmp_path / "a", hard_episodes(1))
     write_run(tmp_path / "b", hard_episodes(2))

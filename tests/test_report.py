@@ -191,6 +191,17 @@ def test_different_episodes_and_damaged_means_are_said(tmp_path: Path) -> None:
     assert "has no picture" in Page((tmp_path / "report.html").read_text()).text
 
 
+def test_runs_that_are_alike_stand_beside_each_other(tmp_path: Path) -> None:
+    """`report outputs` is what somebody gives first, whatever is in there."""
+    for name in ("outputs/once", "outputs/again"):
+        write_run(tmp_path / name, np.linspace(0, 1, 50))
+    done = run(tmp_path, "report", "outputs")
+    assert done.code == 0, done.err
+    assert "outputs/once" in done.out
+    assert "outputs/again" in done.out
+    assert "mean over" not in done.out
+
+
 def test_a_name_is_text_and_never_markup(tmp_path: Path) -> None:
     write_run(tmp_path / "<script>alert(1)</script>", np.linspace(0, 1, 50), overrides={"x": "<img src=http://a>"})
     assert run(tmp_path, "report", "<script>alert(1)<*/script>").code == 0

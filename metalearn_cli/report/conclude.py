@@ -70,6 +70,12 @@ def cautions(comparison: Comparison) -> list[str]:
     if len(modes - {None}) > 1:
         named = ", ".join(f"{side.name}: {side.batch_norm}" for side in comparison.sides)
         said.append(f"they were tested in different batch-norm modes ({named}): batch_norm=MODE compares them in one")
+    for side in comparison.sides[1:]:
+        if side.settings == comparison.sides[0].settings != "":
+            said.append(
+                f"{comparison.sides[0].name} and {side.name} are one configuration: what parts them is the noise of "
+                "training, and no setting of it is better than itself"
+            )
     counts = sorted({len(side.seeds) for side in comparison.sides})
     if len(comparison.sides) > 2:
         said.append(

@@ -41,6 +41,11 @@ class Part(NamedTuple):
     name: str
     runs: list[RunFolder]  # by seed
 
+    @property
+    def settings(self) -> str:
+        """What decides the result, but for the seed."""
+        return repr(sorted(configuration(self.runs[0]).items()))
+
 
 def split_arguments(arguments: list[str], keys: tuple[str, ...], command: str) -> tuple[list[str], dict[str, str]]:
     """Folders, and the options among `keys`; a folder's name may hold an equal sign, as those of a sweep's jobs do."""
@@ -121,21 +126,28 @@ def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise UserError(f"{path} cannot be read ({error}): metalearn eval run=... tests the run once more") from error
 
 
-def parts(argument: str) -> list[Part]:
-    """The runs of an argument, those that differ in their seed alone together."""
+def parts(argument: str, one_of_each: bool = True) -> list[Part]:
+    """The runs of an argument, those that differ in their seed alone together.
+
+    Raises UserError where two are alike in their seed too; without `one_of_each` such runs are parts of their own.
+    """
     groups: dict[str, list[RunFolder]] = {}
     for run in map(read, find(argument)):
-        groups.setdefault(repr(sorted(configuration(run).items())), []).append(run)
+        groups.setdefault(Part("", [run]).settings, []).append(run)
     members = list(groups.values())
     keys = swept([group[0] for group in members])
     found = []
     for group in members:
         group.sort(key=lambda run: int(run.config["seed"]))
-        for run, other in pairwise(group):
-            if run.config["seed"] == other.config["seed"]:
-                raise UserError(
-                    f"{run.folder} and {other.folder} are one configuration with the same seed: give one of them"
-                )
+        alike = [pair for pair in pairwise(group) if pair[0].config["seed"] == pair[1].config["seed"]]
+        if alike and not one_of_each:
+            found += [Part(str(run.folder), [run]) for run in group]
+            continue
+        if alike:
+            run, other = alike[0]
+            raise UserError(
+                f"{run.folder} and {other.folder} are one configuration with the same seed: give one of them"
+            )
         values = ",".join(f"{key}={group[0].overrides[key]}" for key in keys if key in group[0].overrides)
         found.append(Part(f"{argument} {values or group[0].folder.name}" if len(members) > 1 else argument, group))
     return found

@@ -23,7 +23,7 @@ def report(arguments: list[str]) -> None:
             raise UserError(f"{key}={path}: there is no folder {Path(path).absolute().parent}")
         if Path(path).is_dir():
             raise UserError(f"{key}={path} is a folder: give the name of a file")
-    found = {argument: parts(argument) for argument in given}
+    found = {argument: parts(argument, one_of_each=False) for argument in given}
     every = _once([run for some in found.values() for part in some for run in part.runs])
     rows = _rows([part for some in found.values() for part in some], every)
     warned = warnings(every)

@@ -19,6 +19,7 @@ class Side(NamedTuple):
     seeds: list[int]
     values: Values  # [S, E]: the metric of each seed's run on each episode
     batch_norm: str | None
+    settings: str = ""  # what decides the result, but for the seed
 
 
 class Difference(NamedTuple):
@@ -110,7 +111,13 @@ def make_side(part: Part, number: int, mode: str | None, step: int | None) -> Si
     batch_norm = (mode or headline["batch_norm"]) if headline.get("batch_norm") else None
     values = np.stack(rows).astype(np.float64)
     # Only an error can be NaN, and then it is beyond every bound.
-    return Side(part.name, [run.config["seed"] for run in part.runs], np.nan_to_num(values, nan=np.inf), batch_norm)
+    return Side(
+        part.name,
+        [run.config["seed"] for run in part.runs],
+        np.nan_to_num(values, nan=np.inf),
+        batch_norm,
+        part.settings,
+    )
 
 
 def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:
