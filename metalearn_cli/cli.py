@@ -31,6 +31,8 @@ def entry() -> None:
             stream.flush()
         except OSError:  # a closed terminal: what is left for it would make another exit code
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        os._exit(code)  # one rank of several: a thread of torch's may abort it on its way out, when all is written
     sys.exit(code)
 
 
