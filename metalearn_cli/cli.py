@@ -9,10 +9,12 @@ import traceback
 from metalearn_cli import __version__, catalog
 from metalearn_cli.completion import COMPLETION, completions
 from metalearn_cli.datasets import sets
-from metalearn_cli.errors import Broken, SaidByAnother, UserError
+from metalearn_cli.errors import RunFailed, SaidByAnother, UserError
 from metalearn_cli.help import COMMANDS, HELP, HELPS
 from metalearn_cli.interrupt import Interrupted, catch, end_at_once, leave_at_once, restore
 from metalearn_cli.progress import tell
+
+_WITHOUT_OPTIONS = ("eval", "predict", "export", "compare", "report", "bench")  # keys and folders alone
 
 
 def entry() -> None:
@@ -61,8 +63,8 @@ def answer(arguments: list[str]) -> int:
             raise
         tell(f"metalearn: {error}")
         return 1
-    except Broken as broken:
-        tell("".join(traceback.format_exception(broken.__cause__)) + f"metalearn: {broken}")
+    except RunFailed as failed:
+        tell("".join(traceback.format_exception(failed.__cause__)) + f"metalearn: {failed}")
         return 1
     except Interrupted as interrupted:
         tell(f"metalearn: stopped; {interrupted.advice or 'nothing was lost'}")
@@ -89,6 +91,9 @@ def run(arguments: list[str]) -> int:
     if "--help" in arguments[1:] or "-h" in arguments[1:]:
         print(HELPS.get(arguments[0], HELP), end="")
         return 0
+    options = [argument for argument in arguments[1:] if argument.startswith("-")]
+    if options and arguments[0] in _WITHOUT_OPTIONS:
+        return refuse(f"{arguments[0]} does not know {' '.join(options)}; see metalearn {arguments[0]} --help")
     match arguments:
         case [] | ["help" | "-h" | "--help", *_]:
             print(HELP, end="")
@@ -159,9 +164,6 @@ def eval_command(arguments: list[str]) -> int:
     from metalearn_cli.jobs import eval_run, load_eval_job, print_results
     from metalearn_cli.parallel import join
 
-    options = [argument for argument in arguments if argument.startswith("-")]
-    if options:
-        return refuse(f"eval does not know {' '.join(options)}; see metalearn eval --help")
     with join() as ranks:
         run, job = load_eval_job(arguments)
         folder, results = eval_run(run, job, arguments, ranks)
@@ -171,9 +173,6 @@ def eval_command(arguments: list[str]) -> int:
 def predict_command(arguments: list[str]) -> int:
     from metalearn_cli.predict import predict
 
-    options = [argument for argument in arguments if argument.startswith("-")]
-    if options:
-        return refuse(f"predict does not know {' '.join(options)}; see metalearn predict --help")
     predict(arguments)
     return 0
 
@@ -181,9 +180,6 @@ def predict_command(arguments: list[str]) -> int:
 def export_command(arguments: list[str]) -> int:
     from metalearn_cli.export import export
 
-    options = [argument for argument in arguments if argument.startswith("-")]
-    if options:
-        return refuse(f"export does not know {' '.join(options)}; see metalearn export --help")
     export(arguments)
     return 0
 
@@ -193,9 +189,6 @@ def bench_command(arguments: list[str]) -> int:
     from metalearn_cli.config import load_job
     from metalearn_cli.progress import Console, show
 
-    options = [argument for argument in arguments if argument.startswith("-")]
-    if options:
-        return refuse(f"bench does not know {' '.join(options)}; see metalearn bench --help")
     show(bench(load_job(arguments), Console()))
     return 0
 
@@ -234,8 +227,6 @@ def reproduce_command(arguments: list[str]) -> int:
 def compare_command(arguments: list[str]) -> int:
     from metalearn_cli.report.compare import compare
 
-    if options := [argument for argument in arguments if argument.startswith("-")]:
-        return refuse(f"compare does not know {' '.join(options)}; see metalearn compare --help")
     compare(arguments)
     return 0
 
@@ -243,8 +234,6 @@ def compare_command(arguments: list[str]) -> int:
 def report_command(arguments: list[str]) -> int:
     from metalearn_cli.report.report import report
 
-    if options := [argument for argument in arguments if argument.startswith("-")]:
-        return refuse(f"report does not know {' '.join(options)}; see metalearn report --help")
     report(arguments)
     return 0
 

@@ -6,7 +6,7 @@ class UserError(Exception):
     shown instead of a traceback."""
 
 
-class Broken(Exception):
+class RunFailed(Exception):
     """A fault of the program, or of a user's class, in the middle of a run: its text is one sentence that says what was
     saved, shown behind the traceback of what it was raised from."""
 

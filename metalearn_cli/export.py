@@ -22,7 +22,7 @@ from metalearn_cli.config import Precision
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import sync_folder, write_durably
 from metalearn_cli.machine import set_process
-from metalearn_cli.overrides import parse_override
+from metalearn_cli.overrides import plain_values
 from metalearn_cli.progress import show, tell
 from metalearn_cli.schema import check
 from metalearn_cli.stored import EXPORT, FORMAT, Stored, make, read
@@ -72,14 +72,7 @@ def export(overrides: list[str]) -> None:
 
 
 def _keys(overrides: list[str]) -> Export:
-    given: dict[str, Any] = {}
-    for override in overrides:
-        key, value = parse_override(override)
-        if "${" in override:
-            raise UserError(f"{override}: export takes plain values, not references")
-        if key in given:
-            raise UserError(f"{key}= is given twice")
-        given[key] = value
+    given = plain_values(overrides, "export")
     for key in ("run", "out"):
         if key not in given:
             raise UserError(f"export wants {key}=: metalearn export run=outputs/my-run out=DIR")

@@ -15,7 +15,7 @@ from metalearn_cli import checkpoint, examples, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.catalog import flatten
 from metalearn_cli.config import Job, Select
-from metalearn_cli.errors import Broken, UserError
+from metalearn_cli.errors import RunFailed, UserError
 from metalearn_cli.evaluate import Evaluation, baselines, draw_block, evaluate
 from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt, Interrupted
@@ -56,7 +56,7 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
     except Exception as failure:
         if is_out_of_memory(failure):
             raise UserError(out_of_memory_sentence(learner, job, folder / "checkpoints")) from failure
-        raise Broken(
+        raise RunFailed(
             f"{failure_sentence(failure)}, so training stopped in step {learner.begun} or a test after it; "
             f"{last_good(folder / 'checkpoints')}; mend it, and give the same command again"
         ) from failure

@@ -95,6 +95,20 @@ def parse_override(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, str(value) if isinstance(value, QuotedString) else value
 
 
+def plain_values(overrides: list[str], command: str) -> dict[str, Any]:
+    """The keys and values for a command that composes no configuration. Raises UserError for a reference, and for a key
+    that is given twice."""
+    given: dict[str, Any] = {}
+    for override in overrides:
+        key, value = parse_override(override)
+        if "${" in override:
+            raise UserError(f"{override}: {command} takes plain values, not references")
+        if key in given:
+            raise UserError(f"{key}= is given twice")
+        given[key] = value
+    return given
+
+
 def refuse_hydra(overrides: list[str], honoured: tuple[str, ...] = ()) -> None:
     """Raises UserError for a key of Hydra's own, which would be accepted and do nothing."""
     for override in overrides:

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from metalearn_cli.errors import Broken, SaidByAnother, UserError
+from metalearn_cli.errors import RunFailed, SaidByAnother, UserError
 from metalearn_cli.interrupt import Interrupted
 
 Item = TypeVar("Item")
@@ -129,7 +129,7 @@ class Ranks:
         """Let the other ranks know why this one ends -> whether it falls to this one to say so."""
         sentence = str(failure) or type(failure).__name__
         if not isinstance(failure, _FromAnother):
-            kind = "" if isinstance(failure, UserError | Broken) else f"{type(failure).__name__}: "
+            kind = "" if isinstance(failure, UserError | RunFailed) else f"{type(failure).__name__}: "
             sentence = f"rank {self.rank} of {self.size}: {kind}{sentence}"
         signal = failure.code - 128 if isinstance(failure, Interrupted) else 0
         try:
@@ -179,6 +179,9 @@ def _hang_up() -> None:
         dist.destroy_process_group()
 
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, "200000 100000": microseconds in a period
+
+
 def cores() -> int:
     """Processor cores that this process may use, by its affinity and by its container's quota; one that runs two
     threads at once counts once."""
@@ -188,7 +191,6 @@ def cores() -> int:
         number_of_cores = len({Path(siblings.format(number)).read_text() for number in logical})
     except OSError:
         number_of_cores = len(logical)
-    quota = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000": microseconds in a period
-    if quota.exists() and (words := quota.read_text().split())[0] != "max":
+    if _QUOTA.exists() and (words := _QUOTA.read_text().split())[0] != "max":
         number_of_cores = min(number_of_cores, max(1, int(words[0]) // int(words[1])))
     return number_of_cores

@@ -21,8 +21,9 @@ from metalearn_cli.files import write_durably
 from metalearn_cli.machine import set_process
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.model import Model, Predictor
-from metalearn_cli.overrides import parse_override
+from metalearn_cli.overrides import plain_values
 from metalearn_cli.progress import show, tell
+from metalearn_cli.report.tables import aligned
 from metalearn_cli.schema import check
 from metalearn_cli.stored import Stored, make, read
 from metalearn_cli.unlike import unlikeness
@@ -77,14 +78,7 @@ def predict(overrides: list[str]) -> None:
 
 
 def _keys(overrides: list[str]) -> tuple[Predict, int | None]:
-    given: dict[str, Any] = {}
-    for override in overrides:
-        key, value = parse_override(override)
-        if "${" in override:
-            raise UserError(f"{override}: predict takes plain values, not references")
-        if key in given:
-            raise UserError(f"{key}= is given twice")
-        given[key] = value
+    given = plain_values(overrides, "predict")
     test_steps = given.pop("algo.test_steps", None)
     if test_steps is not None and (not isinstance(test_steps, int) or isinstance(test_steps, bool)):
         raise UserError(f"algo.test_steps={test_steps} must be a whole number")
@@ -191,7 +185,4 @@ def _aligned(rows: Rows) -> str:
         rows.names,
         *([f"{cell:.4g}" if isinstance(cell, float) else str(_word(cell)) for cell in row] for row in rows.cells),
     ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return "\n".join(aligned(lines, "l" * len(rows.names)))

@@ -1,6 +1,5 @@
 """What came of a run beside what a paper published: where its figures are from, and the verdict."""
 
-import itertools
 import math
 import statistics
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 from metalearn_cli import runs
 from metalearn_cli.jobs import number
 from metalearn_cli.student import t_quantile
-from metalearn_cli.writers import read_lines
+from metalearn_cli.writers import read_lines, training_seconds
 
 
 class Published(NamedTuple):
@@ -26,14 +25,10 @@ def measured(path: Path) -> list[dict[str, Any]]:
 def provenance(folder: Path) -> dict[str, Any]:
     """What a run was made with, and how long its training took."""
     made = runs.read_json(folder / "environment.json")
-    timing = read_lines(folder / "timing.jsonl")
-    # Of the steps that the log has; the few after its last line go unseen.
-    steps = [after - before for before, after in itertools.pairwise([0, *(line["step"] for line in timing)])]
-    seconds = sum(n / line["steps_per_second"] for n, line in zip(steps, timing, strict=True))
     commit = made["git_commit"]
     return {
         "steps": runs.load_config(folder / "config.yaml")["steps"],
-        "minutes": round(seconds / 60, 1),
+        "minutes": round((training_seconds(folder) or 0.0) / 60, 1),
         "commit": commit[:7] + "+" * bool(made["git_dirty"]) if commit else f"metalearn {made['metalearn']}",
         "torch": made["torch"],
         "device": made["gpu"] or made["processor"],

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from metalearn_cli import runs
 from metalearn_cli.catalog import conf_dir
 from metalearn_cli.config import train_job
-from metalearn_cli.errors import Broken, UserError
+from metalearn_cli.errors import RunFailed, UserError
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import number, train_run
 from metalearn_cli.metrics import is_better, shortfall
@@ -173,7 +173,7 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, 
         figures = {key: results[key] for key in ("metric", "mean", "ci95")}
         return {"failed": None, **figures, "shortfall": shortfall(job.run.expect, results)}
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, Broken) else error
+        cause = error.__cause__ if isinstance(error, RunFailed) else error
         sentence = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(cause))
         tell(f"metalearn: {sentence}")
         if not (folder / "train.log").exists():  # it failed before it had a log to say so in
@@ -181,7 +181,7 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, 
                 console.note(f"failed: {sentence}")
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        return {"failed": str(error) if isinstance(error, Broken) else sentence.strip().splitlines()[-1]}
+        return {"failed": str(error) if isinstance(error, RunFailed) else sentence.strip().splitlines()[-1]}
 
 
 def _validation(folder: Path) -> float | None:

@@ -5,6 +5,7 @@ object a line: `step` (meta-iterations done) and flat names such as `train/loss`
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,6 +91,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines if line.endswith("\n")]
     except ValueError as error:
         raise UserError(f"{path} has a line that is not JSON ({error}): mend or remove the file") from error
+
+
+def training_seconds(folder: Path) -> float | None:
+    """By the rates in timing.jsonl: the few steps after its last line go unseen. None where it has no line."""
+    lines = read_lines(folder / "timing.jsonl")
+    steps = pairwise([0, *(line["step"] for line in lines)])
+    taken = [(last - first) / line["steps_per_second"] for (first, last), line in zip(steps, lines, strict=True)]
+    return sum(taken) if taken else None
 
 
 def _open_after_cut(path: Path, step: int, to_validate: bool) -> Log:

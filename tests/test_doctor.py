@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from metalearn_cli import doctor
+from metalearn_cli import doctor, parallel
 from metalearn_cli.cli import main
 from metalearn_cli.errors import UserError
 
@@ -95,6 +95,15 @@ def test_more_threads_than_cores(look: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(doctor, "usable_cores", lambda: 64)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert "OMP_NUM_THREADS=1 keeps it from the others" in look()[1]["threads"][1]
+
+
+def test_a_containers_quota_is_its_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_QUOTA", tmp_path / "cpu.max")
+    whole = parallel.cores()
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert parallel.cores() == whole
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    assert parallel.cores() == 1
 
 
 def test_a_full_disk_is_noted(look: Any, monkeypatch: pytest.MonkeyPatch) -> None:

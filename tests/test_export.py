@@ -70,6 +70,19 @@ def test_an_export_needs_neither_run_nor_data_and_predicts_the_same(
     assert str(own) not in json.dumps(config)
 
 
+def test_what_predict_has_measured_goes_along(tmp_path: Path, own: Path, maml: Path) -> None:
+    support = [own / f"class{number:02}/{place}.png" for number in range(4) for place in range(3)]
+    (tmp_path / "support.csv").write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in support))
+    model = shutil.copytree(maml, tmp_path / "outputs/other")
+    predicted = run(tmp_path, "predict", f"run={model}", "support=support.csv", f"query={support[0]}", "threads=1")
+    assert predicted.code == 0, predicted.err
+    assert run(tmp_path, "export", f"run={model}", "out=mine", "threads=1").code == 0
+    known = json.loads((tmp_path / "mine/model.json").read_text())["unlike"]
+    assert (4, 3) in {(one["way"], one["shot"]) for one in known}
+    twice = run(tmp_path, "export", f"run={model}", f"run={maml}", "out=other")
+    assert (twice.code, twice.err) == (1, "metalearn: run= is given twice\n")
+
+
 def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, exported: Path) -> None:
     support, labels, query = task(own)
     chances = []

@@ -93,6 +93,28 @@ def test_every_algorithm_predicts_for_any_way_and_any_shots(algo: str, tmp_path:
         assert "pictures become 16 x 16 (the middle of each" in done.err
 
 
+def test_data_that_have_changed_calibrate_nothing(tmp_path: Path, own: Path, protonet: Path) -> None:
+    """Their classes may stand in other splits, so that those of the training would be among them."""
+    model = shutil.copytree(protonet, tmp_path / "outputs/other")
+    (model / "unlike.json").unlink(missing_ok=True)
+    made = json.loads((model / "environment.json").read_text())
+    (model / "environment.json").write_text(json.dumps({**made, "data": "0" * 64}))
+    support, query = task(tmp_path, own, SAME)
+    done = predicted(tmp_path, model, support, query, f"out={tmp_path}/found.csv")
+    assert done.code == 0, done.err
+    assert "have changed" in done.err
+    assert "unlike" not in rows(tmp_path / "found.csv")[0]
+    assert not (model / "unlike.json").exists()
+
+
+def test_what_is_not_used_of_a_list_is_said(tmp_path: Path, own: Path, protonet: Path) -> None:
+    support, query = task(tmp_path, own, SAME)
+    (tmp_path / "query.csv").write_text(f"path,label\n{query}/ant.png,bee\n")
+    done = predicted(tmp_path, protonet, support, tmp_path / "query.csv")
+    assert done.code == 0, done.err
+    assert "query.csv: label" in done.err
+
+
 def episode(model: Path, number: int) -> tuple[Learner, Batch, dict[str, list[Path]]]:
     """A test episode of a run, its learner, and the files of the episode."""
     _, job = load_eval_job([f"run={model}"])

@@ -8,7 +8,7 @@ import pytest
 from metalearn_cli import catalog, reproduce
 from metalearn_cli.cli import main
 from metalearn_cli.completion import completions
-from metalearn_cli.published import Published, mean_of, verdict
+from metalearn_cli.published import Published, mean_of, measured, verdict
 
 SHORT = ["reproduce", "pretrain/sinusoid", "--budget", "2s", "threads=1"]
 
@@ -113,6 +113,22 @@ def test_the_list_has_every_published_figure(capsys: pytest.CaptureFixture[str])
     assert "protonet/omniglot_20w1s" in listed
     assert "meta_lstm/sinusoid" not in listed
     assert "maml/sinusoid " in completions(["reproduce", "maml/sin"])
+
+
+def test_a_preset_of_ones_own_needs_no_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nsteps: 5\n")
+    monkeypatch.setattr(catalog, "conf_dir", lambda: tmp_path)
+    assert catalog.published() == {}
+
+
+def test_of_a_row_measured_twice_the_newest_counts(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    old = {"row": "a", "seed": 0, "cell": "c", "mean": 1}
+    path.write_text(
+        "".join(json.dumps(line) + "\n" for line in (old, {**old, "seed": 1}, {**old, "mean": 2})) + '{"row'
+    )
+    assert [(line["seed"], line["mean"]) for line in measured(path)] == [(0, 2), (1, 1)]
 
 
 def test_verdicts() -> None:

@@ -10,7 +10,7 @@ from metalearn_cli.catalog import conf_dir, list_choices
 from metalearn_cli.report.folders import Part, RunFolder
 from metalearn_cli.report.statistics import paired
 from metalearn_cli.runs import load_config
-from metalearn_cli.writers import read_lines
+from metalearn_cli.writers import training_seconds
 
 COLUMNS = (
     *("name", "algo", "task", "way", "shot", "steps", "seed", "metric", "mean", "ci95", "median", "diverged"),
@@ -42,11 +42,9 @@ def row(run: RunFolder) -> dict[str, Any]:
 
 
 def minutes(run: RunFolder) -> float | None:
-    """How long the training took, by the rates in timing.jsonl."""
-    lines = read_lines(run.folder / "timing.jsonl")
-    before = [0, *(line["step"] for line in lines)]
-    taken = [(line["step"] - last) / line["steps_per_second"] for line, last in zip(lines, before, strict=False)]
-    return sum(taken) / 60 if taken else None
+    """How long the training took."""
+    seconds = training_seconds(run.folder)
+    return None if seconds is None else seconds / 60
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
