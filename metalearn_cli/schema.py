@@ -84,8 +84,8 @@ def import_class(target: str, group: str, trust: bool) -> Any:
     if not target.startswith(_PARTS):
         if not trust:
             raise UserError(
-                f"the run's {group}._target_={target} is not part of metalearn, and importing it would run its code: "
-                "give trust=true if you trust it"
+                f"the run's {group}._target_={target} is no part of metalearn that can be chosen, and "
+                "importing it would run its code: give trust=true if you trust it"
             )
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)  # a user's own class stands in a file beside where the command is given

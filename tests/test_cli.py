@@ -1,6 +1,7 @@
 """The real command, as a user gives it."""
 
 import contextlib
+import importlib
 import json
 import os
 import pty
@@ -635,6 +636,15 @@ def test_a_users_own_module_and_task(tmp_path: Path) -> None:
     assert "Dropout" in refused.err
     done = run(tmp_path, *quick, "task._target_=mine.Lines", "+task.slope=2", "model.hidden=[8]", "name=lines")
     assert done.code == 0, done.err
+
+
+def test_importing_the_program_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["metalearn", "--version"])
+    monkeypatch.delitem(sys.modules, "metalearn_cli.__main__", raising=False)
+    importlib.import_module("metalearn_cli.__main__")
+    assert capsys.readouterr().out == ""
 
 
 def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:

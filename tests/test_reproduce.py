@@ -40,6 +40,7 @@ def test_a_budget_fixes_the_steps_once(
     assert found[0]["mean"] == results["per_step"][1]["mean"]  # the published figure is that after one step
     assert found[0]["episodes_sha256"] == results["episodes_sha256"][:16]
 
+    monkeypatch.setattr(reproduce, "timed", lambda *given: pytest.fail("the steps are fixed: nothing is timed again"))
     assert main([*SHORT, "--seeds", "0,1"]) == 0
     again = capsys.readouterr()
     assert again.err.count("already finished") == 2

@@ -124,9 +124,10 @@ def test_the_commands_refuse_it_too(posing: Path) -> None:
     assert not (posing / "it-ran").exists()
 
 
+OURS = ("metalearn_cli.__main__.evil", "metalearn_cli.learner.Learner")  # no algorithm, task, network or optimizer
 TARGETS = (
+    *OURS,
     *("os.system", "logging.os.system", "builtins.exec", "builtins.eval", "evil.Algorithm", "evil", ""),
-    *("metalearn_cli.__main__.evil", "metalearn_cli.learner.Learner"),
     *("metalearn_cli", "metalearn_cli.nowhere.evil", "metalearn_cli.cli.os.system", "metalearn_cli..evil"),
     *("metalearn_cli.config.importlib.import_module", "metalearn_cli_evil.Algorithm", "../evil", "${oc.env:HOME}"),
 )
@@ -151,6 +152,8 @@ def test_a_class_that_a_run_folder_names_is_not_imported(tmp_path: Path, group: 
             assert refused.code == 1, (target, command)
             assert len(refused.err.splitlines()) == 1, refused.err
             assert f"{group}._target_" in refused.err, (target, command)
+        if target in OURS:
+            assert "importing it would run its code" in refused.err
         assert not (tmp_path / "it-ran").exists(), target
 
 
