@@ -68,14 +68,14 @@ R2D2 = "Bertinetto et al. 2019, as quoted in arXiv 1904.03758"
 BOTH = "other_batch_norm=[transductive,inductive,running]"
 
 
-def _protonet(shot: int, *published: str) -> Row:
+def _protonet(shot: int, *published: str, variant: str = "", keys: str = "") -> Row:
     cells = tuple(
         Cell(f"{way}-way {shot}-shot", figure, test="" if way == 5 else "task.way=20")
         for way, figure in zip((5, 20), published, strict=True)
     )
-    name = f"protonet/omniglot_5w{shot}s"
-    command = f"experiment={name} {BOTH} threads=1"
-    return Row(OMNIGLOT, name, command, cells, SNELL, seeds=(0,), length="4,000 episodes", is_whole=True)
+    preset = f"protonet/omniglot_5w{shot}s"
+    command = f"experiment={preset} {keys}{BOTH} threads=1"
+    return Row(OMNIGLOT, preset + variant, command, cells, SNELL, seeds=(0,), length="4,000 episodes", is_whole=True)
 
 
 def _short(table: str, name: str, keys: str, published: str, source: str, length: str, **more: Any) -> Row:
@@ -99,6 +99,7 @@ ROWS = (
     ),
     *(_frequency(algo, shot) for shot in (5, 10, 20) for algo in ("maml", "meta_sgd")),
     _protonet(1, "98.8", "96.0"),
+    _protonet(1, "98.8", "96.0", variant="_lanczos", keys="task.resample=lanczos "),
     _protonet(5, "99.7", "98.9"),
     *(
         _short(
@@ -130,13 +131,16 @@ ROWS = (
         FINN_1,
         "2,500 of 60,000 iterations",
     ),
-    _short(
-        OMNIGLOT_MAML,
-        "maml/omniglot_mlp_5w1s",
-        f"experiment=maml/omniglot_mlp_5w1s steps=5000 {BOTH}",
-        "89.7 +- 1.1",
-        FINN_1,
-        "5,000 of 60,000 iterations",
+    *(
+        _short(
+            OMNIGLOT_MAML,
+            f"maml/omniglot_mlp_5w1s{variant}",
+            f"experiment=maml/omniglot_mlp_5w1s {keys}steps=5000 {BOTH}",
+            "89.7 +- 1.1",
+            FINN_1,
+            "5,000 of 60,000 iterations",
+        )
+        for variant, keys in (("", ""), ("_mean_loss", "algo.inner_loss=mean "))
     ),
     _short(
         OMNIGLOT_MAML,
