@@ -90,8 +90,7 @@ class Run:
         for key in ("steps", "tasks_per_step", "test_episodes", "eval_episodes", "log_every", "save_every", "keep"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} must be at least 1")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads={self.threads} must be at least 1, or null")
+        check_threads(self.threads)
         chunk = self.tasks_per_chunk
         if chunk is not None and chunk != "auto" and (isinstance(chunk, str) or chunk < 1):
             raise UserError(f"tasks_per_chunk={chunk} must be a whole number from 1 on, auto or null")
@@ -232,6 +231,11 @@ def _each_task_once(run: Run, task: TaskDistribution, given: set[str], notes: li
         run = dataclasses.replace(run, **fewer)
         notes.append(f"{key}={there_are}, not {asked}: there are no more {word} tasks, and each is scored once")
     return run
+
+
+def check_threads(threads: int | None) -> None:
+    if threads is not None and not 1 <= threads <= 1024:  # torch takes more than any machine can start
+        raise UserError(f"threads={threads} must be from 1 to 1024, or null")
 
 
 def resolve_device(text: str) -> torch.device:

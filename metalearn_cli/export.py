@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from metalearn_cli import __version__, calibrate
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.allocator import Allocator
-from metalearn_cli.config import Precision
+from metalearn_cli.config import Precision, check_threads
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import sync_folder, write_durably
 from metalearn_cli.machine import set_process
@@ -76,7 +76,9 @@ def _keys(overrides: list[str]) -> Export:
     for key in ("run", "out"):
         if key not in given:
             raise UserError(f"export wants {key}=: metalearn export run=outputs/my-run out=DIR")
-    return Export(**check(Export, OmegaConf.create(given), ""))
+    keys = Export(**check(Export, OmegaConf.create(given), ""))
+    check_threads(keys.threads)
+    return keys
 
 
 def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from metalearn_cli import calibrate, inputs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.allocator import Allocator
-from metalearn_cli.config import Precision
+from metalearn_cli.config import Precision, check_threads
 from metalearn_cli.datasets.image_folder import printable
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
@@ -92,8 +92,7 @@ def _keys(overrides: list[str]) -> tuple[Predict, int | None]:
                 f"predict wants {key}={example}: metalearn predict run=outputs/my-run support=DIR query=DIR"
             )
     keys = Predict(**check(Predict, OmegaConf.create(given), ""))
-    if keys.threads is not None and keys.threads < 1:
-        raise UserError(f"threads={keys.threads} must be at least 1, or null")
+    check_threads(keys.threads)
     return keys, test_steps
 
 

@@ -12,7 +12,7 @@ from copy import copy
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -135,11 +135,19 @@ def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = f
             schema[key] = value
         except OmegaConfBaseException as error:
             raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}") from error
+        if _is_nested(value, types[key]):
+            raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}")
     missing = [name for name in types if name in unset or OmegaConf.is_missing(schema, name)]
     if missing:
         raise UserError(f"{prefix}{missing[0]} has no value: give {prefix}{missing[0]}=...")
     values = {name: OmegaConf.to_container(v) if OmegaConf.is_config(v := schema[name]) else v for name in types}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _is_nested(value: Any, kind: Any) -> bool:
+    """Whether a list holds lists or mappings where its type has single values, which OmegaConf lets pass."""
+    is_flat = get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is None
+    return is_flat and OmegaConf.is_list(value) and any(OmegaConf.is_config(item) for item in value)
 
 
 def field_types(cls: Any, injected: frozenset[str]) -> dict[str, Any]:

@@ -204,6 +204,7 @@ def test_code_of_others_runs_with_trust_only(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        ("run={run} out=exported threads=0", "threads=0 must be from 1 to 1024"),
         ("run={run}", "export wants out="),
         ("out=x", "export wants run="),
         ("run={run} out={run}", "is there already"),

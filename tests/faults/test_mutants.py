@@ -104,7 +104,7 @@ MUTANTS = (
     Mutant("tasks/variable.py", ".clamp(max=max_support)", "", SAMPLER),
     Mutant("tasks/variable.py", "amin(1).div(2", "amin(1).div(1", SAMPLER),
     Mutant("tasks/sinusoid.py", 'torch.sin(x - at["phase"])', 'torch.cos(x - at["phase"])', "tests/test_sinusoid.py"),
-    Mutant("seeding.py", "x = (x ^ _shift(x, 27)) * _SECOND\n", "", "tests/test_seeding.py"),
+    Mutant("seeding.py", "    x = (x ^ _shift(x, 27)) * _SECOND\n", "", "tests/test_seeding.py"),
     # Padding
     Mutant("nets/conv_block.py", "pool, way, mask)\n", "pool, way, None)\n", MASKS),
     Mutant("algorithms/base.py", "if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)", "", MASKS),
