@@ -163,15 +163,16 @@ def at_step(number: int, change: Callable[[Batch], Batch]) -> Callable[[], None]
     """In this process the batch of one training step is another one."""
 
     def install() -> None:
-        draw, gather, drawn = Sinusoid.draw, Sinusoid.gather, [-1]
+        draw, gather = Sinusoid.draw, Sinusoid.gather
+        at: dict[str, Any] = {"step": -1, "split": ""}
 
         def draw_and_count(self: Sinusoid, tasks: int, split: Any, rng: torch.Generator) -> Draw:
-            drawn[0] += split == "train"
+            at.update(step=at["step"] + (split == "train"), split=split)  # a validation is no step
             return draw(self, tasks, split, rng)
 
         def gather_and_change(self: Sinusoid, draw: Draw, device: torch.device) -> Batch:
             batch = gather(self, draw, device)
-            return change(batch) if drawn[0] == number else batch
+            return change(batch) if at == {"step": number, "split": "train"} else batch
 
         for name, method in (("draw", draw_and_count), ("gather", gather_and_change)):
             setattr(Sinusoid, name, method)
