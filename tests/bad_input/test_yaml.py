@@ -2,12 +2,13 @@
 written, and the config.yaml of a run, which may come from anywhere."""
 
 import random
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from commands import run
+from commands import run, start, wait
 
 from metalearn_cli import catalog, config
 from metalearn_cli.errors import UserError
@@ -25,7 +26,6 @@ BAD = {
     "a tab": (MAML + "\tx: 1\n", f" line {LINES + 1} is not right: found character '\\t'"),
     "a key twice": (MAML + "inner_lr: 0.5\n", f" line {LINES + 1} is not right: found duplicate key inner_lr"),
     "not closed": (MAML + "x: [1, 2\n", f" line {LINES + 2} is not right: expected ',' or ']'"),
-    "a bomb": (MAML + BOMB, f" line {LINES + 2} has an alias, *a: write the value itself"),
     "10 MB": (MAML + "# " + "x" * 10_000_000, " bytes, and no configuration has more than 131,072"),
     "no text": (MAML.encode() + b"# \xff\xfe", " is no text in UTF-8"),
     "a zero byte": (MAML + "\0", " is not right: special characters are not allowed"),
@@ -68,7 +68,6 @@ GOOD = (GOLDEN / "config.yaml").read_text()
 OF_A_RUN = {
     "a tab": (GOOD + "\tx: 1\n", f"config.yaml line {len(GOOD.splitlines()) + 1}"),
     "a key twice": (GOOD + "seed: 3\n", f"config.yaml line {len(GOOD.splitlines()) + 1}"),
-    "a bomb": (GOOD + BOMB, "has an alias, *a"),
     "10 MB": (GOOD + "# " + "x" * 10_000_000, "and no configuration has more than 131,072"),
     "no text": (GOOD.encode() + b"# \xff\xfe", "is no text in UTF-8"),
     "nothing": ("", "holds no configuration"),
@@ -91,6 +90,26 @@ def test_the_configuration_of_a_run_is_named(tmp_path: Path, what: str) -> None:
     assert sentence in refused.err
     assert "outputs/run/config.yaml" in refused.err
     assert len(refused.err.splitlines()) == 1, refused.err
+
+
+def within_seconds() -> None:
+    """A process that wants more of the processor is killed: yaml's own loop cannot be interrupted."""
+    resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+
+
+@pytest.mark.row("C19")
+@pytest.mark.parametrize("where", ["conf", "run"])
+def test_a_bomb_is_named_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Of 9 lists that each hold the one before nine times: 9 to the 9th words."""
+    if where == "conf":
+        path, command, line = own_conf(tmp_path, monkeypatch, MAML + BOMB), ["train"], LINES + 2
+    else:
+        path = shutil.copytree(GOLDEN, tmp_path / "outputs" / "run") / "config.yaml"
+        path.write_text(GOOD + BOMB)
+        path, command, line = Path("outputs/run/config.yaml"), ["eval", "run=outputs/run"], len(GOOD.splitlines()) + 2
+    refused = wait(tmp_path, start(tmp_path, *command, first=within_seconds))
+    assert refused.err == f"metalearn: {path} line {line} has an alias, *a: write the value itself\n"
+    assert refused.code == 1
 
 
 @pytest.mark.row("C19", ci=20, full=400)

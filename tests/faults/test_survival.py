@@ -1,14 +1,17 @@
 """Rows A and B1 to B3 of the fault matrix: whatever happens to a run, the same command ends with the same bits, or one
 sentence says what to do. `attempt` counts the tries of a row: few in CI, many in `benchmarks/faults.py`."""
 
+import contextlib
 import os
 import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +125,43 @@ def die_at(event: int, place: Path) -> Callable[[], None]:
     return install
 
 
-@pytest.mark.row("A2", ci=4, full=4)
-def test_sigkill_at_every_file_system_event(attempt: int, tries: int, tmp_path: Path, short: dict[str, bytes]) -> None:
-    """Each try takes every fourth event, so that they can run beside one another."""
+@contextlib.contextmanager
+def file_system(kind: str, folder: Path) -> Iterator[Path]:
+    """A folder on that of the test, on tmpfs or on an overlay. Skips the test where there is none, or no right to make
+    one."""
+    if kind == "tmpfs":
+        shared = Path("/dev/shm")
+        if not (shared.is_dir() and os.access(shared, os.W_OK)):
+            pytest.skip("no tmpfs here")
+        with tempfile.TemporaryDirectory(dir=shared) as place:
+            yield Path(place)
+    elif kind == "overlay":
+        for name in ("lower", "upper", "work", "merged"):
+            (folder / name).mkdir()
+        layers = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
+        mounting = ["mount", "-t", "overlay", "overlay", "-o", layers, str(folder / "merged")]
+        if subprocess.run(mounting, capture_output=True).returncode:
+            pytest.skip("no right to mount an overlay here")
+        try:
+            yield folder / "merged"
+        finally:
+            subprocess.run(["umount", str(folder / "merged")], check=True)
+    else:
+        yield folder
+
+
+@pytest.mark.row("A2", ci=4, full=12)
+def test_sigkill_at_every_file_system_event(attempt: int, tmp_path: Path, short: dict[str, bytes]) -> None:
+    """Each try takes every fourth event, so that they can run beside one another; the full column's do so on three file
+    systems."""
+    with file_system(("of the test", "tmpfs", "overlay")[attempt // 4], tmp_path) as place:
+        die_at_every_fourth(attempt % 4 + 1, place, short)
+
+
+def die_at_every_fourth(first: int, place: Path, short: dict[str, bytes]) -> None:
     survived = 0
-    for event in range(attempt + 1, 500, tries):
-        folder = tmp_path / str(event)
+    for event in range(first, 500, 4):
+        folder = place / str(event)
         folder.mkdir()
         pid = start(folder, *SHORT, first=die_at(event, folder / "outputs"))
         _, status = os.waitpid(pid, 0)
