@@ -130,7 +130,7 @@ metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|CSV [out=FILE] [key
 support: a folder whose folders are the classes, each with one picture or more; or a CSV, whose paths begin at its own
 folder. query: pictures without labels. They become what the run's own images are, whatever their size and mode.
 Out come path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no class, by
-a threshold that flags 5% of the queries of validation tasks. Where it cannot be measured, the column is left out.
+a threshold that flags 3% of the queries of validation tasks. Where it cannot be measured, the column is left out.
 Any number of classes: where a learned head has another, each class starts at the mean of its rows, which is said.
 
 batch_norm=inductive (the default; see metalearn eval --help), device, precision, threads, allocator, algo.test_steps,

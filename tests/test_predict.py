@@ -22,7 +22,7 @@ from metalearn_cli.machine import new_learner
 from metalearn_cli.runs import load_tested
 from metalearn_cli.tasks.base import Batch, draw_slice
 from metalearn_cli.tasks.omniglot import Omniglot
-from metalearn_cli.unlike import Threshold, find, quantile
+from metalearn_cli.unlike import SHARE, Threshold, find, quantile
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ def test_the_threshold_is_measured_once_and_kept_with_what_it_was_measured_on(
     (model / "unlike.json").unlink(missing_ok=True)
     support, query = task(tmp_path, own, SAME)
     first = predicted(tmp_path, model, support, query)
-    assert "by 60 queries of 3-way 2-shot validation tasks, of which 5% are flagged" in first.err, first.err
+    assert "by 60 queries of 3-way 2-shot validation tasks, of which 3% are flagged" in first.err, first.err
     (known,) = json.loads((model / "unlike.json").read_text())["thresholds"]
     assert (known["way"], known["shot"], known["batch_norm"], known["episodes"]) == (3, 2, "inductive", 10)
     known["value"] = -1e9  # what is kept is used
@@ -251,15 +251,39 @@ def test_where_tasks_like_the_users_cannot_be_had_the_next_best_are_taken(
     """There are four validation classes of eight pictures."""
     support, query = task(tmp_path / "shots", own, dict.fromkeys(SAME, 7))
     done = predicted(tmp_path, maml, support, query)
-    assert "of 3-way 1-shot validation tasks, of which 5% are flagged, as nothing is known of 3-way 7-shot" in done.err
+    assert "of 3-way 1-shot validation tasks, of which 3% are flagged, as nothing is known of 3-way 7-shot" in done.err
     support, query = task(tmp_path / "ways", own, dict.fromkeys("abcdef", 2))
     assert "no flag `unlike`" in predicted(tmp_path, maml, support, query).err
     done = predicted(tmp_path, protonet, support, query)
     assert "of 3-way 2-shot validation tasks" in done.err, done.err
 
 
-def threshold(value: float, way: int, shot: int) -> Threshold:
-    return Threshold(value, way, shot, "inductive", 1, 1, 100, 100, "")
+def test_the_threshold_of_a_version_before_is_measured_anew_or_said_to_flag_more(tmp_path: Path, own: Path) -> None:
+    """Such a version flagged 5%, and did not write that down."""
+    images = Path(shutil.copytree(own, tmp_path / "images"))
+    model = train(tmp_path, "protonet", images)
+    support, query = task(tmp_path, own, SAME)
+    assert predicted(tmp_path, model, support, query).code == 0
+    (measured,) = json.loads((model / "unlike.json").read_text())["thresholds"]
+    assert measured.pop("share") == SHARE
+    before = json.dumps({"thresholds": [measured | {"value": -1e9}]})
+    (model / "unlike.json").write_text(before)
+    again = predicted(tmp_path, model, support, query)
+    assert "of which 3% are flagged" in again.err, again.err
+    assert json.loads((model / "unlike.json").read_text()) == {"thresholds": [measured | {"share": SHARE}]}
+    (model / "unlike.json").write_text(before)
+    assert run(tmp_path, "export", f"run={model}", "out=new", "threads=1").code == 0
+    known = json.loads((tmp_path / "new/model.json").read_text())["unlike"]
+    assert {one["share"] for one in known} == {SHARE}
+    images.rename(tmp_path / "elsewhere")
+    old = predicted(tmp_path, model, support, query)
+    assert "of which 5% are flagged; measured by a version before, which flags more than this one" in old.err, old.err
+    assert [line.split()[-1] for line in old.out.splitlines()[1:]] == ["true"] * 4
+    assert (model / "unlike.json").read_text() == before
+
+
+def threshold(value: float, way: int, shot: int, share: float = SHARE) -> Threshold:
+    return Threshold(value, way, shot, "inductive", 1, 1, 100, 100, "", share)
 
 
 def test_the_threshold_that_is_found_flags_less_rather_than_more() -> None:
@@ -271,11 +295,14 @@ def test_the_threshold_that_is_found_flags_less_rather_than_more() -> None:
     assert find(known, 8, 5, True) == known[2]
     assert find(known, 3, 2, True) == known[3]
     assert find([], 5, 5, True) is None
+    both = [threshold(1, 5, 1, 0.05), threshold(2, 5, 1)]
+    assert find(both, 5, 1, False) == find(both[::-1], 5, 1, False) == both[1]
 
 
-def test_the_threshold_flags_one_in_twenty_of_what_it_was_measured_on() -> None:
+def test_the_threshold_flags_three_in_a_hundred_of_what_it_was_measured_on() -> None:
     scores = torch.arange(1000.0)[torch.randperm(1000)]
-    assert (scores > quantile(scores)).sum() == 49
+    assert (scores > quantile(scores)).sum() == 29
+    assert (scores > quantile(scores, 0.05)).sum() == 49
     assert quantile(torch.tensor([3.0, 1.0])) == 3.0
 
 
