@@ -131,6 +131,7 @@ support: a folder whose folders are the classes, each with one picture or more; 
 folder. query: pictures without labels. They become what the run's own images are, whatever their size and mode.
 Out come path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no class, by
 a threshold that flags 3% of the queries of validation tasks. Where it cannot be measured, the column is left out.
+Of points x and y come out, and `outside_training`: true where x is outside of the range of the training tasks' inputs.
 Any number of classes: where a learned head has another, each class starts at the mean of its rows, which is said.
 
 batch_norm=inductive (the default; see metalearn eval --help), device, precision, threads, allocator, algo.test_steps,

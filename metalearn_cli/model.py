@@ -110,9 +110,24 @@ class Model:
     def in_precision(self, net: Net) -> Net:
         return Reduced(net.spec, net) if self.reduced else net
 
+    def outside(self, x: Any) -> Tensor:
+        """x [n, d] as for `adapt` -> which lie outside of the range of the training tasks' inputs, [n] bool."""
+        columns = self.examples.columns
+        if columns is None or columns.x_range is None:
+            raise UserError("nothing is known of the range of the inputs that this run was trained on")
+        low, high = (torch.tensor(end, dtype=torch.float64) for end in (columns.x_range.low, columns.x_range.high))
+        values = self._checked(x).double()
+        return ((values < low) | (values > high)).any(1)
+
     def _inputs(self, x: Any) -> Tensor:
         """[n, *input] on the device."""
-        x, shape = _tensor(x), self.examples.spec.input_shape
+        columns = self.examples.columns
+        return _scaled(self._checked(x), columns.x_scale if columns else None).to(self.device, self.dtype)
+
+    def _checked(self, given: Any) -> Tensor:
+        """[n, *input] in the units of whoever gave it, pixels in 0..1."""
+        shape = self.examples.spec.input_shape
+        x = _tensor(given)
         if shape == (1,) and x.dim() == 1:
             x = x[:, None]
         if tuple(x.shape[1:]) != shape or not len(x):
@@ -126,8 +141,7 @@ class Model:
                 f"x holds pixels from {x.min().item():.4g} to {x.max().item():.4g}: give numbers in 0..1, or uint8 in "
                 "0..255"
             )
-        columns = self.examples.columns
-        return _scaled(x, columns.x_scale if columns else None).to(self.device, self.dtype)
+        return x
 
     def _values(self, y: Any, number: int) -> Tensor:
         """[S, outputs] on the device."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.preparation import Preparation
-from metalearn_cli.tasks.base import Columns, Scale, Spec, TaskDistribution
+from metalearn_cli.tasks.base import Columns, Range, Scale, Spec, TaskDistribution
 
 
 class Examples(NamedTuple):
@@ -47,8 +47,14 @@ def from_json(content: dict[str, Any]) -> Examples:
         preparation = Preparation(**{**preparation, "resize": Resize[preparation["resize"]]})
     if columns is not None:
         features, targets, labels = (tuple(columns[name]) for name in ("features", "targets", "labels"))
-        columns = Columns(features, targets, _scale(columns["x_scale"]), _scale(columns["y_scale"]), labels)
+        scales = _scale(columns["x_scale"]), _scale(columns["y_scale"])
+        columns = Columns(features, targets, *scales, labels, _range(columns.get("x_range")))
     return Examples(spec, preparation, columns)
+
+
+def _range(content: dict[str, Any] | None) -> Range | None:
+    """None also in what a version before has written."""
+    return None if content is None else Range(tuple(content["low"]), tuple(content["high"]))
 
 
 def _scale(content: dict[str, Any] | None) -> Scale | None:
