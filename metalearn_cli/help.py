@@ -119,11 +119,12 @@ shown as far as it has come. Neither data nor checkpoints are read.
 """
 
 PREDICT_HELP = """\
-metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|CSV [out=FILE] [key=value ...]
+metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|PATTERN|CSV [out=FILE] [key=value ...]
 
   metalearn predict run=outputs/my-run support=labelled query=photos            a table on the screen
   metalearn predict run=outputs/my-run support=labelled query=photos out=predictions.csv      or .json
   metalearn predict run=outputs/my-run support=labels.csv query=a.jpg,b.png     labels.csv has the columns path,label
+  metalearn predict run=outputs/my-run support=labelled query='photos/*.png'    or 'photos/**/*.png': folders in it too
   metalearn predict run=my-model support=labelled query=photos                  a folder that `export` made
   metalearn predict run=outputs/my-sinusoid support=points.csv query=more.csv   columns x (or x1, x2, ...) and y
 

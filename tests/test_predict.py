@@ -11,9 +11,10 @@ from commands import Finished, run
 from PIL import Image
 from tiny_runs import CLASSIFIERS, pictures, rows, train
 
-from metalearn_cli import calibrate, predict  # noqa: F401 - the forks need not import it anew
+from metalearn_cli import calibrate, inputs, predict  # noqa: F401 - the forks need not import it anew
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.completion import completions
+from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.evaluate import draw_block
 from metalearn_cli.jobs import load_eval_job
@@ -21,6 +22,7 @@ from metalearn_cli.learner import Learner
 from metalearn_cli.machine import new_learner
 from metalearn_cli.runs import load_tested
 from metalearn_cli.tasks.base import Batch, draw_slice
+from metalearn_cli.tasks.cub import CUB, Region
 from metalearn_cli.tasks.omniglot import Omniglot
 from metalearn_cli.unlike import SHARE, Threshold, find, quantile
 
@@ -90,7 +92,10 @@ def test_every_algorithm_predicts_for_any_way_and_any_shots(algo: str, tmp_path:
             assert row["unlike"] in ("true", "false")
         said = "trained with 3 classes and not" in done.err
         assert said == (len(shots) != 3 and algo in ("maml", "meta_sgd", "meta_lstm", "reptile")), done.err
-        assert "pictures become 16 x 16 (the middle of each" in done.err
+        assert (
+            "each picture is prepared as in training: the largest square in its middle is cut out, turned into RGB and "
+            "scaled to 16 x 16 pixels (lanczos)\n" in done.err
+        )
 
 
 def test_data_that_have_changed_calibrate_nothing(tmp_path: Path, own: Path, protonet: Path) -> None:
@@ -200,6 +205,38 @@ def test_a_table_on_the_screen_and_all_else_on_stderr(tmp_path: Path, own: Path,
     assert first.split() == ["path", "label", "p_ant", "p_bee", "p_cat", "unlike"]
     assert [line.split()[0] for line in rest] == [f"{query}/{name}.png" for name in [*SAME, "stranger"]]
     assert "no images by their suffix, and not read (1): notes.txt" in done.err
+
+
+def test_a_pattern_is_what_it_matches(
+    tmp_path: Path, own: Path, protonet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sorted, each file once, with the files in folders; a file that is called so is itself."""
+    _, query = task(tmp_path, own, SAME)
+    (query / "more").mkdir()
+    (query / "notes.txt").write_text("x")
+    shutil.copy(query / "ant.png", query / "more/one.png")
+    shutil.copy(query / "ant.png", query / "more/a*[1].png")
+    monkeypatch.chdir(tmp_path)
+    names = ["query/ant.png", "query/bee.png", "query/cat.png", "query/stranger.png"]
+    inside = ["query/more/a*[1].png", "query/more/one.png"]
+    said = "in {} no images by their suffix, and not read (1): notes.txt"
+    for pattern, wanted, notes in (
+        ("query/*.png", names, []),
+        ("query/[a-c]*.png, query/str?nger.png", names, []),
+        ("query/bee.png,query/b*", ["query/bee.png", "query/bee.png"], []),
+        ("query/*", [*names[:3], *inside, names[3]], [said.format("query/*")]),
+        ("query/**/*", [*names[:3], *inside, names[3]], [said.format("query/**/*")]),
+        ("query/**/*.png", [*names[:3], *inside, names[3]], []),
+        ("quer?", [*names, *inside], [said.format("query")]),
+        ("query/more/a*[1].png", inside[:1], []),
+    ):
+        paths, found = inputs.images(pattern)
+        assert (list(map(str, paths)), found) == (wanted, notes), pattern
+    (tmp_path / "list1.csv").write_text("path\nquery/ant.png\n")
+    assert inputs.images("list?.csv") == ([Path("query/ant.png")], [])
+    done = predicted(tmp_path, protonet, tmp_path / "support", "query/*.png", "out=found.csv")
+    assert done.code == 0, done.err
+    assert [row["path"] for row in rows(tmp_path / "found.csv")] == names
 
 
 def test_names_of_any_kind_come_back(tmp_path: Path, own: Path, protonet: Path) -> None:
@@ -350,6 +387,9 @@ def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
         ("run={run} support={s}/ant/0.png query={q}", "must be a table, a file whose name ends in .csv"),
         ("run={run} support={s} query=nowhere", "there is no file or folder nowhere"),
         ("run={run} support={s} query=", "query= is empty"),
+        ("run={run} support={s} query={q}/*.jpg", "query={q}/*.jpg: no file matches this pattern in {here}: mend it"),
+        ("run={run} support={s} query={q}/ant.png,b[1].png", "query=b[1].png: no file matches this pattern"),
+        ("run={run} support={s} query={here}/n*", "query={here}/n* matches no images, files that end in .jpg"),
         ("run={run} support={s} query={here}/empty", "holds no images, files that end in .jpg"),
         ("run={run} support={here}/empty query={q}", "holds no images in folders"),
         ("run={run} support={here}/one query={q}", "the support has one class only, ant"),
@@ -396,9 +436,17 @@ def test_a_character_in_a_file_is_what_the_data_set_makes_of_it(tmp_path: Path) 
         small = picture.convert("L").resize((28, 28), Image.Resampling[resample.upper()])
         wanted = 255 - torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(1, 28, 28)
         assert torch.equal(preparation.read(tmp_path / "a.png"), wanted)
-    assert str(preparation).endswith(
-        "(the middle of each, with its shorter side whole, grey, first 105 x 105, lanczos, "
-        "inverted, as ink is bright here), as in training"
+    assert str(preparation) == (
+        "each picture is prepared as in training: the largest square in its middle is cut out, turned grey, scaled "
+        "to 105 x 105 pixels and then to 28 x 28 pixels (lanczos) and inverted, so that dark ink is bright"
+    )
+    assert str(CUB(region=Region.box).preparation) == (
+        "each picture is prepared as in training: it is stretched to a square, turned into RGB and scaled to 84 x 84 "
+        "pixels (bilinear); the birds of training were cut out by their boxes: cut yours out"
+    )
+    assert str(Preparation(20, 1, Resize.pad, margin=6)) == (
+        "each picture is prepared as in training: it is padded with white to a square, turned grey, scaled to 32 x 32 "
+        "pixels (lanczos) and cut to the inner 20 x 20"
     )
 
 
@@ -433,8 +481,6 @@ def test_a_real_character_too(tmp_path: Path, omniglot_root: str) -> None:
 
 @pytest.mark.parametrize("margin", [0, 6])
 def test_a_margin_is_cut_off_after_the_size_is_changed(margin: int, tmp_path: Path) -> None:
-    from metalearn_cli.datasets.decode import Resize
-
     picture = Image.effect_noise((90, 60), 80).convert("RGB")
     picture.save(tmp_path / "a.png")
     found = Preparation(20, 3, Resize.stretch, "bilinear", margin=margin).read(tmp_path / "a.png")
