@@ -4,17 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import run
+from PIL import Image
 from tiny_runs import pictures, rows, train
 
 import metalearn_cli
 from metalearn_cli import calibrate, export, predict  # noqa: F401 - the forks need not import them anew
 from metalearn_cli.errors import UserError
+from metalearn_cli.predict import round_off
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +112,55 @@ def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, export
         model.adapt(x[:, :, :, :].repeat(2, 1, 1, 1), list("abcdefghijkl")).unlike(q)
 
 
+def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Path, exported: Path) -> None:
+    """To the bit: whoever decodes a large JPEG in full before gives other pixels."""
+    support, labels, query = task(own)
+    large = tmp_path / "large.jpg"
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter
+    Image.effect_noise((900, 700), 90).convert("RGB").resize((450, 350)).save(large, exif=exif, quality=90)
+    files = [*query, large]
+    (tmp_path / "support.csv").write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in support))
+    words = [
+        "predict",
+        f"run={exported}",
+        "support=support.csv",
+        f"query={','.join(map(str, files))}",
+        "out=found.json",
+    ]
+    done = run(tmp_path, *words, "threads=1")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    model = metalearn_cli.load(exported)
+    by_tensors = model.adapt(model.read(support), labels).outputs(model.read(files))
+    with ExitStack() as stack:
+        opened = [stack.enter_context(Image.open(path)) for path in files]
+        of_support = [stack.enter_context(Image.open(path)) for path in support]
+        for x, q in (
+            (support, files),
+            (list(map(str, support)), tuple(map(str, files))),
+            (np.array(list(map(str, support))), np.array(files)),
+            (of_support, opened),
+            (support, [str(files[0]), *files[1:-1], opened[-1]]),
+        ):
+            adapted = model.adapt(x, labels)
+            outputs = adapted.outputs(q)
+            assert torch.equal(outputs, by_tensors)
+            chances = [list(map(round_off, row)) for row in outputs.double().softmax(-1).tolist()]
+            assert [list(row["probabilities"].values()) for row in found] == chances
+            assert [row["unlike"] for row in found] == adapted.unlike(q).tolist()
+        for one in (files[-1], str(files[-1]), opened[-1]):
+            assert torch.equal(model.read(one), model.read(files)[-1:])
+            assert torch.equal(adapted(one), adapted(files[-1:]))
+        decoded = opened[0]
+        decoded.load()
+        in_memory = [decoded, decoded.convert("RGBA"), Image.fromarray(np.asarray(decoded))]
+        assert torch.equal(model.read(in_memory), model.read(query[:1] * 3))
+        decoded.paste("red", (0, 0, 20, 20))  # what is in memory counts, and not the file
+        assert not torch.equal(model.read(decoded), model.read(query[0]))
+        assert decoded.size == (24, 20)
+
+
 def test_any_order_of_the_support_is_the_same_task(own: Path, exported: Path) -> None:
     model = metalearn_cli.load(exported)
     support, labels, query = task(own)
@@ -127,7 +179,18 @@ def test_any_order_of_the_support_is_the_same_task(own: Path, exported: Path) ->
         (torch.zeros(2, 3, 16, 16), [0, 1, 2], "y has 3 labels for 2 examples"),
         (torch.zeros(2, 3, 16, 16), [[0, 1], [1, 0]], "one for each is wanted"),
         (torch.zeros(2, 3, 16, 16), [4, 4], "the support has one class only, 4"),
-        (["a", "b"], [0, 1], "must be numbers"),
+        (
+            ["a", "b"],
+            [0, 1],
+            r"2 of 2 pictures cannot be used: a cannot be read \(No such file or directory\); b cannot",
+        ),
+        (
+            ["a", torch.zeros(3, 16, 16)],
+            [0, 1],
+            "x has files or pictures, and number 2 of type Tensor: give all of one",
+        ),
+        ([Image.new("L", (4, 4))] * 2, [0, 1], "number 1 is 4 x 4 pixels, and at least 8 a side are wanted; number 2"),
+        ([{}, {}], [0, 1], "must be numbers"),
     ],
 )
 def test_what_does_not_fit_is_said(x: object, y: object, sentence: str, exported: Path) -> None:

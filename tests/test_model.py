@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from problems import ALGORITHMS, images, init
@@ -96,8 +97,6 @@ def test_what_a_notebook_prints_is_a_line() -> None:
     predictor = found.adapt(BATCH.support_x[0], BATCH.support_y[0])
     assert repr(found).startswith("<ProtoNet with Conv4 on examples of ")
     assert len(repr(predictor)) < 200
-    with pytest.raises(UserError, match="read wants a list of files"):
-        found.read("a.png")
 
 
 def test_labels_may_be_tensors_each() -> None:
@@ -127,6 +126,51 @@ def test_many_queries_go_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_task_without_a_preparation_reads_no_pictures() -> None:
     with pytest.raises(UserError, match="does not tell how a picture becomes an example"):
         model(ProtoNet()).read(["a.png"])
+
+
+@pytest.mark.parametrize(
+    ("y", "sentence"),
+    [
+        ([0, "a", 1, 2], "y has labels of the types number and str: give all of one type"),
+        ([True, 2, 1, 2], "y has labels of the types bool and number"),
+        ([0, None, 1, 2], "y has None for example 2: give every example of the support a label"),
+        ([0, 1.0, float("nan"), 2], "y has nan for example 3"),
+        ([None] * 4, "y has None for example 1"),
+        (None, "y is None, and a list with a label for each of 4 examples is wanted"),
+        (3, "y is 3, and a list with a label"),
+        ("abcd", "y is 'abcd', and a list with a label"),
+        (torch.tensor(1), "and a list with a label for each"),
+        ([{}, {}, {}, {}], "y has labels that cannot be sorted"),
+        ([1j, 2j, 1j, 2j], "y has labels that cannot be sorted"),
+        ([], "y has 0 labels for 4 examples"),
+    ],
+)
+def test_labels_that_are_none_or_of_several_types_are_refused(y: object, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        model(ProtoNet()).adapt(BATCH.support_x[0, :4], y)
+
+
+def test_numbers_of_different_types_are_labels_of_one() -> None:
+    predict = model(ProtoNet()).adapt(BATCH.support_x[0, :4], [np.int64(1), 1.0, 2, 2])
+    assert predict.classes == [1, 2]
+
+
+@pytest.mark.parametrize("mode", BatchNorm)
+@pytest.mark.parametrize("x", [[], (), torch.zeros(0, 1, 28, 28), np.zeros((0, 3)), 5.0, torch.tensor(1.0)])
+def test_no_query_is_a_sentence(x: object, mode: BatchNorm) -> None:
+    predict = replace(model(ProtoNet()), batch_norm=mode).adapt(BATCH.support_x[0], BATCH.support_y[0])
+    for call in (predict, predict.unlike, predict.outputs):
+        with pytest.raises(
+            UserError, match=r"x is empty: give a list of one example at least|nothing is known of when"
+        ):
+            call(x)
+
+
+@pytest.mark.parametrize("x", [None, {}, object(), "a.png", [None], [[1.0], [2.0, 3.0]], (n for n in range(3))])
+def test_a_query_of_another_kind_is_a_sentence(x: object) -> None:
+    predict = model(ProtoNet()).adapt(BATCH.support_x[0], BATCH.support_y[0])
+    with pytest.raises(UserError, match=r"x and y must be numbers|does not tell how a picture becomes an example"):
+        predict(x)
 
 
 @pytest.mark.parametrize("task", [Omniglot(), CUB(), Sinusoid(), Quadratics()], ids=lambda task: type(task).__name__)

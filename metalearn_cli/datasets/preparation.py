@@ -24,10 +24,10 @@ class Preparation:
     whole: bool = False  # a large JPEG is decoded in its full size
     note: str = ""  # what cannot be done to a picture of the user's
 
-    def read(self, path: Path) -> Tensor:
+    def read(self, source: Path | Image.Image) -> Tensor:
         """[channels, size, size] uint8. Raises Broken."""
         first = self.by_way_of or self.size
-        picture = read_picture(path, self.channels, MAX_PIXELS if self.whole else 3 * first)
+        picture = read_picture(source, self.channels, MAX_PIXELS if self.whole else 3 * first)
         if self.by_way_of:
             picture = square(picture, self.by_way_of, self.resize)
         large = self.size + 2 * self.margin
