@@ -12,8 +12,9 @@ from metalearn_cli import runs
 from metalearn_cli.algorithms.base import present
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import draw_episodes
+from metalearn_cli.files import turn
 from metalearn_cli.model import Model, for_way
-from metalearn_cli.stored import UNLIKE, Stored, task_of
+from metalearn_cli.stored import UNLIKE, Stored, kept, task_of, thresholds
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.unlike import SHARE, Threshold, quantile, unlikeness
 
@@ -110,8 +111,10 @@ def _keys(own: dict[str, Any], way: int, shot: int) -> dict[str, Any]:
 
 
 def keep(stored: Stored, found: Threshold) -> None:
-    """In the run's folder, where it is not there yet, in the place of one for the same tasks. Raises OSError."""
-    known = [Threshold(**one) for one in stored.unlike]
-    if found not in known:
-        others = [one for one in known if not found.replaces(one)]
-        runs.write_json(stored.folder / UNLIKE, {"thresholds": [one._asdict() for one in [*others, found]]})
+    """In the run's folder, where it is not there yet, in the place of one for the same tasks; what other processes have
+    kept there since it was read stays. Raises OSError."""
+    with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):
+        known = thresholds(stored.folder, kept(stored.folder))
+        if found not in known:
+            others = [one for one in known if not found.replaces(one)]
+            runs.write_json(stored.folder / UNLIKE, {"thresholds": [one._asdict() for one in [*others, found]]})

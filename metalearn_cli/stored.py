@@ -53,7 +53,7 @@ def read(folder: Path, trust: bool) -> Stored:
     tested, notes = runs.load_tested(folder)
     if not (folder / "results.json").exists():
         notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
-    unlike = runs.read_json(folder / UNLIKE).get("thresholds", []) if (folder / UNLIKE).exists() else []
+    unlike = kept(folder)
     if (folder / TASK).is_file():
         examples = _examples(runs.read_json(folder / TASK), folder / TASK)
     else:  # of a version before
@@ -136,23 +136,32 @@ def make(
                 f"the weights in {stored.folder} are of another model than its configuration: {odd[0]} differs"
             )
         parts.append({name: found[name].to(place, dtype) for name in part})
-    thresholds = [
+    fitting = [
         threshold
-        for threshold in _thresholds(stored)
+        for threshold in thresholds(stored.folder, stored.unlike)
         if (threshold.batch_norm, threshold.test_steps, threshold.step)
         == (batch_norm.name, algo.test_steps, stored.step)
     ]
     reduced = precision is Precision.bf16
-    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, thresholds, reduced)
+    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, reduced)
 
 
-def _thresholds(stored: Stored) -> list[Threshold]:
+def kept(run: Path) -> list[dict[str, Any]]:
+    """The thresholds of the flag in the folder of a run."""
+    if not (run / UNLIKE).exists():
+        return []
+    found: list[dict[str, Any]] = runs.read_json(run / UNLIKE).get("thresholds", [])
+    return found
+
+
+def thresholds(folder: Path, content: list[dict[str, Any]]) -> list[Threshold]:
+    """Raises UserError where these are none."""
     try:
-        return [Threshold(**known) for known in stored.unlike]
+        return [Threshold(**known) for known in content]
     except TypeError as error:
-        name = EXPORT if (stored.folder / EXPORT).is_file() else UNLIKE
+        name = EXPORT if (folder / EXPORT).is_file() else UNLIKE
         raise UserError(
-            f"{stored.folder / name} holds no thresholds of the flag ({error}): remove or export it again"
+            f"{folder / name} holds no thresholds of the flag ({error}): remove or export it again"
         ) from error
 
 

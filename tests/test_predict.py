@@ -3,11 +3,12 @@
 import csv
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import Finished, run
+from commands import Finished, is_running, run, start, wait
 from PIL import Image
 from tiny_runs import CLASSIFIERS, pictures, rows, train
 
@@ -17,6 +18,7 @@ from metalearn_cli.completion import completions
 from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.evaluate import draw_block
+from metalearn_cli.files import turn
 from metalearn_cli.jobs import load_eval_job
 from metalearn_cli.learner import Learner
 from metalearn_cli.machine import new_learner
@@ -269,6 +271,36 @@ def test_the_threshold_is_measured_once_and_kept_with_what_it_was_measured_on(
     other = predicted(tmp_path, model, support, query, "batch_norm=running")
     assert other.code == 0
     assert len(json.loads((model / "unlike.json").read_text())["thresholds"]) == 2
+
+
+def test_two_processes_that_calibrate_one_run_keep_both_thresholds(tmp_path: Path, own: Path, protonet: Path) -> None:
+    """Both have read the run before either writes."""
+    model = Path(shutil.copytree(protonet, tmp_path / "run"))
+    (model / "unlike.json").unlink(missing_ok=True)
+    pids = []
+    held = tmp_path / "held"
+
+    def first() -> None:
+        while not held.exists():  # what is locked before a fork would be locked in the fork too
+            time.sleep(0.01)
+
+    for shot in (1, 2):
+        support, query = task(tmp_path / str(shot), own, dict.fromkeys(SAME, shot))
+        words = ("predict", f"run={model}", f"support={support}", f"query={query}", "threads=1")
+        pids.append(start(tmp_path / str(shot), *words, first=first))
+    with turn(model, ""):
+        held.touch()
+        for shot, pid in zip((1, 2), pids, strict=True):
+            said = tmp_path / str(shot) / "err"
+            while is_running(pid) and not (said.exists() and "waiting for another process" in said.read_text()):
+                time.sleep(0.05)
+            assert is_running(pid), "it did not wait for its turn"
+        assert not (model / "unlike.json").exists()
+    for shot, pid in zip((1, 2), pids, strict=True):
+        done = wait(tmp_path / str(shot), pid)
+        assert done.code == 0, done.err
+    known = json.loads((model / "unlike.json").read_text())["thresholds"]
+    assert sorted((one["way"], one["shot"]) for one in known) == [(3, 1), (3, 2)]
 
 
 def test_where_it_cannot_be_measured_that_is_said_and_there_is_no_column(tmp_path: Path, own: Path) -> None:
