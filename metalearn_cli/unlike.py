@@ -45,6 +45,19 @@ class Threshold(NamedTuple):
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
+def checked(found: Threshold) -> Threshold:
+    """The same. Raises ValueError where it holds what none can hold."""
+    for name in ("way", "shot"):
+        size = getattr(found, name)
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{name} is {size!r}")
+    for name in ("value", "share"):
+        number = getattr(found, name)
+        if type(number) not in (int, float) or not math.isfinite(number):
+            raise ValueError(f"{name} is {number!r}")
+    return found
+
+
 def unlikeness(out: Tensor) -> Tensor:
     """The score of each query: outputs [..., W] -> [...]."""
     return -out.amax(-1)

@@ -1,6 +1,7 @@
 """A model outside of its run: metalearn export, and metalearn_cli.load of both."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -244,6 +245,93 @@ def test_damage_is_found_and_named(tmp_path: Path, exported: Path) -> None:
     (model / "model.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         metalearn_cli.load(model)
+
+
+ODD = (-1, 0, "16", 16.0, True, None, [16], {"a": 1}, 10**12, 1e400, 10**400)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("examples.spec.input_shape.1", "examples.spec.outputs", "examples.spec.train_outputs"),
+        *("examples.preparation.size", "examples.preparation.channels", "examples.preparation.margin"),
+        *("examples.preparation.by_way_of", "config.model.filters"),
+    ],
+)
+def test_odd_widths_in_an_export_are_a_sentence(path: str, tmp_path: Path, exported: Path) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    whole = (model / "model.json").read_text()
+    *above, last = path.split(".")
+    for odd in ODD:
+        content = json.loads(whole)
+        part = content
+        for name in above:
+            part = part[int(name)] if isinstance(part, list) else part[name]
+        part[int(last) if isinstance(part, list) else last] = odd
+        if odd == (None if last == "by_way_of" else 0 if last == "margin" else ()):
+            continue  # it may be that
+        (model / "model.json").write_text(json.dumps(content))
+        with pytest.raises(UserError) as found:
+            metalearn_cli.load(model)
+        assert "\n" not in str(found.value)
+        assert len(str(found.value)) < 800
+
+
+@pytest.mark.parametrize(
+    ("path", "odd", "sentence"),
+    [
+        ("examples", None, "model.json cannot be read (TypeError: "),
+        ("examples", [], "model.json cannot be read (TypeError: "),
+        ("examples.spec", [3, 16, 16], "cannot be read (TypeError: "),
+        ("examples.spec.input_shape", [], "cannot be read (input_shape is []): it is not whole, or of another version"),
+        ("examples.spec.input_shape", 16, "cannot be read (TypeError: "),
+        ("examples.spec.input_shape", [3, 9999, 9999], "cannot be read (input_shape is [3, 9999, 9999])"),
+        ("examples.spec.input_shape", [3, 17, 17], "pictures become [3, 16, 16], and input_shape is [3, 17, 17]"),
+        ("examples.spec.kind", "words", "kind is 'words'"),
+        ("examples.spec.padded", 1, "padded is 1, where a bool is wanted"),
+        ("examples.spec.outputs", 4, "algo=maml learns one output per class"),
+        (
+            "config.model.filters",
+            4,
+            "another model than its configuration: block1.conv.weight is [3, 3, 3, 3] and should",
+        ),
+        ("config.model.gamma", False, "of another model than its configuration: block1.norm.weight is in one only"),
+        ("examples.preparation.resample", "sharp", "resample is 'sharp'"),
+        ("examples.preparation.resize", [1], "cannot be read (TypeError: "),
+        ("examples.preparation.resize", "fold", "cannot be read (KeyError: 'fold')"),
+        ("config.model.filters", 10**6, "of another model than its configuration: "),  # 36 TB
+        ("config.model.filters", 2**40, "cannot be made ("),
+        ("config.model.filters", 10**400, "cannot be made ("),
+        ("config.model.filters", -3, "model.filters=-3 must be at least 1"),
+        ("unlike", 3, "holds no thresholds of the flag"),
+        ("unlike.0", [], "holds no thresholds of the flag"),
+        ("unlike.0.way", "5", "holds no thresholds of the flag (way is '5')"),
+        ("unlike.0.shot", 0, "holds no thresholds of the flag (shot is 0)"),
+        ("unlike.0.value", "high", "holds no thresholds of the flag (value is 'high')"),
+        ("unlike.0.share", None, "holds no thresholds of the flag (share is None)"),
+    ],
+)
+def test_damage_in_an_export_is_named(path: str, odd: object, sentence: str, tmp_path: Path, exported: Path) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    content = json.loads((model / "model.json").read_text())
+    part = content
+    *above, last = path.split(".")
+    for name in above:
+        part = part[int(name)] if isinstance(part, list) else part[name]
+    part[int(last) if isinstance(part, list) else last] = odd
+    (model / "model.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        metalearn_cli.load(model)
+
+
+def test_odd_widths_in_a_runs_task_file_too(tmp_path: Path, maml: Path) -> None:
+    model = Path(shutil.copytree(maml, tmp_path / "model"))
+    content = json.loads((model / "task.json").read_text())
+    content["spec"]["outputs"] = "three"
+    (model / "task.json").write_text(json.dumps(content))
+    done = run(tmp_path, "predict", f"run={model}", "support=x", "query=x")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "task.json cannot be read (spec has 'three', where a whole number from 1 to 100000000 is wanted)" in done.err
 
 
 def test_code_of_others_runs_with_trust_only(

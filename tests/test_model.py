@@ -14,6 +14,8 @@ from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.model import Model, for_way
 from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.nets.linear import Linear
+from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.task_file import Examples, examples_of, from_json, to_json
 from metalearn_cli.tasks.cub import CUB
 from metalearn_cli.tasks.omniglot import Omniglot
@@ -24,6 +26,21 @@ from metalearn_cli.tasks.table import Table
 SPEC, BATCH = images(tasks=1, way=3)
 NET = Conv4(SPEC, filters=3)
 HEADS = ("MAML", "MetaSGD", "MetaLSTM", "Reptile")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
+def test_what_an_algorithm_learns_is_known_without_memory_for_it(algorithm: Algorithm) -> None:
+    """As `stored` looks at it, before it trusts the widths in a file."""
+    for net in (NET, Conv4(SPEC, filters=3, head_std=0.01), MLP(SPEC, init_std=0.01), Linear(SPEC)):
+        try:
+            real = algorithm.init(net, torch.Generator())
+        except UserError:  # a linear model has no head of its own
+            continue
+        with torch.device("meta"):
+            found = algorithm.init(net, torch.Generator())
+        for part, to in zip(found, real, strict=True):
+            assert {name: value.shape for name, value in part.items()} == {name: to[name].shape for name in to}
+            assert all(value.is_meta for value in part.values())
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
@@ -180,6 +197,32 @@ def test_what_a_run_keeps_of_its_task_comes_back(task: Omniglot | CUB | Sinusoid
     examples = examples_of(task)
     assert from_json(json.loads(json.dumps(to_json(examples)))) == examples
     assert (examples.preparation is None) == (examples.columns is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [
+        ("features", ["x", "z"]),
+        ("features", [1]),
+        ("features", "xy"),
+        ("targets", []),
+        ("labels", [2]),
+        ("labels", ["a"]),
+        ("x_scale", {"mean": [0], "deviation": [0]}),
+        ("x_scale", {"mean": [0, 1], "deviation": [1]}),
+        ("y_scale", {"mean": ["0"], "deviation": [1]}),
+        ("y_scale", {"mean": [float("nan")], "deviation": [1]}),
+        ("y_scale", {"mean": 0, "deviation": 1}),
+        ("x_range", {"low": [0]}),
+        ("x_range", {"low": [0], "high": [True]}),
+        ("x_range", [0, 1]),
+    ],
+)
+def test_odd_columns_are_refused(name: str, odd: object) -> None:
+    content = to_json(examples_of(Sinusoid()))
+    content["columns"][name] = odd
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        from_json(content)
 
 
 def test_a_tables_columns_come_back() -> None:
