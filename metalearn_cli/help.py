@@ -163,6 +163,20 @@ NAME is that of a task. A data set is in $METALEARN_DATA/<its folder>, or in roo
 Where a licence wants that you fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
 """
 
+DOCTOR_HELP = """\
+metalearn doctor
+
+  metalearn doctor                                            in the folder and the environment that you train in
+  METALEARN_DATA=/data metalearn doctor                       which data sets are found there, and how to get the others
+
+A line each: the versions of metalearn, Python and what it needs; the optional parts; the device that device=auto takes,
+and the threads; each data set, and whether it is packed; whether the cache and outputs can be written and locked, and
+have space left; and three steps of a training. First in a line stands ok, note (some things will not work, or not so
+fast) or WRONG (nothing that needs it works), then what to do. Nothing is fetched, changed or left behind.
+
+Exit codes: 0 nothing is wrong, 1 something is.
+"""
+
 LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|sweep|metric\n"
 
 HELPS = {
@@ -175,6 +189,7 @@ HELPS = {
     "export": EXPORT_HELP,
     "bench": BENCH_HELP,
     "data": DATA_HELP,
+    "doctor": DOCTOR_HELP,
     "list": LIST_HELP,
 }
-COMMANDS = (*HELPS, "doctor", "completion")
+COMMANDS = (*HELPS, "completion")
