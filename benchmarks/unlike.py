@@ -3,9 +3,9 @@
     METALEARN_DATA=... python benchmarks/unlike.py outputs/RUN [5w1s 5w5s ...]
 
 Of each test task with twice as many classes as asked for, the first half is the support's; the queries of the other
-half are strangers. Thresholds are 95% quantiles of validation tasks of the same size. A row for each size and score:
-accuracy on the queries that are no strangers, the AUROC of strangers against them, and the share of either that is
-flagged.
+half are strangers. Thresholds are quantiles of validation tasks of the same size, those of `metalearn predict`. A row
+for each size and score: accuracy on the queries that are no strangers, the AUROC of strangers against them, and the
+share of either that is flagged. Then, for the score that is used, the same shares with other quantiles.
 """
 
 import re
@@ -21,9 +21,10 @@ from metalearn_cli.config import Precision
 from metalearn_cli.evaluate import draw_episodes
 from metalearn_cli.model import Model
 from metalearn_cli.tasks.base import Split, TaskDistribution, draw_slice
-from metalearn_cli.unlike import quantile
+from metalearn_cli.unlike import quantile, unlikeness
 
 EPISODES, QUERIES = 100, 5  # tasks of each split, and queries of each class
+SHARES = (0.05, 0.04, 0.03, 0.02, 0.01)  # of the validation queries that are above the threshold
 SCORES = {
     "largest output": lambda out: -out.amax(-1),
     "largest probability": lambda out: -out.softmax(-1).amax(-1),
@@ -53,11 +54,17 @@ def auroc(high: Tensor, low: Tensor) -> float:
     return float((rank[len(low) :].sum() - len(high) * (len(high) + 1) / 2) / (len(high) * len(low)))
 
 
+def flagged(limit: float, own: Tensor, strange: Tensor) -> list[str]:
+    """The share of either whose score is above the threshold."""
+    return [f"{100 * float((score > limit).float().mean()):.1f}%" for score in (own, strange)]
+
+
 def main(run: str, sizes: list[str]) -> None:
     torch.set_num_threads(1)
     folder = stored.read(Path(run), trust=False)
     model = stored.make(folder, BatchNorm.inductive, "cpu", Precision.fp32, None, trust=False)
     print("| size | score | accuracy | AUROC | flagged | strangers flagged |\n|---|---|---|---|---|---|")
+    by_quantile = []
     for size in sizes:
         way, shot = map(int, re.findall(r"\d+", size))
         keys = {"way": 2 * way, "shot": shot, "query": QUERIES, "train_way": None}
@@ -65,10 +72,16 @@ def main(run: str, sizes: list[str]) -> None:
         calibration, _, _ = outputs(model, task, "val", way)
         own, right, strange = outputs(model, task, "test", way)
         for name, score in SCORES.items():
-            limit, found, others = quantile(score(calibration)), score(own), score(strange)
-            shares = [f"{100 * float((values > limit).float().mean()):.1f}%" for values in (found, others)]
+            known, found, others = score(calibration), score(own), score(strange)
+            shares = flagged(quantile(known), found, others)
             accuracy = f"{100 * float(right.float().mean()):.1f}"
             print(f"| {size} | {name} | {accuracy} | {auroc(others, found):.3f} | {' | '.join(shares)} |", flush=True)
+        known, found, others = (unlikeness(out) for out in (calibration, own, strange))
+        cells = [" / ".join(flagged(quantile(known, share), found, others)) for share in SHARES]
+        by_quantile.append(f"| {size} | {' | '.join(cells)} |")
+    print(f"\n| flagged / strangers flagged | {' | '.join(f'{1 - share:.0%}' for share in SHARES)} |")
+    print("|---|" + "---|" * len(SHARES))
+    print("\n".join(by_quantile))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def load(
 ) -> Model:
     """The learner of a run's folder, or of one that `metalearn export` made.
 
-        predict = load("my-model").adapt(x, y)  # x [S, C, H, W] or [S, d] and y [S] of one task
+        predict = load("my-model").adapt(x, y)  # x: S files or PIL images, [S, C, H, W] or [S, d]; y [S] of one task
         predict(q)  # [Q, classes] probabilities, in the order of predict.classes; or [Q, outputs] values
 
     `precision` None: the run's. Classes from outside of metalearn are imported with `trust` only. Raises UserError.

@@ -1,6 +1,7 @@
 """The threshold of the flag `unlike`: measured on validation tasks of the run's own distribution.
 
-It is kept in the run's unlike.json with what it was measured on, and in an exported model.
+It is kept in the run's unlike.json with what it was measured on, and in an exported model. One that a version before
+has kept, which flags another share, is measured anew where the run's data are at hand, and used as it is where not.
 """
 
 from typing import Any
@@ -11,10 +12,11 @@ from metalearn_cli import runs
 from metalearn_cli.algorithms.base import present
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import draw_episodes
+from metalearn_cli.files import turn
 from metalearn_cli.model import Model, for_way
-from metalearn_cli.stored import UNLIKE, Stored, task_of
+from metalearn_cli.stored import UNLIKE, Stored, kept, task_of, thresholds
 from metalearn_cli.tasks.episodes import Episodes
-from metalearn_cli.unlike import Threshold, quantile, unlikeness
+from metalearn_cli.unlike import SHARE, Threshold, quantile, unlikeness
 
 EPISODES = 100
 QUERIES = 5  # of each class at most
@@ -28,7 +30,7 @@ def threshold(stored: Stored, model: Model, way: int, shot: int, trust: bool) ->
         return None, "no flag `unlike`: the tasks of a table share their classes"
     reasons: list[str] = []
     for size in _sizes(stored, model, way, shot) if stored.is_run else []:
-        if known := [known for known in model.thresholds if (known.way, known.shot) == size]:
+        if known := [one for one in model.thresholds if (one.way, one.shot) == size and one.is_current]:
             return known[0], _sentence(known[0], way, shot, reasons)
         try:
             found = measure(stored, model, *size, trust)
@@ -56,9 +58,11 @@ def own_way(stored: Stored) -> int:
 
 
 def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
-    kind = f"{found.queries} queries of {found.way}-way {found.shot}-shot validation tasks, of which 5% are flagged"
+    kind = f"{found.queries} queries of {found.way}-way {found.shot}-shot validation tasks, of which "
+    kind += f"{found.share:.0%} are flagged"
     if (found.way, found.shot) == (way, shot):
-        return f"flag `unlike`: by {kind}"
+        before = "" if found.is_current else "; measured by a version before, which flags more than this one"
+        return f"flag `unlike`: by {kind}{before}"
     why = f" ({reasons[0]})" if reasons else ""
     return f"flag `unlike`: by {kind}, as nothing is known of {way}-way {shot}-shot ones{why}"
 
@@ -94,6 +98,7 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
         episodes=episodes,
         queries=len(values),
         data=task.fingerprint,
+        share=SHARE,
     )
 
 
@@ -106,6 +111,10 @@ def _keys(own: dict[str, Any], way: int, shot: int) -> dict[str, Any]:
 
 
 def keep(stored: Stored, found: Threshold) -> None:
-    """In the run's folder, where it is not there yet. Raises OSError."""
-    if found._asdict() not in stored.unlike:
-        runs.write_json(stored.folder / UNLIKE, {"thresholds": [*stored.unlike, found._asdict()]})
+    """In the run's folder, where it is not there yet, in the place of one for the same tasks; what other processes have
+    kept there since it was read stays. Raises OSError."""
+    with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):
+        known = thresholds(stored.folder, kept(stored.folder))
+        if found not in known:
+            others = [one for one in known if not found.replaces(one)]
+            runs.write_json(stored.folder / UNLIKE, {"thresholds": [one._asdict() for one in [*others, found]]})

@@ -91,13 +91,13 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
     lacking: dict[str, str] = {}  # each reason once, with the first tasks that it holds of
     if stored.examples.spec.kind == "classes":
         own = stored.config["task"].get("shot", 1)
-        for way in sorted({*WAYS, stored.examples.spec.outputs}):
-            for shot in sorted({*SHOTS, own}):
-                threshold, sentence = calibrate.threshold(stored, model, way, shot, keys.trust)
-                if threshold is None:
-                    lacking.setdefault(sentence, f"{way}-way {shot}-shot")
-                elif (threshold.way, threshold.shot) not in found:
-                    found[threshold.way, threshold.shot] = threshold
+        usual = {(way, shot) for way in (*WAYS, stored.examples.spec.outputs) for shot in (*SHOTS, own)}
+        for way, shot in sorted({*usual, *found}):
+            threshold, sentence = calibrate.threshold(stored, model, way, shot, keys.trust)
+            if threshold is None:
+                lacking.setdefault(sentence, f"{way}-way {shot}-shot")
+            else:
+                found[threshold.way, threshold.shot] = threshold
     for sentence, tasks in lacking.items():
         tell(f"{tasks} tasks: {sentence}")
     for threshold in found.values():

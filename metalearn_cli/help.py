@@ -119,18 +119,20 @@ shown as far as it has come. Neither data nor checkpoints are read.
 """
 
 PREDICT_HELP = """\
-metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|CSV [out=FILE] [key=value ...]
+metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|PATTERN|CSV [out=FILE] [key=value ...]
 
   metalearn predict run=outputs/my-run support=labelled query=photos            a table on the screen
   metalearn predict run=outputs/my-run support=labelled query=photos out=predictions.csv      or .json
   metalearn predict run=outputs/my-run support=labels.csv query=a.jpg,b.png     labels.csv has the columns path,label
+  metalearn predict run=outputs/my-run support=labelled query='photos/*.png'    or 'photos/**/*.png': folders in it too
   metalearn predict run=my-model support=labelled query=photos                  a folder that `export` made
   metalearn predict run=outputs/my-sinusoid support=points.csv query=more.csv   columns x (or x1, x2, ...) and y
 
 support: a folder whose folders are the classes, each with one picture or more; or a CSV, whose paths begin at its own
 folder. query: pictures without labels. They become what the run's own images are, whatever their size and mode.
 Out come path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no class, by
-a threshold that flags 5% of the queries of validation tasks. Where it cannot be measured, the column is left out.
+a threshold that flags 3% of the queries of validation tasks. Where it cannot be measured, the column is left out.
+Of points x and y come out, and `outside_training`: true where x is outside of the range of the training tasks' inputs.
 Any number of classes: where a learned head has another, each class starts at the mean of its rows, which is said.
 
 batch_norm=inductive (the default; see metalearn eval --help), device, precision, threads, allocator, algo.test_steps,
@@ -161,6 +163,20 @@ NAME is that of a task. A data set is in $METALEARN_DATA/<its folder>, or in roo
 Where a licence wants that you fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
 """
 
+DOCTOR_HELP = """\
+metalearn doctor
+
+  metalearn doctor                                            in the folder and the environment that you train in
+  METALEARN_DATA=/data metalearn doctor                       which data sets are found there, and how to get the others
+
+A line each: the versions of metalearn, Python and what it needs; the optional parts; the device that device=auto takes,
+and the threads; each data set, and whether it is packed; whether the cache and outputs can be written and locked, and
+have space left; and three steps of a training. First in a line stands ok, note (some things will not work, or not so
+fast) or WRONG (nothing that needs it works), then what to do. Nothing is fetched, changed or left behind.
+
+Exit codes: 0 nothing is wrong, 1 something is.
+"""
+
 LIST_HELP = "metalearn list algo|task|model|optimizer|experiment|debug|sweep|metric\n"
 
 HELPS = {
@@ -173,6 +189,7 @@ HELPS = {
     "export": EXPORT_HELP,
     "bench": BENCH_HELP,
     "data": DATA_HELP,
+    "doctor": DOCTOR_HELP,
     "list": LIST_HELP,
 }
-COMMANDS = (*HELPS, "doctor", "completion")
+COMMANDS = (*HELPS, "completion")

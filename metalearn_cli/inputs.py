@@ -3,6 +3,7 @@
 Whatever is odd is named, never passed over.
 """
 
+import glob
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,38 +61,61 @@ def labelled_images(support: str) -> Labelled:
 
 
 def images(query: str) -> tuple[list[Path], list[str]]:
-    """A folder with all that is in it, a file, a CSV with the column path, or several of these with commas between
-    -> the files, and what the user should know of them."""
-    whole = Path(query).expanduser()
-    parts = (
-        [whole] if whole.exists() else [Path(part.strip()).expanduser() for part in query.split(",") if part.strip()]
-    )
-    if not query.strip(" ,"):
+    """A folder with all that is in it, a file, a CSV with the column path, a pattern of these (`photos/*.png`, or
+    `photos/**/*.png` for folders in it too), or several with commas between -> the files, and what the user should know
+    of them."""
+    words = [query] if Path(query).expanduser().exists() else [part.strip() for part in query.split(",")]
+    if not any(words):
         raise UserError(
-            "query= is empty: give a folder of images, files with commas between, or a CSV with a column path"
+            "query= is empty: give a folder of images, files with commas between, a pattern like photos/*.png, or a "
+            "CSV with a column path"
         )
     paths: list[Path] = []
     notes: list[str] = []
-    for part in parts:
-        if part.is_dir():
-            found = list_images(part)
-            _refuse_closed("query", str(part), found)
-            paths += [part / file.name for files in found.classes.values() for file in files]
-            notes += _others(str(part), found)
-            if not found.classes:
-                raise UserError(f"query={part} holds no images, files that end in {', '.join(SUFFIXES)}")
-        elif part.suffix.lower() == ".csv" and part.is_file():
-            table = _table(part, "query")
-            listed = [part.parent / Path(file).expanduser() for file in table.texts("path")]
-            _check_there(listed, [table.where(row) for row in range(len(listed))])
-            paths += listed
-            if unused := sorted(table.cells.keys() - {"path"}):
-                notes.append(f"not used of {part}: {some(unused)}")
-        elif part.is_file():
-            paths.append(part)
+    for word in filter(None, words):
+        path = Path(word).expanduser()
+        if path.exists() or not glob.has_magic(word):
+            found, more = _images_at(path, query)
         else:
-            raise UserError(f"query={query}: there is no file or folder {part}")
+            found, more = _matching(word)
+        paths += found
+        notes += more
     return paths, notes
+
+
+def _matching(pattern: str) -> tuple[list[Path], list[str]]:
+    """The images that a pattern matches and those in folders that it matches, sorted by path, each once."""
+    names = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute one
+    matches = [Path(name) for name in sorted(names)]
+    if not matches:
+        raise UserError(f"query={pattern}: no file matches this pattern in {Path.cwd()}: mend it, or give the folder")
+    suffixes = (*SUFFIXES, ".csv") if pattern.lower().endswith(".csv") else SUFFIXES
+    used = [path for path in matches if path.is_dir() or path.name.lower().endswith(suffixes)]
+    if not used:
+        raise UserError(f"query={pattern} matches no images, files that end in {', '.join(SUFFIXES)}")
+    found = [_images_at(path, pattern) for path in used]
+    paths = dict.fromkeys(path for paths, _ in found for path in paths)
+    notes = [note for _, notes in found for note in notes]
+    return list(paths), [*notes, *_not_read(pattern, [path.name for path in matches if path not in used])]
+
+
+def _images_at(path: Path, query: str) -> tuple[list[Path], list[str]]:
+    """Those in a folder, in a list, or the one that it is."""
+    if path.is_dir():
+        found = list_images(path)
+        _refuse_closed("query", str(path), found)
+        if not found.classes:
+            raise UserError(f"query={path} holds no images, files that end in {', '.join(SUFFIXES)}")
+        return [path / file.name for files in found.classes.values() for file in files], _others(str(path), found)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        table = _table(path, "query")
+        listed = [path.parent / Path(file).expanduser() for file in table.texts("path")]
+        _check_there(listed, [table.where(row) for row in range(len(listed))])
+        unused = sorted(table.cells.keys() - {"path"})
+        return listed, [f"not used of {path}: {some(unused)}"] * bool(unused)
+    if not path.is_file():
+        raise UserError(f"query={query}: there is no file or folder {path}")
+    return [path], []
 
 
 def points(file: str, key: str, columns: Columns) -> Points:
@@ -141,9 +165,11 @@ def _refuse_closed(key: str, folder: str, found: Contents) -> None:
 
 
 def _others(folder: str, found: Contents) -> list[str]:
-    return [f"in {folder} no images by their suffix, and not read ({len(found.others)}): {some(found.others)}"] * bool(
-        found.others
-    )
+    return _not_read(folder, found.others)
+
+
+def _not_read(where: str, files: list[str]) -> list[str]:
+    return [f"in {where} no images by their suffix, and not read ({len(files)}): {some(files)}"] * bool(files)
 
 
 def _twice(paths: list[Path]) -> list[str]:

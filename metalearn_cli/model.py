@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +19,12 @@ from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.datasets.decode import Broken
 from metalearn_cli.datasets.image_folder import some
 from metalearn_cli.errors import UserError
+from metalearn_cli.given import Picture, classes_of, labels, numbers, pictures, scaled, unscaled
 from metalearn_cli.nets.base import Net, Params, with_outputs
 from metalearn_cli.nets.reduced import Reduced
 from metalearn_cli.seeding import generator
 from metalearn_cli.task_file import Examples
-from metalearn_cli.tasks.base import Scale, Spec, Support
+from metalearn_cli.tasks.base import Spec, Support
 from metalearn_cli.unlike import Threshold, find, unlikeness
 
 AT_ONCE = 256  # queries that go through together, where a prediction does not depend on its neighbours
@@ -47,8 +47,9 @@ class Model:
     def adapt(self, x: Any, y: Any) -> "Predictor":
         """Adapt to the support set of a task -> what predicts for it.
 
-        x [S, C, H, W] in 0..1 as `read` makes it, or [S, d] in the units of the training table; y [S]: labels of any
-        kind, or [S] or [S, outputs] values. Tensors, arrays or lists.
+        x: files or PIL images, which are prepared as `metalearn predict` does it; or [S, C, H, W] in 0..1 as `read`
+        makes it; or [S, d] in the units of the training table. y [S]: labels of one kind, or [S] or [S, outputs]
+        values. Tensors, arrays or lists.
         """
         x = self._inputs(x)
         if self.examples.spec.kind == "values":
@@ -72,29 +73,31 @@ class Model:
         shape = "x".join(map(str, self.examples.spec.input_shape))
         return f"<{type(self.algo).__name__} with {type(self.net).__name__} on examples of {shape}, {self.device}>"
 
-    def read(self, paths: Sequence[str | Path]) -> Tensor:
-        """The pictures in these files as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones."""
-        if isinstance(paths, str | Path):
-            raise UserError(f"read wants a list of files: read([{str(paths)!r}])")
-        return self.read_bytes(paths) * (1 / 255)
+    def read(self, given: Picture | Sequence[Picture]) -> Tensor:
+        """These files or PIL images as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones.
 
-    def read_bytes(self, paths: Sequence[str | Path]) -> Tensor:
+        A PIL image that was opened from a file, and is not decoded yet, is read as the file is: of a large JPEG no more
+        than is needed is decoded. One that is decoded already is taken as it is.
+        """
+        return self.read_bytes([given] if isinstance(given, Picture) else given) * (1 / 255)
+
+    def read_bytes(self, given: Sequence[Picture]) -> Tensor:
         """The same, [n, C, H, W] uint8."""
         preparation = self.examples.preparation
         if preparation is None:
             raise UserError(
                 "the task of this run does not tell how a picture becomes an example: its class has no `preparation`"
             )
-        pixels = torch.empty(len(paths), *self.examples.spec.input_shape, dtype=torch.uint8)
+        pixels = torch.empty(len(given), *self.examples.spec.input_shape, dtype=torch.uint8)
         broken = []
-        for number, path in enumerate(paths):
+        for number, picture in enumerate(given):
             try:
-                pixels[number] = preparation.read(Path(path))
+                pixels[number] = preparation.read(Path(picture) if isinstance(picture, str) else picture)
             except Broken as error:
-                broken.append(f"{path} {error}")
+                broken.append(f"{picture if isinstance(picture, str | Path) else f'number {number + 1}'} {error}")
         if broken:
             raise UserError(
-                f"{len(broken)} of {len(paths)} pictures cannot be used: {some(broken, '; ')}: mend or remove them"
+                f"{len(broken)} of {len(given)} pictures cannot be used: {some(broken, '; ')}: mend or remove them"
             )
         return pixels
 
@@ -110,12 +113,36 @@ class Model:
     def in_precision(self, net: Net) -> Net:
         return Reduced(net.spec, net) if self.reduced else net
 
+    def outside(self, x: Any) -> Tensor:
+        """x [n, d] as for `adapt` -> which lie outside of the range of the training tasks' inputs, [n] bool."""
+        columns = self.examples.columns
+        if columns is None or columns.x_range is None:
+            raise UserError("nothing is known of the range of the inputs that this run was trained on")
+        low, high = (torch.tensor(end, dtype=torch.float64) for end in (columns.x_range.low, columns.x_range.high))
+        values = self._checked(x).double()
+        return ((values < low) | (values > high)).any(1)
+
+    def numbers(self, x: Any) -> Tensor:
+        """Examples of any kind that `adapt` takes as numbers, [n, ...]."""
+        is_of_images = self.examples.columns is None and len(self.examples.spec.input_shape) == 3
+        files = pictures(x) if is_of_images else None
+        found = numbers(x) if files is None else self.read_bytes(files)
+        if found.dim() == 0 or len(found) == 0:
+            raise UserError("x is empty: give a list of one example at least")
+        return found
+
     def _inputs(self, x: Any) -> Tensor:
         """[n, *input] on the device."""
-        x, shape = _tensor(x), self.examples.spec.input_shape
+        columns = self.examples.columns
+        return scaled(self._checked(x), columns.x_scale if columns else None).to(self.device, self.dtype)
+
+    def _checked(self, given: Any) -> Tensor:
+        """[n, *input] in the units of whoever gave it, pixels in 0..1."""
+        shape = self.examples.spec.input_shape
+        x = self.numbers(given)
         if shape == (1,) and x.dim() == 1:
             x = x[:, None]
-        if tuple(x.shape[1:]) != shape or not len(x):
+        if tuple(x.shape[1:]) != shape:
             raise UserError(f"x is of shape {list(x.shape)}, and [n, {', '.join(map(str, shape))}] is wanted")
         if x.dtype == torch.uint8 and len(shape) == 3:
             x = x * (1 / 255)
@@ -126,12 +153,11 @@ class Model:
                 f"x holds pixels from {x.min().item():.4g} to {x.max().item():.4g}: give numbers in 0..1, or uint8 in "
                 "0..255"
             )
-        columns = self.examples.columns
-        return _scaled(x, columns.x_scale if columns else None).to(self.device, self.dtype)
+        return x
 
     def _values(self, y: Any, number: int) -> Tensor:
         """[S, outputs] on the device."""
-        y, outputs = _tensor(y), self.examples.spec.outputs
+        y, outputs = numbers(y), self.examples.spec.outputs
         if outputs == 1 and y.dim() == 1:
             y = y[:, None]
         if y.shape != (number, outputs):
@@ -141,28 +167,23 @@ class Model:
         if not y.isfinite().all():
             raise UserError("y holds numbers that are not finite: give every example all of its values")
         columns = self.examples.columns
-        return _scaled(y, columns.y_scale if columns else None).to(self.device, self.dtype)
+        return scaled(y, columns.y_scale if columns else None).to(self.device, self.dtype)
 
     def _labels(self, y: Any, number: int) -> tuple[list[Any], Tensor]:
         """The classes, and the place of each example's among them [S]."""
-        labels = y.tolist() if isinstance(y, Tensor | np.ndarray) else list(y)
-        labels = [label.item() if isinstance(label, Tensor) and label.dim() == 0 else label for label in labels]
-        if len(labels) != number or any(isinstance(label, list) for label in labels):
-            raise UserError(f"y has {len(labels)} labels for {number} examples: one for each is wanted")
+        found = labels(y, number)
         columns = self.examples.columns
         if columns is not None and columns.labels:  # all tasks share them
             classes = list(columns.labels)
-            labels = [str(label) for label in labels]
-            if unknown := [label for label in labels if label not in classes]:
+            found = [str(label) for label in found]
+            if unknown := [label for label in found if label not in classes]:
                 raise UserError(
                     f"y has the label {unknown[0]}, and the training had {', '.join(classes)}: take one of them"
                 )
         else:
-            classes = sorted(set(labels))
-            if len(classes) < 2:
-                raise UserError(f"the support has one class only, {classes[0]}: two at least are wanted to tell apart")
+            classes = classes_of(found)
         place = {label: position for position, label in enumerate(classes)}
-        return classes, torch.tensor([place[label] for label in labels], device=self.device)
+        return classes, torch.tensor([place[label] for label in found], device=self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,11 +205,11 @@ class Predictor:
         if self.classes:
             return out.softmax(-1)
         columns = self.model.examples.columns
-        return _unscaled(out, columns.y_scale if columns else None)
+        return unscaled(out, columns.y_scale if columns else None)
 
     def outputs(self, x: Any) -> Tensor:
         """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU."""
-        mode = self.model.batch_norm
+        mode, x = self.model.batch_norm, self.model.numbers(x)
         size = len(x) if mode is BatchNorm.transductive else AT_ONCE
         with torch.no_grad():
             parts = [
@@ -198,7 +219,7 @@ class Predictor:
         return torch.cat(parts)
 
     def unlike(self, x: Any) -> Tensor:
-        """x [Q, ...] -> which look unlike every class, [Q] bool: 5% of the queries of validation tasks did."""
+        """x [Q, ...] -> which look unlike every class, [Q] bool: 3% of the queries of validation tasks did."""
         if self.threshold is None:
             raise UserError("nothing is known of when a query is unlike every class here: see `metalearn predict`")
         return unlikeness(self.outputs(x)) > self.threshold.value
@@ -238,24 +259,3 @@ def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta,
         return other, meta, ""
     note = f"trained with {trained.outputs} classes and not {way}: each starts at the mean of the rows of the head"
     return other, meta, note
-
-
-def _tensor(values: Any) -> Tensor:
-    """As float64, which holds every number that is given; pixels as they are."""
-    try:
-        tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"x and y must be numbers: {error}") from error
-    return tensor if tensor.dtype in (torch.uint8, torch.float32) else tensor.double()
-
-
-def _scaled(values: Tensor, scale: Scale | None) -> Tensor:
-    if scale is None:
-        return values
-    return (values.double() - torch.tensor(scale.mean).double()) / torch.tensor(scale.deviation).double()
-
-
-def _unscaled(values: Tensor, scale: Scale | None) -> Tensor:
-    if scale is None:
-        return values
-    return values.double() * torch.tensor(scale.deviation).double() + torch.tensor(scale.mean).double()

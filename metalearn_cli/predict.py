@@ -18,6 +18,7 @@ from metalearn_cli.config import Precision, check_threads
 from metalearn_cli.datasets.image_folder import printable
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
+from metalearn_cli.inputs import Points
 from metalearn_cli.machine import set_process
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.model import Model, Predictor
@@ -26,9 +27,11 @@ from metalearn_cli.progress import show, tell
 from metalearn_cli.report.tables import aligned
 from metalearn_cli.schema import check
 from metalearn_cli.stored import Stored, make, read
+from metalearn_cli.tasks.base import Columns
 from metalearn_cli.unlike import unlikeness
 
 DIGITS = 6
+OUTSIDE = "outside_training"
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> Rows:
             tell(f"the threshold could not be kept for the next time ({error.strerror}: {error.filename})")
     outputs = predictor.outputs(queries)
     flags = None if threshold is None else (unlikeness(outputs) > threshold.value).tolist()
-    return _classified([("path", printable(str(path))) for path in paths], predictor, outputs, flags)
+    return _classified([("path", printable(str(path))) for path in paths], predictor, outputs, "unlike", flags)
 
 
 def _of_table(keys: Predict, model: Model) -> Rows:
@@ -134,33 +137,55 @@ def _of_table(keys: Predict, model: Model) -> Rows:
     assert columns is not None  # whoever calls
     support, query = (inputs.points(getattr(keys, key), key, columns) for key in ("support", "query"))
     predictor = model.adapt(support.x, inputs.targets(support.table, columns))
+    outside = _outside(model, support, query, columns)
     asked = [[round_off(value) for value in row] for row in query.x.tolist()]
     if predictor.classes:
-        rows = _classified(
-            [("row", number) for number in range(1, len(asked) + 1)], predictor, predictor.outputs(query.x), None
-        )
-        return rows
+        about = [("row", number) for number in range(1, len(asked) + 1)]
+        return _classified(about, predictor, predictor.outputs(query.x), OUTSIDE, outside)
     found = [[round_off(value) for value in row] for row in predictor(query.x).tolist()]
-    names = [*query.names, *columns.targets]
-    cells = [[*x, *y] for x, y in zip(asked, found, strict=True)]
+    names = [*query.names, *columns.targets, *([] if outside is None else [OUTSIDE])]
+    flags = [[]] * len(asked) if outside is None else [[flag] for flag in outside]
+    cells = [[*x, *y, *flag] for x, y, flag in zip(asked, found, flags, strict=True)]
     return Rows(names, cells, [dict(zip(names, row, strict=True)) for row in cells])
 
 
+def _outside(model: Model, support: Points, query: Points, columns: Columns) -> list[bool] | None:
+    """Which queries lie outside of the range of the training's inputs; None where that is not known. What lies outside
+    is said, of the support too."""
+    if columns.x_range is None:
+        tell(
+            "whether a query lies outside of the inputs of the training is not known: the run did not keep their range"
+        )
+        return None
+    flags = []
+    for what, points in (("support", support), ("query", query)):
+        flags = model.outside(points.x).tolist()
+        if any(flags):
+            row = flags.index(True)
+            ranges = zip(points.names, points.x[row].tolist(), columns.x_range.low, columns.x_range.high, strict=True)
+            name, x, low, high = next(one for one in ranges if not one[2] <= one[1] <= one[3])
+            tell(
+                f"warning: {sum(flags)} of {len(flags)} points in {what} lie outside of the inputs of the training, "
+                f"first row {row + 1} with {name}={x:g}, where those were from {low:g} to {high:g}: what is predicted "
+                "from there is a guess"
+            )
+    return flags
+
+
 def _classified(
-    about: Sequence[tuple[str, Any]], predictor: Predictor, outputs: Tensor, flags: list[bool] | None
+    about: Sequence[tuple[str, Any]], predictor: Predictor, outputs: Tensor, flag: str, flags: list[bool] | None
 ) -> Rows:
-    """A row for each query: what it is, its label, the probability of each class, and whether it is unlike all."""
+    """A row for each query: what it is, its label, the probability of each class, and the flag, where it is known."""
     classes = [printable(str(name)) for name in predictor.classes]
-    names = [about[0][0], "label", *(f"p_{name}" for name in classes)] + ([] if flags is None else ["unlike"])
+    names = [about[0][0], "label", *(f"p_{name}" for name in classes)] + ([] if flags is None else [flag])
     cells: list[list[Any]] = []
     nested: list[dict[str, Any]] = []
     for number, ((key, name), row) in enumerate(zip(about, outputs.double().softmax(-1), strict=True)):
         label = classes[int(row.argmax())]
         probabilities = [round_off(value) for value in row.tolist()]
-        flag = [] if flags is None else [flags[number]]
-        cells.append([name, label, *probabilities, *flag])
+        cells.append([name, label, *probabilities, *([] if flags is None else [flags[number]])])
         nested.append({key: name, "label": label, "probabilities": dict(zip(classes, probabilities, strict=True))})
-        nested[-1] |= {} if flags is None else {"unlike": flags[number]}
+        nested[-1] |= {} if flags is None else {flag: flags[number]}
     return Rows(names, cells, nested)
 
 

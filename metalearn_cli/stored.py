@@ -19,7 +19,7 @@ from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.schema import build
 from metalearn_cli.task_file import Examples, examples_of, from_json
 from metalearn_cli.tasks.base import TaskDistribution
-from metalearn_cli.unlike import Threshold
+from metalearn_cli.unlike import Threshold, checked
 
 FORMAT = 1
 EXPORT, TASK, UNLIKE = "model.json", "task.json", "unlike.json"
@@ -53,7 +53,7 @@ def read(folder: Path, trust: bool) -> Stored:
     tested, notes = runs.load_tested(folder)
     if not (folder / "results.json").exists():
         notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
-    unlike = runs.read_json(folder / UNLIKE).get("thresholds", []) if (folder / UNLIKE).exists() else []
+    unlike = kept(folder)
     if (folder / TASK).is_file():
         examples = _examples(runs.read_json(folder / TASK), folder / TASK)
     else:  # of a version before
@@ -107,7 +107,8 @@ def _examples(content: dict[str, Any], path: Path) -> Examples:
         return from_json(content)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): it is not whole, or of another version"
+            f"{path} cannot be read ({'' if type(error) is ValueError else f'{type(error).__name__}: '}{error}): it is "
+            "not whole, or of another version"
         ) from error
 
 
@@ -126,33 +127,61 @@ def make(
         steps: Any = {"test_steps": test_steps}
         algo = dataclasses.replace(algo, **steps)  # type: ignore[type-var]
     dtype = torch.float64 if precision is Precision.fp64 else torch.float32
-    wanted = algo.init(net, torch.Generator())
+    wanted = algo.init(net, torch.Generator()) if trust else _wanted(stored, algo, net)
     parts = []
     for word, part in (("params.", wanted.params), ("buffers.", wanted.buffers)):
         found = {name.removeprefix(word): value for name, value in stored.tensors.items() if name.startswith(word)}
-        odd = sorted(found.keys() ^ part.keys()) or [name for name in part if part[name].shape != found[name].shape]
-        if odd:
+        if odd := sorted(found.keys() ^ part.keys()):
             raise UserError(
-                f"the weights in {stored.folder} are of another model than its configuration: {odd[0]} differs"
+                f"the weights in {stored.folder} are of another model than its configuration: {odd[0]} is in one only"
+            )
+        if odd := [name for name in part if part[name].shape != found[name].shape]:
+            shapes = [list(tensors[odd[0]].shape) for tensors in (found, part)]
+            raise UserError(
+                f"the weights in {stored.folder} are of another model than its configuration: {odd[0]} is {shapes[0]} "
+                f"and should be {shapes[1]}"
             )
         parts.append({name: found[name].to(place, dtype) for name in part})
-    thresholds = [
+    fitting = [
         threshold
-        for threshold in _thresholds(stored)
+        for threshold in thresholds(stored.folder, stored.unlike)
         if (threshold.batch_norm, threshold.test_steps, threshold.step)
         == (batch_norm.name, algo.test_steps, stored.step)
     ]
     reduced = precision is Precision.bf16
-    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, thresholds, reduced)
+    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, reduced)
 
 
-def _thresholds(stored: Stored) -> list[Threshold]:
+def _wanted(stored: Stored, algo: Algorithm, net: Net) -> Meta:
+    """The names and shapes of what was learned, without memory for it: a width that is damaged may want any amount. Not
+    of somebody's own classes, which may look at their numbers."""
     try:
-        return [Threshold(**known) for known in stored.unlike]
-    except TypeError as error:
-        name = EXPORT if (stored.folder / EXPORT).is_file() else UNLIKE
+        with torch.device("meta"):
+            return algo.init(net, torch.Generator())
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # of a width that no tensor has
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{stored.folder / name} holds no thresholds of the flag ({error}): remove or export it again"
+            f"the network in {stored.folder} cannot be made ({reason}): its configuration is not whole, or of another "
+            "version"
+        ) from error
+
+
+def kept(run: Path) -> list[dict[str, Any]]:
+    """The thresholds of the flag in the folder of a run."""
+    if not (run / UNLIKE).exists():
+        return []
+    found: list[dict[str, Any]] = runs.read_json(run / UNLIKE).get("thresholds", [])
+    return found
+
+
+def thresholds(folder: Path, content: list[dict[str, Any]]) -> list[Threshold]:
+    """Raises UserError where these are none."""
+    try:
+        return [checked(Threshold(**known)) for known in content]
+    except (TypeError, ValueError) as error:
+        name = EXPORT if (folder / EXPORT).is_file() else UNLIKE
+        raise UserError(
+            f"{folder / name} holds no thresholds of the flag ({error}): remove or export it again"
         ) from error
 
 

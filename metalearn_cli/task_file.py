@@ -1,11 +1,19 @@
-"""What the examples of a task are, so that new ones can be made like them where its data are not: a run's task.json."""
+"""What the examples of a task are, so that new ones can be made like them where its data are not: a run's task.json.
+
+A file may be damaged, or somebody's own: every number in it is looked at before it becomes the size of something.
+"""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
+
+from PIL import Image
 
 from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.preparation import Preparation
-from metalearn_cli.tasks.base import Columns, Scale, Spec, TaskDistribution
+from metalearn_cli.tasks.base import Columns, Range, Scale, Spec, TaskDistribution
+
+LARGEST, LARGEST_SIDE = 100_000_000, 10_000  # numbers of an example or of outputs; pixels
 
 
 class Examples(NamedTuple):
@@ -42,14 +50,80 @@ def to_json(examples: Examples) -> dict[str, Any]:
 def from_json(content: dict[str, Any]) -> Examples:
     """Raises KeyError, TypeError or ValueError where that is not what `to_json` makes."""
     spec = Spec(**{**content["spec"], "input_shape": tuple(content["spec"]["input_shape"])})
+    _check_spec(spec)
     preparation, columns = content["preparation"], content["columns"]
     if preparation is not None:
         preparation = Preparation(**{**preparation, "resize": Resize[preparation["resize"]]})
+        _check_preparation(preparation, spec)
     if columns is not None:
         features, targets, labels = (tuple(columns[name]) for name in ("features", "targets", "labels"))
-        columns = Columns(features, targets, _scale(columns["x_scale"]), _scale(columns["y_scale"]), labels)
+        scales = _scale(columns["x_scale"]), _scale(columns["y_scale"])
+        columns = Columns(features, targets, *scales, labels, _range(columns.get("x_range")))
+        _check_columns(columns, spec)
     return Examples(spec, preparation, columns)
+
+
+def _range(content: dict[str, Any] | None) -> Range | None:
+    """None also in what a version before has written."""
+    return None if content is None else Range(tuple(content["low"]), tuple(content["high"]))
 
 
 def _scale(content: dict[str, Any] | None) -> Scale | None:
     return None if content is None else Scale(tuple(content["mean"]), tuple(content["deviation"]))
+
+
+def _check_spec(spec: Spec) -> None:
+    for size in (spec.input_shape, (spec.outputs,), (spec.train_outputs,)):
+        for number in size:
+            _check_whole("spec", number, 1, LARGEST)
+    if not spec.input_shape or math.prod(spec.input_shape) > LARGEST:
+        raise ValueError(f"input_shape is {list(spec.input_shape)}")
+    if spec.kind not in ("classes", "values"):
+        raise ValueError(f"kind is {spec.kind!r}")
+    _check_types(spec._asdict(), ("padded", "complete"), bool)
+
+
+def _check_preparation(preparation: Preparation, spec: Spec) -> None:
+    content = dataclasses.asdict(preparation)
+    for name, least in (("size", 1), ("channels", 1), ("margin", 0), ("by_way_of", 1)):
+        if name != "by_way_of" or preparation.by_way_of is not None:
+            _check_whole(name, content[name], least, LARGEST_SIDE)
+    _check_types(content, ("inverted", "whole"), bool)
+    _check_types(content, ("resample", "note"), str)
+    if preparation.resample.upper() not in Image.Resampling.__members__:
+        raise ValueError(f"resample is {preparation.resample!r}")
+    made = (preparation.channels, preparation.size, preparation.size)
+    if preparation.channels not in (1, 3) or made != spec.input_shape:
+        raise ValueError(f"pictures become {list(made)}, and input_shape is {list(spec.input_shape)}")
+
+
+def _check_columns(columns: Columns, spec: Spec) -> None:
+    outputs = 1 if spec.kind == "classes" else spec.outputs
+    pairs = [("features", columns.features, spec.input_shape), ("targets", columns.targets, (outputs,))]
+    for name, names, wanted in pairs:
+        if (len(names),) != wanted or not all(isinstance(one, str) for one in (*names, *columns.labels)):
+            raise ValueError(f"{name} are {list(names)}, and {list(wanted)} names are wanted")
+    if columns.labels and (spec.kind != "classes" or len(columns.labels) != spec.outputs):
+        raise ValueError(f"there are {len(columns.labels)} labels for {spec.outputs} {spec.kind}")
+    x_scale, y_scale, x_range = columns.x_scale, columns.y_scale, columns.x_range
+    for size, rows in (
+        (len(columns.features), (x_scale.mean, x_scale.deviation) if x_scale else ()),
+        (len(columns.targets), (y_scale.mean, y_scale.deviation) if y_scale else ()),
+        (len(columns.features), (x_range.low, x_range.high) if x_range else ()),
+    ):
+        for row in rows:
+            if len(row) != size or not all(type(one) in (int, float) and math.isfinite(one) for one in row):
+                raise ValueError(f"a scale or range is {list(row)}, and {size} numbers are wanted")
+    if not all(one > 0 for scale in (x_scale, y_scale) if scale for one in scale.deviation):
+        raise ValueError("a deviation is not above 0")
+
+
+def _check_whole(name: str, value: Any, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} has {value!r}, where a whole number from {least} to {most} is wanted")
+
+
+def _check_types(content: dict[str, Any], names: tuple[str, ...], kind: type) -> None:
+    for name in names:
+        if type(content[name]) is not kind:
+            raise ValueError(f"{name} is {content[name]!r}, where a {kind.__name__} is wanted")

@@ -114,6 +114,16 @@ def test_a_full_disk_is_noted(look: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "0.00 GB left" in found["outputs"][1]
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_its_help_is_its_own(option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "doctor", lambda: pytest.fail("it was asked for help only"))
+    assert main(["doctor", option]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("metalearn doctor\n")
+    assert "Exit codes: 0 nothing is wrong, 1 something is" in out
+    assert all(word in out for word in ("ok", "note", "WRONG", "METALEARN_DATA"))
+
+
 def test_it_takes_no_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "now"]) == 2
     assert "takes no options" in capsys.readouterr().err

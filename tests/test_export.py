@@ -1,20 +1,24 @@
 """A model outside of its run: metalearn export, and metalearn_cli.load of both."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import run
+from PIL import Image
 from tiny_runs import pictures, rows, train
 
 import metalearn_cli
 from metalearn_cli import calibrate, export, predict  # noqa: F401 - the forks need not import them anew
 from metalearn_cli.errors import UserError
+from metalearn_cli.predict import round_off
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +113,55 @@ def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, export
         model.adapt(x[:, :, :, :].repeat(2, 1, 1, 1), list("abcdefghijkl")).unlike(q)
 
 
+def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Path, exported: Path) -> None:
+    """To the bit: whoever decodes a large JPEG in full before gives other pixels."""
+    support, labels, query = task(own)
+    large = tmp_path / "large.jpg"
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter
+    Image.effect_noise((900, 700), 90).convert("RGB").resize((450, 350)).save(large, exif=exif, quality=90)
+    files = [*query, large]
+    (tmp_path / "support.csv").write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in support))
+    words = [
+        "predict",
+        f"run={exported}",
+        "support=support.csv",
+        f"query={','.join(map(str, files))}",
+        "out=found.json",
+    ]
+    done = run(tmp_path, *words, "threads=1")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    model = metalearn_cli.load(exported)
+    by_tensors = model.adapt(model.read(support), labels).outputs(model.read(files))
+    with ExitStack() as stack:
+        opened = [stack.enter_context(Image.open(path)) for path in files]
+        of_support = [stack.enter_context(Image.open(path)) for path in support]
+        for x, q in (
+            (support, files),
+            (list(map(str, support)), tuple(map(str, files))),
+            (np.array(list(map(str, support))), np.array(files)),
+            (of_support, opened),
+            (support, [str(files[0]), *files[1:-1], opened[-1]]),
+        ):
+            adapted = model.adapt(x, labels)
+            outputs = adapted.outputs(q)
+            assert torch.equal(outputs, by_tensors)
+            chances = [list(map(round_off, row)) for row in outputs.double().softmax(-1).tolist()]
+            assert [list(row["probabilities"].values()) for row in found] == chances
+            assert [row["unlike"] for row in found] == adapted.unlike(q).tolist()
+        for one in (files[-1], str(files[-1]), opened[-1]):
+            assert torch.equal(model.read(one), model.read(files)[-1:])
+            assert torch.equal(adapted(one), adapted(files[-1:]))
+        decoded = opened[0]
+        decoded.load()
+        in_memory = [decoded, decoded.convert("RGBA"), Image.fromarray(np.asarray(decoded))]
+        assert torch.equal(model.read(in_memory), model.read(query[:1] * 3))
+        decoded.paste("red", (0, 0, 20, 20))  # what is in memory counts, and not the file
+        assert not torch.equal(model.read(decoded), model.read(query[0]))
+        assert decoded.size == (24, 20)
+
+
 def test_any_order_of_the_support_is_the_same_task(own: Path, exported: Path) -> None:
     model = metalearn_cli.load(exported)
     support, labels, query = task(own)
@@ -127,7 +180,18 @@ def test_any_order_of_the_support_is_the_same_task(own: Path, exported: Path) ->
         (torch.zeros(2, 3, 16, 16), [0, 1, 2], "y has 3 labels for 2 examples"),
         (torch.zeros(2, 3, 16, 16), [[0, 1], [1, 0]], "one for each is wanted"),
         (torch.zeros(2, 3, 16, 16), [4, 4], "the support has one class only, 4"),
-        (["a", "b"], [0, 1], "must be numbers"),
+        (
+            ["a", "b"],
+            [0, 1],
+            r"2 of 2 pictures cannot be used: a cannot be read \(No such file or directory\); b cannot",
+        ),
+        (
+            ["a", torch.zeros(3, 16, 16)],
+            [0, 1],
+            "x has files or pictures, and number 2 of type Tensor: give all of one",
+        ),
+        ([Image.new("L", (4, 4))] * 2, [0, 1], "number 1 is 4 x 4 pixels, and at least 8 a side are wanted; number 2"),
+        ([{}, {}], [0, 1], "must be numbers"),
     ],
 )
 def test_what_does_not_fit_is_said(x: object, y: object, sentence: str, exported: Path) -> None:
@@ -181,6 +245,93 @@ def test_damage_is_found_and_named(tmp_path: Path, exported: Path) -> None:
     (model / "model.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         metalearn_cli.load(model)
+
+
+ODD = (-1, 0, "16", 16.0, True, None, [16], {"a": 1}, 10**12, 1e400, 10**400)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("examples.spec.input_shape.1", "examples.spec.outputs", "examples.spec.train_outputs"),
+        *("examples.preparation.size", "examples.preparation.channels", "examples.preparation.margin"),
+        *("examples.preparation.by_way_of", "config.model.filters"),
+    ],
+)
+def test_odd_widths_in_an_export_are_a_sentence(path: str, tmp_path: Path, exported: Path) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    whole = (model / "model.json").read_text()
+    *above, last = path.split(".")
+    for odd in ODD:
+        content = json.loads(whole)
+        part = content
+        for name in above:
+            part = part[int(name)] if isinstance(part, list) else part[name]
+        part[int(last) if isinstance(part, list) else last] = odd
+        if odd == (None if last == "by_way_of" else 0 if last == "margin" else ()):
+            continue  # it may be that
+        (model / "model.json").write_text(json.dumps(content))
+        with pytest.raises(UserError) as found:
+            metalearn_cli.load(model)
+        assert "\n" not in str(found.value)
+        assert len(str(found.value)) < 800
+
+
+@pytest.mark.parametrize(
+    ("path", "odd", "sentence"),
+    [
+        ("examples", None, "model.json cannot be read (TypeError: "),
+        ("examples", [], "model.json cannot be read (TypeError: "),
+        ("examples.spec", [3, 16, 16], "cannot be read (TypeError: "),
+        ("examples.spec.input_shape", [], "cannot be read (input_shape is []): it is not whole, or of another version"),
+        ("examples.spec.input_shape", 16, "cannot be read (TypeError: "),
+        ("examples.spec.input_shape", [3, 9999, 9999], "cannot be read (input_shape is [3, 9999, 9999])"),
+        ("examples.spec.input_shape", [3, 17, 17], "pictures become [3, 16, 16], and input_shape is [3, 17, 17]"),
+        ("examples.spec.kind", "words", "kind is 'words'"),
+        ("examples.spec.padded", 1, "padded is 1, where a bool is wanted"),
+        ("examples.spec.outputs", 4, "algo=maml learns one output per class"),
+        (
+            "config.model.filters",
+            4,
+            "another model than its configuration: block1.conv.weight is [3, 3, 3, 3] and should",
+        ),
+        ("config.model.gamma", False, "of another model than its configuration: block1.norm.weight is in one only"),
+        ("examples.preparation.resample", "sharp", "resample is 'sharp'"),
+        ("examples.preparation.resize", [1], "cannot be read (TypeError: "),
+        ("examples.preparation.resize", "fold", "cannot be read (KeyError: 'fold')"),
+        ("config.model.filters", 10**6, "of another model than its configuration: "),  # 36 TB
+        ("config.model.filters", 2**40, "cannot be made ("),
+        ("config.model.filters", 10**400, "cannot be made ("),
+        ("config.model.filters", -3, "model.filters=-3 must be at least 1"),
+        ("unlike", 3, "holds no thresholds of the flag"),
+        ("unlike.0", [], "holds no thresholds of the flag"),
+        ("unlike.0.way", "5", "holds no thresholds of the flag (way is '5')"),
+        ("unlike.0.shot", 0, "holds no thresholds of the flag (shot is 0)"),
+        ("unlike.0.value", "high", "holds no thresholds of the flag (value is 'high')"),
+        ("unlike.0.share", None, "holds no thresholds of the flag (share is None)"),
+    ],
+)
+def test_damage_in_an_export_is_named(path: str, odd: object, sentence: str, tmp_path: Path, exported: Path) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    content = json.loads((model / "model.json").read_text())
+    part = content
+    *above, last = path.split(".")
+    for name in above:
+        part = part[int(name)] if isinstance(part, list) else part[name]
+    part[int(last) if isinstance(part, list) else last] = odd
+    (model / "model.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        metalearn_cli.load(model)
+
+
+def test_odd_widths_in_a_runs_task_file_too(tmp_path: Path, maml: Path) -> None:
+    model = Path(shutil.copytree(maml, tmp_path / "model"))
+    content = json.loads((model / "task.json").read_text())
+    content["spec"]["outputs"] = "three"
+    (model / "task.json").write_text(json.dumps(content))
+    done = run(tmp_path, "predict", f"run={model}", "support=x", "query=x")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "task.json cannot be read (spec has 'three', where a whole number from 1 to 100000000 is wanted)" in done.err
 
 
 def test_code_of_others_runs_with_trust_only(

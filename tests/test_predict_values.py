@@ -1,6 +1,7 @@
 """metalearn predict on points: curves, and a user's own tables."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tiny_runs import rows
 import metalearn_cli
 from metalearn_cli import predict  # noqa: F401 - the forks need not import it anew
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.errors import UserError
 from metalearn_cli.jobs import load_eval_job
 from metalearn_cli.machine import new_learner
 from metalearn_cli.runs import load_tested
@@ -54,7 +56,8 @@ def test_a_curve_is_predicted_as_the_learner_does(tmp_path: Path, curves: Path) 
     done = run(tmp_path, "predict", f"run={curves}", "support=s.csv", "query=q.csv", "out=p.csv")
     assert done.code == 0, done.err
     found = rows(tmp_path / "p.csv")
-    assert [list(row) for row in found] == [["x", "y"]] * 2
+    assert [list(row) for row in found] == [["x", "y", "outside_training"]] * 2
+    assert "outside" not in done.err
     assert [row["x"] for row in found] == ["-1.0", "4.5"]
     _, job = load_eval_job([f"run={curves}"])
     learner = new_learner(job)
@@ -77,8 +80,8 @@ def test_a_table_is_predicted_in_its_own_units_by_its_own_columns(tmp_path: Path
         done = run(tmp_path, "predict", f"run={model}", "support=s.csv", f"query={query}.csv", f"out={query}.json")
         assert done.code == 0, done.err
         (found[query],) = json.loads((tmp_path / f"{query}.json").read_text())
-    assert list(found["q"]) == ["mass", "speed", "price"]
-    assert list(found["plain"]) == ["x1", "x2", "price"]
+    assert list(found["q"]) == ["mass", "speed", "price", "outside_training"]
+    assert list(found["plain"]) == ["x1", "x2", "price", "outside_training"]
     assert found["q"]["price"] == found["plain"]["price"]
     assert 5e6 < found["q"]["price"] < 7e6
     _, job = load_eval_job([f"run={model}"])
@@ -107,6 +110,54 @@ def test_a_table_is_predicted_in_its_own_units_by_its_own_columns(tmp_path: Path
     assert exported([[1015, 0.001]]).item() == pytest.approx(found["q"]["price"], rel=1e-5)
 
 
+def test_what_lies_outside_of_the_trainings_inputs_is_said_and_has_a_column(tmp_path: Path, curves: Path) -> None:
+    (tmp_path / "s.csv").write_text("x,y\n-2,1.5\n5,0\n")
+    (tmp_path / "q.csv").write_text("x\n-5\n100\n1\n-5.01\n")
+    done = run(tmp_path, "predict", f"run={curves}", "support=s.csv", "query=q.csv", "out=p.csv")
+    assert done.code == 0, done.err
+    assert [row["outside_training"] for row in rows(tmp_path / "p.csv")] == ["false", "true", "false", "true"]
+    sentence = (
+        "2 of 4 points in query lie outside of the inputs of the training, first row 2 with x=100, where those were"
+    )
+    assert done.err.count(sentence) == done.err.count("outside") == 1
+    assert "from -5 to 5: what is predicted from there is a guess" in done.err
+    (tmp_path / "s.csv").write_text("x,y\n-2,1.5\n9,0\n")
+    done = run(tmp_path, "predict", f"run={curves}", "support=s.csv", "query=s.csv", "out=p.json")
+    assert "1 of 2 points in support lie outside" in done.err
+    assert [row["outside_training"] for row in json.loads((tmp_path / "p.json").read_text())] == [False, True]
+    assert metalearn_cli.load(curves).outside([-2, 9]).tolist() == [False, True]
+
+
+def test_the_range_of_a_table_is_that_of_its_training_tasks(tmp_path: Path) -> None:
+    """In the table's own units, and each feature has its own."""
+    model = table_run(tmp_path / "home", lines(lambda task, point, mass, speed: mass), "task.split_seed=3")
+    known = json.loads((model / "task.json").read_text())["columns"]["x_range"]
+    _, job = load_eval_job([f"run={model}"])
+    trained = [int(name[1:]) for name in [job.task._tasks.names[n] for n in job.task._tasks.members["train"].tolist()]]  # type: ignore[attr-defined]
+    assert known == {"low": [1000 + min(trained), 0], "high": [1050 + max(trained), 0.004]}
+    (tmp_path / "s.csv").write_text("mass,speed,price\n1020,0.001,1\n1030,0.002,2\n")
+    (tmp_path / "q.csv").write_text(f"speed,mass\n0.004,1020\n0.0041,1020\n0.001,{1051 + max(trained)}\n")
+    done = run(tmp_path, "predict", f"run={model}", "support=s.csv", "query=q.csv", "out=p.csv")
+    assert done.code == 0, done.err
+    assert [row["outside_training"] for row in rows(tmp_path / "p.csv")] == ["false", "true", "true"]
+    assert "first row 2 with speed=0.0041, where those were from 0 to 0.004" in done.err
+
+
+def test_where_the_range_is_not_known_that_is_said_and_there_is_no_column(tmp_path: Path, curves: Path) -> None:
+    """As in a run of a version before."""
+    model = Path(shutil.copytree(curves, tmp_path / "old"))
+    content = json.loads((model / "task.json").read_text())
+    del content["columns"]["x_range"]
+    (model / "task.json").write_text(json.dumps(content))
+    (tmp_path / "s.csv").write_text("x,y\n-2,1.5\n100,0\n")
+    done = run(tmp_path, "predict", f"run={model}", "support=s.csv", "query=s.csv", "out=p.csv")
+    assert done.code == 0, done.err
+    assert list(rows(tmp_path / "p.csv")[0]) == ["x", "y"]
+    assert "whether a query lies outside of the inputs of the training is not known" in done.err
+    with pytest.raises(UserError, match="nothing is known of the range of the inputs"):
+        metalearn_cli.load(model).outside([1.0])
+
+
 def test_a_tables_classes_keep_their_labels(tmp_path: Path) -> None:
     """2 before 10, as the training had them."""
     table = lines(lambda task, point, mass, speed: (2, 10, 30)[point % 3])
@@ -116,7 +167,8 @@ def test_a_tables_classes_keep_their_labels(tmp_path: Path) -> None:
     done = run(tmp_path, "predict", f"run={model}", "support=s.csv", "query=q.csv", "out=p.csv")
     assert done.code == 0, done.err
     (row,) = rows(tmp_path / "p.csv")
-    assert list(row) == ["row", "label", "p_2", "p_10", "p_30"]
+    assert list(row) == ["row", "label", "p_2", "p_10", "p_30", "outside_training"]
+    assert row["outside_training"] == "false"
     assert sum(float(row[name]) for name in ("p_2", "p_10", "p_30")) == pytest.approx(1, abs=1e-4)
     (tmp_path / "s.csv").write_text("mass,speed,price\n1010,0.001,11\n1020,0.002,2\n")
     done = run(tmp_path, "predict", f"run={model}", "support=s.csv", "query=q.csv")

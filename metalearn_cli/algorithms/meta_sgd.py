@@ -68,7 +68,7 @@ class MetaSGD(Algorithm):
         theta = net.init(rng)
         low, high = self.initial_lr
         alpha = low + (high - low) * torch.rand((), generator=rng)
-        rates = {RATE + name: torch.full_like(value, alpha.item()) for name, value in theta.items()}
+        rates = {RATE + name: alpha.expand_as(value).clone() for name, value in theta.items()}
         return Meta(theta | rates, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:

@@ -6,13 +6,14 @@ by the luminance of ITU-R BT.601, and grey becomes colour by repeating. Colour p
 Lanczos, which is antialiased.
 """
 
+import os
 import warnings
 from enum import Enum, auto
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 MIN_SIDE = 8  # pixels; what is smaller is an icon or an accident
@@ -36,9 +37,9 @@ def decode(path: Path, size: int, channels: int, resize: Resize) -> Tensor:
     return as_tensor(square(read_picture(path, channels, 3 * size), size, resize))
 
 
-def read_picture(path: Path, channels: int, enough: int) -> Image.Image:
-    """The picture in a file, 8 bits in each of `channels` (1: grey, 3: RGB) and turned as its EXIF data say; of a JPEG
-    at least `enough` pixels a side, where it has so many.
+def read_picture(source: Path | Image.Image, channels: int, enough: int) -> Image.Image:
+    """The picture in a file, or one of Pillow's, 8 bits in each of `channels` (1: grey, 3: RGB) and turned as its EXIF
+    data say; of a JPEG in a file at least `enough` pixels a side, where it has so many.
 
     Raises Broken where the file cannot be decoded to its last byte, where it holds several pictures (but for a camera's
     MPO, whose first is the photograph), and for a picture that is too small or too large.
@@ -46,7 +47,7 @@ def read_picture(path: Path, channels: int, enough: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are checked here, and of metadata that are not used
-            return _plain(_read(path, enough)).convert("L" if channels == 1 else "RGB")
+            return _plain(_read(source, enough)).convert("L" if channels == 1 else "RGB")
     except Broken:
         raise
     except UnidentifiedImageError as error:
@@ -68,23 +69,32 @@ def as_tensor(picture: Image.Image) -> Tensor:
 _TOO_LARGE = f"has more than {MAX_PIXELS // 1_000_000} million pixels"
 
 
-def _read(path: Path, enough: int) -> Image.Image:
+def _read(source: Path | Image.Image, enough: int) -> Image.Image:
     """The picture in its own mode; a JPEG of more than twice as many pixels a side as are enough at half, a quarter or
     an eighth of its size, which is quickly decoded."""
-    if path.stat().st_size == 0:
+    if isinstance(source, ImageFile.ImageFile) and source.tile and source.filename:  # opened, and not decoded yet
+        source = Path(os.fsdecode(source.filename))
+    if isinstance(source, Image.Image):
+        _check(source)
+        return ImageOps.exif_transpose(source)
+    if source.stat().st_size == 0:
         raise Broken("is empty (0 bytes)")
-    with Image.open(path) as image:
-        width, height = image.size
-        if min(width, height) < MIN_SIDE:
-            raise Broken(f"is {width} x {height} pixels, and at least {MIN_SIDE} a side are wanted")
-        if width * height > MAX_PIXELS:
-            raise Broken(_TOO_LARGE)
-        if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-            raise Broken(f"holds {frames} pictures, and one is wanted")
-        if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # Pillow's name for 16 bits in a PNG
-            raise Broken(f"is of mode {image.mode}, whose black and white are unknown: 8 or 16 bits are wanted")
+    with Image.open(source) as image:
+        _check(image)
         image.draft(None, (enough, enough))
         return ImageOps.exif_transpose(image)
+
+
+def _check(image: Image.Image) -> None:
+    width, height = image.size
+    if min(width, height) < MIN_SIDE:
+        raise Broken(f"is {width} x {height} pixels, and at least {MIN_SIDE} a side are wanted")
+    if width * height > MAX_PIXELS:
+        raise Broken(_TOO_LARGE)
+    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+        raise Broken(f"holds {frames} pictures, and one is wanted")
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # Pillow's name for 16 bits in a PNG
+        raise Broken(f"is of mode {image.mode}, whose black and white are unknown: 8 or 16 bits are wanted")
 
 
 def _plain(picture: Image.Image) -> Image.Image:

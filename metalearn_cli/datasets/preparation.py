@@ -24,10 +24,10 @@ class Preparation:
     whole: bool = False  # a large JPEG is decoded in its full size
     note: str = ""  # what cannot be done to a picture of the user's
 
-    def read(self, path: Path) -> Tensor:
+    def read(self, source: Path | Image.Image) -> Tensor:
         """[channels, size, size] uint8. Raises Broken."""
         first = self.by_way_of or self.size
-        picture = read_picture(path, self.channels, MAX_PIXELS if self.whole else 3 * first)
+        picture = read_picture(source, self.channels, MAX_PIXELS if self.whole else 3 * first)
         if self.by_way_of:
             picture = square(picture, self.by_way_of, self.resize)
         large = self.size + 2 * self.margin
@@ -39,14 +39,15 @@ class Preparation:
 
     def __str__(self) -> str:
         how = {
-            Resize.crop: "the middle of each, with its shorter side whole",
-            Resize.stretch: "all of each, without its proportions",
-            Resize.pad: "all of each, on white",
+            Resize.crop: "the largest square in its middle is cut out",
+            Resize.stretch: "it is stretched to a square",
+            Resize.pad: "it is padded with white to a square",
         }[self.resize]
-        steps = [how, "grey" if self.channels == 1 else "colours"]
-        steps += [f"first {self.by_way_of} x {self.by_way_of}"] if self.by_way_of else []
-        steps += [self.resample]
-        steps += [f"{self.margin} pixels cut off each side"] if self.margin else []
-        steps += ["inverted, as ink is bright here"] if self.inverted else []
+        large = self.size + 2 * self.margin
+        first = f"to {self.by_way_of} x {self.by_way_of} pixels and then " if self.by_way_of else ""
+        steps = [how, "turned grey" if self.channels == 1 else "turned into RGB"]
+        steps += [f"scaled {first}to {large} x {large} pixels ({self.resample})"]
+        steps += [f"cut to the inner {self.size} x {self.size}"] if self.margin else []
+        steps += ["inverted, so that dark ink is bright"] if self.inverted else []
         note = f"; {self.note}" if self.note else ""
-        return f"pictures become {self.size} x {self.size} ({', '.join(steps)}), as in training{note}"
+        return f"each picture is prepared as in training: {', '.join(steps[:-1])} and {steps[-1]}{note}"

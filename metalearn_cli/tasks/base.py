@@ -46,6 +46,14 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Between which numbers the inputs of the training tasks lie, in the units of their user."""
+
+    low: tuple[float, ...]  # of each feature
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns of a table, from which a task's points are made."""
 
@@ -54,6 +62,7 @@ class Columns:
     x_scale: Scale | None = None  # None: the numbers as they are
     y_scale: Scale | None = None
     labels: tuple[str, ...] = ()  # of classes that all tasks share: those numbered 0, 1, ...
+    x_range: Range | None = None  # None: it is not known
 
 
 class Support(NamedTuple):

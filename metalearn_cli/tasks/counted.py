@@ -23,7 +23,18 @@ from torch import Tensor
 
 from metalearn_cli.datasets.point_set import Array, PointSet, from_arrays
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Columns, Draw, Scale, Spec, Split, TaskDistribution, draw_keys, on_device
+from metalearn_cli.tasks.base import (
+    Batch,
+    Columns,
+    Draw,
+    Range,
+    Scale,
+    Spec,
+    Split,
+    TaskDistribution,
+    draw_keys,
+    on_device,
+)
 from metalearn_cli.tasks.episodes import sort_keys
 from metalearn_cli.tasks.task_split import by_shares, by_words
 
@@ -161,7 +172,8 @@ def count_tasks(
     _check_apart(points, digests, members)
     trained = torch.isin(torch.arange(len(names)).repeat_interleave(count), members["train"]).numpy()
     x, y = points.x, points.y
-    columns = Columns(points.features, points.targets)
+    extremes = (x[trained].min(0).tolist(), x[trained].max(0).tolist())
+    columns = Columns(points.features, points.targets, x_range=Range(*map(tuple, extremes)))
     if standardise:
         columns = replace(columns, x_scale=_scale(x[trained]), y_scale=None if classes else _scale(y[trained]))
         x, y = _scaled(x, columns.x_scale), _scaled(y, columns.y_scale)

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
+from metalearn_cli.tasks.base import Batch, Columns, Draw, Range, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.points import SPEC, Points, gather_points, true_values, uniform
+
+# The middles with three deviations on each side, where all but 0.01% of the inputs lie.
+_COLUMNS = Columns(("x",), ("y",), x_range=Range((-7.0,), (7.0,)))
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class Harmonics(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return ("train", "val", "test")
+
+    @property
+    def columns(self) -> Columns:
+        return _COLUMNS
 
     @property
     def fingerprint(self) -> str:

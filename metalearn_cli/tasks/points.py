@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
+from metalearn_cli.tasks.base import Batch, Columns, Draw, Range, Spec, Split, draw_keys, on_device
 
 SPEC = Spec(input_shape=(1,), outputs=1, train_outputs=1, kind="values")
+COLUMNS = Columns(("x",), ("y",), x_range=Range((-5.0,), (5.0,)))
 
 # (the coefficients of T tasks, each [T, 1, 1], x [T, B, 1]) -> y [T, B, 1].
 Curve = Callable[[Draw, Tensor], Tensor]

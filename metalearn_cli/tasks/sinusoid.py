@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.points import SPEC, Points, gather_points, true_values
+from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
+from metalearn_cli.tasks.points import COLUMNS, SPEC, Points, gather_points, true_values
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Sinusoid(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return ("train", "val", "test")
+
+    @property
+    def columns(self) -> Columns:
+        return COLUMNS
 
     @property
     def fingerprint(self) -> str:
@@ -68,6 +72,10 @@ class SinusoidFrequency(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return ("train", "val", "test")
+
+    @property
+    def columns(self) -> Columns:
+        return COLUMNS
 
     @property
     def fingerprint(self) -> str:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.points import SPEC, Points, gather_points, true_values, uniform
+from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
+from metalearn_cli.tasks.points import COLUMNS, SPEC, Points, gather_points, true_values, uniform
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class SinusoidOrLine(TaskDistribution):
     @property
     def splits(self) -> tuple[Split, ...]:
         return ("train", "val", "test")
+
+    @property
+    def columns(self) -> Columns:
+        return COLUMNS
 
     @property
     def fingerprint(self) -> str:

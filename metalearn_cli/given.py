@@ -1,0 +1,94 @@
+"""What somebody gives to a model from Python, as tensors; or a sentence on what is wrong with it.
+
+Shapes: n examples, S support examples.
+"""
+
+import math
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.tasks.base import Scale
+
+Picture = str | Path | Image.Image
+
+
+def pictures(x: Any) -> list[Picture] | None:
+    """Files and PIL images, or one of them, as a list. None where it is something else."""
+    if isinstance(x, Picture):
+        return [x]
+    items = x.tolist() if isinstance(x, np.ndarray) and x.dtype.kind in "OU" else x
+    if not isinstance(items, list | tuple) or not any(isinstance(item, Picture) for item in items):
+        return None
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, Picture):
+            raise UserError(
+                f"x has files or pictures, and number {number} of type {type(item).__name__}: give all of one kind"
+            )
+    return list(items)
+
+
+def numbers(values: Any) -> Tensor:
+    """[n, ...] on the CPU: as float64, which holds every number that is given; uint8 and float32 as they are."""
+    try:
+        if isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
+            values = torch.stack([value.detach().cpu() for value in values])
+        tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"x and y must be numbers: {' '.join(str(error).split())}") from error
+    return tensor if tensor.dtype in (torch.uint8, torch.float32) else tensor.double()
+
+
+def labels(y: Any, number: int) -> list[Any]:
+    """A label for each of so many examples."""
+    try:
+        found = None if isinstance(y, str | bytes) else y.tolist() if isinstance(y, Tensor | np.ndarray) else list(y)
+    except TypeError:
+        found = None
+    if not isinstance(found, list):
+        raise UserError(f"y is {y!r}, and a list with a label for each of {number} examples is wanted")
+    found = [label.item() if isinstance(label, Tensor) and label.dim() == 0 else label for label in found]
+    if len(found) != number or any(isinstance(label, list) for label in found):
+        raise UserError(f"y has {len(found)} labels for {number} examples: one for each is wanted")
+    for place, label in enumerate(found, 1):
+        if label is None or (isinstance(label, float) and math.isnan(label)):
+            raise UserError(f"y has {label} for example {place}: give every example of the support a label")
+    return found
+
+
+def classes_of(found: list[Any]) -> list[Any]:
+    """The different ones of these labels, sorted."""
+    if len(kinds := dict.fromkeys(_kind(label) for label in found)) > 1:
+        raise UserError(f"y has labels of the types {' and '.join(kinds)}: give all of one type, such as texts")
+    try:
+        classes = sorted(set(found))
+    except TypeError as error:
+        raise UserError(f"y has labels that cannot be sorted ({error}): give texts or whole numbers") from error
+    if len(classes) < 2:
+        raise UserError(f"the support has one class only, {classes[0]}: two at least are wanted to tell apart")
+    return classes
+
+
+def _kind(label: Any) -> str:
+    """Its type, where all numbers are of one and a bool is none: True and 1 would be one class."""
+    if isinstance(label, bool | np.bool_):
+        return "bool"
+    return "number" if isinstance(label, Real) else "str" if isinstance(label, str) else type(label).__name__
+
+
+def scaled(values: Tensor, scale: Scale | None) -> Tensor:
+    if scale is None:
+        return values
+    return (values.double() - torch.tensor(scale.mean).double()) / torch.tensor(scale.deviation).double()
+
+
+def unscaled(values: Tensor, scale: Scale | None) -> Tensor:
+    if scale is None:
+        return values
+    return values.double() * torch.tensor(scale.deviation).double() + torch.tensor(scale.mean).double()
