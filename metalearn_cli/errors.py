@@ -17,3 +17,7 @@ class SaidByAnother(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
+
+
+class Pruned(Exception):
+    """The end of a trial that its search gives up: its text is one sentence, at which step and why."""

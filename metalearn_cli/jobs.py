@@ -17,7 +17,7 @@ from metalearn_cli import checkpoint, runs
 from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.config import Job, gone_keys, key_defaults, make_job
 from metalearn_cli.datasets.places import expand
-from metalearn_cli.errors import UserError
+from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_mirror, test, train
 from metalearn_cli.machine import new_learner, prepare, require_shares
@@ -27,6 +27,7 @@ from metalearn_cli.mistakes import nearest
 from metalearn_cli.overrides import compose_config, given_twice, parse_override
 from metalearn_cli.parallel import ALONE, Ranks
 from metalearn_cli.progress import Console, show, tell
+from metalearn_cli.pruning import Pruning
 from metalearn_cli.schema import build
 from metalearn_cli.task_file import examples_of, to_json
 from metalearn_cli.tasks.adapted import can_adapt
@@ -34,8 +35,11 @@ from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
 
 
-def train_run(job: Job, overrides: list[str], ranks: Ranks = ALONE) -> tuple[Path, dict[str, Any]]:
-    """Train in the run's folder, or take the results of a run that is already finished -> folder, results."""
+def train_run(
+    job: Job, overrides: list[str], ranks: Ranks = ALONE, pruning: Pruning | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Train in the run's folder, or take the results of a run that is already finished -> folder, results. Raises
+    Pruned where a search gives the run up."""
     # What is wrong with the device, the parts or the data is said before a folder is made.
     check_installed(job.run.logger.name if job.run.logger else None)
     require_shares(job, ranks)
@@ -57,9 +61,12 @@ def train_run(job: Job, overrides: list[str], ranks: Ranks = ALONE) -> tuple[Pat
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
                     job = prepare(job, folder, console, ranks)
-                results = train(new_learner(job, ranks), job, folder, console, interrupt)
+                results = train(new_learner(job, ranks), job, folder, console, interrupt, pruning)
         except Interrupted as signal:
             raise Interrupted(signal.code - 128, how_to_continue(folder, overrides, ranks)) from signal
+        except Pruned as end:
+            console.say(f"{folder} is {end}")
+            raise
         except Exception as error:  # whoever called says it on the screen
             with contextlib.suppress(OSError):  # the disk may be full, which is what failed
                 console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")

@@ -15,7 +15,7 @@ from metalearn_cli import checkpoint, examples, pictures, runs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.catalog import flatten
 from metalearn_cli.config import Job, Select
-from metalearn_cli.errors import RunFailed, UserError
+from metalearn_cli.errors import Pruned, RunFailed, UserError
 from metalearn_cli.evaluate import Evaluation, baselines, draw_block, evaluate
 from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt, Interrupted
@@ -27,22 +27,26 @@ from metalearn_cli.mistakes import failure_sentence
 from metalearn_cli.parallel import ALONE, Ranks
 from metalearn_cli.plot import plot
 from metalearn_cli.progress import Console, Progress
+from metalearn_cli.pruning import Pruning
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.adapted import Adapted
 from metalearn_cli.tasks.base import Batch, Draw, Split, draw_slice
 from metalearn_cli.writers import Writers
 
 
-def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
+def train(
+    learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt, pruning: Pruning | None = None
+) -> dict[str, Any]:
     """Meta-train from the newest checkpoint in `folder` (or from the start), then meta-test -> results.json's content.
 
     Everything that happens at a step is a function of the configuration and the step, so that a run which was killed
-    and continued ends with the same bits as one that was not. Raises Interrupted once the step is saved.
+    and continued ends with the same bits as one that was not. Raises Interrupted once the step is saved, and so Pruned
+    where a search gives the run up.
 
     Of several ranks each comes here, with its own learner; the first one reads and writes `folder`.
     """
     try:
-        return _train(learner, job, folder, console, interrupt)
+        return _train(learner, job, folder, console, interrupt, pruning)
     except NonFinite as failure:
         raise UserError(non_finite_sentence(failure, folder / "checkpoints")) from failure
     except OSError as failure:  # a full disk, a folder that is gone
@@ -51,7 +55,7 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
             f"{what}, so training stopped; {last_good(folder / 'checkpoints')}; "
             "mend it, and give the same command again"
         ) from failure
-    except UserError:
+    except (UserError, Pruned):
         raise
     except Exception as failure:
         if is_out_of_memory(failure):
@@ -62,7 +66,9 @@ def train(learner: Learner, job: Job, folder: Path, console: Console, interrupt:
         ) from failure
 
 
-def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt) -> dict[str, Any]:
+def _train(
+    learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt, pruning: Pruning | None
+) -> dict[str, Any]:
     settings, task, ranks = job.run, job.task, learner.ranks
     headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
@@ -75,7 +81,9 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
         closing(new_mirror(folder, job, None, console, ranks)) as mirror,
         Progress(console, "train", settings.steps, done) as progress,
     ):
-        while done < settings.steps or to_validate:
+        # One that was pruned, and killed before that was recorded, is pruned again.
+        verdict = pruning.verdict(folder) if pruning and done < settings.steps and not to_validate else None
+        while (done < settings.steps or to_validate) and not verdict:
             if not to_validate:
                 loss = learner.step(task.gather(training_draw(job, done, ranks), learner.device), done)
                 done += 1
@@ -98,9 +106,10 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
                 improved = is_better(task.spec.metric, score, best["value"] if best else None)
                 if improved:
                     best = {"step": done, "value": score}
+                verdict = pruning.verdict(folder) if pruning and done < settings.steps else None
                 progress.advance(done, f"val {task.spec.metric} {'not finite' if score is None else f'{score:.4f}'}")
             interrupted = interrupt.has_come()  # asked once: a signal after this waits until a step is saved
-            is_due = improved or done % settings.save_every == 0 or done == settings.steps or interrupted
+            is_due = improved or verdict or done % settings.save_every == 0 or done == settings.steps or interrupted
             if is_due and ranks.is_first:
                 state = learner.state_dict()
                 writers.sync()
@@ -109,6 +118,8 @@ def _train(learner: Learner, job: Job, folder: Path, console: Console, interrupt
                 mirror.send()
             if interrupted:
                 interrupt.poll()  # all ranks together, when the first has saved
+        if verdict:
+            raise Pruned(verdict)
         tested = settings.steps
         if settings.select is Select.best and best is None:
             console.say(f"there was no validation in {done} steps to choose a checkpoint by: testing the last")

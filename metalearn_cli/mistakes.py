@@ -56,6 +56,10 @@ def composition_sentence(error: Exception, overrides: list[str]) -> str:
     found = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
     if found and found[1] in _EXTRAS:
         return f"the launcher {found[1]} is not in this environment: pip install 'metalearn-cli[{_EXTRAS[found[1]]}]'"
+    if found := re.search(r"Could not find '(hydra/sweeper/\w+)/(\w+)'", str(error)):
+        return f"{found[1]}={found[2]} is none of the choices{nearest(found[2], list_choices(found[1]))}"
+    if found := re.search(r"Could not override '(hydra\.sweeper\.[\w.]+)'", str(error)):
+        return f"there is no key {found[1]}: those of sweep=optuna stand in conf/hydra/sweeper"
     parsed: list[tuple[str, Any]] = []
     for text in overrides:
         try:

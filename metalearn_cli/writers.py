@@ -93,6 +93,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} has a line that is not JSON ({error}): mend or remove the file") from error
 
 
+def validations(folder: Path, metric: str) -> dict[int, float]:
+    """The validation results of a run by their steps, but for those that were not finite."""
+    lines = read_lines(folder / "metrics.jsonl")
+    return {line["step"]: line[f"val/{metric}"] for line in lines if f"val/{metric}" in line}
+
+
 def training_seconds(folder: Path) -> float | None:
     """By the rates in timing.jsonl: the few steps after its last line go unseen. None where it has no line."""
     lines = read_lines(folder / "timing.jsonl")

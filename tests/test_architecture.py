@@ -9,6 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
 LAYERS = [
     {"__main__", "cli"},
     {"completion", "sweep", "reproduce", "doctor"},
+    {"search"},
+    {"sweep_job", "search_space"},
     {"published"},
     {"jobs", "bench", "data", "report", "predict", "export"},
     {"machine", "calibrate"},
@@ -29,6 +31,7 @@ LAYERS = [
         "examples",
         "task_file",
         "mirror",
+        "pruning",
         "inputs",
     },
     {"learner"},

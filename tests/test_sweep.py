@@ -14,7 +14,7 @@ import pytest
 from commands import run, start, wait
 
 from metalearn_cli.cli import main
-from metalearn_cli.sweep import _validation
+from metalearn_cli.sweep_job import best_validation
 
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "debug=quick", "steps=4", "eval_every=2"]
 LAUNCHERS = {"joblib": "joblib", "submitit": "submitit", "ray": "ray"}  # the preset, and what it needs
@@ -140,8 +140,8 @@ def test_a_job_returns_its_best_validation_result(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps(line) + "\n" for line in [*lines, {"step": 6, "val/mse": 5.0}])
     )
-    assert _validation(tmp_path) == 2.0
+    assert best_validation(tmp_path) == 2.0
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 2, "val/accuracy": 0.5}) + "\n")
-    assert _validation(tmp_path) == 0.5
+    assert best_validation(tmp_path) == 0.5
     (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
-    assert _validation(tmp_path) is None
+    assert best_validation(tmp_path) is None

@@ -1,0 +1,236 @@
+"""`-m sweep=optuna`: Optuna chooses the values of a sweep by the validation results of the trials before.
+
+The study is outputs/NAME/optuna.log, which this process alone writes: a trial is one line that is there or not, with
+all its values, and each is told what came of it when its batch is done. A trial's run is a job like those of any sweep,
+in a folder that is named by its values. What trial k gets is a function of the sampler's seed, k and the trials of the
+batches before, and whether it is pruned of those and its own validations, so that a search that was killed at any
+moment goes on with the same command to the same trials.
+"""
+
+import hashlib
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from metalearn_cli import runs
+from metalearn_cli.config import Job
+from metalearn_cli.errors import UserError
+from metalearn_cli.files import write_durably
+from metalearn_cli.jobs import number
+from metalearn_cli.progress import tell
+from metalearn_cli.pruning import Pruning, direction, study_in_memory
+from metalearn_cli.search_space import shortened
+from metalearn_cli.sweep_job import best_validation, folder_of, label, read_outcome
+from metalearn_cli.writers import validations
+
+FILE, NAME = "optuna.log", "metalearn"  # optuna.load_study(study_name=NAME, storage=...)
+
+
+class Search(NamedTuple):
+    """What is searched, by what. A number of trials in all, of which so many are launched together."""
+
+    space: dict[str, BaseDistribution]  # by the key as the command line gives it, with a + or without
+    metric: str
+    sampler: DictConfig  # which is made anew for each trial
+    pruner: BasePruner
+    trials: int
+    together: int
+    fixed: dict[str, str]  # the other keys, which are the same in all trials
+    lock: bool
+
+
+def plan(sweeper: DictConfig, space: dict[str, BaseDistribution], fixed: list[str], jobs: list[Job]) -> Search:
+    """What hydra.sweeper asks for. Raises UserError where that is wrong, or trials could not be compared."""
+    for key in ("n_trials", "n_jobs"):
+        if not isinstance(sweeper[key], int) or sweeper[key] < 1:
+            raise UserError(f"hydra.sweeper.{key}={sweeper[key]} must be a whole number from 1 on")
+    metrics = sorted({job.task.spec.metric for job in jobs})
+    if len(metrics) > 1:
+        raise UserError(f"a search compares by one metric, and its tasks have {' and '.join(metrics)}: give one task")
+    for run in (job.run for job in jobs):
+        if run.eval_every == 0 or run.eval_every > run.steps:
+            raise UserError(
+                f"a search compares trials by their validations, and eval_every={run.eval_every} with "
+                f"steps={run.steps} has none: give an eval_every from 1 to {run.steps}"
+            )
+    if any(re.match(r"\+*hydra\.sweeper\.\w+\._target_=", text) for text in fixed):
+        # Another of Optuna's may remember more than the trials, and would not go on as it began.
+        raise UserError("hydra.sweeper: choose by hydra/sweeper/sampler=... and hydra/sweeper/pruner=..., not _target_")
+    make("sampler", sweeper.sampler)
+    pruner: BasePruner = make("pruner", sweeper.pruner)
+    asked = dict(text.lstrip("+").split("=", 1) for text in fixed if not re.match(r"sweep=|\+*hydra[./]", text))
+    asked = {key: value for key, value in asked.items() if key not in runs.FREE - {"steps", "eval_every"}}
+    asked |= {
+        f"hydra.sweeper.{part}.{key}": str(value)
+        for part in ("sampler", "pruner")
+        for key, value in sweeper[part].items()
+    }
+    return Search(space, metrics[0], sweeper.sampler, pruner, sweeper.n_trials, sweeper.n_jobs, asked, jobs[0].run.lock)
+
+
+def make(part: str, node: DictConfig) -> Any:
+    try:
+        return instantiate(node)
+    except HydraException as error:
+        raise UserError(f"hydra.sweeper.{part} cannot be made: {error.__cause__ or error}") from error
+
+
+def run(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[str]) -> None:
+    """Launch batch after batch until there are enough trials, or one was stopped by a signal."""
+    with runs.lock(folder, search.lock):
+        tidy(folder)
+        storage = open_storage(folder)
+        study = open_study(search, folder, storage)
+        config = hydra.compose_config("config", overrides, run_mode=RunMode.MULTIRUN)
+        OmegaConf.save(config, folder / "multirun.yaml")
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        fixed = [text for text in config.hydra.overrides.task if text.partition("=")[0] not in search.space]
+        while batch := next_batch(study, search):
+            pruning = Pruning(search.metric, search.pruner, study.trials[: batch[0].user_attrs["batch"]])
+            launcher = Plugins.instance().instantiate_launcher(context, partial(job, pruning=pruning), config)
+            launch(launcher, fixed, study, batch, folder)
+            for trial in batch:
+                outcome = read_outcome(folder_of(folder, values_of(trial)))
+                if outcome is None or outcome["stopped"]:
+                    return  # a signal has come: it goes on with the next command
+                tell_study(study, storage, search.metric, trial, outcome, folder)
+            tell(f"metalearn: {progress(study, search)}")
+
+
+def launch(launcher: Launcher, fixed: list[str], study: optuna.Study, batch: list[FrozenTrial], folder: Path) -> None:
+    """Train what is not trained: the same values again are the same run, which is there already or comes once."""
+    there = {values_of(trial) for trial in study.trials if trial.state.is_finished()}
+    wanted: dict[str, list[str]] = {}
+    for trial in batch:
+        values = values_of(trial)
+        if values not in there or read_outcome(folder_of(folder, values)) is None:
+            (folder_of(folder, values) / "outcome.json").unlink(missing_ok=True)  # of one that was killed
+            wanted[values] = [*fixed, *overrides_of(trial)]
+    if wanted:
+        for done in launcher.launch(list(wanted.values()), initial_job_idx=batch[0].number):
+            _ = done.return_value  # raises what the job has raised
+
+
+def tidy(folder: Path) -> None:
+    """Put away what a killed process has left: half a line, and Optuna's own lock; this one holds the folder."""
+    path = folder / FILE
+    path.with_name(f"{FILE}.lock").unlink(missing_ok=True)
+    if path.exists() and (written := path.read_bytes()) and not written.endswith(b"\n"):
+        write_durably(path, written[: written.rfind(b"\n") + 1])
+
+
+def open_storage(folder: Path) -> JournalStorage:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return JournalStorage(JournalFileBackend(str(folder / FILE)))
+
+
+def open_study(search: Search, folder: Path, storage: JournalStorage) -> optuna.Study:
+    """The study, with what it searches. Raises UserError where that is something else than before."""
+    if NAME in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=NAME, storage=storage)
+    else:
+        study = optuna.create_study(study_name=NAME, storage=storage, direction=direction(search.metric))
+    asked = {**search.fixed, **{key: str(space) for key, space in search.space.items()}}
+    if "search" not in study.user_attrs:
+        study.set_user_attr("search", asked)
+    before = study.user_attrs["search"]
+    if changes := [key for key in sorted(before.keys() | asked.keys()) if before.get(key) != asked.get(key)]:
+        shown = ", ".join(f"{key}: {before.get(key)} -> {asked.get(key)}" for key in changes)
+        raise UserError(f"{folder} holds another search ({shown}): take another name")
+    return study
+
+
+def next_batch(study: optuna.Study, search: Search) -> list[FrozenTrial]:
+    """The trials of the batch that was not finished, or of a new one; none, where there are enough."""
+    batch = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
+    there_are = len(study.trials)
+    first = batch[0].user_attrs["batch"] if batch else there_are
+    end = min(first + search.together, search.trials)
+    return batch + [suggest(study, search, k, first) for k in range(there_are, end)]
+
+
+def suggest(study: optuna.Study, search: Search, k: int, first: int) -> FrozenTrial:
+    """Trial k, in the study, of the batch that begins with trial `first`.
+
+    A sampler made anew finds its values in memory, so that the trial is written in one piece."""
+    digest = hashlib.blake2b(f"{search.sampler.seed} {k}".encode(), digest_size=4).digest()
+    sampler = instantiate(search.sampler, seed=int.from_bytes(digest, "little"))
+    asked = study_in_memory(search.metric, study.trials, sampler).ask(search.space)
+    values = {key: shortened(asked.params[key], of) for key, of in search.space.items()}
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=values, distributions=search.space, user_attrs={"batch": first}
+        )
+    )
+    return study.trials[k]
+
+
+def tell_study(
+    study: optuna.Study,
+    storage: JournalStorage,
+    metric: str,
+    trial: FrozenTrial,
+    outcome: dict[str, Any],
+    folder: Path,
+) -> None:
+    of_run = folder_of(folder, values_of(trial))
+    for step, value in validations(of_run, metric).items():
+        storage.set_trial_intermediate_value(trial._trial_id, step, value)
+    if outcome["pruned"]:
+        study.tell(trial.number, state=TrialState.PRUNED)
+    elif outcome["failed"]:
+        study.tell(trial.number, state=TrialState.FAIL)
+    else:
+        study.tell(trial.number, best_validation(of_run))
+
+
+def overrides_of(trial: FrozenTrial) -> list[str]:
+    return [f"{key}={value}" for key, value in trial.params.items()]
+
+
+def values_of(trial: FrozenTrial) -> str:
+    return label(overrides_of(trial))
+
+
+def progress(study: optuna.Study, search: Search) -> str:
+    done = f"{sum(trial.state.is_finished() for trial in study.trials)} of {search.trials} trials"
+    best = best_trial(study)
+    return f"{done}, the best of them {summary(best, search.metric)}" if best else f"{done}, none has come to its end"
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    return study.best_trial if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) else None
+
+
+def summary(trial: FrozenTrial, metric: str) -> str:
+    percent = metric == "accuracy"
+    return f"trial {trial.number}, val {metric}{' in %' if percent else ''} {number(trial.value, percent)}"
+
+
+def trials(folder: Path, metric: str) -> tuple[list[dict[str, Any]], str | None]:
+    """The outcomes of all finished trials, in their order, and a line about the best."""
+    study = optuna.load_study(study_name=NAME, storage=open_storage(folder))
+    found: list[dict[str, Any]] = []
+    for trial in study.trials:
+        of_run = folder_of(folder, values_of(trial))
+        if trial.state.is_finished() and (outcome := read_outcome(of_run)) is not None:
+            values = f"{trial.number:>3}  {values_of(trial)}"
+            found.append({**outcome, "values": values, "validation": best_validation(of_run)})
+    best = best_trial(study)
+    return found, f"best by validation: {summary(best, metric)}: {values_of(best)}" if best else None
