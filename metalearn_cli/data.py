@@ -59,7 +59,7 @@ def data(action: str, name: str, options: list[str]) -> None:
 
 def prepare(name: str, root: str | None, archive: Path | None) -> None:
     """Get the source where it is missing, and pack it where it is not packed."""
-    from metalearn_cli.datasets.base import find, packed
+    from metalearn_cli.datasets.cache import find, packed
 
     known, folder = SETS[name], folder_of(name, root)
     is_packed = _is_packed(name, root)
@@ -78,7 +78,8 @@ def prepare(name: str, root: str | None, archive: Path | None) -> None:
 def verify(name: str, root: str | None) -> None:
     """Read the source as if it were packed anew, and every packed file to its last byte. Raises UserError where one is
     not what it should be."""
-    from metalearn_cli.datasets.base import Unpacked, fingerprint_of, open_packed
+    from metalearn_cli.datasets.base import Unpacked, fingerprint_of
+    from metalearn_cli.datasets.cache import open_packed
 
     known, folder, paths = SETS[name], folder_of(name, root), packed_files(name)
     stem = fingerprint = None
@@ -125,7 +126,7 @@ def _source(name: str, root: str | None) -> "Source":
 
 def _is_packed(name: str, root: str | None) -> bool:
     """Whether a run would find the set packed, and want its source no more."""
-    from metalearn_cli.datasets.base import find
+    from metalearn_cli.datasets.cache import find
 
     try:
         return bool(find(_source(name, root).stem))

@@ -17,7 +17,7 @@ from servers import Server, serve
 from metalearn_cli import data
 from metalearn_cli.cli import main
 from metalearn_cli.completion import completions
-from metalearn_cli.datasets import archives, base, cifar_fs, cub, fetch, omniglot, sets
+from metalearn_cli.datasets import archives, cache, cifar_fs, cub, fetch, omniglot, sets
 from metalearn_cli.datasets.cifar_fs import Listed
 from metalearn_cli.datasets.omniglot import Character
 
@@ -348,7 +348,7 @@ def test_verify_finds_a_changed_source_and_a_changed_packed_file(
 def test_verify_reads_large_packed_files_too(
     home: Path, cifar: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(base, "READ_AT_EVERY_START", 0)
+    monkeypatch.setattr(cache, "READ_AT_EVERY_START", 0)
     command(capsys, "prepare", "cifar_fs", f"archive={cifar}")
     (path,) = (home / "cache").glob("*.safetensors")
     content, when = path.read_bytes(), path.stat().st_mtime_ns
