@@ -605,24 +605,23 @@ def test_the_packed_file_is_that_of_the_first_release(own_images: Path, tmp_path
 
 def test_packing_holds_no_more_than_some_images_in_memory(tmp_path: Path) -> None:
     code = """
-import resource, sys
+import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
+import torch
 from PIL import Image
 from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.image_folder import find_classes, load
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from metalearn_cli.measure import memory, peak_memory
 
 root = Path(sys.argv[2])
-for number in range(256):
+for number in range(512):
     (root / str(number % 2)).mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (256, 256), (number, 0, 0)).save(root / str(number % 2) / f"{number}.png", compress_level=1)
+    Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(root / str(number % 2) / f"{number}.png", compress_level=1)
 found = find_classes(str(root))
-before = peak()
+before = memory(torch.device("cpu"))
 images = load(str(root), found, ["0", "1"], 256, 3, Resize.crop, False).images
-print((peak() - before) / images.pixels.numel())
+print((peak_memory(torch.device("cpu")) - before) / images.pixels.numel())
 """
     command = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(tmp_path / "root")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
