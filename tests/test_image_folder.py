@@ -616,8 +616,9 @@ from metalearn_cli.measure import memory, peak_memory
 
 root = Path(sys.argv[2])
 for number in range(512):
-    (root / str(number % 2)).mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(root / str(number % 2) / f"{number}.png", compress_level=1)
+    path = root / str(number % 2) / f"{number}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(path, compress_level=1)
 found = find_classes(str(root))
 before = memory(torch.device("cpu"))
 images = load(str(root), found, ["0", "1"], 256, 3, Resize.crop, False).images

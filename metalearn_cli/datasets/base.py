@@ -14,6 +14,10 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn_cli.measure import free_memory
+
+READ_AT_EVERY_START = 2 << 30  # bytes: the largest packed set whose hash every run computes
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -50,6 +54,12 @@ class ImageSet:
                     )
             self._copies[device] = self.pixels.to(device) if fits else self.pixels
         return self._copies[device]
+
+    def is_far(self, device: torch.device) -> bool:
+        """Whether images for this device may have to come from a disk: of a packed set that no start reads through, or
+        for which memory is scarce."""
+        large = min(READ_AT_EVERY_START, (free_memory(torch.device("cpu")) or math.inf) / 2)
+        return self.on(device).device.type == "cpu" and self.pixels.nbytes > large
 
 
 def _memory(device: torch.device) -> float:

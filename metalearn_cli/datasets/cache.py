@@ -30,12 +30,11 @@ from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from metalearn_cli.datasets.base import ImageSet, Unpacked, fingerprint_of
+from metalearn_cli.datasets.base import READ_AT_EVERY_START, ImageSet, Unpacked, fingerprint_of
 from metalearn_cli.datasets.places import cache_root
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import sync_folder, turn, write_durably
 
-READ_AT_EVERY_START = 2 << 30  # bytes: the largest packed set whose hash every run computes
 _READ = 8 << 20  # bytes of images that are read at once
 
 

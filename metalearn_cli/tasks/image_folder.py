@@ -97,6 +97,9 @@ class ImageFolder(TaskDistribution):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._packed.images.on(device), device)
 
+    def is_far(self, device: torch.device) -> bool:
+        return self._packed.images.is_far(device)
+
     def _classes(self, positions: Tensor, count: Tensor) -> Classes:
         return Classes(count.cumsum(0) - count, count, self._groups).of(positions)
 
