@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import secrets
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from glob import escape
@@ -144,6 +145,9 @@ def open_packed(path: Path, whole: bool = False) -> ImageSet:
             raise UserError(f"{path} is damaged (its fingerprint begins {found[:16]}, not as its name says): {mend}")
         if path.stat().st_size > READ_AT_EVERY_START:
             _make_known(path)
+    if not whole:
+        with contextlib.suppress(OSError):  # a cache of somebody else
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # when it was used last, for `data list`
     return ImageSet(pixels, names, count.cumsum(0) - count, count, fingerprint)
 
 

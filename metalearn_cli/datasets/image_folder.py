@@ -54,6 +54,7 @@ class Report(NamedTuple):
 class Packed(NamedTuple):
     images: ImageSet
     report: Report
+    outdated: list[str]  # the names of sets that were packed of this folder before it changed
 
 
 def find_classes(root: str, key: str = "task.root") -> Contents:
@@ -123,11 +124,10 @@ def load(
 
     Raises UserError, before anything is packed, where a file is broken, unless those are to be skipped.
     """
-    classes = {name: found.classes[name] for name in names}
-    closed = {path: why for path, why in found.closed.items() if _belongs(path, names, found)}
-    key = hashlib.sha256(json.dumps([classes, closed]).encode()).hexdigest()[:16]
-    stem = f"image-folder-{size}x{size}x{channels}-{resize.name}-{key}"
+    classes, closed = _of_classes(found, names)
+    stem = f"image-folder-{size}x{size}x{channels}-{resize.name}-{_key(found, names)}"
     path = cache_root() / f"{stem}.json"
+    folder = str(expand(root).resolve())
 
     with contextlib.ExitStack() as until_packed:
 
@@ -137,7 +137,8 @@ def load(
             counts, report = _read(expand(root), classes, closed, size, channels, resize, pixels)
             if not skip_broken:
                 _refuse(root, report)
-            write_durably(path, json.dumps(report._asdict(), indent=1).encode())
+            noted = {"folder": folder, "classes": names, **report._asdict()}
+            write_durably(path, json.dumps(noted, indent=1).encode())
             pixels.seek(0)
             shape = channels, size, size
             return Unpacked(tuple(classes), counts, shape, read_blocks(pixels, (sum(counts), *shape)))
@@ -153,12 +154,47 @@ def load(
         ) from error
     if not skip_broken:
         _refuse(root, report)  # it was packed for somebody who skips
-    return Packed(images, report)
+    others = [other.stem for other in sorted(cache_root().glob("image-folder-*.json")) if other != path]
+    outdated = [other for other in others if _noted(other)[0] == folder and not _is_current(other, found)]
+    return Packed(images, report, outdated)
 
 
-def _belongs(path: str, names: list[str], found: Contents) -> bool:
-    """Whether a path that cannot be followed is of one of these classes, or of none that is known."""
-    return not any(path.startswith(f"{name}/") for name in found.classes if name not in names)
+def whence(stem: str) -> str:
+    """Of which folder a packed set is, and what has become of the folder."""
+    folder, _ = _noted(stem)
+    if not folder:
+        return "a folder that nobody has noted"
+    if not Path(folder).is_dir():
+        return f"{printable(folder)}, which is gone"
+    return printable(folder) + ("" if _is_current(stem, list_images(Path(folder))) else ", which has changed since")
+
+
+def _noted(stem: str) -> tuple[str, list[str]]:
+    """The folder and the classes of a packed set; nothing where it was packed by an older version."""
+    try:
+        noted: dict[str, Any] = json.loads((cache_root() / f"{stem}.json").read_text())
+        return noted["folder"], noted["classes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", []
+
+
+def _is_current(stem: str, found: Contents) -> bool:
+    """Whether this is what a folder holds still."""
+    _, names = _noted(stem)
+    return set(names) <= found.classes.keys() and stem.endswith(f"-{_key(found, names)}")
+
+
+def _of_classes(found: Contents, names: list[str]) -> tuple[dict[str, list[File]], dict[str, str]]:
+    """The images of these classes, and the paths that cannot be followed and are of one of them, or of none that is
+    known."""
+    others = [f"{name}/" for name in found.classes.keys() - set(names)]
+    closed = {path: why for path, why in found.closed.items() if not path.startswith(tuple(others))}
+    return {name: found.classes[name] for name in names}, closed
+
+
+def _key(found: Contents, names: list[str]) -> str:
+    """What tells these classes of a folder from what they were before a change."""
+    return hashlib.sha256(json.dumps(_of_classes(found, names)).encode()).hexdigest()[:16]
 
 
 def _refuse(root: str, report: Report) -> None:
