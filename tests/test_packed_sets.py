@@ -133,6 +133,7 @@ def test_a_set_that_a_process_uses_is_kept(cache: Path, capsys: pytest.CaptureFi
     if pid == 0:
         images = packed("one", lambda: pytest.fail("read once more"))
         os.write(tell, b".")
+        os.close(end)
         os.read(wait, 1)
         os._exit(0 if images.pixels.sum() == 0 else 1)
     os.read(told, 1)
