@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from metalearn_cli.datasets import cifar_fs
-from metalearn_cli.datasets.base import data_root
+from metalearn_cli.datasets.places import data_root
 
 
 def save(picture: Image.Image, path: Path, kind: int) -> None:

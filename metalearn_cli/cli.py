@@ -240,14 +240,22 @@ def report_command(arguments: list[str]) -> int:
 
 def data_command(arguments: list[str]) -> int:
     from metalearn_cli.data import ACTIONS, data
+    from metalearn_cli.packed_sets import clean, list_packed
 
     match arguments:
+        case ["list"]:
+            list_packed()
+            return 0
+        case ["clean", *words] if words:
+            clean(words)
+            return 0
         case [action, name, *options] if action in ACTIONS:
             data(action, name, options)
             return 0
         case _:
             return refuse(
-                f"data wants one of {', '.join(ACTIONS)}, and the name of a data set; see metalearn data --help"
+                f"data wants one of {', '.join(ACTIONS)} and the name of a data set, or list, or clean and the names of packed "
+                "sets; see metalearn data --help"
             )
 
 

@@ -3,6 +3,7 @@
 from metalearn_cli import catalog
 from metalearn_cli.datasets import sets
 from metalearn_cli.help import COMMANDS
+from metalearn_cli.packed_sets import packed_sets
 
 COMPLETION = {
     "bash": """\
@@ -90,7 +91,11 @@ def _use_options(command: str, key: str, typed: str | None) -> list[str]:
 def _data_options(before: list[str]) -> list[str]:
     match before:
         case []:
-            return ["prepare ", "verify ", "path "]
+            return ["prepare ", "verify ", "path ", "list ", "clean "]
+        case ["list", *_]:
+            return []
+        case ["clean", *names]:
+            return [f"{one.name} " for one in packed_sets() if one.name not in names] + ["unused="] * (not names)
         case [_]:
             return [f"{name} " for name in sets.SETS]
         case ["prepare", *_]:

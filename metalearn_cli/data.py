@@ -1,6 +1,7 @@
-"""`metalearn data`: getting a data set ready, checking it, and saying where it is."""
+"""`metalearn data`: getting a data set ready, checking it, saying where it is, and what is packed."""
 
 import importlib
+import os
 import shutil
 import sys
 import time
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # Heavy imports stand where they are needed, so that `path` is quick.
 
-ACTIONS = ("prepare", "verify", "path")
+ACTIONS = ("prepare", "verify", "path")  # with the name of a data set
 KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}
 
 # What others have published of Omniglot's archives; the images themselves are checked when they are packed.
@@ -59,12 +60,11 @@ def data(action: str, name: str, options: list[str]) -> None:
 
 def prepare(name: str, root: str | None, archive: Path | None) -> None:
     """Get the source where it is missing, and pack it where it is not packed."""
-    from metalearn_cli.datasets.base import find, packed
+    from metalearn_cli.datasets.cache import find, packed
 
-    known, folder = SETS[name], folder_of(name, root)
-    is_packed = _is_packed(name, root)
-    if not is_packed and not is_in(name, folder):
-        _get(name, folder, archive)
+    known, is_packed = SETS[name], _is_packed(name, root)
+    if not is_packed and not is_in(name, folder_of(name, root)):
+        _get(name, folder_of(name, root), archive)
     elif archive is not None:
         tell(f"{archive} is not read, as {known.title} is there already")
     source = _source(name, root)
@@ -78,11 +78,14 @@ def prepare(name: str, root: str | None, archive: Path | None) -> None:
 def verify(name: str, root: str | None) -> None:
     """Read the source as if it were packed anew, and every packed file to its last byte. Raises UserError where one is
     not what it should be."""
-    from metalearn_cli.datasets.base import Unpacked, fingerprint_of, open_packed
+    from metalearn_cli.datasets.base import Unpacked, fingerprint_of
+    from metalearn_cli.datasets.cache import open_packed
 
-    known, folder, paths = SETS[name], folder_of(name, root), packed_files(name)
+    known, folder, paths = SETS[name], _folder(name, root), packed_files(name)
     stem = fingerprint = None
-    if is_in(name, folder):
+    if folder is None:
+        show("source: METALEARN_DATA is not set")
+    elif is_in(name, folder):
         stem, read = _source(name, root)
         unpacked = read()
         assert isinstance(unpacked, Unpacked)  # that of all data sets which can be prepared
@@ -105,13 +108,22 @@ def verify(name: str, root: str | None) -> None:
 
 def where(name: str, root: str | None) -> None:
     """The folder of the source, and the packed files, a line each."""
-    folder, paths = folder_of(name, root), packed_files(name)
-    for path in (folder, *paths):
+    folder, paths = _folder(name, root), packed_files(name)
+    for path in ([] if folder is None else [folder]) + paths:
         show(str(path))
-    if not is_in(name, folder):
+    if folder is None:
+        tell(f"METALEARN_DATA is not set, so that the source of {SETS[name].title} is not looked for")
+    elif not is_in(name, folder):
         tell(f"{SETS[name].title} is not in {folder}: {SETS[name].instructions}")
     if not paths:
         tell(f"{SETS[name].title} is not packed yet")
+
+
+def _folder(name: str, root: str | None) -> Path | None:
+    """Where the source is looked for; None where nobody has said so, and the set is packed."""
+    if root is None and not os.environ.get("METALEARN_DATA") and packed_files(name):
+        return None
+    return folder_of(name, root)
 
 
 def _contents(names: tuple[str, ...], images: int, fingerprint: str) -> str:
@@ -125,7 +137,7 @@ def _source(name: str, root: str | None) -> "Source":
 
 def _is_packed(name: str, root: str | None) -> bool:
     """Whether a run would find the set packed, and want its source no more."""
-    from metalearn_cli.datasets.base import find
+    from metalearn_cli.datasets.cache import find
 
     try:
         return bool(find(_source(name, root).stem))

@@ -3,6 +3,7 @@ process after another."""
 
 import contextlib
 import fcntl
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
+    """To a file without a buffer, which may take less at once."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 class Log:
     """A text file that is appended to. Nothing is kept back: what a full disk does not take is not tried again later,
     when the file is closed."""
@@ -48,10 +56,8 @@ class Log:
 
     def write(self, text: str) -> None:
         """Raises OSError with the file's name."""
-        data = text.encode()
         try:
-            while data:
-                data = data[self._file.write(data) :]
+            write_all(self._file, text.encode())
         except OSError as error:
             error.filename = self._file.name
             raise

@@ -13,6 +13,7 @@ metalearn: train, test and compare few-shot learners
   metalearn bench experiment=maml/omniglot_5w1s                     how fast it trains here, and where the time goes
   metalearn list algo|task|model|optimizer|experiment|debug|sweep|metric  what there is, a line each
   metalearn data prepare|verify|path omniglot                       get a data set, check it, or say where it is
+  metalearn data list                                               which sets are packed; data clean removes some
   metalearn doctor                                                  what is here, what is wrong, how to mend it
   metalearn train --help                                            examples, and how the keys work
   eval "$(metalearn completion bash)"                               completion of commands, keys, values, runs; or zsh
@@ -152,15 +153,22 @@ classes from outside of metalearn, which want trust=true.
 
 DATA_HELP = """\
 metalearn data prepare|verify|path NAME [archive=FILE] [root=FOLDER]
+metalearn data list
+metalearn data clean NAME ... | unused=DAYS
 
   metalearn data prepare omniglot                             fetch it, check it and pack it; a second time does nothing
   metalearn data prepare cub archive=CUB_200_2011.tgz         the same from an archive (zip, tar, tar.gz) that you have
   metalearn data verify omniglot                              read it and what is packed of it to the last byte
   metalearn data path omniglot                                where it is, and where it is packed, a line each
+  metalearn data list                                         what is packed: name, size, last use, and of what it is
+  metalearn data clean unused=30                              removes what was not used for so many days
+  metalearn data clean omniglot                               removes what is packed of it; or a name that list shows
   metalearn list task                                         what there is, and what is found here
 
 NAME is that of a task. A data set is in $METALEARN_DATA/<its folder>, or in root=FOLDER (for a run: task.root=FOLDER).
 Where a licence wants that you fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
+Packed sets are in $METALEARN_CACHE (~/.cache/metalearn): what is removed is packed anew from its source when it is
+wanted, and what a running process uses is kept. A folder of your own that has changed leaves its old set there.
 """
 
 DOCTOR_HELP = """\

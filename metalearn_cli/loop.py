@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from metalearn_cli import checkpoint, examples, pictures, runs
+from metalearn_cli.ahead import ahead
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.catalog import flatten
 from metalearn_cli.config import Job, Select
@@ -77,6 +79,7 @@ def _train(
         warm_up(learner, job, done, console, interrupt)
     since, since_step = time.perf_counter(), done
     with (
+        closing(training_batches(job, learner, done)) as batches,
         closing(Writers(folder if ranks.is_first else None, done, to_validate)) as writers,
         closing(new_mirror(folder, job, None, console, ranks)) as mirror,
         Progress(console, "train", settings.steps, done) as progress,
@@ -85,7 +88,7 @@ def _train(
         verdict = pruning.verdict(folder) if pruning and done < settings.steps and not to_validate else None
         while (done < settings.steps or to_validate) and not verdict:
             if not to_validate:
-                loss = learner.step(task.gather(training_draw(job, done, ranks), learner.device), done)
+                loss = learner.step(next(batches), done)
                 done += 1
                 if done % settings.log_every == 0:
                     learner.check()
@@ -153,6 +156,16 @@ def warm_up(learner: Learner, job: Job, step: int, console: Console, interrupt: 
     with interrupt.leaving_at_once():
         learner.warm_up(job.task.gather(training_draw(job, step), learner.device), step)
     console.say(f"{done} in {time.perf_counter() - began:.0f} s")
+
+
+def training_batches(job: Job, learner: Learner, first: int) -> Generator[Batch]:
+    """Those of the steps from `first` on; each is gathered while the step before it is made, where that takes long."""
+
+    def gather(step: int) -> Batch:
+        return job.task.gather(training_draw(job, step, learner.ranks), learner.device)
+
+    steps = range(first, job.run.steps)
+    yield from ahead(gather, steps) if job.task.is_far(learner.device) else map(gather, steps)
 
 
 def training_draw(job: Job, step: int, ranks: Ranks = ALONE) -> Draw:

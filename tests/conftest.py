@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from metalearn_cli.datasets import cifar_fs, cub, mini_imagenet, omniglot, tiered_imagenet
-from metalearn_cli.datasets.base import ImageSet, packed
+from metalearn_cli.datasets.base import ImageSet
+from metalearn_cli.datasets.cache import packed
 
 
 def tries_of(marker: pytest.Mark) -> int:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from problems import image_task
 
-from metalearn_cli.datasets import base, cub
+from metalearn_cli.datasets import cache, cub
 from metalearn_cli.datasets.cub import Region
 from metalearn_cli.datasets.decode import as_tensor
 from metalearn_cli.errors import UserError
@@ -84,7 +84,7 @@ def test_a_set_is_packed_anew_where_files_or_the_boxes_that_it_uses_change(
     path = small / "CUB_200_2011/bounding_boxes.txt"
     path.write_text(path.read_text().replace("10.5", "11.5"))
     with monkeypatch.context() as patch:
-        patch.setattr(base, "_pack", None)
+        patch.setattr(cache, "_pack", None)
         assert cub.load(Region.whole, str(small)).fingerprint == before[Region.whole]
     assert cub.load(Region.box, str(small)).fingerprint != before[Region.box]
     Image.new("RGB", (30, 30)).save(small / "CUB_200_2011/images/002.Auk/Bird_9.jpg")

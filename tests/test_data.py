@@ -17,7 +17,7 @@ from servers import Server, serve
 from metalearn_cli import data
 from metalearn_cli.cli import main
 from metalearn_cli.completion import completions
-from metalearn_cli.datasets import archives, base, cifar_fs, cub, fetch, omniglot, sets
+from metalearn_cli.datasets import archives, cache, cifar_fs, cub, fetch, omniglot, sets
 from metalearn_cli.datasets.cifar_fs import Listed
 from metalearn_cli.datasets.omniglot import Character
 
@@ -348,7 +348,7 @@ def test_verify_finds_a_changed_source_and_a_changed_packed_file(
 def test_verify_reads_large_packed_files_too(
     home: Path, cifar: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(base, "READ_AT_EVERY_START", 0)
+    monkeypatch.setattr(cache, "READ_AT_EVERY_START", 0)
     command(capsys, "prepare", "cifar_fs", f"archive={cifar}")
     (path,) = (home / "cache").glob("*.safetensors")
     content, when = path.read_bytes(), path.stat().st_mtime_ns
@@ -395,6 +395,21 @@ def test_path_says_where(home: Path, letters: Server, capsys: pytest.CaptureFixt
     assert command(capsys, "path", "omniglot") == (0, f"{home}/data/omniglot\n{path}\n", "")
 
 
+def test_a_packed_set_needs_no_metalearn_data(
+    home: Path, letters: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command(capsys, "prepare", "omniglot")
+    (path,) = (home / "cache").iterdir()
+    monkeypatch.delenv("METALEARN_DATA")
+    unset = "METALEARN_DATA is not set, so that the source of Omniglot is not looked for\n"
+    assert command(capsys, "path", "omniglot") == (0, f"{path}\n", unset)
+    code, out, err = command(capsys, "verify", "omniglot")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"source: METALEARN_DATA is not set\npacked {path}: 2 classes, 40 images")
+    assert "there was nothing to do" in command(capsys, "prepare", "omniglot")[1]
+    assert command(capsys, "path", "omniglot", f"root={home}/data/omniglot")[1].startswith(f"{home}/data/omniglot\n")
+
+
 # The command line
 
 
@@ -404,7 +419,7 @@ def test_mistakes_are_sentences(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert "data prepare does not know x: give archive=... and root=..." in refusal(capsys, "prepare", "cub", "x")
     monkeypatch.delenv("METALEARN_DATA")
     assert refusal(capsys, "path", "cub").startswith("METALEARN_DATA is not set")
-    for arguments in ([], ["prepare"], ["prepair", "cub"]):
+    for arguments in ([], ["prepare"], ["prepair", "cub"], ["clean"], ["list", "cub"]):
         code, _, err = command(capsys, *arguments)
         assert code == 2
         assert "see metalearn data --help" in err
@@ -414,6 +429,7 @@ def test_help_and_completion(capsys: pytest.CaptureFixture[str]) -> None:
     assert "metalearn data prepare omniglot" in command(capsys, "--help")[1]
     assert completions(["da"]) == ["data "]
     assert completions(["data", "p"]) == ["path ", "prepare "]
+    assert completions(["data", ""]) == ["clean ", "list ", "path ", "prepare ", "verify "]
     assert completions(["data", "verify", "c"]) == ["cifar_fs ", "cub "]
     assert completions(["data", "prepare", "cub", ""]) == ["archive=", "root="]
     assert completions(["data", "path", "cub", ""]) == ["root="]

@@ -1,8 +1,13 @@
 """A folder of one's own: what is read and how, what is refused, and which classes are whose."""
 
+import hashlib
 import json
 import os
+import resource
+import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +23,7 @@ from problems import image_task
 from metalearn_cli.datasets import decode as decoding
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.decode import Broken, Resize, decode
+from metalearn_cli.datasets.image_folder import find_classes, load
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.image_folder import ImageFolder
@@ -579,6 +585,64 @@ def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(flat: Path, tmp_
     picture(1).save(moved / "c00/9.png")
     assert task_on(moved).fingerprint
     assert packs() == 5
+
+
+def test_the_packed_file_is_that_of_the_first_release(own_images: Path, tmp_path: Path) -> None:
+    """Its hash from when all pixels were in memory first: none is resized, so that Pillow's version changes nothing."""
+    task_on(own_images).notes()
+    (path,) = (tmp_path / "cache").glob("*.safetensors")
+    assert path.name.endswith(".d76a3855dd3ff9ea.safetensors")
+    assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] == "db15432ef10bda3a"
+    root = Path(shutil.copytree(own_images, tmp_path / "own"))
+    (root / "class03/7.png").write_bytes(b"")
+    (root / "class04/8.png").write_bytes((root / "class05/10.png").read_bytes())
+    found = find_classes(str(root))
+    left = load(str(root), found, sorted(found.classes), 16, 3, Resize.crop, skip_broken=True)
+    assert left.images.fingerprint.startswith("d271dfa08dda509c")
+    assert left.images.count.tolist() == [2, 2, 2, 1, *[2] * 11]
+    assert left.report.twice == [("class04/8.png", "class05/10.png")]
+
+
+def test_packing_holds_no_more_than_some_images_in_memory(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+from PIL import Image
+from metalearn_cli.datasets.decode import Resize
+from metalearn_cli.datasets.image_folder import find_classes, load
+from metalearn_cli.measure import memory, peak_memory
+
+root = Path(sys.argv[2])
+for number in range(512):
+    path = root / str(number % 2) / f"{number}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(path, compress_level=1)
+found = find_classes(str(root))
+before = memory(torch.device("cpu"))
+images = load(str(root), found, ["0", "1"], 256, 3, Resize.crop, False).images
+print((peak_memory(torch.device("cpu")) - before) / images.pixels.numel())
+"""
+    command = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(tmp_path / "root")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.5
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(flat: Path, tmp_path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            task = task_on(flat)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # of 30 images of 768 bytes
+            task.notes()
+        except UserError as sentence:
+            code = 0 if "cache cannot be written (File too large): make room there" in str(sentence) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not list((tmp_path / "cache").glob("*"))
 
 
 def test_a_lost_report_is_a_sentence(flat: Path, tmp_path: Path) -> None:

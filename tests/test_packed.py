@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets import base
-from metalearn_cli.datasets.base import ImageSet, Unpacked, find, open_packed, packed
+from metalearn_cli.datasets import cache as packing
+from metalearn_cli.datasets.base import ImageSet, Unpacked
+from metalearn_cli.datasets.cache import find, open_packed, packed
 from metalearn_cli.errors import UserError
+from metalearn_cli.tasks.episodes import gather_episodes
 
 NAMES = ("a", "b", "ç")
 COUNTS = [2, 1, 3]
@@ -157,7 +159,7 @@ def test_a_full_disk_leaves_nothing(cache: Path) -> None:
 @pytest.fixture
 def large(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A packed file that is too large to be read at every start."""
-    monkeypatch.setattr(base, "READ_AT_EVERY_START", 0)
+    monkeypatch.setattr(packing, "READ_AT_EVERY_START", 0)
     packed("set", small)
     return find("set")[0]
 
@@ -200,7 +202,8 @@ START = f"""
 import os, sys, time, torch
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from metalearn_cli.datasets.base import Unpacked, packed
+from metalearn_cli.datasets.base import Unpacked
+from metalearn_cli.datasets.cache import packed
 here = Path(sys.argv[1])
 """
 
@@ -267,3 +270,31 @@ print((peak() - before) / images.pixels.numel())
         [sys.executable, "-c", START + code, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert float(done.stdout) < 0.25
+
+
+def test_a_set_larger_than_what_a_process_may_take_is_used_where_it_lies(cache: Path) -> None:
+    """The limit is of memory that is the process's own (RLIMIT_DATA): pages of a file, which the system may drop, are
+    no part of it. benchmarks/large.py has this with 2 GB."""
+    shape = (1, 256, 256)
+    blocks = (torch.full((16, *shape), number, dtype=torch.uint8) for number in range(96))  # 96 MiB
+    packed("set", lambda: Unpacked(("a", "b"), [768, 768], shape, blocks))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (taken,) = (1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:"))
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_DATA, (taken + (64 << 20),) * 2)
+            images = packed("set", small)
+            draw = {f"{part}_image": torch.arange(5, 1536, 307)[None] for part in ("support", "query")}
+            more = {"support_y": torch.zeros(1, 5), "query_y": torch.zeros(1, 5), "key": torch.zeros(1)}
+            batch = gather_episodes(draw | more, images.pixels)
+            code = 2
+            assert (batch.query_x[0, :, 0, 0, 0] * 255).round().tolist() == [0, 19, 38, 57, 77]
+            code = 3
+            images.pixels.clone()
+        except (MemoryError, RuntimeError):  # torch has no memory for a copy
+            code = 0 if code == 3 else code
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from problems import image_task
 
-from metalearn_cli.datasets import base, tiered_imagenet
+from metalearn_cli.datasets import cache, tiered_imagenet
 from metalearn_cli.datasets.decode import as_tensor
 from metalearn_cli.datasets.folders import Resample
 from metalearn_cli.datasets.tiered_imagenet import Listed
@@ -75,7 +75,7 @@ def test_images_of_all_sizes_are_packed_in_the_order_of_the_list(small: Path) ->
 def test_the_same_folder_is_not_packed_again_but_for_other_names(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tiered_imagenet.load(Resample.lanczos, str(small))
     with monkeypatch.context() as patch:
-        patch.setattr(base, "_pack", None)
+        patch.setattr(cache, "_pack", None)
         moved = small.rename(small.parent / "moved")
         assert tiered_imagenet.load(Resample.lanczos, str(moved)).fingerprint == before.fingerprint
     (moved / "val/n2/n2_0.JPEG").rename(moved / "val/n2/n2_9.JPEG")

@@ -1,11 +1,4 @@
-"""A labelled set of images, and the cache of packed sets.
-
-A set is read once from its source, a block of images after another, and is packed into one safetensors file in the
-cache folder. The file's name carries the first 16 hex digits of the set's fingerprint, a sha256 of everything in it, so
-that a damaged file is found out before a pixel of it is used: at every start, but for a file above 2 GiB. That is read
-as a whole once after it was packed or changed, and on `metalearn data verify`; afterwards its size and time of change
-stand for it, in a file beside it, so that bits that flip on the disk are not noticed until the next `verify`.
-"""
+"""A labelled set of images. datasets/cache.py packs it into a file, a block of images after another."""
 
 from __future__ import annotations
 
@@ -13,33 +6,24 @@ import contextlib
 import hashlib
 import json
 import math
-import os
-import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from glob import escape
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from tqdm import tqdm
 
-from metalearn_cli.datasets.places import cache_root
-from metalearn_cli.errors import UserError
-from metalearn_cli.files import sync_folder, turn, write_durably
+from metalearn_cli.measure import free_memory
 
 READ_AT_EVERY_START = 2 << 30  # bytes: the largest packed set whose hash every run computes
-_READ = 8 << 20  # bytes of a packed set that are looked at at once
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """The images of all classes: those of class c are pixels[start[c] : start[c] + count[c]]."""
 
-    pixels: Tensor  # [N, C, H, W] uint8, on the CPU
+    pixels: Tensor  # [N, C, H, W] uint8, on the CPU; of a packed set in its file, and never to be written to
     names: tuple[str, ...]  # of the classes
     start: Tensor  # [classes] int64
     count: Tensor  # [classes] int64
@@ -71,6 +55,12 @@ class ImageSet:
             self._copies[device] = self.pixels.to(device) if fits else self.pixels
         return self._copies[device]
 
+    def is_far(self, device: torch.device) -> bool:
+        """Whether images for this device may have to come from a disk: of a packed set that no start reads through, or
+        for which memory is scarce."""
+        large = min(READ_AT_EVERY_START, (free_memory(torch.device("cpu")) or math.inf) / 2)
+        return self.on(device).device.type == "cpu" and self.pixels.nbytes > large
+
 
 def _memory(device: torch.device) -> float:
     """Bytes; infinite where nobody knows."""
@@ -97,39 +87,6 @@ class Source(NamedTuple):
     read: Callable[[], Unpacked | ImageSet]
 
 
-def packed(stem: str, read: Callable[[], Unpacked | ImageSet]) -> ImageSet:
-    """The set that is packed under this name; where there is none yet, the one that `read` returns is packed first.
-
-    Processes that want to pack at the same time wait for each other. Where the file system cannot lock they all pack,
-    each into a file of its own, and rename it to the same name.
-    """
-    if not (paths := find(stem)):
-        made = not cache_root().exists()
-        with _writing(cache_root()):
-            cache_root().mkdir(parents=True, exist_ok=True)
-        with turn(cache_root(), f"waiting for another process that packs a data set in {cache_root()}") as alone:
-            if not (paths := find(stem)):
-                if alone:
-                    _remove_leftovers(stem)
-                try:
-                    _pack(stem, read())
-                finally:
-                    if made and not any(cache_root().iterdir()):  # the source is missing, or holds something else
-                        cache_root().rmdir()
-                paths = find(stem)
-    if len(paths) > 1:
-        raise UserError(
-            f"{paths[0]} and {paths[1].name} are two different packed sets of one data set: "
-            "delete both, and the data set is packed anew from its source"
-        )
-    return open_packed(paths[0])
-
-
-def find(stem: str) -> list[Path]:
-    """The packed files of this name; more than one are too many."""
-    return sorted(cache_root().glob(f"{escape(stem)}.{'[0-9a-f]' * 16}.safetensors"))
-
-
 def fingerprint_of(images: Unpacked, file: BinaryIO | None = None) -> str:
     """The sha256 of the shape, the names, the counts and the pixels, which are written to `file` on the way."""
     shape = [images.images, *images.shape]
@@ -146,122 +103,3 @@ def fingerprint_of(images: Unpacked, file: BinaryIO | None = None) -> str:
     if seen != images.images:
         raise ValueError(f"{seen} images came from a source of {images.images}")
     return digest.hexdigest()
-
-
-def _pack(stem: str, images: Unpacked | ImageSet) -> None:
-    """Write a set under its name, and under a temporary one until it is whole.
-
-    A safetensors file: the length of its header, the header, and the tensors in the order that the header says.
-    """
-    if isinstance(images, ImageSet):
-        images = Unpacked(images.names, images.count.tolist(), tuple(images.pixels.shape[1:]), [images.pixels])
-    end = [0, 8 * len(images.names)]
-    end.append(end[-1] + images.images * torch.Size(images.shape).numel())
-    end.append(end[-1] + 32)
-    about = {
-        "__metadata__": {"image_set": json.dumps({"names": images.names})},
-        "count": {"dtype": "I64", "shape": [len(images.names)], "data_offsets": end[0:2]},
-        "pixels": {"dtype": "U8", "shape": [images.images, *images.shape], "data_offsets": end[1:3]},
-        "fingerprint": {"dtype": "U8", "shape": [32], "data_offsets": end[2:4]},
-    }
-    header = json.dumps(about).encode()
-    header += b" " * (-len(header) % 8)  # so that the counts are aligned
-    # On a shared file system without locks another machine may have a process of this number.
-    temporary = cache_root() / f"{stem}.part-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        with _writing(temporary), open(temporary, "wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            file.write(torch.tensor(images.counts, dtype=torch.int64).numpy().data)
-            fingerprint = fingerprint_of(images, file)
-            file.write(bytes.fromhex(fingerprint))
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(cache_root() / f"{stem}.{fingerprint[:16]}.safetensors")
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(cache_root())
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): make room there, "
-            "or set METALEARN_CACHE to a folder that can be written"
-        ) from error
-
-
-def _remove_leftovers(stem: str) -> None:
-    """What killed processes have not packed to the end; only safe while nobody else may pack here."""
-    for path in cache_root().glob(f"{escape(stem)}.part-*"):
-        path.unlink(missing_ok=True)
-
-
-def open_packed(path: Path, whole: bool = False) -> ImageSet:
-    """The set in a packed file, which is read through first unless it is large and known to be unchanged; with `whole`
-    in any case."""
-    mend = "delete it, and the data set is packed anew from its source"
-    try:
-        with safe_open(path, framework="pt") as file:  # maps the file into memory: pixels are read from disk when used
-            names = tuple(json.loads(file.metadata()["image_set"])["names"])
-            pixels, count, kept = (file.get_tensor(name) for name in ("pixels", "count", "fingerprint"))
-        fingerprint = bytes(kept.tolist()).hex()
-        if not (len(names) == len(count) and len(pixels) == count.sum()):
-            raise ValueError("the numbers of its classes and images do not fit each other")
-    except Exception as error:  # whatever safetensors and json raise when they meet damaged bytes
-        raise UserError(f"{path} is damaged ({error}): {mend}") from error
-    if whole or path.stat().st_size <= READ_AT_EVERY_START or not _is_known(path):
-        found = _fingerprint_of_packed(path, pixels, names, count)
-        if not (fingerprint == found and path.stem.endswith(found[:16])):
-            raise UserError(f"{path} is damaged (its fingerprint begins {found[:16]}, not as its name says): {mend}")
-        if path.stat().st_size > READ_AT_EVERY_START:
-            _make_known(path)
-    return ImageSet(pixels, names, count.cumsum(0) - count, count, fingerprint)
-
-
-def _fingerprint_of_packed(path: Path, pixels: Tensor, names: tuple[str, ...], count: Tensor) -> str:
-    """Computed from the file by reading, since the pages of a map would count as this process's memory."""
-    size = pixels[:1].numel()
-    with (
-        path.open("rb") as file,
-        tqdm(
-            total=len(pixels),
-            desc=f"checking {path.name}",
-            disable=None if path.stat().st_size > READ_AT_EVERY_START else True,
-        ) as progress,
-    ):
-        file.seek(-32 - pixels.numel(), os.SEEK_END)
-
-        def blocks() -> Iterator[Tensor]:
-            left = len(pixels)
-            while left:
-                number = min(left, max(1, _READ // size))
-                data = bytearray(file.read(number * size))
-                yield torch.frombuffer(data, dtype=torch.uint8).view(number, *pixels.shape[1:])
-                left -= number
-                progress.update(number)
-
-        return fingerprint_of(Unpacked(names, count.tolist(), tuple(pixels.shape[1:]), blocks()))
-
-
-# What is known of a large file, in NAME.known beside it: that it was read through when it had this size and time.
-
-
-def _is_known(path: Path) -> bool:
-    try:
-        return Path(f"{path}.known").read_text() == _state(path)
-    except OSError:
-        return False
-
-
-def _make_known(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a cache that cannot be written: the next run reads it through again
-        write_durably(Path(f"{path}.known"), _state(path).encode())
-
-
-def _state(path: Path) -> str:
-    found = path.stat()
-    return f"{found.st_size} bytes, changed at {found.st_mtime_ns}\n"

@@ -25,7 +25,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
+from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
+from metalearn_cli.datasets.cache import packed
 from metalearn_cli.datasets.decode import as_tensor
 from metalearn_cli.datasets.folders import read_rgb, sizes
 from metalearn_cli.datasets.places import data_root, expand

@@ -1,25 +1,29 @@
 """A folder of one's own: every folder in it that holds images is a class, and is named by its path.
 
 What is in the folder, and how large each file is, is known without opening one. All images are opened when the set is
-packed, and what is wrong with any of them is said then, of all of them at once. The name of a packed set carries a hash
-of the files' names, sizes and times of change, and of what was asked for: whatever changes one of these is noticed. (A
-file that another program replaces by one of the same size, and gives the old time of change, is not.)
+packed, and what is wrong with any of them is said then, of all of them at once; meanwhile their pixels wait in a file
+without a name in the cache, since how many are whole must be known before the first is packed. The name of a packed set
+carries a hash of the files' names, sizes and times of change, and of what was asked for: whatever changes one of these
+is noticed. (A file that another program replaces by one of the same size, and gives the old time of change, is not.)
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from tqdm import tqdm
 
-from metalearn_cli.datasets.base import ImageSet, packed
+from metalearn_cli.datasets.base import ImageSet, Unpacked
+from metalearn_cli.datasets.cache import packed, read_blocks, writing
 from metalearn_cli.datasets.decode import Broken, Resize, decode
 from metalearn_cli.datasets.places import cache_root, expand
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
+from metalearn_cli.files import write_all, write_durably
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # in any case
 
@@ -50,6 +54,7 @@ class Report(NamedTuple):
 class Packed(NamedTuple):
     images: ImageSet
     report: Report
+    outdated: list[str]  # the names of sets that were packed of this folder before it changed
 
 
 def find_classes(root: str, key: str = "task.root") -> Contents:
@@ -119,21 +124,26 @@ def load(
 
     Raises UserError, before anything is packed, where a file is broken, unless those are to be skipped.
     """
-    classes = {name: found.classes[name] for name in names}
-    closed = {path: why for path, why in found.closed.items() if _belongs(path, names, found)}
-    key = hashlib.sha256(json.dumps([classes, closed]).encode()).hexdigest()[:16]
-    stem = f"image-folder-{size}x{size}x{channels}-{resize.name}-{key}"
+    classes, closed = _of_classes(found, names)
+    stem = f"image-folder-{size}x{size}x{channels}-{resize.name}-{_key(found, names)}"
     path = cache_root() / f"{stem}.json"
+    folder = str(expand(root).resolve())
 
-    def read() -> ImageSet:
-        images, report = _read(expand(root), classes, closed, size, channels, resize)
-        if not skip_broken:
-            _refuse(root, report)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, json.dumps(report._asdict(), indent=1).encode())
-        return images
+    with contextlib.ExitStack() as until_packed:
 
-    images = packed(stem, read)
+        def read() -> Unpacked:
+            with writing(cache_root()):
+                pixels = until_packed.enter_context(tempfile.TemporaryFile(dir=cache_root(), buffering=0))
+            counts, report = _read(expand(root), classes, closed, size, channels, resize, pixels)
+            if not skip_broken:
+                _refuse(root, report)
+            noted = {"folder": folder, "classes": names, **report._asdict()}
+            write_durably(path, json.dumps(noted, indent=1).encode())
+            pixels.seek(0)
+            shape = channels, size, size
+            return Unpacked(tuple(classes), counts, shape, read_blocks(pixels, (sum(counts), *shape)))
+
+        images = packed(stem, read)
     try:
         noted: dict[str, Any] = json.loads(path.read_text())
         report = Report(noted["broken"], [(first, second) for first, second in noted["twice"]])
@@ -144,12 +154,47 @@ def load(
         ) from error
     if not skip_broken:
         _refuse(root, report)  # it was packed for somebody who skips
-    return Packed(images, report)
+    others = [other.stem for other in sorted(cache_root().glob("image-folder-*.json")) if other != path]
+    outdated = [other for other in others if _noted(other)[0] == folder and not _is_current(other, found)]
+    return Packed(images, report, outdated)
 
 
-def _belongs(path: str, names: list[str], found: Contents) -> bool:
-    """Whether a path that cannot be followed is of one of these classes, or of none that is known."""
-    return not any(path.startswith(f"{name}/") for name in found.classes if name not in names)
+def whence(stem: str) -> str:
+    """Of which folder a packed set is, and what has become of the folder."""
+    folder, _ = _noted(stem)
+    if not folder:
+        return "a folder that nobody has noted"
+    if not Path(folder).is_dir():
+        return f"{printable(folder)}, which is gone"
+    return printable(folder) + ("" if _is_current(stem, list_images(Path(folder))) else ", which has changed since")
+
+
+def _noted(stem: str) -> tuple[str, list[str]]:
+    """The folder and the classes of a packed set; nothing where it was packed by an older version."""
+    try:
+        noted: dict[str, Any] = json.loads((cache_root() / f"{stem}.json").read_text())
+        return noted["folder"], noted["classes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", []
+
+
+def _is_current(stem: str, found: Contents) -> bool:
+    """Whether this is what a folder holds still."""
+    _, names = _noted(stem)
+    return set(names) <= found.classes.keys() and stem.endswith(f"-{_key(found, names)}")
+
+
+def _of_classes(found: Contents, names: list[str]) -> tuple[dict[str, list[File]], dict[str, str]]:
+    """The images of these classes, and the paths that cannot be followed and are of one of them, or of none that is
+    known."""
+    others = [f"{name}/" for name in found.classes.keys() - set(names)]
+    closed = {path: why for path, why in found.closed.items() if not path.startswith(tuple(others))}
+    return {name: found.classes[name] for name in names}, closed
+
+
+def _key(found: Contents, names: list[str]) -> str:
+    """What tells these classes of a folder from what they were before a change."""
+    return hashlib.sha256(json.dumps(_of_classes(found, names)).encode()).hexdigest()[:16]
 
 
 def _refuse(root: str, report: Report) -> None:
@@ -161,29 +206,36 @@ def _refuse(root: str, report: Report) -> None:
 
 
 def _read(
-    folder: Path, classes: dict[str, list[File]], closed: dict[str, str], size: int, channels: int, resize: Resize
-) -> tuple[ImageSet, Report]:
-    total = sum(map(len, classes.values()))
-    pixels = torch.empty(total, channels, size, size, dtype=torch.uint8)
-    broken, count, done = dict(closed), [], 0
+    folder: Path,
+    classes: dict[str, list[File]],
+    closed: dict[str, str],
+    size: int,
+    channels: int,
+    resize: Resize,
+    pixels: io.FileIO,
+) -> tuple[list[int], Report]:
+    """Write the images that can be used to `pixels`, one after another -> how many there are of each class."""
+    broken, counts = dict(closed), []
     seen: dict[bytes, str] = {}
     twice: list[tuple[str, str]] = []
+    total = sum(map(len, classes.values()))
     with tqdm(total=total, desc=f"packing {folder.name}", disable=None) as progress:  # None: on a terminal only
         for files in classes.values():
-            first = done
+            counts.append(0)
             for file in files:
                 progress.update()
                 try:
-                    pixels[done] = picture = decode(folder / file.name, size, channels, resize)
+                    picture = decode(folder / file.name, size, channels, resize).contiguous().numpy().data
                 except Broken as error:
                     broken[file.name] = str(error)
                     continue
-                digest = hashlib.sha256(picture.contiguous().numpy().data).digest()
+                digest = hashlib.sha256(picture).digest()
                 if (before := seen.setdefault(digest, file.name)) != file.name:
                     twice.append((before, file.name))
-                done += 1
-            count.append(done - first)
-    return ImageSet.of(pixels[:done], tuple(classes), torch.tensor(count)), Report(broken, twice)
+                with writing(cache_root()):
+                    write_all(pixels, picture)
+                counts[-1] += 1
+    return counts, Report(broken, twice)
 
 
 def some(items: list[str], separator: str = ", ", most: int = 10) -> str:

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
+from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
+from metalearn_cli.datasets.cache import packed
 from metalearn_cli.datasets.folders import Resample, entries, read_squares, sizes
 from metalearn_cli.datasets.pickles import read_images
 from metalearn_cli.datasets.places import data_root, expand

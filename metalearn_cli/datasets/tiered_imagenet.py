@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metalearn_cli.datasets.base import ImageSet, Source, Unpacked, packed
+from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
+from metalearn_cli.datasets.cache import packed
 from metalearn_cli.datasets.folders import Resample, read_squares
 from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError

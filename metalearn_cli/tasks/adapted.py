@@ -68,6 +68,9 @@ class Adapted(TaskDistribution):
         support_x, query_x = (_fitted(x, self.input_shape) for x in (batch.support_x, batch.query_x))
         return batch._replace(support_x=support_x, query_x=query_x)
 
+    def is_far(self, device: torch.device) -> bool:
+        return self.task.is_far(device)
+
 
 def can_adapt(spec: Spec, input_shape: tuple[int, ...]) -> bool:
     """Whether both are images, of 1 or 3 channels."""

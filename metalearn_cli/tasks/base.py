@@ -162,6 +162,11 @@ class TaskDistribution(ABC):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         """The tasks of a draw (or of a slice of one) as float32 tensors on `device`."""
 
+    def is_far(self, device: torch.device) -> bool:
+        """Whether gathering on `device` may wait for a disk, so that it is worth a thread of its own, in which `draw`
+        and `gather` are called then."""
+        return False
+
     @property
     def preparation(self) -> Preparation | None:
         """How a picture becomes an example. None for a task without images, or that does not tell."""

@@ -65,6 +65,11 @@ class ImageFolder(TaskDistribution):
         if broken:
             skipped = some([f"{name} {why}" for name, why in broken.items()], "; ")
             notes.append(f"task.skip_broken=true leaves out ({len(broken)}): {skipped}")
+        if outdated := self._packed.outdated:
+            notes.append(
+                f"packed before {self.root} changed, and still there ({len(outdated)}): {some(outdated)}; "
+                "metalearn data clean NAME removes one"
+            )
         for where, pairs in self._twice().items():
             if pairs:
                 notes.append(f"warning: the same image twice {where} ({len(pairs)}): {some(pairs)}")
@@ -96,6 +101,9 @@ class ImageFolder(TaskDistribution):
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._packed.images.on(device), device)
+
+    def is_far(self, device: torch.device) -> bool:
+        return self._packed.images.is_far(device)
 
     def _classes(self, positions: Tensor, count: Tensor) -> Classes:
         return Classes(count.cumsum(0) - count, count, self._groups).of(positions)

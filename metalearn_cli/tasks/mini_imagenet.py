@@ -59,6 +59,9 @@ class MiniImageNet(TaskDistribution):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._images.on(device), device)
 
+    def is_far(self, device: torch.device) -> bool:
+        return self._images.is_far(device)
+
     def classes(self, split: Split) -> frozenset[str]:
         """tieredImageNet tests on some that miniImageNet trains on. By the numbers of ImageNet; where the images have
         other names or are not here, by Ravi's lists."""

@@ -57,6 +57,9 @@ class TieredImageNet(TaskDistribution):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._images.on(device), device)
 
+    def is_far(self, device: torch.device) -> bool:
+        return self._images.is_far(device)
+
     def classes(self, split: Split) -> frozenset[str]:
         """Some are miniImageNet's, in another split."""
         return frozenset(f"ImageNet's {tiered_imagenet.classes()[c].name}" for c in self._positions[split].tolist())

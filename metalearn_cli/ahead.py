@@ -1,0 +1,24 @@
+"""Getting the next thing ready in a thread, while this one is used."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Number = TypeVar("Number")
+Item = TypeVar("Item")
+
+
+def ahead(work: Callable[[Number], Item], numbers: Iterable[Number]) -> Iterator[Item]:
+    """work(number) for each of them: the next one is begun when its turn is one away, and what it raises is raised when
+    its turn has come. Whoever does not come to the end closes the iterator, which waits for what was begun."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        coming = None
+        for number in numbers:
+            present, coming = coming, thread.submit(work, number)
+            if present is not None:
+                yield present.result()
+        if coming is not None:
+            yield coming.result()
+    finally:
+        thread.shutdown(cancel_futures=True)

@@ -1,0 +1,174 @@
+"""`metalearn data list` and `data clean`: what is packed, and what is removed and what is not."""
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from problems import image_task
+
+from metalearn_cli.cli import main
+from metalearn_cli.completion import completions
+from metalearn_cli.datasets.base import ImageSet
+from metalearn_cli.datasets.cache import packed
+from metalearn_cli.tasks.image_folder import ImageFolder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main(["data", *arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def pack(name: str, seed: int = 0) -> None:
+    pixels = torch.full((50, 1, 100, 100), seed, dtype=torch.uint8)
+    packed(name, lambda: ImageSet.of(pixels, ("a",), torch.tensor([50])))
+
+
+def not_used_for(cache: Path, name: str, days: float) -> None:
+    (path,) = cache.glob(f"{name}.*.safetensors")
+    when = time.time_ns() - int(days * 86400e9)
+    os.utime(path, ns=(when, path.stat().st_mtime_ns))
+
+
+def names(cache: Path) -> list[str]:
+    return sorted(path.name.partition(".")[0] for path in cache.glob("*.safetensors"))
+
+
+def task_on(root: Path, **keys: object) -> ImageFolder:
+    task: ImageFolder = image_task(ImageFolder, root=str(root), query=1, size=16, **keys)
+    return task
+
+
+def test_list_says_what_is_packed_how_large_and_when_it_was_used(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(capsys, "list") == (0, f"0 packed set(s), 0 MB, in {cache}\n", "")
+    pack("omniglot-28x28-nearest")
+    pack("cifar-fs-32x32")
+    not_used_for(cache, "cifar-fs-32x32", 0)
+    path = next(cache.glob("cifar-fs*"))
+    os.utime(path, (time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1)), path.stat().st_mtime))
+    today = time.strftime("%Y-%m-%d")
+    code, out, err = command(capsys, "list")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "cifar-fs-32x32           0.5 MB  used 2026-03-04  CIFAR-FS, FC100",
+        f"omniglot-28x28-nearest   0.5 MB  used {today}  Omniglot",
+        f"2 packed set(s), 1 MB, in {cache}",
+    ]
+    pack("cifar-fs-32x32")  # a run opens it
+    assert f"cifar-fs-32x32           0.5 MB  used {today}" in command(capsys, "list")[1]
+
+
+def test_a_changed_folder_is_seen_by_list_and_by_the_next_run(
+    cache: Path, tmp_path: Path, own_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(own_images, tmp_path / "own"))
+    assert not [note for note in task_on(root).notes() if "packed before" in note]
+    other = [note for note in task_on(root, val_share=0, test_share=0.4).notes() if "packed before" in note]
+    assert not other, "the same classes"
+    (line, _) = command(capsys, "list")[1].splitlines()
+    assert line.endswith(f"  {root}")
+    Image.new("RGB", (16, 16)).save(root / "class03/new.png")
+    (old,) = names(cache)
+    assert command(capsys, "list")[1].splitlines()[0].endswith(f"  {root}, which has changed since")
+    (note,) = [note for note in task_on(root).notes() if "packed before" in note]
+    assert note == (f"packed before {root} changed, and still there (1): {old}; metalearn data clean NAME removes one")
+    assert len(names(cache)) == 2
+    code, out, err = command(capsys, "clean", old)
+    assert (code, err) == (0, "")
+    assert out.startswith("removed 1 packed set(s), 0.0")
+    assert out.endswith(f" MB: {old}\n")
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".safetensors"]
+    assert not [note for note in task_on(root).notes() if "packed before" in note]
+    shutil.rmtree(root / "class03")
+    assert command(capsys, "list")[1].splitlines()[0].endswith(", which has changed since")
+    shutil.rmtree(root)
+    assert command(capsys, "list")[1].splitlines()[0].endswith(f"  {root}, which is gone")
+    next(cache.glob("*.json")).write_text('{"broken": {}, "twice": []}')
+    assert command(capsys, "list")[1].splitlines()[0].endswith("  a folder that nobody has noted")
+
+
+def test_clean_removes_what_is_named_or_was_not_used(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("omniglot-28x28-nearest", "omniglot-28x28-lanczos", "cifar-fs-32x32", "mini-imagenet-84x84-1"):
+        pack(name)
+    not_used_for(cache, "cifar-fs-32x32", 31)
+    not_used_for(cache, "mini-imagenet-84x84-1", 29)
+    (cache / "cub-84x84.part-1-ab").write_bytes(bytes(1_000_000))
+    assert command(capsys, "clean", "unused=30") == (
+        0,
+        "removed 2 packed set(s), 1.5 MB: cifar-fs-32x32, cub-84x84.part-1-ab\n",
+        "",
+    )
+    assert command(capsys, "clean", "unused=30")[1] == "removed 0 packed set(s), 0 MB\n"
+    assert completions(["data", "clean", "omn"]) == ["omniglot-28x28-lanczos ", "omniglot-28x28-nearest "]
+    assert "unused=" in completions(["data", "clean", ""])
+    assert "removed 2 packed set(s), 1 MB" in command(capsys, "clean", "omniglot")[1]
+    assert names(cache) == ["mini-imagenet-84x84-1"]
+    assert command(capsys, "clean", "mini-imagenet-84x84-1")[0] == 0
+    assert list(cache.iterdir()) == []
+
+
+def test_a_set_that_a_process_uses_is_kept(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pack("one")
+    pack("two")
+    for name in ("one", "two"):
+        not_used_for(cache, name, 100)
+    told, tell = os.pipe()
+    wait, end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        images = packed("one", lambda: pytest.fail("read once more"))
+        os.write(tell, b".")
+        os.close(end)
+        os.read(wait, 1)
+        os._exit(0 if images.pixels.sum() == 0 else 1)
+    os.read(told, 1)
+    not_used_for(cache, "one", 100)  # it has run for long
+    refused = (1, "removed 0 packed set(s), 0 MB\n", "metalearn: in use by a running process, and kept: one\n")
+    assert command(capsys, "clean", "one") == refused
+    code, out, err = command(capsys, "clean", "unused=30")
+    assert (code, out) == (1, "removed 1 packed set(s), 0.5 MB: two\n")
+    assert err == refused[2]
+    os.write(end, b".")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert command(capsys, "clean", "one")[0] == 0
+    assert names(cache) == []
+
+
+def test_mistakes_are_sentences(
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(capsys, "clean", "unused=3") == (0, f"nothing is packed in {cache}\n", "")
+    pack("cifar-fs-32x32")
+    for words, sentence in (
+        (["cifar-fs-32x3"], "there is no packed set cifar-fs-32x3: did you mean cifar-fs-32x32?"),
+        (["unused=soon"], "unused=soon must be a whole number of days, e.g. unused=30"),
+        (
+            ["unused=3", "cifar_fs"],
+            "data clean wants the names of packed sets, or unused=DAYS: see metalearn data list",
+        ),
+    ):
+        assert command(capsys, "clean", *words) == (1, "", f"metalearn: {sentence}\n")
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    code, _, err = command(capsys, "clean", "cifar_fs")
+    assert code == 1
+    assert "cannot lock files, so that nobody knows what is in use" in err
+    assert names(cache) == ["cifar-fs-32x32"]
