@@ -10,6 +10,7 @@ import torch
 
 from metalearn_cli import runs
 from metalearn_cli.algorithms.base import present
+from metalearn_cli.algorithms.inner_loop import last
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import draw_episodes
 from metalearn_cli.files import turn
@@ -83,7 +84,7 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
     for draw in draw_episodes(task, "val", episodes, 0):
         for batch in task.gather(draw, model.device).to(model.dtype).chunks(TASKS_AT_ONCE):
             with torch.no_grad():
-                *_, predict = model.algo.adapt(net, meta, batch.support, model.algo.test_steps)
+                predict = last(model.algo.adapt(net, meta, batch.support, model.algo.test_steps))
                 out = present(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
             score = unlikeness(out)
             scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_metric
+from metalearn_cli.algorithms.inner_loop import last
 from metalearn_cli.captured import Captured, require_gpu
 from metalearn_cli.compiled import Compiled, require_compiler, unchanged
 from metalearn_cli.errors import UserError
@@ -234,8 +235,8 @@ class Learner:
         self.check()
         with torch.no_grad():
             steps = self.algorithm.test_steps if steps is None else steps
-            *_, last = self.algorithm.adapt(self.net, self.meta, support, steps)
-        return torch.no_grad()(last)
+            predict = last(self.algorithm.adapt(self.net, self.meta, support, steps))
+        return torch.no_grad()(predict)
 
     def state_dict(self) -> Params:
         """Everything that training changes, as flat names: params.*, buffers.*, optimizer.<parameter>.<slot>."""

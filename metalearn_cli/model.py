@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.base import Predictor as Adapted
+from metalearn_cli.algorithms.inner_loop import last
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.maml import Adapted as Adapting
 from metalearn_cli.algorithms.protonet import ProtoNet
@@ -65,7 +66,7 @@ class Model:
         key = torch.zeros(1, dtype=torch.int64, device=self.device)
         support = Support(x[order].unsqueeze(0), targets[order.to(self.device)].unsqueeze(0), key)
         with torch.no_grad():
-            *_, predict = self.algo.adapt(net, meta, support, self.algo.test_steps)
+            predict = last(self.algo.adapt(net, meta, support, self.algo.test_steps))
         threshold = self.threshold(len(classes), int(targets.bincount().min())) if classes else None
         return Predictor(self, predict, classes, threshold, note)
 

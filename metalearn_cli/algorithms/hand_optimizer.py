@@ -38,7 +38,7 @@ from metalearn_cli.algorithms.base import (
     require_steps,
     running_average,
 )
-from metalearn_cli.algorithms.inner_loop import predict
+from metalearn_cli.algorithms.inner_loop import last, predict
 from metalearn_cli.algorithms.optimizee import Optimizee, require_optimizee
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
@@ -101,7 +101,7 @@ class HandOptimizer(Algorithm):
         every = Support(**{name: value.repeat_interleave(candidates, 0) for name, value in given.items()})  # [T*R, ...]
         optimizee = Optimizee(net, every, self.batch_size)
         rates = self._rates(meta.buffers["final_loss"]).repeat(tasks)[:, None]
-        *_, theta = self.descend(optimizee, rates, self.horizon)
+        theta = last(self.descend(optimizee, rates, self.horizon))
         final = optimizee.slope(theta, self.horizon)
         loss = final.loss.nan_to_num(WORST, WORST).clamp(max=WORST).view(tasks, candidates)
         best = self._best(meta)  # before these tasks, so that every chunk of them takes the same

@@ -5,20 +5,23 @@ A parameter is shared by all tasks, [*shape], or one per task, [T, *shape].
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, task_loss
-from metalearn_cli.algorithms.rematerialise import rematerialise
+from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Support
+
+Item = TypeVar("Item")
 
 
 class Head(Enum):
@@ -76,6 +79,22 @@ def slope(net: Net, params: Params, support: Support, names: list[str], second_o
 
 
 def gradient_descent(
+    net: Net, params: Params, rates: Mapping[str, float | Tensor], support: Support, steps: int, second_order: bool
+) -> Iterator[Params]:
+    """phi_0, phi_1, ... phi_steps of every task, [T, *shape]: phi_{k+1} = phi_k - rate * grad L(phi_k, support).
+
+    params [*shape] is phi_0. A rate is a number or one per weight [*shape]; parameters without a rate stay as they are.
+    """
+    step = _descent_step(net, list(params), rates, support, second_order)
+    phi = per_task(params, len(support.key))
+    state = (*phi.values(), *_learned(rates).values())
+    yield phi
+    for _ in range(steps):
+        state = step(*state)
+        yield dict(zip(params, state, strict=False))
+
+
+def descend(
     net: Net,
     params: Params,
     rates: Mapping[str, float | Tensor],
@@ -83,29 +102,47 @@ def gradient_descent(
     steps: int,
     second_order: bool,
     remat: bool = False,
-) -> Iterator[Params]:
-    """phi_0, phi_1, ... phi_steps of every task, [T, *shape]: phi_{k+1} = phi_k - rate * grad L(phi_k, support).
+) -> Params:
+    """phi_steps alone, in less memory: `remat` computes the steps again in the backward pass, the same numbers.
 
-    params [*shape] is phi_0. A rate is a number or one per weight [*shape]; parameters without a rate stay as they are.
-    `remat` keeps the phi only, and computes each step again in the backward pass: the same numbers in less memory.
+    First order, where no rate is learned: no step is kept, since the derivative in phi_0 is that of one sum.
     """
-    learned = [name for name, rate in rates.items() if isinstance(rate, Tensor)]
-    names = list(params)  # all that `step` may hold of them: what it makes would hold itself, and never be freed
+    phi = per_task(params, len(support.key))
+    step = _descent_step(net, list(phi), rates, support, second_order)
+    state = (*phi.values(), *_learned(rates).values())
+    if second_order:
+        return dict(zip(phi, unroll(step, state, steps, remat), strict=False))
+    with torch.no_grad():
+        end = dict(zip(phi, unroll(step, state, steps, remat=False), strict=True))
+    return phi | {name: end[name] + (phi[name] - phi[name].detach()) for name in rates}
 
-    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
-        """phi_k and the learned rates -> those of phi_{k+1} that are adapted."""
-        phi = dict(zip(names, tensors, strict=False))
-        rate = {**rates, **dict(zip(learned, tensors[len(phi) :], strict=True))}
+
+def _descent_step(
+    net: Net, names: list[str], rates: Mapping[str, float | Tensor], support: Support, second_order: bool
+) -> Callable[..., tuple[Tensor, ...]]:
+    """From phi_k, in the order of `names`, and the learned rates to phi_{k+1} and the same rates.
+
+    It holds no tensor of the unroll: what it makes would hold itself, and never be freed.
+    """
+    learned = list(_learned(rates))
+
+    def step(*state: Tensor) -> tuple[Tensor, ...]:
+        phi, own = dict(zip(names, state, strict=False)), state[len(names) :]
+        rate = {**rates, **dict(zip(learned, own, strict=True))}
         gradient = slope(net, phi, support, list(rates), second_order).gradient
-        return tuple(phi[name] - rate[name] * gradient[name] for name in rates)
+        phi |= {name: phi[name] - rate[name] * gradient[name] for name in rates}
+        return (*phi.values(), *own)
 
-    params = per_task(params, len(support.key))
-    yield params
-    for _ in range(steps):
-        inputs = [*params.values(), *(rate for rate in rates.values() if isinstance(rate, Tensor))]
-        stepped = rematerialise(step, *inputs) if remat else step(*inputs)
-        params = params | dict(zip(rates, stepped, strict=True))
-        yield params
+    return step
+
+
+def _learned(rates: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
+    return {name: rate for name, rate in rates.items() if isinstance(rate, Tensor)}
+
+
+def last(items: Iterable[Item]) -> Item:
+    """The last of them, without keeping the others."""
+    return deque(items, maxlen=1).pop()
 
 
 def minibatch(support: Support, size: int | None, step: int) -> Support:

@@ -39,7 +39,7 @@ from metalearn_cli.algorithms.base import (
     running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.inner_loop import Head, gradient_descent, predict, require_head, start
+from metalearn_cli.algorithms.inner_loop import Head, descend, gradient_descent, predict, require_head, start
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Support
@@ -99,20 +99,19 @@ class MAML(Algorithm):
         return Meta(params, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for params in self.inner_loop(net, meta, support, steps):
+        for params in gradient_descent(net, *self._start(net, meta), support, steps, not self.first_order):
             yield partial(predict, net, params, meta.buffers, support)
 
-    def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Params]:
-        """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
-        rates = self._rates(net, meta.params)
-        theta = start(net, self.head, meta.params)
-        return gradient_descent(net, theta, rates, support, steps, not self.first_order, self.remat)
-
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        *_, params = self.inner_loop(net, meta, batch.support, self.inner_steps)
+        theta, rates = self._start(net, meta)
+        params = descend(net, theta, rates, batch.support, self.inner_steps, not self.first_order, self.remat)
         out, stats = net(params, batch.query_x, mask=batch.query_mask)
         loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
         return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
+
+    def _start(self, net: Net, meta: Meta) -> tuple[Params, dict[str, float]]:
+        """phi_0 [*shape] and the rates."""
+        return start(net, self.head, meta.params), self._rates(net, meta.params)
 
     def _rates(self, net: Net, params: Params) -> dict[str, float]:
         """alpha, in the scale of the mean loss, for each parameter that is adapted."""

@@ -41,7 +41,7 @@ from metalearn_cli.algorithms.base import (
     task_loss,
 )
 from metalearn_cli.algorithms.inner_loop import flatten, log_sign, per_task, slope, unflatten
-from metalearn_cli.algorithms.rematerialise import rematerialise
+from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
@@ -64,6 +64,17 @@ class Adapted(NamedTuple):
 
     params: Params  # [T, *shape]
     stats: Params  # batch-norm statistics, averaged over the support passes so far, [T, channels]
+
+
+class Names(NamedTuple):
+    """Of what an update carries to the next one: theta, h, c and the two gates, then these statistics and weights."""
+
+    shapes: dict[str, torch.Size]  # of the parameters in theta
+    stats: list[str]
+    weights: list[str]  # of the LSTM and its gates
+
+    def adapted(self, state: tuple[Tensor, ...]) -> Adapted:
+        return Adapted(unflatten(state[0], self.shapes), dict(zip(self.stats, state[5:], strict=False)))
 
 
 @dataclass(frozen=True)
@@ -101,47 +112,44 @@ class MetaLSTM(Algorithm):
 
     def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Adapted]:
         """The networks after 0, 1, ... `steps` updates."""
-        start = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
-        shapes = {name: value.shape for name, value in start.items()}
-        params = per_task(start, len(support.key))
-        theta = flatten(params)
+        names, state = self._start(net, meta, len(support.key))
+        yield names.adapted(state)
+        for _ in range(steps):
+            state = self._step(net, names, support, *state)
+            yield names.adapted(state)
+
+    def _start(self, net: Net, meta: Meta, tasks: int) -> tuple[Names, tuple[Tensor, ...]]:
+        params = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
+        weights = {name: value for name, value in meta.params.items() if not name.startswith(LEARNER)}
+        theta = flatten(per_task(params, tasks))
         with theta.device:  # a copy of the host's would make a GPU wait
             standard = net.init_stats()
-        stats = {name: value.to(theta.dtype) for name, value in per_task(standard, len(theta)).items()}
+        stats = {name: value.to(theta.dtype) for name, value in per_task(standard, tasks).items()}
         hidden, gate = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
-        gates = Gates((hidden, hidden), gate, gate)
-        yield Adapted(params, stats)
-        for _ in range(steps):
-            with torch.no_grad():  # constants for the meta-gradient
-                loss, slopes, used = slope(net, params, support, list(params), second_order=False)
-                gradient = flatten(slopes)
-                if self.gradient_divided_twice:
-                    size = support.y.shape[1] if support.mask is None else support.mask.sum(1, keepdim=True)
-                    gradient = gradient / size
-                stats = {name: value.lerp(used[name].detach(), self.bn_momentum) for name, value in stats.items()}
-            theta, gates = self._update(meta.params, theta, gates, loss, gradient)
-            params = unflatten(theta, shapes)
-            yield Adapted(params, stats)
+        names = Names({name: value.shape for name, value in params.items()}, list(stats), list(weights))
+        return names, (theta, hidden, hidden, gate, gate, *stats.values(), *weights.values())
 
-    def _update(
-        self, params: Params, theta: Tensor, gates: Gates, loss: Tensor, gradient: Tensor
-    ) -> tuple[Tensor, Gates]:
-        if not self.remat:
-            return update(params, theta, gates, loss, gradient)
-        names = [name for name in params if not name.startswith(LEARNER)]
-
-        def step(theta: Tensor, h: Tensor, c: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-            (forget, input_gate), weights = rest[:2], dict(zip(names, rest[2:], strict=True))
-            theta, after = update(weights, theta, Gates((h, c), forget, input_gate), loss, gradient)
-            return theta, *after.lstm, after.forget, after.input
-
-        weights = [params[name] for name in names]
-        theta, h, c, forget, input_gate = rematerialise(step, theta, *gates.lstm, gates.forget, gates.input, *weights)
-        return theta, Gates((h, c), forget, input_gate)
+    def _step(self, net: Net, names: Names, support: Support, *state: Tensor) -> tuple[Tensor, ...]:
+        """One update of all that is carried."""
+        theta, h, c, forget, input_gate, *rest = state
+        stats, weights = rest[: len(names.stats)], rest[len(names.stats) :]
+        with torch.no_grad():  # constants for the meta-gradient
+            params = unflatten(theta, names.shapes)
+            loss, slopes, used = slope(net, params, support, list(params), second_order=False)
+            gradient = flatten(slopes)
+            if self.gradient_divided_twice:
+                size = support.y.shape[1] if support.mask is None else support.mask.sum(1, keepdim=True)
+                gradient = gradient / size
+            newest = [used[name].detach() for name in names.stats]
+            stats = [value.lerp(new, self.bn_momentum) for value, new in zip(stats, newest, strict=True)]
+        by_name = dict(zip(names.weights, weights, strict=True))
+        theta, gates = update(by_name, theta, Gates((h, c), forget, input_gate), loss, gradient)
+        return theta, *gates.lstm, gates.forget, gates.input, *stats, *weights
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        *_, adapted = self.inner_loop(net, meta, batch.support, self.inner_steps)
-        out, stats = net(adapted.params, batch.query_x, mask=batch.query_mask)
+        names, state = self._start(net, meta, len(batch.key))
+        state = unroll(partial(self._step, net, names, batch.support), state, self.inner_steps, self.remat)
+        out, stats = net(names.adapted(state).params, batch.query_x, mask=batch.query_mask)
         loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
         return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
 

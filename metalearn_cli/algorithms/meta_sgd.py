@@ -35,7 +35,7 @@ from metalearn_cli.algorithms.base import (
     running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.inner_loop import Head, gradient_descent, predict, require_head, start
+from metalearn_cli.algorithms.inner_loop import Head, descend, gradient_descent, predict, require_head, start
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Support
@@ -72,15 +72,14 @@ class MetaSGD(Algorithm):
         return Meta(theta | rates, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for params in self.inner_loop(net, meta, support, steps):
+        for params in gradient_descent(net, *self._start(net, meta), support, steps, second_order=True):
             yield partial(predict, net, params, meta.buffers, support)
 
-    def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Params]:
-        """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
+    def _start(self, net: Net, meta: Meta) -> tuple[Params, Params]:
+        """phi_0 [*shape] and alpha [*shape]."""
         theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
         alpha = {name: meta.params[RATE + name] for name in theta}
-        theta, alpha = start(net, self.head, theta), start(net, self.head, alpha)
-        return gradient_descent(net, theta, alpha, support, steps, second_order=True, remat=self.remat)
+        return start(net, self.head, theta), start(net, self.head, alpha)
 
     def learned(self, meta: Meta) -> dict[str, float]:
         rates = torch.cat([value.detach().flatten() for name, value in meta.params.items() if name.startswith(RATE)])
@@ -91,7 +90,8 @@ class MetaSGD(Algorithm):
         }
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        *_, params = self.inner_loop(net, meta, batch.support, self.inner_steps)
+        theta, alpha = self._start(net, meta)
+        params = descend(net, theta, alpha, batch.support, self.inner_steps, second_order=True, remat=self.remat)
         out, stats = net(params, batch.query_x, mask=batch.query_mask)
         loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
         return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))

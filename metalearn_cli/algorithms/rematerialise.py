@@ -1,11 +1,16 @@
 """Less memory for more time: forget what a step computed, and compute it again when its derivative is wanted.
 
-An unroll of K steps keeps what each of them computed for the backward pass. Rematerialised, it keeps the K states only,
-and the backward pass runs each step once more: about the memory of one step, for a fifth to a half more time. The
-numbers are the same. (torch.utils.checkpoint would run a step twice more, since the step takes a gradient itself.)
+An unroll of K steps keeps what each of them computed for the backward pass. Rematerialised, it keeps states only, and
+the backward pass runs each step once more: for K states the memory of one step. Many steps are cut into segments of
+about the square root of K. Of those the first states are kept, and the backward pass makes the states within a segment
+when it comes to it: 2 * sqrt(K) states in all, for one run more of each step.
+
+The numbers are the same bits. (torch.utils.checkpoint would run a step twice more, since it takes a gradient itself.)
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,23 +18,53 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+State = tuple[Tensor, ...]
 
-def rematerialise(step: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+AT_MOST = 32  # steps whose states are all kept: with networks for images they weigh less than what one step computes
+
+
+def unroll(step: Callable[..., State], state: State, steps: int, remat: bool) -> State:
+    """`state` after `steps` times state = step(*state). Rematerialised: differentiable once, and only in `state`.
+
+    Whatever gets a gradient belongs to the state, also what no step changes: so its gradient is summed step by step, in
+    the order of an unroll that keeps everything.
+    """
+    if not remat:
+        for _ in range(steps):
+            state = step(*state)
+        return state
+    if steps <= AT_MOST:
+        return _one_by_one(step, steps, *state)
+    length = math.ceil(math.sqrt(steps))
+
+    for begin in range(0, steps, length):
+        state = rematerialise(partial(_one_by_one, step, min(length, steps - begin)), *state)
+    return state
+
+
+def _one_by_one(step: Callable[..., State], steps: int, *state: Tensor) -> State:
+    for _ in range(steps):
+        state = rematerialise(step, *state)
+    return state
+
+
+def rematerialise(step: Callable[..., State], *inputs: Tensor) -> State:
     """step(*inputs), differentiable once in the inputs; what else `step` uses gets no gradient."""
-    outputs: tuple[Tensor, ...] = _Rematerialised.apply(step, *inputs)
+    outputs: State = _Rematerialised.apply(step, *inputs)
     return outputs
 
 
 class _Rematerialised(Function):
     @staticmethod
-    def forward(ctx: Any, step: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, step: Callable[..., State], *inputs: Tensor) -> State:
         ctx.step = step
         ctx.save_for_backward(*inputs)
+        ctx.set_materialize_grads(False)
         return step(*inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[1:]
         with torch.enable_grad():
             inputs = [
@@ -37,5 +72,12 @@ class _Rematerialised(Function):
             ]
             outputs = ctx.step(*inputs)
         leaves = [value for value in inputs if value.requires_grad]
-        found = iter(torch.autograd.grad(outputs, leaves, slopes, allow_unused=True))
+        # What ends here, and has no slope, is left out: zeros in its place would be computed with.
+        used = [
+            (output, slope)
+            for output, slope in zip(outputs, slopes, strict=True)
+            if slope is not None and output.requires_grad
+        ]
+        ends, their_slopes = zip(*used, strict=True)
+        found = iter(torch.autograd.grad(ends, leaves, their_slopes, allow_unused=True))
         return None, *(next(found) if needs else None for needs in wanted)

@@ -39,7 +39,7 @@ from metalearn_cli.algorithms.base import (
     running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.inner_loop import Head, minibatch, per_task, predict, require_head, slope, start
+from metalearn_cli.algorithms.inner_loop import Head, last, minibatch, per_task, predict, require_head, slope, start
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Support
@@ -140,7 +140,7 @@ class Reptile(Algorithm):
         return Adapting(dict(zip(names, stepped, strict=True)), dict(zip(names, moment, strict=True)), steps)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        *_, state = self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch)
+        state = last(self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch))
         with torch.no_grad():
             gradient = {name: value - state.params[name].mean(0) for name, value in meta.params.items()}
             out, stats = net(state.params, batch.query_x, mask=batch.query_mask)
