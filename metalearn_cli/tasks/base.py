@@ -153,6 +153,10 @@ class TaskDistribution(ABC):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         """The tasks of a draw (or of a slice of one) as float32 tensors on `device`."""
 
+    def label_names(self, draw: Draw) -> tuple[str, ...]:
+        """The classes of the draw's first task by name, in the order of their labels; none where they have no names."""
+        return ()
+
     @property
     def preparation(self) -> Preparation | None:
         """How a picture becomes an example. None for a task without images, or that does not tell."""

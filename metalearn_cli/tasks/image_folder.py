@@ -20,6 +20,7 @@ from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
+from metalearn_cli.tasks.label_names import label_names
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,9 @@ class ImageFolder(TaskDistribution):
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._packed.images.on(device), device)
+
+    def label_names(self, draw: Draw) -> tuple[str, ...]:
+        return label_names(draw, self._packed.images, self._parts.inside)
 
     def _classes(self, positions: Tensor, count: Tensor) -> Classes:
         return Classes(count.cumsum(0) - count, count, self._groups).of(positions)

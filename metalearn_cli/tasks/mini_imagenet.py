@@ -20,6 +20,7 @@ from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
+from metalearn_cli.tasks.label_names import label_names
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class MiniImageNet(TaskDistribution):
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._images.on(device), device)
+
+    def label_names(self, draw: Draw) -> tuple[str, ...]:
+        return label_names(draw, self._images, 1)
 
     def classes(self, split: Split) -> frozenset[str]:
         """tieredImageNet tests on some that miniImageNet trains on. By the numbers of ImageNet; where the images have
