@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from metalearn_cli.errors import UserError
 from metalearn_cli.report.figures import Figures
 from metalearn_cli.report.folders import RunFolder, arrays_of, episodes
 from metalearn_cli.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axes, clipped, path, picture, scale
@@ -22,9 +23,16 @@ def first_task(run: RunFolder) -> str:
     if not file.exists():
         return f"<p>{_fallback(run.folder / 'test.png')}</p>"
     shown = arrays_of(file)
-    if "predicted" in shown:
-        return images(shown)
-    figures = fits(shown, episodes(run)["metric"])
+    metric = episodes(run)["metric"]
+    try:
+        figures = fits(shown, metric) if "predicted" not in shown else []
+        if not figures:
+            return images(shown)
+    except Exception as error:  # whatever numpy and Pillow raise where arrays are not there, or do not fit together
+        what = " ".join(str(error).split())
+        raise UserError(
+            f"{file} does not hold a run's test tasks ({type(error).__name__}: {what}): remove it"
+        ) from error
     return "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for caption, svg in figures)
 
 
