@@ -2,7 +2,8 @@
 
 Arrays of examples.npz, of N images of the first task, and of P points of each of the first tasks T:
   classes  support_x, query_x [N, H, W, 1 or 3] uint8; support_y, query_y, predicted [N]; probability [N] of what was
-           predicted; queries and right: how many query images there were, and how many were classified rightly
+           predicted; queries and right: how many query images there were, and how many were classified rightly;
+           names [way] of the classes, where the data have them
   values   support_x, support_y, query_x, query_y [T, P], where tasks differ in size padded with NaN; line_x [T, 200];
            line_y [K, T, 200] after steps [K]
 """

@@ -259,7 +259,7 @@ def _write_test(
         Image.fromarray(drawn.numpy()).save(file, "PNG")
         write_durably(folder / "test.png", file.getvalue())
     if shown := first_tasks(learner, job, headline):
-        write_durably(folder / "examples.npz", npz({name: tensor.cpu().numpy() for name, tensor in shown.items()}))
+        write_durably(folder / "examples.npz", npz(shown))
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
         console.say(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
@@ -330,17 +330,23 @@ def picture(learner: Learner, job: Job, split: Split, mode: BatchNorm) -> Tensor
     return (pictures.episode if kind == "classes" else pictures.fits)(learner, batch, mode)
 
 
-def first_tasks(learner: Learner, job: Job, mode: BatchNorm) -> dict[str, Tensor] | None:
-    """The first test episodes as numbers; None where the kind of task has no picture."""
+def first_tasks(learner: Learner, job: Job, mode: BatchNorm) -> dict[str, Any] | None:
+    """The first test episodes as arrays; None where the kind of task has no picture."""
     if (kind := pictured(job)) is None:
         return None
-    batch = first_batch(learner, job, "test")
-    return (examples.of_classes if kind == "classes" else examples.of_values)(learner, batch, mode)
+    draw = first_draw(job, "test")
+    batch = job.task.gather(draw, learner.device)
+    found = (examples.of_classes if kind == "classes" else examples.of_values)(learner, batch, mode)
+    names = job.task.label_names(draw) if kind == "classes" else ()
+    return {name: tensor.cpu().numpy() for name, tensor in found.items()} | ({"names": names} if names else {})
 
 
 def first_batch(learner: Learner, job: Job, split: Split) -> Batch:
-    draw = draw_slice(draw_block(job.task, split, job.run.episodes_seed, 0), 0, pictures.MAX_TASKS)
-    return job.task.gather(draw, learner.device)
+    return job.task.gather(first_draw(job, split), learner.device)
+
+
+def first_draw(job: Job, split: Split) -> Draw:
+    return draw_slice(draw_block(job.task, split, job.run.episodes_seed, 0), 0, pictures.MAX_TASKS)
 
 
 def pictured(job: Job) -> str | None:

@@ -21,14 +21,15 @@ from metalearn_cli import catalog, runs
 from metalearn_cli.config import Job, load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import evaluate
-from metalearn_cli.files import Log
+from metalearn_cli.files import Log, write_durably
 from metalearn_cli.jobs import number, train_run
 from metalearn_cli.loop import training_draw
 from metalearn_cli.machine import new_learner, prepare
 from metalearn_cli.measure import timed
 from metalearn_cli.overrides import keys_of
-from metalearn_cli.progress import Console
+from metalearn_cli.progress import Console, tell
 from metalearn_cli.published import Published, figures, mean_of, measured, provenance, published, verdict
+from metalearn_cli.writers import parse_lines
 
 # What a user may give besides: where and how fast a row is computed. All else would make it another row.
 KEYS = (
@@ -54,6 +55,7 @@ def reproduce(names: list[str], seeds: list[int], budget: float | None, override
     for key in sorted(keys_of(overrides)):
         if key not in KEYS:
             raise UserError(f"{key} would make another row of it: reproduce takes {', '.join(KEYS)}")
+    measured(_results())  # what is wrong with the file is said now, not when a row is trained
     return "\n\n".join(_row(name, known[name], seeds, budget, overrides) for name in names)
 
 
@@ -215,6 +217,9 @@ def _append(lines: list[dict[str, Any]]) -> Path:
     """Add what is not there yet -> the file."""
     path = _results()
     there = [{**line, "date": None} for line in measured(path)]
+    if (cut := parse_lines(path).cut) is not None:
+        tell(f"{cut}, by a process that was killed: it is removed")
+        write_durably(path, b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     with closing(Log(path)) as file:
         for line in lines:
             if {**line, "date": None} not in there:  # the day of another look at the same run is no news

@@ -174,7 +174,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """An object that a run has written. Raises UserError where it is missing or damaged."""
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): mend or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no object: mend or remove it")

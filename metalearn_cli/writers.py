@@ -5,9 +5,10 @@ object a line: `step` (meta-iterations done) and flat names such as `train/loss`
 """
 
 import json
+import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
@@ -84,31 +85,102 @@ class Writers:
         self._tensorboard.close()
 
 
+class Lines(NamedTuple):
+    """A .jsonl file."""
+
+    objects: dict[int, dict[str, Any]]  # by the number of the line, counted from 1
+    damage: list[str]  # a sentence for each line that is no object
+    cut: str | None  # the same of a last line that a killed process has left unfinished
+
+
+def parse_lines(path: Path) -> Lines:
+    *whole, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    found = Lines({}, [], f"{path} line {len(whole) + 1} is cut off" if rest else None)
+    for number, line in enumerate(whole, 1):
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError) as error:  # also what is no UTF-8
+            found.damage.append(f"{path} line {number} is not JSON ({error})")
+            continue
+        if isinstance(content, dict):
+            found.objects[number] = content
+        else:
+            found.damage.append(f"{path} line {number} is no object")
+    return found
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a last line that a killed process left unfinished is not one."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise UserError(f"{path} has a line that is not JSON ({error}): mend or remove the file") from error
+    """The objects of a .jsonl file; a last line that a killed process left unfinished is not one. Raises UserError for
+    another damaged line."""
+    lines = parse_lines(path)
+    if lines.damage:
+        raise UserError(f"{lines.damage[0]}: mend or remove the line")
+    return list(lines.objects.values())
 
 
-def validations(folder: Path, metric: str) -> dict[int, float]:
-    """The validation results of a run by their steps, but for those that were not finite."""
-    lines = read_lines(folder / "metrics.jsonl")
-    return {line["step"]: line[f"val/{metric}"] for line in lines if f"val/{metric}" in line}
+class Series(NamedTuple):
+    """What is whole of a metrics.jsonl or timing.jsonl."""
+
+    lines: list[dict[str, Any]]  # each with a step, the others finite numbers
+    damage: list[str]  # a sentence for each line, or figure of one, that is left out
 
 
-def training_seconds(folder: Path) -> float | None:
+def read_series(path: Path, rate: str | None = None) -> Series:
+    """With a `rate` each line must have it, above 0, and a later step than the line before it."""
+    parsed = parse_lines(path)
+    lines: list[dict[str, Any]] = []
+    damage = [*parsed.damage]
+    for number, line in parsed.objects.items():
+        step, before = line.get("step"), lines[-1]["step"] if lines else 0
+        where = f"{path} line {number}"
+        if not isinstance(step, int) or isinstance(step, bool) or not 1 <= step < 2**63:
+            damage.append(f"{where} has {'no step' if 'step' not in line else f'the step {step!r}'}")
+        elif step < before or (rate and step == before):
+            damage.append(f"{where} has step {step} after step {before}")
+        elif rate and not (is_finite(line.get(rate)) and line[rate] > 0):
+            damage.append(f"{where} has {f'the {rate} {line[rate]!r}' if rate in line else f'no {rate}'}")
+        elif "train/lr" in line and "train/loss" not in line:
+            damage.append(f"{where} has train/lr and no train/loss")
+        else:
+            odd = sorted(name for name, value in line.items() if not is_finite(value))
+            damage += [f"{where}: {name} is {line[name]!r}, and no finite number" for name in odd]
+            lines.append({name: value for name, value in line.items() if name not in odd})
+    return Series(lines, [*damage, *([parsed.cut] if parsed.cut else [])])
+
+
+def is_finite(value: object) -> bool:
+    """Whether that is a number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def read_timing(path: Path) -> Series:
+    return read_series(path, "steps_per_second")
+
+
+def training_seconds(timing: list[dict[str, Any]]) -> float | None:
     """By the rates in timing.jsonl: the few steps after its last line go unseen. None where it has no line."""
-    lines = read_lines(folder / "timing.jsonl")
-    steps = pairwise([0, *(line["step"] for line in lines)])
-    taken = [(last - first) / line["steps_per_second"] for (first, last), line in zip(steps, lines, strict=True)]
+    steps = pairwise([0, *(line["step"] for line in timing)])
+    taken = [(last - first) / line["steps_per_second"] for (first, last), line in zip(steps, timing, strict=True)]
     return sum(taken) if taken else None
 
 
+def validations(folder: Path, metric: str) -> dict[int, float]:
+    """The validation results of a run by their steps, but for those that were not finite. Raises UserError for damaged
+    lines."""
+    lines = _whole_lines(folder / "metrics.jsonl")
+    return {line["step"]: line[f"val/{metric}"] for line in lines if f"val/{metric}" in line}
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """All but a last one that a killed process left unfinished. Raises UserError for another damaged line."""
+    cut, found = parse_lines(path).cut, read_series(path)
+    if damage := [sentence for sentence in found.damage if sentence != cut]:
+        raise UserError(f"{damage[0]}: mend or remove the line")
+    return found.lines
+
+
 def _open_after_cut(path: Path, step: int, to_validate: bool) -> Log:
-    kept = [line for line in read_lines(path) if line["step"] <= step]
+    kept = [line for line in _whole_lines(path) if line["step"] <= step]
     if to_validate:
         kept = [line for line in kept if line["step"] < step or "val/loss" not in line]
     write_durably(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from metalearn_cli.report.tables import finite
+
 
 def write_run(
     folder: Path,
@@ -18,11 +20,13 @@ def write_run(
     sha256: str = "a" * 64,
     batch_norm: str | None = None,
     modes: dict[str, Any] | None = None,
+    validation: float = 0.5,
 ) -> Path:
     """`values` [E] are those after the last of two inner steps; `modes` has those of other batch-norm modes."""
     last = np.asarray(values, dtype=np.float64)
     folder.mkdir(parents=True)
     flat = {"seed": seed, "name": folder.name, "algo.inner_lr": 0.1, "task.shot": 5, "episodes_seed": 0, "steps": 20}
+    flat["log_every"] = 10
     node = OmegaConf.create({})
     for key, value in {**flat, **(config or {})}.items():
         OmegaConf.update(node, key, value)
@@ -35,9 +39,16 @@ def write_run(
     np.savez(folder / "episodes.npz", metric=curve, loss=curve, **others)
     results = {
         **{"split": "test", "episodes": len(last), "episodes_sha256": sha256, "metric": metric, "seed": seed},
-        **{"mean": last.mean(), "ci95": 0.1, "median": np.median(last), "batch_norm": batch_norm},
+        **{"mean": finite(last.mean()), "ci95": 0.1, "median": finite(np.median(last)), "batch_norm": batch_norm},
         **{"per_step": [{"step": step, "mean": 0.5, "ci95": 0.1, "median": 0.5, "diverged": 0.0} for step in (0, 1)]},
         **{"algo": "maml", "task": "sinusoid", "step": 20, "steps": 20, "other_batch_norm": {}},
     }
     (folder / "results.json").write_text(json.dumps(results))
+    write_lines(folder / "timing.jsonl", [{"step": step, "steps_per_second": 10.0} for step in (10, 20)])
+    losses = [{"step": step, "train/loss": 1.0, "train/lr": 0.1} for step in (10, 20)]
+    write_lines(folder / "metrics.jsonl", [losses[0], {"step": 10, f"val/{metric}": float(validation)}, losses[1]])
     return folder
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -103,7 +103,14 @@ def test_the_table_the_csv_and_the_page(place: Path) -> None:
         assert any(one.startswith(title) for one in titles), title
     assert len(page.all("figure")) == len(titles)
     assert "of 6 query images of the first test episode are right" in page.text
-    assert len([one for one in page.all("img") if str(one["alt"]).startswith("query image of class")]) == 6
+    with np.load(place / "outputs/images/examples.npz") as shown:
+        names = shown["names"].tolist()
+    assert all(re.fullmatch(r"\w+/character\d\d(, turned by \d+°)?", name) for name in names), names
+    for label, name in enumerate(names):
+        assert f"{label}  {name}" in page.text
+        assert (
+            len([one for one in page.all("img") if str(one["alt"]).startswith(f"query image of {label}  {name}")]) == 2
+        )
     right = int(re.findall(r"(\d+) of 6 query images", page.text)[0])
     with np.load(place / "outputs/images/examples.npz") as shown:
         assert right == int(shown["right"]) == int((shown["predicted"] == shown["query_y"]).sum())

@@ -1,6 +1,7 @@
 """`metalearn reproduce`: a paper's row, trained and tested, beside what was published."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,14 @@ import pytest
 from metalearn_cli import catalog, reproduce
 from metalearn_cli.cli import main
 from metalearn_cli.completion import completions
+from metalearn_cli.errors import UserError
 from metalearn_cli.published import Published, mean_of, measured, verdict
 
 SHORT = ["reproduce", "pretrain/sinusoid", "--budget", "2s", "threads=1"]
+
+
+WORDS = {"metric": "mse", "published": "2.41", "length": "10 steps"}
+LINE: dict[str, object] = {"row": "maml/sinusoid", "seed": 0, "cell": "c", "mean": 1, "ci95": 0.1, **WORDS}
 
 
 @pytest.fixture(autouse=True)
@@ -125,11 +131,44 @@ def test_a_preset_of_ones_own_needs_no_defaults(tmp_path: Path, monkeypatch: pyt
 
 def test_of_a_row_measured_twice_the_newest_counts(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    old = {"row": "a", "seed": 0, "cell": "c", "mean": 1}
+    old = {**LINE, "row": "a"}
     path.write_text(
         "".join(json.dumps(line) + "\n" for line in (old, {**old, "seed": 1}, {**old, "mean": 2})) + '{"row'
     )
     assert [(line["seed"], line["mean"]) for line in measured(path)] == [(0, 2), (1, 1)]
+
+
+@pytest.mark.parametrize("change", [{"mean": "x"}, {"row": None}, {"seed": None}, {"published": 1}, {"ci95": math.nan}])
+def test_a_line_that_is_no_result_is_named(change: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in (LINE, {**LINE, **change})))
+    with pytest.raises(UserError, match=r"results.jsonl line 2 is no result of a row"):
+        measured(path)
+
+
+def test_a_damaged_line_is_named_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("outputs/reproduce/results.jsonl")
+    path.parent.mkdir(parents=True)
+    path.write_text("{\n")
+    for command in (["pretrain/sinusoid"], ["--table", "sinusoid"]):
+        assert main(["reproduce", *command]) == 1
+        assert f"metalearn: {path} line 1 is not JSON" in capsys.readouterr().err
+    assert [entry.name for entry in path.parent.iterdir()] == ["results.jsonl"]
+
+
+def test_a_line_that_a_killed_process_left_unfinished_does_not_spoil_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("outputs/reproduce/results.jsonl")
+    path.parent.mkdir(parents=True)
+    path.write_text('{"row": "maml/sinu')
+    reproduce._append([LINE])
+    assert lines(str(path)) == [LINE]
+    assert f"{path} line 1 is cut off, by a process that was killed: it is removed" in capsys.readouterr().err
 
 
 def test_verdicts() -> None:

@@ -7,10 +7,10 @@ import numpy as np
 from metalearn_cli.report import ridge
 from metalearn_cli.report.folders import RunFolder, episodes, swept
 from metalearn_cli.report.svg import Line, line_chart
-from metalearn_cli.writers import read_lines
 
 Figures = list[tuple[str, str]]  # a caption, and the SVG
 BANDS = 4  # of more curves the bands would hide each other
+BASELINES = {"constant": "mean of the support", "oracle": "the task itself"}
 OPTIMIZERS = ("learned_optimizer", "hand_optimizer")
 
 
@@ -18,7 +18,7 @@ def metric_of(run: RunFolder) -> str | None:
     """accuracy or mse, also of a run that is not finished."""
     if run.results is not None:
         return str(run.results["metric"])
-    names = {name for line in read_lines(run.folder / "metrics.jsonl") for name in line}
+    names = {name for line in run.metrics for name in line}
     return next((metric for metric in ("accuracy", "mse") if f"val/{metric}" in names), None)
 
 
@@ -37,10 +37,9 @@ def learning_curves(every: list[RunFolder]) -> Figures:
         factor, name = (100 if metric == "accuracy" else 1), f"val/{metric}"
         loss, validation = [], []
         for i, run in own:
-            lines = read_lines(run.folder / "metrics.jsonl")
-            points = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
+            points = [(line["step"], line["train/loss"]) for line in run.metrics if "train/loss" in line]
             loss += [Line(i, points, label=str(i + 1))] if points else []
-            points = [(line["step"], factor * line[name]) for line in lines if name in line]
+            points = [(line["step"], factor * line[name]) for line in run.metrics if name in line]
             tested = (run.results or {}).get("step")
             validation += [Line(i, points, label=str(i + 1), ring=tested, dots=len(points) < 12)] if points else []
         if loss:
@@ -80,7 +79,7 @@ def inner_steps(every: list[RunFolder]) -> Figures:
             curves.append(Line(i, points, band, str(i + 1), dots=len(points) <= 12))
             for name, one in (results.get("baselines") or {}).items():
                 if one["mean"] is not None and (name != "oracle" or one["mean"] > 0):
-                    levels[{"constant": "mean of the support", "oracle": "the task itself"}[name]] = one["mean"]
+                    levels[BASELINES.get(name, name)] = one["mean"]
             if (paper := results.get("paper")) is not None:
                 levels["published"] = factor * paper["mean"]
         if not curves:

@@ -17,6 +17,8 @@ from metalearn_cli.catalog import flatten
 from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
 from metalearn_cli.mistakes import nearest
+from metalearn_cli.report.checked import check_config, check_environment, check_episodes, check_results
+from metalearn_cli.writers import read_series, read_timing
 
 Values = npt.NDArray[np.float64]
 
@@ -29,6 +31,9 @@ class RunFolder(NamedTuple):
     overrides: dict[str, str]  # what the command line gave
     environment: dict[str, Any]
     results: dict[str, Any] | None  # None: it is not finished
+    metrics: list[dict[str, Any]]  # the lines of metrics.jsonl
+    timing: list[dict[str, Any]]  # those of timing.jsonl
+    damage: list[str]  # a sentence for what is missing, or is left out since it is not as a run writes it
 
     @property
     def is_evaluation(self) -> bool:
@@ -98,31 +103,65 @@ def _natural(path: Path) -> list[Any]:
     return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", str(path)))]
 
 
-_FIGURES = {"metric", "mean", "ci95", "median", "episodes", "per_step", "episodes_sha256", "seed"}
-
-
 def read(folder: Path) -> RunFolder:
+    """Raises UserError where the figures cannot be trusted; what only makes them poorer is in `damage`."""
     config = flatten(runs.load_config(folder / "config.yaml"))
-    lines = (folder / "overrides.txt").read_text().splitlines() if (folder / "overrides.txt").exists() else []
-    overrides = {key.lstrip("+"): value for key, _, value in (line.partition("=") for line in lines)}
-    environment = runs.read_json(folder / "environment.json") if (folder / "environment.json").exists() else {}
-    results = runs.read_json(folder / "results.json") if (folder / "results.json").exists() else None
-    if results is not None and (missing := _FIGURES - results.keys()):
-        raise UserError(f"{folder / 'results.json'} has no {sorted(missing)[0]}: it is not whole, or not of a run")
-    return RunFolder(folder, config, overrides, environment, results)
+    check_config(folder / "config.yaml", config)
+    environment = _json(folder / "environment.json") or {}
+    check_environment(folder / "environment.json", environment)
+    if (results := _json(folder / "results.json")) is not None:
+        check_results(folder / "results.json", results)
+    overrides, damage = _overrides(folder / "overrides.txt")
+    metrics, timing = read_series(folder / "metrics.jsonl"), read_timing(folder / "timing.jsonl")
+    run = RunFolder(folder, config, overrides, environment, results, metrics.lines, timing.lines, damage)
+    return run._replace(damage=[*damage, *metrics.damage, *timing.damage, *missing(run)])
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    return runs.read_json(path) if path.exists() else None
+
+
+def _overrides(path: Path) -> tuple[dict[str, str], list[str]]:
+    """What the command line gave, and a sentence for each line that is no override."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8: mend or remove it") from error
+    damage = [f"{path} line {number} is no key=value" for number, line in enumerate(lines, 1) if "=" not in line]
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    return {key.lstrip("+"): value for key, _, value in pairs}, damage
+
+
+def missing(run: RunFolder) -> list[str]:
+    """A sentence for each file that a run of this kind has, and for lines that were cut from the end of a finished
+    one's."""
+    logs = () if run.is_evaluation else ("metrics.jsonl", "timing.jsonl")
+    names = ("overrides.txt", "environment.json", *(logs if run.results is not None else ()))
+    found = [f"{run.folder / name} is missing" for name in names if not (run.folder / name).exists()]
+    if run.results is None or run.is_evaluation or not (every := run.config.get("log_every")):
+        return found
+    last = int(run.results.get("steps") or 0) // every * every
+    for name, lines in (("metrics.jsonl", run.metrics), ("timing.jsonl", run.timing)):
+        ends = lines[-1]["step"] if lines else 0
+        if (run.folder / name).exists() and ends < last:
+            found.append(f"{run.folder / name} ends at step {ends}, and the run's last line was of step {last}")
+    return found
 
 
 def episodes(run: RunFolder) -> dict[str, npt.NDArray[Any]]:
     """episodes.npz: one value for each test episode, and after each inner step."""
-    return arrays_of(run.folder / "episodes.npz")
+    path = run.folder / "episodes.npz"
+    arrays = arrays_of(path)
+    check_episodes(path, arrays, run.results or {})
+    return arrays
 
 
 def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Of an .npz. Raises UserError where it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, *DAMAGE) as error:
+    except (OSError, AttributeError, TypeError, *DAMAGE) as error:  # the two are of a single array, without names
         raise UserError(f"{path} cannot be read ({error}): metalearn eval run=... tests the run once more") from error
 
 

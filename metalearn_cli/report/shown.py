@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from metalearn_cli.errors import UserError
 from metalearn_cli.report.figures import Figures
 from metalearn_cli.report.folders import RunFolder, arrays_of, episodes
 from metalearn_cli.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axes, clipped, path, picture, scale
@@ -22,9 +23,16 @@ def first_task(run: RunFolder) -> str:
     if not file.exists():
         return f"<p>{_fallback(run.folder / 'test.png')}</p>"
     shown = arrays_of(file)
-    if "predicted" in shown:
-        return images(shown)
-    figures = fits(shown, episodes(run)["metric"])
+    metric = episodes(run)["metric"]
+    try:
+        figures = fits(shown, metric) if "predicted" not in shown else []
+        if not figures:
+            return images(shown)
+    except Exception as error:  # whatever numpy and Pillow raise where arrays are not there, or do not fit together
+        what = " ".join(str(error).split())
+        raise UserError(
+            f"{file} does not hold a run's test tasks ({type(error).__name__}: {what}): remove it"
+        ) from error
     return "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for caption, svg in figures)
 
 
@@ -39,32 +47,41 @@ def _fallback(png: Path) -> str:
 def images(shown: dict[str, Any]) -> str:
     """A row for each class: its support images, and its query images with what they were taken for."""
     right, queries = int(shown["right"]), int(shown["queries"])
+    labels = np.unique(shown["support_y"]).tolist()
+    known = shown["names"].tolist() if "names" in shown else []  # a run of before, or data without names, has none
+    names = {label: f"{label}  {known[label]}" if known else f"class {label}" for label in labels}
     rows = []
-    for label in np.unique(shown["support_y"]).tolist():
+    for label in labels:
         support = [
-            _image(pixels, f"support image of class {label}")
+            _image(pixels, f"support image of {names[label]}")
             for pixels in shown["support_x"][shown["support_y"] == label]
         ]
         at = np.flatnonzero(shown["query_y"] == label)
         query = [
-            _query(shown["query_x"][i], label, int(shown["predicted"][i]), float(shown["probability"][i])) for i in at
+            _query(shown["query_x"][i], label, int(shown["predicted"][i]), float(shown["probability"][i]), names)
+            for i in at
         ]
         rows.append(
-            f'<div class="class"><span class="name">class {label}</span><div class="support">{"".join(support)}</div>'
-            f'<div class="query">{"".join(query)}</div></div>'
+            f'<div class="class"><span class="name">{escape(names[label])}</span>'
+            f'<div class="support">{"".join(support)}</div><div class="query">{"".join(query)}</div></div>'
         )
     said = (
         f"{right} of {queries} query images of the first test episode are right ({right / queries:.1%}). First the "
-        "support, then the query images by true class; a crossed one was taken for the class that stands under it."
+        "support, then the query images by true class; a crossed one was taken for the class whose number stands under "
+        "it."
     )
     return f'<p>{said}</p><div class="episode">{"".join(rows)}</div>'
 
 
-def _query(pixels: Any, label: int, predicted: int, probability: float) -> str:
+def _query(pixels: Any, label: int, predicted: int, probability: float, names: dict[int, str]) -> str:
     if predicted == label:
-        return f'<span class="right">{_image(pixels, f"query image of class {label}, right")}</span>'
-    about = f"query image of class {label}, taken for class {predicted} with probability {probability:.0%}"
-    return f'<span class="wrong">{_image(pixels, about)}<small>✗ {predicted}<br>{probability:.0%}</small></span>'
+        return f'<span class="right">{_image(pixels, f"query image of {names[label]}, right")}</span>'
+    taken = names.get(predicted, f"class {predicted}")  # beyond the classes that are shown
+    about = f"query image of {names[label]}, taken for {taken} with probability {probability:.0%}"
+    return (
+        f'<span class="wrong" title="{escape(about)}">{_image(pixels, about)}'
+        f"<small>✗ {predicted}<br>{probability:.0%}</small></span>"
+    )
 
 
 def _image(pixels: Any, about: str) -> str:

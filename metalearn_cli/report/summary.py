@@ -43,7 +43,7 @@ def row(run: RunFolder) -> dict[str, Any]:
 
 def minutes(run: RunFolder) -> float | None:
     """How long the training took."""
-    seconds = training_seconds(run.folder)
+    seconds = training_seconds(run.timing)
     return None if seconds is None else seconds / 60
 
 
@@ -138,7 +138,16 @@ def warnings(every: list[RunFolder]) -> list[str]:
         for (task, _), found in hashes.items()
         if len(found) > 1
     ]
-    return said + [f"{sentence}: {_some(names)}" for sentence, names in about.items()]
+    return said + [f"{sentence}: {_some(names)}" for sentence, names in about.items()] + _damage(every)
+
+
+def _damage(every: list[RunFolder], most: int = 5) -> list[str]:
+    """What of the runs' files is left out, line by line; of a file with many such lines the first ones."""
+    said = []
+    for run in every:
+        said += [f"{sentence}: left out" if " line " in sentence else sentence for sentence in run.damage[:most]]
+        said += [f"{run.folder} has {len(run.damage) - most} more such places"] * (len(run.damage) > most)
+    return said
 
 
 def _some(names: list[str], most: int = 4) -> str:

@@ -40,6 +40,9 @@ class Adapted(TaskDistribution):
     def classes(self, split: Split) -> frozenset[str]:
         return self.task.classes(split)
 
+    def label_names(self, draw: Draw) -> tuple[str, ...]:
+        return self.task.label_names(draw)
+
     def notes(self) -> list[str]:
         return [*self.task.notes(), f"{self.rule}, as the run's network takes them"]
 

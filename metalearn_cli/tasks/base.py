@@ -167,6 +167,10 @@ class TaskDistribution(ABC):
         and `gather` are called then."""
         return False
 
+    def label_names(self, draw: Draw) -> tuple[str, ...]:
+        """The classes of the draw's first task by name, in the order of their labels; none where they have no names."""
+        return ()
+
     @property
     def preparation(self) -> Preparation | None:
         """How a picture becomes an example. None for a task without images, or that does not tell."""

@@ -16,6 +16,7 @@ from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
+from metalearn_cli.tasks.label_names import label_names
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class CifarFS(TaskDistribution):
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._images.on(device), device)
+
+    def label_names(self, draw: Draw) -> tuple[str, ...]:
+        return label_names(draw, self._images)
 
     def classes(self, split: Split) -> frozenset[str]:
         """CIFAR-FS and FC100 have the same classes, in other splits."""

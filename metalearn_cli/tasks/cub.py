@@ -17,6 +17,7 @@ from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
+from metalearn_cli.tasks.label_names import label_names
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class CUB(TaskDistribution):
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._images.on(device), device)
+
+    def label_names(self, draw: Draw) -> tuple[str, ...]:
+        return label_names(draw, self._images)
 
     @cached_property
     def _positions(self) -> dict[Split, Tensor]:

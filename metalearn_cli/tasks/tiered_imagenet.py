@@ -17,6 +17,7 @@ from metalearn_cli.datasets.folders import Resample
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
+from metalearn_cli.tasks.label_names import label_names
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class TieredImageNet(TaskDistribution):
 
     def is_far(self, device: torch.device) -> bool:
         return self._images.is_far(device)
+
+    def label_names(self, draw: Draw) -> tuple[str, ...]:
+        return label_names(draw, self._images, 1)
 
     def classes(self, split: Split) -> frozenset[str]:
         """Some are miniImageNet's, in another split."""
