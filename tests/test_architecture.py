@@ -30,6 +30,7 @@ LAYERS = [
         "task_file",
         "mirror",
         "inputs",
+        "given",
     },
     {"learner"},
     {"algorithms"},
