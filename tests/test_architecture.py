@@ -33,6 +33,7 @@ LAYERS = [
         "mirror",
         "pruning",
         "inputs",
+        "given",
     },
     {"learner"},
     {"algorithms"},
