@@ -10,7 +10,7 @@ LAYERS = [
     {"__main__", "cli"},
     {"completion", "sweep", "reproduce", "doctor"},
     {"published"},
-    {"jobs", "bench", "data", "report", "predict", "export"},
+    {"jobs", "bench", "data", "packed_sets", "report", "predict", "export"},
     {"machine", "calibrate"},
     {"loop", "stored"},
     {"model"},
@@ -37,6 +37,7 @@ LAYERS = [
     {"tasks"},
     {"datasets"},
     {
+        "ahead",
         "allocator",
         "captured",
         "compiled",
