@@ -140,7 +140,7 @@ def train(folder: Path, name: str, limit: int | None, *keys: str) -> tuple[int, 
 # Beside the same set in memory
 
 STEPS = 8  # of a round
-CASES = ((16, 1), (16, 2), (64, 1))  # filters of Conv4, and threads
+CASES = ((16, 1), (16, 2))  # filters of Conv4, and threads
 WAYS = {"before its step": map, "ahead of it": ahead}
 
 

@@ -254,8 +254,8 @@ def data_command(arguments: list[str]) -> int:
             return 0
         case _:
             return refuse(
-                f"data wants one of {', '.join(ACTIONS)} and the name of a data set, or list, or clean and the names "
-                "of packed sets; see metalearn data --help"
+                f"data wants one of {', '.join(ACTIONS)} and the name of a data set, or list, or clean and names of "
+                "packed sets; see metalearn data --help"
             )
 
 

@@ -12,7 +12,7 @@ LAYERS = [
     {"search"},
     {"sweep_job", "search_space"},
     {"published"},
-    {"jobs", "bench", "data", "report", "predict", "export"},
+    {"jobs", "bench", "data", "packed_sets", "report", "predict", "export"},
     {"machine", "calibrate"},
     {"loop", "stored"},
     {"model"},
@@ -41,6 +41,7 @@ LAYERS = [
     {"tasks"},
     {"datasets"},
     {
+        "ahead",
         "allocator",
         "captured",
         "compiled",

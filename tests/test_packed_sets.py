@@ -53,7 +53,7 @@ def task_on(root: Path, **keys: object) -> ImageFolder:
 
 
 def test_list_says_what_is_packed_how_large_and_when_it_was_used(
-    cache: Path, capsys: pytest.CaptureFixture[str]
+    cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert command(capsys, "list") == (0, f"0 packed set(s), 0 MB, in {cache}\n", "")
     pack("omniglot-28x28-nearest")
@@ -69,8 +69,10 @@ def test_list_says_what_is_packed_how_large_and_when_it_was_used(
         f"omniglot-28x28-nearest   0.5 MB  used {today}  Omniglot",
         f"2 packed set(s), 1 MB, in {cache}",
     ]
+    noon = time.mktime((2026, 5, 6, 12, 0, 0, 0, 0, -1))
+    monkeypatch.setattr(time, "time_ns", lambda: int(noon * 1e9))
     pack("cifar-fs-32x32")  # a run opens it
-    assert f"cifar-fs-32x32           0.5 MB  used {today}" in command(capsys, "list")[1]
+    assert "cifar-fs-32x32           0.5 MB  used 2026-05-06" in command(capsys, "list")[1]
 
 
 def test_a_changed_folder_is_seen_by_list_and_by_the_next_run(
