@@ -93,10 +93,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} has a line that is not JSON ({error}): mend or remove the file") from error
 
 
-def validations(folder: Path, metric: str) -> dict[int, float]:
-    """The validation results of a run by their steps, but for those that were not finite."""
+def validations(folder: Path, metric: str) -> dict[int, float | None]:
+    """The validation results of a run by their steps; None: not finite."""
     lines = read_lines(folder / "metrics.jsonl")
-    return {line["step"]: line[f"val/{metric}"] for line in lines if f"val/{metric}" in line}
+    return {line["step"]: line.get(f"val/{metric}") for line in lines if any(name.startswith("val/") for name in line)}
 
 
 def training_seconds(folder: Path) -> float | None:
