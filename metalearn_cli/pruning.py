@@ -1,6 +1,7 @@
 """Whether a trial of a search goes on, asked after each of its validations."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,20 +23,21 @@ class Pruning:
         """Why the run in this folder is not worth its time, by its validations so far; None where it goes on."""
         import optuna
 
-        values = validations(folder, self.metric)
-        if not values:
+        worst = -math.inf if direction(self.metric) == "maximize" else math.inf
+        found = validations(folder, self.metric)
+        if not found:
             return None
+        values = {step: worst if value is None else value for step, value in found.items()}
         study = study_in_memory(self.metric, self.before)
         study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=values))
         if not self.pruner.prune(study, study.trials[-1]):
             return None
-        best: float | None = None
-        for value in values.values():
-            best = value if is_better(self.metric, value, best) else best
+        best = min(values.values(), key=lambda value: -value if direction(self.metric) == "maximize" else value)
         finished = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in self.before)
+        result = "no finite" if math.isinf(best) else f"{best:.4g} as its best"
         return (
-            f"pruned at step {max(values)} by {type(self.pruner).__name__}, with a best validation {self.metric} of "
-            f"{best:.4g}, beside {finished} finished trials"
+            f"pruned at step {max(values)} by {type(self.pruner).__name__}, with {result} validation {self.metric} "
+            f"beside {finished} finished trials"
         )
 
 

@@ -105,10 +105,14 @@ def run(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[st
             pruning = Pruning(search.metric, search.pruner, study.trials[: batch[0].user_attrs["batch"]])
             launcher = Plugins.instance().instantiate_launcher(context, partial(job, pruning=pruning), config)
             launch(launcher, fixed, study, batch, folder)
-            for trial in batch:
-                outcome = read_outcome(folder_of(folder, values_of(trial)))
-                if outcome is None or outcome["stopped"]:
-                    return  # a signal has come: it goes on with the next command
+            outcomes = [read_outcome(folder_of(folder, values_of(trial))) for trial in batch]
+            came = [outcome for outcome in outcomes if outcome is not None and not outcome["stopped"]]
+            if len(came) < len(batch):
+                return  # a signal has come: it goes on with the next command
+            if batch[0].number == 0 and not any(has_begun(folder, trial) for trial in batch):
+                tell("metalearn: no trial could begin: mend that and give the same command again, or take another name")
+                return
+            for trial, outcome in zip(batch, came, strict=True):
                 tell_study(study, storage, search.metric, trial, outcome, folder)
             tell(f"metalearn: {progress(study, search)}")
 
@@ -189,15 +193,24 @@ def tell_study(
     outcome: dict[str, Any],
     folder: Path,
 ) -> None:
+    """A trial that diverged is one that was given up, worse than any that was pruned: a sampler learns nothing from
+    failed trials, and would go on where the others diverge."""
     of_run = folder_of(folder, values_of(trial))
+    if outcome["failed"]:
+        storage.set_trial_user_attr(trial._trial_id, "failed", outcome["failed"])
+        study.tell(trial.number, state=TrialState.PRUNED if outcome.get("diverged") else TrialState.FAIL)
+        return
     for step, value in validations(of_run, metric).items():
-        storage.set_trial_intermediate_value(trial._trial_id, step, value)
+        if value is not None:
+            storage.set_trial_intermediate_value(trial._trial_id, step, value)
     if outcome["pruned"]:
         study.tell(trial.number, state=TrialState.PRUNED)
-    elif outcome["failed"]:
-        study.tell(trial.number, state=TrialState.FAIL)
     else:
         study.tell(trial.number, best_validation(of_run))
+
+
+def has_begun(folder: Path, trial: FrozenTrial) -> bool:
+    return (folder_of(folder, values_of(trial)) / "config.yaml").exists()
 
 
 def overrides_of(trial: FrozenTrial) -> list[str]:
@@ -224,12 +237,12 @@ def summary(trial: FrozenTrial, metric: str) -> str:
 
 
 def trials(folder: Path, metric: str) -> tuple[list[dict[str, Any]], str | None]:
-    """The outcomes of all finished trials, in their order, and a line about the best."""
+    """The outcomes of all trials, in their order, and a line about the best."""
     study = optuna.load_study(study_name=NAME, storage=open_storage(folder))
     found: list[dict[str, Any]] = []
     for trial in study.trials:
         of_run = folder_of(folder, values_of(trial))
-        if trial.state.is_finished() and (outcome := read_outcome(of_run)) is not None:
+        if (outcome := read_outcome(of_run)) is not None:
             values = f"{trial.number:>3}  {values_of(trial)}"
             found.append({**outcome, "values": values, "validation": best_validation(of_run)})
     best = best_trial(study)

@@ -17,6 +17,7 @@ from metalearn_cli.config import train_job
 from metalearn_cli.errors import Pruned, RunFailed, UserError
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import train_run
+from metalearn_cli.learner import NonFinite
 from metalearn_cli.metrics import is_better, shortfall
 from metalearn_cli.overrides import chosen
 from metalearn_cli.progress import Console, tell
@@ -71,7 +72,7 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str], pruning: Prun
         job = train_job(node, choices, overrides)
         _, results = train_run(job, [*overrides, f"name={name}"], pruning=pruning)
         if pruning is not None and best_validation(folder) is None:
-            return {"failed": f"no validation {results['metric']} of it was finite"}
+            return {"failed": f"no validation {results['metric']} of it was finite", "diverged": True}
         figures = {key: results[key] for key in ("metric", "mean", "ci95")}
         return {"failed": None, **figures, "shortfall": shortfall(job.run.expect, results)}
     except Pruned as end:
@@ -85,7 +86,8 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str], pruning: Prun
                 console.note(f"failed: {sentence}")
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        return {"failed": str(error) if isinstance(error, RunFailed) else sentence.strip().splitlines()[-1]}
+        failed = str(error) if isinstance(error, RunFailed) else sentence.strip().splitlines()[-1]
+        return {"failed": failed, "diverged": isinstance(error.__cause__, NonFinite)}
 
 
 def one_of_several_gpus(device: str, hydra: Any) -> str:

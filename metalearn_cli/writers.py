@@ -164,11 +164,10 @@ def training_seconds(timing: list[dict[str, Any]]) -> float | None:
     return sum(taken) if taken else None
 
 
-def validations(folder: Path, metric: str) -> dict[int, float]:
-    """The validation results of a run by their steps, but for those that were not finite. Raises UserError for damaged
-    lines."""
+def validations(folder: Path, metric: str) -> dict[int, float | None]:
+    """The validation results of a run by their steps; None: not finite. Raises UserError for damaged lines."""
     lines = _whole_lines(folder / "metrics.jsonl")
-    return {line["step"]: line[f"val/{metric}"] for line in lines if f"val/{metric}" in line}
+    return {line["step"]: line.get(f"val/{metric}") for line in lines if any(name.startswith("val/") for name in line)}
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:

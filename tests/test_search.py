@@ -145,8 +145,10 @@ def test_the_verdict_is_that_of_the_pruner_on_the_validations_so_far(tmp_path: P
     assert pruning.verdict(tmp_path) is None
     write(0.49)
     assert pruning.verdict(tmp_path) == (
-        "pruned at step 2 by MedianPruner, with a best validation accuracy of 0.49, beside 3 finished trials"
+        "pruned at step 2 by MedianPruner, with 0.49 as its best validation accuracy beside 3 finished trials"
     )
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 2, "val/accuracy_step0": 0.2}) + "\n")
+    assert "at step 2 by MedianPruner, with no finite validation accuracy beside" in str(pruning.verdict(tmp_path))
     write(0.51, 0.1)
     assert pruning.verdict(tmp_path) is None  # its best counts
     error = Pruning("mse", pruning.pruner, pruning.before)
@@ -154,19 +156,45 @@ def test_the_verdict_is_that_of_the_pruner_on_the_validations_so_far(tmp_path: P
     assert error.verdict(tmp_path) is not None  # and an error is better lower
 
 
-def test_failed_trials_are_told_and_listed_and_the_others_go_on(tmp_path: Path) -> None:
+def test_trials_that_diverge_are_told_and_listed_and_the_others_go_on(tmp_path: Path) -> None:
     keys = ["optimizer=sgd", "optimizer.lr=choice(0.1,1e+30)", "seed=range(0,3)"]
     done = run(tmp_path, "train", "-m", "sweep=random", *TINY, *keys, "hydra.sweeper.n_trials=8", "name=s")
     assert done.code == 1, done.err
     found = trials(tmp_path)
     for trial in found:
         is_bad = trial.params["optimizer.lr"] == "1e+30"
-        assert trial.state == (TrialState.FAIL if is_bad else TrialState.COMPLETE)
+        assert trial.state == (TrialState.PRUNED if is_bad else TrialState.COMPLETE)
+        assert trial.user_attrs.get("failed", "").startswith("the " if is_bad else "")
+        assert (trial.intermediate_values == {}) == is_bad
     rows = done.out.splitlines()[:8]
-    assert ["failed: the " in row for row in rows] == [trial.state == TrialState.FAIL for trial in found]
+    assert ["failed: the " in row for row in rows] == [trial.state == TrialState.PRUNED for trial in found]
     # Eight of six combinations: what comes again is not trained again.
     trained = [line for line in done.err.splitlines() if line.startswith("metalearn: optimizer.lr=")]
     assert len(trained) == len(set(trained)) == len({search.values_of(trial) for trial in found}) < 8
+
+
+def test_a_failure_of_another_kind_is_told_as_one(whole: tuple[Path, Finished]) -> None:
+    folder, _ = whole
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage)
+    outcome = {"failed": "there is not enough memory", "diverged": False, "pruned": None}
+    search.tell_study(study, storage, "mse", study.ask(), outcome, folder)
+    assert (study.trials[0].state, study.trials[0].user_attrs) == (TrialState.FAIL, {"failed": outcome["failed"]})
+
+
+def test_where_no_trial_can_begin_the_search_waits_for_what_is_missing(tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UserError("the data are not here")
+
+    command = [*SEARCH, "hydra.sweeper.n_trials=1"]
+    failed = wait(tmp_path, start(tmp_path, *command, first=lambda: setattr(sweep_job, "train_run", refuse)))
+    assert failed.code == 1, failed.err
+    assert "  failed: the data are not here\n" in failed.out
+    assert "no trial could begin: mend that and give the same command again" in failed.err
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.RUNNING]
+    done = run(tmp_path, *command)
+    assert done.code == 0, done.err
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("joblib") is None, reason="joblib is not installed")
