@@ -11,8 +11,9 @@ LAYERS = [
     {"completion", "sweep", "reproduce", "doctor"},
     {"published"},
     {"jobs", "bench", "data", "report", "predict", "export"},
-    {"machine", "calibrate"},
-    {"loop", "stored"},
+    {"prepare"},
+    {"choose", "calibrate"},
+    {"loop", "stored", "machine"},
     {"model"},
     {
         "evaluate",
