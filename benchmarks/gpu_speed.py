@@ -18,8 +18,9 @@ from metalearn_cli.bench import SIZE, count_flop, product
 from metalearn_cli.config import Job, Precision, load_job, resolve_device
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner
-from metalearn_cli.machine import new_learner, prepare
+from metalearn_cli.machine import new_learner
 from metalearn_cli.measure import memory, peak_memory, timed
+from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch

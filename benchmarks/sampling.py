@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from metalearn_cli.bench import Round, one_round, product
 from metalearn_cli.config import load_job
 from metalearn_cli.errors import UserError
-from metalearn_cli.machine import new_learner, prepare
+from metalearn_cli.machine import new_learner
+from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console
 
 RUNS = (

@@ -19,8 +19,9 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import BLOCK, evaluate
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.loop import test_modes, training_draw
-from metalearn_cli.machine import new_learner, prepare
+from metalearn_cli.machine import new_learner
 from metalearn_cli.measure import memory, peak_memory, timed
+from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch

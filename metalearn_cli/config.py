@@ -79,7 +79,7 @@ class Run:
     compile: bool
     cuda_graph: bool
     tasks_per_chunk: int | str | None  # a number, or "auto"
-    memory: str | None
+    memory: str | None  # a size, or "auto"
     logger: Logger | None
     expect: str | None
     trust: bool
@@ -94,10 +94,8 @@ class Run:
         chunk = self.tasks_per_chunk
         if chunk is not None and chunk != "auto" and (isinstance(chunk, str) or chunk < 1):
             raise UserError(f"tasks_per_chunk={chunk} must be a whole number from 1 on, auto or null")
-        if self.memory is not None:
+        if self.memory not in (None, "auto"):
             parse_memory(self.memory)
-            if chunk != "auto":
-                raise UserError(f"memory={self.memory} is held by tasks_per_chunk=auto: give that too")
         for key in ("seed", "episodes_seed", "eval_every"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)} must be 0 or above")

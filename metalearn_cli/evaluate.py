@@ -57,16 +57,28 @@ def evaluate(
     for draw in draw_episodes(task, split, episodes, episodes_seed):
         draws.append(draw)
         share = draw_slice(draw, *learner.ranks.share(len(draw["key"])))
-        own.append(learner.evaluate(task.gather(share, learner.device), modes) if len(share["key"]) else {})
+        own.append(_score(learner, task, share, modes) if len(share["key"]) else {})
         report(min(BLOCK * len(draws), episodes))
     own = [{mode: Scores(*(part.cpu() for part in scores)) for mode, scores in block.items()} for block in own]
     parts = [part for block in zip(*learner.ranks.gather(own), strict=True) for part in block if part]
-    scores = {
-        mode: Scores(torch.cat([part[mode].loss for part in parts]), torch.cat([part[mode].metric for part in parts]))
-        for mode in modes
-    }
+    scores = {mode: _joined([part[mode] for part in parts]) for mode in modes}
     hashes = episode_hashes(draws, task.fingerprint)
     return Evaluation(scores, draw_sha256(draws, task.fingerprint), hashes)
+
+
+def _score(learner: Learner, task: TaskDistribution, draw: Draw, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
+    """As many episodes as go through at once are gathered at once."""
+    number = len(draw["key"])
+    size = learner.tasks_per_chunk or number
+    parts = [
+        learner.evaluate(task.gather(draw_slice(draw, first, first + size), learner.device), modes)
+        for first in range(0, number, size)
+    ]
+    return {mode: _joined([part[mode] for part in parts]) for mode in modes}
+
+
+def _joined(parts: list[Scores]) -> Scores:
+    return Scores(torch.cat([part.loss for part in parts]), torch.cat([part.metric for part in parts]))
 
 
 def baselines(

@@ -20,12 +20,13 @@ from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_mirror, test, train
-from metalearn_cli.machine import new_learner, prepare, require_shares
+from metalearn_cli.machine import new_learner, require_shares
 from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mirror import check_installed
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.overrides import compose_config, given_twice, parse_override
 from metalearn_cli.parallel import ALONE, Ranks
+from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console, show, tell
 from metalearn_cli.pruning import Pruning
 from metalearn_cli.schema import build

@@ -385,7 +385,7 @@ def out_of_memory_sentence(learner: Learner, job: Job, checkpoints: Path) -> str
     peak = peak_memory(learner.device)
     held = f", {peak / 1e6:.4g} MB at the most" if peak else ""
     at_once = job.run.tasks_per_chunk or job.run.tasks_per_step
-    ways = [f"tasks_per_chunk=auto, or below {at_once}, changes no result"] if at_once != 1 else []
+    ways = [f"memory=auto, or tasks_per_chunk below {at_once}, changes no result"] if at_once != 1 else []
     ways += [f"algo.{key}=true" for key in ("remat", "first_order") if getattr(job.algo, key, None) is False]
     return (
         f"there is not enough memory on {learner.device} in step {learner.begun} or a test after it{held}, so training "

@@ -93,5 +93,5 @@ def parse_memory(text: str) -> int:
     """Bytes of "4GB", "512 MB", "1.5GiB". Raises UserError for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kMGT])(i?)B", text.strip())
     if not found or not float(found[1]):
-        raise UserError(f"memory={text} must be a size with its unit, e.g. memory=4GB or memory=512MB")
+        raise UserError(f"memory={text} must be a size with its unit, e.g. memory=4GB or memory=512MB, or auto")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** (1 + "kMGT".index(found[2])))

@@ -24,9 +24,10 @@ from metalearn_cli.evaluate import evaluate
 from metalearn_cli.files import Log, write_durably
 from metalearn_cli.jobs import number, train_run
 from metalearn_cli.loop import training_draw
-from metalearn_cli.machine import new_learner, prepare
+from metalearn_cli.machine import new_learner
 from metalearn_cli.measure import timed
 from metalearn_cli.overrides import keys_of
+from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console, tell
 from metalearn_cli.published import Published, figures, mean_of, measured, provenance, published, verdict
 from metalearn_cli.writers import parse_lines

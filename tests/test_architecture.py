@@ -13,8 +13,9 @@ LAYERS = [
     {"sweep_job", "search_space"},
     {"published"},
     {"jobs", "bench", "data", "packed_sets", "report", "predict", "export"},
-    {"machine", "calibrate"},
-    {"loop", "stored"},
+    {"prepare"},
+    {"choose", "calibrate"},
+    {"loop", "stored", "machine"},
     {"model"},
     {
         "evaluate",

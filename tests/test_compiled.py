@@ -18,11 +18,11 @@ from metalearn_cli.algorithms.base import Algorithm, Meta, Update
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.pretrain import Pretrain
+from metalearn_cli.choose import still_learner
 from metalearn_cli.compiled import _PLAIN, unchanged
 from metalearn_cli.config import load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner, NonFinite
-from metalearn_cli.machine import _still_learner
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
@@ -193,7 +193,7 @@ def test_a_test_is_never_compiled(tmp_path: Path) -> None:
 
 
 def test_what_is_timed_at_the_start_is_not_compiled() -> None:
-    assert _still_learner(load_job(["compile=true"]), None)._number is None
+    assert still_learner(load_job(["compile=true"]), None)._number is None
 
 
 def test_each_is_for_its_own_device(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is left to timing: chosen once, within the bound, recorded, and without an effect on the result."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,59 +9,175 @@ import pytest
 import torch
 from commands import run
 
-from metalearn_cli import machine
+from metalearn_cli import choose
+from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.config import Job, load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learner import Learner
-from metalearn_cli.machine import new_learner, prepare
+from metalearn_cli.machine import new_learner
 from metalearn_cli.measure import free_memory, memory, parse_memory, peak_memory
 from metalearn_cli.nets.convolution import Convolution
+from metalearn_cli.parallel import Ranks
+from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console
 
 CPU = torch.device("cpu")
 TINY = ["algo=maml", "task=sinusoid", "steps=4", "tasks_per_step=6", "test_episodes=4", "select=last", "eval_every=0"]
 
 
-def decide(job: Job, seconds: dict[int, float], megabytes: dict[int, int], patch: pytest.MonkeyPatch) -> int:
-    """The chunk that is chosen where a step takes and uses this."""
-    tried: list[int] = []
+Way = tuple[int, bool]  # tasks at once, and whether inner steps are computed again
+
+
+def decide(job: Job, seconds: dict[Way, float], megabytes: dict[Way, int], patch: pytest.MonkeyPatch) -> Way:
+    """What is chosen where a step takes and uses this. Whatever else is tried is a KeyError."""
+    tried: list[Way] = []
 
     def taken(learner: Learner, batch: Any) -> float:
         assert learner.tasks_per_chunk is not None
-        tried.append(learner.tasks_per_chunk)
+        tried.append((learner.tasks_per_chunk, learner.algorithm.remat))  # type: ignore[attr-defined]
         return seconds[tried[-1]]
 
-    patch.setattr(machine, "_seconds", taken)
-    patch.setattr(machine, "memory", lambda device: 300 * 10**6)
-    patch.setattr(machine, "peak_memory", lambda device: megabytes[tried[-1]] * 10**6)
-    return machine._fastest_chunk(job, CPU, Console())
+    patch.setattr(choose, "_seconds", taken)
+    patch.setattr(choose, "_test_once", lambda learner, job, ranks: None)
+    patch.setattr(choose, "memory", lambda device: 300 * 10**6)
+    patch.setattr(choose, "peak_memory", lambda device: megabytes[tried[-1]] * 10**6)
+    patch.setattr(choose, "USED", 1)
+    best = choose.fit(job, CPU, Console())
+    assert best.peak == megabytes[best.tasks, best.remat] * 10**6
+    return best.tasks, best.remat
+
+
+def plain(of: dict[int, Any]) -> dict[Way, Any]:
+    return {(tasks, False): value for tasks, value in of.items()}
+
+
+def remat(of: dict[int, Any]) -> dict[Way, Any]:
+    return {(tasks, True): value for tasks, value in of.items()}
+
+
+MANY = [*TINY, "tasks_per_step=32"]
 
 
 def test_the_fastest_chunk_is_chosen_and_what_is_clearly_slower_ends_the_search(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto"])
-    used = dict.fromkeys((1, 2, 4, 8), 1)  # no more are tried: others would be a KeyError
-    assert decide(job, {1: 1.0, 2: 0.7, 4: 0.8, 8: 0.9}, used, monkeypatch) == 2
+    used = plain(dict.fromkeys((1, 2, 4, 8), 1))
+    for keys in (["tasks_per_chunk=auto"], ["memory=auto"], ["tasks_per_chunk=auto", "memory=1GB"]):
+        job = load_job([*MANY, *keys])
+        assert decide(job, plain({1: 1.0, 2: 0.7, 4: 0.8, 8: 0.9}), used, monkeypatch) == (2, False)
     job = load_job([*TINY, "tasks_per_step=3", "tasks_per_chunk=auto"])
-    assert decide(job, {1: 1.0, 2: 0.9, 3: 0.8}, {1: 1, 2: 1, 3: 1}, monkeypatch) == 3
+    assert decide(job, plain({1: 1.0, 2: 0.9, 3: 0.8}), plain({1: 1, 2: 1, 3: 1}), monkeypatch) == (3, False)
 
 
 def test_no_chunk_is_tried_that_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """300 MB and 100 a task: eight would take 1,100."""
-    used = {1: 400, 2: 500, 4: 700}
-    job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto", "memory=1GB"])
-    assert decide(job, {1: 1.0, 2: 0.9, 4: 0.8}, used, monkeypatch) == 4
-    job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto", "memory=450MB"])
-    assert decide(job, {1: 1.0}, used, monkeypatch) == 1
-    job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto", "memory=650MB"])
-    assert decide(job, {1: 1.0, 2: 0.9}, {1: 400, 2: 700}, monkeypatch) == 1  # two took more than was foreseen
-    job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto"])
-    monkeypatch.setattr(machine, "free_memory", lambda device: 10**9)
-    assert decide(job, {1: 1.0, 2: 0.9, 4: 0.8}, used, monkeypatch) == 4
-    job = load_job([*TINY, "tasks_per_step=32", "tasks_per_chunk=auto", "memory=350MB"])
-    with pytest.raises(UserError, match=r"memory=350MB is too little: a step takes 400 MB"):
-        decide(job, {1: 1.0}, used, monkeypatch)
+    used = plain({1: 400, 2: 500, 4: 700})
+    seconds = plain({1: 1.0, 2: 0.9, 4: 0.8})
+    kept = [*MANY, "algo.remat=false"]
+    assert decide(load_job([*kept, "memory=1GB"]), seconds, used, monkeypatch) == (4, False)
+    assert decide(load_job([*kept, "memory=450MB"]), seconds, used, monkeypatch) == (1, False)
+    more = plain({1: 400, 2: 700})  # two took more than was foreseen
+    assert decide(load_job([*kept, "memory=650MB"]), seconds, more, monkeypatch) == (1, False)
+    monkeypatch.setattr(choose, "free_memory", lambda device: 10**9)
+    assert decide(load_job([*MANY, "tasks_per_chunk=auto"]), seconds, used, monkeypatch) == (4, False)
+    assert decide(load_job([*kept, "memory=auto"]), seconds, used, monkeypatch) == (4, False)
+    with pytest.raises(UserError) as refused:
+        decide(load_job([*kept, "memory=350MB"]), seconds, used, monkeypatch)
+    assert str(refused.value) == (
+        "memory=350MB is too little: steps and a test take 400 MB, all that the process holds included, with 1 task(s) "
+        "at once; give memory=400MB or more, or algo.remat=true, or algo.first_order=true, or a smaller task or model"
+    )
+
+
+def test_inner_steps_are_computed_again_where_that_is_faster_or_nothing_else_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without, one task takes 500 MB; with, 50 a task on top of 300. More tasks than fit without are tried with."""
+    used = plain({1: 800, 2: 1300}) | remat({1: 350, 2: 400, 4: 500, 8: 700})
+    both = [*MANY, "memory=850MB"]
+    seconds = plain({1: 1.0}) | remat({2: 0.8, 4: 0.7, 8: 0.9})
+    assert decide(load_job(both), seconds, used, monkeypatch) == (4, True)
+    seconds = plain({1: 1.0}) | remat({2: 1.2, 4: 1.3, 8: 1.4})
+    assert decide(load_job(both), seconds, used, monkeypatch) == (1, False)
+    seconds = plain({1: 1.0}) | remat({1: 1.2, 2: 1.1, 4: 1.3})
+    assert decide(load_job([*MANY, "memory=600MB"]), seconds, used, monkeypatch) == (2, True)
+    with pytest.raises(UserError, match=r"memory=340MB is too little: steps and a test take 350 MB, .* memory=350MB"):
+        decide(load_job([*MANY, "memory=340MB"]), plain({1: 1.0}) | remat({1: 1.2}), used, monkeypatch)
+
+
+def test_what_the_command_gives_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = plain({1: 400, 4: 900}) | remat({1: 320, 4: 500, 8: 600})
+    seconds = plain({1: 1.0, 4: 0.9}) | remat({1: 1.2, 4: 1.1, 8: 1.1})
+    four = [*MANY, "tasks_per_chunk=4"]
+    assert decide(load_job([*four, "memory=1GB"]), seconds, used, monkeypatch) == (4, False)
+    assert decide(load_job([*four, "memory=600MB"]), seconds, used, monkeypatch) == (4, True)
+    with pytest.raises(UserError, match=r"900 MB.*with 4 task\(s\) at once; give .*, or fewer tasks_per_chunk, or"):
+        decide(load_job([*four, "memory=600MB", "algo.remat=false"]), seconds, used, monkeypatch)
+    assert decide(load_job([*four, "memory=1GB", "algo.remat=true"]), seconds, used, monkeypatch) == (4, True)
+    first = [*four, "memory=600MB", "algo.first_order=true"]
+    with pytest.raises(
+        UserError, match=r"900 MB.*with 4 task\(s\) at once; give .*, or fewer tasks_per_chunk, or a sm"
+    ):
+        decide(load_job(first), seconds, used, monkeypatch)
+
+
+def test_ranks_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 MB are held, 700 free, of which 630 are to be used, by two: 615 MB each."""
+    monkeypatch.setattr(choose, "free_memory", lambda device: 10**9)
+    job = load_job([*TINY, "memory=auto"])
+    assert choose._bound(job, CPU, 300 * 10**6, Ranks()) == 930 * 10**6
+    assert choose._bound(job, CPU, 300 * 10**6, Ranks(size=2, local_size=2)) == 615 * 10**6
+    assert choose._bound(load_job([*TINY, "memory=1GB"]), CPU, None, Ranks(size=2, local_size=2)) == 950 * 10**6
+
+
+@pytest.mark.skipif(memory(CPU) is None, reason="the system does not tell")
+@pytest.mark.parametrize("mode", ["transductive", "one_query"])
+def test_a_test_counts_as_well(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps without a large network on 2 points, and a test on 20,000."""
+    keys = ["model.hidden=[100]", "task.shot=1", "task.query=20000", f"batch_norm={mode}", "algo.first_order=true"]
+    job = load_job([*TINY, *keys, "memory=8GB", "tasks_per_chunk=6"])
+    monkeypatch.setattr(choose, "_seconds", lambda learner, batch: 1.0)
+    monkeypatch.setattr(Learner, "step", lambda learner, batch, step: None)
+    before, best = memory(CPU), choose.fit(job, CPU, Console())
+    assert before is not None
+    assert best.peak is not None
+    assert best.peak - before > 6 * 20_000 * 100 * 4
+
+
+RUN = [*TINY, "model.hidden=[250,250]", "algo.inner_steps=30", "algo.test_steps=1", "threads=1", "log_every=1"]
+RUN += ["save_every=1", "task.shot=1", "task.query=1"]
+
+
+@pytest.mark.skipif(memory(CPU) is None, reason="the system does not tell")
+def test_a_run_within_its_memory_that_was_killed_ends_with_the_bits_of_the_keys_that_were_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All tasks at once, and nothing computed again, it would take 150 MB more than the process has."""
+    held = memory(CPU)
+    assert held is not None
+    bound = f"memory={int(1.06 * held / 10**6) + 60}MB"
+    command = ["train", *RUN, bound, "name=run"]
+    good = MAML.meta_gradient
+
+    def last(self: MAML, net: Any, meta: Any, batch: Any, number: int, carry: Any = None) -> Any:
+        return os._exit(9) if number == 2 else good(self, net, meta, batch, number, carry)
+
+    monkeypatch.setattr(MAML, "meta_gradient", last)
+    assert run(tmp_path, *command).code == 9
+    monkeypatch.undo()
+    folder = tmp_path / "outputs" / "run"
+    chosen = json.loads((folder / "choices.json").read_text())
+    assert chosen["remat"] or chosen["tasks_per_chunk"] < 6
+    again = run(tmp_path, *command)
+    assert again.code == 0, again.err
+    assert "continuing after step 2" in again.err
+    assert f"for {bound}" in again.err
+    tested = run(tmp_path, "eval", "run=outputs/run", "test_episodes=6")
+    assert f"{chosen['tasks_per_chunk']} of 6 tasks go through at once" in tested.err
+    explicit = [f"tasks_per_chunk={chosen['tasks_per_chunk']}", f"algo.remat={chosen['remat']}"]
+    assert run(tmp_path, "train", *RUN, *explicit, "name=explicit").code == 0
+    for name in ("metrics.jsonl", "episodes.npz"):
+        assert (folder / name).read_bytes() == (folder.parent / "explicit" / name).read_bytes()
 
 
 def test_the_choice_is_recorded_and_taken_again(tmp_path: Path) -> None:
@@ -109,10 +226,10 @@ def test_a_gpu_convolves_by_the_faster_way_and_a_cpu_grouped(
     def seconds(learner: Learner, batch: object) -> float:
         return 1.0 if learner.net.convolution.name == fastest else 2.0  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(machine, "_seconds", seconds)
-    monkeypatch.setattr(machine, "training_draw", lambda *_: {})
+    monkeypatch.setattr(choose, "_seconds", seconds)
+    monkeypatch.setattr(choose, "training_draw", lambda *_: {})
     monkeypatch.setattr(type(job.task), "gather", lambda task, draw, device: None)
-    assert machine._fastest_convolution(job, CPU, Console()) == fastest
+    assert choose.fastest_convolution(job, CPU, Console()) == fastest
     assert prepare(job, None, Console()).net.convolution is Convolution.auto  # type: ignore[attr-defined]
     assert new_learner(job).net.convolution is Convolution.auto  # type: ignore[attr-defined]
 
@@ -123,8 +240,7 @@ def test_a_gpu_convolves_by_the_faster_way_and_a_cpu_grouped(
         (["tasks_per_chunk=0"], "tasks_per_chunk=0 must be a whole number from 1 on, auto or null"),
         (["tasks_per_chunk=all"], "tasks_per_chunk=all must be a whole number from 1 on, auto or null"),
         (["tasks_per_chunk=[1]"], "a whole number or a word or null"),
-        (["memory=4GB"], "memory=4GB is held by tasks_per_chunk=auto: give that too"),
-        (["tasks_per_chunk=auto", "memory=4"], "memory=4 must be a size with its unit, e.g. memory=4GB"),
+        (["memory=4"], "memory=4 must be a size with its unit, e.g. memory=4GB or memory=512MB, or auto"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(overrides: list[str], sentence: str) -> None:

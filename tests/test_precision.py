@@ -14,12 +14,13 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.config import Precision, check_precision, load_job
 from metalearn_cli.errors import UserError
-from metalearn_cli.machine import new_learner, prepare
+from metalearn_cli.machine import new_learner
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.nets.module import module_net
 from metalearn_cli.nets.reduced import Reduced
+from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console
 from metalearn_cli.tasks.base import Batch
 

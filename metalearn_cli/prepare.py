@@ -1,0 +1,77 @@
+"""How this machine runs a job: what is set for the process, and what is chosen here.
+
+What was chosen stands in the run's choices.json and is chosen again when the run goes on: sums in another order are
+other bits.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalearn_cli import runs
+from metalearn_cli.choose import fastest_convolution, fit, may_rematerialise, size
+from metalearn_cli.config import Job
+from metalearn_cli.machine import DEFAULT_THREADS, own_device, set_process
+from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.nets.convolution import Convolution
+from metalearn_cli.parallel import ALONE, Ranks, cores
+from metalearn_cli.progress import Console
+
+
+def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALONE) -> Job:
+    """Set threads, allocator, determinism and precision for this process, and say what was chosen -> the job with what
+    it leaves to timing decided.
+
+    What was chosen in a run's folder is chosen again, unless the number of ranks is another one; without a folder
+    nothing is read or written. The first rank chooses for all.
+    """
+    settings, device = job.run, own_device(job.run.device, ranks)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    path = folder / "choices.json" if folder else None
+    chosen: dict[str, Any] = ranks.from_first(lambda: runs.read_json(path) if path and path.exists() else {})
+    if chosen.get("ranks", 1) != ranks.size:
+        chosen = {}
+    alone = DEFAULT_THREADS if ranks.size == 1 else max(1, cores() // ranks.local_size)
+    threads = settings.threads or ranks.from_first(lambda: chosen.get("threads", alone))
+    allocator = set_process(settings.precision, threads, settings.allocator, settings.deterministic)
+    what = f"{job.choices['algo']} on {job.choices['task']}"
+    where = f"{folder}: " if folder else ""
+    precision = settings.precision.name
+    each = f"{ranks.size} ranks, each {device.type}" if ranks.size > 1 else str(device)
+    console.say(f"{where}{what}, {each}, {precision}, {threads} CPU thread(s), {allocator}")
+
+    chosen = {**chosen, "threads": threads, "ranks": ranks.size}
+    if isinstance(job.net, Conv4) and job.net.convolution is Convolution.auto and device.type != "cpu":
+        if "convolution" not in chosen:
+            chosen["convolution"] = ranks.from_first(lambda: fastest_convolution(job, device, console, ranks))
+        job = job._replace(net=dataclasses.replace(job.net, convolution=Convolution[chosen["convolution"]]))
+    if settings.memory or settings.tasks_per_chunk == "auto":
+        if "tasks_per_chunk" not in chosen or settings.memory not in (None, chosen.get("memory")):
+            for key in ("compile", "cuda_graph"):
+                if settings.memory and getattr(settings, key):
+                    console.say(f"memory={settings.memory} is measured without {key}=true, which takes more")
+            best = ranks.from_first(lambda: fit(job, device, console, ranks))
+            chosen |= {"tasks_per_chunk": best.tasks, "memory": settings.memory, "peak_memory": best.peak}
+            chosen["remat"] = best.remat
+        job = _as_chosen(job, chosen, console, ranks)
+    elif settings.tasks_per_chunk is None and "tasks_per_chunk" in chosen:  # for a bound that this command leaves out
+        job = _as_chosen(job, chosen, console, ranks)
+    if path and ranks.is_first:
+        runs.write_json(path, chosen)
+    return job
+
+
+def _as_chosen(job: Job, chosen: dict[str, Any], console: Console, ranks: Ranks) -> Job:
+    """The job with the number of tasks at once, and with inner steps computed again where that was chosen."""
+    tasks, said = chosen["tasks_per_chunk"], [f"{job.run.tasks_per_step // ranks.size} tasks go through at once"]
+    algo: Any = job.algo
+    if may_rematerialise(job) and chosen.get("remat"):
+        algo = dataclasses.replace(algo, remat=True)
+        said.append("inner steps are computed again in the backward pass")
+    if chosen.get("memory") and chosen.get("peak_memory"):
+        said.append(f"{size(chosen['peak_memory'])} at the peak, for memory={chosen['memory']}")
+    console.say(f"{tasks} of {', '.join(said)}")
+    return job._replace(algo=algo, run=dataclasses.replace(job.run, tasks_per_chunk=tasks, memory=None))
