@@ -35,6 +35,9 @@ from metalearn_cli.metrics import is_better, shortfall
 from metalearn_cli.overrides import check_name, chosen, compose_config, quote, refuse_hydra
 from metalearn_cli.parallel import cores
 from metalearn_cli.progress import Console, show, tell
+from metalearn_cli.report.best import best_sentences
+from metalearn_cli.report.folders import group
+from metalearn_cli.report.summary import after
 from metalearn_cli.writers import read_lines
 
 # Hydra makes no folders and no log files of its own; its multirun.yaml stands in the sweep's folder.
@@ -153,7 +156,7 @@ def _job(here: Path, sweep: Path, launch: str, swept: frozenset[str], composed: 
     folder = sweep / values.replace("/", "_")
     folder.mkdir(parents=True, exist_ok=True)
     about = {"launch": launch, "number": HydraConfig.get().job.num, "values": values, "stopped": None}
-    runs.write_json(folder / "outcome.json", {**about, "failed": "it did not come to its end"})
+    runs.write_json(folder / "outcome.json", {**about, "failed": runs.NOT_ENDED})
     try:
         outcome = _run(folder, composed, overrides)
     except Interrupted as signal:
@@ -171,6 +174,7 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str]) -> dict[str, 
         job = train_job(node, choices, overrides)
         _, results = train_run(job, [*overrides, f"name={name}"])
         figures = {key: results[key] for key in ("metric", "mean", "ci95")}
+        figures["inner_steps"] = results["per_step"][-1]["step"]
         return {"failed": None, **figures, "shortfall": shortfall(job.run.expect, results)}
     except Exception as error:
         cause = error.__cause__ if isinstance(error, RunFailed) else error
@@ -220,8 +224,11 @@ def _print_table(folder: Path, outcomes: list[dict[str, Any]]) -> int:
         percent = outcome["metric"] == "accuracy"
         figure = f"{number(outcome['mean'], percent)} +- {number(outcome['ci95'], percent)}"
         short = f": {outcome['shortfall']}" if outcome["shortfall"] else ""
-        lines.append(f"{values}  {outcome['metric']}{' in %' if percent else ''} {figure}{short}")
+        step = after(outcome["inner_steps"])
+        lines.append(f"{values}  {outcome['metric']}{' in %' if percent else ''} {figure}{step}{short}")
         code = code or (3 if short else 0)
+    jobs = [folder / outcome["values"].replace("/", "_") for outcome in outcomes]
+    lines += best_sentences(group([job for job in jobs if (job / "config.yaml").exists()], str(folder), False))
     lines.append(f"results are in {folder}")
     show("\n".join(lines))
     return code
