@@ -296,7 +296,7 @@ def test_mistakes_write_nothing(tmp_path: Path, arguments: list[str], sentence: 
 
 
 def failed_sweep(tmp_path: Path) -> None:
-    """Of a sweep one job is tested, one failed before its first step, one in its training, and one was stopped."""
+    """Of a sweep one job is tested, one failed before its first step, one in its training, and one was killed."""
     write_run(tmp_path / "sw/seed=0", np.linspace(0, 1, 50))
     (tmp_path / "sw/seed=1").mkdir()
     (tmp_path / "sw/seed=1/train.log").write_text("2026-11-24 10:00:00 failed: no data\n")
@@ -306,7 +306,7 @@ def failed_sweep(tmp_path: Path) -> None:
             (folder / name).unlink()
     outcome = {"launch": "a", "number": 2, "values": "seed=2", "stopped": None, "failed": "the loss is not finite"}
     (tmp_path / "sw/seed=2/outcome.json").write_text(json.dumps(outcome))
-    (tmp_path / "sw/seed=3/outcome.json").write_text(json.dumps({**outcome, "failed": None, "stopped": 15}))
+    (tmp_path / "sw/seed=3/outcome.json").write_text(json.dumps({**outcome, "failed": runs.NOT_ENDED}))
 
 
 @pytest.mark.parametrize("argument", ["sw", "sw/*", "s*"])

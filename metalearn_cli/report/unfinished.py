@@ -73,11 +73,9 @@ def command(folder: Path, config: dict[str, Any], given: list[str], ranks: int =
 def why_failed(folder: Path) -> str | None:
     """The sentence of a job's or a run's failure, from its outcome.json or its log; None where it did not fail: it was
     stopped or killed."""
-    if (outcome := read_outcome(folder)) is not None:
-        if outcome.get("stopped"):
-            return None
-        if (sentence := outcome.get("failed")) is not None and sentence != runs.NOT_ENDED:
-            return str(sentence)
+    sentence = (read_outcome(folder) or {}).get("failed")
+    if sentence is not None and sentence != runs.NOT_ENDED:
+        return str(sentence)
     return _last_failure(folder / "train.log")
 
 
