@@ -195,7 +195,8 @@ def bench_command(arguments: list[str]) -> int:
 
 def reproduce_command(arguments: list[str]) -> int:
     from metalearn_cli.progress import show
-    from metalearn_cli.reproduce import listing, parse_budget, reproduce, table
+    from metalearn_cli.reproduce import parse_budget, reproduce
+    from metalearn_cli.row_tables import listing, table
 
     given: dict[str, str] = {}
     rest: list[str] = []

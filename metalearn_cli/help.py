@@ -118,7 +118,11 @@ metalearn report FOLDER ... [out=report.html] [csv=results.csv]
   metalearn report 'outputs/maml-s*' csv=null                 a pattern in quotes; no csv
 
 The page is one file that loads nothing from anywhere: it can be sent, printed and kept. A run that is not finished is
-shown as far as it has come. Neither data nor checkpoints are read.
+shown as far as it has come, with the command that goes on with it. Neither data nor checkpoints are read.
+Of a sweep one sentence names the best setting: chosen on validation, with the mean of the test over its seeds and the
+95% interval. A job that failed is named with its sentence here, in the csv (state, failed) and on the page, and what is
+damaged or missing in a folder with its file and line. Exit codes: 0 where there is a report, whatever it says of jobs
+(`train -m` has 1 where one failed), and 1 where there is none.
 """
 
 PREDICT_HELP = """\

@@ -17,6 +17,11 @@ class Published(NamedTuple):
     ci95: float | None
 
 
+def results_path() -> Path:
+    papers = Path("benchmarks/papers")
+    return (papers if papers.is_dir() else runs.OUTPUTS / "reproduce") / "results.jsonl"
+
+
 def measured(path: Path) -> list[dict[str, Any]]:
     """The lines of a results.jsonl, of each row, seed and test the newest one; a last line that a killed process left
     unfinished is not one. Raises UserError for a line that is no such result."""
@@ -68,10 +73,27 @@ def published(paper: dict[str, Any], percent: bool) -> str:
     return number(paper["mean"], percent) + interval
 
 
+def parse_published(text: str, percent: bool) -> Published | None:
+    """ "98.7 +- 0.4" -> 0.987 and 0.004; None where nothing was published."""
+    words = text.split()
+    scale = 100 if percent else 1
+    try:
+        return Published(float(words[0]) / scale, float(words[2]) / scale if words[1:2] == ["+-"] else None)
+    except (ValueError, IndexError):
+        return None
+
+
 def mean_of(means: list[float | None]) -> float | None:
     """Over seeds; None where one of them diverged."""
     finite = [mean for mean in means if mean is not None]
     return statistics.mean(finite) if len(finite) == len(means) else None
+
+
+def over_seeds(means: list[float]) -> float | None:
+    """The half width of the 95% interval of the mean over seeds, by Student's t; None of one seed."""
+    if len(means) < 2:
+        return None
+    return t_quantile(len(means) - 1) * statistics.stdev(means) / math.sqrt(len(means))
 
 
 def verdict(
@@ -86,9 +108,7 @@ def verdict(
     if ours is None or ci95 is None:
         return f"{short}diverged"
     finite = [mean for mean in means if mean is not None]
-    of_seeds = 0.0
-    if len(finite) > 1:
-        of_seeds = t_quantile(len(finite) - 1) * statistics.stdev(finite) / math.sqrt(len(finite))
+    of_seeds = over_seeds(finite) or 0.0
     gap = ours - paper.mean if higher_is_better else paper.mean - ours
     if abs(gap) <= math.hypot(paper.ci95 or 0.0, ci95, of_seeds):
         return f"{short}within the intervals"

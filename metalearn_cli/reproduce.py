@@ -29,7 +29,8 @@ from metalearn_cli.measure import timed
 from metalearn_cli.overrides import keys_of
 from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console, tell
-from metalearn_cli.published import Published, figures, mean_of, measured, provenance, published, verdict
+from metalearn_cli.published import Published, figures, mean_of, measured, provenance, published, results_path, verdict
+from metalearn_cli.report.summary import after
 from metalearn_cli.writers import parse_lines
 
 # What a user may give besides: where and how fast a row is computed. All else would make it another row.
@@ -56,58 +57,13 @@ def reproduce(names: list[str], seeds: list[int], budget: float | None, override
     for key in sorted(keys_of(overrides)):
         if key not in KEYS:
             raise UserError(f"{key} would make another row of it: reproduce takes {', '.join(KEYS)}")
-    measured(_results())  # what is wrong with the file is said now, not when a row is trained
+    measured(results_path())  # what is wrong with the file is said now, not when a row is trained
     return "\n\n".join(_row(name, known[name], seeds, budget, overrides) for name in names)
 
 
 def _near(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, known, n=1)
     return f": did you mean {near[0]}?" if near else ""
-
-
-def listing() -> str:
-    """Every row: what was published (an accuracy in 0..1, or an error), and what it is."""
-    return "\n".join(
-        f"{name:<40} {published(paper, False):>15}  {catalog.describe('experiment', name)}"
-        for name, paper in catalog.published().items()
-    )
-
-
-def table(task: str) -> str:
-    """What was measured of the rows on a task, in the file that `reproduce` writes to, and which rows were not.
-
-    Raises UserError where no row is on this task.
-    """
-    all_rows = catalog.published()
-    known = [name for name in all_rows if _task_of(name).startswith(task)]
-    path = _results()
-    lines = measured(path)
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in lines:
-        if _task_of(line["row"]).startswith(task):
-            groups.setdefault((line["row"], line["cell"]), []).append(line)
-    if not known and not groups:
-        tasks = [
-            name for name in catalog.list_choices("task") if any(_task_of(row).startswith(name) for row in all_rows)
-        ]
-        raise UserError(f"no row is on the task {task}: there are rows on {', '.join(tasks)}")
-    shown = [_table_line(row, cell, found) for (row, cell), found in groups.items()]
-    seen = {row for row, _ in groups}
-    rest = [name for name in known if name not in seen]
-    return "\n".join([*shown, *(f"{name}  not measured here" for name in rest), f"from {path}"])
-
-
-def _table_line(row: str, cell: str, lines: list[dict[str, Any]]) -> str:
-    first, percent = lines[0], lines[0]["metric"] == "accuracy"
-    means = [line["mean"] for line in lines]
-    ours = f"{number(mean_of(means), percent)} +- {number(first['ci95'], percent)}"
-    mode = f"batch norm {first['batch_norm']}, " if first["batch_norm"] else ""
-    seeds = ",".join(str(line["seed"]) for line in lines)
-    return f"{row}, {cell}: paper {first['published']}, ours {ours} ({mode}seeds {seeds}, {first['length']})"
-
-
-def _task_of(row: str) -> str:
-    return row.partition("/")[2]
 
 
 def _row(name: str, paper: dict[str, Any], seeds: list[int], budget: float | None, overrides: list[str]) -> str:
@@ -124,9 +80,10 @@ def _row(name: str, paper: dict[str, Any], seeds: list[int], budget: float | Non
     others = [
         f"{mode} {number(mean, percent)} +- {number(ci95, percent)}" for mode, (mean, ci95) in first["others"].items()
     ]
+    test = f"{first['metric']}{after(first['inner_steps'])}, over {first['episodes']} episodes{mode}"
     fields = {
         "paper": f"{number(paper['mean'], percent)}{interval}{unit} ({paper['source']})",
-        "ours": f"{shown} ({first['metric']} over {first['episodes']} episodes{mode}; seed {seeds[0]}'s interval)",
+        "ours": f"{shown} ({test}; seed {seeds[0]}'s interval)",
         "median": f"{number(first['median'], percent)}, diverged {max(line['diverged'] for line in lines):.2%}",
         "beside": ", ".join(others),
         "length": f"{first['length']}, {first['minutes']:.1f} minutes of training on {first['device']}",
@@ -162,6 +119,7 @@ def _train(name: str, paper: dict[str, Any], seed: int, budget: float | None, ov
         "cell": f"reproduce {duration(budget)}" if budget else "reproduce",
         "published": published(paper, results["metric"] == "accuracy"),
         **figures(results, paper.get("step"), None),
+        "inner_steps": results["per_step"][-1 if paper.get("step") is None else paper["step"]]["step"],
     }
 
 
@@ -209,21 +167,17 @@ def _length(steps: int, eval_every: int, log_every: int) -> list[str]:
     return [f"steps={steps}", f"log_every={log_every}", *([f"eval_every={eval_every}"] if eval_every else [])]
 
 
-def _results() -> Path:
-    papers = Path("benchmarks/papers")
-    return (papers if papers.is_dir() else runs.OUTPUTS / "reproduce") / "results.jsonl"
-
-
 def _append(lines: list[dict[str, Any]]) -> Path:
     """Add what is not there yet -> the file."""
-    path = _results()
-    there = [{**line, "date": None} for line in measured(path)]
+    path = results_path()
+    # The day of another look at the same run is no news, nor is a key that lines of before do not have.
+    there = [{**line, "date": None, "inner_steps": None} for line in measured(path)]
     if (cut := parse_lines(path).cut) is not None:
         tell(f"{cut}, by a process that was killed: it is removed")
         write_durably(path, b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     with closing(Log(path)) as file:
         for line in lines:
-            if {**line, "date": None} not in there:  # the day of another look at the same run is no news
+            if {**line, "date": None, "inner_steps": None} not in there:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
     return path
 

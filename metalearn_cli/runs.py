@@ -25,6 +25,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 
 OUTPUTS = Path("outputs")
+NOT_ENDED = "it did not come to its end"  # what outcome.json says of a job while it runs
 
 # What may differ when a run goes on; `steps` may only grow, which `check_same` sees to.
 FREE = {
@@ -84,6 +85,26 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
         error.filename = file.name
         raise
     return file
+
+
+def holder(folder: Path) -> str | None:
+    """Who holds the folder now; None where nobody does. Of a process on another machine it is not known whether it
+    still runs."""
+    try:
+        with open(folder / "lock") as file:
+            text = file.read().strip()
+            pid, host = text.removeprefix("pid ").split(" on ", 1)
+            if host != socket.gethostname():
+                return f"{text}, if it still runs there"
+            os.kill(int(pid), 0)  # raises where there is no such process
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # there is one, and it may be another by now
+    except BlockingIOError:
+        return text
+    except PermissionError:  # of another user
+        return text
+    except (OSError, ValueError, OverflowError):
+        return None
+    return None
 
 
 def check_same(folder: Path, config: dict[str, Any], defaults: dict[str, Any]) -> None:

@@ -236,8 +236,8 @@ def summary(trial: FrozenTrial, metric: str) -> str:
     return f"trial {trial.number}, val {metric}{' in %' if percent else ''} {number(trial.value, percent)}"
 
 
-def trials(folder: Path, metric: str) -> tuple[list[dict[str, Any]], str | None]:
-    """The outcomes of all trials, in their order, and a line about the best."""
+def trials(folder: Path, metric: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The outcomes of all trials, in their order, and a line about the best, where there is one."""
     study = optuna.load_study(study_name=NAME, storage=open_storage(folder))
     found: list[dict[str, Any]] = []
     for trial in study.trials:
@@ -246,4 +246,4 @@ def trials(folder: Path, metric: str) -> tuple[list[dict[str, Any]], str | None]
             values = f"{trial.number:>3}  {values_of(trial)}"
             found.append({**outcome, "values": values, "validation": best_validation(of_run)})
     best = best_trial(study)
-    return found, f"best by validation: {summary(best, metric)}: {values_of(best)}" if best else None
+    return found, [f"best by validation: {summary(best, metric)}: {values_of(best)}"] if best else []

@@ -32,7 +32,10 @@ from metalearn_cli.jobs import number
 from metalearn_cli.overrides import check_name, compose_config, quote, refuse_hydra
 from metalearn_cli.parallel import cores
 from metalearn_cli.progress import show, tell
-from metalearn_cli.sweep_job import outcomes, run_job
+from metalearn_cli.report.best import best_sentences
+from metalearn_cli.report.folders import group
+from metalearn_cli.report.summary import after
+from metalearn_cli.sweep_job import folder_of, outcomes, run_job
 
 # Hydra makes no folders and no log files of its own; its multirun.yaml stands in the sweep's folder.
 _QUIET = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
@@ -94,7 +97,7 @@ def sweep(overrides: list[str]) -> int:
     done = outcomes(folder, launch)
     if stopped := [outcome["stopped"] for outcome in done if outcome["stopped"]]:
         raise Interrupted(stopped[0], "the same command with the same name continues the sweep")
-    code = _print_table(folder, done) if plan is None else _print_table(folder, *search.trials(folder, plan.metric))
+    code = _print_table(folder, *(search.trials(folder, plan.metric) if plan else (done, _best(folder, done))))
     return 1 if is_broken else code
 
 
@@ -185,8 +188,14 @@ def _main() -> Hydra:
     return Hydra.create_main_hydra2("metalearn", create_config_search_path(str(conf_dir())))
 
 
-def _print_table(folder: Path, outcomes: list[dict[str, Any]], best: str | None = None) -> int:
-    """A line for each job, of a search with its best validation result, and one for the best of them."""
+def _best(folder: Path, outcomes: list[dict[str, Any]]) -> list[str]:
+    """A sentence about the best setting of the jobs that have begun."""
+    jobs = [folder_of(folder, outcome["values"]) for outcome in outcomes]
+    return best_sentences(group([job for job in jobs if (job / "config.yaml").exists()], str(folder), False))
+
+
+def _print_table(folder: Path, outcomes: list[dict[str, Any]], best: list[str]) -> int:
+    """A line for each job, of a search with its best validation result, and those about the best of them."""
     width = max((len(outcome["values"]) for outcome in outcomes), default=0)
     code = 0
     lines: list[str] = []
@@ -203,9 +212,10 @@ def _print_table(folder: Path, outcomes: list[dict[str, Any]], best: str | None 
         validation = f"val {number(outcome['validation'], percent)}, " if "validation" in outcome else ""
         figure = f"{number(outcome['mean'], percent)} +- {number(outcome['ci95'], percent)}"
         short = f": {outcome['shortfall']}" if outcome["shortfall"] else ""
-        lines.append(f"{values}  {validation}{outcome['metric']}{' in %' if percent else ''} {figure}{short}")
+        step = after(outcome["inner_steps"])
+        lines.append(f"{values}  {validation}{outcome['metric']}{' in %' if percent else ''} {figure}{step}{short}")
         code = code or (3 if short else 0)
-    lines += [best] if best else []
+    lines += best
     lines.append(f"results are in {folder}")
     show("\n".join(lines))
     return code

@@ -44,7 +44,7 @@ def run_job(
     folder = folder_of(sweep, values)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"launch": launch, "number": HydraConfig.get().job.num, "values": values, "stopped": None, "pruned": None}
-    runs.write_json(folder / "outcome.json", {**about, "failed": "it did not come to its end"})
+    runs.write_json(folder / "outcome.json", {**about, "failed": runs.NOT_ENDED})
     try:
         outcome = _run(folder, composed, overrides, pruning)
     except Interrupted as signal:
@@ -74,6 +74,7 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str], pruning: Prun
         if pruning is not None and best_validation(folder) is None:
             return {"failed": f"no validation {results['metric']} of it was finite", "diverged": True}
         figures = {key: results[key] for key in ("metric", "mean", "ci95")}
+        figures["inner_steps"] = results["per_step"][-1]["step"]
         return {"failed": None, **figures, "shortfall": shortfall(job.run.expect, results)}
     except Pruned as end:
         return {"failed": None, "pruned": str(end)}

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
 # A module may import from its own layer and from those below it.
 LAYERS = [
     {"__main__", "cli"},
-    {"completion", "sweep", "reproduce", "doctor"},
+    {"completion", "sweep", "reproduce", "row_tables", "doctor"},
     {"search"},
     {"sweep_job", "search_space"},
     {"published"},

@@ -481,6 +481,11 @@ def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stoppe
     again = run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,0.02")
     assert again.code == 0, again.err
     assert again.err.count("already finished") == 2
+    rows = [line for line in again.out.splitlines() if line.startswith("algo.inner_lr=")]
+    assert all(re.search(r" mse [\d.]+ \+- [\d.]+ after \d+ inner steps$", row) for row in rows)
+    assert re.search(
+        r"\nbest on validation \(mse [\d.]+\): algo.inner_lr=0.0\d; test mse .*, over 2 seeds\n", again.out
+    )
     short = run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,0.02", "expect=mse<1e-9")
     assert short.code == 3
     assert short.out.count("falls short of expect='mse<1e-9'") == 4

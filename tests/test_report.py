@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 from commands import run
 from folders import write_run
 
-VOID = {"meta", "link", "img", "br"}
+from metalearn_cli import runs
+
+VOID = {"meta", "link", "img", "br", "wbr"}
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick"]
 
 
@@ -81,7 +84,20 @@ def test_the_table_the_csv_and_the_page(place: Path) -> None:
         assert re.search(rf"{re.escape(name)} .*{re.escape(shown)}", done.out)
         assert name in page.text
         assert shown in page.text
+    assert [row["inner_steps"] for row in rows if row["task"] == "sinusoid"] == ["2"] * 4
+    assert {row["state"] for row in rows} == {"finished"}
+    assert done.out.count(" mse after 2 inner steps ") == 6
+    steps = len(results(place / "outputs/images")["per_step"]) - 1
+    assert f"accuracy, % after {steps} inner steps" in done.out
     assert "mean over 2 seeds" in done.out
+    (best,) = (line for line in done.out.splitlines() if "best on validation" in line)
+    number = r"[\d.]+"
+    assert re.fullmatch(
+        rf"outputs/sweep: best on validation \(mse {number}\): algo.inner_lr={number}; "
+        rf"test mse {number} ± {number} after 2 inner steps, over 2 seeds",
+        best,
+    )
+    assert best.removeprefix("outputs/sweep: ") in page.text
     assert done.out.endswith("the table is in results.csv\nthe page is report.html\n")
     assert "note: debug=quick is a first look, not a result: outputs/sweep/" in done.err
     assert (
@@ -97,10 +113,11 @@ def test_the_table_the_csv_and_the_page(place: Path) -> None:
             "omniglot, training:",
             "sinusoid: test after each inner",
         ),
-        *("omniglot: test after each inner", "sinusoid: one value for each test episode", "The test of each job"),
-        *("By algo.inner_lr:", "By seed:", "Test task 1: error", "Test task 4: error"),
+        *("omniglot: test after each inner", "sinusoid: one value for each test episode", "The test of each setting"),
+        *("By algo.inner_lr:", "Test task 1: error", "Test task 4: error"),
     ):
         assert any(one.startswith(title) for one in titles), title
+    assert not any(one.startswith("By seed") for one in titles)  # seeds are the spread of a setting
     assert len(page.all("figure")) == len(titles)
     assert "of 6 query images of the first test episode are right" in page.text
     with np.load(place / "outputs/images/examples.npz") as shown:
@@ -119,6 +136,10 @@ def test_the_table_the_csv_and_the_page(place: Path) -> None:
     assert 0 < right < 6  # otherwise this looks at nothing: take another seed
     assert "Other than the defaults of algo=maml, task=omniglot" in page.text
     assert "algo.test_steps" in page.text
+    # The four test tasks of a run have the same axes.
+    drawn = re.findall(r"<figure><svg[^>]*><title>Test task \d.*?</svg>", (place / "report.html").read_text())
+    axes = [tuple(re.findall(r'<text x="[\d.]+" y="[\d.]+"[^>]*class="tick">[^<]*', one)) for one in drawn]
+    assert [len(set(axes[i : i + 4])) for i in range(0, len(axes), 4)] == [1] * 4
 
 
 def test_the_page_loads_nothing(place: Path) -> None:
@@ -174,8 +195,12 @@ def test_an_evaluation_and_an_unfinished_run(place: Path, tmp_path: Path) -> Non
     done = run(tmp_path, "report", "half", str(evaluation.relative_to(tmp_path)), "csv=null")
     assert done.code == 0, done.err
     assert not (tmp_path / "results.csv").exists()
-    assert re.search(r"half +not finished", done.out)
-    assert "note: not finished, and not tested yet: half" in done.err
+    assert re.search(r"half +not finished, step 20 ", done.out)
+    assert re.search(
+        r"note: half: not finished, step 20 of 20; last wrote \d{4}-\d\d-\d\d \d\d:\d\d:\d\d; goes on after step 20 "
+        r"with: metalearn train .*name=sweep/algo.inner_lr=0.1,seed=0\n",
+        done.err,
+    )
     page = Page((tmp_path / "report.html").read_text())
     assert "sinusoid, validation after the last inner step" in page.text  # as far as it has come
     assert "metalearn eval" in page.text
@@ -194,7 +219,7 @@ def test_different_episodes_and_damaged_means_are_said(tmp_path: Path) -> None:
     assert "tested on 2 different sets of episodes" in done.err
     assert "the mean is not finite: b" in done.err
     assert "diverged; they stand in the mean, so look at the median too: b (2.00%)" in done.err
-    assert re.search(r"b +mse +not finite", done.out)
+    assert re.search(r"b +mse after 1 inner step +not finite", done.out)
     assert "has no picture" in Page((tmp_path / "report.html").read_text()).text
 
 
@@ -270,9 +295,142 @@ def test_mistakes_write_nothing(tmp_path: Path, arguments: list[str], sentence: 
     assert not list(tmp_path.glob("*.csv"))
 
 
-def test_a_failed_job_of_a_sweep_is_named(tmp_path: Path) -> None:
+def failed_sweep(tmp_path: Path) -> None:
+    """Of a sweep one job is tested, one failed before its first step, one in its training, and one was killed."""
     write_run(tmp_path / "sw/seed=0", np.linspace(0, 1, 50))
     (tmp_path / "sw/seed=1").mkdir()
     (tmp_path / "sw/seed=1/train.log").write_text("2026-11-24 10:00:00 failed: no data\n")
+    for seed in (2, 3):
+        folder = write_run(tmp_path / f"sw/seed={seed}", np.linspace(0, 1, 50), seed)
+        for name in ("results.json", "episodes.npz"):
+            (folder / name).unlink()
+    outcome = {"launch": "a", "number": 2, "values": "seed=2", "stopped": None, "failed": "the loss is not finite"}
+    (tmp_path / "sw/seed=2/outcome.json").write_text(json.dumps(outcome))
+    (tmp_path / "sw/seed=3/outcome.json").write_text(json.dumps({**outcome, "failed": runs.NOT_ENDED}))
+
+
+@pytest.mark.parametrize("argument", ["sw", "sw/*", "s*"])
+def test_failed_jobs_are_named_with_their_sentence(argument: str, tmp_path: Path) -> None:
+    failed_sweep(tmp_path)
+    done = run(tmp_path, "report", argument)
+    assert done.code == 0, done.err
+    assert "note: sw/seed=1 failed: no data\n" in done.err
+    assert "note: sw/seed=2: failed at step 20 of 20: the loss is not finite; last wrote" in done.err
+    assert "note: sw/seed=3: not finished, step 20 of 20; last wrote" in done.err
+    rows = {row["name"]: row for row in csv.DictReader((tmp_path / "results.csv").read_text().splitlines())}
+    assert {name: (row["state"], row["failed"]) for name, row in rows.items()} == {
+        "sw/seed=0": ("finished", ""),
+        "sw/seed=1": ("failed", "no data"),
+        "sw/seed=2": ("failed", "the loss is not finite"),
+        "sw/seed=3": ("not finished", ""),
+    }
+    assert re.search(r"^sw/seed=1 +failed$", done.out, re.MULTILINE)
+    assert re.search(r"^sw/seed=2 +failed, step 20 ", done.out, re.MULTILINE)
+    page = Page((tmp_path / "report.html").read_text())
+    assert "sw/seed=1 failed: no data" in page.text
+    assert "the loss is not finite" in page.text
+
+
+def test_where_all_failed_there_is_nothing_to_show(tmp_path: Path) -> None:
+    for seed in range(5):
+        (tmp_path / f"sw/seed={seed}").mkdir(parents=True)
+        (tmp_path / f"sw/seed={seed}/train.log").write_text(f"2026-11-24 10:00:00 failed: no data {seed}\n")
     done = run(tmp_path, "report", "sw")
-    assert "note: sw/seed=1 failed: 2026-11-24 10:00:00 failed: no data" in done.err
+    assert done.code == 1
+    assert done.err == (
+        "metalearn: sw has no run that began: sw/seed=0 failed: no data 0; sw/seed=1 failed: no data 1; sw/seed=2 "
+        "failed: no data 2 and 2 more\n"
+    )
+
+
+def test_compare_says_which_jobs_it_leaves_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", np.linspace(0, 1, 50))
+    write_run(tmp_path / "sw/seed=0", np.linspace(0, 1, 50) ** 2)
+    (tmp_path / "sw/seed=1").mkdir()
+    (tmp_path / "sw/seed=1/train.log").write_text("2026-11-24 10:00:00 failed: Traceback ...\n  x\nKeyError: 'y'\n")
+    done = run(tmp_path, "compare", "a", "sw")
+    assert done.code == 0, done.err
+    assert done.err == "note: sw/seed=1 failed, and is left out: KeyError: 'y'\n"
+    assert "accuracy in % after inner step 1, on the same 50 test episodes" in done.out
+
+
+def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:
+    failed_sweep(tmp_path)
+    for content in ("{", "[]", '{"failed": ', "\ud800"):
+        (tmp_path / "sw/seed=2/outcome.json").write_bytes(content.encode(errors="surrogatepass"))
+        done = run(tmp_path, "report", "sw", "out=null")
+        assert done.code == 0, done.err
+        assert "note: sw/seed=2/outcome.json " in done.err
+        assert "sw/seed=2: not finished, step 20 of 20" in done.err
+
+
+def test_a_run_that_is_at_work(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "outputs/mine", np.linspace(0, 1, 50), config={"steps": 1000})
+    (folder / "results.json").unlink()
+    with runs.lock(folder, True):
+        done = run(tmp_path, "report", "outputs/mine", "csv=null")
+        assert re.search(r"^outputs/mine +running, step 20 ", done.out, re.MULTILINE)
+        assert re.search(
+            rf"note: outputs/mine: running, step 20 of 1,000, last wrote .* \(pid {os.getpid()} on .*\)\n", done.err
+        )
+    page = Page((tmp_path / "report.html").read_text())
+    assert [(one["value"], one["max"]) for one in page.all("progress")] == [("20", "1000")]
+    done = run(tmp_path, "report", "outputs/mine", "csv=null")
+    assert "nothing is saved: begins anew with: metalearn train seed=0 name=mine" in done.err
+    (folder / "checkpoints").mkdir()
+    (folder / f"checkpoints/step-00000010-{'a' * 16}.safetensors").touch()
+    done = run(tmp_path, "report", "outputs/mine", "csv=null")
+    assert "goes on after step 10 with: metalearn train seed=0 name=mine" in done.err
+
+
+def test_a_run_that_was_given_more_steps(tmp_path: Path) -> None:
+    write_run(tmp_path / "outputs/mine", np.linspace(0, 1, 50), config={"steps": 100})
+    done = run(tmp_path, "report", "outputs/mine")
+    assert "tested after 20 steps, which the figures are of, and was given more: not finished, step 20 of" in done.err
+    assert "accuracy, % after 1 inner step " in done.out
+
+
+def sweep_of(tmp_path: Path, tests: dict[tuple[float, int], tuple[float, float]]) -> None:
+    """(lr, seed) -> the validation and the test of a job."""
+    for (lr, seed), (validation, test) in tests.items():
+        values = test + np.linspace(-0.01, 0.01, 50)
+        config, given = {"optimizer.lr": lr}, {"optimizer.lr": lr}
+        write_run(
+            tmp_path / f"sw/lr={lr},seed={seed}", values, seed, config=config, overrides=given, validation=validation
+        )
+
+
+def test_the_best_setting_is_chosen_on_validation(tmp_path: Path) -> None:
+    """Not by the test, and not by the single job that is the best of all."""
+    sweep_of(
+        tmp_path,
+        {(0.1, 0): (0.80, 0.70), (0.1, 1): (0.82, 0.74), (0.2, 0): (0.90, 0.99), (0.2, 1): (0.60, 0.97)},
+    )
+    done = run(tmp_path, "report", "sw")
+    # 0.72 +- t(1 degree of freedom) * 0.0283 / sqrt(2)
+    (best,) = (line for line in done.out.splitlines() if line.startswith("sw: best"))
+    assert best == (
+        "sw: best on validation (accuracy 81.00 %): optimizer.lr=0.1; test accuracy 72.00 ± 25.41 % after 1 inner "
+        "step, over 2 seeds"
+    )
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('class="spread s0"') == 4  # in each of the two figures a line for each of the two settings
+    assert "By optimizer.lr: a dot for each setting" in text
+
+
+def test_a_setting_whose_job_has_no_figure_is_not_the_best(tmp_path: Path) -> None:
+    sweep_of(tmp_path, {(lr, seed): (lr, 0.5) for lr in (0.1, 0.2, 0.3) for seed in (0, 1)})
+    (tmp_path / "sw/lr=0.3,seed=1/results.json").unlink()
+    done = run(tmp_path, "report", "sw", "out=null")
+    assert "best on validation (accuracy 20.00 %): optimizer.lr=0.2; test accuracy 50.00" in done.out
+    assert "(left out, since a job of it has no figure: optimizer.lr=0.3)\n" in done.out
+
+
+def test_without_validation_the_best_is_said_to_flatter(tmp_path: Path) -> None:
+    sweep_of(tmp_path, {(0.1, 0): (0.5, 0.7), (0.2, 0): (0.5, 0.6)})
+    (tmp_path / "sw/lr=0.2,seed=0/metrics.jsonl").write_text("")
+    done = run(tmp_path, "report", "sw", "out=null")
+    assert (
+        "best on the test, which flatters it (some job has no validation to choose by): optimizer.lr=0.1; " in done.out
+    )
+    assert "test accuracy 70.00 ± 10.00 % after 1 inner step, over 50 test episodes of one seed\n" in done.out

@@ -10,8 +10,10 @@ from metalearn_cli import catalog, reproduce
 from metalearn_cli.cli import main
 from metalearn_cli.completion import completions
 from metalearn_cli.errors import UserError
-from metalearn_cli.published import Published, mean_of, measured, verdict
+from metalearn_cli.published import Published, mean_of, measured, parse_published, verdict
+from metalearn_cli.row_tables import COLUMNS, table
 
+RIGHT = ("paper", "ours", "+- 95%", "over seeds")  # whose cells end together
 SHORT = ["reproduce", "pretrain/sinusoid", "--budget", "2s", "threads=1"]
 
 
@@ -64,8 +66,20 @@ def test_in_a_checkout_the_line_goes_to_the_papers_table(
     capsys.readouterr()
     assert main(["reproduce", "--table", "sinusoid"]) == 0
     shown = capsys.readouterr().out
-    assert "pretrain/sinusoid, reproduce 2s: paper 2.41, ours" in shown
-    assert "maml/sinusoid  not measured here" in shown
+    header, *rows = shown.splitlines()
+    (measured_row,) = (row for row in rows if row.startswith("pretrain/sinusoid "))
+    starts = [header.index(name) for name in COLUMNS if name not in RIGHT]
+    assert all(row[start - 2 : start] == "  " for row in rows[:-1] for start in starts if start)  # it is aligned
+    line = lines("benchmarks/papers/results.jsonl")[0]
+    for part in ("reproduce 2s after 1 inner step", "2.41", f"{line['mean']:.4g}", f"{line['ci95']:.4g}", "none"):
+        assert f"  {part}  " in measured_row, part
+    assert "  a short run, worse by " in measured_row
+    assert measured_row.endswith("  short run: 75 of 70,000 steps  metalearn reproduce pretrain/sinusoid --budget 2s")
+    (other,) = (row for row in rows if row.startswith("maml/sinusoid "))
+    assert other.split()[1] == "0.67"
+    assert other.endswith("metalearn reproduce maml/sinusoid")
+    assert "  not measured here  " in other
+    assert rows[-1].startswith("ours is the mean over seeds")
     assert "omniglot" not in shown
 
 
@@ -115,7 +129,13 @@ def test_unknown_options(given: list[str]) -> None:
 
 def test_the_list_has_every_published_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "--list"]) == 0
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["row", "metric", "paper", "after", "what", "it", "is"]
+    listed = [row.split()[0] for row in rows]
+    maml = rows[listed.index("maml/omniglot_5w1s")]
+    assert maml[header.index("metric") :].startswith("accuracy, %  98.70 +- 0.40  3 inner steps   MAML on Omniglot")
+    sinusoid = rows[listed.index("maml/sinusoid")][header.index("metric") :]
+    assert sinusoid.split()[:5] == ["mse", "0.67", "1", "inner", "step"]
     assert listed == list(catalog.published())
     assert "protonet/omniglot_20w1s" in listed
     assert "meta_lstm/sinusoid" not in listed
@@ -169,6 +189,28 @@ def test_a_line_that_a_killed_process_left_unfinished_does_not_spoil_the_next(
     reproduce._append([LINE])
     assert lines(str(path)) == [LINE]
     assert f"{path} line 1 is cut off, by a process that was killed: it is removed" in capsys.readouterr().err
+
+
+def test_seeds_of_a_row_are_one_line_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("outputs/reproduce/results.jsonl")
+    path.parent.mkdir(parents=True)
+    accuracy = {**LINE, "row": "maml/omniglot_5w1s", "metric": "accuracy", "published": "98.70 +- 0.40", "ci95": 0.002}
+    accuracy |= {"cell": "reproduce", "length": "2,500 of 60,000 steps", "batch_norm": "transductive"}
+    found = [{**accuracy, "seed": seed, "mean": mean} for seed, mean in ((1, 0.97), (0, 0.95))]
+    path.write_text("".join(json.dumps(line) + "\n" for line in found))
+    (row,) = (line for line in table("omniglot").splitlines() if line.startswith("maml/omniglot_5w1s "))
+    for part in ("98.70 +- 0.40", "96.00", "0.20", "12.71", "0,1", "transductive", "short run: 2,500 of 60,000 steps"):
+        assert f"  {part}  " in row, part  # 12.71 of Student's t with one degree of freedom times 1 %
+    assert "  a short run, within the intervals  " in row
+    assert row.endswith("  metalearn reproduce maml/omniglot_5w1s --seeds 0,1")
+
+
+def test_published_figures_as_texts() -> None:
+    assert parse_published("98.7 +- 0.4", True) == Published(0.987, 0.004)
+    assert parse_published("1.17 +- 0.16 [M]", False) == Published(1.17, 0.16)
+    assert parse_published("2.41", False) == Published(2.41, None)
+    assert parse_published("none", True) is None
 
 
 def test_verdicts() -> None:

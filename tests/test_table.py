@@ -23,8 +23,10 @@ from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import Reptile
+from metalearn_cli.datasets.columns import read_columns
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import baselines, draw_block, evaluate
+from metalearn_cli.inputs import labelled_images
 from metalearn_cli.learner import Learner
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
@@ -713,3 +715,46 @@ def test_real_numbers_are_no_labels(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\n".join(["task,set,x,y", *rows]))
     with pytest.raises(UserError, match=r"has 0\.5 for a class: labels are whole numbers or texts"):
         _ = plain(tmp_path / "a.csv", loss=Loss.classes).spec
+
+
+TABLE = "task;x;y\na;0,5;-1,25\na;1e-3;2\n"
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("text", [TABLE, TABLE.replace(",", "."), TABLE.replace(",", ".").replace(";", "\t")])
+def test_a_table_of_a_spreadsheet_with_semicolons(tmp_path: Path, text: str, start: str) -> None:
+    """As spreadsheets write it where a half is 0,5; and where the separator was chosen by hand."""
+    path = tmp_path / "table.csv"
+    path.write_text(start + text, encoding="utf-8")
+    found = read_columns(path)
+    assert list(found.cells) == ["task", "x", "y"]
+    assert found.texts("task") == ["a", "a"]
+    assert found.numbers("x").tolist() == [0.5, 0.001]
+    assert found.numbers("y").tolist() == [-1.25, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x;y\n1,5;1\n1.5;2\n", "line 3 holds 1.5 in column x, and line 2 1,5: write all numbers with a point, or all"),
+        ("x;y\n1.000,5;1\n2;2\n", "line 2 holds 1.000,5 in column x, and line 2 1.000,5: write all numbers with a"),
+        ("x;y\n1,000,000;1\n", "in column x, where a finite number is wanted"),
+        ("x\ty\n1,000\t1\n", "line 2 holds 1,000 in column x, where a finite number is wanted"),
+        ('x,y\n"1,5",1\n', "line 2 holds 1,5 in column x, where a finite number is wanted"),
+        ("x;y\n1;2;3\n", "line 2 has 3 cells, and line 1 2 names"),
+        ("x|y\n1|2\n", "has no column x"),
+    ],
+)
+def test_commas_and_points_that_could_be_either_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        read_columns(path).numbers("x")
+    assert sentence in str(refused.value)
+
+
+def test_a_list_of_pictures_with_semicolons(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "labels.csv").write_text("path;label\na.png;cat, or not\n")
+    found = labelled_images(str(tmp_path / "labels.csv"))
+    assert (found.paths, found.labels) == ([tmp_path / "a.png"], ["cat, or not"])

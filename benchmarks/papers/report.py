@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.rows import ROWS, Cell, Row
-from metalearn_cli.published import Published, mean_of, verdict
+from metalearn_cli.published import mean_of, parse_published, verdict
 
 HEAD = """\
 # What this program gets, beside what was published
@@ -87,7 +87,7 @@ def _cells(command: str, test: str, published: str, length: str, found: list[dic
     medians = [line["median"] for line in found if line["median"] is not None]
     ours = f"{show(mean_of(means))} +- {show(first['ci95'])} [{', '.join(map(show, means))}]"
     others = ", ".join(f"{mode} {show(mean)}" for mode, (mean, _) in first.get("others", {}).items())
-    paper = _parse(published, percent)
+    paper = parse_published(published, percent)
     parts = [
         *(command, test, published, ours, first["batch_norm"] or "none", others),
         show(statistics.mean(medians) if medians else None),
@@ -98,15 +98,6 @@ def _cells(command: str, test: str, published: str, length: str, found: list[dic
         verdict(paper, means, first["ci95"], percent, length) if paper else "nothing to compare with",
     ]
     return "| " + " | ".join(parts) + " |"
-
-
-def _parse(published: str, percent: bool) -> Published | None:
-    """ "98.7 +- 0.4" -> 0.987 and 0.004."""
-    words = published.split()
-    if words == ["none"]:
-        return None
-    scale = 100 if percent else 1
-    return Published(float(words[0]) / scale, float(words[2]) / scale if words[1:2] == ["+-"] else None)
 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the line style tells them apart without colour.

@@ -1,7 +1,8 @@
 """A long table from a file: named columns, a row for each point. Whatever is odd is named by its line.
 
-CSV is text in UTF-8 with commas and a first line of names; Parquet is read by pyarrow. Nothing is guessed: a cell that
-should be a number and is none, or is empty, is a mistake.
+CSV is text in UTF-8 with a first line of names. Between them are commas, or, where that line has none, semicolons (what
+spreadsheets write where 0,5 is a half: there a number may have a decimal comma) or tabs. Parquet is read by pyarrow.
+Nothing is guessed: a cell that should be a number and is none, or is empty, is a mistake.
 """
 
 import csv
@@ -20,6 +21,7 @@ class Columns(NamedTuple):
     path: Path
     cells: dict[str, Sequence[Any]]  # by name; of each row text or a number
     lines: list[int] | None  # of the file, where it has lines: that of each row
+    decimal_comma: bool = False  # of numbers that are texts, where no cell ends at a comma
 
     def where(self, row: int) -> str:
         return f"{self.path} line {self.lines[row]}" if self.lines else f"{self.path} row {row + 1}"
@@ -33,6 +35,8 @@ class Columns(NamedTuple):
     def numbers(self, name: str, key: str = "") -> np.ndarray[Any, Any]:
         """A column of numbers, [rows] float64."""
         cells = self.of(name, key)
+        if self.decimal_comma:
+            cells = self._with_points(name, cells)
         try:
             values = np.asarray(cells)
             # Not a moment in time, which numpy would count, nor 1_000, which Python would read.
@@ -57,6 +61,18 @@ class Columns(NamedTuple):
             f"{way_out}"
         )
 
+    def _with_points(self, name: str, cells: Sequence[Any]) -> list[str]:
+        """0,5 as 0.5. Raises UserError where a column, or a number, has both: 1.000 may be a thousand."""
+        with_comma = [row for row, cell in enumerate(cells) if "," in cell]
+        with_point = [row for row, cell in enumerate(cells) if "." in cell]
+        if with_comma and with_point:
+            row = with_point[0]
+            raise UserError(
+                f"{self.where(row)} holds {cells[row]} in column {name}, and line {(self.lines or [])[with_comma[0]]} "
+                f"{cells[with_comma[0]]}: write all numbers with a point, or all with a comma, and none with both"
+            )
+        return [cell.replace(",", ".") for cell in cells]
+
     def texts(self, name: str, key: str = "") -> list[str]:
         """A column of names or labels."""
         cells = self.of(name, key)
@@ -78,8 +94,10 @@ def read_columns(path: Path) -> Columns:
 def _read_csv(path: Path) -> Columns:
     lines: list[int] = []
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
         try:
+            delimiter = _delimiter(file.readline())
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = [name.strip() for name in next(reader, [])]
             columns: list[list[str]] = [[] for _ in header]
             for row in filter(None, reader):
@@ -96,7 +114,12 @@ def _read_csv(path: Path) -> Columns:
             raise UserError(f"{path} is no text in UTF-8: save it as CSV in UTF-8") from error
     if twice := [name for name in header if header.count(name) > 1]:
         raise UserError(f"{path} has two columns {twice[0]!r}: give each a name of its own")
-    return Columns(path, dict(zip(header, columns, strict=True)), lines)
+    return Columns(path, dict(zip(header, columns, strict=True)), lines, decimal_comma=delimiter == ";")
+
+
+def _delimiter(header: str) -> str:
+    """What parts the names in the first line."""
+    return next((mark for mark in ",;\t" if mark in header), ",")
 
 
 def _read_parquet(path: Path) -> Columns:

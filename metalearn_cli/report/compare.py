@@ -8,9 +8,10 @@ import numpy as np
 
 from metalearn_cli import runs
 from metalearn_cli.errors import UserError
-from metalearn_cli.progress import show
+from metalearn_cli.progress import show, tell
 from metalearn_cli.report.conclude import cautions, conclusions, figure
 from metalearn_cli.report.folders import RunFolder, differences, parts, split_arguments
+from metalearn_cli.report.found import find
 from metalearn_cli.report.sides import Comparison, Difference, make_comparison
 from metalearn_cli.report.statistics import Estimate
 from metalearn_cli.report.tables import aligned, finite
@@ -30,6 +31,8 @@ def compare(arguments: list[str]) -> None:
     if mode is not None and mode not in MODES:
         raise UserError(f"batch_norm={mode} must be one of {', '.join(MODES)}")
     found = [part for argument in given for part in parts(argument)]
+    for job, sentence in {job: why for argument in given for job, why in find(argument).failed.items()}.items():
+        tell(f"note: {job} failed, and is left out: {sentence}")
     if len(found) < 2:
         what = f"{found[0].name} is one configuration" if found else "no folder was given"
         raise UserError(f"{what}, and a comparison wants two: metalearn compare outputs/a outputs/b")
@@ -49,17 +52,19 @@ def setting_lines(some: list[RunFolder], most: int = 8) -> list[str]:
 
 def lines(comparison: Comparison, settings: list[str]) -> list[str]:
     metric = comparison.metric
-    after = "the last inner step" if comparison.step is None else f"inner step {comparison.step}"
+    steps = {side.inner_steps for side in comparison.sides} if comparison.step is None else {comparison.step}
+    last = f"inner step {steps.pop()}" if len(steps) == 1 else "the last inner step of each side"
     said = [
-        f"{metric}{' in %' if metric == 'accuracy' else ''} after {after}, on the same {comparison.episodes} test "
+        f"{metric}{' in %' if metric == 'accuracy' else ''} after {last}, on the same {comparison.episodes} test "
         f"episodes ({comparison.sha256[:16]})",
         "",
     ]
-    rows = [["side", "seeds", "mean", "median", "batch norm"]]
+    rows = [["side", "seeds", "inner steps", "mean", "median", "batch norm"]]
     for side in comparison.sides:
         mean, median = (figure(float(value), metric) for value in (side.values.mean(), np.median(side.values.mean(0))))
-        rows.append([side.name, ",".join(map(str, side.seeds)), mean, median, side.batch_norm or "none"])
-    said += aligned(rows, "lrrrl")
+        steps_taken = str(side.inner_steps if comparison.step is None else comparison.step)
+        rows.append([side.name, ",".join(map(str, side.seeds)), steps_taken, mean, median, side.batch_norm or "none"])
+    said += aligned(rows, "lrrrrl")
     if settings:
         said += ["", "they differ in", *settings]
     for one, p, sentence in zip(comparison.differences, comparison.p_values, conclusions(comparison), strict=True):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from metalearn_cli.report import ridge
-from metalearn_cli.report.folders import RunFolder, episodes, swept
+from metalearn_cli.report.folders import Part, RunFolder, episodes, swept
 from metalearn_cli.report.svg import Line, line_chart
 
 Figures = list[tuple[str, str]]  # a caption, and the SVG
@@ -47,7 +47,9 @@ def learning_curves(every: list[RunFolder]) -> Figures:
             found.append((caption, line_chart(loss, caption, "meta-iterations", "loss", wide(loss))))
         if validation:
             is_log = metric == "mse" and wide(validation)
-            caption = f"{task}, validation after the last inner step; the ring is the checkpoint that was tested"
+            is_ringed = any(line.ring in dict(line.points) for line in validation)
+            ring = "; the ring is the checkpoint that was tested" if is_ringed else ""
+            caption = f"{task}, validation after the last inner step{ring}"
             found.append((caption, line_chart(validation, caption, "meta-iterations", unit(metric), is_log)))
     return found
 
@@ -121,26 +123,31 @@ def distributions(every: list[RunFolder]) -> Figures:
     return found
 
 
-def sweep(some: list[RunFolder]) -> Figures:
-    """The results of a sweep's jobs in their order, and by each key that was swept."""
-    done = [run for run in some if run.results is not None]
-    metrics = {metric_of(run) for run in done}
+def sweep(found: list[Part]) -> Figures:
+    """The results of a sweep's settings in their order, and by each key that was swept; seeds are the spread."""
+    done = [(part, [run for run in part.runs if run.results is not None]) for part in found]
+    done = [(part, some) for part, some in done if some]
+    metrics = {metric_of(run) for _, some in done for run in some}
     if len(done) < 2 or len(metrics) > 1:
         return []
     metric = str(metrics.pop())
     factor = 100 if metric == "accuracy" else 1
-    means = [(run.results or {})["mean"] for run in done]
-    values = [np.nan if mean is None else factor * mean for mean in means]
-    title = "The test of each job, and the best until then"
-    found = [(title, ridge.best_so_far(values, metric == "mse", title, unit(metric)))]
-    keys = [*swept(done), *(["seed"] if len({run.config["seed"] for run in done}) > 1 else [])]
-    for key in keys:
-        own = [run.overrides.get(key, str(run.config.get(key))) for run in done]
+    spreads = []
+    for _, some in done:
+        means = [factor * mean for run in some if (mean := (run.results or {})["mean"]) is not None]
+        is_whole = len(means) == len(some)  # a seed that diverged is no figure
+        spreads.append(ridge.Spread(float(np.mean(means)), min(means), max(means)) if is_whole else ridge.NO_SPREAD)
+    title = "The test of each setting, and the best until then; a thin line spans its seeds"
+    found_figures = [(title, ridge.best_so_far(spreads, metric == "mse", title, unit(metric)))]
+    for key in swept([some[0] for _, some in done]):
+        own = [some[0].overrides.get(key, str(some[0].config.get(key))) for _, some in done]
         names = sorted(set(own), key=_as_number)
-        points = [(names.index(name), value) for name, value in zip(own, values, strict=True)]
-        title = f"By {key}: a dot for each job, the bar is the mean"
-        found.append((title, ridge.categories(names, points, title, key, unit(metric))))
-    return found
+        points = [(names.index(name), spread) for name, spread in zip(own, spreads, strict=True)]
+        title = (
+            f"By {key}: a dot for each setting, its mean over seeds, which the thin line spans; the bar is their mean"
+        )
+        found_figures.append((title, ridge.categories(names, points, title, key, unit(metric))))
+    return found_figures
 
 
 def _as_number(name: str) -> tuple[float, str]:

@@ -3,7 +3,6 @@
 Everything is read from the folders: neither data nor checkpoints are wanted, and nothing of a run's own is imported.
 """
 
-import glob
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +17,8 @@ from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.report.checked import check_config, check_environment, check_episodes, check_results
+from metalearn_cli.report.found import find
+from metalearn_cli.report.unfinished import Unfinished, damage_of_outcome, unfinished
 from metalearn_cli.writers import read_series, read_timing
 
 Values = npt.NDArray[np.float64]
@@ -34,6 +35,8 @@ class RunFolder(NamedTuple):
     metrics: list[dict[str, Any]]  # the lines of metrics.jsonl
     timing: list[dict[str, Any]]  # those of timing.jsonl
     damage: list[str]  # a sentence for what is missing, or is left out since it is not as a run writes it
+    given: list[str]  # what the command line gave, word for word
+    unfinished: Unfinished | None  # None: it has been tested after all its steps
 
     @property
     def is_evaluation(self) -> bool:
@@ -69,40 +72,6 @@ def split_arguments(arguments: list[str], keys: tuple[str, ...], command: str) -
     return folders, options
 
 
-def find(argument: str) -> list[Path]:
-    """The folders of runs that an argument stands for, in the order of the numbers in their names."""
-    path = Path(argument)
-    if (path / "config.yaml").is_file():
-        return [path]
-    if not path.exists() and glob.has_magic(argument):
-        found = [Path(match) for match in glob.glob(argument)]  # noqa: PTH207 - it may be absolute
-        found = [path for path in found if (path / "config.yaml").is_file()]
-        if not found:
-            raise UserError(f"no folder of a run is like {argument}")
-        return sorted(found, key=_natural)
-    if not path.is_dir():
-        raise UserError(f"{argument} is not there: give the folder of a run, of an evaluation or of a sweep")
-    found = [job.parent for job in path.glob("*/config.yaml")]
-    if not found:
-        raise UserError(f"{argument} is not the folder of a run or of a sweep: there is no config.yaml in it")
-    return sorted(found, key=_natural)
-
-
-def failed_jobs(argument: str) -> dict[str, str]:
-    """The jobs of a sweep that failed before they had a configuration, with the last line of their log."""
-    failed = {}
-    for log in sorted(Path(argument).glob("*/train.log")):
-        if not (log.parent / "config.yaml").exists():
-            lines = log.read_text(errors="replace").splitlines()
-            failed[str(log.parent)] = lines[-1] if lines else "nothing was said"
-    return failed
-
-
-def _natural(path: Path) -> list[Any]:
-    """seed=2 before seed=10."""
-    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", str(path)))]
-
-
 def read(folder: Path) -> RunFolder:
     """Raises UserError where the figures cannot be trusted; what only makes them poorer is in `damage`."""
     config = flatten(runs.load_config(folder / "config.yaml"))
@@ -111,25 +80,30 @@ def read(folder: Path) -> RunFolder:
     check_environment(folder / "environment.json", environment)
     if (results := _json(folder / "results.json")) is not None:
         check_results(folder / "results.json", results)
-    overrides, damage = _overrides(folder / "overrides.txt")
+    given, damage = _given(folder / "overrides.txt")
     metrics, timing = read_series(folder / "metrics.jsonl"), read_timing(folder / "timing.jsonl")
-    run = RunFolder(folder, config, overrides, environment, results, metrics.lines, timing.lines, damage)
-    return run._replace(damage=[*damage, *metrics.damage, *timing.damage, *missing(run)])
+    damage += [*metrics.damage, *timing.damage, *damage_of_outcome(folder)]
+    overrides = {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in given)}
+    left = None
+    if results is None or results.get("steps", config["steps"]) < config["steps"]:
+        step = max([line["step"] for line in (*metrics.lines[-1:], *timing.lines[-1:])], default=0)
+        left = unfinished(folder, config, given, environment, step)
+    run = RunFolder(folder, config, overrides, environment, results, metrics.lines, timing.lines, damage, given, left)
+    return run._replace(damage=[*damage, *missing(run)])
 
 
 def _json(path: Path) -> dict[str, Any] | None:
     return runs.read_json(path) if path.exists() else None
 
 
-def _overrides(path: Path) -> tuple[dict[str, str], list[str]]:
-    """What the command line gave, and a sentence for each line that is no override."""
+def _given(path: Path) -> tuple[list[str], list[str]]:
+    """What the command line gave, and a sentence for each line that is no key=value."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8: mend or remove it") from error
     damage = [f"{path} line {number} is no key=value" for number, line in enumerate(lines, 1) if "=" not in line]
-    pairs = (line.partition("=") for line in lines if "=" in line)
-    return {key.lstrip("+"): value for key, _, value in pairs}, damage
+    return [line for line in lines if "=" in line], damage
 
 
 def missing(run: RunFolder) -> list[str]:
@@ -170,25 +144,29 @@ def parts(argument: str, one_of_each: bool = True) -> list[Part]:
 
     Raises UserError where two are alike in their seed too; without `one_of_each` such runs are parts of their own.
     """
+    return group(find(argument).runs, argument, one_of_each)
+
+
+def group(folders: list[Path], argument: str, one_of_each: bool) -> list[Part]:
     groups: dict[str, list[RunFolder]] = {}
-    for run in map(read, find(argument)):
+    for run in map(read, folders):
         groups.setdefault(Part("", [run]).settings, []).append(run)
     members = list(groups.values())
-    keys = swept([group[0] for group in members])
+    keys = swept([seeds[0] for seeds in members])
     found = []
-    for group in members:
-        group.sort(key=lambda run: int(run.config["seed"]))
-        alike = [pair for pair in pairwise(group) if pair[0].config["seed"] == pair[1].config["seed"]]
+    for seeds in members:
+        seeds.sort(key=lambda run: int(run.config["seed"]))
+        alike = [pair for pair in pairwise(seeds) if pair[0].config["seed"] == pair[1].config["seed"]]
         if alike and not one_of_each:
-            found += [Part(str(run.folder), [run]) for run in group]
+            found += [Part(str(run.folder), [run]) for run in seeds]
             continue
         if alike:
             run, other = alike[0]
             raise UserError(
                 f"{run.folder} and {other.folder} are one configuration with the same seed: give one of them"
             )
-        values = ",".join(f"{key}={group[0].overrides[key]}" for key in keys if key in group[0].overrides)
-        found.append(Part(f"{argument} {values or group[0].folder.name}" if len(members) > 1 else argument, group))
+        values = ",".join(f"{key}={seeds[0].overrides[key]}" for key in keys if key in seeds[0].overrides)
+        found.append(Part(f"{argument} {values or seeds[0].folder.name}" if len(members) > 1 else argument, seeds))
     return found
 
 

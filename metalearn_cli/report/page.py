@@ -4,7 +4,7 @@ import shlex
 import time
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -13,10 +13,10 @@ from metalearn_cli.catalog import GROUPS, flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.overrides import compose_config
 from metalearn_cli.report.figures import Figures, by_task, distributions, inner_steps, learning_curves, sweep
-from metalearn_cli.report.folders import RunFolder
+from metalearn_cli.report.folders import Part, RunFolder
 from metalearn_cli.report.shown import first_task
-from metalearn_cli.report.summary import ALIGN, HEADER, cells
-from metalearn_cli.report.svg import COLOURS
+from metalearn_cli.report.summary import ALIGN, HEADER, after, cells
+from metalearn_cli.report.svg import COLOURS, breakable
 
 # Nothing may be fetched, and nothing may be run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -24,11 +24,19 @@ LEGEND = 8  # a longer one stands on the page once
 PICTURED = 6  # runs whose first test task is shown
 
 
+class Sweep(NamedTuple):
+    """Runs of one argument in several settings."""
+
+    name: str
+    parts: list[Part]
+    best: list[str]  # sentences
+
+
 def page(
     title: str,
     every: list[RunFolder],
     rows: list[tuple[dict[str, Any], bool]],
-    sweeps: list[tuple[str, list[RunFolder]]],
+    sweeps: list[Sweep],
     warned: list[str],
 ) -> str:
     """`rows` are those of the table, and whether each is one over seeds."""
@@ -38,7 +46,7 @@ def page(
         _figures("Learning curves", learning_curves(every), legend),
         _figures("Adapting to a test task", inner_steps(every), again),
         _figures("Test episodes", distributions(every), again),
-        *(_figures(f"Sweep {name}", sweep(some)) for name, some in sweeps),
+        *(_figures(f"Sweep {one.name}", sweep(one.parts), _paragraphs(one.best)) for one in sweeps),
         _first_tasks(every),
         "<h2>What was run</h2>" + "".join(map(_run, every, range(1, len(every) + 1))),
     ]
@@ -79,9 +87,11 @@ def _lead(every: list[RunFolder]) -> str:
             return f"{escape(results['metric'])}: the mean over {results['episodes']} test episodes is not finite"
         mean, ci95 = factor * results["mean"], factor * (results["ci95"] or 0.0)
         return (
-            f"{escape(results['metric'])} {mean:.4g} ± {ci95:.2g}{unit} over "
+            f"{escape(results['metric'])} {mean:.4g} ± {ci95:.2g}{unit}{after(results['per_step'][-1]['step'])}, over "
             f"{results['episodes']} test episodes of {escape(str(results.get('task')))}"
         )
+    if len(every) == 1 and (left := every[0].unfinished) is not None:
+        return f"{left.state}, {left.progress}"
     tasks = ", ".join(sorted({task for task, _ in by_task(every)}))
     return f"{len(every)} runs, {len(done)} of them tested{f', on {escape(tasks)}' if tasks else ''}"
 
@@ -89,28 +99,25 @@ def _lead(every: list[RunFolder]) -> str:
 def _warnings(warned: list[str]) -> str:
     if not warned:
         return ""
-    items = "".join(f"<li>{escape(one)}</li>" for one in warned)
+    items = "".join(f"<li>{breakable(one)}</li>" for one in warned)
     head = '<section class="warnings" aria-label="Warnings"><strong>Before you read the figures</strong>'
     return f"{head}<ul>{items}</ul></section>"
 
 
 def _table(rows: list[tuple[dict[str, Any], bool]]) -> str:
-    kinds = ["r" if side == "r" else "" for side in ALIGN]
-    head = "".join(
-        f'<th class="{kind}" scope="col">{escape(name)}</th>' for name, kind in zip(HEADER, kinds, strict=True)
-    )
-    lines = []
-    number = 0
+    """Without the columns that have nothing in any row."""
+    number, lines = 0, []
     for one, is_over_seeds in rows:
         number += not is_over_seeds
         own = cells(one)
-        own[0] = own[0] if is_over_seeds else f"{number}  {own[0]}"
-        body = "".join(
-            f'<td class="{kind}{" main" if name == "mean" else ""}">{escape(cell)}</td>'
-            for cell, kind, name in zip(own, kinds, HEADER, strict=True)
-        )
-        lines.append(f"<tr{' class=seeds' if is_over_seeds else ''}>{body}</tr>")
-    body = "".join(lines)
+        lines.append([own[0] if is_over_seeds else f"{number}  {own[0]}", *own[1:]])
+    kept = [i for i in range(len(HEADER)) if any(line[i] for line in lines)]
+    kinds = ["r" if side == "r" else "" for side in ALIGN]
+    head = "".join(f'<th class="{kinds[i]}" scope="col">{escape(HEADER[i])}</th>' for i in kept)
+    body = ""
+    for line, (_, is_over_seeds) in zip(lines, rows, strict=True):
+        own = [f'<td class="{kinds[i]}{" main" * (HEADER[i] == "mean")}">{breakable(line[i])}</td>' for i in kept]
+        body += f"<tr{' class=seeds' if is_over_seeds else ''}>{''.join(own)}</tr>"
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -120,7 +127,7 @@ def _legend(every: list[RunFolder]) -> str:
         return ""
     items = [
         f'<li><svg viewBox="0 0 30 12" aria-hidden="true"><path class="line s{i % COLOURS} dash{i // COLOURS % 3}" '
-        f'd="M1,6L29,6"/></svg><b>{i + 1}</b>{escape(str(run.folder))}</li>'
+        f'd="M1,6L29,6"/></svg><b>{i + 1}</b>{breakable(str(run.folder))}</li>'
         for i, run in enumerate(every)
     ]
     return f'<ul class="legend">{"".join(items)}</ul>'
@@ -131,6 +138,10 @@ def _figures(title: str, figures: Figures, legend: str = "") -> str:
         return ""
     shown = "".join(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" for caption, svg in figures)
     return f'<h2>{escape(title)}</h2>{legend}<div class="figures">{shown}</div>'
+
+
+def _paragraphs(sentences: list[str]) -> str:
+    return "".join(f"<p><strong>{escape(sentence)}</strong></p>" for sentence in sentences)
 
 
 def _first_tasks(every: list[RunFolder]) -> str:
@@ -151,10 +162,10 @@ def _run(run: RunFolder, number: int) -> str:
     dirty = " with changes that were not committed" if environment.get("git_dirty") else ""
     versions = [f"{key} {environment[key]}" for key in ("metalearn", "torch", "python") if environment.get(key)]
     device = environment.get("gpu") if str(run.config.get("device")) != "cpu" else None
-    given = [shlex.quote(f"{key}={value}") for key, value in run.overrides.items()]
-    command = f"metalearn {'eval' if run.is_evaluation else 'train'} {' '.join(given)}"
+    command = shlex.join(["metalearn", "eval" if run.is_evaluation else "train", *run.given])
     learned = ", ".join(f"{name} {value:.4g}" for name, value in ((run.results or {}).get("learned") or {}).items())
     facts = {
+        **({"state": _state(run)} if run.unfinished else {}),
         "command": f"<code>{escape(command)}</code>",
         "device": escape(
             f"{device or 'cpu: ' + str(environment.get('processor', 'not known'))}, {run.config.get('precision')}"
@@ -171,6 +182,15 @@ def _run(run: RunFolder, number: int) -> str:
         f'<section class="run"><h3>{number}  {escape(str(run.folder))}</h3><dl>{listed}</dl>{_changes(run)}'
         f"<details><summary>Whole configuration</summary><pre>{escape(full)}</pre></details></section>"
     )
+
+
+def _state(run: RunFolder) -> str:
+    """How far a run is that was not tested after all its steps."""
+    left = run.unfinished
+    if left is None:
+        return ""
+    bar = f'<progress value="{left.step}" max="{max(left.steps, 1)}">{escape(left.progress)}</progress> '
+    return bar + escape(left.sentence)
 
 
 def _changes(run: RunFolder) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.progress import show, tell
-from metalearn_cli.report.folders import Part, RunFolder, failed_jobs, parts, split_arguments, swept
-from metalearn_cli.report.page import page
-from metalearn_cli.report.summary import ALIGN, HEADER, as_csv, cells, over_seeds, row, warnings
+from metalearn_cli.report.best import best_sentences
+from metalearn_cli.report.folders import Part, RunFolder, parts, split_arguments
+from metalearn_cli.report.found import find
+from metalearn_cli.report.page import Sweep, page
+from metalearn_cli.report.summary import ALIGN, HEADER, as_csv, cells, failed_row, over_seeds, row, warnings
 from metalearn_cli.report.tables import aligned
 
 
@@ -24,19 +26,22 @@ def report(arguments: list[str]) -> None:
         if Path(path).is_dir():
             raise UserError(f"{key}={path} is a folder: give the name of a file")
     found = {argument: parts(argument, one_of_each=False) for argument in given}
+    failed = {job: sentence for argument in given for job, sentence in find(argument).failed.items()}
     every = _once([run for some in found.values() for part in some for run in part.runs])
     rows = _rows([part for some in found.values() for part in some], every)
-    warned = warnings(every)
-    for argument in given:
-        warned += [f"{job} failed: {sentence}" for job, sentence in failed_jobs(argument).items()]
-    sweeps = [(argument, _members(some)) for argument, some in found.items() if len(_members(some)) > 1]
+    rows += [(failed_row(job, sentence), False) for job, sentence in failed.items()]
+    warned = [*(f"{job} failed: {sentence}" for job, sentence in failed.items()), *warnings(every)]
+    sweeps = [Sweep(argument, some, best_sentences(some)) for argument, some in found.items() if len(some) > 1]
     title = str(every[0].folder) if len(every) == 1 else f"{len(every)} runs: {', '.join(given)}"
     made = page(title, every, rows, sweeps, warned) if paths["out"] != "null" else ""
     show("\n".join(aligned([HEADER, *(cells(one) for one, _ in rows)], ALIGN)))
+    for name, _, best in sweeps:
+        for sentence in best:
+            show(f"{name}: {sentence}")
     for sentence in warned:
         tell(f"note: {sentence}")
     if paths["csv"] != "null":
-        write_durably(Path(paths["csv"]), as_csv([row(run) for run in every]).encode())
+        write_durably(Path(paths["csv"]), as_csv([one for one, is_over_seeds in rows if not is_over_seeds]).encode())
         show(f"the table is in {paths['csv']}")
     if paths["out"] != "null":
         write_durably(Path(paths["out"]), made.encode())
@@ -45,12 +50,6 @@ def report(arguments: list[str]) -> None:
 
 def _once(every: list[RunFolder]) -> list[RunFolder]:
     return list({run.folder.resolve(): run for run in every}.values())
-
-
-def _members(some: list[Part]) -> list[RunFolder]:
-    """The jobs of a sweep: of an argument that holds several runs which differ in what was given."""
-    members = [run for part in some for run in part.runs]
-    return members if len(members) > 1 and (swept(members) or len({run.config["seed"] for run in members}) > 1) else []
 
 
 def _rows(found: list[Part], every: list[RunFolder]) -> list[tuple[dict[str, Any], bool]]:

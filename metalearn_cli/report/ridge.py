@@ -1,5 +1,7 @@
 """The distribution over test episodes, a row for each run; and points by category, for sweeps."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from metalearn_cli.report.folders import Values
@@ -63,44 +65,60 @@ def _summary(values: Values, x: Scale, y: float, kind: str) -> str:
     return "".join(parts)
 
 
-def categories(names: list[str], points: list[tuple[int, float]], title: str, x_label: str, y_label: str) -> str:
-    """Points (category, y), with the mean of each category as a bar."""
+class Spread(NamedTuple):
+    """Of the seeds of a setting."""
+
+    mean: float
+    low: float
+    high: float
+
+
+NO_SPREAD = Spread(np.nan, np.nan, np.nan)
+
+
+def categories(names: list[str], points: list[tuple[int, Spread]], title: str, x_label: str, y_label: str) -> str:
+    """A dot for each setting (category, its spread), beside one another, with the mean of each category as a bar."""
     bottom = HEIGHT - BOTTOM
     x = Scale(-0.5, len(names) - 0.5, LEFT, WIDTH - RIGHT)
-    y = scale([value for _, value in points], bottom, TOP + 14, margin=0.08)
+    y = scale([end for _, spread in points for end in spread], bottom, TOP + 14, margin=0.08)
     every = -(-len(names) // 8)
     short = [name if len(name) <= 14 else f"{name[:12]}…" for name in names]
     shown = [name if i % every == 0 else "" for i, name in enumerate(short)]
     parts = [axes(x, y, x_label, y_label, bottom, shown)]
     for category in range(len(names)):
-        own = [value for place, value in points if place == category and np.isfinite(value)]
+        own = [spread for place, spread in points if place == category and np.isfinite(spread.mean)]
         if own:
-            mean, at = y.at(float(np.mean(own))), x.at(category)
+            mean, at = y.at(float(np.mean([one.mean for one in own]))), x.at(category)
+            half = 14 + 6 * (len(own) - 1)
             parts.append(
-                f'<line class="median" x1="{at - 14:.1f}" x2="{at + 14:.1f}" y1="{mean:.1f}" y2="{mean:.1f}"/>'
+                f'<line class="median" x1="{at - half:.1f}" x2="{at + half:.1f}" y1="{mean:.1f}" y2="{mean:.1f}"/>'
             )
-        parts += [f'<circle class="dot s0" cx="{x.at(category):.1f}" cy="{y.at(one):.1f}" r="4"/>' for one in own]
-    return picture("".join(parts), title, f"{len(points)} runs by {x_label}")
+        apart = min(12.0, 0.6 * (x.at(1) - x.at(0)) / max(1, len(own)))
+        parts += [_dot(x.at(category) + apart * (i - (len(own) - 1) / 2), one, y) for i, one in enumerate(own)]
+    return picture("".join(parts), title, f"{len(points)} settings by {x_label}")
 
 
-def best_so_far(values: list[float], lower: bool, title: str, y_label: str) -> str:
-    """The result of each job of a sweep in its order, and the best until then."""
+def _dot(x: float, spread: Spread, y: Scale) -> str:
+    """A mean over seeds, and a thin line from the lowest to the highest."""
+    line = (
+        f'<line class="spread s0" x1="{x:.1f}" x2="{x:.1f}" y1="{y.at(spread.low):.1f}" y2="{y.at(spread.high):.1f}"/>'
+    )
+    return f'{line}<circle class="dot s0" cx="{x:.1f}" cy="{y.at(spread.mean):.1f}" r="4"/>'
+
+
+def best_so_far(spreads: list[Spread], lower: bool, title: str, y_label: str) -> str:
+    """The result of each setting of a sweep in its order, and the best mean until then."""
     bottom = HEIGHT - BOTTOM
-    x = Scale(-0.5, len(values) - 0.5, LEFT, WIDTH - RIGHT)
-    finite = [value for value in values if np.isfinite(value)]
-    y = scale(finite, bottom, TOP + 14, margin=0.08)
-    every = -(-len(values) // 12)
-    names = [str(i + 1) if i % every == 0 else "" for i in range(len(values))]
-    parts = [axes(x, y, "job of the sweep, in its order", y_label, bottom, names)]
+    x = Scale(-0.5, len(spreads) - 0.5, LEFT, WIDTH - RIGHT)
+    y = scale([end for spread in spreads for end in spread], bottom, TOP + 14, margin=0.08)
+    every = -(-len(spreads) // 12)
+    names = [str(i + 1) if i % every == 0 else "" for i in range(len(spreads))]
+    parts = [axes(x, y, "setting of the sweep, in its order", y_label, bottom, names)]
     best: list[float] = []
-    for value in values:
-        known = [*best[-1:], *([value] if np.isfinite(value) else [])]
+    for spread in spreads:
+        known = [*best[-1:], *([spread.mean] if np.isfinite(spread.mean) else [])]
         best.append((min if lower else max)(known) if known else float("nan"))
     steps = [(x.at(i + side), y.at(one)) for i, one in enumerate(best) for side in (-0.5, 0.5) if np.isfinite(one)]
     parts.append(f'<path class="line s1" d="{path(steps)}"/>')
-    parts += [
-        f'<circle class="dot s0" cx="{x.at(i):.1f}" cy="{y.at(value):.1f}" r="4"/>'
-        for i, value in enumerate(values)
-        if np.isfinite(value)
-    ]
-    return picture("".join(parts), title, f"the best of {len(values)} jobs: {best[-1]:.4g}")
+    parts += [_dot(x.at(i), spread, y) for i, spread in enumerate(spreads) if np.isfinite(spread.mean)]
+    return picture("".join(parts), title, f"the best of {len(spreads)} settings: {best[-1]:.4g}")

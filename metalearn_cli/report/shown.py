@@ -12,7 +12,20 @@ from PIL import Image
 from metalearn_cli.errors import UserError
 from metalearn_cli.report.figures import Figures
 from metalearn_cli.report.folders import RunFolder, arrays_of, episodes
-from metalearn_cli.report.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, axes, clipped, path, picture, scale
+from metalearn_cli.report.svg import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    axes,
+    breakable,
+    clipped,
+    path,
+    picture,
+    scale,
+)
 
 
 def first_task(run: RunFolder) -> str:
@@ -62,7 +75,7 @@ def images(shown: dict[str, Any]) -> str:
             for i in at
         ]
         rows.append(
-            f'<div class="class"><span class="name">{escape(names[label])}</span>'
+            f'<div class="class"><span class="name">{breakable(names[label])}</span>'
             f'<div class="support">{"".join(support)}</div><div class="query">{"".join(query)}</div></div>'
         )
     said = (
@@ -95,22 +108,27 @@ def _image(pixels: Any, about: str) -> str:
 
 
 def fits(shown: dict[str, Any], metric: Any) -> Figures:
-    """A chart for each task: the truth and the support, the network before adapting and after; metric [E, K + 1].
+    """A chart for each task, all with the same axes: the truth and the support, the network before adapting and after;
+    metric [E, K + 1].
 
     What runs away must not flatten the truth: it is cut off.
     """
     found: Figures = []
     steps = shown["steps"].tolist()
     styles = {0: "before", **dict.fromkeys(steps[1:-1], "first"), steps[-1]: "after"}
-    for task in range(len(shown["line_x"])):
-        query, support = (_pairs(shown[f"{name}_x"][task], shown[f"{name}_y"][task]) for name in ("query", "support"))
-        known = [y for _, y in query + support]
-        low, high = min(known), max(known)
-        margin = (high - low) / 2
-        heights = [float(y) for y in shown["line_y"][:, task].ravel() if np.isfinite(y)]
-        ends = [max(min([*heights, low]), low - margin), min(max([*heights, high]), high + margin)]
-        x = scale([px for px, _ in query + support], LEFT, WIDTH - RIGHT, margin=0.02)
-        y = scale(ends, HEIGHT - BOTTOM, TOP + 6)
+    points = {
+        name: [_pairs(*both) for both in zip(shown[f"{name}_x"], shown[f"{name}_y"], strict=True)]
+        for name in ("query", "support")
+    }
+    every = [point for tasks in points.values() for task in tasks for point in task]
+    known = [y for _, y in every]
+    low, high = min(known), max(known)
+    margin = (high - low) / 2
+    heights = [float(y) for y in shown["line_y"].ravel() if np.isfinite(y)]
+    ends = [max(min([*heights, low]), low - margin), min(max([*heights, high]), high + margin)]
+    x = scale([px for px, _ in every], LEFT, WIDTH - RIGHT, margin=0.02)
+    y = scale(ends, HEIGHT - BOTTOM, TOP + 6)
+    for task, (query, support) in enumerate(zip(*points.values(), strict=True)):
         parts = [axes(x, y, "x", "y", HEIGHT - BOTTOM)]
         parts += [f'<circle class="truth" cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="2"/>' for px, py in query]
         lines = [

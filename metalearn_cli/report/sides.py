@@ -20,6 +20,7 @@ class Side(NamedTuple):
     values: Values  # [S, E]: the metric of each seed's run on each episode
     batch_norm: str | None
     settings: str = ""  # what decides the result, but for the seed
+    inner_steps: int | None = None  # that its test took
 
 
 class Difference(NamedTuple):
@@ -117,6 +118,7 @@ def make_side(part: Part, number: int, mode: str | None, step: int | None) -> Si
         np.nan_to_num(values, nan=np.inf),
         batch_norm,
         part.settings,
+        headline["per_step"][-1]["step"] if headline else None,
     )
 
 

@@ -15,6 +15,7 @@ from metalearn_cli.writers import training_seconds
 COLUMNS = (
     *("name", "algo", "task", "way", "shot", "steps", "seed", "metric", "mean", "ci95", "median", "diverged"),
     *("batch_norm", "episodes", "episodes_sha256", "tested_step", "minutes", "published", "git_commit", "git_dirty"),
+    *("inner_steps", "state", "steps_done", "failed"),
 )
 
 
@@ -38,7 +39,16 @@ def row(run: RunFolder) -> dict[str, Any]:
         "published": (results.get("paper") or {}).get("mean"),
         "git_commit": run.environment.get("git_commit"),
         "git_dirty": run.environment.get("git_dirty"),
+        "inner_steps": results["per_step"][-1]["step"] if results else None,
+        "state": run.unfinished.state if run.unfinished else "finished",
+        "steps_done": run.unfinished.step if run.unfinished else results.get("step"),
+        "failed": run.unfinished.failed if run.unfinished else None,
     }
+
+
+def failed_row(job: str, sentence: str) -> dict[str, Any]:
+    """Of a job that failed before it had a configuration."""
+    return {**dict.fromkeys(COLUMNS), "name": job, "state": "failed", "failed": sentence}
 
 
 def minutes(run: RunFolder) -> float | None:
@@ -58,19 +68,32 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 def cells(one: dict[str, Any]) -> list[str]:
     """A row for a person: accuracies in percent, way and shot together."""
     percent = one["metric"] == "accuracy"
+    metric = f"{one['metric']}{', %' if percent else ''}{after(one['inner_steps'])}"
+    done = "" if one["steps_done"] is None else f", step {one['steps_done']:,}"
     sizes = "/".join(str(one[key]) for key in ("way", "shot") if one[key] is not None)
     taken = "" if one["minutes"] is None else f"{one['minutes']:.2g}"
     is_tested = one["metric"] is not None
     return [
         str(one["name"]),
-        f"{one['metric']}{', %' if percent else ''}" if is_tested else "not finished",
+        metric if is_tested else f"{one['state']}{done}",
         _number(one["mean"], percent) or ("not finite" if is_tested else ""),
         _number(one["ci95"], percent),
         _number(one["median"], percent),
         f"{one['diverged']:.2%}" if one["diverged"] is not None else "",
-        *(str(one["seed"]), str(one["algo"] or ""), str(one["task"] or ""), sizes, str(one["steps"] or "")),
+        *(
+            "" if one["seed"] is None else str(one["seed"]),
+            str(one["algo"] or ""),
+            str(one["task"] or ""),
+            sizes,
+            str(one["steps"] or ""),
+        ),
         *(one["batch_norm"] or "", taken),
     ]
+
+
+def after(inner_steps: int | None) -> str:
+    """Which inner step a figure belongs to; of what takes none nothing is said."""
+    return f" after {inner_steps} inner step{'s' * (inner_steps > 1)}" if inner_steps else ""
 
 
 HEADER = [
@@ -111,7 +134,6 @@ def warnings(every: list[RunFolder]) -> list[str]:
     for run in every:
         name, results, choices = str(run.folder), run.results, run.environment.get("choices", {})
         if results is None:
-            about.setdefault("not finished, and not tested yet", []).append(name)
             continue
         if share := results["per_step"][-1].get("diverged"):
             sentence = "some test tasks diverged; they stand in the mean, so look at the median too"
@@ -138,7 +160,22 @@ def warnings(every: list[RunFolder]) -> list[str]:
         for (task, _), found in hashes.items()
         if len(found) > 1
     ]
-    return said + [f"{sentence}: {_some(names)}" for sentence, names in about.items()] + _damage(every)
+    said += [f"{sentence}: {_some(names)}" for sentence, names in about.items()]
+    return said + _unfinished(every) + _damage(every)
+
+
+def _unfinished(every: list[RunFolder]) -> list[str]:
+    """How far each of those is that have steps to go or were not tested, and how it goes on."""
+    said = []
+    for run in every:
+        if (left := run.unfinished) is None:
+            continue
+        if run.results is not None:
+            tested = f"tested after {run.results['steps']:,} steps, which the figures are of, and was given more: "
+        else:
+            tested = ""
+        said.append(f"{run.folder}: {tested}{left.sentence}")
+    return said
 
 
 def _damage(every: list[RunFolder], most: int = 5) -> list[str]:

@@ -4,6 +4,7 @@ A series has a number, which chooses colour and dashes and stands at the line's 
 """
 
 import math
+import re
 from html import escape
 from itertools import pairwise
 from typing import NamedTuple
@@ -81,6 +82,11 @@ def picture(body: str, title: str, about: str, height: float = HEIGHT) -> str:
         f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" xmlns="http://www.w3.org/2000/svg">'
         f"<title>{escape(title)}</title><desc>{escape(about)}</desc>{body}</svg>"
     )
+
+
+def breakable(text: str) -> str:
+    """HTML of a long name, which a browser may break behind its slashes and the like."""
+    return re.sub(r"([/,_=-])(?=[\w(])", r"\1<wbr>", escape(text))
 
 
 def clipped(body: str, top: float = TOP, bottom: float = HEIGHT - BOTTOM) -> str:
