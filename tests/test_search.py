@@ -17,7 +17,9 @@ from omegaconf import OmegaConf
 
 from metalearn_cli import runs, sweep, sweep_job
 from metalearn_cli.cli import main
-from metalearn_cli.errors import UserError
+from metalearn_cli.config import load_job
+from metalearn_cli.errors import Pruned, UserError
+from metalearn_cli.jobs import train_run
 from metalearn_cli.overrides import quote
 
 optuna = pytest.importorskip("optuna")
@@ -127,6 +129,39 @@ def test_a_pruned_trial_says_so_and_its_run_can_go_on(whole: tuple[Path, Finishe
     continued = run(tmp_path, "train", *overrides)
     assert continued.code == 0, continued.err
     assert f"continuing after step {outcome['pruned'].split()[3]}" in continued.err
+
+
+class FromStepFour:
+    """A pruner."""
+
+    def prune(self, study: Any, trial: Any) -> bool:
+        return bool(trial.last_step >= 4)
+
+
+def test_what_is_pruned_is_saved_and_stays_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = [*TINY, "optimizer=sgd", "optimizer.lr=0", "save_every=100", "name=s"]  # no validation is better
+    for _ in range(2):  # the second life is of one that was killed before its end was recorded
+        with pytest.raises(Pruned, match="pruned at step 4 by FromStepFour"):
+            train_run(load_job(overrides), overrides, pruning=Pruning("mse", FromStepFour(), []))
+        saved = sorted(path.name[:13] for path in (tmp_path / "outputs/s/checkpoints").iterdir())
+        assert saved == ["step-00000002", "step-00000004"]
+
+
+def test_the_outcome_of_a_killed_life_is_none(tmp_path: Path) -> None:
+    """Of a batch that a signal has stopped some jobs are not started again."""
+
+    class Idle:
+        def launch(self, overrides: Any, initial_job_idx: int) -> list[Any]:
+            return []
+
+    study = optuna.create_study()
+    study.ask({"seed": IntDistribution(0, 0)})
+    (tmp_path / "seed=0").mkdir()
+    (tmp_path / "seed=0" / "outcome.json").write_text('{"failed": "it did not come to its end"}')
+    idle: Any = Idle()
+    search.launch(idle, [], study, study.trials, tmp_path)
+    assert sweep_job.read_outcome(tmp_path / "seed=0") is None
 
 
 def test_the_verdict_is_that_of_the_pruner_on_the_validations_so_far(tmp_path: Path) -> None:
