@@ -135,7 +135,7 @@ def _listed(override: Override) -> list[str]:
             f"{override.input_line}: the sweep takes listed values, e.g. {override.key_or_group}=0.1,0.2; sweep=optuna "
             "searches an interval"
         )
-    return [str(value) for value in override.sweep_string_iterator()]
+    return list(dict.fromkeys(map(str, override.sweep_string_iterator())))  # one that is given twice is one job
 
 
 def _check_each(fixed: list[str], values: dict[str, list[str]], overrides: list[str]) -> list[Job]:
