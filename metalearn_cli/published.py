@@ -101,7 +101,8 @@ def verdict(
 ) -> str:
     """How the mean over seeds stands to the published figure.
 
-    Within: by no more than the intervals of both, and that of the seeds where there are several, allow together.
+    Within: by no more than the intervals of both, and that of the seeds where there are several, allow together. Where
+    that is more than the published figure itself, as of errors that a few diverged tasks make, any mean would be.
     """
     ours = mean_of(means)
     short = "a short run, " if "short run" in length else ""
@@ -110,6 +111,9 @@ def verdict(
     finite = [mean for mean in means if mean is not None]
     of_seeds = over_seeds(finite) or 0.0
     gap = ours - paper.mean if higher_is_better else paper.mean - ours
-    if abs(gap) <= math.hypot(paper.ci95 or 0.0, ci95, of_seeds):
+    allowed = math.hypot(paper.ci95 or 0.0, ci95, of_seeds)
+    if allowed > abs(paper.mean):
+        return f"{short}no verdict: the interval is wider than the published figure"
+    if abs(gap) <= allowed:
         return f"{short}within the intervals"
     return f"{short}{'better' if gap > 0 else 'worse'} by {number(abs(gap), higher_is_better).strip()}"

@@ -225,5 +225,8 @@ def test_verdicts() -> None:
         verdict(paper, [0.86, 0.88], 0.001, True, "100 steps") == "within the intervals"
     )  # t of one degree of freedom
     # Seeds far apart say little, and the verdict says no more.
-    assert verdict(paper, [0.80, 0.96], 0.001, True, "100 steps") == "within the intervals"
+    assert verdict(paper, [0.84, 0.94], 0.001, True, "100 steps") == "within the intervals"
+    wide = "no verdict: the interval is wider than the published figure"
+    assert verdict(Published(0.35, None), [0.36, 1.6e28, 24400.0], 0.04, False, "100 steps") == wide
+    assert verdict(Published(0.35, None), [11000.0], 22000.0, False, "100 steps") == wide
     assert verdict(paper, [0.8699, 0.8701], 0.001, True, "100 steps").startswith("worse by")

@@ -17,7 +17,8 @@ seed's figure in brackets; +- is the 95% interval over test episodes of the firs
 training. Accuracies are in percent. "batch norm" is the mode of "ours"; "other modes" are the same model on the same
 episodes (transductive: all queries of an episode together; inductive: the support's statistics; running: averages of
 training; one_query: the support and that one query). The verdict: within the intervals of both (and of the seeds, where
-there are several), or better or worse by how much; a run that is shorter than the published one is called a short run.
+there are several), or better or worse by how much, or none where the interval is wider than the published figure; a run
+that is shorter than the published one is called a short run.
 Training time is of one CPU thread on a machine that did other work as well.
 """
 
