@@ -102,33 +102,37 @@ def _cells(command: str, test: str, published: str, length: str, found: list[dic
 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the line style tells them apart without colour.
-STYLES = [("#0072B2", "-"), ("#E69F00", "--"), ("#009E73", "-."), ("#D55E00", ":"), ("#56B4E9", "-"), ("#CC79A7", "--")]
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
+STYLES = [(colour, style) for style in ("-", ":") for colour in COLOURS]
 
 TITLES = {"omniglot": "Omniglot", "cifar_fs": "CIFAR-FS"}
 
 
 def draw(paths: list[Path], picture: Path) -> None:
-    """Accuracy over meta-iterations, a picture for each data set."""
+    """Accuracy over meta-iterations, a picture for each data set, and a curve for each seed."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
     tasks = [task for task in TITLES if any(task in path.stem for path in paths)]
-    figure, axes = plt.subplots(1, len(tasks), figsize=(5.5 * len(tasks) + 1, 4.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(tasks), figsize=(5.5 * len(tasks) + 1, 6.5), layout="constrained", squeeze=False)
     for side, task in zip(axes[0], tasks, strict=True):
-        shown = [path for path in paths if task in path.stem]
-        for number, path in enumerate(shown):
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            colour, style = STYLES[number % len(STYLES)]
-            steps = [line["step"] for line in lines]
-            name = f"{path.stem.replace('-seed=0', '')} ({steps[-1]:,} steps)"
-            accuracy = [100 * line["val/accuracy"] for line in lines]
-            side.plot(steps, accuracy, color=colour, linestyle=style, marker="o", markersize=3, label=name)
+        rows: dict[str, list[Path]] = {}
+        for path in paths:
+            if task in path.stem:
+                rows.setdefault(path.stem.partition("-seed=")[0], []).append(path)
+        for (row, seeds), (colour, style) in zip(rows.items(), STYLES, strict=False):
+            for path in seeds:
+                lines = [json.loads(line) for line in path.read_text().splitlines()]
+                steps, accuracy = zip(*((line["step"], 100 * line["val/accuracy"]) for line in lines), strict=True)
+                of_seeds = f", {len(seeds)} seeds" if len(seeds) > 1 else ""
+                name = f"{row} ({steps[-1]:,} steps{of_seeds})" if path is seeds[0] else None
+                side.plot(steps, accuracy, color=colour, linestyle=style, marker="o", markersize=3, label=name)
         side.set(xlabel="meta-iterations", ylabel="validation accuracy in %, 5-way 1-shot", xscale="log")
         side.set_title(TITLES[task], fontsize=10)
         side.grid(alpha=0.3)
-        side.legend(fontsize=7)
+        side.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1)
     figure.suptitle("Protocols differ: no comparison of algorithms", fontsize=11)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
