@@ -150,7 +150,10 @@ def test_memory_that_ends_is_a_sentence_that_says_what_needs_less(
     assert "Traceback" not in stopped.err
     last = stopped.err.splitlines()[-1]
     assert f"there is not enough memory on cpu in step {step} or a test after it" in last
-    assert "memory=auto, or tasks_per_chunk below 4, changes no result, or algo.remat=true, or algo.first_order=true" in last
+    assert (
+        "memory=auto, or tasks_per_chunk below 4, changes no result, or algo.remat=true, or algo.first_order=true"
+        in last
+    )
     assert (" MB at the most" in last) is Path("/proc/self/status").exists()
     check_saved(tmp_path, step, stopped.err)
     assert run(tmp_path, *RUN).code == 0
