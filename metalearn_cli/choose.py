@@ -45,8 +45,7 @@ class Search(NamedTuple):
 def fastest_convolution(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> str:
     """How a step is fastest, with as many tasks at once as is asked for (auto: one, which fits if any does)."""
     seconds = {}
-    asked = job.run.tasks_per_chunk
-    chunk = 1 if asked == "auto" or (asked is None and job.run.memory is not None) else asked
+    chunk = 1 if job.run.tasks_per_chunk == "auto" or (job.run.memory and may_cut(job)) else job.run.tasks_per_chunk
     for way in (Convolution.grouped, Convolution.product):
         assert isinstance(job.net, Conv4)  # whoever calls
         with_way = job._replace(net=dataclasses.replace(job.net, convolution=way))
@@ -74,7 +73,7 @@ def fit(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) 
     batch = job.task.gather(training_draw(job, 0, ranks), device)
     own = len(batch.key)
     sizes = [2**power for power in range(own.bit_length()) if 2**power < own] + [own]
-    if isinstance(settings.tasks_per_chunk, int):
+    if isinstance(settings.tasks_per_chunk, int) and not may_cut(job):
         sizes = [settings.tasks_per_chunk]
     plain = search = _search(job, sizes, bound, before, batch, device, console, ranks)
     if search.beyond is not None and settings.memory and may_rematerialise(job):
@@ -85,6 +84,11 @@ def fit(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) 
     if not (fitting := [*plain.fitting, *search.fitting]):
         raise UserError(_too_little(job, search))
     return min(fitting, key=lambda tried: tried.seconds)
+
+
+def may_cut(job: Job) -> bool:
+    """Whether it is open how many tasks go through at once: a preset's number is one for nobody's memory."""
+    return job.run.tasks_per_chunk in (None, "auto") or "tasks_per_chunk" not in job.given
 
 
 def may_rematerialise(job: Job) -> bool:

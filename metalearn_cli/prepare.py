@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from metalearn_cli import runs
-from metalearn_cli.choose import fastest_convolution, fit, may_rematerialise, size
+from metalearn_cli.choose import fastest_convolution, fit, may_cut, may_rematerialise, size
 from metalearn_cli.config import Job
 from metalearn_cli.machine import DEFAULT_THREADS, own_device, set_process
 from metalearn_cli.nets.conv4 import Conv4
@@ -57,7 +57,7 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
             chosen |= {"tasks_per_chunk": best.tasks, "memory": settings.memory, "peak_memory": best.peak}
             chosen["remat"] = best.remat
         job = _as_chosen(job, chosen, console, ranks)
-    elif settings.tasks_per_chunk is None and "tasks_per_chunk" in chosen:  # for a bound that this command leaves out
+    elif "tasks_per_chunk" in chosen and may_cut(job):  # for a bound that this command leaves out
         job = _as_chosen(job, chosen, console, ranks)
     if path and ranks.is_first:
         runs.write_json(path, chosen)

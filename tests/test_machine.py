@@ -144,6 +144,13 @@ def test_a_test_counts_as_well(mode: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert best.peak - before > 6 * 20_000 * 100 * 4
 
 
+def test_a_number_of_a_preset_is_not_one_of_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job = load_job(["task=omniglot", f"task.root={tmp_path}", "model=conv4", "memory=1GB"])
+    assert job.run.tasks_per_chunk == 8
+    assert choose.may_cut(job)
+    assert not choose.may_cut(load_job(["task=omniglot", f"task.root={tmp_path}", "model=conv4", "tasks_per_chunk=8"]))
+
+
 RUN = [*TINY, "model.hidden=[250,250]", "algo.inner_steps=30", "algo.test_steps=1", "threads=1", "log_every=1"]
 RUN += ["save_every=1", "task.shot=1", "task.query=1"]
 

@@ -43,7 +43,8 @@ class Child:
         self.idle_since = time.process_time()
 
     def build(self, workload: Workload) -> Answer:
-        """One step, in which programs compile; the memory of those that follow is what is measured."""
+        """One step, in which programs compile; the memory of those that follow is what is measured, `held` what there
+        is between steps."""
         self.runner = None
         gc.collect()
         give_back()
@@ -51,8 +52,8 @@ class Child:
         first = self._time(1)
         gc.collect()
         give_back()
-        memory(self.device)  # its peak is that of what follows
-        return {"first": first}
+        held = (memory(self.device) or 0) - self.base  # the peak is that of what follows
+        return {"first": first, "held": held}
 
     def slice(self, steps: int) -> Answer:
         """Seconds for each step, and the peak of memory since the first."""
