@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parents[1] / "golden_runs" / "0.1.0" / "maml"
 TINY = ["steps=1", "eval_every=1", "eval_episodes=2", "test_episodes=2", "threads=1", "name=run"]
 # Whole numbers beyond all measure are for keys whose size costs nothing.
 FREE = ("seed", "episodes_seed", "threads", "keep", "save_every", "log_every", "schedule_steps", "decay_every", "lr")
-SLOW = {"compile=true", "tasks_per_chunk=auto"}
+SLOW = {"compile=true", "tasks_per_chunk=auto", "memory=auto", "memory=1GB"}
 
 NUMBERS = ["-1", "0", "1", "2", "3", "0.5", "1e-3", "-0.0", "1e30", "nan", "inf", "-inf", "1e999", "1.5", "0x10"]
 WORDS = ["null", "true", "false", "", "abc", "auto", "best", "cpu", "cuda:7", "???", "${x}", "${seed}", "[]", "[1]"]
