@@ -29,7 +29,7 @@ class Writers:
         if folder is None:
             return
         self._metrics = _open_after_cut(folder / "metrics.jsonl", step, to_validate)
-        self._timing = _open_after_cut(folder / "timing.jsonl", step, to_validate)
+        self._timing = _open_after_cut(folder / "timing.jsonl", step, to_validate=False)
         self._tensorboard = SummaryWriter(folder, purge_step=step + 1)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -181,6 +181,6 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
 def _open_after_cut(path: Path, step: int, to_validate: bool) -> Log:
     kept = [line for line in _whole_lines(path) if line["step"] <= step]
     if to_validate:
-        kept = [line for line in kept if line["step"] < step or "val/loss" not in line]
+        kept = [line for line in kept if line["step"] < step or "train/loss" in line]  # of a validation none, or a part
     write_durably(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     return Log(path)

@@ -6,6 +6,8 @@ from commands import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from metalearn_cli import writers
+
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick", "steps=5", "eval_every=0", "select=last"]
 
 
@@ -39,3 +41,13 @@ def test_a_sweep_fills_tensorboards_table_of_runs(tmp_path: Path) -> None:
         assert abs(values["test/mse"] - results["mean"]) < 1e-6 * results["mean"]
         # It is one run in TensorBoard, not two.
         assert [path for path in folder.iterdir() if path.is_dir()] == [folder / "checkpoints"]
+
+
+def test_the_lines_of_a_validation_that_is_made_again_go_whatever_they_hold(tmp_path: Path) -> None:
+    """Of one that was not finite the loss is left out, and may be all of it."""
+    path = tmp_path / "metrics.jsonl"
+    train = [{"step": step, "train/loss": 1.0, "train/lr": 0.1} for step in (5, 10)]
+    partly, before = {"step": 10, "val/mse_step0": 2.0}, {"step": 5, "val/mse_step0": 3.0}
+    path.write_text("".join(json.dumps(line) + "\n" for line in (train[0], before, train[1], partly, {"step": 10})))
+    writers._open_after_cut(path, 10, to_validate=True).close()
+    assert writers.read_lines(path) == [train[0], before, train[1]]
