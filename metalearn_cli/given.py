@@ -53,8 +53,8 @@ def labels(y: Any, number: int) -> list[Any]:
         found = None
     if not isinstance(found, list):
         raise UserError(f"y is {y!r}, and a list with a label for each of {number} examples is wanted")
-    found = [label.item() if isinstance(label, Tensor) and label.dim() == 0 else label for label in found]
-    if len(found) != number or any(isinstance(label, list) for label in found):
+    found = [label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in found]
+    if len(found) != number or any(isinstance(label, list | Tensor | np.ndarray) for label in found):
         raise UserError(f"y has {len(found)} labels for {number} examples: one for each is wanted")
     for place, label in enumerate(found, 1):
         if label is None or (isinstance(label, float) and math.isnan(label)):

@@ -20,7 +20,7 @@ from commands import Finished, is_running, run, start, wait
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metalearn_cli import catalog, sweep
+from metalearn_cli import catalog, sweep_job
 from metalearn_cli.cli import main
 from metalearn_cli.completion import COMPLETION, completions
 from metalearn_cli.help import HELPS
@@ -420,7 +420,7 @@ def test_ctrl_c_between_two_jobs_of_a_sweep_ends_it(tmp_path: Path, monkeypatch:
         if text == "metalearn: seed=1":
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(sweep, "tell", tell_and_raise)
+    monkeypatch.setattr(sweep_job, "tell", tell_and_raise)
     stopped = run(tmp_path, *command)
     monkeypatch.undo()
     assert stopped.code == 130, stopped.err
