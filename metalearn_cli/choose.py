@@ -203,7 +203,7 @@ def _too_little(job: Job, search: Search) -> str:
     if search.peak is not None:
         takes = f"{size(search.peak)}, all that the process holds included"
         if asked not in (None, "auto"):
-            more = f"memory={size(10**7 * math.ceil(search.peak / USED / 10**7)).replace(' ', '')} or more"
+            more = f"memory={size(_rounded_up(search.peak / USED)).replace(' ', '')} or more"
     ways = ["fewer tasks_per_chunk"] if tasks != 1 else []
     if getattr(job.algo, "remat", None) is False and "algo.remat" in job.given:
         ways.append("algo.remat=true")
@@ -212,6 +212,12 @@ def _too_little(job: Job, search: Search) -> str:
         f"{given} is too little: steps and a test take {takes}, with {tasks} task(s) at once; give {more}, or "
         f"{', or '.join([*ways, 'a smaller task or model'])}"
     )
+
+
+def _rounded_up(count: float) -> int:
+    """To the three digits that `size` shows at least."""
+    unit: int = 10 ** max(0, len(str(int(count))) - 3)
+    return unit * math.ceil(count / unit)
 
 
 def size(count: int) -> str:

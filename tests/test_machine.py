@@ -89,6 +89,12 @@ def test_no_chunk_is_tried_that_would_not_fit(monkeypatch: pytest.MonkeyPatch) -
     )
 
 
+def test_what_is_said_to_be_enough_is() -> None:
+    for peak in (11_700_000_000, 123_456_789, 999_999_999, 1_999_000_001, 5_000):
+        said = choose.size(choose._rounded_up(peak / choose.USED)).replace(" ", "")
+        assert peak <= parse_memory(said) * choose.USED < 1.02 * peak, said
+
+
 def test_inner_steps_are_computed_again_where_that_is_faster_or_nothing_else_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -119,8 +119,11 @@ def test_what_a_notebook_prints_is_a_line() -> None:
 def test_labels_may_be_tensors_each() -> None:
     """As they come from a Dataset; two tensors of one label are not one object."""
     x = BATCH.support_x[0, :4]
-    predict = model(ProtoNet()).adapt(x, [torch.tensor(number) for number in (0, 1, 0, 1)])
-    assert predict.classes == [0, 1]
+    for shape in ((), (1,)):
+        predict = model(ProtoNet()).adapt(x, [torch.tensor(number).view(shape) for number in (0, 1, 0, 1)])
+        assert predict.classes == [0, 1]
+    with pytest.raises(UserError, match="one for each is wanted"):
+        model(ProtoNet()).adapt(x, [torch.tensor([number, 0]) for number in (0, 1, 0, 1)])
 
 
 def test_pixels_of_another_range_are_refused() -> None:

@@ -96,6 +96,11 @@ def test_a_changed_folder_is_seen_by_list_and_by_the_next_run(
     assert out.endswith(f" MB: {old}\n")
     assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".safetensors"]
     assert not [note for note in task_on(root).notes() if "packed before" in note]
+    (note,) = cache.glob("*.json")
+    of_a_killed_process = cache / note.name.replace(note.stem.rpartition("-")[2], "0" * 16)
+    of_a_killed_process.write_text(note.read_text())
+    assert not [note for note in task_on(root).notes() if "packed before" in note]
+    of_a_killed_process.unlink()
     shutil.rmtree(root / "class03")
     assert command(capsys, "list")[1].splitlines()[0].endswith(", which has changed since")
     shutil.rmtree(root)

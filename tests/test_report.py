@@ -434,3 +434,19 @@ def test_without_validation_the_best_is_said_to_flatter(tmp_path: Path) -> None:
         "best on the test, which flatters it (some job has no validation to choose by): optimizer.lr=0.1; " in done.out
     )
     assert "test accuracy 70.00 ± 10.00 % after 1 inner step, over 50 test episodes of one seed\n" in done.out
+
+
+def test_a_pruned_job_is_called_so(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"sw/algo.inner_lr={seed}", np.linspace(0, 1, 50))
+    folder = tmp_path / "sw/algo.inner_lr=2"
+    for name in ("results.json", "episodes.npz"):
+        (folder / name).unlink()
+    pruned = "pruned at step 10 by MedianPruner, with 2 as its best validation mse beside 5 finished trials"
+    outcome = {"launch": "a", "number": 2, "values": "algo.inner_lr=2", "stopped": None, "failed": None}
+    (folder / "outcome.json").write_text(json.dumps({**outcome, "pruned": pruned}))
+    done = run(tmp_path, "report", "sw")
+    assert done.code == 0, done.err
+    assert f"note: sw/algo.inner_lr=2: {pruned}, of 20; can be continued with: metalearn train" in done.err
+    assert "not finished" not in done.err + done.out
+    assert re.search(r"^sw/algo.inner_lr=2 +pruned, step 20 ", done.out, re.MULTILINE)

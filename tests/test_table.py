@@ -717,11 +717,11 @@ def test_real_numbers_are_no_labels(tmp_path: Path) -> None:
         _ = plain(tmp_path / "a.csv", loss=Loss.classes).spec
 
 
-TABLE = "task;x;y\na;0,5;-1,25\na;1e-3;2\n"
+SHEET = "task;x;y\na;0,5;-1,25\na;1e-3;2\n"
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff"])
-@pytest.mark.parametrize("text", [TABLE, TABLE.replace(",", "."), TABLE.replace(",", ".").replace(";", "\t")])
+@pytest.mark.parametrize("text", [SHEET, SHEET.replace(",", "."), SHEET.replace(",", ".").replace(";", "\t")])
 def test_a_table_of_a_spreadsheet_with_semicolons(tmp_path: Path, text: str, start: str) -> None:
     """As spreadsheets write it where a half is 0,5; and where the separator was chosen by hand."""
     path = tmp_path / "table.csv"

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Unpacked
-from metalearn_cli.datasets.cache import packed, read_blocks, writing
+from metalearn_cli.datasets.cache import find, packed, read_blocks, writing
 from metalearn_cli.datasets.decode import Broken, Resize, decode
 from metalearn_cli.datasets.places import cache_root, expand
 from metalearn_cli.errors import UserError
@@ -155,7 +155,8 @@ def load(
     if not skip_broken:
         _refuse(root, report)  # it was packed for somebody who skips
     others = [other.stem for other in sorted(cache_root().glob("image-folder-*.json")) if other != path]
-    outdated = [other for other in others if _noted(other)[0] == folder and not _is_current(other, found)]
+    # A note without a set is of a process that was killed while it packed.
+    outdated = [o for o in others if find(o) and _noted(o)[0] == folder and not _is_current(o, found)]
     return Packed(images, report, outdated)
 
 

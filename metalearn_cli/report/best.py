@@ -26,15 +26,20 @@ def best_sentences(found: list[Part]) -> list[str]:
     """A sentence for each task, metric and set of test episodes with two settings or more."""
     groups: dict[tuple[Any, ...], list[Setting]] = {}
     left_out: list[str] = []
+    pruned = 0
     keys = swept([part.runs[0] for part in found])
     for part in found:
         name = ", ".join(f"{key}={part.runs[0].overrides.get(key, 'its default')}" for key in keys)
         if (one := _setting(name, part)) is None:
-            left_out.append(name)
+            if all(run.unfinished is not None and run.unfinished.state == "pruned" for run in part.runs):
+                pruned += 1
+            else:
+                left_out.append(name)
             continue
         key = one.results.get("task"), one.results["metric"], one.results["episodes_sha256"]
         groups.setdefault(key, []).append(one)
     tail = f" (left out, since a job of it has no figure: {'; '.join(left_out)})" if left_out else ""
+    tail += f" ({pruned} settings were pruned)" if pruned else ""
     several = len(groups) > 1
     return [
         f"{f'{task}: ' if several else ''}{_sentence(settings, metric)}{tail}"

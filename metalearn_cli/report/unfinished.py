@@ -17,11 +17,14 @@ class Unfinished(NamedTuple):
     saved: int | None  # the step of the newest checkpoint
     holder: str | None  # the process that works on it
     failed: str | None  # why
+    pruned: str | None  # why a search gave it up, and when
     command: str  # what goes on with it
 
     @property
     def state(self) -> str:
-        return "running" if self.holder else "failed" if self.failed else "not finished"
+        if self.holder:
+            return "running"
+        return "failed" if self.failed else "pruned" if self.pruned else "not finished"
 
     @property
     def progress(self) -> str:
@@ -34,6 +37,8 @@ class Unfinished(NamedTuple):
         if self.holder:
             return f"running, {self.progress}, last wrote {wrote} ({self.holder})"
         why = f"failed at {self.progress}: {self.failed}" if self.failed else f"not finished, {self.progress}"
+        if self.state == "pruned":
+            return f"{self.pruned}, of {self.steps:,}; can be continued with: {self.command}"
         on = f"goes on after step {self.saved:,}" if self.saved else "nothing is saved: begins anew"
         return f"{why}; last wrote {wrote}; {on} with: {self.command}"
 
@@ -54,6 +59,7 @@ def unfinished(
         saved,
         holder,
         None if holder else why_failed(folder),
+        (read_outcome(folder) or {}).get("pruned"),
         command(folder, config, given, environment.get("ranks", 1)),
     )
 
