@@ -135,6 +135,8 @@ def _search(
         used = f", {size(tried.peak)}" if tried.peak else ""
         console.say(f"{tasks} task(s) at once{again}: {tried.seconds:.3g} s a step{used}")
         if tried.peak is not None:
+            if len(peaks) == 1 and (warm := memory(device)) is not None:  # with what only the first step ever takes
+                peaks[0] = min(warm, tried.peak)
             peaks[tasks] = tried.peak
             if bound is not None and tried.peak > bound:
                 return Search(fitting, tasks, tried.peak)

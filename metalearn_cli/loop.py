@@ -125,7 +125,8 @@ def _train(
             raise Pruned(verdict)
         tested = settings.steps
         if settings.select is Select.best and best is None:
-            console.say(f"there was no validation in {done} steps to choose a checkpoint by: testing the last")
+            with_result = "no validation" if settings.eval_every > done or not settings.eval_every else "no finite one"
+            console.say(f"of {done} steps there was {with_result} to choose a checkpoint by: testing the last")
         if settings.select is Select.best and best is not None and best["step"] != settings.steps:
             tested = best["step"]
             chosen = ranks.from_first(lambda: checkpoint.load_step(checkpoints, tested))

@@ -222,7 +222,10 @@ class Predictor:
     def unlike(self, x: Any) -> Tensor:
         """x [Q, ...] -> which look unlike every class, [Q] bool: 3% of the queries of validation tasks did."""
         if self.threshold is None:
-            raise UserError("nothing is known of when a query is unlike every class here: see `metalearn predict`")
+            raise UserError(
+                "nothing is known of when a query is unlike every class of such a support: `metalearn predict` of the "
+                "run, with as many classes and examples, measures it once and keeps it, as does `metalearn export`"
+            )
         return unlikeness(self.outputs(x)) > self.threshold.value
 
 

@@ -1,12 +1,17 @@
 """The figures of a page, from what run folders hold. Series i is the i-th run of the page, also in the legend."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from metalearn_cli.report import ridge
+from metalearn_cli.report.best import validation
 from metalearn_cli.report.folders import Part, RunFolder, episodes, swept
 from metalearn_cli.report.svg import Line, line_chart
+from metalearn_cli.report.unfinished import read_outcome
+
+MOST_CATEGORIES = 6  # values of a key that stand beside one another; more numbers have an axis
 
 Figures = list[tuple[str, str]]  # a caption, and the SVG
 BANDS = 4  # of more curves the bands would hide each other
@@ -126,7 +131,7 @@ def distributions(every: list[RunFolder]) -> Figures:
 def sweep(found: list[Part]) -> Figures:
     """The results of a sweep's settings in their order, and by each key that was swept; seeds are the spread."""
     done = [(part, [run for run in part.runs if run.results is not None]) for part in found]
-    done = [(part, some) for part, some in done if some]
+    done = sorted(((part, some) for part, some in done if some), key=lambda one: _number(one[1]))
     metrics = {metric_of(run) for _, some in done for run in some}
     if len(done) < 2 or len(metrics) > 1:
         return []
@@ -137,17 +142,31 @@ def sweep(found: list[Part]) -> Figures:
         means = [factor * mean for run in some if (mean := (run.results or {})["mean"]) is not None]
         is_whole = len(means) == len(some)  # a seed that diverged is no figure
         spreads.append(ridge.Spread(float(np.mean(means)), min(means), max(means)) if is_whole else ridge.NO_SPREAD)
-    title = "The test of each setting, and the best until then; a thin line spans its seeds"
-    found_figures = [(title, ridge.best_so_far(spreads, metric == "mse", title, unit(metric)))]
+    judged, chosen = [one.mean for one in spreads], "on the test, which flatters it"
+    validations = [[validation(run) for run in some] for _, some in done]
+    if not any(None in values for values in validations):
+        judged, chosen = [float(np.mean(np.array(values, float))) for values in validations], "on validation"
+    title = f"The test of each setting, and of the best until then, chosen {chosen}; a thin line spans its seeds"
+    found_figures = [(title, ridge.best_so_far(spreads, judged, metric == "mse", title, unit(metric)))]
     for key in swept([some[0] for _, some in done]):
         own = [some[0].overrides.get(key, str(some[0].config.get(key))) for _, some in done]
         names = sorted(set(own), key=_as_number)
-        points = [(names.index(name), spread) for name, spread in zip(own, spreads, strict=True)]
-        title = (
-            f"By {key}: a dot for each setting, its mean over seeds, which the thin line spans; the bar is their mean"
-        )
-        found_figures.append((title, ridge.categories(names, points, title, key, unit(metric))))
+        title = f"By {key}: a dot for each setting, its mean over seeds, which the thin line spans"
+        numbers = [_as_number(name)[0] for name in own]
+        if len(names) > MOST_CATEGORIES and all(map(math.isfinite, numbers)):
+            drawn = ridge.scatter(list(zip(numbers, spreads, strict=True)), title, key, unit(metric))
+        else:
+            title += "; the bar is their mean"
+            points = [(names.index(name), spread) for name, spread in zip(own, spreads, strict=True)]
+            drawn = ridge.categories(names, points, title, key, unit(metric))
+        found_figures.append((title, drawn))
     return found_figures
+
+
+def _number(some: list[RunFolder]) -> int:
+    """The place of a setting in its sweep, where the sweep has noted it."""
+    numbers = [(read_outcome(run.folder) or {}).get("number") for run in some]
+    return min((number for number in numbers if isinstance(number, int)), default=0)
 
 
 def _as_number(name: str) -> tuple[float, str]:

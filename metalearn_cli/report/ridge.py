@@ -106,8 +106,20 @@ def _dot(x: float, spread: Spread, y: Scale) -> str:
     return f'{line}<circle class="dot s0" cx="{x:.1f}" cy="{y.at(spread.mean):.1f}" r="4"/>'
 
 
-def best_so_far(spreads: list[Spread], lower: bool, title: str, y_label: str) -> str:
-    """The result of each setting of a sweep in its order, and the best mean until then."""
+def scatter(points: list[tuple[float, Spread]], title: str, x_label: str, y_label: str) -> str:
+    """A dot for each setting (number, its spread); the axis is logarithmic where the numbers span a factor of 30."""
+    bottom = HEIGHT - BOTTOM
+    numbers = [number for number, _ in points]
+    is_log = min(numbers) > 0 and max(numbers) >= 30 * min(numbers)
+    x = scale(numbers, LEFT, WIDTH - RIGHT, is_log)
+    y = scale([end for _, spread in points for end in spread], bottom, TOP + 14, margin=0.08)
+    parts = [axes(x, y, x_label, y_label, bottom)]
+    parts += [_dot(x.at(number), spread, y) for number, spread in points if np.isfinite(spread.mean)]
+    return picture("".join(parts), title, f"{len(points)} settings by {x_label}")
+
+
+def best_so_far(spreads: list[Spread], judged: list[float], lower: bool, title: str, y_label: str) -> str:
+    """The result of each setting of a sweep in its order, and that of the best until then by `judged`."""
     bottom = HEIGHT - BOTTOM
     x = Scale(-0.5, len(spreads) - 0.5, LEFT, WIDTH - RIGHT)
     y = scale([end for spread in spreads for end in spread], bottom, TOP + 14, margin=0.08)
@@ -115,9 +127,10 @@ def best_so_far(spreads: list[Spread], lower: bool, title: str, y_label: str) ->
     names = [str(i + 1) if i % every == 0 else "" for i in range(len(spreads))]
     parts = [axes(x, y, "setting of the sweep, in its order", y_label, bottom, names)]
     best: list[float] = []
-    for spread in spreads:
-        known = [*best[-1:], *([spread.mean] if np.isfinite(spread.mean) else [])]
-        best.append((min if lower else max)(known) if known else float("nan"))
+    for i in range(len(spreads)):
+        known = [j for j in range(i + 1) if np.isfinite(spreads[j].mean) and np.isfinite(judged[j])]
+        chosen = (min if lower else max)(known, key=lambda j: judged[j]) if known else None
+        best.append(float("nan") if chosen is None else spreads[chosen].mean)
     steps = [(x.at(i + side), y.at(one)) for i, one in enumerate(best) for side in (-0.5, 0.5) if np.isfinite(one)]
     parts.append(f'<path class="line s1" d="{path(steps)}"/>')
     parts += [_dot(x.at(i), spread, y) for i, spread in enumerate(spreads) if np.isfinite(spread.mean)]
