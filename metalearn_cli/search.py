@@ -8,89 +8,35 @@ moment goes on with the same command to the same trials.
 """
 
 import hashlib
-import re
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner
+from omegaconf import OmegaConf
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from metalearn_cli import runs
-from metalearn_cli.config import Job, train_job
+from metalearn_cli.config import train_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.jobs import number
 from metalearn_cli.machine import new_learner
 from metalearn_cli.overrides import compose_config
 from metalearn_cli.progress import tell
 from metalearn_cli.pruning import Pruning, study_in_memory
+from metalearn_cli.search_plan import Search
 from metalearn_cli.search_space import shortened
 from metalearn_cli.search_study import NAME, open_storage, open_study, tidy
 from metalearn_cli.sweep_job import best_validation, folder_of, label, read_outcome
 from metalearn_cli.writers import validations
-
-
-class Search(NamedTuple):
-    """What is searched, by what. A number of trials in all, of which so many are launched together."""
-
-    space: dict[str, BaseDistribution]  # by the key as the command line gives it, with a + or without
-    metric: str
-    sampler: DictConfig  # which is made anew for each trial
-    pruner: BasePruner
-    trials: int
-    together: int
-    overrides: list[str]  # those of all trials
-    fixed: dict[str, str]  # what of them makes it this search
-    lock: bool
-
-
-def plan(sweeper: DictConfig, space: dict[str, BaseDistribution], fixed: list[str], jobs: list[Job]) -> Search:
-    """What hydra.sweeper asks for. Raises UserError where that is wrong, or trials could not be compared."""
-    for key in ("n_trials", "n_jobs"):
-        if not isinstance(sweeper[key], int) or sweeper[key] < 1:
-            raise UserError(f"hydra.sweeper.{key}={sweeper[key]} must be a whole number from 1 on")
-    metrics = sorted({job.task.spec.metric for job in jobs})
-    if len(metrics) > 1:
-        raise UserError(f"a search compares by one metric, and its tasks have {' and '.join(metrics)}: give one task")
-    for run in (job.run for job in jobs):
-        if run.eval_every == 0 or run.eval_every > run.steps:
-            raise UserError(
-                f"a search compares trials by their validations, and eval_every={run.eval_every} with "
-                f"steps={run.steps} has none: give an eval_every from 1 to {run.steps}"
-            )
-    if any(re.match(r"\+*hydra\.sweeper\.\w+\._target_=", text) for text in fixed):
-        # Another of Optuna's may remember more than the trials, and would not go on as it began.
-        raise UserError("hydra.sweeper: choose by hydra/sweeper/sampler=... and hydra/sweeper/pruner=..., not _target_")
-    make("sampler", sweeper.sampler)
-    pruner: BasePruner = make("pruner", sweeper.pruner)
-    asked = dict(text.lstrip("+").split("=", 1) for text in fixed if not re.match(r"sweep=|\+*hydra[./]", text))
-    asked = {key: value for key, value in asked.items() if key not in runs.FREE - {"steps", "eval_every"}}
-    asked |= {
-        f"hydra.sweeper.{part}.{key}": str(value)
-        for part in ("sampler", "pruner")
-        for key, value in sweeper[part].items()
-    }
-    how_many = (sweeper.n_trials, sweeper.n_jobs)
-    return Search(space, metrics[0], sweeper.sampler, pruner, *how_many, fixed, asked, jobs[0].run.lock)
-
-
-def make(part: str, node: DictConfig) -> Any:
-    try:
-        return instantiate(node)
-    except HydraException as error:
-        raise UserError(f"hydra.sweeper.{part} cannot be made: {error.__cause__ or error}") from error
 
 
 def run(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[str]) -> None:

@@ -322,7 +322,20 @@ def test_hydras_grammar_is_the_search_space() -> None:
         ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0 must be a whole number from 1 on"),
         ("hydra.sweeper.storage=x", "there is no key hydra.sweeper.storage: those of sweep=optuna stand in conf/"),
         ("hydra/sweeper/sampler=tpee", "hydra/sweeper/sampler=tpee is none of the choices: did you mean tpe?"),
-        ("hydra.sweeper.sampler._target_=optuna.samplers.QMCSampler", "choose by hydra/sweeper/sampler=... and "),
+        (
+            "hydra.sweeper.sampler._target_=optuna.samplers.QMCSampler",
+            "choose by hydra/sweeper/sampler=... from random, tpe",
+        ),
+        ("hydra.sweeper.sampler={_target_:optuna.samplers.QMCSampler}", "hydra/sweeper/sampler=... from random, tpe"),
+        ("hydra.sweeper.sampler=tpe", "choose by hydra/sweeper/sampler=... from random, tpe"),
+        ("hydra.sweeper.pruner=null", "choose by hydra/sweeper/pruner=... from median, none, percentile"),
+        ("hydra/sweeper=foo", "hydra/sweeper=foo is none of the choices: give sweep=optuna for a search"),
+        ("+hydra.sweeper.pruner.nonsense=1", "hydra.sweeper.pruner cannot be made: NopPruner"),
+        ("task=glob(sinus*)", "task=glob(sinus*): a sweep knows no glob(...): list the choices"),
+        ("algo.inner_lr=interval(0.01,inf)", "an interval goes from one finite number to another"),
+        ("algo.inner_steps=range(0,inf)", "a range goes from one finite number to another"),
+        ("algo.inner_steps=tag(int,log,interval(0.5,3))", "wants an interval above 0, in whole numbers from 1 on"),
+        ("algo.inner_steps=int(interval(0.2,0.8))", "higher one, and 0 to 0 in whole numbers does not"),
         ("+hydra.sweeper.sampler.nonsense=1", "hydra.sweeper.sampler cannot be made: TPESampler.__init__() got an "),
         ("eval_every=0", "eval_every=0 with steps=6 has none: give an eval_every from 1 to 6"),
         ("eval_every=7", "eval_every=7 with steps=6 has none"),
@@ -350,6 +363,18 @@ def test_another_search_in_the_same_folder_is_refused(whole: tuple[Path, Finishe
         assert f"outputs/s holds another search ({key.partition('=')[0]}: " in refused.err
     assert (folder / "outputs" / "s" / sweep_job.STUDY_FILE).read_bytes() == before
     assert run(folder, *SEARCH, *KEYS, "device=cpu").code == 0
+
+
+def test_a_search_and_another_sweep_share_no_folder(whole: tuple[Path, Finished], tmp_path: Path) -> None:
+    refused = run(whole[0], "train", "-m", *TINY, "seed=0,1", "name=s")
+    assert refused.code == 1
+    assert "outputs/s holds a search and cannot hold a sweep too: take another name" in refused.err
+    one = tmp_path / "outputs" / "s" / "seed=0"
+    one.mkdir(parents=True)
+    (one / "outcome.json").write_text("{}")
+    refused = run(tmp_path, *SEARCH)
+    assert refused.code == 1
+    assert "outputs/s holds a sweep and cannot hold a search too: take another name" in refused.err
 
 
 def test_a_folder_is_one_searchs_at_a_time(tmp_path: Path) -> None:
