@@ -58,6 +58,8 @@ def composition_sentence(error: Exception, overrides: list[str]) -> str:
         return f"the launcher {found[1]} is not in this environment: pip install 'metalearn-cli[{_EXTRAS[found[1]]}]'"
     if found := re.search(r"Could not find '(hydra/sweeper/\w+)/(\w+)'", str(error)):
         return f"{found[1]}={found[2]} is none of the choices{nearest(found[2], list_choices(found[1]))}"
+    if found := re.search(r"Could not find 'hydra/sweeper/(\w+)'", str(error)):
+        return f"hydra/sweeper={found[1]} is none of the choices: give sweep=optuna for a search, or leave it out"
     if found := re.search(r"Could not override '(hydra\.sweeper\.[\w.]+)'", str(error)):
         return f"there is no key {found[1]}: those of sweep=optuna stand in conf/hydra/sweeper"
     parsed: list[tuple[str, Any]] = []

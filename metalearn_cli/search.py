@@ -8,95 +8,46 @@ moment goes on with the same command to the same trials.
 """
 
 import hashlib
-import re
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import BaseDistribution
-from optuna.pruners import BasePruner
+from omegaconf import OmegaConf
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from metalearn_cli import runs
-from metalearn_cli.config import Job
+from metalearn_cli.config import train_job
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
 from metalearn_cli.jobs import number
+from metalearn_cli.machine import new_learner
+from metalearn_cli.overrides import compose_config
 from metalearn_cli.progress import tell
-from metalearn_cli.pruning import Pruning, direction, study_in_memory
+from metalearn_cli.pruning import Pruning, study_in_memory
+from metalearn_cli.search_plan import Search
 from metalearn_cli.search_space import shortened
+from metalearn_cli.search_study import NAME, open_storage, open_study, tidy
 from metalearn_cli.sweep_job import best_validation, folder_of, label, read_outcome
 from metalearn_cli.writers import validations
 
-FILE, NAME = "optuna.log", "metalearn"  # optuna.load_study(study_name=NAME, storage=...)
-
-
-class Search(NamedTuple):
-    """What is searched, by what. A number of trials in all, of which so many are launched together."""
-
-    space: dict[str, BaseDistribution]  # by the key as the command line gives it, with a + or without
-    metric: str
-    sampler: DictConfig  # which is made anew for each trial
-    pruner: BasePruner
-    trials: int
-    together: int
-    fixed: dict[str, str]  # the other keys, which are the same in all trials
-    lock: bool
-
-
-def plan(sweeper: DictConfig, space: dict[str, BaseDistribution], fixed: list[str], jobs: list[Job]) -> Search:
-    """What hydra.sweeper asks for. Raises UserError where that is wrong, or trials could not be compared."""
-    for key in ("n_trials", "n_jobs"):
-        if not isinstance(sweeper[key], int) or sweeper[key] < 1:
-            raise UserError(f"hydra.sweeper.{key}={sweeper[key]} must be a whole number from 1 on")
-    metrics = sorted({job.task.spec.metric for job in jobs})
-    if len(metrics) > 1:
-        raise UserError(f"a search compares by one metric, and its tasks have {' and '.join(metrics)}: give one task")
-    for run in (job.run for job in jobs):
-        if run.eval_every == 0 or run.eval_every > run.steps:
-            raise UserError(
-                f"a search compares trials by their validations, and eval_every={run.eval_every} with "
-                f"steps={run.steps} has none: give an eval_every from 1 to {run.steps}"
-            )
-    if any(re.match(r"\+*hydra\.sweeper\.\w+\._target_=", text) for text in fixed):
-        # Another of Optuna's may remember more than the trials, and would not go on as it began.
-        raise UserError("hydra.sweeper: choose by hydra/sweeper/sampler=... and hydra/sweeper/pruner=..., not _target_")
-    make("sampler", sweeper.sampler)
-    pruner: BasePruner = make("pruner", sweeper.pruner)
-    asked = dict(text.lstrip("+").split("=", 1) for text in fixed if not re.match(r"sweep=|\+*hydra[./]", text))
-    asked = {key: value for key, value in asked.items() if key not in runs.FREE - {"steps", "eval_every"}}
-    asked |= {
-        f"hydra.sweeper.{part}.{key}": str(value)
-        for part in ("sampler", "pruner")
-        for key, value in sweeper[part].items()
-    }
-    return Search(space, metrics[0], sweeper.sampler, pruner, sweeper.n_trials, sweeper.n_jobs, asked, jobs[0].run.lock)
-
-
-def make(part: str, node: DictConfig) -> Any:
-    try:
-        return instantiate(node)
-    except HydraException as error:
-        raise UserError(f"hydra.sweeper.{part} cannot be made: {error.__cause__ or error}") from error
-
 
 def run(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[str]) -> None:
-    """Launch batch after batch until there are enough trials, or one was stopped by a signal."""
+    """Launch batch after batch until there are enough trials, or one was stopped by a signal or has failed.
+
+    A failure of the machine is nothing that a sampler should know of: such a trial stays as it was, running."""
     with runs.lock(folder, search.lock):
         tidy(folder)
         storage = open_storage(folder)
-        study = open_study(search, folder, storage)
+        asked = {**search.fixed, **{key: str(space) for key, space in search.space.items()}}
+        study = open_study(folder, storage, search.metric, asked)
         config = hydra.compose_config("config", overrides, run_mode=RunMode.MULTIRUN)
         OmegaConf.save(config, folder / "multirun.yaml")
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
@@ -109,12 +60,21 @@ def run(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[st
             came = [outcome for outcome in outcomes if outcome is not None and not outcome["stopped"]]
             if len(came) < len(batch):
                 return  # a signal has come: it goes on with the next command
-            if batch[0].number == 0 and not any(has_begun(folder, trial) for trial in batch):
-                tell("metalearn: no trial could begin: mend that and give the same command again, or take another name")
-                return
+            failed = [
+                trial.number
+                for trial, outcome in zip(batch, came, strict=True)
+                if outcome["failed"] and not outcome.get("diverged") and not is_refused(study, trial, search, folder)
+            ]
             for trial, outcome in zip(batch, came, strict=True):
-                tell_study(study, storage, search.metric, trial, outcome, folder)
+                if trial.number not in failed:
+                    tell_study(study, storage, search.metric, trial, outcome, folder)
             tell(f"metalearn: {progress(study, search)}")
+            if failed:
+                tell(
+                    f"metalearn: the search stops, since trial {' and '.join(map(str, failed))} failed: mend that, and "
+                    "the same command goes on with it"
+                )
+                return
 
 
 def launch(launcher: Launcher, fixed: list[str], study: optuna.Study, batch: list[FrozenTrial], folder: Path) -> None:
@@ -129,35 +89,6 @@ def launch(launcher: Launcher, fixed: list[str], study: optuna.Study, batch: lis
     if wanted:
         for done in launcher.launch(list(wanted.values()), initial_job_idx=batch[0].number):
             _ = done.return_value  # raises what the job has raised
-
-
-def tidy(folder: Path) -> None:
-    """Put away what a killed process has left: half a line, and Optuna's own lock; this one holds the folder."""
-    path = folder / FILE
-    path.with_name(f"{FILE}.lock").unlink(missing_ok=True)
-    if path.exists() and (written := path.read_bytes()) and not written.endswith(b"\n"):
-        write_durably(path, written[: written.rfind(b"\n") + 1])
-
-
-def open_storage(folder: Path) -> JournalStorage:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return JournalStorage(JournalFileBackend(str(folder / FILE)))
-
-
-def open_study(search: Search, folder: Path, storage: JournalStorage) -> optuna.Study:
-    """The study, with what it searches. Raises UserError where that is something else than before."""
-    if NAME in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=NAME, storage=storage)
-    else:
-        study = optuna.create_study(study_name=NAME, storage=storage, direction=direction(search.metric))
-    asked = {**search.fixed, **{key: str(space) for key, space in search.space.items()}}
-    if "search" not in study.user_attrs:
-        study.set_user_attr("search", asked)
-    before = study.user_attrs["search"]
-    if changes := [key for key in sorted(before.keys() | asked.keys()) if before.get(key) != asked.get(key)]:
-        shown = ", ".join(f"{key}: {before.get(key)} -> {asked.get(key)}" for key in changes)
-        raise UserError(f"{folder} holds another search ({shown}): take another name")
-    return study
 
 
 def next_batch(study: optuna.Study, search: Search) -> list[FrozenTrial]:
@@ -209,6 +140,25 @@ def tell_study(
         study.tell(trial.number, best_validation(of_run))
 
 
+def is_refused(study: optuna.Study, trial: FrozenTrial, search: Search, folder: Path) -> bool:
+    """Whether the trial failed by its values alone, which do not fit together: those of another that has begun do, so
+    that it is neither the device nor the data."""
+    begun = [one for one in study.trials if has_begun(folder, one)]
+    if not begun or has_begun(folder, trial):
+        return False
+    here, there = ([*search.overrides, *overrides_of(one)] for one in (trial, begun[0]))
+    return not fits(here) and fits(there)
+
+
+def fits(overrides: list[str]) -> bool:
+    GlobalHydra.instance().clear()  # which composing wants for itself, and no launcher needs
+    try:
+        new_learner(train_job(*compose_config(overrides), overrides))
+    except UserError:
+        return False
+    return True
+
+
 def has_begun(folder: Path, trial: FrozenTrial) -> bool:
     return (folder_of(folder, values_of(trial)) / "config.yaml").exists()
 
@@ -238,7 +188,10 @@ def summary(trial: FrozenTrial, metric: str) -> str:
 
 def trials(folder: Path, metric: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The outcomes of all trials, in their order, and a line about the best, where there is one."""
-    study = optuna.load_study(study_name=NAME, storage=open_storage(folder))
+    storage = open_storage(folder)
+    if NAME not in optuna.get_all_study_names(storage):
+        return [], []  # the search has failed before it had one
+    study = optuna.load_study(study_name=NAME, storage=storage)
     found: list[dict[str, Any]] = []
     for trial in study.trials:
         of_run = folder_of(folder, values_of(trial))

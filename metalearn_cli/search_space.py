@@ -6,6 +6,8 @@ int(interval(1,8))          a whole number between, both ends included; int(tag(
 range(1,9,2)                as everywhere in Hydra: 1, 3, 5, 7
 """
 
+import math
+
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -28,16 +30,23 @@ def distribution(override: Override) -> BaseDistribution:
 
 def _interval(given: str | None, swept: IntervalSweep) -> BaseDistribution:
     low, high, is_log = swept.start, swept.end, "log" in swept.tags
-    if low is None or high is None or not low < high:
-        raise UserError(f"{given}: an interval goes from a lower number to a higher one")
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(f"{given}: an interval goes from one finite number to another")
+    is_whole = "int" in swept.tags or (isinstance(low, int) and isinstance(high, int))
+    low, high = (int(low), int(high)) if is_whole else (float(low), float(high))
+    if not low < high:
+        whole = f", and {low} to {high} in whole numbers does not" if is_whole else ""
+        raise UserError(f"{given}: an interval goes from a lower number to a higher one{whole}")
     if is_log and low <= 0:
-        raise UserError(f"{given}: tag(log) wants an interval above 0")
-    if "int" in swept.tags or (isinstance(low, int) and isinstance(high, int)):
-        return IntDistribution(int(low), int(high), log=is_log)
-    return FloatDistribution(float(low), float(high), log=is_log)
+        raise UserError(
+            f"{given}: tag(log) wants an interval above 0{', in whole numbers from 1 on' if is_whole else ''}"
+        )
+    return IntDistribution(int(low), int(high), log=is_log) if is_whole else FloatDistribution(low, high, log=is_log)
 
 
 def _range(given: str | None, swept: RangeSweep) -> BaseDistribution:
+    if not all(end is not None and math.isfinite(end) for end in (swept.start, swept.stop, swept.step)):
+        raise UserError(f"{given}: a range goes from one finite number to another")
     values = sorted(swept.range())
     if not values:
         raise UserError(f"{given} is empty")

@@ -20,7 +20,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from metalearn_cli import runs
@@ -35,7 +35,7 @@ from metalearn_cli.progress import show, tell
 from metalearn_cli.report.best import best_sentences
 from metalearn_cli.report.folders import group
 from metalearn_cli.report.summary import after
-from metalearn_cli.sweep_job import folder_of, outcomes, run_job
+from metalearn_cli.sweep_job import STUDY_FILE, folder_of, outcomes, run_job
 
 # Hydra makes no folders and no log files of its own; its multirun.yaml stands in the sweep's folder.
 _QUIET = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
@@ -43,7 +43,8 @@ _QUIET = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra
 # What of Hydra's own a sweep honours: who starts the jobs, and who chooses the values.
 _HONOURED = (
     *("hydra/launcher=", "hydra.launcher.", "+hydra.launcher."),
-    *("hydra/sweeper=", "hydra/sweeper/sampler=", "hydra/sweeper/pruner=", "hydra.sweeper.", "+hydra.sweeper.sampler."),
+    *("hydra/sweeper=", "hydra/sweeper/sampler=", "hydra/sweeper/pruner=", "hydra.sweeper."),
+    *("+hydra.sweeper.sampler.", "+hydra.sweeper.pruner."),
 )
 
 
@@ -58,18 +59,18 @@ def sweep(overrides: list[str]) -> int:
     if hydra.runtime.choices["hydra/sweeper"] == "optuna":
         if importlib.util.find_spec("optuna") is None:
             raise UserError("Optuna is not in this environment: pip install 'metalearn-cli[optuna]'")
-        from metalearn_cli import search, search_space
+        from metalearn_cli import search, search_plan, search_space
 
         space = {key: search_space.distribution(override) for key, override in swept.items()}
         jobs = _check_each(fixed, {key: search_space.ends(of) for key, of in space.items()}, overrides)
-        plan, together = search.plan(hydra.sweeper, space, fixed, jobs), hydra.sweeper.n_jobs
+        plan, together = search_plan.plan(hydra.sweeper, space, fixed, jobs), hydra.sweeper.n_jobs
         texts = [text for text in overrides if text.partition("=")[0] in swept]
     else:
         values = {key: _listed(override) for key, override in swept.items()}
         _check_each(fixed, values, overrides)
         plan, together = None, math.prod(map(len, values.values()))
         texts = [f"{key}={','.join(each)}" for key, each in values.items()]
-    folder = _folder(names[-1] if names else None)
+    folder = _folder(names[-1] if names else None, is_search=plan is not None)
     tell(f"metalearn: {'search' if plan else 'sweep'} over {', '.join(swept)} in {folder}")
     launch = secrets.token_hex(4)
     escaped = quote(f"name={folder}").removeprefix("name=")
@@ -111,6 +112,8 @@ def _split(overrides: list[str]) -> tuple[list[str], dict[str, Override]]:
         except HydraException:
             compose_config([text])  # says what is wrong with it
             raise
+        if isinstance(override.value(), Glob):
+            raise UserError(f"{text}: a sweep knows no glob(...): list the choices, e.g. task=sinusoid,harmonics")
         if override.is_sweep_override():
             swept[text.partition("=")[0]] = override
         else:
@@ -118,12 +121,17 @@ def _split(overrides: list[str]) -> tuple[list[str], dict[str, Override]]:
     return fixed, swept
 
 
-def _folder(name: str | None) -> Path:
+def _folder(name: str | None, is_search: bool) -> Path:
     """Where the sweep of this name stands; without a name, a new one."""
     if name is not None:
         check_name(name)
         if (runs.OUTPUTS / name / "config.yaml").exists():
             raise UserError(f"{runs.OUTPUTS / name} holds a run and cannot hold a sweep too: take another name")
+        has_study = (runs.OUTPUTS / name / STUDY_FILE).exists()
+        if has_study and not is_search:
+            raise UserError(f"{runs.OUTPUTS / name} holds a search and cannot hold a sweep too: take another name")
+        if is_search and not has_study and any((runs.OUTPUTS / name).glob("*/outcome.json")):
+            raise UserError(f"{runs.OUTPUTS / name} holds a sweep and cannot hold a search too: take another name")
     folder = runs.OUTPUTS / (name or time.strftime(f"%Y-%m-%d/%H-%M-%S-sweep-{secrets.token_hex(2)}"))
     folder.mkdir(parents=True, exist_ok=name is not None)
     return folder

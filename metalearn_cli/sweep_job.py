@@ -24,6 +24,8 @@ from metalearn_cli.progress import Console, tell
 from metalearn_cli.pruning import Pruning
 from metalearn_cli.writers import validations
 
+STUDY_FILE = "optuna.log"  # in the folder of a sweep that is a search
+
 
 def run_job(
     here: Path,
@@ -45,12 +47,13 @@ def run_job(
     folder.mkdir(parents=True, exist_ok=True)
     about = {"launch": launch, "number": HydraConfig.get().job.num, "values": values, "stopped": None, "pruned": None}
     runs.write_json(folder / "outcome.json", {**about, "failed": runs.NOT_ENDED})
+    best: float | None = None
     try:
-        outcome = _run(folder, composed, overrides, pruning)
+        outcome, best = _run(folder, composed, overrides, pruning)
     except Interrupted as signal:
         outcome = {"failed": None, "stopped": signal.code - 128}
     runs.write_json(folder / "outcome.json", {**about, **outcome})
-    return best_validation(folder) if outcome["failed"] is None else math.nan
+    return best if outcome["failed"] is None else math.nan
 
 
 def label(swept: Any) -> str:
@@ -62,8 +65,10 @@ def folder_of(sweep: Path, values: str) -> Path:
     return sweep / values.replace("/", "_")
 
 
-def _run(folder: Path, composed: DictConfig, overrides: list[str], pruning: Pruning | None) -> dict[str, Any]:
-    """One job -> its figures, or the sentence of its failure, which stands in its own log too."""
+def _run(
+    folder: Path, composed: DictConfig, overrides: list[str], pruning: Pruning | None
+) -> tuple[dict[str, Any], float | None]:
+    """One job -> its figures, or the sentence of its failure, which stands in its own log too; its best validation."""
     name = folder.relative_to(runs.OUTPUTS).as_posix()
     device = one_of_several_gpus(composed.device, HydraConfig.get())
     node = OmegaConf.create({**composed, "name": name, "device": device})
@@ -71,13 +76,14 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str], pruning: Prun
     try:
         job = train_job(node, choices, overrides)
         _, results = train_run(job, [*overrides, f"name={name}"], pruning=pruning)
-        if pruning is not None and best_validation(folder) is None:
-            return {"failed": f"no validation {results['metric']} of it was finite", "diverged": True}
+        best = best_validation(folder)
+        if pruning is not None and best is None:
+            return {"failed": f"no validation {results['metric']} of it was finite", "diverged": True}, None
         figures = {key: results[key] for key in ("metric", "mean", "ci95")}
         figures["inner_steps"] = results["per_step"][-1]["step"]
-        return {"failed": None, **figures, "shortfall": shortfall(job.run.expect, results)}
+        return {"failed": None, **figures, "shortfall": shortfall(job.run.expect, results)}, best
     except Pruned as end:
-        return {"failed": None, "pruned": str(end)}
+        return {"failed": None, "pruned": str(end)}, best_validation(folder)
     except Exception as error:
         cause = error.__cause__ if isinstance(error, RunFailed) else error
         sentence = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(cause))
@@ -88,7 +94,7 @@ def _run(folder: Path, composed: DictConfig, overrides: list[str], pruning: Prun
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         failed = str(error) if isinstance(error, RunFailed) else sentence.strip().splitlines()[-1]
-        return {"failed": failed, "diverged": isinstance(error.__cause__, NonFinite)}
+        return {"failed": failed, "diverged": isinstance(error.__cause__, NonFinite)}, None
 
 
 def one_of_several_gpus(device: str, hydra: Any) -> str:

@@ -27,7 +27,7 @@ optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from metalearn_cli import search, search_space  # noqa: E402
+from metalearn_cli import search, search_space, search_study  # noqa: E402
 from metalearn_cli.pruning import Pruning  # noqa: E402
 
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "debug=quick", "steps=6", "eval_every=2", "threads=1"]
@@ -40,7 +40,7 @@ KEYS += ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=2
 
 def trials(folder: Path) -> list[Any]:
     found: list[Any] = optuna.load_study(
-        study_name=search.NAME, storage=search.open_storage(folder / "outputs" / "s")
+        study_name=search_study.NAME, storage=search_study.open_storage(folder / "outputs" / "s")
     ).trials
     return found
 
@@ -104,9 +104,9 @@ def test_a_killed_search_goes_on_to_the_same_trials(moment: str, whole: tuple[Pa
 
     pid = start(tmp_path, *SEARCH, *KEYS, first=lambda: setattr(where, name, die_at_the_fourth_call))
     assert wait(tmp_path, pid).code == -signal.SIGKILL
-    path = tmp_path / "outputs" / "s" / search.FILE
+    path = tmp_path / "outputs" / "s" / sweep_job.STUDY_FILE
     path.write_bytes(path.read_bytes() + b'{"op_code":4,"half a li')  # and in the middle of a write
-    path.with_name(f"{search.FILE}.lock").symlink_to(path)
+    path.with_name(f"{sweep_job.STUDY_FILE}.lock").symlink_to(path)
     done = run(tmp_path, *SEARCH, *KEYS)
     assert done.code == 0, done.err
     assert done.out == whole[1].out
@@ -217,19 +217,54 @@ def test_a_failure_of_another_kind_is_told_as_one(whole: tuple[Path, Finished]) 
     assert (study.trials[0].state, study.trials[0].user_attrs) == (TrialState.FAIL, {"failed": outcome["failed"]})
 
 
-def test_where_no_trial_can_begin_the_search_waits_for_what_is_missing(tmp_path: Path) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise UserError("the data are not here")
+def test_where_a_trial_fails_the_search_waits_until_that_is_mended(tmp_path: Path) -> None:
+    real = sweep_job.train_run
 
-    command = [*SEARCH, "hydra.sweeper.n_trials=1"]
-    failed = wait(tmp_path, start(tmp_path, *command, first=lambda: setattr(sweep_job, "train_run", refuse)))
+    def fail(job: Any, *given: Any, **more: Any) -> Any:
+        if (tmp_path / "outputs/s").exists() and len(list((tmp_path / "outputs/s").glob("*/results.json"))) == 2:
+            raise OSError(5, "Input/output error")
+        return real(job, *given, **more)
+
+    command = [*SEARCH, *KEYS, "hydra.sweeper.n_trials=5"]
+    failed = wait(tmp_path, start(tmp_path, *command, first=lambda: setattr(sweep_job, "train_run", fail)))
     assert failed.code == 1, failed.err
-    assert "  failed: the data are not here\n" in failed.out
-    assert "no trial could begin: mend that and give the same command again" in failed.err
-    assert [trial.state for trial in trials(tmp_path)] == [TrialState.RUNNING]
+    assert failed.out.count("  failed: OSError: [Errno 5] Input/output error\n") == 2
+    assert "the search stops, since trial 2 and 3 failed: mend that, and the same command goes" in failed.err
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING] * 2
     done = run(tmp_path, *command)
     assert done.code == 0, done.err
-    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE]
+    assert {trial.state for trial in trials(tmp_path)} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_values_that_do_not_fit_together_are_told_as_failed(tmp_path: Path) -> None:
+    keys = ["optimizer=choice(sgd,adam)", "optimizer.momentum=choice(0,0.9)", "expect=mse<=1000"]
+    done = run(tmp_path, "train", "-m", "sweep=random", *TINY, *keys, "hydra.sweeper.n_trials=6", "name=s")
+    assert done.code == 1, done.err
+    for trial in trials(tmp_path):
+        clash = trial.params == {"optimizer": "adam", "optimizer.momentum": "0.9"}
+        assert trial.state == (TrialState.FAIL if clash else TrialState.COMPLETE)
+    assert "  failed: optimizer.momentum=0.9 belongs to optimizer=sgd, not adam\n" in done.out
+
+
+def test_a_damaged_study_is_one_sentence(whole: tuple[Path, Finished], tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "s"
+    folder.mkdir(parents=True)
+    lines = (whole[0] / "outputs" / "s" / sweep_job.STUDY_FILE).read_text().splitlines(keepends=True)
+    (folder / sweep_job.STUDY_FILE).write_text("".join([*lines[:3], "{damaged\n", *lines[3:]]))
+    refused = run(tmp_path, *SEARCH, *KEYS)
+    assert refused.code == 1
+    assert "outputs/s/optuna.log has a damaged line (JSONDecodeError" in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_a_search_that_fails_before_it_has_a_study_says_why(tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no study")
+
+    failed = wait(tmp_path, start(tmp_path, *SEARCH, first=lambda: setattr(search, "open_study", fail)))
+    assert failed.code == 1
+    assert "the jobs could not all be run (RuntimeError: no study)" in failed.err
+    assert "Traceback" not in failed.err
 
 
 @pytest.mark.skipif(importlib.util.find_spec("joblib") is None, reason="joblib is not installed")
@@ -287,7 +322,20 @@ def test_hydras_grammar_is_the_search_space() -> None:
         ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0 must be a whole number from 1 on"),
         ("hydra.sweeper.storage=x", "there is no key hydra.sweeper.storage: those of sweep=optuna stand in conf/"),
         ("hydra/sweeper/sampler=tpee", "hydra/sweeper/sampler=tpee is none of the choices: did you mean tpe?"),
-        ("hydra.sweeper.sampler._target_=optuna.samplers.QMCSampler", "choose by hydra/sweeper/sampler=... and "),
+        (
+            "hydra.sweeper.sampler._target_=optuna.samplers.QMCSampler",
+            "choose by hydra/sweeper/sampler=... from random, tpe",
+        ),
+        ("hydra.sweeper.sampler={_target_:optuna.samplers.QMCSampler}", "hydra/sweeper/sampler=... from random, tpe"),
+        ("hydra.sweeper.sampler=tpe", "choose by hydra/sweeper/sampler=... from random, tpe"),
+        ("hydra.sweeper.pruner=null", "choose by hydra/sweeper/pruner=... from median, none, percentile"),
+        ("hydra/sweeper=foo", "hydra/sweeper=foo is none of the choices: give sweep=optuna for a search"),
+        ("+hydra.sweeper.pruner.nonsense=1", "hydra.sweeper.pruner cannot be made: NopPruner"),
+        ("task=glob(sinus*)", "task=glob(sinus*): a sweep knows no glob(...): list the choices"),
+        ("algo.inner_lr=interval(0.01,inf)", "an interval goes from one finite number to another"),
+        ("algo.inner_steps=range(0,inf)", "a range goes from one finite number to another"),
+        ("algo.inner_steps=tag(int,log,interval(0.5,3))", "wants an interval above 0, in whole numbers from 1 on"),
+        ("algo.inner_steps=int(interval(0.2,0.8))", "higher one, and 0 to 0 in whole numbers does not"),
         ("+hydra.sweeper.sampler.nonsense=1", "hydra.sweeper.sampler cannot be made: TPESampler.__init__() got an "),
         ("eval_every=0", "eval_every=0 with steps=6 has none: give an eval_every from 1 to 6"),
         ("eval_every=7", "eval_every=7 with steps=6 has none"),
@@ -307,14 +355,26 @@ def test_what_cannot_be_searched_is_one_sentence_before_the_first_trial(
 
 def test_another_search_in_the_same_folder_is_refused(whole: tuple[Path, Finished]) -> None:
     folder, _ = whole
-    before = (folder / "outputs" / "s" / search.FILE).read_bytes()
+    before = (folder / "outputs" / "s" / sweep_job.STUDY_FILE).read_bytes()
     for key in ("algo.inner_lr=interval(0.1,1)", "steps=7", "hydra.sweeper.sampler.seed=1", "algo.first_order=true"):
         command = [text for text in SEARCH if text.partition("=")[0] != key.partition("=")[0]]
         refused = run(folder, *command, *KEYS, key)
         assert refused.code == 1
         assert f"outputs/s holds another search ({key.partition('=')[0]}: " in refused.err
-    assert (folder / "outputs" / "s" / search.FILE).read_bytes() == before
+    assert (folder / "outputs" / "s" / sweep_job.STUDY_FILE).read_bytes() == before
     assert run(folder, *SEARCH, *KEYS, "device=cpu").code == 0
+
+
+def test_a_search_and_another_sweep_share_no_folder(whole: tuple[Path, Finished], tmp_path: Path) -> None:
+    refused = run(whole[0], "train", "-m", *TINY, "seed=0,1", "name=s")
+    assert refused.code == 1
+    assert "outputs/s holds a search and cannot hold a sweep too: take another name" in refused.err
+    one = tmp_path / "outputs" / "s" / "seed=0"
+    one.mkdir(parents=True)
+    (one / "outcome.json").write_text("{}")
+    refused = run(tmp_path, *SEARCH)
+    assert refused.code == 1
+    assert "outputs/s holds a sweep and cannot hold a search too: take another name" in refused.err
 
 
 def test_a_folder_is_one_searchs_at_a_time(tmp_path: Path) -> None:

@@ -145,3 +145,15 @@ def test_a_job_returns_its_best_validation_result(tmp_path: Path) -> None:
     assert best_validation(tmp_path) == 0.5
     (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
     assert best_validation(tmp_path) is None
+
+
+def test_a_finished_job_with_a_damaged_line_is_listed_beside_the_others(tmp_path: Path) -> None:
+    command = ["train", "-m", "debug=quick", "steps=4", "eval_every=2", "threads=1", "seed=0,1", "name=s"]
+    assert run(tmp_path, *command).code == 0
+    path = tmp_path / "outputs" / "s" / "seed=0" / "metrics.jsonl"
+    path.write_text("{damaged\n" + path.read_text())
+    done = run(tmp_path, *command)
+    assert done.code == 1
+    assert "seed=0  failed: outputs/s/seed=0/metrics.jsonl" in done.out
+    assert "seed=1  mse " in done.out
+    assert "Error executing job" not in done.err
