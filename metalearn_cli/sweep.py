@@ -210,8 +210,10 @@ def _print_table(folder: Path, outcomes: list[dict[str, Any]], best: list[str]) 
     for outcome in outcomes:
         values = f"{outcome['values']:<{width}}"
         if outcome["failed"] is not None:
-            lines.append(f"{values}  failed: {outcome['failed']}")
-            code = 1
+            # In a search some values may diverge, as some are pruned: it has done its work where another did not.
+            is_given_up = outcome.get("diverged") and "validation" in outcome and best
+            lines.append(f"{values}  {'diverged' if is_given_up else 'failed'}: {outcome['failed']}")
+            code = code if is_given_up else 1
             continue
         if outcome.get("pruned"):
             lines.append(f"{values}  {outcome['pruned']}")

@@ -10,6 +10,7 @@ LAYERS = [
     {"__main__", "cli"},
     {"completion", "sweep", "reproduce", "row_tables", "doctor"},
     {"search"},
+    {"search_plan", "search_study"},
     {"sweep_job", "search_space"},
     {"published"},
     {"jobs", "bench", "data", "packed_sets", "report", "predict", "export"},
