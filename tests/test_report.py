@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import run
-from folders import write_run
+from folders import write_lines, write_run
 
 from metalearn_cli import runs
+from metalearn_cli.report import figures
+from metalearn_cli.report.folders import parts
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick"]
@@ -450,3 +453,25 @@ def test_a_pruned_job_is_called_so(tmp_path: Path) -> None:
     assert f"note: sw/algo.inner_lr=2: {pruned}, of 20; can be continued with: metalearn train" in done.err
     assert "not finished" not in done.err + done.out
     assert re.search(r"^sw/algo.inner_lr=2 +pruned, step 20 ", done.out, re.MULTILINE)
+
+
+def test_a_search_is_drawn_in_its_order_by_its_validations_and_over_its_numbers(tmp_path: Path) -> None:
+    """By name the first is the last; the best on the test is not the one that validation chooses, and one diverged."""
+    tests, validations = [3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0, math.inf], [0.9, 0.7, 0.1, 0.8, 0.8, 0.8, 0.8, 0.0]
+    for number, (mean, value) in enumerate(zip(tests, validations, strict=True)):
+        rate = f"{10.0**-number:g}"
+        config, given = {"algo.inner_lr": float(rate)}, {"algo.inner_lr": rate}
+        keys: dict[str, Any] = {"metric": "mse", "config": config, "overrides": given, "validation": value}
+        folder = write_run(tmp_path / f"sw/algo.inner_lr={rate}", np.full(5, mean), **keys)
+        (folder / "outcome.json").write_text(json.dumps({"number": number, "failed": None}))
+        if math.isinf(mean):
+            write_lines(folder / "metrics.jsonl", [{"step": step, "train/loss": 1.0} for step in (10, 20)])
+    best, by_rate = figures.sweep(parts(str(tmp_path / "sw")))
+    assert "chosen on validation" in best[0]
+    assert "<desc>the best of 8 settings: 2</desc>" in best[1]
+    dots = [float(y) for y in re.findall(r'<circle class="dot s0" cx="[\d.]+" cy="([\d.]+)"', best[1])]
+    assert sorted(range(7), key=lambda i: -dots[i]) == [1, 2, 0, 3, 4, 5, 6]  # an error that is low stands low
+    assert "its mean over seeds" in by_rate[0]
+    labels = re.findall(r'class="tick">([^<]+)</text>', by_rate[1])
+    assert "0.01" in labels
+    assert "0.0001" in labels  # a logarithmic axis

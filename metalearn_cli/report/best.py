@@ -39,7 +39,7 @@ def best_sentences(found: list[Part]) -> list[str]:
         key = one.results.get("task"), one.results["metric"], one.results["episodes_sha256"]
         groups.setdefault(key, []).append(one)
     tail = f" (left out, since a job of it has no figure: {'; '.join(left_out)})" if left_out else ""
-    tail += f" ({pruned} settings were pruned)" if pruned else ""
+    tail += f" (pruned: {pruned})" if pruned else ""
     several = len(groups) > 1
     return [
         f"{f'{task}: ' if several else ''}{_sentence(settings, metric)}{tail}"

@@ -143,9 +143,9 @@ def sweep(found: list[Part]) -> Figures:
         is_whole = len(means) == len(some)  # a seed that diverged is no figure
         spreads.append(ridge.Spread(float(np.mean(means)), min(means), max(means)) if is_whole else ridge.NO_SPREAD)
     judged, chosen = [one.mean for one in spreads], "on the test, which flatters it"
-    validations = [[validation(run) for run in some] for _, some in done]
-    if not any(None in values for values in validations):
-        judged, chosen = [float(np.mean(np.array(values, float))) for values in validations], "on validation"
+    validations = np.array([_validation(some) for _, some in done])
+    if np.isfinite(validations[np.isfinite(judged)]).all():
+        judged, chosen = validations.tolist(), "on validation"
     title = f"The test of each setting, and of the best until then, chosen {chosen}; a thin line spans its seeds"
     found_figures = [(title, ridge.best_so_far(spreads, judged, metric == "mse", title, unit(metric)))]
     for key in swept([some[0] for _, some in done]):
@@ -161,6 +161,12 @@ def sweep(found: list[Part]) -> Figures:
             drawn = ridge.categories(names, points, title, key, unit(metric))
         found_figures.append((title, drawn))
     return found_figures
+
+
+def _validation(some: list[RunFolder]) -> float:
+    """The mean over the seeds of a setting; NaN where one of them had none that was finite."""
+    values = [value for value in map(validation, some) if value is not None]
+    return float(np.mean(values)) if len(values) == len(some) else math.nan
 
 
 def _number(some: list[RunFolder]) -> int:

@@ -71,7 +71,7 @@ def scale(values: list[float], start: float, end: float, is_log: bool = False, m
 
 def text_of(value: float) -> str:
     """A tick's label: 1000 as 1000, 60000 as 60k."""
-    if abs(value) >= 10_000 and value % 1000 == 0:
+    if 10_000 <= abs(value) < 1e9 and value % 1000 == 0:
         return f"{value / 1000:g}k"
     return f"{value:.4g}"
 
