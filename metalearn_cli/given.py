@@ -41,7 +41,11 @@ def numbers(values: Any) -> Tensor:
             values = torch.stack([value.detach().cpu() for value in values])
         tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"x and y must be numbers: {' '.join(str(error).split())}") from error
+        what = " ".join(repr(values).split())[:60]
+        raise UserError(
+            f"x and y must be numbers in arrays or lists of one shape, and {what} is not (points in a CSV are for "
+            "`metalearn predict`)"
+        ) from error
     return tensor if tensor.dtype in (torch.uint8, torch.float32) else tensor.double()
 
 

@@ -151,7 +151,8 @@ def _table(path: Path, key: str) -> Table:
     try:
         return read_columns(path)
     except OSError as error:
-        raise UserError(f"{key}={path} cannot be read ({error.strerror or error})") from error
+        one = "; a pattern stands for pictures, and points are in one file" if glob.has_magic(str(path)) else ""
+        raise UserError(f"{key}={path} cannot be read ({error.strerror or error}){one}") from error
 
 
 def _check_there(paths: list[Path], where: list[str]) -> None:

@@ -191,7 +191,11 @@ def test_any_order_of_the_support_is_the_same_task(own: Path, exported: Path) ->
             "x has files or pictures, and number 2 of type Tensor: give all of one",
         ),
         ([Image.new("L", (4, 4))] * 2, [0, 1], "number 1 is 4 x 4 pixels, and at least 8 a side are wanted; number 2"),
-        ([{}, {}], [0, 1], "must be numbers"),
+        (
+            [{}, {}],
+            [0, 1],
+            r"must be numbers in arrays or lists of one shape, and \[\{\}, \{\}\] is not \(points in a CSV",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(x: object, y: object, sentence: str, exported: Path) -> None:

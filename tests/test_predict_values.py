@@ -204,3 +204,6 @@ def test_a_folder_is_no_table(tmp_path: Path, curves: Path) -> None:
     assert "must be a table, a file whose name ends in .csv" in done.err
     done = run(tmp_path, "predict", f"run={curves}", "support=no.csv", "query=no.csv")
     assert "support=no.csv cannot be read (No such file or directory)" in done.err
+    assert "pattern" not in done.err
+    done = run(tmp_path, "predict", f"run={curves}", "support=*.csv", "query=*.csv")
+    assert "support=*.csv cannot be read (No such file or directory); a pattern stands for pictures, and" in done.err
