@@ -29,8 +29,11 @@ TINY = ["algo=maml", "task=sinusoid", "steps=4", "tasks_per_step=6", "test_episo
 Way = tuple[int, bool]  # tasks at once, and whether inner steps are computed again
 
 
-def decide(job: Job, seconds: dict[Way, float], megabytes: dict[Way, int], patch: pytest.MonkeyPatch) -> Way:
-    """What is chosen where a step takes and uses this. Whatever else is tried is a KeyError."""
+def decide(
+    job: Job, seconds: dict[Way, float], megabytes: dict[Way, int], patch: pytest.MonkeyPatch, held: int = 300
+) -> Way:
+    """What is chosen where a step takes and uses this, of a process that has 300 MB, and `held` when it was tried once.
+    Whatever else is tried is a KeyError."""
     tried: list[Way] = []
 
     def taken(learner: Learner, batch: Any) -> float:
@@ -40,7 +43,7 @@ def decide(job: Job, seconds: dict[Way, float], megabytes: dict[Way, int], patch
 
     patch.setattr(choose, "_seconds", taken)
     patch.setattr(choose, "_test_once", lambda learner, job, ranks: None)
-    patch.setattr(choose, "memory", lambda device: 300 * 10**6)
+    patch.setattr(choose, "memory", lambda device: (held if tried else 300) * 10**6)
     patch.setattr(choose, "peak_memory", lambda device: megabytes[tried[-1]] * 10**6)
     patch.setattr(choose, "USED", 1)
     best = choose.fit(job, CPU, Console())
@@ -88,6 +91,13 @@ def test_no_chunk_is_tried_that_would_not_fit(monkeypatch: pytest.MonkeyPatch) -
         "memory=350MB is too little: steps and a test take 400 MB, all that the process holds included, with 1 task(s) "
         "at once; give memory=400MB or more, or algo.remat=true, or algo.first_order=true, or a smaller task or model"
     )
+
+
+def test_what_only_the_first_step_takes_is_no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One task takes 400 MB, of which 90 stay when it is gone: two are foreseen at 410 MB, and not at 500."""
+    job = load_job([*MANY, "algo.remat=false", "memory=412MB"])
+    used = plain({1: 400, 2: 405})
+    assert decide(job, plain({1: 1.0, 2: 0.9}), used, monkeypatch, held=390) == (2, False)
 
 
 def test_what_is_said_to_be_enough_is() -> None:
