@@ -33,9 +33,14 @@ def entry() -> None:
             stream.flush()
         except OSError:  # a closed terminal: what is left for it would make another exit code
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    if is_one_of_several():
         os._exit(code)  # one rank of several: a thread of torch's may abort it on its way out, when all is written
     sys.exit(code)
+
+
+def is_one_of_several() -> bool:
+    """Whether torchrun started this process as one rank of several."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def main(arguments: list[str]) -> int:
@@ -132,24 +137,31 @@ def run(arguments: list[str]) -> int:
 
 
 def train_command(arguments: list[str]) -> int:
-    # Heavy imports stand where they are needed, so that help, lists and completion are quick.
-    from metalearn_cli.config import load_job
-    from metalearn_cli.jobs import print_config, print_results, train_run
-    from metalearn_cli.parallel import join
-    from metalearn_cli.sweep import sweep
+    # Heavy imports stand where they are needed: help, lists, completion and most mistakes are told before torch is in.
+    from metalearn_cli.overrides import compose_run
 
     options = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
     if "--cfg" in options and len(options) > 1:
         return refuse("--cfg job prints one job: leave the other options out, and give one value for each key")
+    if "--cfg" in options and arguments[arguments.index("--cfg") + 1 :][:1] == ["job"]:
+        overrides.remove("job")
+        options = ["--cfg job"]
+    if options in ([], ["--cfg job"]) and not is_one_of_several():  # several say a mistake once, when they have met
+        compose_run(overrides)
+
+    from metalearn_cli.config import load_job
+    from metalearn_cli.jobs import print_config, print_results, train_run
+    from metalearn_cli.parallel import join
+    from metalearn_cli.sweep import sweep
+
     match options:
         case []:
             with join() as ranks:
                 job = load_job(overrides)
                 folder, results = train_run(job, overrides, ranks)
                 return ranks.from_first(lambda: print_results(folder, results, job.run.expect))
-        case ["--cfg"] if arguments[arguments.index("--cfg") + 1 :][:1] == ["job"]:
-            overrides.remove("job")
+        case ["--cfg job"]:
             return print_config(load_job(overrides))
         case ["-m" | "--multirun"]:
             with join() as ranks:
@@ -171,20 +183,32 @@ def eval_command(arguments: list[str]) -> int:
 
 
 def predict_command(arguments: list[str]) -> int:
+    from metalearn_cli.overrides import command_values
+
+    given = command_values(arguments, "predict", "metalearn_cli.predict.Predict", {"algo.test_steps": int})
+
     from metalearn_cli.predict import predict
 
-    predict(arguments)
+    predict(given)
     return 0
 
 
 def export_command(arguments: list[str]) -> int:
+    from metalearn_cli.overrides import command_values
+
+    given = command_values(arguments, "export", "metalearn_cli.export.Export", {})
+
     from metalearn_cli.export import export
 
-    export(arguments)
+    export(given)
     return 0
 
 
 def bench_command(arguments: list[str]) -> int:
+    from metalearn_cli.overrides import compose_run
+
+    compose_run(arguments)
+
     from metalearn_cli.bench import bench
     from metalearn_cli.config import load_job
     from metalearn_cli.progress import Console, show

@@ -20,7 +20,7 @@ from metalearn_cli.metrics import parse_expectation
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.module import ModuleNet
 from metalearn_cli.optimizer import Optimizer
-from metalearn_cli.overrides import check_name, compose_config, given_twice, keys_of, refuse_hydra
+from metalearn_cli.overrides import check_name, compose_run, given_twice, keys_of
 from metalearn_cli.schema import (
     argument_defaults,
     build,
@@ -126,14 +126,7 @@ class Job(NamedTuple):
 
 def load_job(overrides: list[str]) -> Job:
     """Compose, check and build. Raises UserError, before any data are touched."""
-    refuse_hydra(overrides)
-    for override in overrides:
-        if override.startswith("sweep=") and override != "sweep=null":
-            raise UserError(
-                f"{override} says who runs the jobs of a sweep, and this is one run: give -m, or leave it out"
-            )
-    composed, choices = compose_config(overrides)
-    return train_job(composed, choices, overrides)
+    return train_job(*compose_run(overrides), overrides)
 
 
 def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str]) -> Job:

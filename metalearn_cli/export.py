@@ -22,7 +22,6 @@ from metalearn_cli.config import Precision, check_threads
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import sync_folder, write_durably
 from metalearn_cli.machine import set_process
-from metalearn_cli.overrides import plain_values
 from metalearn_cli.progress import show, tell
 from metalearn_cli.schema import check
 from metalearn_cli.stored import EXPORT, FORMAT, Stored, make, read
@@ -44,8 +43,9 @@ class Export:
     trust: bool = False
 
 
-def export(overrides: list[str]) -> None:
-    keys = _keys(overrides)
+def export(given: dict[str, Any]) -> None:
+    """Export as the keys say; `given` are those of the command line, of the right types."""
+    keys = _keys(given)
     out = Path(keys.out)
     if out.exists():
         raise UserError(f"out={out} is there already: remove it, or take another name")
@@ -71,8 +71,7 @@ def export(overrides: list[str]) -> None:
     show(f"the model is in {out}")
 
 
-def _keys(overrides: list[str]) -> Export:
-    given = plain_values(overrides, "export")
+def _keys(given: dict[str, Any]) -> Export:
     for key in ("run", "out"):
         if key not in given:
             raise UserError(f"export wants {key}=: metalearn export run=outputs/my-run out=DIR")

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metalearn_cli import yaml_files
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
 from metalearn_cli.errors import UserError
+from metalearn_cli.fields import PACKAGE, typed, types_in_source
 from metalearn_cli.mistakes import composition_sentence, nearest
 
 # Keys whose values are a person's text: names, paths, sentences.
@@ -63,6 +64,36 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     return composed, choices
 
 
+def compose_run(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The same of one run, with keys and types checked: what can be told without torch, which takes a second to import.
+
+    Raises UserError for all that is wrong with the command line but the ranges of values and what does not fit
+    together.
+    """
+    refuse_hydra(overrides)
+    for override in overrides:
+        if override.startswith("sweep=") and override != "sweep=null":
+            raise UserError(
+                f"{override} says who runs the jobs of a sweep, and this is one run: give -m, or leave it out"
+            )
+    composed, choices = compose_config(overrides)
+    classes = {
+        group: str(composed[group].get("_target_")) for group in GROUPS if isinstance(composed[group], DictConfig)
+    }
+    ours = {group: path for group, path in classes.items() if path.startswith(PACKAGE)}
+    _check_types("metalearn_cli.config.Run", composed, (*GROUPS,), "")
+    for group, path in ours.items():
+        if f"{group}._target_" not in keys_of(overrides):  # else the yaml's keys are those of another class
+            _check_types(path, composed[group], ("_target_",), f"{group}.")
+    return composed, choices
+
+
+def _check_types(owner: str, node: DictConfig, others: tuple[str, ...], prefix: str) -> None:
+    """Raises UserError where a key in `node` is none of this class's, but for `others`, or has another type."""
+    keys = OmegaConf.masked_copy(node, [str(key) for key in node if key not in others])
+    typed(types_in_source(owner, frozenset({"spec"})), keys, prefix, owner)
+
+
 def chosen(choices: Any) -> dict[str, str]:
     """The yaml chosen in each group, of all that Hydra lists."""
     return {group: choices[group] for group in (*GROUPS, *PRESETS) if choices.get(group) is not None}
@@ -95,9 +126,10 @@ def parse_override(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, str(value) if isinstance(value, QuotedString) else value
 
 
-def plain_values(overrides: list[str], command: str) -> dict[str, Any]:
-    """The keys and values for a command that composes no configuration. Raises UserError for a reference, and for a key
-    that is given twice."""
+def command_values(overrides: list[str], command: str, owner: str, more: dict[str, type]) -> dict[str, Any]:
+    """The keys and values of a command that composes no configuration: those of the class `owner`, and `more`. Raises
+    UserError for a key that is none of them or is given twice, for a value of another type, and for a reference."""
+    types = types_in_source(owner) | more
     given: dict[str, Any] = {}
     for override in overrides:
         key, value = parse_override(override)
@@ -105,6 +137,10 @@ def plain_values(overrides: list[str], command: str) -> dict[str, Any]:
             raise UserError(f"{override}: {command} takes plain values, not references")
         if key in given:
             raise UserError(f"{key}= is given twice")
+        if key not in types:
+            raise UserError(f"{command} has no key {key}{nearest(key, types)}")
+        group, dot, name = key.rpartition(".")
+        typed({name: types[key]}, OmegaConf.create({name: value}), f"{group}{dot}", owner)
         given[key] = value
     return given
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.inputs import Points
 from metalearn_cli.machine import set_process
-from metalearn_cli.mistakes import nearest
 from metalearn_cli.model import Model, Predictor
-from metalearn_cli.overrides import plain_values
 from metalearn_cli.progress import show, tell
 from metalearn_cli.report.tables import aligned
 from metalearn_cli.schema import check
@@ -58,8 +56,9 @@ class Rows(NamedTuple):
     nested: list[dict[str, Any]]  # the same for JSON
 
 
-def predict(overrides: list[str]) -> None:
-    keys, test_steps = _keys(overrides)
+def predict(given: dict[str, Any]) -> None:
+    """Predict as the keys say; `given` are those of the command line, of the right types."""
+    keys, test_steps = _keys(given)
     if keys.out is not None:
         _check_out(keys.out)
     stored = read(Path(keys.run), keys.trust)
@@ -80,15 +79,8 @@ def predict(overrides: list[str]) -> None:
     show(f"{len(rows.cells)} predictions are in {keys.out}")
 
 
-def _keys(overrides: list[str]) -> tuple[Predict, int | None]:
-    given = plain_values(overrides, "predict")
+def _keys(given: dict[str, Any]) -> tuple[Predict, int | None]:
     test_steps = given.pop("algo.test_steps", None)
-    if test_steps is not None and (not isinstance(test_steps, int) or isinstance(test_steps, bool)):
-        raise UserError(f"algo.test_steps={test_steps} must be a whole number")
-    known = [field.name for field in fields(Predict)]
-    for key in given:
-        if key not in known:
-            raise UserError(f"predict has no key {key}{nearest(key, [*known, 'algo.test_steps'])}")
     for key, example in (("run", "outputs/my-run"), ("support", "DIR"), ("query", "DIR")):
         if key not in given:
             raise UserError(

@@ -8,18 +8,16 @@ import dataclasses
 import importlib
 import inspect
 import sys
-from copy import copy
 from enum import Enum
-from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.mistakes import describe, failure_sentence, nearest
+from metalearn_cli.fields import typed
+from metalearn_cli.mistakes import failure_sentence, nearest
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.module import module_net
 
@@ -115,39 +113,16 @@ def path_of(cls: type) -> str:
 
 def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The fields of dataclass `cls` as this node gives them, of the right types. Raises UserError for any other key."""
-    types = field_types(cls, injected)
-    # A factory for each, since a list cannot be a field's default.
-    fields = [
-        (name, types[name], dataclasses.field(default_factory=partial(copy, default)))
-        for name, default in field_defaults(cls, injected).items()
-    ]
-    schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, fields))
-    unset = [str(key) for key in node if OmegaConf.is_missing(node, key)]
-    for key, value in ((key, node[key]) for key in map(str, node) if key not in unset):
-        if key not in types:
-            hint = nearest(key, types, prefix)
-            if not _is_ours(path_of(cls)):
-                hint += f"; a class's keys are the fields of its frozen dataclass: {key}: int = 1"
-            raise UserError(f"{prefix}{key} is not a key of {cls.__name__}{hint}")
-        if isinstance(value, bool) and str(value).lower() in getattr(types[key], "__members__", ()):
-            value = str(value).lower()  # a word of an enum, which yaml takes for a truth value
-        try:
-            schema[key] = value
-        except OmegaConfBaseException as error:
-            raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}") from error
-        if _is_nested(value, types[key]):
-            raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}")
-    missing = [name for name in types if name in unset or OmegaConf.is_missing(schema, name)]
-    if missing:
-        raise UserError(f"{prefix}{missing[0]} has no value: give {prefix}{missing[0]}=...")
-    values = {name: OmegaConf.to_container(v) if OmegaConf.is_config(v := schema[name]) else v for name in types}
+    schema = typed(field_types(cls, injected), node, prefix, path_of(cls))
+    named = set(map(str, node))  # also those that are ???, which are not `in node`
+    for name, default in field_defaults(cls, injected).items():
+        if name not in named:
+            schema[name] = default
+        if OmegaConf.is_missing(schema, name):
+            raise UserError(f"{prefix}{name} has no value: give {prefix}{name}=...")
+    given = {str(name): schema[name] for name in schema}
+    values = {name: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for name, v in given.items()}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def _is_nested(value: Any, kind: Any) -> bool:
-    """Whether a list holds lists or mappings where its type has single values, which OmegaConf lets pass."""
-    is_flat = get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is None
-    return is_flat and OmegaConf.is_list(value) and any(OmegaConf.is_config(item) for item in value)
 
 
 def field_types(cls: Any, injected: frozenset[str]) -> dict[str, Any]:

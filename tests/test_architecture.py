@@ -55,6 +55,7 @@ LAYERS = [
         "mistakes",
         "interrupt",
         "parallel",
+        "fields",
         "help",
         "yaml_files",
         "student",

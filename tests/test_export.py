@@ -364,7 +364,7 @@ def test_code_of_others_runs_with_trust_only(
         ("out=x", "export wants run="),
         ("run={run} out={run}", "is there already"),
         ("run={run} out=nowhere/x", "there is no folder nowhere"),
-        ("run={run} out=x steps=1", "steps is not a key of Export"),
+        ("run={run} out=x steps=1", "export has no key steps"),
         ("run=nowhere out=x", "run=nowhere is not the folder of a run"),
     ],
 )
