@@ -16,6 +16,9 @@ import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from metalearn_cli.datasets.formats import Broken as Broken  # for whoever decodes
+from metalearn_cli.datasets.formats import open_picture
+
 MIN_SIDE = 8  # pixels; what is smaller is an icon or an accident
 MAX_PIXELS = 100_000_000  # 300 MB once decoded; a small file can claim any size
 
@@ -28,10 +31,6 @@ class Resize(Enum):
     pad = auto()  # all of it, with its longer side whole
 
 
-class Broken(Exception):
-    """A file without a picture for us; says why, as in "it is empty"."""
-
-
 def decode(path: Path, size: int, channels: int, resize: Resize) -> Tensor:
     """[channels, size, size] uint8. Raises Broken, as `read_picture` does."""
     return as_tensor(square(read_picture(path, channels, 3 * size), size, resize))
@@ -42,7 +41,8 @@ def read_picture(source: Path | Image.Image, channels: int, enough: int) -> Imag
     data say; of a JPEG in a file at least `enough` pixels a side, where it has so many.
 
     Raises Broken where the file cannot be decoded to its last byte, where it holds several pictures (but for a camera's
-    MPO, whose first is the photograph), and for a picture that is too small or too large.
+    MPO, whose first is the photograph, and for HEIC, which says which one is), and for a picture that is too small or
+    too large.
     """
     try:
         with warnings.catch_warnings():
@@ -77,11 +77,10 @@ def _read(source: Path | Image.Image, enough: int) -> Image.Image:
     if isinstance(source, Image.Image):
         _check(source)
         return ImageOps.exif_transpose(source)
-    if source.stat().st_size == 0:
-        raise Broken("is empty (0 bytes)")
-    with Image.open(source) as image:
+    with open_picture(source) as image:
         _check(image)
-        image.draft(None, (enough, enough))
+        if image.format in ("JPEG", "MPO"):  # a draft of HEIC is its thumbnail
+            image.draft(None, (enough, enough))
         return ImageOps.exif_transpose(image)
 
 
@@ -91,7 +90,7 @@ def _check(image: Image.Image) -> None:
         raise Broken(f"is {width} x {height} pixels, and at least {MIN_SIDE} a side are wanted")
     if width * height > MAX_PIXELS:
         raise Broken(_TOO_LARGE)
-    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format not in ("MPO", "HEIF"):
         raise Broken(f"holds {frames} pictures, and one is wanted")
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # Pillow's name for 16 bits in a PNG
         raise Broken(f"is of mode {image.mode}, whose black and white are unknown: 8 or 16 bits are wanted")
