@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metalearn_cli.datasets.decode import as_tensor
 from metalearn_cli.datasets.formats import Broken, open_picture
+from metalearn_cli.datasets.modes import check
 from metalearn_cli.errors import UserError
 
 
@@ -57,6 +58,7 @@ def read_rgb(path: Path) -> Image.Image:
                 raise UserError(
                     f"{path} is of mode {image.mode}: RGB, grey (L) or CMYK is wanted, without transparency"
                 )
+            check(image)
             picture: Image.Image = image.convert("RGB")
             return picture
     except UnidentifiedImageError as error:

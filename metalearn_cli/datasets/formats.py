@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import PIL
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 # By Pillow's name, with the suffixes of its files in any case. A JPEG may be a camera's MPO, which Pillow tells apart.
 FORMATS = {
@@ -60,9 +60,13 @@ def open_picture(source: Path | BinaryIO) -> ImageFile.ImageFile:
         return _open_heif(source)
     if b"avif" in brands and "AVIF" not in _readable():
         raise Broken(f"is AVIF, which Pillow {PIL.__version__} here does not read: pip install 'Pillow>=11.3'")
-    return Image.open(
-        source, formats=[name for name in _readable() if name not in _WITHOUT_MARK or suffix in FORMATS[name]]
-    )
+    names = [name for name in _readable() if name not in _WITHOUT_MARK or suffix in FORMATS[name]]
+    try:
+        return Image.open(source, formats=names)
+    except UnidentifiedImageError as error:
+        if start.startswith((b"II*", b"MM\0*", b"II+", b"MM\0+")):
+            raise Broken("is a TIFF with pixels of a kind that Pillow does not read: save it with 8 bits") from error
+        raise
 
 
 @cache
