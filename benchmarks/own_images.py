@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from metalearn_cli.datasets import cifar_fs
+from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.places import data_root
 
 
@@ -58,7 +59,7 @@ def main() -> None:
         folder.mkdir(parents=True)
         source = data_root() / "cifar-fs" / "cifar100" / "data" / listed.name
         for number, path in enumerate(sorted(source.glob("*.png"))[: chosen.images]):
-            with Image.open(path) as picture:
+            with open_picture(path) as picture:
                 save(picture.convert("RGB"), folder / f"{number:03}", number % 10)
     if chosen.mishaps:
         first, second = (chosen.folder / name for name in ("people/baby", "fish/shark"))

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from metalearn_cli import stored
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config import Precision
+from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.omniglot import characters
 from metalearn_cli.tasks.omniglot import Omniglot
 
@@ -67,7 +68,7 @@ def scans(root: Path) -> dict[str, list[Image.Image]]:
         with zipfile.ZipFile(root / f"{name}.zip") as archive:
             for member in sorted(archive.namelist()):
                 if member.startswith(name) and member.endswith(".png"):
-                    scan = Image.open(io.BytesIO(archive.read(member)))
+                    scan = open_picture(io.BytesIO(archive.read(member)))
                     found.setdefault(member.rpartition("/")[0], []).append(scan.copy())
     return found
 
@@ -129,7 +130,7 @@ def overview(support: list[Path], query: list[Path], found: list[str]) -> Image.
         cells += [(at, f"taken for {to}") for at, to in zip(query, found, strict=True) if at.name[0] == label]
         for column, (file, text) in enumerate(cells):
             left, top = column * (wide + 8) + (16 if column else 0), row * (high + gap)
-            sheet.paste(Image.open(file).resize((wide, high), Image.Resampling.LANCZOS), (left, top + gap - 4))
+            sheet.paste(open_picture(file).resize((wide, high), Image.Resampling.LANCZOS), (left, top + gap - 4))
             draw.text((left + 2, top + 4), text, fill="black" if text[-1] == label else "red")
     return sheet
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from metalearn_cli.datasets.columns import Columns as Table
 from metalearn_cli.datasets.columns import read_columns
-from metalearn_cli.datasets.image_folder import SUFFIXES, Contents, find_classes, list_images, some
+from metalearn_cli.datasets.formats import SUFFIXES, is_picture
+from metalearn_cli.datasets.image_folder import Contents, find_classes, list_images, some
 from metalearn_cli.datasets.point_set import Array
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Columns
@@ -89,8 +90,12 @@ def _matching(pattern: str) -> tuple[list[Path], list[str]]:
     matches = [Path(name) for name in sorted(names)]
     if not matches:
         raise UserError(f"query={pattern}: no file matches this pattern in {Path.cwd()}: mend it, or give the folder")
-    suffixes = (*SUFFIXES, ".csv") if pattern.lower().endswith(".csv") else SUFFIXES
-    used = [path for path in matches if path.is_dir() or path.name.lower().endswith(suffixes)]
+    is_of_lists = pattern.lower().endswith(".csv")
+    used = [
+        path
+        for path in matches
+        if path.is_dir() or is_picture(path.name) or (is_of_lists and path.suffix.lower() == ".csv")
+    ]
     if not used:
         raise UserError(f"query={pattern} matches no images, files that end in {', '.join(SUFFIXES)}")
     found = [_images_at(path, pattern) for path in used]

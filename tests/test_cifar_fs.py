@@ -134,7 +134,7 @@ def test_missing_and_surplus_images_name_class_and_count(small: Path) -> None:
         ("transparent", "is of mode RGBA"),
         ("large", "is 64 x 16 pixels instead of 32 x 32"),
         ("animation", "holds 2 pictures"),
-        ("folder", "is damaged ("),
+        ("folder", "is no plain file"),
     ],
 )
 @pytest.mark.row("C8")

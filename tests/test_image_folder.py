@@ -239,10 +239,10 @@ def test_what_cannot_be_opened_is_named(flat: Path, monkeypatch: pytest.MonkeyPa
     """Root, who runs these tests in a container, may read everything."""
     opened = Image.open
 
-    def refuse(path: Path, *rest: Any) -> Any:
+    def refuse(path: Path, **how: Any) -> Any:
         if Path(path).name == "1.png" and Path(path).parent.name == "c04":
             raise PermissionError(13, "Permission denied", str(path))
-        return opened(path, *rest)
+        return opened(path, **how)
 
     monkeypatch.setattr(decoding.Image, "open", refuse)
     assert "c04/1.png cannot be read (Permission denied)" in refusal(flat)
@@ -306,10 +306,10 @@ def test_other_files_are_said_and_what_systems_leave_is_not(flat: Path) -> None:
     (flat / "__MACOSX/c01").mkdir(parents=True)
     (flat / "__MACOSX/c01/0.png").write_bytes(b"junk")
     (flat / "c01/labels.txt").write_text("junk")
-    (flat / "c02/3.heic").write_text("junk")
+    (flat / "c02/3.psd").write_text("junk")
     task = task_on(flat)
     assert images_of(task).count.sum() == 30
-    assert "no images by their suffix, and not read (2): c01/labels.txt, c02/3.heic" in task.notes()
+    assert "no images by their suffix, and not read (2): c01/labels.txt, c02/3.psd" in task.notes()
 
 
 def test_suffixes_in_any_case(flat: Path) -> None:

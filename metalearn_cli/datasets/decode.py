@@ -1,9 +1,9 @@
 """The picture in a file as a square of a given side, whatever its format, mode and proportions; or why there is none.
 
-By content, whatever the suffix. A picture is turned as its EXIF data say. What is transparent, or added by `pad`, is
-white. 16 bits of grey become 8 by division by 257, CMYK and palettes become RGB as Pillow has them, colour becomes grey
-by the luminance of ITU-R BT.601, and grey becomes colour by repeating. Colour profiles are not read. Sizes change by
-Lanczos, which is antialiased.
+By content, whatever the suffix (datasets/formats.py). A picture is turned as its EXIF data say. What is transparent, or
+added by `pad`, is white. What its numbers mean stands in datasets/modes.py: 16 bits become 8, CMYK, L*a*b* and palettes
+become RGB; colour becomes grey by the luminance of ITU-R BT.601, and grey becomes colour by repeating. Colour profiles
+are not read. Sizes change by Lanczos, which is antialiased.
 """
 
 import os
@@ -11,10 +11,13 @@ import warnings
 from enum import Enum, auto
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from metalearn_cli.datasets.formats import Broken as Broken  # for whoever decodes
+from metalearn_cli.datasets.formats import open_picture
+from metalearn_cli.datasets.modes import check, plain
 
 MIN_SIDE = 8  # pixels; what is smaller is an icon or an accident
 MAX_PIXELS = 100_000_000  # 300 MB once decoded; a small file can claim any size
@@ -28,10 +31,6 @@ class Resize(Enum):
     pad = auto()  # all of it, with its longer side whole
 
 
-class Broken(Exception):
-    """A file without a picture for us; says why, as in "it is empty"."""
-
-
 def decode(path: Path, size: int, channels: int, resize: Resize) -> Tensor:
     """[channels, size, size] uint8. Raises Broken, as `read_picture` does."""
     return as_tensor(square(read_picture(path, channels, 3 * size), size, resize))
@@ -42,12 +41,13 @@ def read_picture(source: Path | Image.Image, channels: int, enough: int) -> Imag
     data say; of a JPEG in a file at least `enough` pixels a side, where it has so many.
 
     Raises Broken where the file cannot be decoded to its last byte, where it holds several pictures (but for a camera's
-    MPO, whose first is the photograph), and for a picture that is too small or too large.
+    MPO, whose first is the photograph, and for HEIC, which says which one is), and for a picture that is too small or
+    too large.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which are checked here, and of metadata that are not used
-            return _plain(_read(source, enough)).convert("L" if channels == 1 else "RGB")
+            return _read(source, enough).convert("L" if channels == 1 else "RGB")
     except Broken:
         raise
     except UnidentifiedImageError as error:
@@ -70,19 +70,18 @@ _TOO_LARGE = f"has more than {MAX_PIXELS // 1_000_000} million pixels"
 
 
 def _read(source: Path | Image.Image, enough: int) -> Image.Image:
-    """The picture in its own mode; a JPEG of more than twice as many pixels a side as are enough at half, a quarter or
+    """The picture in 8 bits; a JPEG of more than twice as many pixels a side as are enough at half, a quarter or
     an eighth of its size, which is quickly decoded."""
     if isinstance(source, ImageFile.ImageFile) and source.tile and source.filename:  # opened, and not decoded yet
         source = Path(os.fsdecode(source.filename))
     if isinstance(source, Image.Image):
         _check(source)
-        return ImageOps.exif_transpose(source)
-    if source.stat().st_size == 0:
-        raise Broken("is empty (0 bytes)")
-    with Image.open(source) as image:
+        return plain(source)
+    with open_picture(source) as image:
         _check(image)
-        image.draft(None, (enough, enough))
-        return ImageOps.exif_transpose(image)
+        if image.format in ("JPEG", "MPO"):  # a draft of HEIC is its thumbnail
+            image.draft(None, (enough, enough))
+        return plain(image)
 
 
 def _check(image: Image.Image) -> None:
@@ -91,22 +90,9 @@ def _check(image: Image.Image) -> None:
         raise Broken(f"is {width} x {height} pixels, and at least {MIN_SIDE} a side are wanted")
     if width * height > MAX_PIXELS:
         raise Broken(_TOO_LARGE)
-    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format not in ("MPO", "HEIF"):
         raise Broken(f"holds {frames} pictures, and one is wanted")
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # Pillow's name for 16 bits in a PNG
-        raise Broken(f"is of mode {image.mode}, whose black and white are unknown: 8 or 16 bits are wanted")
-
-
-def _plain(picture: Image.Image) -> Image.Image:
-    """8 bits a channel, without transparency."""
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if not picture.has_transparency_data:
-        return picture
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture.convert("RGBA"))
-    return white.convert("RGB")
+    check(image)
 
 
 def square(

@@ -9,6 +9,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from metalearn_cli.datasets.decode import as_tensor
+from metalearn_cli.datasets.formats import Broken, open_picture
+from metalearn_cli.datasets.modes import check
 from metalearn_cli.errors import UserError
 
 
@@ -49,19 +51,20 @@ def read_rgb(path: Path) -> Image.Image:
     Refused: what cannot be decoded to the last byte, what holds several pictures, and modes that RGB cannot hold.
     """
     try:
-        if path.stat().st_size == 0:
-            raise UserError(f"{path} is empty (0 bytes): put the image there again")
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise UserError(f"{path} holds {frames} pictures: one is wanted")
             if image.mode not in ("RGB", "L", "CMYK"):
                 raise UserError(
                     f"{path} is of mode {image.mode}: RGB, grey (L) or CMYK is wanted, without transparency"
                 )
+            check(image)
             picture: Image.Image = image.convert("RGB")
             return picture
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is no image that Pillow can read: put the image there again") from error
+    except Broken as error:
+        raise UserError(f"{path} {error}: put the image there again") from error
     except UserError:
         raise
     except Exception as error:  # whatever the system, zlib or Pillow raise when they meet damaged bytes

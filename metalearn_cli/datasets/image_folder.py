@@ -21,11 +21,10 @@ from tqdm import tqdm
 from metalearn_cli.datasets.base import ImageSet, Unpacked
 from metalearn_cli.datasets.cache import find, packed, read_blocks, writing
 from metalearn_cli.datasets.decode import Broken, Resize, decode
+from metalearn_cli.datasets.formats import SUFFIXES, is_picture
 from metalearn_cli.datasets.places import cache_root, expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_all, write_durably
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # in any case
 
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # they do not count, nor does what is hidden
 
@@ -104,7 +103,7 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], found: Contents) -> 
         path = f"{name}/{entry.name}".lstrip("/")
         if entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS:
             continue
-        is_image = entry.name.lower().endswith(SUFFIXES)
+        is_image = is_picture(entry.name)
         try:
             if entry.is_dir():
                 _walk(folder, path, (*above, real), found)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from metalearn_cli import seeding
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
 from metalearn_cli.datasets.cache import packed
+from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
 
@@ -153,7 +154,7 @@ def _read_archive(path: Path, resample: Resample) -> Iterator[Tensor]:
             small = bytearray()
             for name in members[character]:
                 try:
-                    image = Image.open(io.BytesIO(archive.read(name))).convert("L")
+                    image = open_picture(io.BytesIO(archive.read(name))).convert("L")
                 except Exception as error:  # whatever zipfile, zlib or Pillow raise when they meet damaged bytes
                     raise UserError(f"{name} in {path} is damaged ({error}): {mend}") from error
                 if image.size != (OWN_SIZE, OWN_SIZE):

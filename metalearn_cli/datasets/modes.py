@@ -1,0 +1,151 @@
+"""What the numbers in a picture's file mean: as 8 bits in each of one or three channels, without transparency; or why
+that is not known. Held against ImageMagick, libtiff, OpenJPEG and libavif in tests/test_modes.py, not against Pillow.
+
+Where formats leave a choice: a channel that a TIFF says nothing of is passed over, as is the fourth byte of a BMP
+without masks; the values that a file calls its least and its largest, colour profiles and gamma are not looked at.
+"""
+
+import struct
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from metalearn_cli.datasets.formats import Broken
+
+_MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I;16L", "I;16B"}
+
+# Tags of a TIFF, and values of them.
+_KIND, _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOUR_MAP, _PLANES, _INKS, _SUBSAMPLING = (
+    254,
+    258,
+    259,
+    262,
+    320,
+    284,
+    332,
+    530,
+)
+_IS_PREVIEW, _UNCOMPRESSED, _WHITE_IS_ZERO, _YCBCR, _APART, _CMYK = 1, 1, 0, 6, 2, 1
+
+
+def check(image: Image.Image) -> None:
+    """Raises Broken where Pillow would read something else than was meant, or what was meant is not known."""
+    mode, name = image.mode, image.format
+    if mode not in _MODES and not (mode == "I" and name in ("PNG", "PPM")):  # Pillow's name for their 16 bits
+        raise Broken(f"is of mode {mode}, whose black and white are unknown: 8 or 16 bits are wanted")
+    if name == "TIFF":
+        _check_tiff(image)
+    elif name == "PNG" and _raw_mode(image).startswith("RGB;16") and "transparency" in image.info:
+        raise Broken("is a PNG of 16 bits a channel with one transparent colour, of which Pillow keeps 8 bits")
+    elif name == "GIF" and "transparency" not in image.info and _extent(image) != (0, 0, *image.size):
+        raise Broken("is a GIF that does not fill its frame, and says nothing of what is around it")
+    elif name == "JPEG2000":
+        _check_jpeg2000(image)
+    elif (
+        name == "TGA" and (start := _start(image, 18)) and start[16] == 16 and start[2] & 7 in (2, 3) and start[17] & 15
+    ):
+        raise Broken("is a TGA of 16 bits with transparency, which programs do not agree on")
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """Grey or colours in 8 bits a channel on white, turned as the EXIF data say; decodes the picture."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    raw_mode = _raw_mode(image)
+    picture = ImageOps.exif_transpose(image)
+    if picture.mode.startswith("I"):
+        return _of_16_bits(
+            picture, 4095 if tags.get(_BITS) == (12,) else 65535, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        )
+    if picture.mode in ("P", "PA") and tags and max(tags[_COLOUR_MAP]) < 256:  # 8 bits where 16 should be
+        picture.putpalette(bytes(tags[_COLOUR_MAP]), "RGB;L")
+    if picture.mode == "LAB":
+        return picture.convert("RGB")
+    if image.format == "PNG" and "transparency" in picture.info and picture.mode in ("L", "RGB"):
+        picture.info["transparency"] = _in_8_bits(picture.info["transparency"], raw_mode)
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    if not picture.has_transparency_data:
+        return picture
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture.convert("RGBA"))
+    return white.convert("RGB")
+
+
+def _of_16_bits(picture: Image.Image, largest: int, is_negative: bool) -> Image.Image:
+    values = np.asarray(picture).astype(np.int64)
+    grey = (values * 255 + largest // 2) // largest
+    if is_negative:  # which Pillow sees to with 1, 2, 4 and 8 bits, and not with 16
+        grey = 255 - grey
+    if (transparent := picture.info.get("transparency")) is not None:
+        grey[values == transparent] = 255
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+def _in_8_bits(transparent: int | tuple[int, ...], raw_mode: str) -> int | tuple[int, ...]:
+    """The transparent colour of a PNG, which stands in the file in the bits of the file: 2 of 0 to 3, for instance."""
+    if isinstance(transparent, tuple):
+        return tuple(value & 255 for value in transparent)
+    bits = {"L;2": 2, "L;4": 4}.get(raw_mode, 8)
+    largest = (1 << bits) - 1
+    return (transparent & largest) * (255 // largest)
+
+
+def _check_tiff(image: Image.Image) -> None:
+    tags = getattr(image, "tag_v2", {})
+    if _PHOTOMETRIC not in tags:
+        raise Broken("is a TIFF that does not say whether 0 is black or white")
+    if tags.get(_KIND, 0) & _IS_PREVIEW:
+        raise Broken("is a TIFF whose first picture is a preview of another one, as in the raw files of cameras")
+    if image.mode == "CMYK" and tags.get(_INKS, _CMYK) != _CMYK:
+        raise Broken("is a TIFF of other inks than cyan, magenta, yellow and black")
+    is_compressed = tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED
+    if tags[_PHOTOMETRIC] == _YCBCR and not is_compressed and tags.get(_SUBSAMPLING) != (1, 1):
+        raise Broken("is an uncompressed TIFF with one colour for several pixels")
+    if tags.get(_PLANES) == _APART and image.mode not in ("1", "L", "P", "I;16", "I;16B"):
+        is_known = image.mode in ("RGB", "RGBA", "CMYK") and (is_compressed or max(tags[_BITS]) == 8)
+        if not is_known:
+            raise Broken("is a TIFF with each channel by itself, of a kind that Pillow takes for another")
+
+
+def _check_jpeg2000(image: Image.Image) -> None:
+    """8 bits a channel, or up to 16 of grey: of deeper colours Pillow makes white black, and of fewer bits it makes
+    white grey."""
+    start = _start(image, 1 << 20)
+    if not start:  # decoded already
+        return
+    if (at := start.find(b"\xff\x4f\xff\x51")) < 0 or len(start) < at + 42:
+        raise Broken("is a JPEG 2000 without a header that could be read")
+    (channels,) = struct.unpack(">H", start[at + 40 : at + 42])
+    parts = [start[first : first + 3] for first in range(at + 42, at + 42 + 3 * channels, 3)]
+    bits = sorted({(part[0] & 127) + 1 for part in parts if part})  # the first bit says that it has a sign
+    if any(part[1:] != b"\1\1" for part in parts):
+        raise Broken("is a JPEG 2000 with one colour for several pixels")
+    if bits != [8] and not (channels == 1 and image.mode == "I;16"):
+        said = " and ".join(map(str, bits))
+        raise Broken(f"is a JPEG 2000 with {channels} channels of {said} bits: 8 bits, or 10 to 16 of grey, are wanted")
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16") or (at == 0 and channels in (2, 4)):
+        raise Broken(f"is a JPEG 2000 whose {channels} channels are neither grey nor RGB, or may be something else")
+
+
+def _start(image: Image.Image, size: int) -> bytes:
+    """The first bytes of the file; nothing where the picture is decoded already."""
+    if (file := getattr(image, "fp", None)) is None:
+        return b""
+    at = file.tell()
+    file.seek(0)
+    start: bytes = file.read(size)
+    file.seek(at)
+    return start
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels stand in the file, as Pillow names it; nothing where the picture is decoded already."""
+    tile = getattr(image, "tile", None)
+    how = tile[0][3] if tile else ""
+    return how if isinstance(how, str) else str(how[0])
+
+
+def _extent(image: Image.Image) -> tuple[int, ...]:
+    """What of the frame the pixels in the file fill."""
+    tile = getattr(image, "tile", None)
+    return tuple(tile[0][1]) if tile else (0, 0, *image.size)
