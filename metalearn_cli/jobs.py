@@ -6,20 +6,20 @@ import json
 import shlex
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from metalearn_cli import checkpoint, runs
+from metalearn_cli import checkpoint, continued, runs
 from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.config import Job, gone_keys, key_defaults, make_job
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
-from metalearn_cli.loop import new_mirror, test, train
+from metalearn_cli.loop import new_mirror, test, test_modes, train
 from metalearn_cli.machine import new_learner, require_shares
 from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mirror import check_installed
@@ -41,6 +41,8 @@ def train_run(
 ) -> tuple[Path, dict[str, Any]]:
     """Train in the run's folder, or take the results of a run that is already finished -> folder, results. Raises
     Pruned where a search gives the run up."""
+    begun = ranks.from_first(lambda: continued.begun(job.run.name))
+    job = continued.as_begun(job, begun)
     # What is wrong with the device, the parts or the data is said before a folder is made.
     check_installed(job.run.logger.name if job.run.logger else None)
     require_shares(job, ranks)
@@ -83,7 +85,7 @@ def _begin(
     for note in notes:
         console.say(note)
     runs.check_same_data(folder, fingerprint)
-    if (results := finished_results(folder, job)) is not None:
+    if (results := finished_results(folder, job, console)) is not None:
         console.say(f"{folder} is already finished, {job.run.steps} steps")
         with closing(new_mirror(folder, job, results, console, ranks)) as mirror:
             mirror.finish(results)
@@ -103,7 +105,7 @@ def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[None]:
         return
     with runs.lock(folder, job.run.lock):
         runs.remove_temporary(folder)
-        runs.check_same(folder, job.config, key_defaults(job))
+        runs.check_same(folder, job.config, key_defaults(job), job.given)
         yield
 
 
@@ -287,13 +289,27 @@ def _set(config: dict[str, Any], override: str, has_own_task: bool) -> None:
     (config[group] if rest else config)[rest or key] = value
 
 
-def finished_results(folder: Path, job: Job) -> dict[str, Any] | None:
-    """The results of a run that has been tested after these steps, and by this choice of the checkpoint."""
+def finished_results(folder: Path, job: Job, console: Console) -> dict[str, Any] | None:
+    """The results of a run that has been tested after these steps, and as the job asks; where it was tested otherwise,
+    a sentence says so."""
     path = folder / "results.json"
     results = runs.read_json(path) if path.exists() else None
-    if results is not None and (results["steps"], results["select"]) == (job.run.steps, job.run.select.name):
-        return results
-    return None
+    if results is None or results["steps"] != job.run.steps:
+        return None
+    modes = test_modes(job, job.run.batch_norm or job.algo.batch_norm)
+    asked = {
+        "select": (job.run.select.name, results["select"]),
+        "test_episodes": (job.run.test_episodes, results["episodes"]),
+        "other_batch_norm": (_listed(mode.name for mode in modes[1:]), _listed(results["other_batch_norm"])),
+    }
+    other = [f"{key}={now} (it was {then})" for key, (now, then) in asked.items() if now != then]
+    if other:
+        console.say(f"{folder} is tested again, with {', '.join(other)}")
+    return None if other else results
+
+
+def _listed(modes: Iterable[str]) -> str:
+    return f"[{','.join(sorted(modes))}]"
 
 
 def how_to_continue(folder: Path, overrides: list[str], ranks: Ranks = ALONE) -> str:

@@ -14,7 +14,7 @@ LAYERS = [
     {"sweep_job", "search_space"},
     {"published"},
     {"jobs", "bench", "data", "packed_sets", "report", "predict", "export"},
-    {"prepare"},
+    {"prepare", "continued"},
     {"choose", "calibrate"},
     {"loop", "stored", "machine"},
     {"model"},
