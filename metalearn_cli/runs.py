@@ -130,6 +130,8 @@ def check_same(folder: Path, config: dict[str, Any], defaults: dict[str, Any], g
         for key in old.keys() | new.keys()
         if key not in free and not key.startswith("paper") and old.get(key) != new.get(key)
     )
+    if "optimizer.schedule_steps" in differing and old["steps"] == 0:  # nothing has followed the schedule yet
+        differing.remove("optimizer.schedule_steps")
     if differing == ["optimizer.schedule_steps"]:
         ends = old["optimizer.schedule_steps"]
         raise UserError(

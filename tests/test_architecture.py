@@ -20,6 +20,7 @@ LAYERS = [
     {"model"},
     {
         "evaluate",
+        "scored_blocks",
         "runs",
         "writers",
         "checkpoint",
