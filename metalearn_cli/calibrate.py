@@ -15,6 +15,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import draw_episodes
 from metalearn_cli.files import turn
 from metalearn_cli.model import Model, for_way
+from metalearn_cli.progress import Console, Progress
 from metalearn_cli.stored import UNLIKE, Stored, kept, task_of, thresholds
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.unlike import SHARE, Threshold, quantile, unlikeness
@@ -80,14 +81,17 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
     episodes = EPISODES if number is None else min(EPISODES, number)
     net, meta, _ = for_way(model.algo, model.net, model.meta, task.spec.outputs)
     net = model.in_precision(net)
-    scores = []
-    for draw in draw_episodes(task, "val", episodes, 0):
-        for batch in task.gather(draw, model.device).to(model.dtype).chunks(TASKS_AT_ONCE):
-            with torch.no_grad():
-                predict = last(model.algo.adapt(net, meta, batch.support, model.algo.test_steps))
-                out = present(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
-            score = unlikeness(out)
-            scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])
+    scores, done = [], 0
+    with Progress(Console(), "measuring the flag `unlike`", episodes, passing=True) as progress:
+        for draw in draw_episodes(task, "val", episodes, 0):
+            for batch in task.gather(draw, model.device).to(model.dtype).chunks(TASKS_AT_ONCE):
+                with torch.no_grad():
+                    predict = last(model.algo.adapt(net, meta, batch.support, model.algo.test_steps))
+                    out = present(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
+                score = unlikeness(out)
+                scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])
+                done += len(batch.key)
+                progress.advance(done, "tasks")
     values = torch.cat(scores)
     return Threshold(
         value=quantile(values),

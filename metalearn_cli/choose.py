@@ -46,6 +46,7 @@ def fastest_convolution(job: Job, device: torch.device, console: Console, ranks:
     """How a step is fastest, with as many tasks at once as is asked for (auto: one, which fits if any does)."""
     seconds = {}
     chunk = 1 if job.run.tasks_per_chunk == "auto" or (job.run.memory and may_cut(job)) else job.run.tasks_per_chunk
+    console.say("timing a step by two ways to convolve")
     for way in (Convolution.grouped, Convolution.product):
         assert isinstance(job.net, Conv4)  # whoever calls
         with_way = job._replace(net=dataclasses.replace(job.net, convolution=way))
@@ -75,6 +76,9 @@ def fit(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) 
     sizes = [2**power for power in range(own.bit_length()) if 2**power < own] + [own]
     if isinstance(settings.tasks_per_chunk, int) and not may_cut(job):
         sizes = [settings.tasks_per_chunk]
+    console.say(
+        f"timing steps and a part of the test, with {', '.join(map(str, sizes))} task(s) at once, while they fit"
+    )
     plain = search = _search(job, sizes, bound, before, batch, device, console, ranks)
     if search.beyond is not None and settings.memory and may_rematerialise(job):
         # With as many tasks at once it is slower than without: more tasks is what it could be for.

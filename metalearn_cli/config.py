@@ -87,7 +87,7 @@ class Run:
     paper: dict[str, Any] | None
 
     def __post_init__(self) -> None:
-        for key in ("steps", "tasks_per_step", "test_episodes", "eval_episodes", "log_every", "save_every", "keep"):
+        for key in ("tasks_per_step", "test_episodes", "eval_episodes", "log_every", "save_every", "keep"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key}={getattr(self, key)} must be at least 1")
         check_threads(self.threads)
@@ -96,7 +96,7 @@ class Run:
             raise UserError(f"tasks_per_chunk={chunk} must be a whole number from 1 on, auto or null")
         if self.memory not in (None, "auto"):
             parse_memory(self.memory)
-        for key in ("seed", "episodes_seed", "eval_every"):
+        for key in ("steps", "seed", "episodes_seed", "eval_every"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key}={getattr(self, key)} must be 0 or above")
         if self.name is not None:
@@ -185,7 +185,7 @@ def make_job(
         return build(groups[group], group, base, given, trust, notes, **injected)
 
     optimizer: Optimizer = make("optimizer", Optimizer)
-    if optimizer.anneals and optimizer.schedule_steps is None:
+    if optimizer.anneals and optimizer.schedule_steps is None and run.steps > 0:
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)
     task: TaskDistribution = make("task", TaskDistribution)
     run = _each_task_once(run, task, given, notes)

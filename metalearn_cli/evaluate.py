@@ -18,6 +18,10 @@ from metalearn_cli.tasks.base import Draw, Split, Support, TaskDistribution, dra
 
 BLOCK = 64  # episodes drawn from one generator
 
+Block = dict[
+    BatchNorm, Scores
+]  # the scores of its episodes [E, K + 1], on the CPU; of others than the first mode [E, 1]
+
 
 class Evaluation(NamedTuple):
     scores: dict[BatchNorm, Scores]  # [E, K + 1] each, on the CPU
@@ -50,31 +54,59 @@ def evaluate(
     modes: list[BatchNorm],
     report: Callable[[int], None],
 ) -> Evaluation:
-    """Score the first `episodes` episodes of `split`, each rank its share of every block; `report` is told the number
-    done, after each block."""
+    """Score the first `episodes` episodes of `split`; `report` is told the number done, after each few of them."""
     draws: list[Draw] = []
-    own: list[dict[BatchNorm, Scores]] = []  # of each block; the last one may have none for this rank
+    blocks: list[Block] = []
     for draw in draw_episodes(task, split, episodes, episodes_seed):
+        blocks.append(score_block(learner, task, draw, modes, BLOCK * len(draws), report))
         draws.append(draw)
-        share = draw_slice(draw, *learner.ranks.share(len(draw["key"])))
-        own.append(_score(learner, task, share, modes) if len(share["key"]) else {})
-        report(min(BLOCK * len(draws), episodes))
-    own = [{mode: Scores(*(part.cpu() for part in scores)) for mode, scores in block.items()} for block in own]
-    parts = [part for block in zip(*learner.ranks.gather(own), strict=True) for part in block if part]
-    scores = {mode: _joined([part[mode] for part in parts]) for mode in modes}
-    hashes = episode_hashes(draws, task.fingerprint)
-    return Evaluation(scores, draw_sha256(draws, task.fingerprint), hashes)
+    return evaluation(task, draws, blocks)
 
 
-def _score(learner: Learner, task: TaskDistribution, draw: Draw, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
-    """As many episodes as go through at once are gathered at once."""
+def evaluation(task: TaskDistribution, draws: list[Draw], blocks: list[Block]) -> Evaluation:
+    """Of the draw and the scores of every block."""
+    scores = {mode: _joined([block[mode] for block in blocks]) for mode in blocks[0]}
+    return Evaluation(scores, draw_sha256(draws, task.fingerprint), episode_hashes(draws, task.fingerprint))
+
+
+def score_block(
+    learner: Learner,
+    task: TaskDistribution,
+    draw: Draw,
+    modes: list[BatchNorm],
+    before: int,
+    report: Callable[[int], None],
+) -> Block:
+    """The scores of these episodes, of which each rank makes its share, in every rank.
+
+    `report` is told the number done, by the measure of this rank, with the `before` that were done earlier.
+    """
+    ranks, number = learner.ranks, len(draw["key"])
+    first, last = ranks.share(number)
+    mine = _score(
+        *(learner, task, draw_slice(draw, first, last), modes),
+        lambda done: report(before + min(done * ranks.size, number)),
+    )
+    shares = [share for share in ranks.gather(mine) if share]  # of few episodes a rank may have none
+    return {mode: _joined([share[mode] for share in shares]) for mode in modes}
+
+
+def _score(
+    learner: Learner, task: TaskDistribution, draw: Draw, modes: list[BatchNorm], report: Callable[[int], None]
+) -> Block:
+    """As many episodes as may go through at once are gathered at once."""
     number = len(draw["key"])
     size = learner.tasks_per_chunk or number
-    parts = [
-        learner.evaluate(task.gather(draw_slice(draw, first, first + size), learner.device), modes)
-        for first in range(0, number, size)
-    ]
-    return {mode: _joined([part[mode] for part in parts]) for mode in modes}
+    parts: list[Block] = []
+    for first in range(0, number, max(size, 1)):
+        batch = task.gather(draw_slice(draw, first, first + size), learner.device)
+        done = first
+        for chunk in batch.chunks(learner.scored_at_once(batch)):
+            parts.append(learner.evaluate(chunk, modes))
+            done += len(chunk.key)
+            report(done)
+    joined = {mode: _joined([part[mode] for part in parts]) for mode in modes} if parts else {}
+    return {mode: Scores(*(part.cpu() for part in scores)) for mode, scores in joined.items()}
 
 
 def _joined(parts: list[Scores]) -> Scores:

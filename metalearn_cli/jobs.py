@@ -6,20 +6,20 @@ import json
 import shlex
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from metalearn_cli import checkpoint, runs
+from metalearn_cli import checkpoint, continued, runs, scored_blocks
 from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.config import Job, gone_keys, key_defaults, make_job
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.interrupt import Interrupt, Interrupted
-from metalearn_cli.loop import new_mirror, test, train
+from metalearn_cli.loop import new_mirror, test, test_modes, train
 from metalearn_cli.machine import new_learner, require_shares
 from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mirror import check_installed
@@ -41,6 +41,8 @@ def train_run(
 ) -> tuple[Path, dict[str, Any]]:
     """Train in the run's folder, or take the results of a run that is already finished -> folder, results. Raises
     Pruned where a search gives the run up."""
+    begun = ranks.from_first(lambda: continued.begun(job.run.name))
+    job = continued.as_begun(job, begun)
     # What is wrong with the device, the parts or the data is said before a folder is made.
     check_installed(job.run.logger.name if job.run.logger else None)
     require_shares(job, ranks)
@@ -83,8 +85,9 @@ def _begin(
     for note in notes:
         console.say(note)
     runs.check_same_data(folder, fingerprint)
-    if (results := finished_results(folder, job)) is not None:
+    if (results := finished_results(folder, job, console)) is not None:
         console.say(f"{folder} is already finished, {job.run.steps} steps")
+        shutil.rmtree(folder / scored_blocks.FOLDER, ignore_errors=True)  # of a process that was killed as it finished
         with closing(new_mirror(folder, job, results, console, ranks)) as mirror:
             mirror.finish(results)
         return results
@@ -103,7 +106,7 @@ def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[None]:
         return
     with runs.lock(folder, job.run.lock):
         runs.remove_temporary(folder)
-        runs.check_same(folder, job.config, key_defaults(job))
+        runs.check_same(folder, job.config, key_defaults(job), job.given)
         yield
 
 
@@ -158,9 +161,12 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
                 learner = new_learner(job, ranks)
                 learner.load_state_dict(tested.tensors)
                 results = test(learner, job, folder, tested.step, headline, console, interrupt)
-        except BaseException:
+        except BaseException as failure:
+            if isinstance(failure, Interrupted) and (folder / scored_blocks.FOLDER).exists():
+                again = shlex.join([*launcher(ranks), "eval", *overrides])
+                raise Interrupted(failure.code - 128, f"saved a part of the test; continue with: {again}") from failure
             if ranks.is_first:
-                shutil.rmtree(folder)  # an evaluation is whole or not there
+                shutil.rmtree(folder)  # an evaluation is whole, or its scored blocks wait, or it is not there
             raise
         console.note(f"results are in {folder}")
         return folder, results
@@ -287,19 +293,35 @@ def _set(config: dict[str, Any], override: str, has_own_task: bool) -> None:
     (config[group] if rest else config)[rest or key] = value
 
 
-def finished_results(folder: Path, job: Job) -> dict[str, Any] | None:
-    """The results of a run that has been tested after these steps, and by this choice of the checkpoint."""
+def finished_results(folder: Path, job: Job, console: Console) -> dict[str, Any] | None:
+    """The results of a run that has been tested after these steps, and as the job asks; where it was tested otherwise,
+    a sentence says so."""
     path = folder / "results.json"
     results = runs.read_json(path) if path.exists() else None
-    if results is not None and (results["steps"], results["select"]) == (job.run.steps, job.run.select.name):
-        return results
-    return None
+    if results is None or results["steps"] != job.run.steps:
+        return None
+    modes = test_modes(job, job.run.batch_norm or job.algo.batch_norm)
+    asked = {
+        "select": (job.run.select.name, results["select"]),
+        "test_episodes": (job.run.test_episodes, results["episodes"]),
+        "other_batch_norm": (_listed(mode.name for mode in modes[1:]), _listed(results["other_batch_norm"])),
+    }
+    other = [f"{key}={now} (it was {then})" for key, (now, then) in asked.items() if now != then]
+    if other:
+        console.say(f"{folder} is tested again, with {', '.join(other)}")
+    return None if other else results
+
+
+def _listed(modes: Iterable[str]) -> str:
+    return f"[{','.join(sorted(modes))}]"
 
 
 def how_to_continue(folder: Path, overrides: list[str], ranks: Ranks = ALONE) -> str:
     """What was saved, and the command that goes on from it."""
     paths = checkpoint.list_newest_first(folder / "checkpoints")
     saved = f"saved step {checkpoint.step_of(paths[0])}" if paths else "nothing was trained yet"
+    if (folder / scored_blocks.FOLDER).exists():
+        saved += " and a part of its test"
     rest = [override for override in overrides if not override.startswith("name=")]
     command = shlex.join([*launcher(ranks), "train", *rest, f"name={folder.relative_to(runs.OUTPUTS)}"])
     return f"{saved}; continue with: {command}"

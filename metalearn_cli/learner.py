@@ -20,6 +20,9 @@ from metalearn_cli.optimizer import Optimizer, Slots
 from metalearn_cli.parallel import ALONE, Ranks
 from metalearn_cli.tasks.base import Batch, Support
 
+# Numbers in the examples that a test takes through a CPU at once: those of four 5-way tasks of 84-pixel images.
+AT_ONCE = 1 << 23
+
 
 class NonFinite(Exception):
     """A meta-batch whose loss or gradient is not finite; the learner is as it was before that update (of several from
@@ -211,12 +214,21 @@ class Learner:
         """
         self.check()
         with torch.no_grad():
-            chunks = batch.to(self.dtype).chunks(self.tasks_per_chunk or len(batch.key))
+            chunks = batch.to(self.dtype).chunks(self.scored_at_once(batch))
             parts = [self._evaluate(chunk, modes) for chunk in chunks]
         return {
             mode: Scores(torch.cat([p[mode].loss for p in parts]), torch.cat([p[mode].metric for p in parts]))
             for mode in modes
         }
+
+    def scored_at_once(self, batch: Batch) -> int:
+        """How many tasks go through a test at once: `tasks_per_chunk`, and on the CPU no more than an operation is soon
+        done with, since a signal waits for it."""
+        size = self.tasks_per_chunk or len(batch.key)
+        if self.device.type == "cpu":
+            numbers = (batch.support_x[0].numel() + batch.query_x[0].numel()) or 1  # of the examples of a task
+            size = min(size, max(1, AT_ONCE // numbers))
+        return size
 
     def _evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
         def score(predict: Predictor, mode: BatchNorm) -> Scores:

@@ -1,6 +1,7 @@
 """Training and testing one run, from top to bottom."""
 
 import io
+import shutil
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -12,15 +13,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metalearn_cli import checkpoint, examples, pictures, runs
+from metalearn_cli import checkpoint, examples, pictures, runs, scored_blocks
 from metalearn_cli.ahead import ahead
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.catalog import flatten
 from metalearn_cli.config import Job, Select
 from metalearn_cli.errors import Pruned, RunFailed, UserError
-from metalearn_cli.evaluate import Evaluation, baselines, draw_block, evaluate
+from metalearn_cli.evaluate import (
+    Evaluation,
+    baselines,
+    draw_block,
+    draw_episodes,
+    evaluate,
+    evaluation,
+    score_block,
+)
 from metalearn_cli.files import write_durably
-from metalearn_cli.interrupt import Interrupt, Interrupted
+from metalearn_cli.interrupt import Interrupt
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.measure import is_out_of_memory, peak_memory
 from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summarise
@@ -33,7 +42,7 @@ from metalearn_cli.pruning import Pruning
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.adapted import Adapted
 from metalearn_cli.tasks.base import Batch, Draw, Split, draw_slice
-from metalearn_cli.writers import Writers
+from metalearn_cli.writers import Writers, validations
 
 
 def train(
@@ -42,7 +51,7 @@ def train(
     """Meta-train from the newest checkpoint in `folder` (or from the start), then meta-test -> results.json's content.
 
     Everything that happens at a step is a function of the configuration and the step, so that a run which was killed
-    and continued ends with the same bits as one that was not. Raises Interrupted once the step is saved, and so Pruned
+    and continued ends with the same bits as one that was not. Raises Interrupted when the step is saved, and so Pruned
     where a search gives the run up.
 
     Of several ranks each comes here, with its own learner; the first one reads and writes `folder`.
@@ -75,6 +84,8 @@ def _train(
     headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, settings.keep, console)
+    if done < settings.steps and ranks.is_first:  # what was scored is of other weights
+        shutil.rmtree(folder / scored_blocks.FOLDER, ignore_errors=True)
     if (settings.compile or settings.cuda_graph) and done < settings.steps:
         warm_up(learner, job, done, console, interrupt)
     since, since_step = time.perf_counter(), done
@@ -82,60 +93,94 @@ def _train(
         closing(training_batches(job, learner, done)) as batches,
         closing(Writers(folder if ranks.is_first else None, done, to_validate)) as writers,
         closing(new_mirror(folder, job, None, console, ranks)) as mirror,
-        Progress(console, "train", settings.steps, done) as progress,
     ):
-        # One that was pruned, and killed before that was recorded, is pruned again.
-        verdict = pruning.verdict(folder) if pruning and done < settings.steps and not to_validate else None
-        while (done < settings.steps or to_validate) and not verdict:
-            if not to_validate:
-                loss = learner.step(next(batches), done)
-                done += 1
-                if done % settings.log_every == 0:
-                    learner.check()
-                    mean = loss.mean().item()
-                    writers.metrics(done, {"train/loss": mean, "train/lr": job.optimizer.rate(done - 1)})
-                    now = time.perf_counter()
-                    writers.timing(done, {"steps_per_second": (done - since_step) / (now - since)})
-                    since, since_step = now, done
-                    progress.advance(done, f"loss {mean:.4f}")
-                to_validate = settings.eval_every > 0 and done % settings.eval_every == 0
-            improved = False
-            if to_validate and (validation := validate(learner, job, headline, interrupt)) is not None:
-                values, score = validation
-                to_validate = False
-                writers.metrics(done, values)
-                if ranks.is_first and (drawn := picture(learner, job, "val", headline)) is not None:
-                    writers.picture(done, "val/tasks", drawn)
-                improved = is_better(task.spec.metric, score, best["value"] if best else None)
-                if improved:
-                    best = {"step": done, "value": score}
-                verdict = pruning.verdict(folder) if pruning and done < settings.steps else None
-                progress.advance(done, f"val {task.spec.metric} {'not finite' if score is None else f'{score:.4f}'}")
-            interrupted = interrupt.has_come()  # asked once: a signal after this waits until a step is saved
-            is_due = improved or verdict or done % settings.save_every == 0 or done == settings.steps or interrupted
-            if is_due and ranks.is_first:
-                state = learner.state_dict()
-                writers.sync()
-                checkpoint.save(checkpoints, done, state, {"best": best, "to_validate": to_validate})
-                checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
-                mirror.send()
-            if interrupted:
-                interrupt.poll()  # all ranks together, when the first has saved
-        if verdict:
-            raise Pruned(verdict)
-        tested = settings.steps
-        if settings.select is Select.best and best is None:
-            with_result = "no validation" if settings.eval_every > done or not settings.eval_every else "no finite one"
-            console.say(f"of {done} steps there was {with_result} to choose a checkpoint by: testing the last")
-        if settings.select is Select.best and best is not None and best["step"] != settings.steps:
-            tested = best["step"]
-            chosen = ranks.from_first(lambda: checkpoint.load_step(checkpoints, tested))
-            learner.load_state_dict(chosen.tensors)
+
+        def save() -> None:
+            state = learner.state_dict()
+            writers.sync()
+            checkpoint.save(checkpoints, done, state, {"best": best, "to_validate": to_validate})
+            checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
+            mirror.send()
+
+        if settings.steps == 0 and ranks.is_first:  # what is there is tested
+            save()
+        with Progress(console, "train", settings.steps, done) as progress:
+            # One that was pruned, and killed before that was recorded, is pruned again.
+            verdict = pruning.verdict(folder) if pruning and done < settings.steps and not to_validate else None
+            while (done < settings.steps or to_validate) and not verdict:
+                improved = False
+                if to_validate:  # the step is saved: nothing is lost by a signal
+                    values, score = validate(learner, job, headline, console, interrupt)
+                    to_validate = False
+                    writers.metrics(done, values)
+                    if ranks.is_first and (drawn := picture(learner, job, "val", headline)) is not None:
+                        writers.picture(done, "val/tasks", drawn)
+                    improved = is_better(task.spec.metric, score, best["value"] if best else None)
+                    if improved:
+                        best = {"step": done, "value": score}
+                    verdict = pruning.verdict(folder) if pruning and done < settings.steps else None
+                    progress.advance(done, f"val {task.spec.metric} {_shown(score)}")
+                else:
+                    loss = learner.step(next(batches), done)
+                    done += 1
+                    if done % settings.log_every == 0:
+                        learner.check()
+                        mean = loss.mean().item()
+                        writers.metrics(done, {"train/loss": mean, "train/lr": job.optimizer.rate(done - 1)})
+                        now = time.perf_counter()
+                        writers.timing(done, {"steps_per_second": (done - since_step) / (now - since)})
+                        since, since_step = now, done
+                        progress.advance(done, f"loss {mean:.4f}")
+                    to_validate = settings.eval_every > 0 and done % settings.eval_every == 0
+                interrupted = interrupt.has_come()  # asked once: a signal after this waits until a step is saved
+                is_due = done % settings.save_every == 0 or done == settings.steps or to_validate or improved
+                if (is_due or verdict or interrupted) and ranks.is_first:
+                    save()
+                if interrupted:
+                    interrupt.poll()  # all ranks together, when the first has saved
+            if verdict:
+                raise Pruned(verdict)
+        tested = choose_step(learner, job, folder, best, console, interrupt)
         results = test(learner, job, folder, tested, headline, console, interrupt)
         writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
         writers.hparams(given_settings(job), results)
         mirror.finish(results)
     return results
+
+
+def choose_step(
+    learner: Learner, job: Job, folder: Path, best: dict[str, Any] | None, console: Console, interrupt: Interrupt
+) -> int:
+    """The step that is tested, which is said with the reason; the learner then has its parameters.
+
+    The last step is validated too, where another one was: if eval_every has left it out, its validation is of this
+    choice alone. It stands in no file, so that a run that is prolonged is as one that was long from the start.
+    """
+    settings, metric, last = job.run, job.task.spec.metric, job.run.steps
+    scores = learner.ranks.from_first(lambda: validations(folder, metric))
+    if settings.select is Select.best and best is not None and last not in scores:
+        headline = settings.batch_norm or job.algo.batch_norm
+        _, scores[last] = validate(learner, job, headline, console, interrupt)
+        console.say(f"step {last}, the last, has val {metric} {_shown(scores[last])}")
+        if is_better(metric, scores[last], best["value"]):
+            best = {"step": last, "value": scores[last]}
+    if last == 0:
+        tested, why = 0, "before any training"
+    elif settings.select is Select.last:
+        tested, why = last, "the last"
+    elif best is None:
+        tested, why = last, f"the last, as there was {'no finite' if scores else 'no'} validation to choose by"
+    else:
+        tested, why = best["step"], f"the best of {len(scores)} validation{'s' * (len(scores) != 1)} by {metric}"
+    console.say(f"testing step {tested}, {why}")
+    if tested != last:
+        chosen = learner.ranks.from_first(lambda: checkpoint.load_step(folder / "checkpoints", tested))
+        learner.load_state_dict(chosen.tensors)
+    return tested
+
+
+def _shown(score: float | None) -> str:
+    return "not finite" if score is None else f"{score:.4f}"
 
 
 def new_mirror(folder: Path, job: Job, results: dict[str, Any] | None, console: Console, ranks: Ranks) -> Mirror:
@@ -198,20 +243,22 @@ def resume(learner: Learner, checkpoints: Path, keep: int, console: Console) -> 
 
 
 def validate(
-    learner: Learner, job: Job, mode: BatchNorm, interrupt: Interrupt
-) -> tuple[dict[str, float], float | None] | None:
+    learner: Learner, job: Job, mode: BatchNorm, console: Console, interrupt: Interrupt
+) -> tuple[dict[str, float], float | None]:
     """Score the validation episodes -> the values for metrics.jsonl, and the one that chooses the best checkpoint.
 
     `val/accuracy` (or `val/mse`) is after the last inner step, `val/accuracy_step0` before the first, and so on,
-    of many steps about a dozen. None: a signal came before it was done.
+    of many steps about a dozen. A signal ends it at once.
     """
     settings, metric = job.run, job.task.spec.metric
-    try:
+    with (
+        interrupt.leaving_at_once(),
+        Progress(console, "validate", settings.eval_episodes, passing=True) as progress,
+    ):
         found = evaluate(
-            learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, [mode], interrupt.poll
+            *(learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, [mode]),
+            lambda done: progress.advance(done, "episodes"),
         )
-    except Interrupted:
-        return None
     scores = found.scores[mode]
     per_step = [summarise(values, torch.zeros(len(values)))["mean"] for values in scores.metric.T]
     loss = summarise(scores.loss[:, -1], torch.zeros(len(scores.loss)))["mean"]
@@ -231,16 +278,47 @@ def test(
     console: Console,
     interrupt: Interrupt,
 ) -> dict[str, Any]:
-    """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into `folder`."""
-    settings, modes = job.run, test_modes(job, headline)
-    with Progress(console, "test", settings.test_episodes) as progress:
+    """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into `folder`.
 
-        def report(done: int) -> None:
-            interrupt.poll()
-            progress.advance(done, "episodes")
+    A signal ends it at once: the blocks that were scored are kept, and the next call goes on with them.
+    """
+    modes = test_modes(job, headline)
+    with interrupt.leaving_at_once():
+        found = _score_test(learner, job, folder, modes, console)
+        results = learner.ranks.from_first(lambda: _write_test(learner, job, folder, found, step, modes, console))
+    return results
 
-        found = evaluate(learner, job.task, "test", settings.test_episodes, settings.episodes_seed, modes, report)
-    return learner.ranks.from_first(lambda: _write_test(learner, job, folder, found, step, modes, console))
+
+def _score_test(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm], console: Console) -> Evaluation:
+    """In blocks; those that take long are kept until all are scored."""
+    settings, ranks, total = job.run, learner.ranks, job.run.test_episodes
+    kept = ranks.from_first(lambda: _kept_blocks(learner, job, folder, modes))
+    blocks = ranks.from_first(lambda: scored_blocks.read(kept, modes, total))
+    if before := sum(len(block[modes[0]].loss) for block in blocks.values()):
+        console.say(f"going on with the test after {before} of {total} episodes, which were scored earlier")
+    what = f"testing {total - before} episodes" + (f" in {len(modes)} batch-norm modes" if len(modes) > 1 else "")
+    draws: list[Draw] = []
+    with Progress(console, "test", total, before, announced=what) as progress:
+        for number, draw in enumerate(draw_episodes(job.task, "test", total, settings.episodes_seed)):
+            draws.append(draw)
+            if number in blocks:
+                continue
+            began = time.monotonic()
+            blocks[number] = score_block(
+                *(learner, job.task, draw, modes, before), lambda done: progress.advance(done, "episodes")
+            )
+            before += len(draw["key"])
+            if ranks.is_first and time.monotonic() - began >= scored_blocks.WORTH_KEEPING:
+                scored_blocks.write(kept, number, blocks[number])
+    return evaluation(job.task, draws, [blocks[number] for number in range(len(draws))])
+
+
+def _kept_blocks(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm]) -> Path:
+    """Where the blocks of this test are kept."""
+    parts = [job.config[key] for key in ("algo", "task", "model", "precision", "episodes_seed")]
+    chosen = runs.read_json(folder / "choices.json") if (folder / "choices.json").exists() else {}
+    about = [*parts, chosen, job.run.tasks_per_chunk, job.task.fingerprint, [mode.name for mode in modes]]
+    return folder / scored_blocks.FOLDER / scored_blocks.key_of(learner, about)
 
 
 def _write_test(
@@ -264,6 +342,7 @@ def _write_test(
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
         console.say(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
+    shutil.rmtree(folder / scored_blocks.FOLDER, ignore_errors=True)
     return results
 
 

@@ -130,8 +130,7 @@ class Optimizer:
             case Schedule.step:
                 assert self.decay_every is not None  # __post_init__
                 return self.lr * self.decay ** (step // self.decay_every)
-        assert self.schedule_steps is not None  # config fills in the run's steps
-        done = min(step / self.schedule_steps, 1.0)
+        done = min(step / (self.schedule_steps or 1), 1.0)  # config fills in the run's steps, if it has any
         if self.schedule is Schedule.linear:
             return self.lr * (1 - done)
         return self.lr * (1 + math.cos(math.pi * done)) / 2

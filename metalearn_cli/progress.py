@@ -56,14 +56,26 @@ class Console:
 class Progress:
     """How far a long piece of work is, how fast it goes, and when it will end.
 
-    A bar where stderr is a terminal; otherwise a line whenever `note` is called and ten seconds have passed.
+    A bar where stderr is a terminal; otherwise a line whenever `note` is called and ten seconds have passed. With a
+    sentence on the work, `announced`, that is said once it is seen that more than a minute is left. A `passing` one
+    shows nothing of work that is done in two seconds, and leaves no bar.
     """
 
-    def __init__(self, console: Console, what: str, total: int, start: int = 0) -> None:
+    def __init__(
+        self, console: Console, what: str, total: int, start: int = 0, announced: str = "", passing: bool = False
+    ) -> None:
         self._console, self._what, self._total, self._start = console, what, total, start
+        self._announced, self._passing = announced, passing
         self._began = self._spoke = time.monotonic()
         is_shown = sys.stderr.isatty() and not console.is_silent
-        self._bar = tqdm(desc=what, total=total, initial=start, file=sys.stderr, disable=not is_shown)
+        self._bar = tqdm(
+            *(None, what, total),
+            initial=start,
+            file=sys.stderr,
+            disable=not is_shown,
+            leave=not passing,
+            delay=2 if passing else 0,
+        )
 
     def __enter__(self) -> "Progress":
         return self
@@ -77,10 +89,15 @@ class Progress:
         if note:
             self._bar.set_postfix_str(note, refresh=False)
         now = time.monotonic()
-        if self._bar.disable and note and (now - self._spoke >= 10 or done == self._total):
+        rate = (done - self._start) / max(now - self._began, 1e-9)
+        left = (self._total - done) / rate if rate else 0.0
+        if self._announced and rate and now - self._began >= 2:
+            if left > 60:
+                self._console.say(f"{self._announced}: about {round(left / 60) or 1} minute{'s' * (left >= 90)}")
+            self._announced = ""
+        is_last = done == self._total and not self._passing
+        if self._bar.disable and note and (now - self._spoke >= 10 or is_last):
             self._spoke = now
-            rate = (done - self._start) / max(now - self._began, 1e-9)
-            left = (self._total - done) / rate if rate else 0.0
             self._console.say(
                 f"{self._what} {done}/{self._total}  {note}  {rate:.3g}/s  {int(left // 60)}:{int(left % 60):02d} left"
             )

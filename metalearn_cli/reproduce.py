@@ -105,8 +105,9 @@ def _train(name: str, paper: dict[str, Any], seed: int, budget: float | None, ov
     # task.root, or a budget's keys, leave the row what it is.
     job = job._replace(run=dataclasses.replace(job.run, paper=paper), config={**job.config, "paper": paper})
     folder, results = train_run(job, given)
-    is_short = job.run.steps < whole or "short run" in paper["source"]
-    length = f"{job.run.steps:,} of {whole:,} steps" if job.run.steps < whole else f"{whole:,} steps"
+    steps = results["steps"]  # of a run that was begun under another preset, that one's
+    is_short = steps < whole or "short run" in paper["source"]
+    length = f"{steps:,} of {whole:,} steps" if steps < whole else f"{steps:,} steps"
     return {
         "row": name,
         "seed": seed,

@@ -69,7 +69,7 @@ def test_a_network_with_batch_norm_is_timed_as_in_a_validation_and_as_in_a_test(
     assert done.code == 0, done.err
     found = {line.split("  ")[0]: line for line in done.out.splitlines()}
     assert found["episode of a validation"].endswith("4 timed in running")
-    assert found["episode of a test"].endswith("4 timed in running, transductive, inductive, one_query")
+    assert found["episode of a test"].endswith("4 timed in running, transductive, inductive")
 
 
 def work(job: Job, batch: Batch) -> float:

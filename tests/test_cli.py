@@ -103,7 +103,7 @@ def test_every_batch_norm_mode_stands_beside_the_headline(tmp_path: Path) -> Non
         assert done.code == 0, done.err
         found = results(tmp_path, algo)
         assert found["batch_norm"] == headline
-        others = {"transductive", "inductive", "running", "one_query"} - {headline}
+        others = {"transductive", "inductive", "running"} - {headline}
         assert set(found["other_batch_norm"]) == others  # type: ignore[call-overload]
         assert all(f"with batch norm {mode}" in done.out for mode in others)
         # One mode of one run is the headline of an evaluation in that mode: the same episodes, the same figure.
@@ -113,6 +113,10 @@ def test_every_batch_norm_mode_stands_beside_the_headline(tmp_path: Path) -> Non
         again = json.loads(path.read_text())
         assert again["batch_norm"] == "inductive"
         assert again["mean"] == found["other_batch_norm"]["inductive"]["mean"]  # type: ignore[index]
+        assert "one_query" not in done.out
+    # A forward for each query is for who asks.
+    done = run(tmp_path, "eval", "run=outputs/maml", "other_batch_norm=[one_query]")
+    assert "with batch norm one_query" in done.out
 
 
 @pytest.mark.usefixtures("packed_omniglot")

@@ -16,6 +16,7 @@ from metalearn_cli.catalog import flatten
 from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
 from metalearn_cli.mistakes import nearest
+from metalearn_cli.progress import Console, Progress
 from metalearn_cli.report.checked import check_config, check_environment, check_episodes, check_results
 from metalearn_cli.report.found import find
 from metalearn_cli.report.unfinished import Unfinished, damage_of_outcome, unfinished
@@ -149,8 +150,10 @@ def parts(argument: str, one_of_each: bool = True) -> list[Part]:
 
 def group(folders: list[Path], argument: str, one_of_each: bool) -> list[Part]:
     groups: dict[str, list[RunFolder]] = {}
-    for run in map(read, folders):
-        groups.setdefault(Part("", [run]).settings, []).append(run)
+    with Progress(Console(), f"reading {argument}", len(folders), passing=True) as progress:
+        for number, run in enumerate(map(read, folders), 1):
+            groups.setdefault(Part("", [run]).settings, []).append(run)
+            progress.advance(number, "runs")
     members = list(groups.values())
     keys = swept([seeds[0] for seeds in members])
     found = []

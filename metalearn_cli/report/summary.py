@@ -85,7 +85,7 @@ def cells(one: dict[str, Any]) -> list[str]:
             str(one["algo"] or ""),
             str(one["task"] or ""),
             sizes,
-            str(one["steps"] or ""),
+            "" if one["steps"] is None else str(one["steps"]),
         ),
         *(one["batch_norm"] or "", taken),
     ]

@@ -30,7 +30,7 @@ MISTAKES = {
         "seed=abc": "seed=abc must be a whole number",
         "seed=-1": "seed=-1 must be 0 or above",
         "steps=1.5": "steps=1.5 must be a whole number",
-        "steps=0": "steps=0 must be at least 1",
+        "steps=-1": "steps=-1 must be 0 or above",
         "algo.first_order=maybe": "must be true or false",
         "algo.inner_lr=nan": "algo.inner_lr=nan must be a finite number",
         "algo.inner_lr=1e999": "algo.inner_lr=inf must be a finite number",

@@ -30,8 +30,13 @@ MUTANTS = (
     Mutant("parallel.py", "tensors = [value / self.size for", "tensors = [value for", RANKS),
     Mutant("parallel.py", "            dist.all_reduce(flat)\n", "            pass\n", RANKS),
     Mutant("interrupt.py", "agreed = self._agree(self.number)", "agreed = self.number", RANKS),
-    Mutant("loop.py", "if is_due and ranks.is_first:", "if is_due:", RANKS),
-    Mutant("evaluate.py", "zip(*learner.ranks.gather(own), strict=True)", "zip(own)", RANKS),
+    Mutant(
+        "loop.py",
+        "if (is_due or verdict or interrupted) and ranks.is_first:",
+        "if is_due or verdict or interrupted:",
+        RANKS,
+    ),
+    Mutant("evaluate.py", "in ranks.gather(mine) if", "in [mine] if", RANKS),
     # Files and resuming
     Mutant("files.py", "            os.fsync(file.fileno())\n", "", "tests/test_checkpoint.py"),
     Mutant("files.py", "    sync_folder(path.parent)\n", "", "tests/test_checkpoint.py"),
@@ -48,6 +53,12 @@ MUTANTS = (
         "loop.py", "done % settings.save_every == 0", "done % settings.save_every == 1", "tests/resume/test_kill.py"
     ),
     Mutant("runs.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "tests/test_cli.py"),
+    # What a person waits for
+    Mutant("loop.py", "                scored_blocks.write(kept", "                _ = (kept", "tests/test_waiting.py"),
+    Mutant("scored_blocks.py", "sha256(data).hexdigest()[:16] == digest", "sha256(data)", "tests/test_waiting.py"),
+    Mutant("scored_blocks.py", "([weights.hexdigest(), here, about]", "([here, about]", "tests/test_waiting.py"),
+    Mutant("continued.py", "not named and not is_choice", "not named", "tests/test_continued.py"),
+    Mutant("continued.py", "return not named and", "return", "tests/test_continued.py"),
     # Evaluation
     Mutant(
         "evaluate.py",
@@ -57,8 +68,8 @@ MUTANTS = (
     ),
     Mutant(
         "loop.py",
-        '"test", settings.test_episodes, settings',
-        '"train", settings.test_episodes, settings',
+        '"test", total, settings.episodes_seed',
+        '"train", total, settings.episodes_seed',
         "tests/test_cli.py",
     ),
     Mutant("metrics.py", "1.96", "1.0", "tests/test_evaluate.py"),
