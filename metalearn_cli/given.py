@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from metalearn_cli.datasets.point_set import array_of
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Scale
 
@@ -39,7 +40,7 @@ def numbers(values: Any) -> Tensor:
     try:
         if isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
             values = torch.stack([value.detach().cpu() for value in values])
-        tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(array_of(values))
     except (TypeError, ValueError, RuntimeError) as error:
         what = " ".join(repr(values).split())[:60]
         raise UserError(

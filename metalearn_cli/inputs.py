@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metalearn_cli.datasets import columns as tables
 from metalearn_cli.datasets.columns import Columns as Table
 from metalearn_cli.datasets.columns import read_columns
 from metalearn_cli.datasets.formats import SUFFIXES, is_picture
@@ -90,11 +91,11 @@ def _matching(pattern: str) -> tuple[list[Path], list[str]]:
     matches = [Path(name) for name in sorted(names)]
     if not matches:
         raise UserError(f"query={pattern}: no file matches this pattern in {Path.cwd()}: mend it, or give the folder")
-    is_of_lists = pattern.lower().endswith(".csv")
+    is_of_lists = pattern.lower().endswith(tables.TEXTS)
     used = [
         path
         for path in matches
-        if path.is_dir() or is_picture(path.name) or (is_of_lists and path.suffix.lower() == ".csv")
+        if path.is_dir() or is_picture(path.name) or (is_of_lists and path.suffix.lower() in tables.TEXTS)
     ]
     if not used:
         raise UserError(f"query={pattern} matches no images, files that end in {', '.join(SUFFIXES)}")
@@ -112,7 +113,7 @@ def _images_at(path: Path, query: str) -> tuple[list[Path], list[str]]:
         if not found.classes:
             raise UserError(f"query={path} holds no images, files that end in {', '.join(SUFFIXES)}")
         return [path / file.name for files in found.classes.values() for file in files], _others(str(path), found)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() in tables.TEXTS and path.is_file():
         table = _table(path, "query")
         listed = [path.parent / Path(file).expanduser() for file in table.texts("path")]
         _check_there(listed, [table.where(row) for row in range(len(listed))])
@@ -134,7 +135,7 @@ def targets(table: Table, columns: Columns) -> Array:
     """The values in a table [n, outputs], by the targets' own names, or by y, or y1, y2, ...; or its labels [n]."""
     names = _present(table, columns.targets, "y")
     if columns.labels:
-        return np.asarray(table.texts(names[0]))
+        return table.labels(names[0])
     return np.stack([table.numbers(name) for name in names], 1)
 
 
@@ -151,8 +152,8 @@ def _present(table: Table, names: Sequence[str], letter: str) -> tuple[str, ...]
 
 
 def _table(path: Path, key: str) -> Table:
-    if path.suffix not in (".csv", ".parquet"):
-        raise UserError(f"{key}={path} must be a table, a file whose name ends in .csv or .parquet")
+    if path.suffix.lower() not in tables.SUFFIXES:
+        raise UserError(f"{key}={path} must be a table, a file whose name ends in {', '.join(tables.SUFFIXES)}")
     try:
         return read_columns(path)
     except OSError as error:

@@ -181,10 +181,10 @@ def test_a_tables_classes_keep_their_labels(tmp_path: Path) -> None:
         ("x,z\n1,2\n", "x\n1\n", "s.csv has no column y: y wanted, and x, z found"),
         ("x,y\n1,2\n", "z\n1\n", "q.csv has no column x: x wanted, and z found"),
         ("x,y\n1,2\n2,\n", "x\n1\n", "s.csv line 3 has nothing in column y"),
-        ("x,y\n1,2\n2,nan\n", "x\n1\n", "s.csv line 3 holds nan in column y, where a finite number is wanted"),
+        ("x,y\n1,2\n2,nan\n", "x\n1\n", "s.csv line 3 holds nan in column y, which is no finite number: give every"),
         ("x,y\n1,2\n", "x\n1\nabc\n", "q.csv line 3 holds abc in column x, where a finite number is wanted: mend it"),
         ("x,y\n1,2\n", "x\n1\ninf\n", "q.csv line 3 holds inf in column x"),
-        ("x,y\n1,2\n", "x\n1,2\n", "q.csv line 2 has 2 cells, and line 1 1 names"),
+        ("x,y\n1,2\n", "x\n1,2\n", "q.csv line 2 has 2 cells, and line 1 1 name"),
         ("x,y\n", "x\n1\n", "s.csv holds no points"),
     ],
 )

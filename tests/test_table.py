@@ -1,8 +1,10 @@
 """A user's own tasks: what each kind of file holds, how it is divided, and the sentence for whatever is odd."""
 
 import json
+import os
 import re
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -595,7 +597,7 @@ def test_files_that_are_none_get_their_sentence(tmp_path: Path) -> None:
     (tmp_path / "e.csv").mkdir()
     (tmp_path / "f.npz").write_bytes(b"")
     sentences = {
-        "a.txt": "must be a file whose name ends in .csv, .parquet or .npz",
+        "a.txt": "must be a file whose name ends in .csv, .tsv, .parquet or .npz",
         "a.csv": "a.csv cannot be read (No such file or directory)",
         "b.npz": "holds one array without a name",
         "c.npz": "is no .npz as numpy.savez writes it",
@@ -739,7 +741,7 @@ def test_a_table_of_a_spreadsheet_with_semicolons(tmp_path: Path, text: str, sta
         ("x;y\n1,5;1\n1.5;2\n", "line 3 holds 1.5 in column x, and line 2 1,5: write all numbers with a point, or all"),
         ("x;y\n1.000,5;1\n2;2\n", "line 2 holds 1.000,5 in column x, and line 2 1.000,5: write all numbers with a"),
         ("x;y\n1,000,000;1\n", "in column x, where a finite number is wanted"),
-        ("x\ty\n1,000\t1\n", "line 2 holds 1,000 in column x, where a finite number is wanted"),
+        ("x\ty\n1,000\t1\n", "line 2 holds 1,000 in column x, which may be thousands or have a decimal comma: write"),
         ('x,y\n"1,5",1\n', "line 2 holds 1,5 in column x, where a finite number is wanted"),
         ("x;y\n1;2;3\n", "line 2 has 3 cells, and line 1 2 names"),
         ("x|y\n1|2\n", "has no column x"),
@@ -751,6 +753,161 @@ def test_commas_and_points_that_could_be_either_are_refused(tmp_path: Path, text
     with pytest.raises(UserError) as refused:
         read_columns(path).numbers("x")
     assert sentence in str(refused.value)
+
+
+def cells(tmp_path: Path, text: str) -> dict[str, list[str]]:
+    """What a file holds, by column."""
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode())
+    return {name: list(column) for name, column in read_columns(path).cells.items()}
+
+
+SEPARATED: dict[str, tuple[str, dict[str, list[str]]]] = {
+    "a comma inside of quotes": ('task;"x, in m";y\na;1;2\n', {"task": ["a"], "x, in m": ["1"], "y": ["2"]}),
+    "a comma inside of the first quotes": ('"x, in m";y\n1;2\n', {"x, in m": ["1"], "y": ["2"]}),
+    "a semicolon inside of quotes": ('task,"x; y"\na,1\n', {"task": ["a"], "x; y": ["1"]}),
+    "quotes inside of quotes": ('"a ""b"", c";d\n1;2\n', {'a "b", c': ["1"], "d": ["2"]}),
+    "a line break inside of quotes": ('"a\n(m, s)";d\n1;2\n', {"a\n(m, s)": ["1"], "d": ["2"]}),
+    "an inch": ('width 5",x;y\n1,2\n', {'width 5"': ["1"], "x;y": ["2"]}),
+    "commas of names and decimal commas": (
+        "x, in m;y, in s\n1,5;2,5\n3;4\n",
+        {"x, in m": ["1,5", "3"], "y, in s": ["2,5", "4"]},
+    ),
+    "a semicolon in a name": ("f(x; y),z\n1,2\n", {"f(x; y)": ["1"], "z": ["2"]}),
+    "tabs beside commas": ("x, in m\ty\n1\t2\n", {"x, in m": ["1"], "y": ["2"]}),
+    "said by Excel": ("sep=;\nx,1;y\n1;2\n", {"x,1": ["1"], "y": ["2"]}),
+    "said by Excel, quoted": ('"sep=|"\r\nx,1|y\r\n1|2\r\n', {"x,1": ["1"], "y": ["2"]}),
+    "said by Excel to be a tab": ("\ufeffSEP=\t\nx,1\ty\n1\t2\n", {"x,1": ["1"], "y": ["2"]}),
+    "remarks": ("# made by hand; in m, s\n#\n\nx,y\n1,2\n", {"x": ["1"], "y": ["2"]}),
+    "a remark is a name below": ("x,y\n#1,2\n", {"x": ["#1"], "y": ["2"]}),
+    "empty lines": ("\n\nx;y\n\n1;2\n;\n  \n3;4\n", {"x": ["1", "3"], "y": ["2", "4"]}),
+    "empty columns": ("x;y;;\n1;2;;\n", {"x": ["1"], "y": ["2"]}),
+    "lines of an old Mac": ("x;y\r1;2\r", {"x": ["1"], "y": ["2"]}),
+    "one column": ("path\na.png\n", {"path": ["a.png"]}),
+}
+
+
+@pytest.mark.parametrize("what", SEPARATED)
+def test_what_parts_the_cells_is_found(tmp_path: Path, what: str) -> None:
+    text, wanted = SEPARATED[what]
+    assert cells(tmp_path, text) == wanted
+
+
+ODD_TEXT: dict[str, tuple[str, str]] = {
+    "either": ("a,b;c\n1,2;3\n", "as many cells in every row whether they are parted by ',' or by ';': put a line"),
+    "neither": ("a,b;c\n1,2;3\n1;2;3;4\n", "line 3 has 1 cell, and line 1 2 names"),
+    "lines of the file": ('# a\nsep=;\n\nx;y\n1;2\n\n"3\n4";5\n6;7;8\n', "line 9 has 3 cells, and line 4 2 names"),
+    "a remark below": ("x,y\n1,2\n# the end\n", "line 3 has 1 cell, and line 1 2 names; a line with # at its start is"),
+    "a quote that stays open": ('x,y\n1,2\n3,"4\n5,6\n', "line 3 is no CSV: unexpected end of data"),
+    "names alone": ("x;y\n;\n", "holds no points"),
+    "nothing": ("", "holds no points"),
+    "a name twice": ("x,x\n1,2\n", "has two columns 'x': give each a name of its own"),
+    "a column without a name": ("x;\n1;2\n", "has a column without a name"),
+    "a line of two": ('x,y\n"1\n",2\n3\n', "line 4 has 1 cell, and line 1 2 names"),
+}
+
+
+@pytest.mark.parametrize("what", ODD_TEXT)
+@pytest.mark.row("C9")
+def test_an_odd_text_gets_its_sentence(tmp_path: Path, what: str) -> None:
+    text, sentence = ODD_TEXT[what]
+    with pytest.raises(UserError) as refused:
+        cells(tmp_path, text)
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("separator", "cell", "number"), [("\t", "0,5", 0.5), (";", "1,000", 1.0), ("\t", "-12,25", -12.25)]
+)
+def test_a_decimal_comma_stands_where_the_cells_end_elsewhere(
+    tmp_path: Path, separator: str, cell: str, number: float
+) -> None:
+    (tmp_path / "a.csv").write_text(f"x{separator}y\n{cell}{separator}1\n1,000{separator}2\n")
+    assert read_columns(tmp_path / "a.csv").numbers("x").tolist() == [number, 1.0]
+
+
+NO_NUMBER: dict[str, tuple[str, str]] = {
+    "nan": ("x,y\n1,2\n2,nan\n3,NaN\n", "line 3 holds nan in column y (the first of 2 such cells), which is no finite"),
+    "NA": ("x,y\n1,NA\n", "line 2 holds NA in column y, which is no finite number: give every point one there"),
+    "infinite": ("x,y\n1,-inf\n", "line 2 holds -inf in column y, which is no finite number"),
+    "too large": ("x,y\n1,1e400\n", "line 2 holds 1e400 in column y, which is no finite number"),
+    "a word": ("x,y\n1,cat\n", "line 2 holds cat in column y, where a finite number is wanted: mend it; task.loss="),
+    "in quotes over two lines": ('x,y\n"1",2\n1,"a\nb"\n', "line 3 holds a b in column y, where a finite number"),
+    "thousands of a Swiss": ("x,y\n1,1'000\n", "line 2 holds 1'000 in column y, where a finite number is wanted"),
+}
+
+
+@pytest.mark.parametrize("what", NO_NUMBER)
+@pytest.mark.row("C9")
+def test_only_a_word_is_told_that_it_could_be_a_class(tmp_path: Path, what: str) -> None:
+    text, sentence = NO_NUMBER[what]
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(UserError) as refused:
+        read_columns(tmp_path / "a.csv").numbers("y", "target")
+    assert sentence in str(refused.value)
+    assert ("task.loss=classes" in str(refused.value)) == (
+        what in ("a word", "in quotes over two lines", "thousands of a Swiss")
+    )
+
+
+@pytest.mark.row("C9")
+def test_a_hole_in_a_column_of_classes_is_no_class(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,y\n1,3\n2,nan\n3,4\n")
+    with pytest.raises(
+        UserError, match="line 3 holds nan in column y, where the others have numbers: give every point"
+    ):
+        read_columns(tmp_path / "a.csv").labels("y")
+    (tmp_path / "a.csv").write_text("x,y\n1,NA\n2,DE\n")  # Namibia
+    assert read_columns(tmp_path / "a.csv").labels("y").tolist() == ["NA", "DE"]
+
+
+def test_one_long_text_takes_no_room_in_every_row(tmp_path: Path) -> None:
+    """In an array of texts each has as much room as the longest: 800 MB here, 7.45 GiB of 20,000 rows."""
+    rows = [f"t{n // 20},{('support', 'query')[n % 2]},{n},{n % 3}" for n in range(2000)]
+    rows[7] = rows[7][:-1] + "w" * 100_000
+    (tmp_path / "a.csv").write_text("\n".join(["task,set,x,y", *rows]))
+    points = [[np.ones(1), ["w" * 100_000, *"ab" * 1000], np.ones(1), ["b"]]]
+    tracemalloc.start()
+    try:
+        labels = plain(tmp_path / "a.csv", loss=Loss.classes).columns
+        assert labels is not None
+        assert len(labels.labels) == 4
+        with pytest.raises(UserError, match=r"line 9 holds w{60}\.\.\. \(100000 characters\) in column y"):
+            _ = plain(tmp_path / "a.csv").spec
+        with pytest.raises(UserError, match="has 1 points in x and 2001 in y"):
+            from_list(points, classes=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50e6
+
+
+@pytest.mark.parametrize("name", ["A.CSV", "a.tsv", "A.PARQUET", "A.Npz"])
+def test_the_suffix_of_a_table_is_in_any_case(tmp_path: Path, name: str) -> None:
+    tasks = [[np.asarray([[n + 0.5], [n]]), np.asarray([1.0, n]), np.ones((1, 1)), np.ones(1)] for n in range(5)]
+    if name.lower().endswith("npz"):
+        parts = zip(("x_train", "y_train", "x_val", "y_val"), zip(*tasks, strict=True), strict=True)
+        np.savez(tmp_path / "b.npz", **{key: np.stack(part) for key, part in parts})
+        (tmp_path / "b.npz").rename(tmp_path / name)
+    elif name.lower().endswith("parquet"):
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        column = {"task": list("aabbccddee"), "x": np.arange(10.0), "y": np.arange(10.0)}
+        parquet.write_table(pyarrow.table(column), tmp_path / name)
+    else:
+        mark = "\t" if name.endswith("tsv") else ","
+        lines = [mark.join(("task", "x", "y")), *(mark.join((f"t{n // 2}", str(n), str(n))) for n in range(10))]
+        (tmp_path / name).write_text("\n".join(lines))
+    assert plain(tmp_path / name, shot=None if name.endswith("z") else 1).spec.input_shape == (1,)
+
+
+@pytest.mark.row("C9")
+def test_a_table_that_never_ends_is_not_read(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.npz"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match="is no plain file"):
+            _ = plain(tmp_path / name).spec
 
 
 def test_a_list_of_pictures_with_semicolons(tmp_path: Path) -> None:

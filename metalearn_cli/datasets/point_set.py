@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metalearn_cli.datasets.columns import Columns
+from metalearn_cli.datasets.columns import Columns, check_plain
 from metalearn_cli.errors import UserError
 
 Array = np.ndarray[Any, Any]
@@ -35,7 +35,7 @@ class PointSet(NamedTuple):
     source: str  # where they come from, for sentences
     names: tuple[str, ...]  # of the tasks, [M]
     x: Array  # [N, F] float64
-    y: Array  # [N, outputs] float64, or the labels of classes as text [N]
+    y: Array  # [N, outputs] float64, or the labels of classes as texts, which are objects, [N]
     size: Array  # [M] int64: points of each task
     support: Array | None  # [M] int64: how many of them are the support's; None: they are not divided
     split: tuple[str, ...] | None  # of each task, train, val or test; None: not told
@@ -67,7 +67,7 @@ def from_columns(
         )
     x = np.stack([columns.numbers(name, "features") for name in features], 1)
     if classes:
-        y = np.asarray(columns.texts(targets[0], "target"))
+        y = columns.labels(targets[0], "target")
     else:
         y = np.stack([columns.numbers(name, "target") for name in targets], 1)
     order = np.lexsort((query, task))  # stable: points stay in the file's order
@@ -126,6 +126,7 @@ def read_npz(path: Path, task_column: str, split_column: str | None, classes: bo
 
 
 def _load(path: Path) -> dict[str, Array]:
+    check_plain(path)
     try:
         archive = np.load(path, allow_pickle=False)
     except DAMAGE as error:
@@ -209,6 +210,12 @@ def from_arrays(
     )
 
 
+def array_of(values: Any) -> Array:
+    """Texts as objects: in an array of texts each has room for the longest."""
+    are_texts = isinstance(values, list | tuple) and any(isinstance(value, str) for value in values)
+    return np.asarray(values, dtype=object if are_texts else None)
+
+
 def _values(source: str, task: str, what: str, values: Array) -> Array:
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise UserError(
@@ -224,9 +231,10 @@ def _values(source: str, task: str, what: str, values: Array) -> Array:
 def _labels(source: str, task: str, labels: Array) -> Array:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "biuU":
+    is_text = labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.ravel())
+    if labels.ndim != 1 or not (is_text or labels.dtype.kind in "biuU"):
         raise UserError(
             f"{source}: y of task {task} is {labels.dtype.name} of shape {list(labels.shape)}, and one label for each "
             "point, a whole number or a text, is wanted"
         )
-    return labels.astype(np.str_)
+    return np.asarray([str(label) for label in labels.tolist()], dtype=object)

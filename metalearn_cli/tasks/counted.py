@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.point_set import Array, PointSet, from_arrays
+from metalearn_cli.datasets.point_set import Array, PointSet, array_of, from_arrays
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import (
     Batch,
@@ -151,7 +151,7 @@ def from_list(
 
 
 def _array(values: Any) -> Array:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else array_of(values)
 
 
 def count_tasks(

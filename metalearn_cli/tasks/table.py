@@ -1,4 +1,4 @@
-"""A user's own tasks from a file: .csv, .parquet or .npz. What each may hold stands in datasets/point_set.py.
+"""A user's own tasks from a file: .csv, .tsv, .parquet or .npz. What each may hold stands in datasets/point_set.py.
 
 The file is read when a network is made for the task, since its columns say what that gets; how tasks are divided and
 drawn is in tasks/counted.py.
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.columns import read_columns
+from metalearn_cli.datasets.columns import SUFFIXES, read_columns
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.point_set import PointSet, from_columns, read_npz
 from metalearn_cli.errors import UserError
@@ -109,10 +109,10 @@ class Table(TaskDistribution):
 
     def _read(self) -> PointSet:
         path, classes = expand(self.root), self.loss is Loss.classes
-        if path.suffix not in (".csv", ".parquet", ".npz"):
-            raise UserError(f"task.root={self.root} must be a file whose name ends in .csv, .parquet or .npz")
+        if (suffix := path.suffix.lower()) not in (*SUFFIXES, ".npz"):
+            raise UserError(f"task.root={self.root} must be a file whose name ends in {', '.join(SUFFIXES)} or .npz")
         try:
-            if path.suffix == ".npz":
+            if suffix == ".npz":
                 for key in ("set_column", "features"):
                     if getattr(self, key) is not None:
                         raise UserError(f"task.{key} is of a table with columns, and {path} holds arrays: leave it out")
