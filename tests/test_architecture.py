@@ -21,6 +21,8 @@ LAYERS = [
     {
         "evaluate",
         "runs",
+        "records",
+        "checked",
         "writers",
         "checkpoint",
         "progress",
