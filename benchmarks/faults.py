@@ -45,6 +45,7 @@ ROWS = {
     "A16": "continued at its end, and prolonged",
     "A17": "continued with other intervals of saving and logging",
     "A18": "memory and open files over many steps",
+    "A19": "a digit changed in a file beside the checkpoints, or in an export",
     "B1": "eight processes with one name",
     "B2": "sixteen launches in one second",
     "B3": "the holder of a lock is killed",

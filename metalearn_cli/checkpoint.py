@@ -5,6 +5,7 @@ pickle is involved, and any safetensors reader opens it. What is not a tensor st
 key (safetensors writes several keys in random order, and equal states shall be equal files).
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -26,6 +27,15 @@ class Checkpoint(NamedTuple):
     step: int
     tensors: dict[str, Tensor]  # on the CPU
     record: dict[str, Any]  # what is not a tensor
+
+    @property
+    def proof(self) -> dict[str, Any] | None:
+        """The keys of the configuration that decide, with their values; None: of a version before."""
+        proof: dict[str, Any] | None = self.record.get("config")
+        return proof
+
+    def __str__(self) -> str:
+        return f"the checkpoint of step {self.step}"
 
 
 class Damaged(Exception):
@@ -60,7 +70,8 @@ def load(path: Path) -> Checkpoint:
             )
         if record["best"] is not None:
             _ = float(record["best"]["value"]), int(record["best"]["step"])
-        if record["step"] != step_of(path) or not isinstance(record["to_validate"], bool):
+        is_config = isinstance(record.get("config", {}), dict)
+        if record["step"] != step_of(path) or not isinstance(record["to_validate"], bool) or not is_config:
             raise ValueError("another record than this program writes")
         return Checkpoint(record["step"], safetensors.torch.load(data), record)
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:  # anybody can name a file so
@@ -98,6 +109,14 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             "move them away to start again from step 0"
         )
     return None, skipped
+
+
+def newest_whole(folder: Path) -> Checkpoint | None:
+    """The newest one that verifies; None where none does."""
+    for path in list_newest_first(folder):
+        with contextlib.suppress(Damaged, UserError):
+            return load(path)
+    return None
 
 
 def prune(folder: Path, keep: int, best_step: int | None) -> None:

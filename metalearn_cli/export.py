@@ -23,6 +23,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.files import sync_folder, write_durably
 from metalearn_cli.machine import set_process
 from metalearn_cli.progress import show, tell
+from metalearn_cli.records import sealed
 from metalearn_cli.schema import check
 from metalearn_cli.stored import EXPORT, FORMAT, Stored, make, read
 from metalearn_cli.task_file import to_json
@@ -110,7 +111,7 @@ def _write(out: Path, content: dict[str, Any], weights: bytes) -> None:
     try:
         temporary.mkdir()
         write_durably(temporary / content["weights"], weights)
-        write_durably(temporary / EXPORT, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_durably(temporary / EXPORT, (json.dumps(sealed(content), indent=1, allow_nan=False) + "\n").encode())
         temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

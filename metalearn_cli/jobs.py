@@ -56,7 +56,8 @@ def train_run(
         return folder
 
     folder = ranks.from_first(new_folder)
-    with _first_in(folder, job, ranks), closing(_console(folder / "train.log", ranks)) as console:
+    with _first_in(folder, job, ranks) as about, closing(_console(folder / "train.log", ranks)) as console:
+        notes += about
         results = ranks.from_first(lambda: _begin(folder, job, overrides, fingerprint, notes, console, ranks))
         if results is not None:
             return folder, results
@@ -99,15 +100,16 @@ def _begin(
 
 
 @contextlib.contextmanager
-def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[None]:
-    """The run's folder taken by the first rank, and found to be this run's."""
+def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
+    """The run's folder taken by the first rank, and found to be this run's -> what nothing proves of it."""
     if not ranks.is_first:
-        yield
+        yield []
         return
     with runs.lock(folder, job.run.lock):
         runs.remove_temporary(folder)
+        about = runs.check_written(folder)
         runs.check_same(folder, job.config, key_defaults(job), job.given)
-        yield
+        yield about
 
 
 def _console(log: Path, ranks: Ranks) -> Console:
@@ -144,8 +146,9 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
     with locked, closing(_console(folder / "eval.log", ranks)) as console:
         for note in notes:
             console.say(note)
-        done = folder / "results.json"
-        results = ranks.from_first(lambda: runs.read_json(done) if done.exists() else None)
+        results, changed = ranks.from_first(lambda: runs.read_results(folder, job.config))
+        for sentence in changed:
+            console.say(sentence)
         if results is not None:
             console.say(f"{folder} holds the results of this very evaluation: remove it to test once more")
             return folder, results
@@ -296,8 +299,9 @@ def _set(config: dict[str, Any], override: str, has_own_task: bool) -> None:
 def finished_results(folder: Path, job: Job, console: Console) -> dict[str, Any] | None:
     """The results of a run that has been tested after these steps, and as the job asks; where it was tested otherwise,
     a sentence says so."""
-    path = folder / "results.json"
-    results = runs.read_json(path) if path.exists() else None
+    results, changed = runs.read_results(folder, job.config)
+    for sentence in changed:
+        console.say(sentence)
     if results is None or results["steps"] != job.run.steps:
         return None
     modes = test_modes(job, job.run.batch_norm or job.algo.batch_norm)

@@ -1,5 +1,6 @@
 """Training and testing one run, from top to bottom."""
 
+import hashlib
 import io
 import shutil
 import time
@@ -98,7 +99,8 @@ def _train(
         def save() -> None:
             state = learner.state_dict()
             writers.sync()
-            checkpoint.save(checkpoints, done, state, {"best": best, "to_validate": to_validate})
+            record = {"best": best, "to_validate": to_validate, "config": runs.deciding(job.config)}
+            checkpoint.save(checkpoints, done, state, record)
             checkpoint.prune(checkpoints, settings.keep, best["step"] if best else None)
             mirror.send()
 
@@ -332,7 +334,10 @@ def _write_test(
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
     arrays["episode"] = found.hashes.numpy()
-    write_durably(folder / "episodes.npz", npz(arrays))
+    episodes = npz(arrays)
+    results |= {"episodes_npz": hashlib.sha256(episodes).hexdigest(), "config": runs.deciding(job.config)}
+    (folder / "results.json").unlink(missing_ok=True)  # of fewer steps: its values are not there any longer
+    write_durably(folder / "episodes.npz", episodes)
     if (drawn := picture(learner, job, "test", headline)) is not None:
         file = io.BytesIO()
         Image.fromarray(drawn.numpy()).save(file, "PNG")

@@ -3,6 +3,7 @@
 import math
 import operator
 import re
+import sys
 from typing import Any, NamedTuple, TypedDict
 
 import torch
@@ -103,6 +104,11 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def is_finite(value: object) -> bool:
+    """Whether that is a number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _finite(value: Tensor) -> float | None:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from metalearn_cli import runs
 from metalearn_cli.errors import UserError
 from metalearn_cli.jobs import number
+from metalearn_cli.metrics import is_finite
 from metalearn_cli.student import t_quantile
-from metalearn_cli.writers import is_finite, parse_lines, read_timing, training_seconds
+from metalearn_cli.writers import parse_lines, read_timing, training_seconds
 
 
 class Published(NamedTuple):

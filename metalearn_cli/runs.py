@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import secrets
 import socket
 import subprocess
@@ -19,8 +20,9 @@ from typing import IO, Any
 import torch
 from omegaconf import OmegaConf
 
-from metalearn_cli import __version__, checkpoint, yaml_files
+from metalearn_cli import __version__, checkpoint, records, yaml_files
 from metalearn_cli.catalog import flatten
+from metalearn_cli.checked import check_results
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 
@@ -28,28 +30,43 @@ OUTPUTS = Path("outputs")
 NOT_ENDED = "it did not come to its end"  # what outcome.json says of a job while it runs
 
 # What may differ when a run goes on; `steps` may only grow, which `check_same` sees to.
-FREE = {
-    "name",
-    "steps",
-    "device",
-    "threads",
-    "allocator",
-    "compile",
-    "cuda_graph",
-    "memory",
-    "algo.remat",
-    "save_every",
-    "log_every",
-    "eval_every",
-    "keep",
-    "logger",
-    "expect",
-    "trust",
-    "lock",
-}
+FREE = frozenset(
+    {
+        "name",
+        "steps",
+        "device",
+        "threads",
+        "allocator",
+        "compile",
+        "cuda_graph",
+        "memory",
+        "algo.remat",
+        "save_every",
+        "log_every",
+        "eval_every",
+        "keep",
+        "logger",
+        "expect",
+        "trust",
+        "lock",
+    }
+)
 # What the final test alone depends on: it may be given otherwise, and then the run is tested again. batch_norm,
 # episodes_seed and algo.test_steps are no such keys: a validation has them too, and chooses a checkpoint by them.
-TEST_KEYS = {"test_episodes", "other_batch_norm", "select"}
+TEST_KEYS = frozenset({"test_episodes", "other_batch_norm", "select"})
+
+
+def is_free(key: str, free: frozenset[str] = FREE | TEST_KEYS) -> bool:
+    return key in free or key.startswith("paper")
+
+
+def deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a configuration, flat, that decide what is trained: a checkpoint and results.json hold them with
+    their values."""
+    keys = {key: value for key, value in flatten(config).items() if not is_free(key)}
+    if config["steps"] == 0:  # where a schedule ends, which nothing has followed yet
+        keys.pop("optimizer.schedule_steps", None)
+    return keys
 
 
 def folder_of(name: str | None, algo: str, task: str) -> Path:
@@ -126,9 +143,7 @@ def check_same(folder: Path, config: dict[str, Any], defaults: dict[str, Any], g
     old = {key: defaults[key] for key in new.keys() & defaults.keys()} | old
     free = FREE | (TEST_KEYS & given)
     differing = sorted(
-        key
-        for key in old.keys() | new.keys()
-        if key not in free and not key.startswith("paper") and old.get(key) != new.get(key)
+        key for key in old.keys() | new.keys() if not is_free(key, free) and old.get(key) != new.get(key)
     )
     if "optimizer.schedule_steps" in differing and old["steps"] == 0:  # nothing has followed the schedule yet
         differing.remove("optimizer.schedule_steps")
@@ -181,13 +196,19 @@ def check_folder(run: Path) -> None:
 
 
 def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
-    """The checkpoint that a run has tested, or its newest one, and what was skipped to get it."""
+    """The checkpoint that a run has tested, or its newest one, and what the user should know of it: what was skipped to
+    get it, and what of the folder is not proved. Raises UserError where the folder does not stand as it was written."""
+    skipped: list[str] = []
     if (run / "results.json").exists():
-        return checkpoint.load_step(run / "checkpoints", read_json(run / "results.json")["step"]), []
-    newest, skipped = checkpoint.load_newest(run / "checkpoints")
-    if newest is None:
-        raise UserError(f"{run} has no checkpoint yet: train it first")
-    return newest, [f"skipping {damage}" for damage in skipped]
+        tested = checkpoint.load_step(run / "checkpoints", read_json(run / "results.json")["step"])
+    else:
+        newest, skipped = checkpoint.load_newest(run / "checkpoints")
+        if newest is None:
+            raise UserError(f"{run} has no checkpoint yet: train it first")
+        tested = newest
+    changed = check_config(run, flatten(load_config(run / "config.yaml")), tested.proof, str(tested))
+    notes = [*changed, *check_records(run), *unproved(run, tested.proof)]
+    return tested, [*(f"skipping {damage}" for damage in skipped), *notes]
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -195,11 +216,15 @@ def load_config(path: Path) -> dict[str, Any]:
     config = yaml_files.load(path)
     if not isinstance(config, dict) or not config:
         raise UserError(f"{path} holds no configuration: mend or remove it")
-    return config
+    return {key: value for key, value in config.items() if key != records.EDITED}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object that a run has written. Raises UserError where it is missing or damaged."""
+    """An object that a run has written. Raises UserError where it is missing, damaged or changed."""
+    return records.unsealed(path, _object(path))
+
+
+def _object(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -207,6 +232,83 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no object: mend or remove it")
     return content
+
+
+def read_results(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The results in a folder with this configuration (None: there are none), and a sentence for what was changed on
+    purpose. Raises UserError where results.json, episodes.npz or config.yaml is not as it was written."""
+    path = folder / "results.json"
+    if not path.exists():
+        return None, []
+    results = read_json(path)
+    check_results(path, results)
+    changed = check_config(folder, flatten(config), results.get("config"), path.name)
+    if not is_edited(path):
+        records.check_figures(folder, results)
+    return results, [*changed, *check_records(folder)]
+
+
+def check_written(folder: Path) -> list[str]:
+    """Raises UserError where the configuration of a run that goes on is not that of its checkpoints -> a sentence where
+    nothing proves it."""
+    newest = checkpoint.newest_whole(folder / "checkpoints")
+    if newest is None or not (folder / "config.yaml").exists():
+        return []
+    if said := check_config(folder, flatten(load_config(folder / "config.yaml")), newest.proof, str(newest)):
+        raise UserError(f"{said[0]}; a training cannot go on from there: put it back, or take another name")
+    return unproved(folder, newest.proof)
+
+
+def check_config(folder: Path, config: dict[str, Any], proof: dict[str, Any] | None, by: str) -> list[str]:
+    """Raises UserError where a folder's config.yaml, flat, has another value than `proof` for a key that decides, with
+    which `by` was made -> a sentence where somebody did that on purpose. `proof` None: of a version before."""
+    path, proof = folder / "config.yaml", proof or {}
+    changed = [key for key in sorted(proof) if not is_free(key) and not _is_same(config, proof, key)]
+    what = ", ".join(f"{key} is {config.get(key, 'gone')} where {by} has {proof[key]}" for key in changed[:3])
+    what += f", and {len(changed) - 3} keys more" if len(changed) > 3 else ""
+    if is_edited(path):
+        return [f"{path} was changed on purpose, and is taken as it stands{f': {what}' if what else ''}"]
+    if changed:
+        raise UserError(
+            f"{path} is not as it was written, {what}: put it back, or write `{records.EDITED}: true` into it to have "
+            "it taken as it is"
+        )
+    return []
+
+
+def _is_same(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
+    return key in one and (one[key] == other[key] or repr(one[key]) == repr(other[key]))  # nan is not nan
+
+
+def check_records(folder: Path) -> list[str]:
+    """Raises UserError where a record that decides what is predicted or printed is not as it was written -> a sentence
+    for what was changed on purpose."""
+    for path in _records(folder):
+        _ = read_json(path)
+    return [f"{path} was changed on purpose, and is taken as it stands" for path in _records(folder) if is_edited(path)]
+
+
+def unproved(folder: Path, proof: dict[str, Any] | None) -> list[str]:
+    """A sentence on the files that a version has written which kept no hashes; `proof` is that of config.yaml."""
+    names = ["config.yaml"] if proof is None else []
+    names += [path.name for path in _records(folder) if not _object(path).keys() & {records.HASH, records.EDITED}]
+    if not names:
+        return []
+    return [
+        f"{folder} is of a version that kept no hashes: nothing proves that {', '.join(names)} are as it wrote them"
+    ]
+
+
+def _records(folder: Path) -> list[Path]:
+    names = ("environment.json", "task.json", "results.json", "unlike.json", "model.json")
+    return [folder / name for name in names if (folder / name).exists()]
+
+
+def is_edited(path: Path) -> bool:
+    """Whether somebody says in it that it was changed on purpose."""
+    if path.suffix == ".json":
+        return bool(_object(path).get(records.EDITED))
+    return path.exists() and re.search(rb"^edited: *true\b", path.read_bytes(), re.MULTILINE) is not None
 
 
 def check_parts(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
@@ -252,7 +354,8 @@ def other_versions(folder: Path, ranks: int = 1) -> list[str]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_durably(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    """With a hash of the content, which `read_json` looks at."""
+    write_durably(path, (json.dumps(records.sealed(content), indent=2, allow_nan=False) + "\n").encode())
 
 
 def environment(ranks: int) -> dict[str, Any]:

@@ -99,7 +99,8 @@ def _read_export(folder: Path) -> Stored:
         tensors = safetensors.torch.load(data)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}): export the run again") from error
-    return Stored(folder, config, _examples(examples, folder / EXPORT), tensors, step, unlike, [])
+    notes = [*runs.check_records(folder), *runs.unproved(folder, {})]
+    return Stored(folder, config, _examples(examples, folder / EXPORT), tensors, step, unlike, notes)
 
 
 def _examples(content: dict[str, Any], path: Path) -> Examples:

@@ -1,6 +1,5 @@
 """One job of a sweep, in whatever process the launcher has made for it, and what became of it: its outcome.json."""
 
-import json
 import math
 import os
 import traceback
@@ -122,7 +121,6 @@ def outcomes(folder: Path, launch: str) -> list[dict[str, Any]]:
 def read_outcome(folder: Path) -> dict[str, Any] | None:
     """Of the job in this folder; None where there is none, or one that is damaged."""
     try:
-        outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
-    except (OSError, ValueError):
+        return runs.read_json(folder / "outcome.json")
+    except UserError:
         return None
-    return outcome

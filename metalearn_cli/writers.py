@@ -5,7 +5,6 @@ object a line: `step` (meta-iterations done) and flat names such as `train/loss`
 """
 
 import json
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -16,6 +15,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import Log, write_durably
+from metalearn_cli.metrics import is_finite
 
 
 class Writers:
@@ -146,11 +146,6 @@ def read_series(path: Path, rate: str | None = None) -> Series:
             damage += [f"{where}: {name} is {line[name]!r}, and no finite number" for name in odd]
             lines.append({name: value for name, value in line.items() if name not in odd})
     return Series(lines, [*damage, *([parsed.cut] if parsed.cut else [])])
-
-
-def is_finite(value: object) -> bool:
-    """Whether that is a number that a float can hold."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def read_timing(path: Path) -> Series:

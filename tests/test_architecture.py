@@ -22,6 +22,8 @@ LAYERS = [
         "evaluate",
         "scored_blocks",
         "runs",
+        "records",
+        "checked",
         "writers",
         "checkpoint",
         "progress",

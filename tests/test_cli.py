@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from commands import Finished, is_running, run, start, wait
+from folders import rewrite
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -350,7 +351,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
 def test_another_version_is_said_when_a_run_goes_on(tmp_path: Path) -> None:
     assert run(tmp_path, "train", *TINY, "name=one").code == 0
     path = tmp_path / "outputs" / "one" / "environment.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "torch": "1.0"}))
+    rewrite(path, {**json.loads(path.read_text()), "torch": "1.0"})
     done = run(tmp_path, "train", *TINY, "name=one", "steps=30")
     assert done.code == 0
     assert "started with torch 1.0" in done.err

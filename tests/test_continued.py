@@ -100,8 +100,8 @@ def test_a_folder_does_not_say_what_only_the_command_may(tmp_path: Path) -> None
     for line, other, refusal in (
         ("trust: false", "trust: true", None),
         ("device: auto", "device: cuda", None),
-        ("noise: 0.0", "noise: ${oc.env:HOME}", "task.noise: ${oc.env:HOME} -> 0.0"),
-        ("_target_: metalearn_cli.nets.mlp.MLP", "_target_: evil.Net", "model._target_: evil.Net -> metalearn_cli"),
+        ("noise: 0.0", "noise: ${oc.env:HOME}", "task.noise is ${oc.env:HOME} where "),
+        ("_target_: metalearn_cli.nets.mlp.MLP", "_target_: evil.Net", "model._target_ is evil.Net where "),
     ):
         assert line in text
         path.write_text(text.replace(line, other))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from commands import run
+from folders import rewrite
 from PIL import Image
 from tiny_runs import pictures, rows, train
 
@@ -240,7 +241,7 @@ def test_damage_is_found_and_named(tmp_path: Path, exported: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         metalearn_cli.load(model)
     content = json.loads((model / "model.json").read_text())
-    (model / "model.json").write_text(json.dumps(content | {"format": 99}))
+    rewrite(model / "model.json", content | {"format": 99})
     with pytest.raises(UserError, match="of format 99, and this version reads up to 1"):
         metalearn_cli.load(model)
     (model / "model.json").write_text(json.dumps({"format": 1}))
@@ -274,7 +275,7 @@ def test_odd_widths_in_an_export_are_a_sentence(path: str, tmp_path: Path, expor
         part[int(last) if isinstance(part, list) else last] = odd
         if odd == (None if last == "by_way_of" else 0 if last == "margin" else ()):
             continue  # it may be that
-        (model / "model.json").write_text(json.dumps(content))
+        rewrite(model / "model.json", content)
         with pytest.raises(UserError) as found:
             metalearn_cli.load(model)
         assert "\n" not in str(found.value)
@@ -323,7 +324,7 @@ def test_damage_in_an_export_is_named(path: str, odd: object, sentence: str, tmp
     for name in above:
         part = part[int(name)] if isinstance(part, list) else part[name]
     part[int(last) if isinstance(part, list) else last] = odd
-    (model / "model.json").write_text(json.dumps(content))
+    rewrite(model / "model.json", content)
     with pytest.raises(UserError, match=re.escape(sentence)):
         metalearn_cli.load(model)
 
@@ -332,7 +333,7 @@ def test_odd_widths_in_a_runs_task_file_too(tmp_path: Path, maml: Path) -> None:
     model = Path(shutil.copytree(maml, tmp_path / "model"))
     content = json.loads((model / "task.json").read_text())
     content["spec"]["outputs"] = "three"
-    (model / "task.json").write_text(json.dumps(content))
+    rewrite(model / "task.json", content)
     done = run(tmp_path, "predict", f"run={model}", "support=x", "query=x")
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "task.json cannot be read (spec has 'three', where a whole number from 1 to 100000000 is wanted)" in done.err
@@ -348,7 +349,7 @@ def test_code_of_others_runs_with_trust_only(
     model = Path(shutil.copytree(exported, tmp_path / "model"))
     content = json.loads((model / "model.json").read_text())
     content["config"]["algo"]["_target_"] = "foreign_maml.Mine"
-    (model / "model.json").write_text(json.dumps(content))
+    rewrite(model / "model.json", content)
     with pytest.raises(UserError, match=r"algo\._target_=foreign_maml\.Mine is no part of metalearn.*trust=true"):
         metalearn_cli.load(model)
     assert not Path("ran").exists()

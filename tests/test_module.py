@@ -248,6 +248,32 @@ def test_batch_norm_in_the_head_keeps_its_running_statistics_under_protonet() ->
     torch.testing.assert_close(buffers, meta.buffers)
 
 
+class Loaded(Blocks):
+    """With weights and statistics of an earlier training, as a checkpoint that its constructor loads has them."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        rng = torch.Generator().manual_seed(1)
+        for value in (*self.parameters(), *(one for one in self.buffers() if one.is_floating_point())):
+            value.data = 0.2 + torch.rand(value.shape, generator=rng)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_module_that_loads_its_weights_keeps_its_running_statistics(algorithm: Algorithm) -> None:
+    net = module_net(Loaded, IMAGES, {})
+    stats = {name: value.double() for name, value in algorithm.init(net, torch.Generator()).buffers.items()}
+    params = {name: value.double() for name, value in net.init(torch.Generator()).items()}
+    out, _ = net(params, BATCH.query_x, {name: stats[name] for name in net.init_stats()})
+    module = Loaded(IMAGES).double().eval()
+    torch.testing.assert_close(out, torch.stack([module(x) for x in BATCH.query_x]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_a_module_with_fresh_statistics_starts_at_the_standard_normal_distribution(track: bool) -> None:
+    for name, value in module_net(Blocks, IMAGES, {"track": track}).init_stats().items():
+        assert torch.equal(value, torch.full((3,), 0.0 if name.endswith(".mean") else 1.0))
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_module_may_call_its_parts_as_an_algorithm_calls_its_own(algorithm: Algorithm) -> None:
     class Named(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Finished, is_running, run, start, wait
+from folders import rewrite
 from PIL import Image
 from tiny_runs import CLASSIFIERS, pictures, rows, train
 
@@ -22,7 +23,7 @@ from metalearn_cli.files import turn
 from metalearn_cli.jobs import load_eval_job
 from metalearn_cli.learner import Learner
 from metalearn_cli.machine import new_learner
-from metalearn_cli.runs import load_tested
+from metalearn_cli.runs import load_tested, read_json
 from metalearn_cli.tasks.base import Batch, draw_slice
 from metalearn_cli.tasks.cub import CUB, Region
 from metalearn_cli.tasks.omniglot import Omniglot
@@ -105,7 +106,7 @@ def test_data_that_have_changed_calibrate_nothing(tmp_path: Path, own: Path, pro
     model = shutil.copytree(protonet, tmp_path / "outputs/other")
     (model / "unlike.json").unlink(missing_ok=True)
     made = json.loads((model / "environment.json").read_text())
-    (model / "environment.json").write_text(json.dumps({**made, "data": "0" * 64}))
+    rewrite(model / "environment.json", {**made, "data": "0" * 64})
     support, query = task(tmp_path, own, SAME)
     done = predicted(tmp_path, model, support, query, f"out={tmp_path}/found.csv")
     assert done.code == 0, done.err
@@ -339,7 +340,7 @@ def test_the_threshold_of_a_version_before_is_measured_anew_or_said_to_flag_more
     (model / "unlike.json").write_text(before)
     again = predicted(tmp_path, model, support, query)
     assert "of which 3% are flagged" in again.err, again.err
-    assert json.loads((model / "unlike.json").read_text()) == {"thresholds": [measured | {"share": SHARE}]}
+    assert read_json(model / "unlike.json") == {"thresholds": [measured | {"share": SHARE}]}
     (model / "unlike.json").write_text(before)
     assert run(tmp_path, "export", f"run={model}", "out=new", "threads=1").code == 0
     known = json.loads((tmp_path / "new/model.json").read_text())["unlike"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run
+from folders import rewrite
 from tiny_runs import rows
 
 import metalearn_cli
@@ -148,7 +149,7 @@ def test_where_the_range_is_not_known_that_is_said_and_there_is_no_column(tmp_pa
     model = Path(shutil.copytree(curves, tmp_path / "old"))
     content = json.loads((model / "task.json").read_text())
     del content["columns"]["x_range"]
-    (model / "task.json").write_text(json.dumps(content))
+    rewrite(model / "task.json", content)
     (tmp_path / "s.csv").write_text("x,y\n-2,1.5\n100,0\n")
     done = run(tmp_path, "predict", f"run={model}", "support=s.csv", "query=s.csv", "out=p.csv")
     assert done.code == 0, done.err

@@ -43,7 +43,7 @@ from metalearn_cli.algorithms.base import (
 from metalearn_cli.algorithms.inner_loop import flatten, log_sign, per_task, slope, unflatten
 from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Net, Params, standard_normal
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -122,9 +122,7 @@ class MetaLSTM(Algorithm):
         params = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
         weights = {name: value for name, value in meta.params.items() if not name.startswith(LEARNER)}
         theta = flatten(per_task(params, tasks))
-        with theta.device:  # a copy of the host's would make a GPU wait
-            standard = net.init_stats()
-        stats = {name: value.to(theta.dtype) for name, value in per_task(standard, tasks).items()}
+        stats = per_task(standard_normal(meta.buffers), tasks)
         hidden, gate = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
         names = Names({name: value.shape for name, value in params.items()}, list(stats), list(weights))
         return names, (theta, hidden, hidden, gate, gate, *stats.values(), *weights.values())

@@ -52,10 +52,8 @@ class Net(ABC):
 
     @abstractmethod
     def init_stats(self) -> Params:
-        """Statistics of the standard normal distribution; empty for a network without batch norm.
-
-        On torch's current device: `with x.device: net.init_stats()` makes them where x is, without a copy.
-        """
+        """Batch norm's statistics when training begins, NAME.mean and NAME.var of each layer: those of the standard
+        normal distribution, or what a user's own module begins with. Empty for a network without batch norm."""
 
     @abstractmethod
     def features(
@@ -68,6 +66,14 @@ class Net(ABC):
         self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Params]:
         """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""
+
+
+def standard_normal(stats: Params) -> Params:
+    """The statistics of the standard normal distribution in the place of these, without a copy from the host."""
+    return {
+        name: torch.zeros_like(value) if name.endswith(".mean") else torch.ones_like(value)
+        for name, value in stats.items()
+    }
 
 
 def with_outputs(net: Net, outputs: int) -> Net:

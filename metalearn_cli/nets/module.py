@@ -27,8 +27,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Net, Params, standard_normal
 from metalearn_cli.tasks.base import Spec
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # those that are replaced
 
 # The statistics given to the call that is running (None: none), and those it computed: batch norm's way out of a
 # forward that is not ours. Nothing is left on the module.
@@ -61,9 +63,12 @@ class ModuleNet(Net):
     arguments: dict[str, Any]  # of the constructor, besides `spec`
     _whole: nn.Module = field(init=False, repr=False)  # the structure; its own parameters are used for the check only
     _body: nn.Module = field(init=False, repr=False)  # without the head; where there is none, the same
+    _start: Params = field(init=False, repr=False)  # the statistics that its batch norm begins with
 
     def __post_init__(self) -> None:
-        whole, body = (_adaptable(self._build(0), self.module_class.__name__) for _ in range(2))
+        built = [self._build(0) for _ in range(2)]
+        object.__setattr__(self, "_start", _statistics(built[0]))
+        whole, body = (_adaptable(module, self.module_class.__name__) for module in built)
         has_head = isinstance(getattr(body, "head", None), nn.Module)
         if has_head:
             body.head = nn.Identity()
@@ -76,22 +81,16 @@ class ModuleNet(Net):
         return {name: value.detach().clone().float() for name, value in module.named_parameters()}
 
     def init_stats(self) -> Params:
-        stats: Params = {}
-        for layer in self._whole.modules():
-            if isinstance(layer, _PlainBatchNorm):
-                stats[f"{layer.path}.mean"] = torch.zeros(layer.channels)
-                stats[f"{layer.path}.var"] = torch.ones(layer.channels)
-        return stats
+        return {name: value.clone() for name, value in self._start.items()}
 
     def features(
         self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Params]:
         out, used = self._run(self._body, params, x, stats, mask)
-        with x.device:
-            standard = self.init_stats()
-        # Batch norm inside the head has not run: it keeps the standard normal distribution.
-        idle = {name: value.to(x.dtype).expand(len(x), -1) for name, value in standard.items() if name not in used}
-        return out.reshape(*x.shape[:2], -1), used | idle
+        # Batch norm inside the head has not run, and nobody asks for its statistics: those of the standard normal
+        # distribution, which need no copy to a GPU.
+        idle = {name: x.new_empty(len(x), len(value)) for name, value in self._start.items() if name not in used}
+        return out.reshape(*x.shape[:2], -1), used | standard_normal(idle)
 
     def __call__(
         self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
@@ -165,7 +164,7 @@ class _PlainBatchNorm(nn.Module):
 
     def __init__(self, layer: _BatchNorm, path: str) -> None:
         super().__init__()
-        self.path, self.channels, self.eps = path, layer.num_features, layer.eps
+        self.path, self.eps = path, layer.eps
         self.weight, self.bias = layer.weight, layer.bias  # None without affine
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,11 +198,23 @@ class _PlainBatchNorm(nn.Module):
         return (weight * (x - mean.view(-1, *[1] * (x.dim() - 2))).square()).sum(dims), mean
 
 
+def _statistics(module: nn.Module) -> Params:
+    """What the batch norm of a user's module has for running statistics; without any, of the standard normal
+    distribution."""
+    found: Params = {}
+    for path, layer in module.named_modules():
+        if type(layer) in _BATCH_NORMS:
+            mean, var = layer.running_mean, layer.running_var
+            found[f"{path}.mean"] = torch.zeros(layer.num_features) if mean is None else mean.detach().float().clone()
+            found[f"{path}.var"] = torch.ones(layer.num_features) if var is None else var.detach().float().clone()
+    return found
+
+
 def _adaptable(module: nn.Module, name: str) -> nn.Module:
     """The module with batch norm replaced, in place. Raises UserError for what cannot be adapted."""
     plain: dict[nn.Module, nn.Module] = {}  # a layer may have several names
     for path, layer in list(module.named_modules(remove_duplicate=False)):
-        if path and type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        if path and type(layer) in _BATCH_NORMS:
             parent, _, attribute = path.rpartition(".")
             setattr(module.get_submodule(parent), attribute, plain.setdefault(layer, _PlainBatchNorm(layer, path)))
         elif objection := _objection(layer):

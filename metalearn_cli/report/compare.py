@@ -1,13 +1,14 @@
 """`metalearn compare`: is the second better than the first, on the same test episodes?"""
 
+import json
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metalearn_cli import runs
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import write_durably
 from metalearn_cli.progress import show, tell
 from metalearn_cli.report.conclude import cautions, conclusions, figure
 from metalearn_cli.report.folders import RunFolder, differences, parts, split_arguments
@@ -40,7 +41,7 @@ def compare(arguments: list[str]) -> None:
     settings = setting_lines([part.runs[0] for part in found])
     show("\n".join(lines(comparison, settings)))
     if out is not None:
-        runs.write_json(out, as_json(comparison))
+        write_durably(out, (json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n").encode())
 
 
 def setting_lines(some: list[RunFolder], most: int = 8) -> list[str]:

@@ -8,21 +8,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
+from numpy import float64
 
 from metalearn_cli import runs
 from metalearn_cli.catalog import flatten
-from metalearn_cli.datasets.point_set import DAMAGE
+from metalearn_cli.checked import check_config, check_environment, check_episodes
 from metalearn_cli.errors import UserError
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.progress import Console, Progress
-from metalearn_cli.report.checked import check_config, check_environment, check_episodes, check_results
+from metalearn_cli.records import arrays_of
 from metalearn_cli.report.found import find
 from metalearn_cli.report.unfinished import Unfinished, damage_of_outcome, unfinished
 from metalearn_cli.writers import read_series, read_timing
 
-Values = npt.NDArray[np.float64]
+Values = npt.NDArray[float64]
 
 
 class RunFolder(NamedTuple):
@@ -79,11 +79,10 @@ def read(folder: Path) -> RunFolder:
     check_config(folder / "config.yaml", config)
     environment = _json(folder / "environment.json") or {}
     check_environment(folder / "environment.json", environment)
-    if (results := _json(folder / "results.json")) is not None:
-        check_results(folder / "results.json", results)
+    results, changed = runs.read_results(folder, config)
     given, damage = _given(folder / "overrides.txt")
     metrics, timing = read_series(folder / "metrics.jsonl"), read_timing(folder / "timing.jsonl")
-    damage += [*metrics.damage, *timing.damage, *damage_of_outcome(folder)]
+    damage += [*changed, *metrics.damage, *timing.damage, *damage_of_outcome(folder)]
     overrides = {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in given)}
     left = None
     if results is None or results.get("steps", config["steps"]) < config["steps"]:
@@ -129,15 +128,6 @@ def episodes(run: RunFolder) -> dict[str, npt.NDArray[Any]]:
     arrays = arrays_of(path)
     check_episodes(path, arrays, run.results or {})
     return arrays
-
-
-def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Of an .npz. Raises UserError where it is missing or damaged."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, AttributeError, TypeError, *DAMAGE) as error:  # the two are of a single array, without names
-        raise UserError(f"{path} cannot be read ({error}): metalearn eval run=... tests the run once more") from error
 
 
 def parts(argument: str, one_of_each: bool = True) -> list[Part]:

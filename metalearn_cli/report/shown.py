@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.records import arrays_of
 from metalearn_cli.report.figures import Figures
-from metalearn_cli.report.folders import RunFolder, arrays_of, episodes
+from metalearn_cli.report.folders import RunFolder, episodes
 from metalearn_cli.report.svg import (
     BOTTOM,
     HEIGHT,

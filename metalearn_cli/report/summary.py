@@ -145,6 +145,9 @@ def warnings(every: list[RunFolder]) -> list[str]:
             about.setdefault(sentence, []).append(name)
         if run.environment.get("git_dirty"):
             about.setdefault("the source had changes that were not committed", []).append(name)
+        if "config" not in results:
+            sentence = "of a version that kept no hashes: nothing proves that the files are as it wrote them"
+            about.setdefault(sentence, []).append(name)
         if (debug := choices.get("debug")) is not None:
             about.setdefault(f"debug={debug} is a first look, not a result", []).append(name)
         if (full := published_steps(run)) is not None and run.config["steps"] < full:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.writers import is_finite
+from metalearn_cli.metrics import is_finite
 
 # What a value may be, in the words of the sentence that says it is not.
 _NUMBER, _FIGURE, _SHARE = "a finite number", "a finite number or null", "a number from 0 to 1"
