@@ -11,8 +11,10 @@ import base64
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from made_pictures import ALPHA, GREY, PALETTE, RGB, bmp, gif, mixed, netpbm, packed, png, tga, tiff
+from packaging.version import Version
 from PIL import Image
 
 from metalearn_cli.datasets.decode import Broken, read_picture
@@ -232,12 +234,19 @@ READ = {
     "rgb 10 bits, alpha.avif": "003f00 241b2d 849a8d cac4c8 ffffff 36093f 4c533e f7f5f7",
 }
 
+NEW_IN_PILLOW = ("grey, multiplied alpha.tif", "ycbcr.tif", "rgb 10 bits, alpha.avif")  # 10.3 and 11.3 refuse some
+
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_picture_is_what_other_programs_than_pillow_make_of_it(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(FILES[name])
     wanted = np.asarray([[*bytes.fromhex(colour)] * (6 // len(colour)) for colour in READ[name].split()])
-    found = np.asarray(read_picture(tmp_path / name, 3, 8)).astype(int)
+    try:
+        found = np.asarray(read_picture(tmp_path / name, 3, 8)).astype(int)
+    except Broken:
+        if Version(PIL.__version__) < Version("13") and name in NEW_IN_PILLOW:
+            pytest.skip("this Pillow refuses it")
+        raise
     assert (found == found[:1]).all(), "all rows are alike"
     assert np.abs(found[0] - wanted).max() <= 1, found[0].tolist()
     grey = np.asarray(read_picture(tmp_path / name, 1, 8)).astype(int)

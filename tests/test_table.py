@@ -800,6 +800,7 @@ ODD_TEXT: dict[str, tuple[str, str]] = {
     "a remark below": ("x,y\n1,2\n# the end\n", "line 3 has 1 cell, and line 1 2 names; a line with # at its start is"),
     "a quote that stays open": ('x,y\n1,2\n3,"4\n5,6\n', "line 3 is no CSV: unexpected end of data"),
     "names alone": ("x;y\n;\n", "holds no points"),
+    "names alone that could be parted twice": ("x;y,z\n", "holds no points"),
     "nothing": ("", "holds no points"),
     "a name twice": ("x,x\n1,2\n", "has two columns 'x': give each a name of its own"),
     "a column without a name": ("x;\n1;2\n", "has a column without a name"),

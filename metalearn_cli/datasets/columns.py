@@ -218,7 +218,7 @@ def _alike(path: Path, above: int, separator: str) -> float:
             number += 1
     except UserError:  # it is no CSV with this separator
         return number
-    return math.inf
+    return math.inf if number else 0
 
 
 def _count(number: int, what: str) -> str:
