@@ -17,10 +17,8 @@ from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw, Split, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
 
 BLOCK = 64  # episodes drawn from one generator
-
-Block = dict[
-    BatchNorm, Scores
-]  # the scores of its episodes [E, K + 1], on the CPU; of others than the first mode [E, 1]
+SMALL = 8  # episodes, from which on a part of a block is worth being kept
+EpisodeScores = dict[BatchNorm, Scores]  # [E, K + 1] in the first mode, [E, 1] in the others, on the CPU
 
 
 class Evaluation(NamedTuple):
@@ -56,27 +54,34 @@ def evaluate(
 ) -> Evaluation:
     """Score the first `episodes` episodes of `split`; `report` is told the number done, after each few of them."""
     draws: list[Draw] = []
-    blocks: list[Block] = []
+    scored: list[EpisodeScores] = []
     for draw in draw_episodes(task, split, episodes, episodes_seed):
-        blocks.append(score_block(learner, task, draw, modes, BLOCK * len(draws), report))
+        scored.append(score_episodes(learner, task, draw, modes, BLOCK * len(draws), report))
         draws.append(draw)
-    return evaluation(task, draws, blocks)
+    return evaluation(task, draws, scored)
 
 
-def evaluation(task: TaskDistribution, draws: list[Draw], blocks: list[Block]) -> Evaluation:
-    """Of the draw and the scores of every block."""
-    scores = {mode: _joined([block[mode] for block in blocks]) for mode in blocks[0]}
+def evaluation(task: TaskDistribution, draws: list[Draw], scored: list[EpisodeScores]) -> Evaluation:
+    """Of the blocks that were drawn, and the scores of their episodes in the same order."""
+    scores = {mode: _joined([part[mode] for part in scored]) for mode in scored[0]}
     return Evaluation(scores, draw_sha256(draws, task.fingerprint), episode_hashes(draws, task.fingerprint))
 
 
-def score_block(
+def part_size(learner: Learner) -> int:
+    """Into how large parts a block may be cut without a change of what goes through at once, which are other bits."""
+    if learner.ranks.size > 1 or not learner.tasks_per_chunk:
+        return BLOCK
+    return learner.tasks_per_chunk * -(-SMALL // learner.tasks_per_chunk)
+
+
+def score_episodes(
     learner: Learner,
     task: TaskDistribution,
     draw: Draw,
     modes: list[BatchNorm],
     before: int,
     report: Callable[[int], None],
-) -> Block:
+) -> EpisodeScores:
     """The scores of these episodes, of which each rank makes its share, in every rank.
 
     `report` is told the number done, by the measure of this rank, with the `before` that were done earlier.
@@ -93,11 +98,11 @@ def score_block(
 
 def _score(
     learner: Learner, task: TaskDistribution, draw: Draw, modes: list[BatchNorm], report: Callable[[int], None]
-) -> Block:
+) -> EpisodeScores:
     """As many episodes as may go through at once are gathered at once."""
     number = len(draw["key"])
     size = learner.tasks_per_chunk or number
-    parts: list[Block] = []
+    parts: list[EpisodeScores] = []
     for first in range(0, number, max(size, 1)):
         batch = task.gather(draw_slice(draw, first, first + size), learner.device)
         done = first

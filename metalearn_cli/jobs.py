@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from metalearn_cli import checkpoint, continued, runs, scored_blocks
+from metalearn_cli import checkpoint, continued, runs, scored_parts
 from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.config import Job, gone_keys, key_defaults, make_job
 from metalearn_cli.datasets.places import expand
@@ -88,7 +88,7 @@ def _begin(
     runs.check_same_data(folder, fingerprint)
     if (results := finished_results(folder, job, console)) is not None:
         console.say(f"{folder} is already finished, {job.run.steps} steps")
-        shutil.rmtree(folder / scored_blocks.FOLDER, ignore_errors=True)  # of a process that was killed as it finished
+        shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)  # of a process that was killed as it finished
         with closing(new_mirror(folder, job, results, console, ranks)) as mirror:
             mirror.finish(results)
         return results
@@ -165,7 +165,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
                 learner.load_state_dict(tested.tensors)
                 results = test(learner, job, folder, tested.step, headline, console, interrupt)
         except BaseException as failure:
-            if isinstance(failure, Interrupted) and (folder / scored_blocks.FOLDER).exists():
+            if isinstance(failure, Interrupted) and (folder / scored_parts.FOLDER).exists():
                 again = shlex.join([*launcher(ranks), "eval", *overrides])
                 raise Interrupted(failure.code - 128, f"saved a part of the test; continue with: {again}") from failure
             if ranks.is_first:
@@ -324,7 +324,7 @@ def how_to_continue(folder: Path, overrides: list[str], ranks: Ranks = ALONE) ->
     """What was saved, and the command that goes on from it."""
     paths = checkpoint.list_newest_first(folder / "checkpoints")
     saved = f"saved step {checkpoint.step_of(paths[0])}" if paths else "nothing was trained yet"
-    if (folder / scored_blocks.FOLDER).exists():
+    if (folder / scored_parts.FOLDER).exists():
         saved += " and a part of its test"
     rest = [override for override in overrides if not override.startswith("name=")]
     command = shlex.join([*launcher(ranks), "train", *rest, f"name={folder.relative_to(runs.OUTPUTS)}"])

@@ -14,20 +14,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metalearn_cli import checkpoint, examples, pictures, runs, scored_blocks
+from metalearn_cli import checkpoint, examples, pictures, runs, scored_parts
 from metalearn_cli.ahead import ahead
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.catalog import flatten
 from metalearn_cli.config import Job, Select
 from metalearn_cli.errors import Pruned, RunFailed, UserError
 from metalearn_cli.evaluate import (
+    BLOCK,
+    EpisodeScores,
     Evaluation,
     baselines,
     draw_block,
     draw_episodes,
     evaluate,
     evaluation,
-    score_block,
+    part_size,
+    score_episodes,
 )
 from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt
@@ -86,7 +89,7 @@ def _train(
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, settings.keep, console)
     if done < settings.steps and ranks.is_first:  # what was scored is of other weights
-        shutil.rmtree(folder / scored_blocks.FOLDER, ignore_errors=True)
+        shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     if (settings.compile or settings.cuda_graph) and done < settings.steps:
         warm_up(learner, job, done, console, interrupt)
     since, since_step = time.perf_counter(), done
@@ -282,7 +285,7 @@ def test(
 ) -> dict[str, Any]:
     """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into `folder`.
 
-    A signal ends it at once: the blocks that were scored are kept, and the next call goes on with them.
+    A signal ends it at once: what was scored is kept, and the next call goes on with it.
     """
     modes = test_modes(job, headline)
     with interrupt.leaving_at_once():
@@ -292,35 +295,39 @@ def test(
 
 
 def _score_test(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm], console: Console) -> Evaluation:
-    """In blocks; those that take long are kept until all are scored."""
+    """In parts of its blocks; those that take long are kept until all are scored."""
     settings, ranks, total = job.run, learner.ranks, job.run.test_episodes
-    kept = ranks.from_first(lambda: _kept_blocks(learner, job, folder, modes))
-    blocks = ranks.from_first(lambda: scored_blocks.read(kept, modes, total))
-    if before := sum(len(block[modes[0]].loss) for block in blocks.values()):
+    size = part_size(learner)
+    kept = ranks.from_first(lambda: _kept_parts(learner, job, folder, modes))
+    parts = ranks.from_first(lambda: scored_parts.read(kept, modes))
+    if before := sum(len(part[modes[0]].loss) for part in parts.values()):
         console.say(f"going on with the test after {before} of {total} episodes, which were scored earlier")
     what = f"testing {total - before} episodes" + (f" in {len(modes)} batch-norm modes" if len(modes) > 1 else "")
     draws: list[Draw] = []
+    scored: list[EpisodeScores] = []
     with Progress(console, "test", total, before, announced=what) as progress:
-        for number, draw in enumerate(draw_episodes(job.task, "test", total, settings.episodes_seed)):
-            draws.append(draw)
-            if number in blocks:
-                continue
-            began = time.monotonic()
-            blocks[number] = score_block(
-                *(learner, job.task, draw, modes, before), lambda done: progress.advance(done, "episodes")
-            )
-            before += len(draw["key"])
-            if ranks.is_first and time.monotonic() - began >= scored_blocks.WORTH_KEEPING:
-                scored_blocks.write(kept, number, blocks[number])
-    return evaluation(job.task, draws, [blocks[number] for number in range(len(draws))])
+        for block in draw_episodes(job.task, "test", total, settings.episodes_seed):
+            for first in range(0, len(block["key"]), size):
+                draw, began = draw_slice(block, first, first + size), time.monotonic()
+                place = (BLOCK * len(draws) + first, len(draw["key"]))
+                if place not in parts:
+                    parts[place] = score_episodes(
+                        *(learner, job.task, draw, modes, before), lambda done: progress.advance(done, "episodes")
+                    )
+                    before += len(draw["key"])
+                    if ranks.is_first and time.monotonic() - began >= scored_parts.WORTH_KEEPING:
+                        scored_parts.write(kept, place, parts[place])
+                scored.append(parts[place])
+            draws.append(block)
+    return evaluation(job.task, draws, scored)
 
 
-def _kept_blocks(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm]) -> Path:
-    """Where the blocks of this test are kept."""
+def _kept_parts(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm]) -> Path:
+    """Where the parts of this test are kept."""
     parts = [job.config[key] for key in ("algo", "task", "model", "precision", "episodes_seed")]
     chosen = runs.read_json(folder / "choices.json") if (folder / "choices.json").exists() else {}
     about = [*parts, chosen, job.run.tasks_per_chunk, job.task.fingerprint, [mode.name for mode in modes]]
-    return folder / scored_blocks.FOLDER / scored_blocks.key_of(learner, about)
+    return folder / scored_parts.FOLDER / scored_parts.key_of(learner, about)
 
 
 def _write_test(
@@ -347,7 +354,7 @@ def _write_test(
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
         console.say(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
-    shutil.rmtree(folder / scored_blocks.FOLDER, ignore_errors=True)
+    shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"model"},
     {
         "evaluate",
-        "scored_blocks",
+        "scored_parts",
         "runs",
         "records",
         "checked",

@@ -12,7 +12,7 @@ import torch
 from commands import Finished, start, wait
 from torch import Tensor
 
-from metalearn_cli import learner, scored_blocks
+from metalearn_cli import learner, scored_parts
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.learner import Scores
 from metalearn_cli.progress import Console, Progress
@@ -51,7 +51,7 @@ def signal_at(call: int, number: signal.Signals = signal.SIGTERM) -> Callable[[]
             return found
 
         learner.task_metric = counted
-        scored_blocks.WORTH_KEEPING = 0.0
+        scored_parts.WORTH_KEEPING = 0.0
 
     return install
 
@@ -86,10 +86,10 @@ def test_a_test_that_was_stopped_goes_on_with_what_was_scored(tmp_path: Path, st
     assert "stopped; saved step 8 and a part of its test; continue with: metalearn train" in stopped.err
     assert "finishing the step" not in stopped.err
     run = tmp_path / "outputs/run"
-    first, second = sorted(run.glob(f"{scored_blocks.FOLDER}/*/*"))
-    # Once more, before the rest: a block that is damaged is scored again, and one that is no block is not read.
+    first, second = sorted(run.glob(f"{scored_parts.FOLDER}/*/*"))
+    # Once more, before the rest: a part that is damaged is scored again, and what is none is not read.
     second.write_bytes(second.read_bytes()[:-1])
-    (first.parent / "00000003-notes.safetensors").write_bytes(b"mine")
+    (first.parent / "00000003-8-0123456789abcdef.safetensors").write_bytes(b"mine")
     stopped = go(tmp_path, "train", *RUN, "steps=8", first=signal_at(5))
     assert "going on with the test after 64 of 200 episodes" in stopped.err
     done = go(tmp_path, "train", *RUN, "steps=8", first=signal_at(0))
@@ -97,31 +97,44 @@ def test_a_test_that_was_stopped_goes_on_with_what_was_scored(tmp_path: Path, st
     assert "going on with the test after 128 of 200 episodes" in done.err
     assert asked(tmp_path) == 6, "two blocks were left"
     assert bits(tmp_path) == straight
-    assert not (run / scored_blocks.FOLDER).exists()
+    assert not (run / scored_parts.FOLDER).exists()
+
+
+def test_a_part_of_a_block_is_kept_where_few_tasks_go_through_at_once(tmp_path: Path) -> None:
+    """Five at once, 13 times in a block: a part is ten episodes."""
+    chunked = [*RUN, "steps=2", "tasks_per_chunk=5", "test_episodes=70"]
+    assert go(tmp_path / "whole", "train", *chunked).code == 0
+    stopped = go(tmp_path, "train", *chunked, first=signal_at(3 * 9 + 1))
+    assert stopped.code == 143
+    done = go(tmp_path, "train", *chunked, first=signal_at(0))
+    assert "going on with the test after 40 of 70 episodes" in done.err
+    assert asked(tmp_path) == 3 * (5 + 2)
+    assert bits(tmp_path) == bits(tmp_path / "whole")
 
 
 def test_what_was_scored_of_another_test_is_not_taken(tmp_path: Path, straight: dict[str, bytes]) -> None:
     """A longer run has other weights, and a test with another number of episodes has other blocks at its end."""
     go(tmp_path, "train", *RUN, "steps=4", first=signal_at(12 + 7))
-    assert list((tmp_path / "outputs/run").glob(f"{scored_blocks.FOLDER}/*/*"))
+    assert list((tmp_path / "outputs/run").glob(f"{scored_parts.FOLDER}/*/*"))
     done = go(tmp_path, "train", *RUN, "steps=8")
     assert "going on with the test" not in done.err
     assert bits(tmp_path) == straight
 
 
-def test_blocks_are_read_for_the_modes_and_the_episodes_that_they_are_of(tmp_path: Path) -> None:
+def test_parts_are_read_for_the_modes_and_the_episodes_that_they_are_of(tmp_path: Path) -> None:
     modes = [BatchNorm.running, BatchNorm.inductive]
-    for number, size in enumerate((64, 64, 8)):
-        block = {mode: Scores(torch.rand(size, 1), torch.rand(size, 1)) for mode in modes}
-        scored_blocks.write(tmp_path, number, block)
-    assert scored_blocks.read(tmp_path, modes, 136).keys() == {0, 1, 2}
-    assert scored_blocks.read(tmp_path, modes, 200).keys() == {0, 1}  # the last one has more episodes then
-    assert scored_blocks.read(tmp_path, modes[1:], 136).keys() == {0, 1, 2}
-    assert scored_blocks.read(tmp_path, [*modes, BatchNorm.one_query], 136) == {}
-    last = next(tmp_path.glob("00000002-*"))
-    last.unlink()
-    last.symlink_to(next(tmp_path.glob("00000001-*")))
-    assert scored_blocks.read(tmp_path, modes, 136).keys() == {0, 1}
+    places = [(0, 64), (64, 64), (128, 8)]
+    for place in places:
+        part = {mode: Scores(torch.rand(place[1], 1), torch.rand(place[1], 1)) for mode in modes}
+        scored_parts.write(tmp_path, place, part)
+    assert list(scored_parts.read(tmp_path, modes)) == places
+    assert list(scored_parts.read(tmp_path, modes[1:])) == places
+    assert scored_parts.read(tmp_path, [*modes, BatchNorm.one_query]) == {}
+    (last,) = tmp_path.glob("00000128-*")
+    last.rename(tmp_path / last.name.replace("-8-", "-9-"))
+    (other,) = tmp_path.glob("00000064-*")
+    (tmp_path / other.name.replace("00000064", "00000192")).symlink_to(other)
+    assert list(scored_parts.read(tmp_path, modes)) == places[:2]
 
 
 def test_an_evaluation_that_was_stopped_goes_on(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ MUTANTS = (
     ),
     Mutant("runs.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "tests/test_cli.py"),
     # What a person waits for
-    Mutant("loop.py", "                scored_blocks.write(kept", "                _ = (kept", "tests/test_waiting.py"),
-    Mutant("scored_blocks.py", "sha256(data).hexdigest()[:16] == digest", "sha256(data)", "tests/test_waiting.py"),
-    Mutant("scored_blocks.py", "([weights.hexdigest(), here, about]", "([here, about]", "tests/test_waiting.py"),
+    Mutant("loop.py", "scored_parts.write(kept, place, parts[place])", "pass", "tests/test_waiting.py"),
+    Mutant("scored_parts.py", "sha256(data).hexdigest()[:16] == name[3]", "sha256(data)", "tests/test_waiting.py"),
+    Mutant("scored_parts.py", "([weights.hexdigest(), here, about]", "([here, about]", "tests/test_waiting.py"),
     Mutant("continued.py", "not named and not is_choice", "not named", "tests/test_continued.py"),
     Mutant("continued.py", "return not named and", "return", "tests/test_continued.py"),
     # Evaluation
