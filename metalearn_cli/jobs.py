@@ -149,8 +149,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
         headline = job.run.batch_norm or job.algo.batch_norm
         try:
             if ranks.is_first:
-                if (run / "choices.json").exists():
-                    runs.write_json(folder / "choices.json", runs.read_json(run / "choices.json"))
+                runs.write_json(folder / "choices.json", runs.choices(run))
                 runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
