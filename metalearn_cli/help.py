@@ -77,9 +77,9 @@ name, steps and other keys of a run's course change nothing here.
 """
 
 REPRODUCE_HELP = """\
-metalearn reproduce NAME ... [--seeds 0,1,2] [--budget 30m] [key=value ...]
+metalearn reproduce NAME ... [--seeds 0,1,2] [--budget 30m] [results=FILE] [key=value ...]
 metalearn reproduce --list
-metalearn reproduce --table omniglot
+metalearn reproduce --table omniglot [results=FILE]
 
   metalearn reproduce maml/sinusoid --seeds 0,1,2             trains the row with each seed, tests it, and prints the
                                                               paper's figure, what came out, and how they stand
@@ -91,7 +91,8 @@ metalearn reproduce --table omniglot
   metalearn reproduce --table sinusoid                        what was measured of the rows on a task
 
 The runs are outputs/reproduce/NAME/seed=N; the same command again continues them, and takes what is finished as it is.
-Each becomes a line of benchmarks/papers/results.jsonl in a checkout, of outputs/reproduce/results.jsonl elsewhere.
+Each becomes a line of outputs/reproduce/results.jsonl, or of results=FILE. In a checkout --table shows what its authors
+have measured (benchmarks/papers/results.jsonl) beside yours; `reproduce` writes to that file only if results= names it.
 """
 
 COMPARE_HELP = """\
