@@ -5,6 +5,8 @@ other bits.
 """
 
 import dataclasses
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from metalearn_cli.config import Job
 from metalearn_cli.machine import DEFAULT_THREADS, own_device, set_process
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.convolution import Convolution
-from metalearn_cli.parallel import ALONE, Ranks, cores
+from metalearn_cli.parallel import ALONE, Ranks, busy, cores
 from metalearn_cli.progress import Console
 
 
@@ -43,6 +45,9 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
     each = f"{ranks.size} ranks, each {device.type}" if ranks.size > 1 else str(device)
     console.say(f"{where}{what}, {each}, {precision}, {threads} CPU thread(s), {with_what}")
 
+    is_new = settings.threads is None and "threads" not in chosen and ranks.size == 1
+    if is_new and (sentence := _too_many(threads)):
+        console.say_once(sentence)
     chosen = {**chosen, "threads": threads, "ranks": ranks.size}
     if isinstance(job.net, Conv4) and job.net.convolution is Convolution.auto and device.type != "cpu":
         if "convolution" not in chosen:
@@ -62,6 +67,18 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
     if folder and ranks.is_first:
         runs.write_json(folder / "choices.json", chosen)
     return job
+
+
+def _too_many(threads: int) -> str | None:
+    """A sentence where this machine has work for its processors besides; their number stays as it is."""
+    processors, others = os.cpu_count() or 1, busy()
+    fitting = max(1, math.floor(processors - others))
+    if fitting >= threads or os.environ.get("OMP_NUM_THREADS"):  # somebody has thought of it
+        return None
+    return (
+        f"the machine is busy: other processes run on {min(others, processors):.1f} of its {processors} processors, "
+        f"where {threads} threads slow one another down: threads={fitting} fits"
+    )
 
 
 def _chosen(folder: Path | None) -> dict[str, Any]:
