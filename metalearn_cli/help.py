@@ -114,11 +114,11 @@ both. p is of Student's t; of several comparisons with the first, Holm's correct
 REPORT_HELP = """\
 metalearn report FOLDER ... [out=FILE.html] [csv=FILE.csv]
 
-  metalearn report outputs/my-run                             a table here, and report.html and results.csv in that folder
+  metalearn report outputs/my-run                             a table here; report.html and results.csv in that folder
   metalearn report outputs/a outputs/my-sweep outputs/b/eval/omniglot-1a2b3c4d out=page.html csv=table.csv
   metalearn report 'outputs/maml-s*' csv=null                 a pattern in quotes; no csv
 
-Of several folders both files stand beside them, by their names: outputs/report-a-b-1a2b3c4d.html. The last line says it.
+Of several folders both stand beside them, by their names: outputs/report-a-b-1a2b3c4d.html; the last line says where.
 The page is one file that loads nothing from anywhere: it can be sent, printed and kept. A run that is not finished is
 shown as far as it has come, with the command that goes on with it. Neither data nor checkpoints are read.
 Of a sweep one sentence names the best setting: chosen on validation, with the mean of the test over its seeds and the

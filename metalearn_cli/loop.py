@@ -98,6 +98,8 @@ def _train(
                     writers.timing(done, {"steps_per_second": (done - since_step) / (now - since)})
                     since, since_step = now, done
                     progress.advance(done, f"loss {mean:.4f}")
+                elif done == settings.steps or progress.is_due():
+                    progress.advance(done, f"loss {loss.mean().item():.4f}")
                 to_validate = settings.eval_every > 0 and done % settings.eval_every == 0
             improved = False
             if to_validate and (validation := validate(learner, job, headline, interrupt)) is not None:
@@ -262,7 +264,7 @@ def _write_test(
     if shown := first_tasks(learner, job, headline):
         write_durably(folder / "examples.npz", npz(shown))
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
-        console.say(fit_picture(learner, job, headline))
+        console.show(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
     return results
 

@@ -89,7 +89,8 @@ def _shown(name: str, paper: dict[str, Any], seeds: list[int], lines: list[dict[
     fields = {
         "paper": f"{number(paper['mean'], percent)}{interval}{unit} ({paper['source']})",
         "ours": f"{shown} ({test}; seed {seeds[0]}'s interval)",
-        "median": f"{number(first['median'], percent)}, diverged {max(line['diverged'] for line in lines):.2%}",
+        "median": number(first["median"], percent),
+        "diverged": f"{max(line['diverged'] for line in lines):.2%}" if first["inner_steps"] else "",
         "beside": ", ".join(others),
         "length": f"{first['length']}, {first['minutes']:.1f} minutes of training on {first['device']}",
         "command": first["command"],
