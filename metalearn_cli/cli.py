@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import traceback
+from pathlib import Path
 
 from metalearn_cli import __version__, catalog
 from metalearn_cli.completion import COMPLETION, completions
@@ -219,15 +220,19 @@ def bench_command(arguments: list[str]) -> int:
 
 def reproduce_command(arguments: list[str]) -> int:
     from metalearn_cli.progress import show
+    from metalearn_cli.published import OWN
     from metalearn_cli.reproduce import parse_budget, reproduce
     from metalearn_cli.row_tables import listing, table
 
     given: dict[str, str] = {}
     rest: list[str] = []
+    results = OWN
     words = iter(arguments)
     for word in words:
         if word in ("--seeds", "--budget", "--table"):
             given[word] = next(words, "")
+        elif word.startswith("results="):
+            results = Path(word.removeprefix("results="))
         elif word.startswith("-") and word != "--list":
             return refuse(f"reproduce does not know {word}; see metalearn reproduce --help")
         else:
@@ -240,10 +245,10 @@ def reproduce_command(arguments: list[str]) -> int:
     if rest == ["--list"] and not given:
         show(listing())
     elif given.keys() == {"--table"} and given["--table"] and not rest:
-        show(table(given["--table"]))
+        show(table(given["--table"], results))
     elif names and "--table" not in given and "--list" not in rest:
         budget = parse_budget(given["--budget"]) if "--budget" in given else None
-        show(reproduce(names, [int(seed) for seed in seeds], budget, overrides))
+        show(reproduce(names, [int(seed) for seed in seeds], budget, overrides, results))
     else:
         return refuse("reproduce wants the names of rows, or --list, or --table and a task; see its --help")
     return 0

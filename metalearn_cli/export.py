@@ -67,6 +67,7 @@ def export(given: dict[str, Any]) -> None:
         "config": {key: stored.config[key] for key in ("algo", "model", "precision")} | {"device": "auto"},
         "examples": to_json(stored.examples),
         "unlike": thresholds,
+        "denormals_are_zero": stored.denormals_are_zero,
     }
     _write(out, content, weights)
     show(f"the model is in {out}")
@@ -84,7 +85,7 @@ def _keys(given: dict[str, Any]) -> Export:
 def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
     """Those of the usual tasks that the validation classes can give."""
     precision = Precision[stored.config["precision"]]
-    set_process(precision, keys.threads, Allocator.tuned)
+    set_process(precision, keys.threads, Allocator.tuned, denormals_are_zero=stored.denormals_are_zero)
     device = keys.device or stored.config["device"]
     model = make(stored, BatchNorm.inductive, device, precision, None, keys.trust)
     found = {(one.way, one.shot): one for one in model.thresholds}  # those that `predict` has measured

@@ -77,9 +77,9 @@ name, steps and other keys of a run's course change nothing here.
 """
 
 REPRODUCE_HELP = """\
-metalearn reproduce NAME ... [--seeds 0,1,2] [--budget 30m] [key=value ...]
+metalearn reproduce NAME ... [--seeds 0,1,2] [--budget 30m] [results=FILE] [key=value ...]
 metalearn reproduce --list
-metalearn reproduce --table omniglot
+metalearn reproduce --table omniglot [results=FILE]
 
   metalearn reproduce maml/sinusoid --seeds 0,1,2             trains the row with each seed, tests it, and prints the
                                                               paper's figure, what came out, and how they stand
@@ -91,7 +91,8 @@ metalearn reproduce --table omniglot
   metalearn reproduce --table sinusoid                        what was measured of the rows on a task
 
 The runs are outputs/reproduce/NAME/seed=N; the same command again continues them, and takes what is finished as it is.
-Each becomes a line of benchmarks/papers/results.jsonl in a checkout, of outputs/reproduce/results.jsonl elsewhere.
+Each becomes a line of outputs/reproduce/results.jsonl, or of results=FILE. In a checkout --table shows what its authors
+have measured (benchmarks/papers/results.jsonl) beside yours; `reproduce` writes to that file only if results= names it.
 """
 
 COMPARE_HELP = """\
@@ -111,12 +112,13 @@ both. p is of Student's t; of several comparisons with the first, Holm's correct
 """
 
 REPORT_HELP = """\
-metalearn report FOLDER ... [out=report.html] [csv=results.csv]
+metalearn report FOLDER ... [out=FILE.html] [csv=FILE.csv]
 
-  metalearn report outputs/my-run                             a table here, and a page of figures in report.html
+  metalearn report outputs/my-run                             a table here; report.html and results.csv in that folder
   metalearn report outputs/a outputs/my-sweep outputs/b/eval/omniglot-1a2b3c4d out=page.html csv=table.csv
   metalearn report 'outputs/maml-s*' csv=null                 a pattern in quotes; no csv
 
+Of several folders both stand beside them, by their names: outputs/report-a-b-1a2b3c4d.html; the last line says where.
 The page is one file that loads nothing from anywhere: it can be sent, printed and kept. A run that is not finished is
 shown as far as it has come, with the command that goes on with it. Neither data nor checkpoints are read.
 Of a sweep one sentence names the best setting: chosen on validation, with the mean of the test over its seeds and the

@@ -37,10 +37,10 @@ from metalearn_cli.tasks.episodes import Episodes
 
 
 def train_run(
-    job: Job, overrides: list[str], ranks: Ranks = ALONE, pruning: Pruning | None = None
+    job: Job, overrides: list[str], ranks: Ranks = ALONE, pruning: Pruning | None = None, number: int | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Train in the run's folder, or take the results of a run that is already finished -> folder, results. Raises
-    Pruned where a search gives the run up."""
+    Pruned where a search gives the run up. `number`: that of a job of a sweep."""
     begun = ranks.from_first(lambda: continued.begun(job.run.name))
     job = continued.as_begun(job, begun)
     # What is wrong with the device, the parts or the data is said before a folder is made.
@@ -48,7 +48,7 @@ def train_run(
     require_shares(job, ranks)
     new_learner(job, ranks)
     fingerprint = _same_everywhere(job, ranks)
-    notes = [*job.notes, *job.task.notes()]
+    notes = job.task.notes()  # read the data
 
     def new_folder() -> Path:
         folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
@@ -56,9 +56,12 @@ def train_run(
         return folder
 
     folder = ranks.from_first(new_folder)
-    with _first_in(folder, job, ranks) as about, closing(_console(folder / "train.log", ranks)) as console:
-        notes += about
-        results = ranks.from_first(lambda: _begin(folder, job, overrides, fingerprint, notes, console, ranks))
+    with _first_in(folder, job, ranks) as about, closing(_console(folder / "train.log", ranks, number)) as console:
+        for note in job.notes:
+            (console.say if number is None else console.note)(note)  # a sweep has said those of its jobs
+        for note in [*notes, *about]:
+            console.say_once(note)
+        results = ranks.from_first(lambda: _begin(folder, job, overrides, fingerprint, console, ranks))
         if results is not None:
             return folder, results
         try:
@@ -80,11 +83,9 @@ def train_run(
 
 
 def _begin(
-    folder: Path, job: Job, overrides: list[str], fingerprint: str, notes: list[str], console: Console, ranks: Ranks
+    folder: Path, job: Job, overrides: list[str], fingerprint: str, console: Console, ranks: Ranks
 ) -> dict[str, Any] | None:
     """Check what the folder holds, and write down what will be done in it -> the results, where it is done already."""
-    for note in notes:
-        console.say(note)
     runs.check_same_data(folder, fingerprint)
     if (results := finished_results(folder, job, console)) is not None:
         console.say(f"{folder} is already finished, {job.run.steps} steps")
@@ -112,8 +113,8 @@ def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
         yield about
 
 
-def _console(log: Path, ranks: Ranks) -> Console:
-    return Console(log) if ranks.is_first else Console(is_silent=True)
+def _console(log: Path, ranks: Ranks, job: int | None = None) -> Console:
+    return Console(log, job=job) if ranks.is_first else Console(is_silent=True)
 
 
 def _same_everywhere(job: Job, ranks: Ranks) -> str:
@@ -155,8 +156,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
         headline = job.run.batch_norm or job.algo.batch_norm
         try:
             if ranks.is_first:
-                if (run / "choices.json").exists():
-                    runs.write_json(folder / "choices.json", runs.read_json(run / "choices.json"))
+                runs.write_json(folder / "choices.json", runs.choices(run))
                 runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
@@ -353,14 +353,16 @@ def print_results(folder: Path, results: dict[str, Any], expect: str | None) -> 
     mode = f", batch norm {results['batch_norm']}" if results["batch_norm"] else ""
     lines: list[str] = []
     lines.append(f"test {results['metric']}{' in %' if percent else ''} over {results['episodes']} episodes{mode}")
-    lines.append(f"{'inner steps':>11}  {'mean':>9}  {'+- 95%':>8}  {'median':>9}  {'diverged':>8}")
     per_step = results["per_step"]
+    adapts = len(per_step) > 1 or per_step[0]["diverged"] > 0  # what takes no inner steps does not diverge by them
+    lines.append(f"{'inner steps  ' * adapts}{'mean':>9}  {'+- 95%':>8}  {'median':>9}{'  diverged' * adapts}")
     for row in (per_step[step] for step in steps_to_show(len(per_step) - 1)):  # results.json has them all
         mean, ci95, median = (number(row[key], percent) for key in ("mean", "ci95", "median"))
-        lines.append(f"{row['step']:>11}  {mean:>9}  {ci95:>8}  {median:>9}  {row['diverged']:>8.2%}")
+        step, diverged = (f"{row['step']:>11}  ", f"  {row['diverged']:>8.2%}") if adapts else ("", "")
+        lines.append(f"{step}{mean:>9}  {ci95:>8}  {median:>9}{diverged}")
     for other, row in results["other_batch_norm"].items():
         mean, ci95 = number(row["mean"], percent), number(row["ci95"], percent)
-        lines.append(f"with batch norm {other}, after the last step: {mean} +- {ci95}")
+        lines.append(f"with batch norm {other}{', after the last step' * adapts}: {mean} +- {ci95}")
     if baselines := results.get("baselines"):  # classes have none, nor have runs of before
         figures = {name: [number(row[key], percent) for key in ("mean", "ci95")] for name, row in baselines.items()}
         lines.append(", ".join(f"{name}: {mean} +- {ci95}" for name, (mean, ci95) in figures.items()))

@@ -136,6 +136,8 @@ def _train(
                         writers.timing(done, {"steps_per_second": (done - since_step) / (now - since)})
                         since, since_step = now, done
                         progress.advance(done, f"loss {mean:.4f}")
+                    elif done == settings.steps or progress.is_due():
+                        progress.advance(done, f"loss {loss.mean().item():.4f}")
                     to_validate = settings.eval_every > 0 and done % settings.eval_every == 0
                 interrupted = interrupt.has_come()  # asked once: a signal after this waits until a step is saved
                 is_due = done % settings.save_every == 0 or done == settings.steps or to_validate or improved
@@ -352,7 +354,7 @@ def _write_test(
     if shown := first_tasks(learner, job, headline):
         write_durably(folder / "examples.npz", npz(shown))
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
-        console.say(fit_picture(learner, job, headline))
+        console.show(fit_picture(learner, job, headline))
     runs.write_json(folder / "results.json", results)
     shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results

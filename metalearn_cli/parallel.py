@@ -179,6 +179,17 @@ def _hang_up() -> None:
         dist.destroy_process_group()
 
 
+def busy() -> float:
+    """Processors of this machine that other processes keep busy, as far as both the last minute's load and what runs at
+    this moment say so."""
+    try:
+        load = os.getloadavg()[0]
+        runs_now = Path("/proc/loadavg").read_text().split()[3].partition("/")[0]
+    except OSError:  # of another system; its load alone may be that of a process which has just ended
+        return 0.0
+    return min(load, int(runs_now) - 1.0)
+
+
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, "200000 100000": microseconds in a period
 
 

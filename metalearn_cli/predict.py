@@ -66,7 +66,7 @@ def predict(given: dict[str, Any]) -> None:
         tell(note)
     device = keys.device or stored.config.get("device", "auto")
     precision = keys.precision or Precision[stored.config["precision"]]
-    set_process(precision, keys.threads, keys.allocator)
+    set_process(precision, keys.threads, keys.allocator, denormals_are_zero=stored.denormals_are_zero)
     model = make(stored, keys.batch_norm, device, precision, test_steps, keys.trust)
     if model.net.init_stats() and keys.batch_norm is BatchNorm.transductive:
         tell("batch_norm=transductive: queries are normalised together, so that a prediction depends on its neighbours")

@@ -5,6 +5,8 @@ other bits.
 """
 
 import dataclasses
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from metalearn_cli.config import Job
 from metalearn_cli.machine import DEFAULT_THREADS, own_device, set_process
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.convolution import Convolution
-from metalearn_cli.parallel import ALONE, Ranks, cores
+from metalearn_cli.parallel import ALONE, Ranks, busy, cores
 from metalearn_cli.progress import Console
 
 
@@ -30,19 +32,22 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
     settings, device = job.run, own_device(job.run.device, ranks)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    path = folder / "choices.json" if folder else None
-    chosen: dict[str, Any] = ranks.from_first(lambda: runs.read_json(path) if path and path.exists() else {})
+    chosen = ranks.from_first(lambda: _chosen(folder))
+    denormals_are_zero = chosen["denormals_are_zero"]
     if chosen.get("ranks", 1) != ranks.size:
-        chosen = {}
+        chosen = {"denormals_are_zero": denormals_are_zero}
     alone = DEFAULT_THREADS if ranks.size == 1 else max(1, cores() // ranks.local_size)
     threads = settings.threads or ranks.from_first(lambda: chosen.get("threads", alone))
-    allocator = set_process(settings.precision, threads, settings.allocator, settings.deterministic)
+    with_what = set_process(settings.precision, threads, settings.allocator, settings.deterministic, denormals_are_zero)
     what = f"{job.choices['algo']} on {job.choices['task']}"
     where = f"{folder}: " if folder else ""
     precision = settings.precision.name
     each = f"{ranks.size} ranks, each {device.type}" if ranks.size > 1 else str(device)
-    console.say(f"{where}{what}, {each}, {precision}, {threads} CPU thread(s), {allocator}")
+    console.say(f"{where}{what}, {each}, {precision}, {threads} CPU thread(s), {with_what}")
 
+    is_new = settings.threads is None and "threads" not in chosen and ranks.size == 1
+    if is_new and (sentence := _too_many(threads)):
+        console.say_once(sentence)
     chosen = {**chosen, "threads": threads, "ranks": ranks.size}
     if isinstance(job.net, Conv4) and job.net.convolution is Convolution.auto and device.type != "cpu":
         if "convolution" not in chosen:
@@ -59,9 +64,28 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
         job = _as_chosen(job, chosen, console, ranks)
     elif "tasks_per_chunk" in chosen and may_cut(job):  # for a bound that this command leaves out
         job = _as_chosen(job, chosen, console, ranks)
-    if path and ranks.is_first:
-        runs.write_json(path, chosen)
+    if folder and ranks.is_first:
+        runs.write_json(folder / "choices.json", chosen)
     return job
+
+
+def _too_many(threads: int) -> str | None:
+    """A sentence where this machine has work for its processors besides; their number stays as it is."""
+    processors, others = os.cpu_count() or 1, busy()
+    fitting = max(1, math.floor(processors - others))
+    if fitting >= threads or os.environ.get("OMP_NUM_THREADS"):  # somebody has thought of it
+        return None
+    return (
+        f"the machine is busy: other processes run on {min(others, processors):.1f} of its {processors} processors, "
+        f"where {threads} threads slow one another down: threads={fitting} fits"
+    )
+
+
+def _chosen(folder: Path | None) -> dict[str, Any]:
+    """What was chosen in a run's folder before. A run of a version that kept denormal numbers keeps them."""
+    if folder is None or not ((folder / "choices.json").exists() or (folder / "checkpoints").exists()):
+        return {"denormals_are_zero": True}
+    return {**runs.choices(folder), "denormals_are_zero": runs.denormals_are_zero(folder)}
 
 
 def _as_chosen(job: Job, chosen: dict[str, Any], console: Console, ranks: Ranks) -> Job:

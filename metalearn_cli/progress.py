@@ -29,12 +29,13 @@ def tell(text: str) -> None:
 
 
 class Console:
-    """Writes each sentence to stderr and to train.log. A silent one, of a process beside the one that speaks, does
-    not."""
+    """Writes each sentence to stderr and to train.log. A silent one, of a process beside the one that speaks, does not;
+    one of a sweep's jobs, of which it has the number, keeps to the log what need not be seen again and again."""
 
-    def __init__(self, log: Path | None = None, is_silent: bool = False) -> None:
+    def __init__(self, log: Path | None = None, is_silent: bool = False, job: int | None = None) -> None:
         self._log = Log(log) if log else None
         self.is_silent = is_silent
+        self._job = job
 
     def say(self, text: str) -> None:
         if self.is_silent:
@@ -42,6 +43,14 @@ class Console:
         with contextlib.suppress(OSError):  # nobody listens any more: the work goes on, and so does the log
             tqdm.write(text, file=sys.stderr)
         self.note(text)
+
+    def say_once(self, text: str) -> None:
+        """What holds of all jobs of a sweep: the first one says it."""
+        (self.note if self._job else self.say)(text)
+
+    def show(self, picture: str) -> None:
+        """A picture in characters, for who sits at a terminal before a single run."""
+        (self.say if self._job is None and sys.stderr.isatty() else self.note)(picture)
 
     def note(self, text: str) -> None:
         """In the log alone, where the screen shows it otherwise."""
@@ -83,6 +92,10 @@ class Progress:
     def __exit__(self, *failure: object) -> None:
         self._bar.close()
 
+    def is_due(self) -> bool:
+        """Whether it is time to say something, where nobody has for a while."""
+        return time.monotonic() - self._spoke >= (10 if self._bar.disable else 1)
+
     def advance(self, done: int, note: str = "") -> None:
         """`done` of `total` are done; `note` is shown beside it."""
         self._bar.update(done - self._bar.n)
@@ -96,7 +109,9 @@ class Progress:
                 self._console.say(f"{self._announced}: about {round(left / 60) or 1} minute{'s' * (left >= 90)}")
             self._announced = ""
         is_last = done == self._total and not self._passing
-        if self._bar.disable and note and (now - self._spoke >= 10 or is_last):
+        if not self._bar.disable:
+            self._spoke = now
+        elif note and (self.is_due() or is_last):
             self._spoke = now
             self._console.say(
                 f"{self._what} {done}/{self._total}  {note}  {rate:.3g}/s  {int(left // 60)}:{int(left % 60):02d} left"

@@ -18,9 +18,8 @@ class Published(NamedTuple):
     ci95: float | None
 
 
-def results_path() -> Path:
-    papers = Path("benchmarks/papers")
-    return (papers if papers.is_dir() else runs.OUTPUTS / "reproduce") / "results.jsonl"
+OWN = runs.OUTPUTS / "reproduce" / "results.jsonl"  # what `reproduce` writes
+OURS = Path("benchmarks/papers/results.jsonl")  # of a checkout, what its authors have measured; read alone
 
 
 def measured(path: Path) -> list[dict[str, Any]]:

@@ -1,8 +1,7 @@
 """`metalearn reproduce`: train and test a paper's row, and say how what comes of it stands to what was published.
 
 A row is a preset of conf/experiment that names a published figure. Its runs are outputs/reproduce/NAME/seed=N, which an
-interrupted command continues. Each becomes a line of benchmarks/papers/results.jsonl where the command runs in a
-checkout, and of outputs/reproduce/results.jsonl elsewhere.
+interrupted command continues. Each becomes a line of outputs/reproduce/results.jsonl, or of another file that is named.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from metalearn_cli.measure import timed
 from metalearn_cli.overrides import keys_of
 from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console, tell
-from metalearn_cli.published import Published, figures, mean_of, measured, provenance, published, results_path, verdict
+from metalearn_cli.published import OWN, Published, figures, mean_of, measured, provenance, published, verdict
 from metalearn_cli.report.summary import after
 from metalearn_cli.writers import parse_lines
 
@@ -44,7 +43,7 @@ _VALIDATIONS = 10  # of a run that a budget cuts short, where the preset has mor
 _OF_VALIDATION = 16  # episodes that are timed
 
 
-def reproduce(names: list[str], seeds: list[int], budget: float | None, overrides: list[str]) -> str:
+def reproduce(names: list[str], seeds: list[int], budget: float | None, overrides: list[str], path: Path) -> str:
     """Train and test each row with each seed, or take what an earlier command made of it -> what to show."""
     known = catalog.published()
     if len(set(seeds)) < len(seeds):
@@ -57,8 +56,15 @@ def reproduce(names: list[str], seeds: list[int], budget: float | None, override
     for key in sorted(keys_of(overrides)):
         if key not in KEYS:
             raise UserError(f"{key} would make another row of it: reproduce takes {', '.join(KEYS)}")
-    measured(results_path())  # what is wrong with the file is said now, not when a row is trained
-    return "\n\n".join(_row(name, known[name], seeds, budget, overrides) for name in names)
+    if path.parent != OWN.parent and not path.parent.is_dir():
+        raise UserError(f"results={path}: there is no folder {path.parent}: make it first")
+    measured(path)  # what is wrong with the file is said now, not when a row is trained
+    shown = []
+    for name in names:
+        lines = [_train(name, known[name], seed, budget, overrides) for seed in seeds]
+        _append(lines, path)
+        shown.append(_shown(name, known[name], seeds, lines, path))
+    return "\n\n".join(shown)
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -66,9 +72,8 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f": did you mean {near[0]}?" if near else ""
 
 
-def _row(name: str, paper: dict[str, Any], seeds: list[int], budget: float | None, overrides: list[str]) -> str:
-    lines = [_train(name, paper, seed, budget, overrides) for seed in seeds]
-    path = _append(lines)
+def _shown(name: str, paper: dict[str, Any], seeds: list[int], lines: list[dict[str, Any]], path: Path) -> str:
+    """What came of a row, by its seeds' lines, beside what was published."""
     first, percent = lines[0], lines[0]["metric"] == "accuracy"
     means, unit = [line["mean"] for line in lines], " %" if percent else ""
     ours = mean_of(means)
@@ -84,7 +89,8 @@ def _row(name: str, paper: dict[str, Any], seeds: list[int], budget: float | Non
     fields = {
         "paper": f"{number(paper['mean'], percent)}{interval}{unit} ({paper['source']})",
         "ours": f"{shown} ({test}; seed {seeds[0]}'s interval)",
-        "median": f"{number(first['median'], percent)}, diverged {max(line['diverged'] for line in lines):.2%}",
+        "median": number(first["median"], percent),
+        "diverged": f"{max(line['diverged'] for line in lines):.2%}" if first["inner_steps"] else "",
         "beside": ", ".join(others),
         "length": f"{first['length']}, {first['minutes']:.1f} minutes of training on {first['device']}",
         "command": first["command"],
@@ -168,9 +174,8 @@ def _length(steps: int, eval_every: int, log_every: int) -> list[str]:
     return [f"steps={steps}", f"log_every={log_every}", *([f"eval_every={eval_every}"] if eval_every else [])]
 
 
-def _append(lines: list[dict[str, Any]]) -> Path:
-    """Add what is not there yet -> the file."""
-    path = results_path()
+def _append(lines: list[dict[str, Any]], path: Path) -> None:
+    """Add what is not there yet."""
     # The day of another look at the same run is no news, nor is a key that lines of before do not have.
     there = [{**line, "date": None, "inner_steps": None} for line in measured(path)]
     if (cut := parse_lines(path).cut) is not None:
@@ -180,7 +185,6 @@ def _append(lines: list[dict[str, Any]]) -> Path:
         for line in lines:
             if {**line, "date": None, "inner_steps": None} not in there:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
-    return path
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}

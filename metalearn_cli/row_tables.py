@@ -1,6 +1,7 @@
 """The rows of papers as tables in the terminal: which there are, and what was measured of them."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from metalearn_cli import catalog
@@ -8,12 +9,13 @@ from metalearn_cli.datasets import sets
 from metalearn_cli.errors import UserError
 from metalearn_cli.jobs import number
 from metalearn_cli.published import (
+    OURS,
+    OWN,
     mean_of,
     measured,
     over_seeds,
     parse_published,
     published,
-    results_path,
     verdict,
 )
 from metalearn_cli.report.summary import after
@@ -45,16 +47,18 @@ def listing() -> str:
     return "\n".join(aligned(rows, "llrll"))
 
 
-def table(task: str) -> str:
-    """What was measured of the rows on a task, in the file that `reproduce` writes to, and which rows were not.
+def table(task: str, path: Path) -> str:
+    """What was measured of the rows on a task, by the lines of a checkout and of `path`, and which rows were not.
 
     Raises UserError where no row is on this task.
     """
     papers = catalog.published()
     known = [name for name in papers if _task_of(name).startswith(task)]
-    path = results_path()
+    if path != OWN and not path.exists():
+        raise UserError(f"results={path}: there is no such file")
+    paths = [each for each in dict.fromkeys((OURS, path)) if each.exists()]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in measured(path):
+    for line in (line for each in paths for line in measured(each)):
         if _task_of(line["row"]).startswith(task):
             groups.setdefault((line["row"], line["cell"]), []).append(line)
     if not known and not groups:
@@ -68,7 +72,8 @@ def table(task: str) -> str:
             figure = published(papers[name], _is_percent(name))
             rows.append([name, "", figure, *[""] * 5, "not measured here", "", f"metalearn reproduce {name}"])
     percent = "; accuracies in %" if any(map(_is_percent, [*known, *seen])) else ""
-    about = f"ours is the mean over seeds, +- 95% that of the first seed over its test episodes{percent}; from {path}"
+    about = f"ours is the mean over seeds, +- 95% that of the first seed over its test episodes{percent}; "
+    about += f"from {' and '.join(map(str, paths or [path]))}"
     return "\n".join([*aligned(rows, "llrrrrllllll"[: len(COLUMNS)]), about])
 
 

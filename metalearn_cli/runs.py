@@ -311,6 +311,17 @@ def is_edited(path: Path) -> bool:
     return path.exists() and re.search(rb"^edited: *true\b", path.read_bytes(), re.MULTILINE) is not None
 
 
+def choices(folder: Path) -> dict[str, Any]:
+    """What was chosen for a run on its machine; nothing where it has not begun."""
+    path = folder / "choices.json"
+    return read_json(path) if path.exists() else {}
+
+
+def denormals_are_zero(folder: Path) -> bool:
+    """Whether a run computes with denormal numbers as 0; one of a version that kept them does not."""
+    return choices(folder).get("denormals_are_zero") is True
+
+
 def check_parts(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
     """Raises UserError where these groups of a stored configuration name no class, or where it refers to something."""
     for group in groups:

@@ -57,21 +57,17 @@ def _without_the_yamls(
     node: DictConfig, group: str, target: str, defaults: dict[str, Any], given: set[str], notes: list[str]
 ) -> DictConfig:
     """The keys for a class that the command line names: what it gives itself, and the yaml's where the class has no
-    default. The yaml that was chosen belongs to another class: its other keys are dropped, with a note."""
+    default. The yaml that was chosen belongs to another class: its other keys are dropped, and where a default is
+    another value than the yaml's, a note says so."""
     kept: dict[str, Any] = {}
-    lacking: list[str] = []
     own: list[str] = []
     asked: Any = OmegaConf.to_container(node)
     for key, value in asked.items():
         is_given = any(name == f"{group}.{key}" or name.startswith(f"{group}.{key}.") for name in given)
         if is_given or defaults.get(key) == MISSING:
             kept[key] = value
-        elif key not in defaults:
-            lacking.append(key)
-        elif (default := plain(defaults[key])) != value:
+        elif key in defaults and (default := plain(defaults[key])) != value:
             own.append(f"{group}.{key}={default} (not {value})")
-    if lacking:
-        notes.append(f"{target} has no {', '.join(lacking)}: dropped from {group}")
     if own:
         notes.append(f"{target}'s own defaults stand: {', '.join(own)}")
     return OmegaConf.create(kept)

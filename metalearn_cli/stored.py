@@ -35,6 +35,7 @@ class Stored(NamedTuple):
     step: int  # of the checkpoint
     unlike: list[dict[str, Any]]  # thresholds of the flag, as they were measured
     notes: list[str]
+    denormals_are_zero: bool  # in a command; `load` leaves the process as it is
 
     @property
     def is_run(self) -> bool:
@@ -59,7 +60,8 @@ def read(folder: Path, trust: bool) -> Stored:
     else:  # of a version before
         examples = examples_of(task_of(config, trust))
     tensors = {name: value for name, value in tested.tensors.items() if name.startswith(("params.", "buffers."))}
-    return Stored(folder, config, examples, tensors, tested.step, unlike, notes)
+    zero = runs.denormals_are_zero(folder)
+    return Stored(folder, config, examples, tensors, tested.step, unlike, notes, zero)
 
 
 def _check(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
@@ -100,7 +102,8 @@ def _read_export(folder: Path) -> Stored:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}): export the run again") from error
     notes = [*runs.check_records(folder), *runs.unproved(folder, {})]
-    return Stored(folder, config, _examples(examples, folder / EXPORT), tensors, step, unlike, notes)
+    zero = content.get("denormals_are_zero") is True
+    return Stored(folder, config, _examples(examples, folder / EXPORT), tensors, step, unlike, notes, zero)
 
 
 def _examples(content: dict[str, Any], path: Path) -> Examples:

@@ -67,11 +67,13 @@ def sweep(overrides: list[str]) -> int:
         texts = [text for text in overrides if text.partition("=")[0] in swept]
     else:
         values = {key: _listed(override) for key, override in swept.items()}
-        _check_each(fixed, values, overrides)
+        jobs = _check_each(fixed, values, overrides)
         plan, together = None, math.prod(map(len, values.values()))
         texts = [f"{key}={','.join(each)}" for key, each in values.items()]
     folder = _folder(names[-1] if names else None, is_search=plan is not None)
     tell(f"metalearn: {'search' if plan else 'sweep'} over {', '.join(swept)} in {folder}")
+    for note in dict.fromkeys(note for one in jobs for note in one.notes):
+        tell(note)
     launch = secrets.token_hex(4)
     escaped = quote(f"name={folder}").removeprefix("name=")
     given = [*map(quote, fixed), *texts, *_QUIET, f"hydra.sweep.dir={escaped}", "hydra.sweep.subdir=."]

@@ -74,7 +74,7 @@ def _run(
     choices = chosen(HydraConfig.get().runtime.choices)
     try:
         job = train_job(node, choices, overrides)
-        _, results = train_run(job, [*overrides, f"name={name}"], pruning=pruning)
+        _, results = train_run(job, [*overrides, f"name={name}"], pruning=pruning, number=HydraConfig.get().job.num)
         best = best_validation(folder)
         if pruning is not None and best is None:
             return {"failed": f"no validation {results['metric']} of it was finite", "diverged": True}, None

@@ -47,6 +47,13 @@ def _session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """A command sets them to 0 for its process, which here goes on to other tests."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where compiled code is kept."""

@@ -55,7 +55,8 @@ def test_a_line_that_is_left_out_is_named(
     change_lines(runs / "a/timing.jsonl", lambda lines: [lines[0], line])
     assert main(["report", "a", "b"]) == 0
     assert f"note: a/{said}" in capsys.readouterr().err
-    shown = (runs / "report.html").read_text().replace("<wbr>", "")
+    (page,) = runs.glob("report-a-b-*.html")
+    shown = page.read_text().replace("<wbr>", "")
     assert f"a/{said}".replace("'", "&#x27;") in shown
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import run
+from commands import Finished, run
 from folders import write_lines, write_run
 
 from metalearn_cli import runs
@@ -66,6 +66,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, random_omniglot: Path) -> Pa
     return folder
 
 
+def written(folder: Path, done: Finished, what: str) -> Path:
+    """The file that the command says it has written: the page, or the table."""
+    (name,) = re.findall(rf"^the {what} is (?:in )?(.*)$", done.out, re.MULTILINE)
+    return folder / str(name)
+
+
 def results(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return found
@@ -75,9 +81,9 @@ def test_the_table_the_csv_and_the_page(place: Path) -> None:
     done = run(place, "report", "outputs/sweep", "outputs/images")
     assert done.code == 0, done.err
     folders = [*sorted((place / "outputs/sweep").glob("*/")), place / "outputs/images"]
-    rows = list(csv.DictReader((place / "results.csv").read_text().splitlines()))
+    rows = list(csv.DictReader(written(place, done, "table").read_text().splitlines()))
     assert len(rows) == len(folders) == 5
-    page = Page((place / "report.html").read_text())
+    page = Page(written(place, done, "page").read_text())
     for folder in folders:
         found, name = results(folder), str(folder.relative_to(place))
         (row,) = (row for row in rows if row["name"] == name)
@@ -101,14 +107,15 @@ def test_the_table_the_csv_and_the_page(place: Path) -> None:
         best,
     )
     assert best.removeprefix("outputs/sweep: ") in page.text
-    assert done.out.endswith("the table is in results.csv\nthe page is report.html\n")
+    about = r"outputs/report-sweep-images-[0-9a-f]{8}"
+    assert re.search(rf"\nthe table is in {about}.csv\nthe page is {about}.html\n$", done.out)
     assert "note: debug=quick is a first look, not a result: outputs/sweep/" in done.err
     assert (
         "note: transductive batch norm: the query examples of a task help to classify each other: outputs/im"
         in done.err
     )
     # What is drawn: each figure tells a screen reader what it is.
-    titles = re.findall(r"<title>([^<]*)</title><desc>", (place / "report.html").read_text())
+    titles = re.findall(r"<title>([^<]*)</title><desc>", written(place, done, "page").read_text())
     for title in (
         *(
             "sinusoid, training:",
@@ -140,7 +147,7 @@ def test_the_table_the_csv_and_the_page(place: Path) -> None:
     assert "Other than the defaults of algo=maml, task=omniglot" in page.text
     assert "algo.test_steps" in page.text
     # The four test tasks of a run have the same axes.
-    drawn = re.findall(r"<figure><svg[^>]*><title>Test task \d.*?</svg>", (place / "report.html").read_text())
+    drawn = re.findall(r"<figure><svg[^>]*><title>Test task \d.*?</svg>", written(place, done, "page").read_text())
     axes = [tuple(re.findall(r'<text x="[\d.]+" y="[\d.]+"[^>]*class="tick">[^<]*', one)) for one in drawn]
     assert [len(set(axes[i : i + 4])) for i in range(0, len(axes), 4)] == [1] * 4
 
@@ -197,14 +204,14 @@ def test_an_evaluation_and_an_unfinished_run(place: Path, tmp_path: Path) -> Non
     (evaluation,) = (folder / "eval").iterdir()
     done = run(tmp_path, "report", "half", str(evaluation.relative_to(tmp_path)), "csv=null")
     assert done.code == 0, done.err
-    assert not (tmp_path / "results.csv").exists()
+    assert "the table is in" not in done.out
     assert re.search(r"half +not finished, step 20 ", done.out)
     assert re.search(
         r"note: half: not finished, step 20 of 20; last wrote \d{4}-\d\d-\d\d \d\d:\d\d:\d\d; goes on after step 20 "
         r"with: metalearn train .*name=sweep/algo.inner_lr=0.1,seed=0\n",
         done.err,
     )
-    page = Page((tmp_path / "report.html").read_text())
+    page = Page(written(tmp_path, done, "page").read_text())
     assert "sinusoid, validation after the last inner step" in page.text  # as far as it has come
     assert "metalearn eval" in page.text
     assert "Not finished: nothing was tested yet." in page.text
@@ -219,7 +226,7 @@ def test_different_episodes_and_damaged_means_are_said(tmp_path: Path) -> None:
     assert "the mean is not finite: b" in done.err
     assert "diverged; they stand in the mean, so look at the median too: b (2.00%)" in done.err
     assert re.search(r"b +mse after 1 inner step +not finite", done.out)
-    assert "has no picture" in Page((tmp_path / "report.html").read_text()).text
+    assert "has no picture" in Page(written(tmp_path, done, "page").read_text()).text
 
 
 def test_runs_that_are_alike_stand_beside_each_other(tmp_path: Path) -> None:
@@ -235,8 +242,9 @@ def test_runs_that_are_alike_stand_beside_each_other(tmp_path: Path) -> None:
 
 def test_a_name_is_text_and_never_markup(tmp_path: Path) -> None:
     write_run(tmp_path / "<script>alert(1)</script>", np.linspace(0, 1, 50), overrides={"x": "<img src=http://a>"})
-    assert run(tmp_path, "report", "<script>alert(1)<*/script>").code == 0
-    page = Page((tmp_path / "report.html").read_text())
+    done = run(tmp_path, "report", "<script>alert(1)<*/script>")
+    assert done.code == 0
+    page = Page(written(tmp_path, done, "page").read_text())
     assert page.all("script") == page.all("img") == []
     assert "<script>alert(1)</script>" in page.text
 
@@ -254,8 +262,9 @@ def test_the_learned_optimizer_beside_those_made_by_hand(tmp_path: Path) -> None
     for algo, more in (("hand_optimizer", ["algo.rates=[0.001,0.02]"]), ("learned_optimizer", ["algo.horizon=20"])):
         done = run(tmp_path, "train", f"algo={algo}", *more, "algo.test_steps=20", *quick, f"name={algo}")
         assert done.code == 0, done.err
-    assert run(tmp_path, "report", "outputs/hand_optimizer", "outputs/learned_optimizer").code == 0
-    page = Page((tmp_path / "report.html").read_text())
+    done = run(tmp_path, "report", "outputs/hand_optimizer", "outputs/learned_optimizer")
+    assert done.code == 0
+    page = Page(written(tmp_path, done, "page").read_text())
     assert "quadratics: the loss while each optimizer works, learned and by hand" in page.text
     assert "rate 0.02" in page.text
 
@@ -316,7 +325,7 @@ def test_failed_jobs_are_named_with_their_sentence(argument: str, tmp_path: Path
     assert "note: sw/seed=1 failed: no data\n" in done.err
     assert "note: sw/seed=2: failed at step 20 of 20: the loss is not finite; last wrote" in done.err
     assert "note: sw/seed=3: not finished, step 20 of 20; last wrote" in done.err
-    rows = {row["name"]: row for row in csv.DictReader((tmp_path / "results.csv").read_text().splitlines())}
+    rows = {row["name"]: row for row in csv.DictReader(written(tmp_path, done, "table").read_text().splitlines())}
     assert {name: (row["state"], row["failed"]) for name, row in rows.items()} == {
         "sw/seed=0": ("finished", ""),
         "sw/seed=1": ("failed", "no data"),
@@ -325,7 +334,7 @@ def test_failed_jobs_are_named_with_their_sentence(argument: str, tmp_path: Path
     }
     assert re.search(r"^sw/seed=1 +failed$", done.out, re.MULTILINE)
     assert re.search(r"^sw/seed=2 +failed, step 20 ", done.out, re.MULTILINE)
-    page = Page((tmp_path / "report.html").read_text())
+    page = Page(written(tmp_path, done, "page").read_text())
     assert "sw/seed=1 failed: no data" in page.text
     assert "the loss is not finite" in page.text
 
@@ -372,7 +381,7 @@ def test_a_run_that_is_at_work(tmp_path: Path) -> None:
         assert re.search(
             rf"note: outputs/mine: running, step 20 of 1,000, last wrote .* \(pid {os.getpid()} on .*\)\n", done.err
         )
-    page = Page((tmp_path / "report.html").read_text())
+    page = Page(written(tmp_path, done, "page").read_text())
     assert [(one["value"], one["max"]) for one in page.all("progress")] == [("20", "1000")]
     done = run(tmp_path, "report", "outputs/mine", "csv=null")
     assert "nothing is saved: begins anew with: metalearn train seed=0 name=mine" in done.err
@@ -412,7 +421,7 @@ def test_the_best_setting_is_chosen_on_validation(tmp_path: Path) -> None:
         "sw: best on validation (accuracy 81.00 %): optimizer.lr=0.1; test accuracy 72.00 ± 25.41 % after 1 inner "
         "step, over 2 seeds"
     )
-    text = (tmp_path / "report.html").read_text()
+    text = written(tmp_path, done, "page").read_text()
     assert text.count('class="spread s0"') == 4  # in each of the two figures a line for each of the two settings
     assert "By optimizer.lr: a dot for each setting" in text
 
@@ -471,3 +480,26 @@ def test_a_search_is_drawn_in_its_order_by_its_validations_and_over_its_numbers(
     labels = re.findall(r'class="tick">([^<]+)</text>', by_rate[1])
     assert "0.01" in labels
     assert "0.0001" in labels  # a logarithmic axis
+
+
+def test_another_report_does_not_write_over_it(tmp_path: Path) -> None:
+    """One folder's goes into it, that of several beside them, by their names; the same ones again have the same."""
+    for name in ("outputs/a", "outputs/b", "outputs/sw/seed=0", "outputs/sw/seed=1", "elsewhere/b"):
+        write_run(tmp_path / name, np.linspace(0, 1, 50))
+    places: dict[tuple[str, ...], Path] = {}
+    for given in (
+        *(("outputs/a",), ("outputs/sw",), ("outputs/a", "outputs/b"), ("outputs/a", "elsewhere/b"), ("outputs/*",)),
+        ("outputs/sw/*",),
+    ):
+        pages = [written(tmp_path, run(tmp_path, "report", *given), "page") for _ in range(2)]
+        assert pages[0] == pages[1]
+        places[given] = pages[0].relative_to(tmp_path)
+    assert len(set(places.values())) == len(places)
+    assert places[("outputs/a",)] == Path("outputs/a/report.html")
+    assert (tmp_path / "outputs/sw/results.csv").exists()
+    assert re.fullmatch(r"outputs/report-a-b-[0-9a-f]{8}.html", str(places["outputs/a", "outputs/b"]))
+    assert re.fullmatch(r"report-a-b-[0-9a-f]{8}.html", str(places["outputs/a", "elsewhere/b"]))
+    assert re.fullmatch(r"outputs/report-[0-9a-f]{8}.html", str(places[("outputs/*",)]))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("res")] == []
+    again = run(tmp_path, "report", "outputs/a", "out=page.html", "csv=null")
+    assert again.out.endswith("the page is page.html\n")

@@ -56,13 +56,37 @@ def test_a_budget_fixes_the_steps_once(
     assert lines("outputs/reproduce/results.jsonl") == found  # no line twice
 
 
-def test_in_a_checkout_the_line_goes_to_the_papers_table(
+def test_in_a_checkout_the_authors_lines_are_read_and_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("benchmarks/papers").mkdir(parents=True)
+    papers, own = Path("benchmarks/papers/results.jsonl"), Path("outputs/reproduce/results.jsonl")
+    papers.parent.mkdir(parents=True)
+    papers.write_text(json.dumps({**LINE, "cell": "1 step", "mean": 0.615}) + "\n")
     assert main(SHORT) == 0
-    assert len(lines("benchmarks/papers/results.jsonl")) == 1
+    assert lines(str(papers)) == [{**LINE, "cell": "1 step", "mean": 0.615}]
+    assert len(lines(str(own))) == 1
+    assert f"  in       {own}" in capsys.readouterr().out
+    assert main(["reproduce", "--table", "sinusoid"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 step  " in shown
+    assert "  0.615  " in shown
+    assert shown.rstrip().endswith(f"from {papers} and {own}")
+    assert main([*SHORT, f"results={papers}"]) == 0  # whoever keeps that file names it
+    assert len(lines(str(papers))) == 2
+    assert len(lines(str(own))) == 1
+    capsys.readouterr()
+    assert main([*SHORT, "results=nowhere/x.jsonl"]) == 1
+    assert "results=nowhere/x.jsonl: there is no folder nowhere: make it first" in capsys.readouterr().err
+    assert main(["reproduce", "--table", "sinusoid", "results=x.jsonl"]) == 1
+    assert "results=x.jsonl: there is no such file" in capsys.readouterr().err
+
+
+def test_the_table_of_what_was_reproduced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(SHORT) == 0
     capsys.readouterr()
     assert main(["reproduce", "--table", "sinusoid"]) == 0
     shown = capsys.readouterr().out
@@ -70,7 +94,7 @@ def test_in_a_checkout_the_line_goes_to_the_papers_table(
     (measured_row,) = (row for row in rows if row.startswith("pretrain/sinusoid "))
     starts = [header.index(name) for name in COLUMNS if name not in RIGHT]
     assert all(row[start - 2 : start] == "  " for row in rows[:-1] for start in starts if start)  # it is aligned
-    line = lines("benchmarks/papers/results.jsonl")[0]
+    line = lines("outputs/reproduce/results.jsonl")[0]
     for part in ("reproduce 2s after 1 inner step", "2.41", f"{line['mean']:.4g}", f"{line['ci95']:.4g}", "none"):
         assert f"  {part}  " in measured_row, part
     assert "  a short run, worse by " in measured_row
@@ -186,7 +210,7 @@ def test_a_line_that_a_killed_process_left_unfinished_does_not_spoil_the_next(
     path = Path("outputs/reproduce/results.jsonl")
     path.parent.mkdir(parents=True)
     path.write_text('{"row": "maml/sinu')
-    reproduce._append([LINE])
+    reproduce._append([LINE], path)
     assert lines(str(path)) == [LINE]
     assert f"{path} line 1 is cut off, by a process that was killed: it is removed" in capsys.readouterr().err
 
@@ -199,7 +223,7 @@ def test_seeds_of_a_row_are_one_line_of_the_table(tmp_path: Path, monkeypatch: p
     accuracy |= {"cell": "reproduce", "length": "2,500 of 60,000 steps", "batch_norm": "transductive"}
     found = [{**accuracy, "seed": seed, "mean": mean} for seed, mean in ((1, 0.97), (0, 0.95))]
     path.write_text("".join(json.dumps(line) + "\n" for line in found))
-    (row,) = (line for line in table("omniglot").splitlines() if line.startswith("maml/omniglot_5w1s "))
+    (row,) = (line for line in table("omniglot", path).splitlines() if line.startswith("maml/omniglot_5w1s "))
     for part in ("98.70 +- 0.40", "96.00", "0.20", "12.71", "0,1", "transductive", "short run: 2,500 of 60,000 steps"):
         assert f"  {part}  " in row, part  # 12.71 of Student's t with one degree of freedom times 1 %
     assert "  a short run, within the intervals  " in row

@@ -1,5 +1,8 @@
-"""`metalearn report`: some runs as a table, as results.csv, and as one page."""
+"""`metalearn report`: some runs as a table, here and as a CSV, and as one page."""
 
+import hashlib
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,9 @@ from metalearn_cli.report.tables import aligned
 def report(arguments: list[str]) -> None:
     """Print the table of `arguments`, folders and options, and write the two files."""
     given, options = split_arguments(arguments, ("out", "csv"), "report")
-    paths = {"out": options.get("out", "report.html"), "csv": options.get("csv", "results.csv")}
     if not given:
         raise UserError("report wants the folder of a run, of an evaluation or of a sweep: metalearn report outputs/a")
-    for key, path in paths.items():
+    for key, path in options.items():
         if path != "null" and not Path(path).absolute().parent.is_dir():
             raise UserError(f"{key}={path}: there is no folder {Path(path).absolute().parent}")
         if Path(path).is_dir():
@@ -28,6 +30,7 @@ def report(arguments: list[str]) -> None:
     found = {argument: parts(argument, one_of_each=False) for argument in given}
     failed = {job: sentence for argument in given for job, sentence in find(argument).failed.items()}
     every = _once([run for some in found.values() for part in some for run in part.runs])
+    paths = _places(given, every) | options
     rows = _rows([part for some in found.values() for part in some], every)
     rows += [(failed_row(job, sentence), False) for job, sentence in failed.items()]
     warned = [*(f"{job} failed: {sentence}" for job, sentence in failed.items()), *warnings(every)]
@@ -46,6 +49,18 @@ def report(arguments: list[str]) -> None:
     if paths["out"] != "null":
         write_durably(Path(paths["out"]), made.encode())
         show(f"the page is {paths['out']}")
+
+
+def _places(given: list[str], every: list[RunFolder]) -> dict[str, str]:
+    """Where the page and the table go: of one folder into it; of several beside them, by their names."""
+    if len(given) == 1 and Path(given[0]).is_dir():
+        return {"out": str(Path(given[0]) / "report.html"), "csv": str(Path(given[0]) / "results.csv")}
+    folders = sorted({run.folder.absolute() for run in every})
+    beside = Path(os.path.relpath(os.path.commonpath([folder.parent for folder in folders])))
+    names = re.sub(r"[^\w.=,]+", "-", "-".join(Path(argument).name for argument in given))[:60].strip("-")
+    digest = hashlib.sha256("\n".join(map(str, folders)).encode()).hexdigest()[:8]  # names may be cut, or be used twice
+    stem = "-".join(filter(None, ("report", names, digest)))
+    return {"out": str(beside / f"{stem}.html"), "csv": str(beside / f"{stem}.csv")}
 
 
 def _once(every: list[RunFolder]) -> list[RunFolder]:

@@ -79,7 +79,7 @@ def cells(one: dict[str, Any]) -> list[str]:
         _number(one["mean"], percent) or ("not finite" if is_tested else ""),
         _number(one["ci95"], percent),
         _number(one["median"], percent),
-        f"{one['diverged']:.2%}" if one["diverged"] is not None else "",
+        f"{one['diverged']:.2%}" if one["diverged"] or (one["inner_steps"] and one["diverged"] is not None) else "",
         *(
             "" if one["seed"] is None else str(one["seed"]),
             str(one["algo"] or ""),

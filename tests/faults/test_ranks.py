@@ -137,7 +137,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(attempt: int, tmp_path: Path
             assert f"goes on with {ranks}: its bits may differ" in said
             assert f"continuing after step {steps - 30 if steps == 60 else 60}" in said
         choices = json.loads((tmp_path / "outputs" / "run" / "choices.json").read_text())
-        assert choices == {"threads": 1, "ranks": ranks}
+        assert choices == {"threads": 1, "ranks": ranks, "denormals_are_zero": True}
     Ended(tmp_path).is_close_to(alone(*keys, "steps=100"), 1e-12)
 
 
