@@ -20,10 +20,11 @@ from commands import run
 from PIL import Image
 from problems import image_task
 
+from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets import decode as decoding
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.decode import Broken, Resize, decode
-from metalearn_cli.datasets.image_folder import find_classes, load
+from metalearn_cli.datasets.image_folder import Contents, File, find_classes, load
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.image_folder import ImageFolder
@@ -351,6 +352,42 @@ def test_two_links_that_lead_to_each_other_end(tmp_path: Path) -> None:
 def test_a_folder_of_another_shape_is_a_sentence(tmp_path: Path, make: Callable[[Path], object], sentence: str) -> None:
     make(tmp_path / "root")
     assert sentence in refusal(tmp_path / "root")
+
+
+class Counted(str):
+    """A name that counts how often any such name is compared with another."""
+
+    comparisons = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return str.__eq__(self, other)
+
+    def startswith(self, *rest: Any) -> bool:
+        Counted.comparisons += 1
+        return super().startswith(*rest)
+
+
+def test_the_work_grows_with_the_number_of_classes_and_not_with_its_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two numbers of classes tell: a comparison of each with each would be four times as many for twice as many."""
+    comparisons: list[int] = []
+    for number in (500, 1000):
+        names = [Counted(f"g{c % 7}/c{c:04}") for c in range(number)]
+        classes = {name: [File(f"{name}/{i}.png", 9, 9) for i in range(2)] for name in names}
+        closed = {f"{name}/2.png": "cannot be read" for name in names}
+        monkeypatch.setattr(image_folder, "list_images", lambda *_, c=classes, d=closed: Contents(c, [], d))
+        for split, part in (("train", names[::2]), ("test", names[1::2])):
+            (tmp_path / f"{split}.txt").write_text("\n".join(part))
+        Counted.comparisons = 0
+        found = find_classes(str(tmp_path))
+        class_splits.by_lists(names, "root", str(tmp_path))
+        image_folder._of_classes(found, names[::2])
+        task_on(tmp_path, split_lists=str(tmp_path), min_images=1)._parts  # noqa: B018
+        comparisons.append(Counted.comparisons)
+    assert 0 < comparisons[1] < 3 * comparisons[0]
 
 
 def test_the_same_picture_twice_is_a_warning(flat: Path) -> None:

@@ -54,6 +54,7 @@ def own_split(names: list[str], root: str) -> Parts | None:
 def by_lists(names: list[str], root: str, lists: str) -> Parts:
     """By train.txt, val.txt (which may lack) and test.txt in the folder `lists`, with a class in each line."""
     folder = expand(lists)
+    known = set(names)
     classes: dict[str, list[str]] = {}
     for split in SPLITS:
         path = folder / f"{split}.txt"
@@ -66,7 +67,7 @@ def by_lists(names: list[str], root: str, lists: str) -> Parts:
                 f"task.split_lists={lists}: {path} cannot be read as a list of classes ({error})"
             ) from error
         classes[split] = sorted(line for line in lines if line)
-        if unknown := [name for name in classes[split] if name not in names]:
+        if unknown := [name for name in classes[split] if name not in known]:
             near = difflib.get_close_matches(unknown[0], names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"its classes are {some(names)}"
             raise UserError(f"{path} lists {unknown[0]}, which is no class of task.root={root}: {hint}")

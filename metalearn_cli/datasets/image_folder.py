@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,13 +75,19 @@ def find_classes(root: str, key: str = "task.root") -> Contents:
             f"{key}={root} holds images itself, e.g. {found.classes[''][0].name}: each class is a folder of its "
             "own in it"
         )
-    for name in found.classes:
-        if inner := [other for other in found.classes if other.startswith(f"{name}/")]:
+    for inner in found.classes:
+        if above := next((name for name in _above(inner) if name in found.classes), None):
             raise UserError(
-                f"{folder / name} holds images, e.g. {found.classes[name][0].name}, and the class {inner[0]} too: put "
+                f"{folder / above} holds images, e.g. {found.classes[above][0].name}, and the class {inner} too: put "
                 "its own images in a folder beside that one"
             )
     return found
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders that a path of a folder leads through, the outermost first."""
+    parts = path.split("/")
+    return ("/".join(parts[:depth]) for depth in range(1, len(parts)))
 
 
 def list_images(folder: Path) -> Contents:
@@ -188,8 +195,8 @@ def _is_current(stem: str, found: Contents) -> bool:
 def _of_classes(found: Contents, names: list[str]) -> tuple[dict[str, list[File]], dict[str, str]]:
     """The images of these classes, and the paths that cannot be followed and are of one of them, or of none that is
     known."""
-    others = [f"{name}/" for name in found.classes.keys() - set(names)]
-    closed = {path: why for path, why in found.closed.items() if not path.startswith(tuple(others))}
+    others = found.classes.keys() - set(names)
+    closed = {path: why for path, why in found.closed.items() if others.isdisjoint(_above(path))}
     return {name: found.classes[name] for name in names}, closed
 
 

@@ -174,7 +174,8 @@ class ImageFolder(TaskDistribution):
         for key, default in (("val_share", None), ("test_share", None), ("split_seed", 0)):
             if (value := getattr(self, key)) != default:
                 raise UserError(f"task.{key}={value} is of a split at random, and here the split is {parts.rule}")
-        in_use = {split: [name for name in part if name in kept] for split, part in parts.classes.items()}
+        large = set(kept)
+        in_use = {split: [name for name in part if name in large] for split, part in parts.classes.items()}
         return parts._replace(classes=in_use)
 
     @cached_property
