@@ -27,6 +27,7 @@ from metalearn_cli.datasets.decode import Broken, Resize, decode
 from metalearn_cli.datasets.image_folder import Contents, File, find_classes, load
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.episodes import Rotations
 from metalearn_cli.tasks.image_folder import ImageFolder
 
 SMALL = {"query": 1, "size": 16}  # two images a class
@@ -295,7 +296,26 @@ def test_a_class_that_is_left_with_too_few_images_is_named(flat: Path) -> None:
         _ = task_on(flat, skip_broken=True).fingerprint
     assert "class c05 of the " in str(caught.value)
     assert "has, without its broken files, 1 images, and task.shot=1 with task.query=1 asks for 2" in str(caught.value)
-    assert "task.min_images=3" in str(caught.value)
+    assert "give task.min_images=2, which leaves out all classes with fewer" in str(caught.value)
+
+
+def test_min_images_counts_what_can_be_used(flat: Path) -> None:
+    """What it advises is followed once, and does: to leave out by the number of files would leave out all."""
+    fill(flat / "c15", seed=15)
+    (flat / "c05/0.png").write_text("no image")
+    task = task_on(flat, skip_broken=True, min_images=2, way=4)
+    assert f"{flat}: 15 classes with 30 images; " in task.notes()[0]
+    assert "task.min_images=2 leaves out (1): c05 (1 of its 2 files can be used)" in task.notes()
+    assert set.union(*(drawn_classes(task, split) for split in task.splits)) == {
+        f"c{c:02}" for c in range(16) if c != 5
+    }
+    (split,) = (split for split in task.splits if "c05" in task._parts.classes[split])
+    left = len(task._parts.classes[split]) - 1
+    assert f"{left} {split}" in task.notes()[0]
+    way = {"train": {"train_way": left + 1, "way": 2}, "test": {"way": left + 1}, "val": {"way": 2}}[split]
+    if split != "val":
+        with pytest.raises(UserError, match=rf"={left + 1} is more than the {left} classes of the {split} split"):
+            task_on(flat, skip_broken=True, min_images=2, **way).notes()
 
 
 # What is in a folder
@@ -559,7 +579,7 @@ def test_a_class_with_too_few_images_is_named_with_what_would_be_right(flat: Pat
     assert sentence.startswith("class small of the ")
     assert (
         "split has 3 images, and task.shot=1 with task.query=4 asks for 5: give task.query=2, or task.min_images=5, "
-        "which leaves out all classes with fewer files, or more images (1 of the classes of this split have too few)"
+        "which leaves out all classes with fewer, or more images (1 of 16 classes have too few)"
     ) in sentence
     task = task_on(flat, query=4, min_images=5)
     assert "small" not in task._names
@@ -577,7 +597,10 @@ def test_a_class_with_too_few_images_is_named_with_what_would_be_right(flat: Pat
             "task.way=6 is more than the 5 classes of the test split (5 train, 5 val, 5 test, by split_seed=0)",
         ),
         ({"train_way": 9}, "task.train_way=9 is more than the 5 classes of the train split (5 train"),
-        ({"shot": 3}, "split has 2 images, and task.shot=3 with task.query=1 asks for 4: give task.min_images=4"),
+        (
+            {"shot": 3},
+            "split has 2 images, and task.shot=3 with task.query=1 asks for 4: give more images (10 of 10 ",
+        ),
         ({"train_query": 7}, "task.shot=1 with task.train_query=7 asks for 8: give task.train_query=1, or"),
         ({"size": 7}, "task.size=7 must be at least 8"),
         ({"channels": 4}, "task.channels=4 must be 3 (colours) or 1 (grey)"),
@@ -593,10 +616,45 @@ def test_an_impossible_request_is_a_sentence(flat: Path, keys: dict[str, Any], s
 
 
 @pytest.mark.row("C4")
-def test_three_classes_are_too_few(tmp_path: Path) -> None:
-    for c in "abc":
-        fill(tmp_path / "root" / c, seed=ord(c))
-    assert "part into -1 train, 2 val, 2 test, and a task needs two at least" in refusal(tmp_path / "root", way=2)
+@pytest.mark.parametrize("classes", [1, 2, 3, 5])
+def test_too_few_classes_are_told_how_many_would_do(tmp_path: Path, classes: int) -> None:
+    for c in range(classes):
+        fill(tmp_path / "root" / str(c), seed=c)
+    sentence = refusal(tmp_path / "root", query=3)
+    assert sentence.startswith(
+        f"the {classes} classes of task.root={tmp_path / 'root'} are too few for a split at random, which wants 15 for "
+        "tasks of 5 classes; 6 for tasks of 2 classes (task.way=2), or 4 with task.val_share=0 select=last: give more "
+        "classes; class 0 has 2 images, and task.shot=1 with task.query=3 asks for 4: give task.query=1, or more"
+    ), "all that is wrong at once"
+
+
+@pytest.mark.parametrize(
+    ("keys", "least"),
+    [
+        ({"way": 5}, 15),
+        ({"way": 2}, 6),
+        ({"way": 2, "val_share": 0}, 4),
+        ({"way": 2, "val_share": 0, "test_share": 0.4}, 4),
+        ({"way": 2, "train_way": 7}, 11),
+        ({"way": 8, "rotations": Rotations.as_classes}, 6),
+        ({"way": 3, "test_share": 0.1}, 26),
+    ],
+)
+def test_as_many_classes_as_the_advice_says_will_do_and_one_less_will_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], least: int
+) -> None:
+    def listed(classes: int) -> Contents:
+        return Contents({str(c): [File(f"{c}/{i}.png", 9, 9) for i in range(2)] for c in range(classes)}, [], {})
+
+    monkeypatch.setattr(image_folder, "find_classes", lambda *_: listed(least))
+    task = task_on(tmp_path, **keys)
+    task.check_split("test")
+    if "val" in task.splits:
+        task.check_split("val")
+    assert task._shares.least(task._needs(task.episodes.way)) == least
+    monkeypatch.setattr(image_folder, "find_classes", lambda *_: listed(least - 1))
+    with pytest.raises(UserError, match=rf"wants {least} for|\({least} in all are enough\)"):
+        task_on(tmp_path, **keys).check_split("val")
 
 
 # The packed set
