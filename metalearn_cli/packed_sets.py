@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from metalearn_cli.datasets.places import cache_root
+from metalearn_cli.datasets.places import cache_root, turn_of
 from metalearn_cli.datasets.sets import SETS, packed_files
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import turn
@@ -63,17 +63,21 @@ def clean(words: list[str]) -> None:
     if not cache_root().is_dir():
         show(f"nothing is packed in {cache_root()}")
         return
-    with turn(cache_root(), f"waiting for another process that packs a data set in {cache_root()}") as alone:
-        if not alone:
+    with turn(cache_root(), f"waiting for another process that cleans {cache_root()}") as can_lock:
+        if not can_lock:
             raise UserError(
                 f"{cache_root()} stands on a file system that cannot lock files, so that nobody knows what is in use: "
                 "remove the files yourself"
             )
-        removed = [one for one in dict.fromkeys(chosen) if _remove(one.path)]
-        parts = list(cache_root().glob("*.part-*"))  # what killed processes have not packed to the end
-        freed = sum(one.size for one in removed) + sum(path.stat().st_size for path in parts)
-        for path in parts:
-            path.unlink()
+        removed = [one for one in dict.fromkeys(chosen) if _remove(one)]
+        freed = sum(one.size for one in removed)
+        parts: list[Path] = []  # what killed processes have not packed to the end
+        for path in sorted(cache_root().glob("*.part-*")):
+            with turn_of(path.name.rpartition(".part-")[0], waits=False) as alone:
+                if alone:  # else it is being packed
+                    freed += path.stat().st_size
+                    path.unlink()
+                    parts.append(path)
     what = ", ".join([one.name for one in removed] + [path.name for path in parts])
     show(f"removed {len(removed) + len(parts)} packed set(s), {in_bytes(freed)}{what and f': {what}'}")
     if in_use := ", ".join(one.name for one in chosen if one not in removed):
@@ -99,19 +103,19 @@ def _named(found: list[PackedSet], name: str) -> list[PackedSet]:
     return chosen
 
 
-def _remove(path: Path) -> bool:
-    """Whether nobody used it, and it is gone, with what stands beside it."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        for part in (path, Path(f"{path}.known"), path.with_name(f"{path.name.rsplit('.', 2)[0]}.json")):
-            part.unlink(missing_ok=True)
-        return True
-    finally:
-        os.close(descriptor)
+def _remove(one: PackedSet) -> bool:
+    """Whether nobody packed or used it, and it is gone, with what stands beside it."""
+    with turn_of(one.name, waits=False) as alone:
+        descriptor = os.open(one.path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for part in (one.path, Path(f"{one.path}.known"), one.path.with_name(f"{one.name}.json")) if alone else ():
+                part.unlink(missing_ok=True)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return alone
 
 
 def in_bytes(size: int) -> str:

@@ -156,6 +156,20 @@ def test_a_set_that_a_process_uses_is_kept(cache: Path, capsys: pytest.CaptureFi
     assert names(cache) == []
 
 
+def test_what_is_being_packed_is_kept(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While one process packs, another cleans: neither what is half there nor the lock may go."""
+
+    def read() -> ImageSet:
+        (cache / "one.part-1-ab").write_bytes(bytes(9))
+        assert command(capsys, "clean", "unused=0") == (0, "removed 0 packed set(s), 0 MB\n", "")
+        assert {path.name for path in cache.iterdir()} == {"one.lock", "one.part-1-ab"}
+        return ImageSet.of(torch.zeros(1, 1, 9, 9, dtype=torch.uint8), ("a",), torch.tensor([1]))
+
+    packed("one", read)
+    assert command(capsys, "clean", "unused=9")[1].endswith("one.part-1-ab\n"), "nobody packs any more"
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+
+
 def test_mistakes_are_sentences(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Unpacked
-from metalearn_cli.datasets.cache import find, packed, read_blocks, writing
+from metalearn_cli.datasets.cache import find, packed, read_blocks
 from metalearn_cli.datasets.decode import Broken, Resize, decode
-from metalearn_cli.datasets.places import cache_root, expand
+from metalearn_cli.datasets.places import cache_root, expand, writing
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_all, write_durably
 
