@@ -26,10 +26,18 @@ class PackedSet(NamedTuple):
     def name(self) -> str:
         return self.path.name.rsplit(".", 2)[0]  # without the hash of its pixels
 
+    @property
+    def is_half(self) -> bool:
+        """Its pictures are decoded, and not packed yet."""
+        return self.path.suffix == ".decoded"
+
 
 def packed_sets() -> list[PackedSet]:
+    """Those, and what is decoded of folders and not packed yet."""
     paths = sorted(cache_root().glob(f"*.{'[0-9a-f]' * 16}.safetensors"))
-    return [PackedSet(path, path.stat().st_size, path.stat().st_atime) for path in paths]
+    sets = [PackedSet(path, path.stat().st_size, path.stat().st_atime) for path in paths]
+    half = [(path, path.stat()) for path in sorted(cache_root().glob("decoded-*.decoded"))]
+    return sets + [PackedSet(path, about.st_size, about.st_mtime) for path, about in half]
 
 
 def list_packed() -> None:
@@ -41,10 +49,15 @@ def list_packed() -> None:
         for one in found
     ]
     total = in_bytes(sum(one.size for one in found))
-    show("\n".join([*lines, f"{len(found)} packed set(s), {total}, in {cache_root()}"]))
+    number = sum(not one.is_half for one in found)
+    show("\n".join([*lines, f"{number} packed set(s), {total}, in {cache_root()}"]))
 
 
 def _source(one: PackedSet) -> str:
+    if one.is_half:
+        from metalearn_cli.datasets.decoded import folder_of  # imports torch
+
+        return f"{folder_of(one.path) or 'a folder that nobody has noted'}, decoded and not packed yet"
     if one.name.startswith("image-folder-"):
         from metalearn_cli.datasets.image_folder import whence  # imports torch
 
@@ -109,7 +122,10 @@ def _remove(one: PackedSet) -> bool:
         descriptor = os.open(one.path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for part in (one.path, Path(f"{one.path}.known"), one.path.with_name(f"{one.name}.json")) if alone else ():
+            beside = [
+                one.path.with_name(f"{one.name}{suffix}") for suffix in (".json", ".broken.txt", ".decoded.jsonl")
+            ]
+            for part in (one.path, Path(f"{one.path}.known"), *beside) if alone else ():
                 part.unlink(missing_ok=True)
         except BlockingIOError:
             return False

@@ -5,11 +5,15 @@ import errno
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from metalearn_cli.files import Log
+
+T = TypeVar("T")
 
 
 def show(text: str) -> None:
@@ -84,3 +88,13 @@ class Progress:
             self._console.say(
                 f"{self._what} {done}/{self._total}  {note}  {rate:.3g}/s  {int(left // 60)}:{int(left % 60):02d} left"
             )
+
+
+def follow(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items one after another, while it is shown how many of them are done; nothing, where that takes no ten
+    seconds and there is no terminal."""
+    with Progress(Console(), what, len(items)) as progress:
+        for number, item in enumerate(items):
+            progress.advance(number, "done" if number else "")
+            yield item
+        progress.advance(len(items))

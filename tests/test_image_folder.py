@@ -24,7 +24,7 @@ from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets import decode as decoding
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.decode import Broken, Resize, decode
-from metalearn_cli.datasets.image_folder import Contents, File, find_classes, load
+from metalearn_cli.datasets.image_folder import Contents, File, How, find_classes, load
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.episodes import Rotations
@@ -70,7 +70,7 @@ def images_of(task: ImageFolder) -> ImageSet:
 def refusal(root: Path, **keys: Any) -> str:
     with pytest.raises(UserError) as caught:
         _ = task_on(root, **keys).fingerprint
-    assert not list(root.parent.glob("cache/*")), "something was packed"
+    assert not list(root.parent.glob("cache/*.safetensors")), "something was packed"
     return str(caught.value)
 
 
@@ -269,7 +269,108 @@ def test_all_broken_files_are_counted_and_ten_are_named(flat: Path) -> None:
         (flat / f"c{c:02}/1.png").write_bytes(b"")
     sentence = refusal(flat)
     assert sentence.startswith(f"12 of the files in {flat} cannot be used: c00/1.png is empty (0 bytes); c01/1.png ")
-    assert "c09/1.png is empty (0 bytes); and 2 more: mend" in sentence
+    assert "c09/1.png is empty (0 bytes); and 2 more (" in sentence
+
+
+def test_all_broken_files_stand_in_a_file_by_folder_and_cause(flat: Path, tmp_path: Path) -> None:
+    for c in range(12):
+        (flat / f"c{c:02}/0.png").write_bytes(b"")
+        picture(100 + c).save(flat / f"c{c:02}/7.png")
+    (flat / "c03/1.png").write_text("no image")
+    (flat / "c03/2.png").write_bytes(b"")
+    picture(200).save(flat / "c03/3.png")
+    content = (
+        f"14 of the files in {flat} cannot be used, by folder and cause:\n\nc00: 1 is empty (0 bytes)\n    0.png\n"
+    )
+    part = "\nc03: 2 is empty (0 bytes)\n    0.png\n    2.png\n\nc03: 1 is no image that Pillow can read\n    1.png\n"
+    sentence = refusal(flat)
+    (path,) = (tmp_path / "cache").glob("*.broken.txt")
+    assert f"; and 4 more ({path} lists all of them): mend" in sentence
+    assert path.read_text().startswith(content)
+    assert part in path.read_text()
+    skipping = task_on(flat, skip_broken=True)
+    (note,) = [note for note in skipping.notes() if note.startswith("task.skip_broken=true")]
+    assert not path.exists(), "it is packed"
+    (path,) = (tmp_path / "cache").glob("*.broken.txt")
+    assert note.endswith(f"; and 4 more ({path} lists all of them)")
+    assert part in path.read_text()
+
+
+@pytest.fixture
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are decoded."""
+    names: list[str] = []
+
+    def counting(path: Path, *rest: Any) -> torch.Tensor:
+        names.append(f"{path.parent.name}/{path.name}")
+        return decode(path, *rest)
+
+    monkeypatch.setattr(image_folder, "decode", counting)
+    return names
+
+
+def test_a_second_try_decodes_what_has_changed_alone(flat: Path, tmp_path: Path, decodes: list[str]) -> None:
+    expected = task_on(Path(shutil.copytree(flat, tmp_path / "whole", copy_function=shutil.copy))).fingerprint
+    whole = (flat / "c03/1.png").read_bytes()
+    (flat / "c03/1.png").write_bytes(b"")
+    os.utime(flat / "c03/1.png", ns=(0, 1))
+    decodes.clear()
+    for _ in range(2):
+        refusal_of = pytest.raises(UserError, match=r"c03/1\.png is empty")
+        with refusal_of:
+            _ = task_on(flat).fingerprint
+        assert len(decodes) == 30, "once"
+    (flat / "c03/1.png").write_bytes(whole)
+    os.utime(flat / "c03/1.png", ns=(0, 2))
+    assert task_on(flat).fingerprint == expected
+    assert decodes[30:] == ["c03/1.png"]
+    assert not list((tmp_path / "cache").glob("decoded-*")), "it is packed"
+
+
+def test_what_is_decoded_counts_only_where_its_hash_says_so(flat: Path, tmp_path: Path, decodes: list[str]) -> None:
+    expected = task_on(Path(shutil.copytree(flat, tmp_path / "whole", copy_function=shutil.copy))).fingerprint
+    picture(9).save(flat / "c03/0.gif", save_all=True, append_images=[picture(10)])
+    for damage in ("index", "pixels", "cut", "gone"):
+        refusal_of = pytest.raises(UserError, match=r"c03/0\.gif holds 2 pictures")
+        with refusal_of:
+            _ = task_on(flat).fingerprint
+        pixels, index = sorted((tmp_path / "cache").glob("decoded-*"))
+        data, lines = bytearray(pixels.read_bytes()), index.read_text().splitlines()
+        decodes.clear()
+        if damage == "pixels":
+            data[7 * 768 + 3] ^= 1
+            pixels.write_bytes(data)
+        elif damage == "index":
+            lines[6] = lines[6].replace(", 5, ", ", 500, ")
+            index.write_text("\n".join([*lines[:-1], "[", '["c14/1.png", 1, 2, -1, ""]', "7", "{}", lines[-1][:20]]))
+        elif damage == "cut":
+            pixels.write_bytes(data[: 768 * 31 + 100])
+        else:
+            pixels.unlink()
+        with refusal_of:
+            _ = task_on(flat).fingerprint
+        assert len(decodes) == {"pixels": 1, "index": 2, "cut": 2, "gone": 30}[damage]
+    (flat / "c03/0.gif").unlink()
+    assert task_on(flat).fingerprint == expected
+
+
+def test_what_a_killed_process_has_decoded_is_kept(flat: Path, tmp_path: Path, decodes: list[str]) -> None:
+    expected = task_on(Path(shutil.copytree(flat, tmp_path / "whole", copy_function=shutil.copy))).fingerprint
+    decodes.clear()
+    pid = os.fork()
+    if pid == 0:
+
+        def last(path: Path, *rest: Any) -> torch.Tensor:
+            if path.parent.name == "c10":
+                os._exit(7)
+            return decode(path, *rest)
+
+        image_folder.decode = last  # type: ignore[attr-defined]
+        task_on(flat).notes()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert task_on(flat).fingerprint == expected
+    assert len(decodes) == 10
 
 
 def test_broken_files_are_left_out_when_asked_for_and_said_each_time(flat: Path) -> None:
@@ -692,7 +793,7 @@ def test_the_packed_file_is_that_of_the_first_release(own_images: Path, tmp_path
     (root / "class03/7.png").write_bytes(b"")
     (root / "class04/8.png").write_bytes((root / "class05/10.png").read_bytes())
     found = find_classes(str(root))
-    left = load(str(root), found, sorted(found.classes), 16, 3, Resize.crop, skip_broken=True)
+    left = load(str(root), found, sorted(found.classes), How(16, 3, Resize.crop, skip_broken=True))
     assert left.images.fingerprint.startswith("d271dfa08dda509c")
     assert left.images.count.tolist() == [2, 2, 2, 1, *[2] * 11]
     assert left.report.twice == [("class04/8.png", "class05/10.png")]
@@ -706,7 +807,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from metalearn_cli.datasets.decode import Resize
-from metalearn_cli.datasets.image_folder import find_classes, load
+from metalearn_cli.datasets.image_folder import How, find_classes, load
 from metalearn_cli.measure import memory, peak_memory
 
 root = Path(sys.argv[2])
@@ -716,7 +817,7 @@ for number in range(512):
     Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(path, compress_level=1)
 found = find_classes(str(root))
 before = memory(torch.device("cpu"))
-images = load(str(root), found, ["0", "1"], 256, 3, Resize.crop, False).images
+images = load(str(root), found, ["0", "1"], How(256, 3, Resize.crop)).images
 print((peak_memory(torch.device("cpu")) - before) / images.pixels.numel())
 """
     command = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(tmp_path / "root")]

@@ -16,6 +16,7 @@ from metalearn_cli.cli import main
 from metalearn_cli.completion import completions
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.cache import packed
+from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.image_folder import ImageFolder
 
 
@@ -168,6 +169,22 @@ def test_what_is_being_packed_is_kept(cache: Path, capsys: pytest.CaptureFixture
     packed("one", read)
     assert command(capsys, "clean", "unused=9")[1].endswith("one.part-1-ab\n"), "nobody packs any more"
     assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+
+
+def test_what_is_decoded_and_not_packed_is_listed_and_removed(
+    cache: Path, tmp_path: Path, own_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(own_images, tmp_path / "own"))
+    (root / "class03/7.png").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be used"):
+        task_on(root).notes()
+    line, total = command(capsys, "list")[1].splitlines()
+    assert line.startswith("decoded-16x16x3-crop-")
+    assert line.endswith(f"  {root}, decoded and not packed yet")
+    assert total == f"0 packed set(s), 0.0223 MB, in {cache}"
+    assert command(capsys, "clean", "unused=1")[1] == "removed 0 packed set(s), 0 MB\n"
+    assert command(capsys, "clean", line.split()[0])[0] == 0
+    assert not list(cache.iterdir())
 
 
 def test_mistakes_are_sentences(

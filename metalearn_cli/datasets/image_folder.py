@@ -1,40 +1,34 @@
 """A folder of one's own: every folder in it that holds images is a class, and is named by its path.
 
 What is in the folder, and how large each file is, is known without opening one. All images are opened when the set is
-packed, and what is wrong with any of them is said then, of all of them at once; meanwhile their pixels wait in a file
-without a name in the cache, since how many are whole must be known before the first is packed. The name of a packed set
-carries a hash of the files' names, sizes and times of change, and of what was asked for: whatever changes one of these
-is noticed. (A file that another program replaces by one of the same size, and gives the old time of change, is not.)
+packed, and what is wrong with any of them is said then, of all of them at once; what is decoded meanwhile is kept for
+another try (datasets/decoded.py). The name of a packed set carries a hash of the files' names, sizes and times of
+change, and of what was asked for: whatever changes one of these is noticed. (A file that another program replaces by
+one of the same size, and gives the old time of change, is not.)
 """
 
 import contextlib
 import hashlib
-import io
 import json
 import os
-import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from metalearn_cli.datasets.base import ImageSet, Unpacked
-from metalearn_cli.datasets.cache import find, packed, read_blocks
+from metalearn_cli.datasets.cache import find, packed
 from metalearn_cli.datasets.decode import Broken, Resize, decode
-from metalearn_cli.datasets.places import cache_root, expand, writing
+from metalearn_cli.datasets.decoded import Decoded, File, opened, stem_of
+from metalearn_cli.datasets.places import cache_root, expand
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_all, write_durably
+from metalearn_cli.files import write_durably
+from metalearn_cli.progress import follow
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # in any case
 
+MOST_NAMED = 10  # in a sentence
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # they do not count, nor does what is hidden
-
-
-class File(NamedTuple):
-    name: str  # its path in the folder
-    size: int  # bytes
-    changed: int  # when, in ns
 
 
 class Contents(NamedTuple):
@@ -52,9 +46,19 @@ class Report(NamedTuple):
     twice: list[tuple[str, str]]  # images with the same pixels, the first of its kind before each
 
 
+class How(NamedTuple):
+    """What the images of a folder become."""
+
+    size: int  # pixels a side
+    channels: int  # 3: colours, 1: grey
+    resize: Resize
+    skip_broken: bool = False
+
+
 class Packed(NamedTuple):
     images: ImageSet
     report: Report
+    listed: Path | None  # all files that cannot be used, where they are more than a sentence names
     outdated: list[str]  # the names of sets that were packed of this folder before it changed
 
 
@@ -124,31 +128,32 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], found: Contents) -> 
             found.closed[path] = f"cannot be read ({error.strerror})"
 
 
-def load(
-    root: str, found: Contents, names: list[str], size: int, channels: int, resize: Resize, skip_broken: bool
-) -> Packed:
+def load(root: str, found: Contents, names: list[str], how: How) -> Packed:
     """The packed set [N, channels, size, size] of these classes, in this order, and what was found in their files.
 
     Raises UserError, before anything is packed, where a file is broken, unless those are to be skipped.
     """
-    classes, closed = _of_classes(found, names)
-    stem = f"image-folder-{size}x{size}x{channels}-{resize.name}-{_key(found, names)}"
-    path = cache_root() / f"{stem}.json"
     folder = str(expand(root).resolve())
+    side = f"{how.size}x{how.size}x{how.channels}"
+    stem = f"image-folder-{side}-{how.resize.name}-{_key(found, names)}"
+    path, list_path = cache_root() / f"{stem}.json", cache_root() / f"{stem}.broken.txt"
+    shape = how.channels, how.size, how.size
+    kept = stem_of(folder, shape, how.resize.name)
+    of_kept = cache_root() / f"{kept}.broken.txt"
 
     with contextlib.ExitStack() as until_packed:
 
         def read() -> Unpacked:
-            with writing(cache_root()):
-                pixels = until_packed.enter_context(tempfile.TemporaryFile(dir=cache_root(), buffering=0))
-            counts, report = _read(expand(root), classes, closed, size, channels, resize, pixels)
-            if not skip_broken:
-                _refuse(root, report)
+            decoded = until_packed.enter_context(opened(kept, folder, shape))
+            classes, closed = _of_classes(found, names)
+            counts, report, places = _read(expand(root), classes, closed, how, decoded)
+            if not how.skip_broken:
+                _refuse(root, report, of_kept)
+            _list(root, report, list_path)
+            of_kept.unlink(missing_ok=True)
             noted = {"folder": folder, "classes": names, **report._asdict()}
             write_durably(path, json.dumps(noted, indent=1).encode())
-            pixels.seek(0)
-            shape = channels, size, size
-            return Unpacked(tuple(classes), counts, shape, read_blocks(pixels, (sum(counts), *shape)))
+            return Unpacked(tuple(classes), counts, shape, decoded.blocks(places))
 
         images = packed(stem, read)
     try:
@@ -159,12 +164,12 @@ def load(
             f"{path} says what was found when the images were packed, and cannot be read ({error}): delete the packed "
             "set beside it, and the folder is packed anew"
         ) from error
-    if not skip_broken:
-        _refuse(root, report)  # it was packed for somebody who skips
+    if not how.skip_broken:
+        _refuse(root, report, list_path)  # it was packed for somebody who skips
     others = [other.stem for other in sorted(cache_root().glob("image-folder-*.json")) if other != path]
     # A note without a set is of a process that was killed while it packed.
     outdated = [o for o in others if find(o) and _noted(o)[0] == folder and not _is_current(o, found)]
-    return Packed(images, report, outdated)
+    return Packed(images, report, list_path if list_path.exists() else None, outdated)
 
 
 def whence(stem: str) -> str:
@@ -205,48 +210,57 @@ def _key(found: Contents, names: list[str]) -> str:
     return hashlib.sha256(json.dumps(_of_classes(found, names)).encode()).hexdigest()[:16]
 
 
-def _refuse(root: str, report: Report) -> None:
+def _refuse(root: str, report: Report, path: Path) -> None:
+    """Raises UserError where files cannot be used; where they are more than it names, all of them stand at `path`."""
     if broken := [f"{name} {why}" for name, why in report.broken.items()]:
+        listed = f" ({path} lists all of them)" if _list(root, report, path) else ""
         raise UserError(
-            f"{len(broken)} of the files in {root} cannot be used: {some(broken, '; ')}: mend or remove them, or give "
-            "task.skip_broken=true, which leaves them out"
+            f"{len(broken)} of the files in {root} cannot be used: {some(broken, '; ')}{listed}: mend or remove them, "
+            "or give task.skip_broken=true, which leaves them out"
         )
 
 
+def _list(root: str, report: Report, path: Path) -> bool:
+    """Whether the files that cannot be used are more than a sentence names, and are listed by folder and cause."""
+    if len(report.broken) <= MOST_NAMED:
+        return False
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for file, why in report.broken.items():
+        folder, _, name = file.rpartition("/")
+        groups[folder, why].append(name)
+    lines = [f"{len(report.broken)} of the files in {printable(root)} cannot be used, by folder and cause:"]
+    for (folder, why), files in sorted(groups.items()):
+        lines += ["", f"{printable(folder) or '.'}: {len(files)} {why}", *(f"    {printable(name)}" for name in files)]
+    write_durably(path, ("\n".join(lines) + "\n").encode())
+    return True
+
+
 def _read(
-    folder: Path,
-    classes: dict[str, list[File]],
-    closed: dict[str, str],
-    size: int,
-    channels: int,
-    resize: Resize,
-    pixels: io.FileIO,
-) -> tuple[list[int], Report]:
-    """Write the images that can be used to `pixels`, one after another -> how many there are of each class."""
-    broken, counts = dict(closed), []
-    seen: dict[bytes, str] = {}
+    folder: Path, classes: dict[str, list[File]], closed: dict[str, str], how: How, decoded: Decoded
+) -> tuple[list[int], Report, list[int]]:
+    """Decode the images that are not decoded yet -> how many of each class can be used, what was found, and where the
+    pixels of those are."""
+    broken, counts, places = dict(closed), dict.fromkeys(classes, 0), []
+    seen: dict[str, str] = {}
     twice: list[tuple[str, str]] = []
-    total = sum(map(len, classes.values()))
-    with tqdm(total=total, desc=f"packing {folder.name}", disable=None) as progress:  # None: on a terminal only
-        for files in classes.values():
-            counts.append(0)
-            for file in files:
-                progress.update()
-                try:
-                    picture = decode(folder / file.name, size, channels, resize).contiguous().numpy().data
-                except Broken as error:
-                    broken[file.name] = str(error)
-                    continue
-                digest = hashlib.sha256(picture).digest()
-                if (before := seen.setdefault(digest, file.name)) != file.name:
-                    twice.append((before, file.name))
-                with writing(cache_root()):
-                    write_all(pixels, picture)
-                counts[-1] += 1
-    return counts, Report(broken, twice)
+    files = [(name, file) for name, listed in classes.items() for file in listed]
+    for name, file in follow(files, f"reading {folder.name}"):
+        if (pixels := decoded.find(file)) is None:
+            try:
+                pixels = decoded.add(file, decode(folder / file.name, how.size, how.channels, how.resize))
+            except Broken as error:
+                pixels = decoded.add(file, str(error))
+        if isinstance(pixels, str):
+            broken[file.name] = pixels
+            continue
+        if (before := seen.setdefault(pixels.sha256, file.name)) != file.name:
+            twice.append((before, file.name))
+        places.append(pixels.place)
+        counts[name] += 1
+    return list(counts.values()), Report(broken, twice), places
 
 
-def some(items: list[str], separator: str = ", ", most: int = 10) -> str:
+def some(items: list[str], separator: str = ", ", most: int = MOST_NAMED) -> str:
     """The first of them, and how many more there are."""
     rest = [f"and {len(items) - most} more"] if len(items) > most else []
     return separator.join([printable(item) for item in items[:most]] + rest)

@@ -15,7 +15,7 @@ from torch import Tensor
 from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses
 from metalearn_cli.datasets.decode import MIN_SIDE, Resize
-from metalearn_cli.datasets.image_folder import Contents, Packed, some
+from metalearn_cli.datasets.image_folder import Contents, How, Packed, some
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
@@ -106,7 +106,8 @@ class ImageFolder(TaskDistribution):
             notes.append(f"no images by their suffix, and not read ({len(others)}): {some(others)}")
         if broken:
             skipped = some([f"{name} {why}" for name, why in broken.items()], "; ")
-            notes.append(f"task.skip_broken=true leaves out ({len(broken)}): {skipped}")
+            listed = f" ({self._packed.listed} lists all of them)" if self._packed.listed else ""
+            notes.append(f"task.skip_broken=true leaves out ({len(broken)}): {skipped}{listed}")
         if outdated := self._packed.outdated:
             notes.append(
                 f"packed before {self.root} changed, and still there ({len(outdated)}): {some(outdated)}; "
@@ -265,9 +266,8 @@ class ImageFolder(TaskDistribution):
 
     @cached_property
     def _packed(self) -> Packed:
-        packed = image_folder.load(
-            *(self.root, self._found, self._names, self.size, self.channels, self.resize, self.skip_broken)
-        )
+        how = How(self.size, self.channels, self.resize, self.skip_broken)
+        packed = image_folder.load(self.root, self._found, self._names, how)
         problems: list[str] = []
         count, parts = packed.images.count, self._with_enough(packed.images.count)
         for split, positions in parts.items():
