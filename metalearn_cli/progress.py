@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -90,11 +90,10 @@ class Progress:
             )
 
 
-def follow(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items one after another, while it is shown how many of them are done; nothing, where that takes no ten
-    seconds and there is no terminal."""
-    with Progress(Console(), what, len(items)) as progress:
+def follow(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """So many items, one after another, while it is shown how many of them are done."""
+    with Progress(Console(), what, total) as progress:
         for number, item in enumerate(items):
             progress.advance(number, "done" if number else "")
             yield item
-        progress.advance(len(items))
+        progress.advance(total)

@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import itertools
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -14,8 +16,10 @@ from problems import image_task
 
 from metalearn_cli.cli import main
 from metalearn_cli.completion import completions
+from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.cache import packed
+from metalearn_cli.datasets.folders import Resample
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.image_folder import ImageFolder
 
@@ -185,6 +189,31 @@ def test_what_is_decoded_and_not_packed_is_listed_and_removed(
     assert command(capsys, "clean", "unused=1")[1] == "removed 0 packed set(s), 0 MB\n"
     assert command(capsys, "clean", line.split()[0])[0] == 0
     assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("data_set", ["image_folder", "mini_imagenet"])
+def test_packing_says_every_ten_seconds_how_far_it_is(
+    cache: Path,
+    own_images: Path,
+    small_mini_imagenet: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    data_set: str,
+) -> None:
+    """Where there is no terminal. The clock is the test's: each look at it is six seconds after the one before."""
+    looks = itertools.count(0, 6)
+    monkeypatch.setattr(time, "monotonic", lambda: next(looks))
+    monkeypatch.setattr(mini_imagenet, "IMAGES", 4)
+    if data_set == "image_folder":
+        task_on(own_images).notes()
+    else:
+        mini_imagenet.load(Resample.box, str(small_mini_imagenet / "mini-imagenet"))
+    lines = capsys.readouterr().err.splitlines()
+    name, number = {"image_folder": ("images", 30), "mini_imagenet": ("miniImageNet", 100)}[data_set]
+    told = [
+        line for line in lines if re.fullmatch(rf"reading {name} \d+/{number}  done  [\d.]+/s  \d+:\d\d left", line)
+    ]
+    assert len(told) > number // 4
 
 
 def test_mistakes_are_sentences(

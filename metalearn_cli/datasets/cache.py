@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 from metalearn_cli.datasets.base import READ_AT_EVERY_START, ImageSet, Unpacked, fingerprint_of
 from metalearn_cli.datasets.places import cache_root, turn_of, writing
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import sync_folder, write_durably
+from metalearn_cli.progress import Console, Progress
 
 _READ = 8 << 20  # bytes of images that are read at once
 
@@ -150,20 +150,16 @@ def _mapped(path: Path, shape: list[int]) -> Tensor:
 
 def _fingerprint_of_packed(path: Path, pixels: Tensor, names: tuple[str, ...], count: Tensor) -> str:
     """Computed from the file by reading, since the pages of a map would count as this process's memory."""
-    with (
-        path.open("rb") as file,
-        tqdm(
-            total=len(pixels),
-            desc=f"checking {path.name}",
-            disable=None if path.stat().st_size > READ_AT_EVERY_START else True,
-        ) as progress,
-    ):
+    console = Console(is_silent=path.stat().st_size <= READ_AT_EVERY_START)
+    with path.open("rb") as file, Progress(console, f"checking {path.name}", len(pixels)) as progress:
         file.seek(-32 - pixels.numel(), os.SEEK_END)
 
         def blocks() -> Iterator[Tensor]:
+            done = 0
             for block in read_blocks(file, pixels.shape):
                 yield block
-                progress.update(len(block))
+                done += len(block)
+                progress.advance(done, "images" if done < len(pixels) else "")
 
         return fingerprint_of(Unpacked(names, count.tolist(), tuple(pixels.shape[1:]), blocks()))
 

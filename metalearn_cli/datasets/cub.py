@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
 from metalearn_cli.datasets.cache import packed
@@ -31,6 +30,7 @@ from metalearn_cli.datasets.decode import as_tensor
 from metalearn_cli.datasets.folders import read_rgb, sizes
 from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
+from metalearn_cli.progress import follow
 
 CLASSES = 200
 IMAGES = 11_788  # of all classes
@@ -86,7 +86,7 @@ def _read(files: dict[str, dict[str, Path]], region: Region, boxes: dict[str, Bo
 
 
 def _blocks(files: dict[str, dict[str, Path]], region: Region, boxes: dict[str, Box]) -> Iterator[Tensor]:
-    for numbered in tqdm(files.values(), desc="reading CUB-200-2011", disable=None):  # None: on a terminal only
+    for numbered in follow(files.values(), "reading CUB-200-2011", len(files)):
         yield torch.stack([as_tensor(_cut(path, region, boxes.get(number))) for number, path in numbered.items()])
 
 

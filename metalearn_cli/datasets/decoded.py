@@ -21,6 +21,7 @@ from torch import Tensor
 from metalearn_cli import __version__
 from metalearn_cli.datasets.places import cache_root, turn_of, writing
 from metalearn_cli.files import write_all
+from metalearn_cli.progress import follow
 
 _BLOCK = 8 << 20  # bytes of pictures that are read at once
 
@@ -72,10 +73,11 @@ class Decoded:
         self._note([*file, *pixels])
         return pixels
 
-    def blocks(self, places: Sequence[int]) -> Iterator[Tensor]:
+    def blocks(self, places: Sequence[int], what: str) -> Iterator[Tensor]:
         """The pictures in these places, [n, C, H, W] uint8, a few megabytes of them at a time."""
         number = max(1, _BLOCK // self._bytes)
-        for first in range(0, len(places), number):
+        starts = range(0, len(places), number)
+        for first in follow(starts, what, len(starts)):
             block = bytearray().join(self._read(place) for place in places[first : first + number])
             yield torch.frombuffer(block, dtype=torch.uint8).view(-1, *self._shape)
 

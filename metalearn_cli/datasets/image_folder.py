@@ -153,7 +153,7 @@ def load(root: str, found: Contents, names: list[str], how: How) -> Packed:
             of_kept.unlink(missing_ok=True)
             noted = {"folder": folder, "classes": names, **report._asdict()}
             write_durably(path, json.dumps(noted, indent=1).encode())
-            return Unpacked(tuple(classes), counts, shape, decoded.blocks(places))
+            return Unpacked(tuple(classes), counts, shape, decoded.blocks(places, f"packing {Path(folder).name}"))
 
         images = packed(stem, read)
     try:
@@ -244,7 +244,7 @@ def _read(
     seen: dict[str, str] = {}
     twice: list[tuple[str, str]] = []
     files = [(name, file) for name, listed in classes.items() for file in listed]
-    for name, file in follow(files, f"reading {folder.name}"):
+    for name, file in follow(files, f"reading {folder.name}", len(files)):
         if (pixels := decoded.find(file)) is None:
             try:
                 pixels = decoded.add(file, decode(folder / file.name, how.size, how.channels, how.resize))

@@ -38,6 +38,7 @@ from metalearn_cli.datasets.folders import Resample, entries, read_squares, size
 from metalearn_cli.datasets.pickles import read_images
 from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
+from metalearn_cli.progress import follow
 
 CLASSES = {"train": 64, "val": 16, "test": 20}  # in the packed set they stand in this order, by name in each split
 IMAGES = 600  # of each class
@@ -109,7 +110,7 @@ def _unpacked(folder: Path, names: list[str], blocks: Iterator[Tensor]) -> Unpac
 
 
 def _read_files(folder: Path, files: dict[str, list[Path]], resample: Resample) -> Unpacked:
-    progress = tqdm(files.values(), desc="reading miniImageNet", disable=None)  # None: on a terminal only
+    progress = follow(files.values(), "reading miniImageNet", len(files))
     return _unpacked(folder, list(files), (read_squares(paths, SIZE, resample) for paths in progress))
 
 
