@@ -747,13 +747,13 @@ def test_as_many_classes_as_the_advice_says_will_do_and_one_less_will_not(
     def listed(classes: int) -> Contents:
         return Contents({str(c): [File(f"{c}/{i}.png", 9, 9) for i in range(2)] for c in range(classes)}, [], {})
 
-    monkeypatch.setattr(image_folder, "find_classes", lambda *_: listed(least))
+    monkeypatch.setattr(image_folder, "find_classes", lambda *_, **__: listed(least))
     task = task_on(tmp_path, **keys)
     task.check_split("test")
     if "val" in task.splits:
         task.check_split("val")
     assert task._shares.least(task._needs(task.episodes.way)) == least
-    monkeypatch.setattr(image_folder, "find_classes", lambda *_: listed(least - 1))
+    monkeypatch.setattr(image_folder, "find_classes", lambda *_, **__: listed(least - 1))
     with pytest.raises(UserError, match=rf"wants {least} for|\({least} in all are enough\)"):
         task_on(tmp_path, **keys).check_split("val")
 

@@ -1,4 +1,5 @@
-"""A folder of one's own: every folder in it that holds images is a class, and is named by its path.
+"""A folder of one's own: every folder in it that holds images is a class, and is named by its path; or a table, or a
+pattern of file names, says which classes there are (datasets/labels.py).
 
 What is in the folder, and how large each file is, is known without opening one. All images are opened when the set is
 packed, and what is wrong with any of them is said then, of all of them at once; what is decoded meanwhile is kept for
@@ -13,6 +14,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from metalearn_cli.datasets.base import ImageSet, Unpacked
 from metalearn_cli.datasets.cache import find, packed
 from metalearn_cli.datasets.decode import Broken, Resize, decode
 from metalearn_cli.datasets.decoded import Decoded, File, opened, stem_of
+from metalearn_cli.datasets.labels import Layout, by_pattern, by_table
 from metalearn_cli.datasets.places import cache_root, expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
@@ -31,12 +34,20 @@ MOST_NAMED = 10  # in a sentence
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # they do not count, nor does what is hidden
 
 
-class Contents(NamedTuple):
+BY_FOLDERS = Layout()
+
+
+@dataclass(frozen=True)
+class Contents:
     """What is in a folder."""
 
-    classes: dict[str, list[File]]  # the images of each class, by the path of its folder; all sorted
-    others: list[str]  # files that are no images by their suffix
-    closed: dict[str, str]  # folders and links that cannot be followed, and why
+    classes: dict[str, list[File]] = field(default_factory=dict)  # the images of each class, e.g. by the path of its
+    # folder; all sorted
+    others: list[str] = field(default_factory=list)  # files that are no images by their suffix
+    closed: dict[str, str] = field(default_factory=dict)  # folders and links that cannot be followed, and why
+    absent: dict[str, str] = field(default_factory=dict)  # of a class, of size -1, and no images by the list; and why
+    rest: list[str] = field(default_factory=list)  # images of no class by the table or the pattern
+    layout: Layout = BY_FOLDERS
 
 
 class Report(NamedTuple):
@@ -62,8 +73,8 @@ class Packed(NamedTuple):
     outdated: list[str]  # the names of sets that were packed of this folder before it changed
 
 
-def find_classes(root: str, key: str = "task.root") -> Contents:
-    """Lists the folder, which `key` names; opens no file."""
+def find_classes(root: str, key: str = "task.root", layout: Layout = BY_FOLDERS) -> Contents:
+    """Lists the folder, which `key` names, and reads the table, if there is one; opens no other file."""
     folder = expand(root)
     if not folder.is_dir():
         raise UserError(f"{key}={root} is no folder: give the one whose folders are the classes")
@@ -74,10 +85,15 @@ def find_classes(root: str, key: str = "task.root") -> Contents:
             f"{key}={root} holds no images in folders ({some(odd[:1]) or 'it is empty'}): give the folder whose "
             f"folders are the classes, with images that end in {', '.join(SUFFIXES)}"
         )
+    if not layout.is_by_folders:
+        return _labelled(root, found, layout)
     if "" in found.classes:
+        or_table = ""
+        if key == "task.root":
+            or_table = ", unless task.labels=FILE.csv or task.pattern='{class}_*' tells of which class each image is"
         raise UserError(
             f"{key}={root} holds images itself, e.g. {found.classes[''][0].name}: each class is a folder of its "
-            "own in it"
+            f"own in it{or_table}"
         )
     for inner in found.classes:
         if above := next((name for name in _above(inner) if name in found.classes), None):
@@ -88,6 +104,21 @@ def find_classes(root: str, key: str = "task.root") -> Contents:
     return found
 
 
+def _labelled(root: str, found: Contents, layout: Layout) -> Contents:
+    """The same images by the classes that a table or a pattern gives them."""
+    files = [file for listed in found.classes.values() for file in listed]
+    if layout.labels is None:
+        labelled = by_pattern(layout, root, files, found.closed)
+        closed = {path: why for path, why in found.closed.items() if path not in labelled.absent}
+        return replace(found, **labelled._asdict(), closed=closed, layout=layout)
+    table, folder = expand(layout.labels), expand(root)
+    odd = dict.fromkeys(found.others, "is no image by its suffix") | found.closed
+    labelled = by_table(layout, root, files, odd)
+    is_table = {name for name in found.others if Path(name).name == table.name and (folder / name).samefile(table)}
+    others = [name for name in found.others if name not in is_table]
+    return replace(found, **labelled._asdict(), others=others, closed={}, layout=layout)
+
+
 def _above(path: str) -> Iterator[str]:
     """The folders that a path of a folder leads through, the outermost first."""
     parts = path.split("/")
@@ -96,7 +127,7 @@ def _above(path: str) -> Iterator[str]:
 
 def list_images(folder: Path) -> Contents:
     """The images in a folder and in those inside it, by their folders."""
-    found = Contents({}, [], {})
+    found = Contents()
     _walk(folder, "", (), found)
     return found
 
@@ -151,7 +182,7 @@ def load(root: str, found: Contents, names: list[str], how: How) -> Packed:
                 _refuse(root, report, of_kept)
             _list(root, report, list_path)
             of_kept.unlink(missing_ok=True)
-            noted = {"folder": folder, "classes": names, **report._asdict()}
+            noted = {"folder": folder, "classes": names, "layout": found.layout._asdict(), **report._asdict()}
             write_durably(path, json.dumps(noted, indent=1).encode())
             return Unpacked(tuple(classes), counts, shape, decoded.blocks(places, f"packing {Path(folder).name}"))
 
@@ -168,41 +199,61 @@ def load(root: str, found: Contents, names: list[str], how: How) -> Packed:
         _refuse(root, report, list_path)  # it was packed for somebody who skips
     others = [other.stem for other in sorted(cache_root().glob("image-folder-*.json")) if other != path]
     # A note without a set is of a process that was killed while it packed.
-    outdated = [o for o in others if find(o) and _noted(o)[0] == folder and not _is_current(o, found)]
+    outdated = [o for o in others if find(o) and _noted(o).is_of(folder, found.layout) and not _is_current(o, found)]
     return Packed(images, report, list_path if list_path.exists() else None, outdated)
+
+
+class Noted(NamedTuple):
+    """What is known of a packed set; nothing where it was packed by an older version."""
+
+    folder: str = ""
+    classes: tuple[str, ...] = ()
+    layout: Layout = BY_FOLDERS
+
+    def is_of(self, folder: str, layout: Layout) -> bool:
+        return (self.folder, self.layout) == (folder, layout)
 
 
 def whence(stem: str) -> str:
     """Of which folder a packed set is, and what has become of the folder."""
-    folder, _ = _noted(stem)
+    folder, _, layout = _noted(stem)
     if not folder:
         return "a folder that nobody has noted"
     if not Path(folder).is_dir():
         return f"{printable(folder)}, which is gone"
-    return printable(folder) + ("" if _is_current(stem, list_images(Path(folder))) else ", which has changed since")
+    try:
+        found = list_images(Path(folder))
+        found = found if layout.is_by_folders else _labelled(folder, found, layout)
+    except UserError:  # its table is gone
+        found = Contents()
+    return printable(folder) + ("" if _is_current(stem, found) else ", which has changed since")
 
 
-def _noted(stem: str) -> tuple[str, list[str]]:
-    """The folder and the classes of a packed set; nothing where it was packed by an older version."""
+def _noted(stem: str) -> Noted:
     try:
         noted: dict[str, Any] = json.loads((cache_root() / f"{stem}.json").read_text())
-        return noted["folder"], noted["classes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "", []
+        layout = noted.get("layout", {})
+        layout = Layout(layout.get("labels"), tuple(layout.get("columns", BY_FOLDERS.columns)), layout.get("pattern"))
+        return Noted(str(noted["folder"]), tuple(noted["classes"]), layout)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Noted()
 
 
 def _is_current(stem: str, found: Contents) -> bool:
     """Whether this is what a folder holds still."""
-    _, names = _noted(stem)
-    return set(names) <= found.classes.keys() and stem.endswith(f"-{_key(found, names)}")
+    names = _noted(stem).classes
+    return set(names) <= found.classes.keys() and stem.endswith(f"-{_key(found, list(names))}")
 
 
 def _of_classes(found: Contents, names: list[str]) -> tuple[dict[str, list[File]], dict[str, str]]:
     """The images of these classes, and the paths that cannot be followed and are of one of them, or of none that is
     known."""
-    others = found.classes.keys() - set(names)
+    others = found.classes.keys() - set(names) if found.layout.is_by_folders else set()
     closed = {path: why for path, why in found.closed.items() if others.isdisjoint(_above(path))}
-    return {name: found.classes[name] for name in names}, closed
+    classes = {name: found.classes[name] for name in names}
+    return classes, closed | {
+        file.name: found.absent[file.name] for of in classes.values() for file in of if file.size < 0
+    }
 
 
 def _key(found: Contents, names: list[str]) -> str:
@@ -243,7 +294,7 @@ def _read(
     broken, counts, places = dict(closed), dict.fromkeys(classes, 0), []
     seen: dict[str, str] = {}
     twice: list[tuple[str, str]] = []
-    files = [(name, file) for name, listed in classes.items() for file in listed]
+    files = [(name, file) for name, listed in classes.items() for file in listed if file.size >= 0]
     for name, file in follow(files, f"reading {folder.name}", len(files)):
         if (pixels := decoded.find(file)) is None:
             try:

@@ -1,4 +1,5 @@
-"""Few-shot classification on a folder of one's own: every innermost folder that holds images is a class.
+"""Few-shot classification on a folder of one's own: every innermost folder that holds images is a class; or a table, or
+a pattern of file names, says of which class each is.
 
 Images of any size and mode become squares as datasets/decode.py says. Classes are trained on or tested by the folder's
 own train/, val/ and test/, by lists, or by shares of them at random (datasets/class_splits.py); the folder above a
@@ -16,6 +17,7 @@ from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses
 from metalearn_cli.datasets.decode import MIN_SIDE, Resize
 from metalearn_cli.datasets.image_folder import Contents, How, Packed, some
+from metalearn_cli.datasets.labels import Layout
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
@@ -37,6 +39,9 @@ class ImageFolder(TaskDistribution):
     split_lists: str | None = None  # the folder of train.txt, val.txt and test.txt
     min_images: int = 1  # classes with fewer that can be used are left out
     skip_broken: bool = False  # files that cannot be used are left out
+    labels: str | None = None  # a table that says of which class each image is
+    label_columns: tuple[str, ...] = ("path", "label")  # of the table
+    pattern: str | None = None  # of file names, which has {class} in it
 
     def __post_init__(self) -> None:
         if not self.root.strip():
@@ -45,6 +50,15 @@ class ImageFolder(TaskDistribution):
             raise UserError(f"task.size={self.size} must be at least {MIN_SIDE}")
         if self.channels not in (1, 3):
             raise UserError(f"task.channels={self.channels} must be 3 (colours) or 1 (grey)")
+        if len(self.label_columns) != 2:
+            raise UserError(
+                f"task.label_columns=[{','.join(self.label_columns)}] must be two columns of task.labels: that of the "
+                "paths and that of the classes"
+            )
+        if self.labels is not None and self.pattern is not None:
+            raise UserError(
+                f"task.labels={self.labels} and task.pattern={self.pattern} both name the classes: give one"
+            )
         if problems := list(dict.fromkeys(self._problems("test") + self._problems("train"))):
             raise UserError("; ".join(problems))
 
@@ -102,6 +116,11 @@ class ImageFolder(TaskDistribution):
         if self._parts.left_out:
             left_out = self._parts.left_out
             notes.append(f"in no list, and left out ({len(left_out)}): {some(left_out)}")
+        if rest := self._found.rest:
+            by = (
+                f"in no row of {self.labels}" if self.labels is not None else f"not as task.pattern={self.pattern} says"
+            )
+            notes.append(f"{by}, and left out ({len(rest)}): {some(rest)}")
         if others := self._found.others:
             notes.append(f"no images by their suffix, and not read ({len(others)}): {some(others)}")
         if broken:
@@ -136,7 +155,7 @@ class ImageFolder(TaskDistribution):
 
     def classes(self, split: Split) -> frozenset[str]:
         folder = expand(self.root).resolve()
-        return frozenset(str(folder / self._names[position]) for position in self._positions[split].tolist())
+        return frozenset(f"{folder}/{self._names[position]}" for position in self._positions[split].tolist())
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         classes = self._classes(self._drawn[split], self._packed.images.count)
@@ -191,9 +210,13 @@ class ImageFolder(TaskDistribution):
     def _twice(self) -> dict[str, list[str]]:
         """Images with the same pixels, by where they stand."""
         twice: dict[str, list[str]] = {"in different classes": [], "in a class": []}
-        for first, second in self._packed.report.twice:
-            same = first.rpartition("/")[0] == second.rpartition("/")[0]
-            twice["in a class" if same else "in different classes"].append(f"{first} as {second}")
+        if not (pairs := self._packed.report.twice):
+            return twice
+        of = {file.name: name for name, files in self._found.classes.items() for file in files}
+        for first, second in pairs:
+            twice["in a class" if of.get(first) == of.get(second) else "in different classes"].append(
+                f"{first} as {second}"
+            )
         return twice
 
     def _counts(self, left_out: Set[str] = frozenset()) -> str:
@@ -203,7 +226,8 @@ class ImageFolder(TaskDistribution):
 
     @cached_property
     def _found(self) -> Contents:
-        return image_folder.find_classes(self.root)
+        labels = None if self.labels is None else str(expand(self.labels).resolve())
+        return image_folder.find_classes(self.root, layout=Layout(labels, self.label_columns, self.pattern))
 
     def _kept(self, images: int) -> list[str]:
         """The classes with so many files at least."""
