@@ -63,3 +63,10 @@ def expand(path: str) -> Path:
         raise UserError(
             f"{path} is in a home folder that is not known here: give the whole path (METALEARN_CACHE for packed sets)"
         ) from None
+
+
+def inside(name: str, where: str) -> str:
+    """A path in a folder, as somebody else's file has it. Raises UserError for one that leads out of the folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{where} names {name}, which leads out of the folder that it is about")
+    return name
