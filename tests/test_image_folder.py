@@ -520,6 +520,42 @@ def test_the_same_picture_twice_is_a_warning(flat: Path) -> None:
     assert "warning: the same image twice in a class (1): c11/0.png as c11/5.png" in notes
 
 
+def test_of_pictures_that_are_there_twice_the_first_is_kept_when_asked_for(flat: Path, tmp_path: Path) -> None:
+    picture(7).save(flat / "c03/2.png")
+    picture(7).save(flat / "c09/2.bmp")
+    picture(7).save(flat / "c09/3.png")
+    Image.open(flat / "c11/0.png").save(flat / "c11/5.png", compress_level=0)
+    both = images_of(task_on(flat))
+    task = task_on(flat, skip_twice=True)
+    assert images_of(task).count.tolist() == [2 + (c == 3) for c in range(15)]
+    assert both.count.sum() - images_of(task).count.sum() == 3
+    for name in ("c03/2.png", "c11/0.png"):
+        expected = decode(flat / name, 16, 3, Resize.crop)
+        assert sum(torch.equal(pixels, expected) for pixels in images_of(task).pixels) == 1
+    assert "task.skip_twice=true (2): c03/2.png as c09/2.bmp, c03/2.png as c09/3.png" in " ".join(task.notes())
+    assert images_of(task_on(flat)).fingerprint == both.fingerprint, "the two are packed apart"
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
+    shutil.copy(flat / "c12/0.png", flat / "c12/1.png")
+    with pytest.raises(
+        UserError, match=r"c12 of .* has, without its broken files and those that are there twice, 1 im"
+    ):
+        task_on(flat, skip_twice=True).notes()
+    assert len(drawn_classes(task_on(flat, skip_twice=True, min_images=2, way=4), "test")) >= 4
+
+
+def test_empty_and_hidden_folders_are_said(flat: Path) -> None:
+    (flat / "empty").mkdir()
+    (flat / "group/as good as empty").mkdir(parents=True)
+    (flat / "group/as good as empty/Thumbs.db").write_bytes(b"junk")
+    fill(flat / ".hidden", seed=90)
+    fill(flat / "c00/.also", seed=91)
+    (flat / "c00/.DS_Store").write_bytes(b"junk")
+    notes = task_on(flat).notes()
+    assert "empty folders, which are no classes (2): empty, group/as good as empty" in notes
+    assert "hidden folders, which are not read (2): .hidden, c00/.also" in notes
+    assert len(task_on(flat)._names) == 15
+
+
 def test_a_name_that_is_no_text_can_be_said(flat: Path) -> None:
     (Path(os.fsdecode(os.fsencode(flat) + b"/c00/\xff.png"))).write_bytes(b"")
     assert "c00/\\udcff.png is empty" in refusal(flat)
@@ -878,6 +914,9 @@ def test_the_command_names_what_is_wrong_before_there_is_a_run(flat: Path, tmp_p
     assert done.code == 0, done.err
     assert f"{flat}: 15 classes with 30 images; 5 train, 5 val, 5 test, by split_seed=0" in done.err
     assert "leaves out (1): c00/0.png is empty" in (here / "outputs/one/train.log").read_text()
+    classes = json.loads((here / "outputs/one/classes.json").read_text())
+    assert sorted(name for part in classes.values() for name in part) == [f"c{c:02}" for c in range(15)]
+    assert classes == {split: task_on(flat, skip_broken=True).class_names(split) for split in ("train", "val", "test")}
     # The folder changes: neither does the run go on, nor is it tested on classes that it may have learned.
     fill(flat / "new", seed=80)
     for command in (["train", *QUICK, f"task.root={flat}", "task.skip_broken=true", "name=one", "steps=4"],):

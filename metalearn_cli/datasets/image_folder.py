@@ -45,6 +45,8 @@ class Contents:
     # folder; all sorted
     others: list[str] = field(default_factory=list)  # files that are no images by their suffix
     closed: dict[str, str] = field(default_factory=dict)  # folders and links that cannot be followed, and why
+    empty: list[str] = field(default_factory=list)  # folders in which nothing is
+    hidden: list[str] = field(default_factory=list)  # folders whose names begin with a dot
     absent: dict[str, str] = field(default_factory=dict)  # of a class, of size -1, and no images by the list; and why
     rest: list[str] = field(default_factory=list)  # images of no class by the table or the pattern
     layout: Layout = BY_FOLDERS
@@ -64,6 +66,7 @@ class How(NamedTuple):
     channels: int  # 3: colours, 1: grey
     resize: Resize
     skip_broken: bool = False
+    skip_twice: bool = False  # of images with the same pixels all but the first, by path, are left out
 
 
 class Packed(NamedTuple):
@@ -142,9 +145,13 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], found: Contents) -> 
     except OSError as error:
         found.closed[name or "."] = f"cannot be read ({error.strerror})"
         return
+    if name and all(map(_does_not_count, inside)):
+        found.empty.append(name)
     for entry in inside:
         path = f"{name}/{entry.name}".lstrip("/")
-        if entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS:
+        if entry.name.startswith(".") and entry.is_dir():
+            found.hidden.append(path)
+        if _does_not_count(entry):
             continue
         is_image = entry.name.lower().endswith(SUFFIXES)
         try:
@@ -159,14 +166,18 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], found: Contents) -> 
             found.closed[path] = f"cannot be read ({error.strerror})"
 
 
+def _does_not_count(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".") or entry.name.lower() in _LEFT_BY_SYSTEMS
+
+
 def load(root: str, found: Contents, names: list[str], how: How) -> Packed:
     """The packed set [N, channels, size, size] of these classes, in this order, and what was found in their files.
 
     Raises UserError, before anything is packed, where a file is broken, unless those are to be skipped.
     """
     folder = str(expand(root).resolve())
-    side = f"{how.size}x{how.size}x{how.channels}"
-    stem = f"image-folder-{side}-{how.resize.name}-{_key(found, names)}"
+    side, once = f"{how.size}x{how.size}x{how.channels}", "once-" if how.skip_twice else ""
+    stem = f"image-folder-{side}-{how.resize.name}-{once}{_key(found, names)}"
     path, list_path = cache_root() / f"{stem}.json", cache_root() / f"{stem}.broken.txt"
     shape = how.channels, how.size, how.size
     kept = stem_of(folder, shape, how.resize.name)
@@ -306,6 +317,8 @@ def _read(
             continue
         if (before := seen.setdefault(pixels.sha256, file.name)) != file.name:
             twice.append((before, file.name))
+            if how.skip_twice:
+                continue
         places.append(pixels.place)
         counts[name] += 1
     return list(counts.values()), Report(broken, twice), places

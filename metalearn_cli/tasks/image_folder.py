@@ -39,6 +39,7 @@ class ImageFolder(TaskDistribution):
     split_lists: str | None = None  # the folder of train.txt, val.txt and test.txt
     min_images: int = 1  # classes with fewer that can be used are left out
     skip_broken: bool = False  # files that cannot be used are left out
+    skip_twice: bool = False  # of images with the same pixels all but the first are left out
     labels: str | None = None  # a table that says of which class each image is
     label_columns: tuple[str, ...] = ("path", "label")  # of the table
     pattern: str | None = None  # of file names, which has {class} in it
@@ -123,6 +124,10 @@ class ImageFolder(TaskDistribution):
             notes.append(f"{by}, and left out ({len(rest)}): {some(rest)}")
         if others := self._found.others:
             notes.append(f"no images by their suffix, and not read ({len(others)}): {some(others)}")
+        if empty := self._found.empty:
+            notes.append(f"empty folders, which are no classes ({len(empty)}): {some(empty)}")
+        if hidden := self._found.hidden:
+            notes.append(f"hidden folders, which are not read ({len(hidden)}): {some(hidden)}")
         if broken:
             skipped = some([f"{name} {why}" for name, why in broken.items()], "; ")
             listed = f" ({self._packed.listed} lists all of them)" if self._packed.listed else ""
@@ -133,8 +138,9 @@ class ImageFolder(TaskDistribution):
                 "metalearn data clean NAME removes one"
             )
         for where, pairs in self._twice().items():
+            skipped = ", left out by task.skip_twice=true" if self.skip_twice else ""
             if pairs:
-                notes.append(f"warning: the same image twice {where} ({len(pairs)}): {some(pairs)}")
+                notes.append(f"warning: the same image twice {where}{skipped} ({len(pairs)}): {some(pairs)}")
         return notes
 
     @property
@@ -156,6 +162,9 @@ class ImageFolder(TaskDistribution):
     def classes(self, split: Split) -> frozenset[str]:
         folder = expand(self.root).resolve()
         return frozenset(f"{folder}/{self._names[position]}" for position in self._positions[split].tolist())
+
+    def class_names(self, split: Split) -> list[str]:
+        return [self._names[position] for position in sorted(self._drawn[split].tolist())]
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         classes = self._classes(self._drawn[split], self._packed.images.count)
@@ -290,14 +299,15 @@ class ImageFolder(TaskDistribution):
 
     @cached_property
     def _packed(self) -> Packed:
-        how = How(self.size, self.channels, self.resize, self.skip_broken)
+        how = How(self.size, self.channels, self.resize, self.skip_broken, self.skip_twice)
         packed = image_folder.load(self.root, self._found, self._names, how)
         problems: list[str] = []
         count, parts = packed.images.count, self._with_enough(packed.images.count)
         for split, positions in parts.items():
             had_enough = {of: part[self._count[part] >= self._wanted(of)] for of, part in parts.items()}
             named = self._named(split, had_enough, count)
-            problems += self._too_small(split, named, "has, without its broken files,")
+            copies = " and those that are there twice" if self.skip_twice else ""
+            problems += self._too_small(split, named, f"has, without its broken files{copies},")
             if split != "val" and len(positions) < len(self._positions[split]):
                 problems += self._too_few(split, positions, count)
         if problems:
