@@ -216,6 +216,35 @@ def test_packing_says_every_ten_seconds_how_far_it_is(
     assert len(told) > number // 4
 
 
+def test_a_folder_of_ones_own_is_packed_alone(
+    cache: Path, tmp_path: Path, own_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(own_images, tmp_path / "own, [1]"))
+    keys = [f"task.root={root}", "size=16", "task.query=1"]
+    code, out, err = command(capsys, "prepare", "image_folder", *keys)
+    (path,) = cache.glob("*.safetensors")
+    task = task_on(root)
+    assert code == 0
+    assert out == f"{root} is ready: 15 classes, 30 images, fingerprint {task.fingerprint}, in {path}\n"
+    assert f"{root}: 15 classes with 30 images; 5 train, 5 val, 5 test" in err
+    assert len(list(cache.glob("*.safetensors"))) == 1, "it is what a run uses"
+    for words, sentence in (
+        (
+            ["prepare", "image_folder", *keys, "sise=3"],
+            "takes the keys of the task, not sise=3: did you mean task.size?",
+        ),
+        (["prepare", "image_folder", *keys, "steps=3"], "takes the keys of the task, not steps=3"),
+        (["prepare", "image_folder"], "task.root has no value"),
+        (["verify", "image_folder"], "data prepare image_folder task.root=DIR packs one"),
+    ):
+        code, out, err = command(capsys, *words)
+        assert (code, out) == (1, "")
+        assert sentence in err
+    assert "task.labels=" in completions(["data", "prepare", "image_folder", "task.la"])
+    assert "image_folder " in completions(["data", "prepare", "im"])
+    assert not completions(["data", "verify", "im"])
+
+
 def test_mistakes_are_sentences(
     cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ class How(NamedTuple):
 
 class Packed(NamedTuple):
     images: ImageSet
+    path: Path
     report: Report
     listed: Path | None  # all files that cannot be used, where they are more than a sentence names
     outdated: list[str]  # the names of sets that were packed of this folder before it changed
@@ -211,7 +212,7 @@ def load(root: str, found: Contents, names: list[str], how: How) -> Packed:
     others = [other.stem for other in sorted(cache_root().glob("image-folder-*.json")) if other != path]
     # A note without a set is of a process that was killed while it packed.
     outdated = [o for o in others if find(o) and _noted(o).is_of(folder, found.layout) and not _is_current(o, found)]
-    return Packed(images, report, list_path if list_path.exists() else None, outdated)
+    return Packed(images, find(stem)[0], report, list_path if list_path.exists() else None, outdated)
 
 
 class Noted(NamedTuple):

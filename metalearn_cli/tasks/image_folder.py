@@ -144,6 +144,15 @@ class ImageFolder(TaskDistribution):
         return notes
 
     @property
+    def packed(self) -> str:
+        """What is packed, in words."""
+        images = self._packed.images
+        return (
+            f"{len(images.names):,} classes, {len(images.pixels):,} images, fingerprint {images.fingerprint}, "
+            f"in {self._packed.path}"
+        )
+
+    @property
     def spec(self) -> Spec:
         return self.episodes.spec((self.channels, self.size, self.size))
 
