@@ -96,8 +96,10 @@ def _data_options(before: list[str]) -> list[str]:
             return []
         case ["clean", *names]:
             return [f"{one.name} " for one in packed_sets() if one.name not in names] + ["unused="] * (not names)
-        case [_]:
-            return [f"{name} " for name in sets.SETS]
+        case [action]:
+            return [f"{name} " for name in (*sets.SETS, *(["image_folder"] if action == "prepare" else []))]
+        case ["prepare", "image_folder", *_]:
+            return [f"{key}=" for key in catalog.keys_of("task", "image_folder")]
         case ["prepare", *_]:
             return ["archive=", "root="]
         case _:

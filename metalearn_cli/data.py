@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from metalearn_cli.catalog import keys_of
 from metalearn_cli.datasets.archives import unpack
 from metalearn_cli.datasets.fetch import fetch
 from metalearn_cli.datasets.places import expand
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # Heavy imports stand where they are needed, so that `path` is quick.
 
 ACTIONS = ("prepare", "verify", "path")  # with the name of a data set
+OWN = "image_folder"  # a folder of one's own, which `prepare` takes with the keys of the task
 KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}
 
 # What others have published of Omniglot's archives; the images themselves are checked when they are packed.
@@ -36,6 +38,14 @@ _MD5 = {
 
 def data(action: str, name: str, options: list[str]) -> None:
     """One command; `options` are key=value."""
+    if name == OWN and action == "prepare":
+        prepare_own(options)
+        return
+    if name == OWN:
+        raise UserError(
+            f"data {action} knows no folder of your own: data prepare {OWN} task.root=DIR packs one, and data list "
+            "says where"
+        )
     if name not in SETS:
         from metalearn_cli.mistakes import nearest
 
@@ -73,6 +83,25 @@ def prepare(name: str, root: str | None, archive: Path | None) -> None:
         f"{known.title} is ready{', and there was nothing to do' if is_packed else ''}: {len(images.names):,} classes, "
         f"{len(images.pixels):,} images, fingerprint {images.fingerprint}, in {find(source.stem)[0]}"
     )
+
+
+def prepare_own(options: list[str]) -> None:
+    """Pack a folder of one's own as a run with these keys of the task would."""
+    from metalearn_cli.config import load_job
+    from metalearn_cli.mistakes import nearest
+    from metalearn_cli.tasks.image_folder import ImageFolder
+
+    known = keys_of("task", OWN)
+    keys = [option if option.startswith("task.") else f"task.{option}" for option in options]
+    for option, key in zip(options, keys, strict=True):
+        if (name := key.partition("=")[0]) not in known or "=" not in key:
+            raise UserError(f"data prepare {OWN} takes the keys of the task, not {option}{nearest(name, known)}")
+    # That there are classes to validate with is asked of a run.
+    task = load_job([f"task={OWN}", "select=last", "eval_every=0", *keys]).task
+    assert isinstance(task, ImageFolder)
+    for note in task.notes():
+        tell(note)
+    show(f"{task.root} is ready: {task.packed}")
 
 
 def verify(name: str, root: str | None) -> None:

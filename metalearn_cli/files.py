@@ -84,11 +84,45 @@ def turn(folder: Path, waiting: str) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, waiting: str) -> bool:
+@contextlib.contextmanager
+def turn_at(path: Path, waiting: str | None) -> Iterator[bool]:
+    """The same by a lock file at `path`, which is not there afterwards. Without `waiting` nobody waits, and it is False
+    too where another process holds it.
+
+    Whoever held it has removed it, perhaps while another waited for it and a third has made a new one: it counts only
+    while it is the one at `path`.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            is_locked = _locked(descriptor, waiting)
+            if is_locked and not _is_at(descriptor, path):
+                continue
+            try:
+                yield is_locked
+            finally:
+                if is_locked or waiting is not None:
+                    path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _locked(descriptor: int, waiting: str | None) -> bool:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if waiting is None:
+                return False
             with contextlib.suppress(OSError):  # a closed terminal
                 print(waiting, file=sys.stderr, flush=True)
             fcntl.flock(descriptor, fcntl.LOCK_EX)

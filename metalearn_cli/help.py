@@ -166,6 +166,7 @@ metalearn data clean NAME ... | unused=DAYS
 
   metalearn data prepare omniglot                             fetch it, check it and pack it; a second time does nothing
   metalearn data prepare cub archive=CUB_200_2011.tgz         the same from an archive (zip, tar, tar.gz) that you have
+  metalearn data prepare image_folder task.root=DIR           packs a folder of your own, with any key of the task
   metalearn data verify omniglot                              read it and what is packed of it to the last byte
   metalearn data path omniglot                                where it is, and where it is packed, a line each
   metalearn data list                                         what is packed: name, size, last use, and of what it is

@@ -97,6 +97,9 @@ def _begin(
         console.say(difference)
     runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
     runs.write_json(folder / "task.json", to_json(examples_of(job.task)))
+    classes = {str(split): job.task.class_names(split) for split in job.task.splits}
+    if any(classes.values()):
+        runs.write_json(folder / "classes.json", classes)
     return None
 
 

@@ -19,7 +19,10 @@ from metalearn_cli.fields import PACKAGE, typed, types_in_source
 from metalearn_cli.mistakes import composition_sentence, nearest
 
 # Keys whose values are a person's text: names, paths, sentences.
-FREE_TEXT = ("name", "run", "expect", "task.root", "task.split_file", "task.split_lists", "support", "query", "out")
+FREE_TEXT = (
+    *("name", "run", "expect", "support", "query", "out"),
+    *("task.root", "task.split_file", "task.split_lists", "task.labels", "task.pattern"),
+)
 
 
 def check_name(name: str) -> None:

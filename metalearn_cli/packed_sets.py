@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from metalearn_cli.datasets.places import cache_root
+from metalearn_cli.datasets.places import cache_root, turn_of
 from metalearn_cli.datasets.sets import SETS, packed_files
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import turn
@@ -26,10 +26,18 @@ class PackedSet(NamedTuple):
     def name(self) -> str:
         return self.path.name.rsplit(".", 2)[0]  # without the hash of its pixels
 
+    @property
+    def is_half(self) -> bool:
+        """Its pictures are decoded, and not packed yet."""
+        return self.path.suffix == ".decoded"
+
 
 def packed_sets() -> list[PackedSet]:
+    """Those, and what is decoded of folders and not packed yet."""
     paths = sorted(cache_root().glob(f"*.{'[0-9a-f]' * 16}.safetensors"))
-    return [PackedSet(path, path.stat().st_size, path.stat().st_atime) for path in paths]
+    sets = [PackedSet(path, path.stat().st_size, path.stat().st_atime) for path in paths]
+    half = [(path, path.stat()) for path in sorted(cache_root().glob("decoded-*.decoded"))]
+    return sets + [PackedSet(path, about.st_size, about.st_mtime) for path, about in half]
 
 
 def list_packed() -> None:
@@ -41,10 +49,15 @@ def list_packed() -> None:
         for one in found
     ]
     total = in_bytes(sum(one.size for one in found))
-    show("\n".join([*lines, f"{len(found)} packed set(s), {total}, in {cache_root()}"]))
+    number = sum(not one.is_half for one in found)
+    show("\n".join([*lines, f"{number} packed set(s), {total}, in {cache_root()}"]))
 
 
 def _source(one: PackedSet) -> str:
+    if one.is_half:
+        from metalearn_cli.datasets.decoded import folder_of  # imports torch
+
+        return f"{folder_of(one.path) or 'a folder that nobody has noted'}, decoded and not packed yet"
     if one.name.startswith("image-folder-"):
         from metalearn_cli.datasets.image_folder import whence  # imports torch
 
@@ -63,17 +76,21 @@ def clean(words: list[str]) -> None:
     if not cache_root().is_dir():
         show(f"nothing is packed in {cache_root()}")
         return
-    with turn(cache_root(), f"waiting for another process that packs a data set in {cache_root()}") as alone:
-        if not alone:
+    with turn(cache_root(), f"waiting for another process that cleans {cache_root()}") as can_lock:
+        if not can_lock:
             raise UserError(
                 f"{cache_root()} stands on a file system that cannot lock files, so that nobody knows what is in use: "
                 "remove the files yourself"
             )
-        removed = [one for one in dict.fromkeys(chosen) if _remove(one.path)]
-        parts = list(cache_root().glob("*.part-*"))  # what killed processes have not packed to the end
-        freed = sum(one.size for one in removed) + sum(path.stat().st_size for path in parts)
-        for path in parts:
-            path.unlink()
+        removed = [one for one in dict.fromkeys(chosen) if _remove(one)]
+        freed = sum(one.size for one in removed)
+        parts: list[Path] = []  # what killed processes have not packed to the end
+        for path in sorted(cache_root().glob("*.part-*")):
+            with turn_of(path.name.rpartition(".part-")[0], waits=False) as alone:
+                if alone:  # else it is being packed
+                    freed += path.stat().st_size
+                    path.unlink()
+                    parts.append(path)
     what = ", ".join([one.name for one in removed] + [path.name for path in parts])
     show(f"removed {len(removed) + len(parts)} packed set(s), {in_bytes(freed)}{what and f': {what}'}")
     if in_use := ", ".join(one.name for one in chosen if one not in removed):
@@ -99,19 +116,22 @@ def _named(found: list[PackedSet], name: str) -> list[PackedSet]:
     return chosen
 
 
-def _remove(path: Path) -> bool:
-    """Whether nobody used it, and it is gone, with what stands beside it."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        for part in (path, Path(f"{path}.known"), path.with_name(f"{path.name.rsplit('.', 2)[0]}.json")):
-            part.unlink(missing_ok=True)
-        return True
-    finally:
-        os.close(descriptor)
+def _remove(one: PackedSet) -> bool:
+    """Whether nobody packed or used it, and it is gone, with what stands beside it."""
+    with turn_of(one.name, waits=False) as alone:
+        descriptor = os.open(one.path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            beside = [
+                one.path.with_name(f"{one.name}{suffix}") for suffix in (".json", ".broken.txt", ".decoded.jsonl")
+            ]
+            for part in (one.path, Path(f"{one.path}.known"), *beside) if alone else ():
+                part.unlink(missing_ok=True)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return alone
 
 
 def in_bytes(size: int) -> str:

@@ -5,11 +5,15 @@ import errno
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from metalearn_cli.files import Log
+
+T = TypeVar("T")
 
 
 def show(text: str) -> None:
@@ -116,3 +120,12 @@ class Progress:
             self._console.say(
                 f"{self._what} {done}/{self._total}  {note}  {rate:.3g}/s  {int(left // 60)}:{int(left % 60):02d} left"
             )
+
+
+def follow(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """So many items, one after another, while it is shown how many of them are done."""
+    with Progress(Console(), what, total) as progress:
+        for number, item in enumerate(items):
+            progress.advance(number, "done" if number else "")
+            yield item
+        progress.advance(total)

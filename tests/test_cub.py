@@ -115,6 +115,8 @@ def test_incomplete_and_odd_lists_are_named(small: Path) -> None:
     assert refusal(small) == f"{images} lists 3 classes instead of 4"
     images.write_text(whole.replace("5 002.Auk/Bird_8.jpg", "5"))
     assert refusal(small) == f"line 5 of {images} has 1 columns instead of 2"
+    images.write_text(whole.replace("002.Auk/Bird_8.jpg", "../../secret.jpg"))
+    assert refusal(small) == f"{images} names ../../secret.jpg, which leads out of the folder that it is about"
     images.write_bytes(b"\xff\xfe")
     assert refusal(small).startswith(f"{images} cannot be read (")
     images.write_text(whole)

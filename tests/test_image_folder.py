@@ -20,12 +20,14 @@ from commands import run
 from PIL import Image
 from problems import image_task
 
+from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets import decode as decoding
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.decode import Broken, Resize, decode
-from metalearn_cli.datasets.image_folder import find_classes, load
+from metalearn_cli.datasets.image_folder import Contents, File, How, find_classes, load
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.episodes import Rotations
 from metalearn_cli.tasks.image_folder import ImageFolder
 
 SMALL = {"query": 1, "size": 16}  # two images a class
@@ -68,7 +70,7 @@ def images_of(task: ImageFolder) -> ImageSet:
 def refusal(root: Path, **keys: Any) -> str:
     with pytest.raises(UserError) as caught:
         _ = task_on(root, **keys).fingerprint
-    assert not list(root.parent.glob("cache/*")), "something was packed"
+    assert not list(root.parent.glob("cache/*.safetensors")), "something was packed"
     return str(caught.value)
 
 
@@ -267,7 +269,108 @@ def test_all_broken_files_are_counted_and_ten_are_named(flat: Path) -> None:
         (flat / f"c{c:02}/1.png").write_bytes(b"")
     sentence = refusal(flat)
     assert sentence.startswith(f"12 of the files in {flat} cannot be used: c00/1.png is empty (0 bytes); c01/1.png ")
-    assert "c09/1.png is empty (0 bytes); and 2 more: mend" in sentence
+    assert "c09/1.png is empty (0 bytes); and 2 more (" in sentence
+
+
+def test_all_broken_files_stand_in_a_file_by_folder_and_cause(flat: Path, tmp_path: Path) -> None:
+    for c in range(12):
+        (flat / f"c{c:02}/0.png").write_bytes(b"")
+        picture(100 + c).save(flat / f"c{c:02}/7.png")
+    (flat / "c03/1.png").write_text("no image")
+    (flat / "c03/2.png").write_bytes(b"")
+    picture(200).save(flat / "c03/3.png")
+    content = (
+        f"14 of the files in {flat} cannot be used, by folder and cause:\n\nc00: 1 is empty (0 bytes)\n    0.png\n"
+    )
+    part = "\nc03: 2 is empty (0 bytes)\n    0.png\n    2.png\n\nc03: 1 is no image that Pillow can read\n    1.png\n"
+    sentence = refusal(flat)
+    (path,) = (tmp_path / "cache").glob("*.broken.txt")
+    assert f"; and 4 more ({path} lists all of them): mend" in sentence
+    assert path.read_text().startswith(content)
+    assert part in path.read_text()
+    skipping = task_on(flat, skip_broken=True)
+    (note,) = [note for note in skipping.notes() if note.startswith("task.skip_broken=true")]
+    assert not path.exists(), "it is packed"
+    (path,) = (tmp_path / "cache").glob("*.broken.txt")
+    assert note.endswith(f"; and 4 more ({path} lists all of them)")
+    assert part in path.read_text()
+
+
+@pytest.fixture
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are decoded."""
+    names: list[str] = []
+
+    def counting(path: Path, *rest: Any) -> torch.Tensor:
+        names.append(f"{path.parent.name}/{path.name}")
+        return decode(path, *rest)
+
+    monkeypatch.setattr(image_folder, "decode", counting)
+    return names
+
+
+def test_a_second_try_decodes_what_has_changed_alone(flat: Path, tmp_path: Path, decodes: list[str]) -> None:
+    expected = task_on(Path(shutil.copytree(flat, tmp_path / "whole", copy_function=shutil.copy))).fingerprint
+    whole = (flat / "c03/1.png").read_bytes()
+    (flat / "c03/1.png").write_bytes(b"")
+    os.utime(flat / "c03/1.png", ns=(0, 1))
+    decodes.clear()
+    for _ in range(2):
+        refusal_of = pytest.raises(UserError, match=r"c03/1\.png is empty")
+        with refusal_of:
+            _ = task_on(flat).fingerprint
+        assert len(decodes) == 30, "once"
+    (flat / "c03/1.png").write_bytes(whole)
+    os.utime(flat / "c03/1.png", ns=(0, 2))
+    assert task_on(flat).fingerprint == expected
+    assert decodes[30:] == ["c03/1.png"]
+    assert not list((tmp_path / "cache").glob("decoded-*")), "it is packed"
+
+
+def test_what_is_decoded_counts_only_where_its_hash_says_so(flat: Path, tmp_path: Path, decodes: list[str]) -> None:
+    expected = task_on(Path(shutil.copytree(flat, tmp_path / "whole", copy_function=shutil.copy))).fingerprint
+    picture(9).save(flat / "c03/0.gif", save_all=True, append_images=[picture(10)])
+    for damage in ("index", "pixels", "cut", "gone"):
+        refusal_of = pytest.raises(UserError, match=r"c03/0\.gif holds 2 pictures")
+        with refusal_of:
+            _ = task_on(flat).fingerprint
+        pixels, index = sorted((tmp_path / "cache").glob("decoded-*"))
+        data, lines = bytearray(pixels.read_bytes()), index.read_text().splitlines()
+        decodes.clear()
+        if damage == "pixels":
+            data[7 * 768 + 3] ^= 1
+            pixels.write_bytes(data)
+        elif damage == "index":
+            lines[6] = lines[6].replace(", 5, ", ", 500, ")
+            index.write_text("\n".join([*lines[:-1], "[", '["c14/1.png", 1, 2, -1, ""]', "7", "{}", lines[-1][:20]]))
+        elif damage == "cut":
+            pixels.write_bytes(data[: 768 * 31 + 100])
+        else:
+            pixels.unlink()
+        with refusal_of:
+            _ = task_on(flat).fingerprint
+        assert len(decodes) == {"pixels": 1, "index": 2, "cut": 2, "gone": 30}[damage]
+    (flat / "c03/0.gif").unlink()
+    assert task_on(flat).fingerprint == expected
+
+
+def test_what_a_killed_process_has_decoded_is_kept(flat: Path, tmp_path: Path, decodes: list[str]) -> None:
+    expected = task_on(Path(shutil.copytree(flat, tmp_path / "whole", copy_function=shutil.copy))).fingerprint
+    decodes.clear()
+    pid = os.fork()
+    if pid == 0:
+
+        def last(path: Path, *rest: Any) -> torch.Tensor:
+            if path.parent.name == "c10":
+                os._exit(7)
+            return decode(path, *rest)
+
+        image_folder.decode = last  # type: ignore[attr-defined]
+        task_on(flat).notes()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert task_on(flat).fingerprint == expected
+    assert len(decodes) == 10
 
 
 def test_broken_files_are_left_out_when_asked_for_and_said_each_time(flat: Path) -> None:
@@ -294,7 +397,26 @@ def test_a_class_that_is_left_with_too_few_images_is_named(flat: Path) -> None:
         _ = task_on(flat, skip_broken=True).fingerprint
     assert "class c05 of the " in str(caught.value)
     assert "has, without its broken files, 1 images, and task.shot=1 with task.query=1 asks for 2" in str(caught.value)
-    assert "task.min_images=3" in str(caught.value)
+    assert "give task.min_images=2, which leaves out all classes with fewer" in str(caught.value)
+
+
+def test_min_images_counts_what_can_be_used(flat: Path) -> None:
+    """What it advises is followed once, and does: to leave out by the number of files would leave out all."""
+    fill(flat / "c15", seed=15)
+    (flat / "c05/0.png").write_text("no image")
+    task = task_on(flat, skip_broken=True, min_images=2, way=4)
+    assert f"{flat}: 15 classes with 30 images; " in task.notes()[0]
+    assert "task.min_images=2 leaves out (1): c05 (1 of its 2 files can be used)" in task.notes()
+    assert set.union(*(drawn_classes(task, split) for split in task.splits)) == {
+        f"c{c:02}" for c in range(16) if c != 5
+    }
+    (split,) = (split for split in task.splits if "c05" in task._parts.classes[split])
+    left = len(task._parts.classes[split]) - 1
+    assert f"{left} {split}" in task.notes()[0]
+    way = {"train": {"train_way": left + 1, "way": 2}, "test": {"way": left + 1}, "val": {"way": 2}}[split]
+    if split != "val":
+        with pytest.raises(UserError, match=rf"={left + 1} is more than the {left} classes of the {split} split"):
+            task_on(flat, skip_broken=True, min_images=2, **way).notes()
 
 
 # What is in a folder
@@ -353,6 +475,42 @@ def test_a_folder_of_another_shape_is_a_sentence(tmp_path: Path, make: Callable[
     assert sentence in refusal(tmp_path / "root")
 
 
+class Counted(str):
+    """A name that counts how often any such name is compared with another."""
+
+    comparisons = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return str.__eq__(self, other)
+
+    def startswith(self, *rest: Any) -> bool:
+        Counted.comparisons += 1
+        return super().startswith(*rest)
+
+
+def test_the_work_grows_with_the_number_of_classes_and_not_with_its_square(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two numbers of classes tell: a comparison of each with each would be four times as many for twice as many."""
+    comparisons: list[int] = []
+    for number in (500, 1000):
+        names = [Counted(f"g{c % 7}/c{c:04}") for c in range(number)]
+        classes = {name: [File(f"{name}/{i}.png", 9, 9) for i in range(2)] for name in names}
+        closed = {f"{name}/2.png": "cannot be read" for name in names}
+        monkeypatch.setattr(image_folder, "list_images", lambda *_, c=classes, d=closed: Contents(c, [], d))
+        for split, part in (("train", names[::2]), ("test", names[1::2])):
+            (tmp_path / f"{split}.txt").write_text("\n".join(part))
+        Counted.comparisons = 0
+        found = find_classes(str(tmp_path))
+        class_splits.by_lists(names, "root", str(tmp_path))
+        image_folder._of_classes(found, names[::2])
+        task_on(tmp_path, split_lists=str(tmp_path), min_images=1)._parts  # noqa: B018
+        comparisons.append(Counted.comparisons)
+    assert 0 < comparisons[1] < 3 * comparisons[0]
+
+
 def test_the_same_picture_twice_is_a_warning(flat: Path) -> None:
     picture(7).save(flat / "c03/2.png")
     picture(7).save(flat / "c09/2.bmp")  # in another format
@@ -360,6 +518,42 @@ def test_the_same_picture_twice_is_a_warning(flat: Path) -> None:
     notes = task_on(flat).notes()
     assert "warning: the same image twice in different classes (1): c03/2.png as c09/2.bmp" in notes
     assert "warning: the same image twice in a class (1): c11/0.png as c11/5.png" in notes
+
+
+def test_of_pictures_that_are_there_twice_the_first_is_kept_when_asked_for(flat: Path, tmp_path: Path) -> None:
+    picture(7).save(flat / "c03/2.png")
+    picture(7).save(flat / "c09/2.bmp")
+    picture(7).save(flat / "c09/3.png")
+    Image.open(flat / "c11/0.png").save(flat / "c11/5.png", compress_level=0)
+    both = images_of(task_on(flat))
+    task = task_on(flat, skip_twice=True)
+    assert images_of(task).count.tolist() == [2 + (c == 3) for c in range(15)]
+    assert both.count.sum() - images_of(task).count.sum() == 3
+    for name in ("c03/2.png", "c11/0.png"):
+        expected = decode(flat / name, 16, 3, Resize.crop)
+        assert sum(torch.equal(pixels, expected) for pixels in images_of(task).pixels) == 1
+    assert "task.skip_twice=true (2): c03/2.png as c09/2.bmp, c03/2.png as c09/3.png" in " ".join(task.notes())
+    assert images_of(task_on(flat)).fingerprint == both.fingerprint, "the two are packed apart"
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 2
+    shutil.copy(flat / "c12/0.png", flat / "c12/1.png")
+    with pytest.raises(
+        UserError, match=r"c12 of .* has, without its broken files and those that are there twice, 1 im"
+    ):
+        task_on(flat, skip_twice=True).notes()
+    assert len(drawn_classes(task_on(flat, skip_twice=True, min_images=2, way=4), "test")) >= 4
+
+
+def test_empty_and_hidden_folders_are_said(flat: Path) -> None:
+    (flat / "empty").mkdir()
+    (flat / "group/as good as empty").mkdir(parents=True)
+    (flat / "group/as good as empty/Thumbs.db").write_bytes(b"junk")
+    fill(flat / ".hidden", seed=90)
+    fill(flat / "c00/.also", seed=91)
+    (flat / "c00/.DS_Store").write_bytes(b"junk")
+    notes = task_on(flat).notes()
+    assert "empty folders, which are no classes (2): empty, group/as good as empty" in notes
+    assert "hidden folders, which are not read (2): .hidden, c00/.also" in notes
+    assert len(task_on(flat)._names) == 15
 
 
 def test_a_name_that_is_no_text_can_be_said(flat: Path) -> None:
@@ -522,7 +716,7 @@ def test_a_class_with_too_few_images_is_named_with_what_would_be_right(flat: Pat
     assert sentence.startswith("class small of the ")
     assert (
         "split has 3 images, and task.shot=1 with task.query=4 asks for 5: give task.query=2, or task.min_images=5, "
-        "which leaves out all classes with fewer files, or more images (1 of the classes of this split have too few)"
+        "which leaves out all classes with fewer, or more images (1 of 16 classes have too few)"
     ) in sentence
     task = task_on(flat, query=4, min_images=5)
     assert "small" not in task._names
@@ -540,7 +734,10 @@ def test_a_class_with_too_few_images_is_named_with_what_would_be_right(flat: Pat
             "task.way=6 is more than the 5 classes of the test split (5 train, 5 val, 5 test, by split_seed=0)",
         ),
         ({"train_way": 9}, "task.train_way=9 is more than the 5 classes of the train split (5 train"),
-        ({"shot": 3}, "split has 2 images, and task.shot=3 with task.query=1 asks for 4: give task.min_images=4"),
+        (
+            {"shot": 3},
+            "split has 2 images, and task.shot=3 with task.query=1 asks for 4: give more images (10 of 10 ",
+        ),
         ({"train_query": 7}, "task.shot=1 with task.train_query=7 asks for 8: give task.train_query=1, or"),
         ({"size": 7}, "task.size=7 must be at least 8"),
         ({"channels": 4}, "task.channels=4 must be 3 (colours) or 1 (grey)"),
@@ -556,10 +753,45 @@ def test_an_impossible_request_is_a_sentence(flat: Path, keys: dict[str, Any], s
 
 
 @pytest.mark.row("C4")
-def test_three_classes_are_too_few(tmp_path: Path) -> None:
-    for c in "abc":
-        fill(tmp_path / "root" / c, seed=ord(c))
-    assert "part into -1 train, 2 val, 2 test, and a task needs two at least" in refusal(tmp_path / "root", way=2)
+@pytest.mark.parametrize("classes", [1, 2, 3, 5])
+def test_too_few_classes_are_told_how_many_would_do(tmp_path: Path, classes: int) -> None:
+    for c in range(classes):
+        fill(tmp_path / "root" / str(c), seed=c)
+    sentence = refusal(tmp_path / "root", query=3)
+    assert sentence.startswith(
+        f"the {classes} classes of task.root={tmp_path / 'root'} are too few for a split at random, which wants 15 for "
+        "tasks of 5 classes; 6 for tasks of 2 classes (task.way=2), or 4 with task.val_share=0 select=last: give more "
+        "classes; class 0 has 2 images, and task.shot=1 with task.query=3 asks for 4: give task.query=1, or more"
+    ), "all that is wrong at once"
+
+
+@pytest.mark.parametrize(
+    ("keys", "least"),
+    [
+        ({"way": 5}, 15),
+        ({"way": 2}, 6),
+        ({"way": 2, "val_share": 0}, 4),
+        ({"way": 2, "val_share": 0, "test_share": 0.4}, 4),
+        ({"way": 2, "train_way": 7}, 11),
+        ({"way": 8, "rotations": Rotations.as_classes}, 6),
+        ({"way": 3, "test_share": 0.1}, 26),
+    ],
+)
+def test_as_many_classes_as_the_advice_says_will_do_and_one_less_will_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], least: int
+) -> None:
+    def listed(classes: int) -> Contents:
+        return Contents({str(c): [File(f"{c}/{i}.png", 9, 9) for i in range(2)] for c in range(classes)}, [], {})
+
+    monkeypatch.setattr(image_folder, "find_classes", lambda *_, **__: listed(least))
+    task = task_on(tmp_path, **keys)
+    task.check_split("test")
+    if "val" in task.splits:
+        task.check_split("val")
+    assert task._shares.least(task._needs(task.episodes.way)) == least
+    monkeypatch.setattr(image_folder, "find_classes", lambda *_, **__: listed(least - 1))
+    with pytest.raises(UserError, match=rf"wants {least} for|\({least} in all are enough\)"):
+        task_on(tmp_path, **keys).check_split("val")
 
 
 # The packed set
@@ -597,7 +829,7 @@ def test_the_packed_file_is_that_of_the_first_release(own_images: Path, tmp_path
     (root / "class03/7.png").write_bytes(b"")
     (root / "class04/8.png").write_bytes((root / "class05/10.png").read_bytes())
     found = find_classes(str(root))
-    left = load(str(root), found, sorted(found.classes), 16, 3, Resize.crop, skip_broken=True)
+    left = load(str(root), found, sorted(found.classes), How(16, 3, Resize.crop, skip_broken=True))
     assert left.images.fingerprint.startswith("d271dfa08dda509c")
     assert left.images.count.tolist() == [2, 2, 2, 1, *[2] * 11]
     assert left.report.twice == [("class04/8.png", "class05/10.png")]
@@ -611,7 +843,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from metalearn_cli.datasets.decode import Resize
-from metalearn_cli.datasets.image_folder import find_classes, load
+from metalearn_cli.datasets.image_folder import How, find_classes, load
 from metalearn_cli.measure import memory, peak_memory
 
 root = Path(sys.argv[2])
@@ -621,7 +853,7 @@ for number in range(512):
     Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(path, compress_level=1)
 found = find_classes(str(root))
 before = memory(torch.device("cpu"))
-images = load(str(root), found, ["0", "1"], 256, 3, Resize.crop, False).images
+images = load(str(root), found, ["0", "1"], How(256, 3, Resize.crop)).images
 print((peak_memory(torch.device("cpu")) - before) / images.pixels.numel())
 """
     command = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(tmp_path / "root")]
@@ -682,6 +914,9 @@ def test_the_command_names_what_is_wrong_before_there_is_a_run(flat: Path, tmp_p
     assert done.code == 0, done.err
     assert f"{flat}: 15 classes with 30 images; 5 train, 5 val, 5 test, by split_seed=0" in done.err
     assert "leaves out (1): c00/0.png is empty" in (here / "outputs/one/train.log").read_text()
+    classes = json.loads((here / "outputs/one/classes.json").read_text())
+    assert sorted(name for part in classes.values() for name in part) == [f"c{c:02}" for c in range(15)]
+    assert classes == {split: task_on(flat, skip_broken=True).class_names(split) for split in ("train", "val", "test")}
     # The folder changes: neither does the run go on, nor is it tested on classes that it may have learned.
     fill(flat / "new", seed=80)
     for command in (["train", *QUICK, f"task.root={flat}", "task.skip_broken=true", "name=one", "steps=4"],):

@@ -60,6 +60,20 @@ def tables(folders: Path, tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def flat(tables: Path, tmp_path: Path) -> Path:
+    """The same images in the layout train/*.jpg with train.csv (columns image_name and image_label)."""
+    root = tmp_path / "flat"
+    for split in CLASSES:
+        (root / split).mkdir(parents=True)
+        header, *rows = (tables / f"{split}.csv").read_text().splitlines()
+        assert header == "filename,label"
+        (root / f"{split}.csv").write_text("\n".join(["number,image_name,image_label", *(f"7,{row}" for row in rows)]))
+        for row in rows:
+            shutil.copy(tables / "images" / row.partition(",")[0], root / split)
+    return root
+
+
 def refusal(root: Path) -> str:
     with pytest.raises(UserError) as caught:
         mini_imagenet.load(Resample.lanczos, str(root))
@@ -67,7 +81,7 @@ def refusal(root: Path) -> str:
     return str(caught.value)
 
 
-def test_both_layouts_give_the_same_set(folders: Path, tables: Path) -> None:
+def test_all_layouts_give_the_same_set(folders: Path, tables: Path, flat: Path) -> None:
     one = mini_imagenet.load(Resample.lanczos, str(folders))
     assert one.names == ("train/n1", "train/n3", "val/n2", "val/n5", "test/n0", "test/n4")
     assert one.pixels.shape == (18, 3, 84, 84)
@@ -76,6 +90,22 @@ def test_both_layouts_give_the_same_set(folders: Path, tables: Path) -> None:
     assert bytes(one.pixels[4, 0].flatten().tolist()) == red.tobytes()
     (folders.parent / "cache").rename(folders.parent / "first")
     assert mini_imagenet.load(Resample.lanczos, str(tables)).fingerprint == one.fingerprint
+    (folders.parent / "cache").rename(folders.parent / "second")
+    assert mini_imagenet.load(Resample.lanczos, str(flat)).fingerprint == one.fingerprint
+
+
+def test_a_flat_layout_without_its_tables_is_a_sentence(flat: Path) -> None:
+    (flat / "val.csv").unlink()
+    assert "n1_0.jpg is no folder of a class" in refusal(flat)
+
+
+@pytest.mark.row("C6")
+@pytest.mark.parametrize("name", ["../val/n2_0.jpg", "/etc/hostname", "a/../../b.jpg"])
+def test_a_table_that_leads_out_of_its_folder_is_refused(flat: Path, tables: Path, name: str) -> None:
+    for root in (flat, tables):
+        path = root / "train.csv"
+        path.write_text(path.read_text().replace("n1_0.jpg", name))
+        assert refusal(root).endswith(f"train.csv names {name}, which leads out of the folder that it is about")
 
 
 @pytest.mark.parametrize("resample", Resample)
@@ -226,7 +256,10 @@ def test_other_files_among_the_classes_are_named(folders: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ("name,class\na.jpg,n2\n", "cannot be read as a table with the columns filename and label"),
+        (
+            "name,class\na.jpg,n2\n",
+            "cannot be read as a table with the columns filename and label or image_name and image_label",
+        ),
         ("", "has 0 classes instead of 2"),
         ("filename,label\nn2_0.jpg\n", "line 2 of "),
         ("filename,label\n,n2\n", "line 2 of "),

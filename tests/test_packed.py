@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from metalearn_cli import files
 from metalearn_cli.datasets import cache as packing
 from metalearn_cli.datasets.base import ImageSet, Unpacked
 from metalearn_cli.datasets.cache import find, open_packed, packed
@@ -228,10 +229,40 @@ print(packed("a", lambda: Unpacked(tuple(map(str, range(50))), [1] * 50, (1, 2, 
     assert len(outputs[0]) == 1
     assert outputs[0] == outputs[1]
     assert len(list(here.glob("reads-*"))) == 1
-    assert set((here / "err").read_text().splitlines()) == {
-        f"waiting for another process that packs a data set in {cache}"
-    }
+    assert set((here / "err").read_text().splitlines()) == {f"waiting for another process that packs a in {cache}"}
     assert len(list(cache.iterdir())) == 1
+
+
+def test_a_small_set_does_not_wait_for_a_large_one(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The small one is packed while the large one is read."""
+
+    def blocks() -> Iterator[Tensor]:
+        packed("small", small)
+        yield pixels()
+
+    packed("large", lambda: small()._replace(blocks=blocks()))
+    assert capsys.readouterr().err == ""
+    assert [path.name.partition(".")[0] for path in sorted(cache.iterdir())] == ["large", "small"]
+
+
+def test_a_lock_that_its_holder_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one process would hold a file that is gone, and another the new one of that name."""
+    lock, locked, tries = tmp_path / "lock", files._locked, []
+
+    def after_another(descriptor: int, waiting: str | None) -> bool:
+        tries.append(descriptor)
+        if len(tries) == 1:
+            lock.unlink()  # by who held it
+        return locked(descriptor, waiting)
+
+    monkeypatch.setattr(files, "_locked", after_another)
+    with files.turn_at(lock, "waiting") as first:
+        assert first
+        assert len(tries) == 2
+        with files.turn_at(lock, None) as second:
+            assert not second, "it is held, and nobody waits"
+        assert lock.exists(), "who does not hold it does not remove it"
+    assert not lock.exists()
 
 
 def test_where_nothing_can_be_locked_every_process_packs_for_itself(

@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import itertools
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -14,8 +16,11 @@ from problems import image_task
 
 from metalearn_cli.cli import main
 from metalearn_cli.completion import completions
+from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.cache import packed
+from metalearn_cli.datasets.folders import Resample
+from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.image_folder import ImageFolder
 
 
@@ -154,6 +159,90 @@ def test_a_set_that_a_process_uses_is_kept(cache: Path, capsys: pytest.CaptureFi
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert command(capsys, "clean", "one")[0] == 0
     assert names(cache) == []
+
+
+def test_what_is_being_packed_is_kept(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While one process packs, another cleans: neither what is half there nor the lock may go."""
+
+    def read() -> ImageSet:
+        (cache / "one.part-1-ab").write_bytes(bytes(9))
+        assert command(capsys, "clean", "unused=0") == (0, "removed 0 packed set(s), 0 MB\n", "")
+        assert {path.name for path in cache.iterdir()} == {"one.lock", "one.part-1-ab"}
+        return ImageSet.of(torch.zeros(1, 1, 9, 9, dtype=torch.uint8), ("a",), torch.tensor([1]))
+
+    packed("one", read)
+    assert command(capsys, "clean", "unused=9")[1].endswith("one.part-1-ab\n"), "nobody packs any more"
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+
+
+def test_what_is_decoded_and_not_packed_is_listed_and_removed(
+    cache: Path, tmp_path: Path, own_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(own_images, tmp_path / "own"))
+    (root / "class03/7.png").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be used"):
+        task_on(root).notes()
+    line, total = command(capsys, "list")[1].splitlines()
+    assert line.startswith("decoded-16x16x3-crop-")
+    assert line.endswith(f"  {root}, decoded and not packed yet")
+    assert total == f"0 packed set(s), 0.0223 MB, in {cache}"
+    assert command(capsys, "clean", "unused=1")[1] == "removed 0 packed set(s), 0 MB\n"
+    assert command(capsys, "clean", line.split()[0])[0] == 0
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("data_set", ["image_folder", "mini_imagenet"])
+def test_packing_says_every_ten_seconds_how_far_it_is(
+    cache: Path,
+    own_images: Path,
+    small_mini_imagenet: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    data_set: str,
+) -> None:
+    """Where there is no terminal. The clock is the test's: each look at it is six seconds after the one before."""
+    looks = itertools.count(0, 6)
+    monkeypatch.setattr(time, "monotonic", lambda: next(looks))
+    monkeypatch.setattr(mini_imagenet, "IMAGES", 4)
+    if data_set == "image_folder":
+        task_on(own_images).notes()
+    else:
+        mini_imagenet.load(Resample.box, str(small_mini_imagenet / "mini-imagenet"))
+    lines = capsys.readouterr().err.splitlines()
+    name, number = {"image_folder": ("images", 30), "mini_imagenet": ("miniImageNet", 100)}[data_set]
+    told = [
+        line for line in lines if re.fullmatch(rf"reading {name} \d+/{number}  done  [\d.]+/s  \d+:\d\d left", line)
+    ]
+    assert len(told) > number // 4
+
+
+def test_a_folder_of_ones_own_is_packed_alone(
+    cache: Path, tmp_path: Path, own_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(own_images, tmp_path / "own, [1]"))
+    keys = [f"task.root={root}", "size=16", "task.query=1"]
+    code, out, err = command(capsys, "prepare", "image_folder", *keys)
+    (path,) = cache.glob("*.safetensors")
+    task = task_on(root)
+    assert code == 0
+    assert out == f"{root} is ready: 15 classes, 30 images, fingerprint {task.fingerprint}, in {path}\n"
+    assert f"{root}: 15 classes with 30 images; 5 train, 5 val, 5 test" in err
+    assert len(list(cache.glob("*.safetensors"))) == 1, "it is what a run uses"
+    for words, sentence in (
+        (
+            ["prepare", "image_folder", *keys, "sise=3"],
+            "takes the keys of the task, not sise=3: did you mean task.size?",
+        ),
+        (["prepare", "image_folder", *keys, "steps=3"], "takes the keys of the task, not steps=3"),
+        (["prepare", "image_folder"], "task.root has no value"),
+        (["verify", "image_folder"], "data prepare image_folder task.root=DIR packs one"),
+    ):
+        code, out, err = command(capsys, *words)
+        assert (code, out) == (1, "")
+        assert sentence in err
+    assert "task.labels=" in completions(["data", "prepare", "image_folder", "task.la"])
+    assert "image_folder " in completions(["data", "prepare", "im"])
+    assert not completions(["data", "verify", "im"])
 
 
 def test_mistakes_are_sentences(

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 from metalearn_cli.datasets.base import READ_AT_EVERY_START, ImageSet, Unpacked, fingerprint_of
-from metalearn_cli.datasets.places import cache_root
+from metalearn_cli.datasets.places import cache_root, turn_of, writing
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import sync_folder, turn, write_durably
+from metalearn_cli.files import sync_folder, write_durably
+from metalearn_cli.progress import Console, Progress
 
 _READ = 8 << 20  # bytes of images that are read at once
 
@@ -42,22 +42,15 @@ _READ = 8 << 20  # bytes of images that are read at once
 def packed(stem: str, read: Callable[[], Unpacked | ImageSet]) -> ImageSet:
     """The set that is packed under this name; where there is none yet, the one that `read` returns is packed first.
 
-    Processes that want to pack at the same time wait for each other. Where the file system cannot lock they all pack,
-    each into a file of its own, and rename it to the same name.
+    Processes that want to pack the same set at the same time wait for each other; those of other sets do not. Where the
+    file system cannot lock they all pack, each into a file of its own, and rename it to the same name.
     """
     if not (paths := find(stem)):
-        made = not cache_root().exists()
-        with writing(cache_root()):
-            cache_root().mkdir(parents=True, exist_ok=True)
-        with turn(cache_root(), f"waiting for another process that packs a data set in {cache_root()}") as alone:
+        with turn_of(stem) as alone:
             if not (paths := find(stem)):
                 if alone:
                     _remove_leftovers(stem)
-                try:
-                    _pack(stem, read())
-                finally:
-                    if made and not any(cache_root().iterdir()):  # the source is missing, or holds something else
-                        cache_root().rmdir()
+                _pack(stem, read())
                 paths = find(stem)
     if len(paths) > 1:
         raise UserError(
@@ -105,17 +98,6 @@ def _pack(stem: str, images: Unpacked | ImageSet) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(cache_root())
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): make room there, "
-            "or set METALEARN_CACHE to a folder that can be written"
-        ) from error
 
 
 def _remove_leftovers(stem: str) -> None:
@@ -168,20 +150,16 @@ def _mapped(path: Path, shape: list[int]) -> Tensor:
 
 def _fingerprint_of_packed(path: Path, pixels: Tensor, names: tuple[str, ...], count: Tensor) -> str:
     """Computed from the file by reading, since the pages of a map would count as this process's memory."""
-    with (
-        path.open("rb") as file,
-        tqdm(
-            total=len(pixels),
-            desc=f"checking {path.name}",
-            disable=None if path.stat().st_size > READ_AT_EVERY_START else True,
-        ) as progress,
-    ):
+    console = Console(is_silent=path.stat().st_size <= READ_AT_EVERY_START)
+    with path.open("rb") as file, Progress(console, f"checking {path.name}", len(pixels)) as progress:
         file.seek(-32 - pixels.numel(), os.SEEK_END)
 
         def blocks() -> Iterator[Tensor]:
+            done = 0
             for block in read_blocks(file, pixels.shape):
                 yield block
-                progress.update(len(block))
+                done += len(block)
+                progress.advance(done, "images" if done < len(pixels) else "")
 
         return fingerprint_of(Unpacked(names, count.tolist(), tuple(pixels.shape[1:]), blocks()))
 

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
 from metalearn_cli.datasets.cache import packed
@@ -26,6 +25,7 @@ from metalearn_cli.datasets.decode import as_tensor
 from metalearn_cli.datasets.folders import entries, read_rgb
 from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
+from metalearn_cli.progress import follow
 
 IMAGES = 600  # of each class
 SIZE = 32
@@ -94,7 +94,7 @@ def _read(root: str | None) -> Unpacked:
 
 def _blocks(folder: Path, mend: str) -> Iterator[Tensor]:
     """The images of each class, [600, 3, 32, 32] uint8, once they were checked."""
-    for listed in tqdm(classes(), desc="reading CIFAR-FS", disable=None):  # None: on a terminal only
+    for listed in follow(classes(), "reading CIFAR-FS", len(classes())):
         paths = entries(folder / listed.name)
         if len(paths) != IMAGES:
             raise UserError(f"{folder / listed.name} holds {len(paths)} images instead of {IMAGES}: {mend}")

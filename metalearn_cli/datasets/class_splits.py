@@ -3,6 +3,7 @@ of classes, or by shares of them at random. The same classes and the same words 
 shot are."""
 
 import difflib
+import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -54,6 +55,7 @@ def own_split(names: list[str], root: str) -> Parts | None:
 def by_lists(names: list[str], root: str, lists: str) -> Parts:
     """By train.txt, val.txt (which may lack) and test.txt in the folder `lists`, with a class in each line."""
     folder = expand(lists)
+    known = set(names)
     classes: dict[str, list[str]] = {}
     for split in SPLITS:
         path = folder / f"{split}.txt"
@@ -66,7 +68,7 @@ def by_lists(names: list[str], root: str, lists: str) -> Parts:
                 f"task.split_lists={lists}: {path} cannot be read as a list of classes ({error})"
             ) from error
         classes[split] = sorted(line for line in lines if line)
-        if unknown := [name for name in classes[split] if name not in names]:
+        if unknown := [name for name in classes[split] if name not in known]:
             near = difflib.get_close_matches(unknown[0], names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"its classes are {some(names)}"
             raise UserError(f"{path} lists {unknown[0]}, which is no class of task.root={root}: {hint}")
@@ -80,29 +82,73 @@ def by_lists(names: list[str], root: str, lists: str) -> Parts:
     return Parts(_filled(classes), f"as {folder} lists them", [name for name in names if name not in listed])
 
 
-def by_shares(names: list[str], root: str, val_share: float | None, test_share: float | None, split_seed: int) -> Parts:
-    """At random. A share that is not given is 0.2, and at least five classes where there are 15 or more."""
-    shares = {"test": test_share, "val": val_share}
-    given = {split: share for split, share in shares.items() if share is not None}
+class TooFewClasses(UserError):
+    """A split at random gets fewer than two classes somewhere."""
+
+
+class Shares(NamedTuple):
+    """A split at random. A share that is not given is 0.2, and at least five classes where there are 15 or more."""
+
+    val: float | None
+    test: float | None
+    seed: int
+
+    def sizes(self, number: int) -> dict[str, int]:
+        """How many of so many classes are in each split; below nothing for training where they are too few."""
+        least = LEAST if number >= 3 * LEAST else 2
+        sizes = {
+            split: max(round(0.2 * number), least) if share is None else round(share * number)
+            for split, share in (("val", self.val), ("test", self.test))
+        }
+        return {"train": number - sum(sizes.values()), **sizes}
+
+    def is_enough(self, number: int, needs: dict[str, int]) -> bool:
+        """Whether each split gets as many of so many classes as it needs, where there may be none for validation."""
+        sizes = self.sizes(number)
+        return all(sizes[split] >= needs[split] or (split == "val" and not sizes[split]) for split in SPLITS)
+
+    def least(self, needs: dict[str, int]) -> int | None:
+        """With how many classes each split has as many as it needs; None where these shares never give so many."""
+        smallest = min(share for share in (self.val, self.test, 0.2) if share)
+        most = sum(needs.values()) + math.ceil(2 * max(needs.values()) / smallest)
+        return next((n for n in range(2, most + 1) if self.is_enough(n, needs)), None)
+
+
+def by_shares(names: list[str], root: str, shares: Shares, needs: dict[str, int]) -> Parts:
+    """At random. `needs` says how many classes the tasks of each split want, for the sentence where a split gets fewer
+    than two."""
+    both = {"test": shares.test, "val": shares.val}
+    given = {split: share for split, share in both.items() if share is not None}
     if any(not 0 <= share < 1 for share in given.values()) or sum(given.values()) >= 1:
         words = " and ".join(f"task.{split}_share={share}" for split, share in given.items())
         raise UserError(f"{words} must be shares of the classes, e.g. 0.2, that leave some of them for training")
-    least = LEAST if len(names) >= 3 * LEAST else 2
-    number = {split: max(round(0.2 * len(names)), least) for split in shares}
-    number |= {split: round(share * len(names)) for split, share in given.items()}
-    number["train"] = len(names) - number["test"] - number["val"]
-    if min(number["train"], number["test"]) < 2 or number["val"] == 1:
-        counts = ", ".join(f"{number[split]} {split}" for split in SPLITS)
-        raise UserError(
-            f"the {len(names)} classes of task.root={root} part into {counts}, and a task needs two at least: give "
-            "more classes, or task.val_share=0 for no validation, or another task.test_share"
-        )
-    order = torch.randperm(len(names), generator=seeding.generator("image_folder", split_seed)).tolist()
+    if not shares.is_enough(len(names), dict.fromkeys(SPLITS, 2)):
+        raise TooFewClasses(f"the {len(names)} classes of task.root={root} are {too_few(shares, needs)}")
+    number = shares.sizes(len(names))
+    order = torch.randperm(len(names), generator=seeding.generator("image_folder", shares.seed)).tolist()
     shuffled = [names[position] for position in order]
     test, rest = shuffled[: number["test"]], shuffled[number["test"] :]
     classes = {"train": rest[number["val"] :], "val": rest[: number["val"]], "test": test}
     classes = {split: sorted(part) for split, part in classes.items()}
-    return Parts(_filled(classes), f"by split_seed={split_seed}", [], by_shares=True)
+    return Parts(_filled(classes), f"by split_seed={shares.seed}", [], by_shares=True)
+
+
+def too_few(shares: Shares, needs: dict[str, int]) -> str:
+    """What is said of a number of classes: how many would do, for these tasks and for the smallest, with a validation
+    and without one."""
+    ways: list[str] = []
+    for wanted in (needs, {split: min(2, number) for split, number in needs.items()}):
+        way = " and ".join(map(str, sorted(set(wanted.values()))))
+        what = f"tasks of {way} classes" + (" (task.way=2)" if wanted != needs else "")
+        enough, without = shares.least(wanted), shares._replace(val=0).least({**wanted, "val": 0})
+        also = f", or {without} with task.val_share=0 select=last" if without != enough else ""
+        ways.append(f"{enough} for {what}{also}" if enough else f"with these shares no number is enough for {what}")
+    shared = [f"task.{name}_share" for name, share in (("val", shares.val), ("test", shares.test)) if share]
+    another = [f"another {' or '.join(shared)}"] if shared else []
+    if shares.test == 0:
+        return "none of them for the test: give another task.test_share"
+    numbers = "; ".join(dict.fromkeys(ways))
+    return f"too few for a split at random, which wants {numbers}: give {', or '.join(['more classes', *another])}"
 
 
 def _filled(classes: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -23,14 +23,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
 from metalearn_cli.datasets.cache import packed
 from metalearn_cli.datasets.decode import as_tensor
 from metalearn_cli.datasets.folders import read_rgb, sizes
-from metalearn_cli.datasets.places import data_root, expand
+from metalearn_cli.datasets.places import data_root, expand, inside
 from metalearn_cli.errors import UserError
+from metalearn_cli.progress import follow
 
 CLASSES = 200
 IMAGES = 11_788  # of all classes
@@ -86,7 +86,7 @@ def _read(files: dict[str, dict[str, Path]], region: Region, boxes: dict[str, Bo
 
 
 def _blocks(files: dict[str, dict[str, Path]], region: Region, boxes: dict[str, Box]) -> Iterator[Tensor]:
-    for numbered in tqdm(files.values(), desc="reading CUB-200-2011", disable=None):  # None: on a terminal only
+    for numbered in follow(files.values(), "reading CUB-200-2011", len(files)):
         yield torch.stack([as_tensor(_cut(path, region, boxes.get(number))) for number, path in numbered.items()])
 
 
@@ -111,7 +111,7 @@ def _list_files(folder: Path) -> dict[str, dict[str, Path]]:
     if twice := [number for number, times in Counter(number for number, _ in rows).items() if times > 1]:
         raise UserError(f"{folder}/images.txt has two images of number {twice[0]}")
     for number, name in sorted(rows, key=lambda row: row[1]):
-        classes[name.rpartition("/")[0]][number] = folder / "images" / name
+        classes[name.rpartition("/")[0]][number] = folder / "images" / inside(name, f"{folder}/images.txt")
     if len(classes) != CLASSES:
         raise UserError(f"{folder}/images.txt lists {len(classes)} classes instead of {CLASSES}")
     if (count := sum(map(len, classes.values()))) != IMAGES:

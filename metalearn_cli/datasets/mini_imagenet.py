@@ -3,9 +3,10 @@
 
 ImageNet's licence does not let the images be passed on, and copies differ in size and compression. Hence there is no
 list of hashes to hold them against: counts and overlaps are checked, each image is decoded when it is packed, and the
-fingerprint of the pixels stands in a run's results. Three layouts are read, the first of those that are there:
+fingerprint of the pixels stands in a run's results. Four layouts are read, the first of those that are there:
 
     train/<class>/<image>  val/<class>/<image>  test/<class>/<image>
+    train/<image>  ...     train.csv  val.csv  test.csv    (with the columns image_name and image_label, or Ravi's)
     images/<filename>      train.csv  val.csv  test.csv    (Ravi's, with the columns filename and label)
     mini-imagenet-cache-train.pkl  -val.pkl  -test.pkl     (read without running anything in them, see pickles.py)
 
@@ -36,8 +37,9 @@ from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
 from metalearn_cli.datasets.cache import packed
 from metalearn_cli.datasets.folders import Resample, entries, read_squares, sizes
 from metalearn_cli.datasets.pickles import read_images
-from metalearn_cli.datasets.places import data_root, expand
+from metalearn_cli.datasets.places import data_root, expand, inside
 from metalearn_cli.errors import UserError
+from metalearn_cli.progress import follow
 
 CLASSES = {"train": 64, "val": 16, "test": 20}  # in the packed set they stand in this order, by name in each split
 IMAGES = 600  # of each class
@@ -45,8 +47,11 @@ SIZE = 84
 
 T = TypeVar("T")  # an image: its file, or its number
 
+COLUMNS = (("filename", "label"), ("image_name", "image_label"))  # of a table: either
+
 _LAYOUTS = (
-    "train/, val/ and test/ with a folder of images for each class, or images/ with train.csv, val.csv and test.csv "
+    "train/, val/ and test/ with a folder of images for each class, or with the images themselves and train.csv, "
+    "val.csv and test.csv (columns image_name and image_label), or images/ with train.csv, val.csv and test.csv "
     "(columns filename and label), or mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl"
 )
 
@@ -71,10 +76,14 @@ def load(resample: Resample, root: str | None = None) -> ImageSet:
 
 def source(resample: Resample = Resample.lanczos, root: str | None = None) -> Source:
     folder = expand(root) if root is not None else data_root() / "mini-imagenet"
-    if all((folder / split).is_dir() for split in CLASSES):
+    has_tables = all((folder / f"{split}.csv").exists() for split in CLASSES)
+    has_splits = all((folder / split).is_dir() for split in CLASSES)
+    if has_splits and has_tables and not any(path.is_dir() for split in CLASSES for path in entries(folder / split)):
+        files = _checked(folder, {split: _list_csv(folder / f"{split}.csv", folder / split) for split in CLASSES})
+    elif has_splits:
         files = _checked(folder, {split: _list_folder(folder / split) for split in CLASSES})
-    elif all((folder / name).exists() for name in ("images", *(f"{split}.csv" for split in CLASSES))):
-        files = _checked(folder, {split: _list_csv(folder, split) for split in CLASSES})
+    elif has_tables and (folder / "images").exists():
+        files = _checked(folder, {split: _list_csv(folder / f"{split}.csv", folder / "images") for split in CLASSES})
     elif all(_cache(folder, split).is_file() for split in CLASSES):
         listing = sizes([_cache(folder, split) for split in CLASSES])
         return Source(f"mini-imagenet-{SIZE}x{SIZE}-{_key(listing)}", lambda: _read_caches(folder))
@@ -109,7 +118,7 @@ def _unpacked(folder: Path, names: list[str], blocks: Iterator[Tensor]) -> Unpac
 
 
 def _read_files(folder: Path, files: dict[str, list[Path]], resample: Resample) -> Unpacked:
-    progress = tqdm(files.values(), desc="reading miniImageNet", disable=None)  # None: on a terminal only
+    progress = follow(files.values(), "reading miniImageNet", len(files))
     return _unpacked(folder, list(files), (read_squares(paths, SIZE, resample) for paths in progress))
 
 
@@ -151,19 +160,22 @@ def _list_folder(folder: Path) -> dict[str, list[Path]]:
     return {path.name: entries(path) for path in classes}
 
 
-def _list_csv(folder: Path, split: str) -> dict[str, list[Path]]:
-    """The images of each class that train.csv, val.csv or test.csv lists, sorted by name."""
-    path = folder / f"{split}.csv"
+def _list_csv(path: Path, images: Path) -> dict[str, list[Path]]:
+    """The images of each class that a table lists, in the folder `images`, sorted by name."""
     classes = defaultdict(list)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: what spreadsheets write begins with a mark
-            for line, row in enumerate(csv.DictReader(file), 2):
-                if not (row["label"] and row["filename"]):
-                    raise UserError(f"line {line} of {path} lacks a filename or a label")
-                classes[row["label"]].append(row["filename"])
+            rows = csv.DictReader(file)
+            names = rows.fieldnames or ()
+            name_column, label_column = next((both for both in COLUMNS if set(both) <= set(names)), COLUMNS[0])
+            for line, row in enumerate(rows, 2):
+                if not (row[label_column] and row[name_column]):
+                    raise UserError(f"line {line} of {path} lacks a {name_column} or a {label_column}")
+                classes[row[label_column]].append(inside(row[name_column], f"line {line} of {path}"))
     except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
-        raise UserError(f"{path} cannot be read as a table with the columns filename and label ({error})") from error
-    names = Counter(name for listed in classes.values() for name in listed)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise UserError(f"{path} lists {twice[0]} {names[twice[0]]} times")
-    return {label: [folder / "images" / name for name in sorted(listed)] for label, listed in classes.items()}
+        wanted = " or ".join(" and ".join(both) for both in COLUMNS)
+        raise UserError(f"{path} cannot be read as a table with the columns {wanted} ({error})") from error
+    times = Counter(name for listed in classes.values() for name in listed)
+    if twice := [name for name, count in times.items() if count > 1]:
+        raise UserError(f"{path} lists {twice[0]} {times[twice[0]]} times")
+    return {label: [images / name for name in sorted(listed)] for label, listed in classes.items()}

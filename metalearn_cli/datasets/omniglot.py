@@ -15,13 +15,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from enum import Enum, auto
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from metalearn_cli import seeding
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
@@ -29,6 +29,7 @@ from metalearn_cli.datasets.cache import packed
 from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
+from metalearn_cli.progress import follow
 
 IMAGES = 20  # of each character
 SIZE = 28  # the side of a packed image
@@ -121,11 +122,8 @@ def _read(resample: Resample, root: str | None) -> Unpacked:
 
 
 def _blocks(paths: list[Path], resample: Resample) -> Iterator[Tensor]:
-    with tqdm(total=len(characters()), desc="reading Omniglot", disable=None) as progress:  # None: on a terminal only
-        for path in paths:
-            for block in _read_archive(path, resample):
-                yield block
-                progress.update()
+    blocks = chain.from_iterable(_read_archive(path, resample) for path in paths)
+    yield from follow(blocks, "reading Omniglot", len(characters()))
 
 
 def _read_archive(path: Path, resample: Resample) -> Iterator[Tensor]:

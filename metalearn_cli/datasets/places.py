@@ -1,9 +1,12 @@
-"""Where data sets and packed sets are. Imports nothing heavy, so that lists are quick."""
+"""Where data sets and packed sets are, and writing there. Imports nothing heavy, so that lists are quick."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import turn_at
 
 
 def data_root() -> Path:
@@ -23,6 +26,35 @@ def cache_root() -> Path:
     return expand(value) if value else expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "metalearn"
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): make room there, "
+            "or set METALEARN_CACHE to a folder that can be written"
+        ) from error
+
+
+@contextlib.contextmanager
+def turn_of(stem: str, waits: bool = True) -> Iterator[bool]:
+    """Whether this process alone may pack under this name now. Makes the cache's folder, and removes it where nothing
+    has come into it: the source is missing, or holds something else."""
+    made = not cache_root().exists()
+    waiting = f"waiting for another process that packs {stem} in {cache_root()}" if waits else None
+    try:
+        with contextlib.ExitStack() as turn:
+            with writing(cache_root()):
+                cache_root().mkdir(parents=True, exist_ok=True)
+                alone = turn.enter_context(turn_at(cache_root() / f"{stem}.lock", waiting))
+            yield alone
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                cache_root().rmdir()
+
+
 def expand(path: str) -> Path:
     """The path, with the home folder for a ~ at its start."""
     try:
@@ -31,3 +63,10 @@ def expand(path: str) -> Path:
         raise UserError(
             f"{path} is in a home folder that is not known here: give the whole path (METALEARN_CACHE for packed sets)"
         ) from None
+
+
+def inside(name: str, where: str) -> str:
+    """A path in a folder, as somebody else's file has it. Raises UserError for one that leads out of the folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{where} names {name}, which leads out of the folder that it is about")
+    return name

@@ -46,7 +46,8 @@ SETS = {
         ),
         *(100, 60000, "research only"),
         f"{_IMAGENET}; metalearn data prepare mini_imagenet archive=FILE takes an archive of the images in train/, "
-        "val/ and test/, of images/ with Ravi's three tables, or of the three pickled caches",
+        "val/ and test/, with train.csv, val.csv and test.csv where they are in no folders of classes, of images/ with "
+        "Ravi's three tables, or of the three pickled caches",
     ),
     "tiered_imagenet": DataSet(
         *("tieredImageNet", "tiered-imagenet", (_SPLIT,), 608, 779165, "research only"),

@@ -25,13 +25,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
 from metalearn_cli.datasets.cache import packed
 from metalearn_cli.datasets.folders import Resample, read_squares
 from metalearn_cli.datasets.places import data_root, expand
 from metalearn_cli.errors import UserError
+from metalearn_cli.progress import follow
 
 IMAGES = {"train": 448_695, "val": 124_261, "test": 206_209}
 FEWEST = 732  # images of a class; the most are 1,300
@@ -77,7 +77,7 @@ def source(resample: Resample = Resample.lanczos, root: str | None = None) -> So
 
 
 def _read(folder: Path, files: dict[str, list[str]], resample: Resample) -> Unpacked:
-    progress = tqdm(files.items(), desc="reading tieredImageNet", disable=None)  # None: on a terminal only
+    progress = follow(files.items(), "reading tieredImageNet", len(files))
     blocks = (read_squares([folder / name / file for file in listed], SIZE, resample) for name, listed in progress)
     return Unpacked(tuple(files), [len(listed) for listed in files.values()], (3, SIZE, SIZE), blocks)
 

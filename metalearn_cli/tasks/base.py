@@ -142,6 +142,10 @@ class TaskDistribution(ABC):
         there is no such danger."""
         return frozenset()
 
+    def class_names(self, split: Split) -> list[str]:
+        """The same for a reader, sorted, once the data are read."""
+        return sorted(self.classes(split))
+
     def number(self, split: Split) -> int | None:
         """How many tasks there are, where they are counted: each is then tested once. None: as many as are drawn."""
         return None

@@ -1,10 +1,12 @@
-"""Few-shot classification on a folder of one's own: every innermost folder that holds images is a class.
+"""Few-shot classification on a folder of one's own: every innermost folder that holds images is a class; or a table, or
+a pattern of file names, says of which class each is.
 
 Images of any size and mode become squares as datasets/decode.py says. Classes are trained on or tested by the folder's
 own train/, val/ and test/, by lists, or by shares of them at random (datasets/class_splits.py); the folder above a
 class is its group, for `within_group`. Pixels are in 0..1 and not standardised.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,14 +14,15 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.datasets import class_splits, image_folder
-from metalearn_cli.datasets.class_splits import Parts
+from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses
 from metalearn_cli.datasets.decode import MIN_SIDE, Resize
-from metalearn_cli.datasets.image_folder import Contents, Packed, some
+from metalearn_cli.datasets.image_folder import Contents, How, Packed, some
+from metalearn_cli.datasets.labels import Layout
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
+from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
 from metalearn_cli.tasks.label_names import label_names
 
 
@@ -34,8 +37,12 @@ class ImageFolder(TaskDistribution):
     test_share: float | None = None
     split_seed: int = 0  # of the split at random
     split_lists: str | None = None  # the folder of train.txt, val.txt and test.txt
-    min_images: int = 1  # classes with fewer are left out
+    min_images: int = 1  # classes with fewer that can be used are left out
     skip_broken: bool = False  # files that cannot be used are left out
+    skip_twice: bool = False  # of images with the same pixels all but the first are left out
+    labels: str | None = None  # a table that says of which class each image is
+    label_columns: tuple[str, ...] = ("path", "label")  # of the table
+    pattern: str | None = None  # of file names, which has {class} in it
 
     def __post_init__(self) -> None:
         if not self.root.strip():
@@ -44,37 +51,106 @@ class ImageFolder(TaskDistribution):
             raise UserError(f"task.size={self.size} must be at least {MIN_SIDE}")
         if self.channels not in (1, 3):
             raise UserError(f"task.channels={self.channels} must be 3 (colours) or 1 (grey)")
-        self.check_split("test")
-        self.check_split("train")
+        if len(self.label_columns) != 2:
+            raise UserError(
+                f"task.label_columns=[{','.join(self.label_columns)}] must be two columns of task.labels: that of the "
+                "paths and that of the classes"
+            )
+        if self.labels is not None and self.pattern is not None:
+            raise UserError(
+                f"task.labels={self.labels} and task.pattern={self.pattern} both name the classes: give one"
+            )
+        if problems := list(dict.fromkeys(self._problems("test") + self._problems("train"))):
+            raise UserError("; ".join(problems))
 
     def check_split(self, split: Split) -> None:
-        positions = self._positions[split]
-        self._check_images(split, positions, self._count, "has")
-        more = "more classes, or another task.test_share or task.val_share" if self._parts.by_shares else "more classes"
-        self.episodes.check(split, self._classes(positions, self._count), f" ({self._counts}): give fewer, or {more}")
+        if problems := self._problems(split):
+            raise UserError("; ".join(problems))
+
+    def _problems(self, split: Split) -> list[str]:
+        """All that is wrong with tasks of this split, as far as the list of the files tells."""
+        try:
+            positions = self._positions[split]
+        except (
+            TooFewClasses
+        ) as error:  # no split is there; whether the classes have enough images is known all the same
+            files = self._found.classes
+            return [str(error), *self._too_small(split, [(len(files[name]), name) for name in self._kept(1)])]
+        small = self._too_small(split, self._named(split, self._positions, self._count))
+        return [*small, *self._too_few(split, positions, self._count)]
+
+    def _too_few(self, split: Split, positions: Tensor, count: Tensor) -> list[str]:
+        """What is wrong with the number of classes of this split."""
+        more = "more classes"
+        if self._parts.by_shares:
+            least = self._shares.least(self._needs(self.episodes.way))
+            more = f"more classes ({least} in all are enough), or another task.test_share or task.val_share"
+        left_out = {
+            self._names[position] for position in set(self._positions[split].tolist()) - set(positions.tolist())
+        }
+        try:
+            # Whether each has enough images is said elsewhere.
+            classes = self._classes(positions, count.clamp(min=self._wanted(split)))
+            self.episodes.check(split, classes, f" ({self._counts(left_out)}): give fewer, or {more}")
+        except UserError as error:
+            return [str(error)]
+        return []
+
+    def _needs(self, way: int) -> dict[str, int]:
+        """How many classes of each split make a task of so many, or of `train_way` in training."""
+        turned = {Rotations.as_classes: 4, Rotations.train_as_classes: 4}.get(self.episodes.rotations, 1)
+        upright = 4 if self.episodes.rotations is Rotations.as_classes else 1
+        train = max(2, -(-(self.episodes.train_way or way) // turned))
+        return {"train": train} | {split: max(2, -(-way // upright)) for split in ("val", "test")}
 
     def notes(self) -> list[str]:
         count, broken = self._packed.images.count, self._packed.report.broken
-        notes = [f"{self.root}: {len(self._names)} classes with {int(count.sum())} images; {self._counts}"]
-        if small := [name for name, files in self._found.classes.items() if len(files) < self.min_images]:
+        images = dict(zip(self._names, count.tolist(), strict=True))
+        lacking = {name for name, number in images.items() if number < self.min_images}
+        used = [number for name, number in images.items() if name not in lacking]
+        notes = [f"{self.root}: {len(used)} classes with {sum(used)} images; {self._counts(lacking)}"]
+        files = {name: len(listed) for name, listed in self._found.classes.items()}
+        small = [name for name, number in files.items() if number < self.min_images]
+        small += [f"{name} ({images[name]} of its {files[name]} files can be used)" for name in sorted(lacking)]
+        if small:
             notes.append(f"task.min_images={self.min_images} leaves out ({len(small)}): {some(small)}")
         if self._parts.left_out:
             left_out = self._parts.left_out
             notes.append(f"in no list, and left out ({len(left_out)}): {some(left_out)}")
+        if rest := self._found.rest:
+            by = (
+                f"in no row of {self.labels}" if self.labels is not None else f"not as task.pattern={self.pattern} says"
+            )
+            notes.append(f"{by}, and left out ({len(rest)}): {some(rest)}")
         if others := self._found.others:
             notes.append(f"no images by their suffix, and not read ({len(others)}): {some(others)}")
+        if empty := self._found.empty:
+            notes.append(f"empty folders, which are no classes ({len(empty)}): {some(empty)}")
+        if hidden := self._found.hidden:
+            notes.append(f"hidden folders, which are not read ({len(hidden)}): {some(hidden)}")
         if broken:
             skipped = some([f"{name} {why}" for name, why in broken.items()], "; ")
-            notes.append(f"task.skip_broken=true leaves out ({len(broken)}): {skipped}")
+            listed = f" ({self._packed.listed} lists all of them)" if self._packed.listed else ""
+            notes.append(f"task.skip_broken=true leaves out ({len(broken)}): {skipped}{listed}")
         if outdated := self._packed.outdated:
             notes.append(
                 f"packed before {self.root} changed, and still there ({len(outdated)}): {some(outdated)}; "
                 "metalearn data clean NAME removes one"
             )
         for where, pairs in self._twice().items():
+            skipped = ", left out by task.skip_twice=true" if self.skip_twice else ""
             if pairs:
-                notes.append(f"warning: the same image twice {where} ({len(pairs)}): {some(pairs)}")
+                notes.append(f"warning: the same image twice {where}{skipped} ({len(pairs)}): {some(pairs)}")
         return notes
+
+    @property
+    def packed(self) -> str:
+        """What is packed, in words."""
+        images = self._packed.images
+        return (
+            f"{len(images.names):,} classes, {len(images.pixels):,} images, fingerprint {images.fingerprint}, "
+            f"in {self._packed.path}"
+        )
 
     @property
     def spec(self) -> Spec:
@@ -94,10 +170,13 @@ class ImageFolder(TaskDistribution):
 
     def classes(self, split: Split) -> frozenset[str]:
         folder = expand(self.root).resolve()
-        return frozenset(str(folder / self._names[position]) for position in self._positions[split].tolist())
+        return frozenset(f"{folder}/{self._names[position]}" for position in self._positions[split].tolist())
+
+    def class_names(self, split: Split) -> list[str]:
+        return [self._names[position] for position in sorted(self._drawn[split].tolist())]
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        classes = self._classes(self._positions[split], self._packed.images.count)
+        classes = self._classes(self._drawn[split], self._packed.images.count)
         return self.episodes.draw(tasks, split, classes, rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
@@ -112,24 +191,34 @@ class ImageFolder(TaskDistribution):
     def _classes(self, positions: Tensor, count: Tensor) -> Classes:
         return Classes(count.cumsum(0) - count, count, self._groups).of(positions)
 
-    def _check_images(self, split: Split, positions: Tensor, count: Tensor, has: str) -> None:
-        """Raises UserError where one of these classes, of so many images, has too few for a task of this split."""
-        _, (shot_key, shot), (query_key, query) = self.episodes.size(split).items()
+    def _too_small(self, split: Split, classes: list[tuple[int, str]], has: str = "has") -> list[str]:
+        """What is wrong with these numbers of images of classes, of which tasks of this split are made."""
         wanted = self._wanted(split)
-        if not (few := [position for position in positions.tolist() if count[position] < wanted]):
-            return
-        fewest = min(few, key=lambda position: int(count[position]))
-        images = int(count[fewest])
-        asks, fewer = "a task", ""
-        if not self.episodes.variable:
-            asks = f"task.{shot_key}={shot} with task.{query_key}={query}"
-            fewer = f"task.{query_key}={images - shot}, or " if images > shot else ""
-        enough = max(wanted, int(self._count[fewest]) + 1)
-        raise UserError(
-            f"class {self._names[fewest]} of the {split} split {has} {images} images, and {asks} asks for {wanted}: "
-            f"give {fewer}task.min_images={enough}, which leaves out all classes with fewer files, or more images "
-            f"({len(few)} of the classes of this split have too few)"
+        if not (small := sorted(one for one in classes if one[0] < wanted)):
+            return []
+        images, fewest = small[0]
+        _, (shot_key, shot), (query_key, query) = self.episodes.size(split).items()
+        asks = "a task" if self.episodes.variable else f"task.{shot_key}={shot} with task.{query_key}={query}"
+        ways = [f"task.{query_key}={images - shot}"] if images > shot and not self.episodes.variable else []
+        if len(classes) - len(small) >= 4:  # below that, no split is left
+            ways.append(f"task.min_images={wanted}, which leaves out all classes with fewer")
+        return [
+            f"class {fewest} {has} {images} images, and {asks} asks for {wanted}: give "
+            f"{', or '.join([*ways, 'more images'])} ({len(small)} of {len(classes)} classes have too few)"
+        ]
+
+    def _named(self, split: Split, parts: dict[Split, Tensor], count: Tensor) -> list[tuple[int, str]]:
+        """The number of images and the name of each class of this split; of training and test together, where these
+        want the same of a class, so that it is said once."""
+        both: tuple[Split, ...] = ("test", "train")
+        is_same = split in both and list(self.episodes.size("test").items()) == list(
+            self.episodes.size("train").items()
         )
+        return [
+            (int(count[position]), f"{self._names[position]} of the {part} split")
+            for part in (both if is_same else (split,))
+            for position in parts[part].tolist()
+        ]
 
     def _wanted(self, split: Split) -> int:
         """Images of a class at least."""
@@ -139,27 +228,38 @@ class ImageFolder(TaskDistribution):
     def _twice(self) -> dict[str, list[str]]:
         """Images with the same pixels, by where they stand."""
         twice: dict[str, list[str]] = {"in different classes": [], "in a class": []}
-        for first, second in self._packed.report.twice:
-            same = first.rpartition("/")[0] == second.rpartition("/")[0]
-            twice["in a class" if same else "in different classes"].append(f"{first} as {second}")
+        if not (pairs := self._packed.report.twice):
+            return twice
+        of = {file.name: name for name, files in self._found.classes.items() for file in files}
+        for first, second in pairs:
+            twice["in a class" if of.get(first) == of.get(second) else "in different classes"].append(
+                f"{first} as {second}"
+            )
         return twice
 
-    @property
-    def _counts(self) -> str:
+    def _counts(self, left_out: Set[str] = frozenset()) -> str:
         """How many classes there are in each split, and why."""
-        return (
-            ", ".join(f"{len(part)} {split}" for split, part in self._parts.classes.items()) + f", {self._parts.rule}"
-        )
+        parts = self._parts.classes.items()
+        return ", ".join(f"{len(set(part) - left_out)} {split}" for split, part in parts) + f", {self._parts.rule}"
 
     @cached_property
     def _found(self) -> Contents:
-        return image_folder.find_classes(self.root)
+        labels = None if self.labels is None else str(expand(self.labels).resolve())
+        return image_folder.find_classes(self.root, layout=Layout(labels, self.label_columns, self.pattern))
+
+    def _kept(self, images: int) -> list[str]:
+        """The classes with so many files at least."""
+        return sorted(name for name, files in self._found.classes.items() if len(files) >= images)
+
+    @property
+    def _shares(self) -> Shares:
+        return Shares(self.val_share, self.test_share, self.split_seed)
 
     @cached_property
     def _parts(self) -> Parts:
         """The classes of each split."""
         names = sorted(self._found.classes)
-        kept = [name for name in names if len(self._found.classes[name]) >= self.min_images]
+        kept = self._kept(self.min_images)
         if not kept:
             most = max(map(len, self._found.classes.values()))
             raise UserError(
@@ -170,11 +270,12 @@ class ImageFolder(TaskDistribution):
         elif (own := class_splits.own_split(names, self.root)) is not None:
             parts = own
         else:
-            return class_splits.by_shares(kept, self.root, self.val_share, self.test_share, self.split_seed)
+            return class_splits.by_shares(kept, self.root, self._shares, self._needs(self.episodes.way))
         for key, default in (("val_share", None), ("test_share", None), ("split_seed", 0)):
             if (value := getattr(self, key)) != default:
                 raise UserError(f"task.{key}={value} is of a split at random, and here the split is {parts.rule}")
-        in_use = {split: [name for name in part if name in kept] for split, part in parts.classes.items()}
+        large = set(kept)
+        in_use = {split: [name for name in part if name in large] for split, part in parts.classes.items()}
         return parts._replace(classes=in_use)
 
     @cached_property
@@ -207,11 +308,26 @@ class ImageFolder(TaskDistribution):
 
     @cached_property
     def _packed(self) -> Packed:
-        found = image_folder.load(
-            *(self.root, self._found, self._names, self.size, self.channels, self.resize, self.skip_broken)
-        )
-        for split in self.splits:
-            positions = self._positions[split]
-            had_enough = positions[self._count[positions] >= self._wanted(split)]
-            self._check_images(split, had_enough, found.images.count, "has, without its broken files,")
-        return found
+        how = How(self.size, self.channels, self.resize, self.skip_broken, self.skip_twice)
+        packed = image_folder.load(self.root, self._found, self._names, how)
+        problems: list[str] = []
+        count, parts = packed.images.count, self._with_enough(packed.images.count)
+        for split, positions in parts.items():
+            had_enough = {of: part[self._count[part] >= self._wanted(of)] for of, part in parts.items()}
+            named = self._named(split, had_enough, count)
+            copies = " and those that are there twice" if self.skip_twice else ""
+            problems += self._too_small(split, named, f"has, without its broken files{copies},")
+            if split != "val" and len(positions) < len(self._positions[split]):
+                problems += self._too_few(split, positions, count)
+        if problems:
+            raise UserError("; ".join(dict.fromkeys(problems)))
+        return packed
+
+    def _with_enough(self, count: Tensor) -> dict[Split, Tensor]:
+        """The classes of each split that have min_images which can be used, as positions in the packed set."""
+        return {split: part[count[part] >= self.min_images] for split, part in self._positions.items()}
+
+    @cached_property
+    def _drawn(self) -> dict[Split, Tensor]:
+        """The classes that tasks are made of."""
+        return self._with_enough(self._packed.images.count)
