@@ -73,6 +73,7 @@ ROWS = {
     "C18": "umask, locale, hash seed, no home, a folder that is gone",
     "C19": "yaml that is not right, of conf/ and of a run",
     "C20": "anything for any key",
+    "C21": "a search's folder from somebody else, whose trials name keys and classes of their own",
     "D1": "the same bits in another process, from a checkout and a wheel's layout",
     "D2": "golden losses in float64",
     "D3": "meta-gradients by finite differences and by their definitions",

@@ -47,7 +47,7 @@ def run(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[st
         tidy(folder)
         storage = open_storage(folder)
         asked = {**search.fixed, **{key: str(space) for key, space in search.space.items()}}
-        study = open_study(folder, storage, search.metric, asked)
+        study = open_study(folder, storage, search.metric, asked, search.space)
         config = hydra.compose_config("config", overrides, run_mode=RunMode.MULTIRUN)
         OmegaConf.save(config, folder / "multirun.yaml")
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
