@@ -18,6 +18,7 @@ from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.config import Job, gone_keys, key_defaults, make_job
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import Pruned, UserError
+from metalearn_cli.files import refuse_link
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_mirror, test, train
 from metalearn_cli.machine import new_learner, require_shares
@@ -136,7 +137,13 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
     what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}
     digest = hashlib.sha256(json.dumps([what, fingerprint, tested.step], sort_keys=True).encode()).hexdigest()
     folder = run / "eval" / f"{job.choices['task']}-{digest[:8]}"
-    ranks.from_first(lambda: folder.mkdir(parents=True, exist_ok=True))
+
+    def new_folder() -> None:
+        refuse_link(folder.parent)
+        refuse_link(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    ranks.from_first(new_folder)
     locked = runs.lock(folder, job.run.lock) if ranks.is_first else contextlib.nullcontext()
     with locked, closing(_console(folder / "eval.log", ranks)) as console:
         for note in notes:

@@ -15,7 +15,6 @@ from metalearn_cli import calibrate, inputs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.allocator import Allocator
 from metalearn_cli.config import Precision, check_threads
-from metalearn_cli.datasets.image_folder import printable
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.inputs import Points
@@ -28,6 +27,7 @@ from metalearn_cli.report.tables import aligned
 from metalearn_cli.schema import check
 from metalearn_cli.stored import Stored, make, read
 from metalearn_cli.tasks.base import Columns
+from metalearn_cli.text import printable
 from metalearn_cli.unlike import unlikeness
 
 DIGITS = 6

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from metalearn_cli.files import Log
+from metalearn_cli.text import lines
 
 
 def show(text: str) -> None:
@@ -44,9 +45,10 @@ class Console:
         self.note(text)
 
     def note(self, text: str) -> None:
-        """In the log alone, where the screen shows it otherwise."""
+        """In the log alone, where the screen shows it otherwise. A line that does not begin a record is set in."""
         if self._log:
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            record = lines(text).rstrip("\n").replace("\n", "\n    ")
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record}\n")
 
     def close(self) -> None:
         if self._log:

@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 from metalearn_cli import __version__, checkpoint, yaml_files
 from metalearn_cli.catalog import flatten
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
+from metalearn_cli.files import open_plain, read_text, refuse_link, write_durably
+from metalearn_cli.text import printable
 
 OUTPUTS = Path("outputs")
 NOT_ENDED = "it did not come to its end"  # what outcome.json says of a job while it runs
@@ -63,7 +64,8 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
 
     The kernel frees the lock when its holder dies, however it dies.
     """
-    file = open(folder / "lock", "a+")
+    path = folder / "lock"
+    file = open(open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
     if not enabled:
         return file
     try:
@@ -71,7 +73,7 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
     except BlockingIOError:
         file.seek(0)
         raise UserError(
-            f"{folder} is in use by {file.read().strip() or 'another process'}: wait for it, or take another name"
+            f"{folder} is in use by {file.read(200).strip() or 'another process'}: wait for it, or take another name"
         ) from None
     except OSError as error:
         raise UserError(
@@ -82,7 +84,7 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
         os.truncate(file.fileno(), 0)
         os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
     except OSError as error:  # a full disk
-        error.filename = file.name
+        error.filename = str(path)
         raise
     return file
 
@@ -91,8 +93,8 @@ def holder(folder: Path) -> str | None:
     """Who holds the folder now; None where nobody does. Of a process on another machine it is not known whether it
     still runs."""
     try:
-        with open(folder / "lock") as file:
-            text = file.read().strip()
+        with open(open_plain(folder / "lock", os.O_RDONLY)) as file:
+            text = file.read(200).strip()
             pid, host = text.removeprefix("pid ").split(" on ", 1)
             if host != socket.gethostname():
                 return f"{text}, if it still runs there"
@@ -194,8 +196,10 @@ def load_config(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """An object that a run has written. Raises UserError where it is missing or damaged."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        content: dict[str, Any] = json.loads(read_text(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): mend or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no object: mend or remove it")
@@ -213,6 +217,7 @@ def check_parts(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> 
 
 def remove_temporary(folder: Path) -> None:
     """What a killed process left behind; only safe while the run's lock is held."""
+    refuse_link(folder / "checkpoints")
     for path in (*folder.glob("*.tmp-*"), *folder.glob("checkpoints/*.tmp-*")):
         path.unlink()
 
@@ -238,7 +243,8 @@ def other_versions(folder: Path, ranks: int = 1) -> list[str]:
         return []
     old, new = {"ranks": 1, **read_json(path)}, environment(ranks)
     return [
-        f"this run was started with {key} {old.get(key)}, and goes on with {new[key]}: its bits may differ"
+        f"this run was started with {key} {printable(str(old.get(key)))}, and goes on with {new[key]}: its bits may "
+        "differ"
         for key in ("metalearn", "torch", "processor", "cpu_capability", "gpu", "ranks")
         if old.get(key) != new[key]
     ]

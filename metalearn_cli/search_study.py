@@ -4,6 +4,7 @@ It may be somebody else's, and the values of its trials become keys of trainings
 not have made.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
+from metalearn_cli.files import open_plain, read_bytes, write_durably
 from metalearn_cli.pruning import direction
 from metalearn_cli.sweep_job import STUDY_FILE
 from metalearn_cli.writers import is_finite
 
+MOST_BYTES = 1 << 28
 NAME = "metalearn"  # optuna.load_study(study_name=NAME, storage=...)
 
 
@@ -26,7 +28,7 @@ def tidy(folder: Path) -> None:
     """Put away what a killed process has left: half a line, and Optuna's own lock; this one holds the folder."""
     path = folder / STUDY_FILE
     path.with_name(f"{STUDY_FILE}.lock").unlink(missing_ok=True)
-    if path.exists() and (written := path.read_bytes()) and not written.endswith(b"\n"):
+    if path.exists() and (written := read_bytes(path, MOST_BYTES)) and not written.endswith(b"\n"):
         write_durably(path, written[: written.rfind(b"\n") + 1])
 
 
@@ -34,6 +36,7 @@ def open_storage(folder: Path) -> JournalStorage:
     """Raises UserError for a damaged file."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = folder / STUDY_FILE
+    os.close(open_plain(path, os.O_RDWR | os.O_CREAT))  # Optuna itself would follow a link
     try:
         return JournalStorage(JournalFileBackend(str(path)))
     except Exception as error:  # whatever Optuna raises where a line is none of its own

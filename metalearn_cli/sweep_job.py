@@ -1,6 +1,5 @@
 """One job of a sweep, in whatever process the launcher has made for it, and what became of it: its outcome.json."""
 
-import json
 import math
 import os
 import traceback
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from metalearn_cli import runs
 from metalearn_cli.config import train_job
 from metalearn_cli.errors import Pruned, RunFailed, UserError
+from metalearn_cli.files import refuse_link
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import train_run
 from metalearn_cli.learner import NonFinite
@@ -44,6 +44,7 @@ def run_job(
         return None
     tell(f"metalearn: {values}")
     folder = folder_of(sweep, values)
+    refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"launch": launch, "number": HydraConfig.get().job.num, "values": values, "stopped": None, "pruned": None}
     runs.write_json(folder / "outcome.json", {**about, "failed": runs.NOT_ENDED})
@@ -122,7 +123,6 @@ def outcomes(folder: Path, launch: str) -> list[dict[str, Any]]:
 def read_outcome(folder: Path) -> dict[str, Any] | None:
     """Of the job in this folder; None where there is none, or one that is damaged."""
     try:
-        outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
-    except (OSError, ValueError):
+        return runs.read_json(folder / "outcome.json")
+    except UserError:
         return None
-    return outcome

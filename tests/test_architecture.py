@@ -58,6 +58,7 @@ LAYERS = [
         "help",
         "yaml_files",
         "student",
+        "text",
         "unlike",
     },
 ]

@@ -24,6 +24,7 @@ from metalearn_cli.datasets.decode import Broken, Resize, decode
 from metalearn_cli.datasets.places import cache_root, expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_all, write_durably
+from metalearn_cli.text import printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # in any case
 
@@ -243,8 +244,3 @@ def some(items: list[str], separator: str = ", ", most: int = 10) -> str:
     """The first of them, and how many more there are."""
     rest = [f"and {len(items) - most} more"] if len(items) > most else []
     return separator.join([printable(item) for item in items[:most]] + rest)
-
-
-def printable(name: str) -> str:
-    """Names may hold bytes that are no text."""
-    return name.encode("utf-8", "backslashreplace").decode()

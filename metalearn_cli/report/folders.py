@@ -3,6 +3,7 @@
 Everything is read from the folders: neither data nor checkpoints are wanted, and nothing of a run's own is imported.
 """
 
+import io
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from metalearn_cli import runs
-from metalearn_cli.catalog import flatten
+from metalearn_cli.catalog import GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import read_bytes, read_text
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.report.checked import check_config, check_environment, check_episodes, check_results
 from metalearn_cli.report.found import find
@@ -22,6 +24,9 @@ from metalearn_cli.report.unfinished import Unfinished, damage_of_outcome, unfin
 from metalearn_cli.writers import read_series, read_timing
 
 Values = npt.NDArray[np.float64]
+
+MOST_BYTES = 1 << 30  # of arrays, packed or not: a number for each of some million episodes after each inner step
+_OF_A_COMMAND = {*GROUPS, *PRESETS, "hydra", "sweep", "run", "name"}  # that a configuration need not have
 
 
 class RunFolder(NamedTuple):
@@ -80,7 +85,7 @@ def read(folder: Path) -> RunFolder:
     check_environment(folder / "environment.json", environment)
     if (results := _json(folder / "results.json")) is not None:
         check_results(folder / "results.json", results)
-    given, damage = _given(folder / "overrides.txt")
+    given, damage = _given(folder / "overrides.txt", {*config, *run_keys()})
     metrics, timing = read_series(folder / "metrics.jsonl"), read_timing(folder / "timing.jsonl")
     damage += [*metrics.damage, *timing.damage, *damage_of_outcome(folder)]
     overrides = {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in given)}
@@ -96,14 +101,23 @@ def _json(path: Path) -> dict[str, Any] | None:
     return runs.read_json(path) if path.exists() else None
 
 
-def _given(path: Path) -> tuple[list[str], list[str]]:
-    """What the command line gave, and a sentence for each line that is no key=value."""
+def _given(path: Path, keys: set[str]) -> tuple[list[str], list[str]]:
+    """What the command line gave for some of these keys, and a sentence for each line that is nothing of the kind."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8: mend or remove it") from error
-    damage = [f"{path} line {number} is no key=value" for number, line in enumerate(lines, 1) if "=" not in line]
-    return [line for line in lines if "=" in line], damage
+        lines = read_text(path).split("\n") if path.exists() else []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
+
+    def is_given(line: str) -> bool:
+        key = line.lstrip("+").partition("=")[0] if "=" in line else ""
+        return re.split("[./]", key)[0] in _OF_A_COMMAND or any(f"{one}.".startswith(f"{key}.") for one in keys)
+
+    damage = [
+        f"{path} line {number} is no key=value" + (" of a run" if "=" in line else "")
+        for number, line in enumerate(lines, 1)
+        if line and not is_given(line)
+    ]
+    return list(filter(is_given, lines)), damage
 
 
 def missing(run: RunFolder) -> list[str]:
@@ -133,9 +147,13 @@ def episodes(run: RunFolder) -> dict[str, npt.NDArray[Any]]:
 def arrays_of(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Of an .npz. Raises UserError where it is missing or damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(read_bytes(path, MOST_BYTES)), allow_pickle=False) as arrays:
+            if (unpacked := sum(info.file_size for info in arrays.zip.infolist())) > MOST_BYTES:
+                raise ValueError(f"it has {unpacked:,} bytes once unpacked, and {MOST_BYTES:,} are read at most")
             return dict(arrays)
-    except (OSError, AttributeError, TypeError, *DAMAGE) as error:  # the two are of a single array, without names
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): mend or remove it") from error
+    except (AttributeError, TypeError, *DAMAGE) as error:  # the two are of a single array, without names
         raise UserError(f"{path} cannot be read ({error}): metalearn eval run=... tests the run once more") from error
 
 

@@ -5,11 +5,11 @@ import io
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from metalearn_cli.catalog import conf_dir, list_choices
 from metalearn_cli.report.folders import Part, RunFolder
 from metalearn_cli.report.statistics import paired
-from metalearn_cli.runs import load_config
 from metalearn_cli.writers import training_seconds
 
 COLUMNS = (
@@ -196,5 +196,5 @@ def published_steps(run: RunFolder) -> int | None:
     experiment = run.environment.get("choices", {}).get("experiment")
     if experiment is None or experiment not in list_choices("experiment"):
         return None
-    steps = load_config(conf_dir() / "experiment" / f"{experiment}.yaml").get("steps")
+    steps = OmegaConf.select(OmegaConf.load(conf_dir() / "experiment" / f"{experiment}.yaml"), "steps")
     return steps if isinstance(steps, int) else None
