@@ -30,6 +30,7 @@ from metalearn_cli.parallel import ALONE, Ranks
 from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console, show, tell
 from metalearn_cli.pruning import Pruning
+from metalearn_cli.report.checked import check_environment
 from metalearn_cli.schema import build
 from metalearn_cli.task_file import examples_of, to_json
 from metalearn_cli.tasks.adapted import can_adapt
@@ -199,7 +200,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         raise UserError(f"{run} {runs.gone_keys(run, gone)}")
     for override in overrides:
         _check_eval_key(override, config, has_own_task="task._target_" in given)
-    records = runs.read_json(run / "environment.json").get("choices", {})
+    records = _choices(run / "environment.json")
     rest = [override for override in overrides if not override.startswith("run=")]
     on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]
     if "task" in given:
@@ -220,6 +221,16 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         input_shape = _check_task(run, records["task"], *both)
     job = make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
     return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
+
+
+def _choices(path: Path) -> dict[str, str]:
+    """The chosen yaml of each group, as a run has recorded it; that of the task becomes the name of a folder."""
+    environment = runs.read_json(path)
+    check_environment(path, environment)
+    choices: dict[str, str] = environment.get("choices", {})
+    if missing := [group for group in GROUPS if group not in choices]:
+        raise UserError(f"{path} has no choices.{missing[0]}: it is not whole, or of another version")
+    return choices
 
 
 def _sizes(task: dict[str, Any]) -> str:

@@ -160,7 +160,7 @@ def check_same_data(folder: Path, fingerprint: str) -> None:
     path = folder / "environment.json"
     if path.exists() and (before := read_json(path).get("data", fingerprint)) != fingerprint:
         raise UserError(
-            f"the data of {folder} have changed: their hash was {before[:16]} when it was trained, and is "
+            f"the data of {folder} have changed: their hash was {str(before)[:16]} when it was trained, and is "
             f"{fingerprint[:16]}; put them back, or train in a run of another name"
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import run
-from foreign import COMMANDS, RUN, copy, make
+from foreign import COMMANDS, RUN, copy
 from PIL import Image
 
 from metalearn_cli import files
@@ -29,11 +29,6 @@ FILES = {
     "export": ["config.yaml", "results.json", "task.json"],
 }
 CASES = [(command, names[k]) for k in range(8) for command, names in FILES.items() if k < len(names)]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
