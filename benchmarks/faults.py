@@ -76,6 +76,7 @@ ROWS = {
     "C21": "a search's folder from somebody else, whose trials name keys and classes of their own",
     "C22": "links in a run's folder to what is elsewhere",
     "C23": "names in a run's records that lead out of its folder",
+    "C24": "names and values that a terminal, a spreadsheet or a browser would obey",
     "D1": "the same bits in another process, from a checkout and a wheel's layout",
     "D2": "golden losses in float64",
     "D3": "meta-gradients by finite differences and by their definitions",

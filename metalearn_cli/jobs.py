@@ -36,6 +36,7 @@ from metalearn_cli.task_file import examples_of, to_json
 from metalearn_cli.tasks.adapted import can_adapt
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.text import printable
 
 
 def train_run(
@@ -363,7 +364,7 @@ def print_results(folder: Path, results: dict[str, Any], expect: str | None) -> 
         step = f" after {paper['step']} inner step(s)" if paper.get("step") is not None else ""
         lines.append(f"published{step}: {number(paper['mean'], percent)}{ci95} ({paper['source']})")
     lines.append(f"results are in {folder}")
-    show("\n".join(lines))
+    show("\n".join(map(printable, lines)))
     if (short := shortfall(expect, results)) is None:
         return 0
     tell(f"metalearn: {short}")

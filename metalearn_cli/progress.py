@@ -1,4 +1,7 @@
-"""Telling the user what is going on: sentences, and a bar on a terminal or plain lines in a log. All on stderr."""
+"""Telling the user what is going on: sentences, and a bar on a terminal or plain lines in a log. All on stderr.
+
+Here text leaves the program, and what a terminal would obey in it is written out.
+"""
 
 import contextlib
 import errno
@@ -16,7 +19,7 @@ from metalearn_cli.text import lines
 def show(text: str) -> None:
     """Results, on stdout. A reader who has read enough (`| head`) or is gone (a closed terminal) is no mistake."""
     try:
-        print(text, flush=True)
+        print(lines(text), flush=True)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
             raise
@@ -26,7 +29,7 @@ def show(text: str) -> None:
 def tell(text: str) -> None:
     """A sentence on stderr, after which the work goes on or ends as it would, whether or not somebody can read it."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(lines(text), file=sys.stderr, flush=True)
 
 
 class Console:
@@ -41,7 +44,7 @@ class Console:
         if self.is_silent:
             return
         with contextlib.suppress(OSError):  # nobody listens any more: the work goes on, and so does the log
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(lines(text), file=sys.stderr)
         self.note(text)
 
     def note(self, text: str) -> None:

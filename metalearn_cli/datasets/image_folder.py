@@ -221,7 +221,9 @@ def _read(
     seen: dict[bytes, str] = {}
     twice: list[tuple[str, str]] = []
     total = sum(map(len, classes.values()))
-    with tqdm(total=total, desc=f"packing {folder.name}", disable=None) as progress:  # None: on a terminal only
+    with tqdm(
+        total=total, desc=f"packing {printable(folder.name)}", disable=None
+    ) as progress:  # None: on a terminal only
         for files in classes.values():
             counts.append(0)
             for file in files:

@@ -1,12 +1,11 @@
 """What a run was and what came of it: the rows of the table and of results.csv, and what to be warned of."""
 
-import csv
-import io
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
+from metalearn_cli import text
 from metalearn_cli.catalog import conf_dir, list_choices
 from metalearn_cli.report.folders import Part, RunFolder
 from metalearn_cli.report.statistics import paired
@@ -58,11 +57,7 @@ def minutes(run: RunFolder) -> float | None:
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return text.as_csv([COLUMNS, *([one[name] for name in COLUMNS] for one in rows)])
 
 
 def cells(one: dict[str, Any]) -> list[str]:
