@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from metalearn_cli.catalog import GROUPS
 from metalearn_cli.errors import UserError
 from metalearn_cli.metrics import is_finite
 
@@ -13,6 +14,7 @@ from metalearn_cli.metrics import is_finite
 _NUMBER, _FIGURE, _SHARE = "a finite number", "a finite number or null", "a number from 0 to 1"
 _WHOLE, _COUNT = "a whole number", "a whole number of 0 or above"
 _TEXT, _NAME, _FLAG = "a text", "a text or null", "true, false or null"
+_PART = "the name of a file in one folder"  # of which a path is made
 _METRIC, _OBJECT, _MAYBE, _ROWS = "accuracy or mse", "an object", "an object or null", "a list of objects"
 
 
@@ -47,7 +49,7 @@ def check_environment(path: Path, environment: dict[str, Any]) -> None:
     """Raises UserError where that is no environment.json."""
     _check(path, "", environment, {}, _ENVIRONMENT)
     for group, choice in environment.get("choices", {}).items():
-        _check(path, "choices.", {group: choice}, {group: _TEXT})
+        _check(path, "choices.", {group: choice}, {group: _PART if group in GROUPS else _TEXT})
 
 
 def check_config(path: Path, config: dict[str, Any]) -> None:
@@ -96,6 +98,8 @@ def _is(words: str, value: Any) -> bool:
             return is_whole
         case "a whole number of 0 or above":
             return is_whole and value >= 0
+        case "the name of a file in one folder":
+            return isinstance(value, str) and value.isprintable() and value not in ("", ".", "..") and "/" not in value
         case "a text":
             return isinstance(value, str)
         case "a text or null":

@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
+from metalearn_cli.files import read_bytes, refuse_link, write_durably
 
 FORMAT = 1
+MOST_BYTES, MOST_HEADER = 1 << 34, 1 << 22  # of a file, and of the names and shapes in it: some ten thousand tensors
 _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.safetensors")
 
 
@@ -57,7 +58,7 @@ def load(path: Path) -> Checkpoint:
     """Raises Damaged where the content is not what the name says, UserError where it is of a newer format."""
     name = _NAME.fullmatch(path.name)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MOST_BYTES)
     except OSError as error:
         raise Damaged(f"{path}: {error.strerror}") from error
     if name is None or hashlib.sha256(data).hexdigest()[:16] != name[2]:
@@ -73,20 +74,28 @@ def load(path: Path) -> Checkpoint:
         is_config = isinstance(record.get("config", {}), dict)
         if record["step"] != step_of(path) or not isinstance(record["to_validate"], bool) or not is_config:
             raise ValueError("another record than this program writes")
-        return Checkpoint(record["step"], safetensors.torch.load(data), record)
+        return Checkpoint(record["step"], tensors_of(data), record)
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:  # anybody can name a file so
         raise Damaged(f"{path}: not a checkpoint of this program") from error
 
 
+def tensors_of(data: bytes) -> dict[str, Tensor]:
+    """Raises SafetensorError where that is no safetensors file, ValueError where it claims no end of tensors."""
+    if int.from_bytes(data[:8], "little") > MOST_HEADER:
+        raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")
+    return safetensors.torch.load(data)
+
+
 def _metadata(data: bytes) -> dict[str, str]:
     """The metadata of a safetensors file: its header is JSON behind eight bytes of length."""
-    length = int.from_bytes(data[:8], "little")
+    length = min(int.from_bytes(data[:8], "little"), MOST_HEADER)
     metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
     return metadata
 
 
 def list_newest_first(folder: Path) -> list[Path]:
     """Every file that is named like a checkpoint, the highest step first."""
+    refuse_link(folder)
     paths = [path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
     return sorted(paths, key=step_of, reverse=True)
 

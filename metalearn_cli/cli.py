@@ -14,6 +14,7 @@ from metalearn_cli.errors import RunFailed, SaidByAnother, UserError
 from metalearn_cli.help import COMMANDS, HELP, HELPS
 from metalearn_cli.interrupt import Interrupted, catch, end_at_once, leave_at_once, restore
 from metalearn_cli.progress import tell
+from metalearn_cli.text import printable
 
 _WITHOUT_OPTIONS = ("eval", "predict", "export", "compare", "report", "bench")  # keys and folders alone
 
@@ -67,7 +68,7 @@ def answer(arguments: list[str]) -> int:
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        tell(f"metalearn: {error}")
+        tell(f"metalearn: {printable(str(error))}")
         return 1
     except RunFailed as failed:
         tell("".join(traceback.format_exception(failed.__cause__)) + f"metalearn: {failed}")
@@ -81,7 +82,7 @@ def answer(arguments: list[str]) -> int:
     except OSError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        tell(f"metalearn: {error.strerror or error}: {error.filename or 'a file of the run'}")
+        tell(f"metalearn: {error.strerror or error}: {printable(str(error.filename or 'a file of the run'))}")
         return 1
     except Exception as error:
         from metalearn_cli.measure import is_out_of_memory
@@ -345,5 +346,5 @@ def completion_command(arguments: list[str]) -> int:
 
 def refuse(sentence: str) -> int:
     """An unknown command or option."""
-    tell(f"metalearn: {sentence}")
+    tell(f"metalearn: {printable(sentence)}")
     return 2

@@ -14,6 +14,7 @@ from metalearn_cli import runs
 from metalearn_cli.catalog import GROUPS, PRESETS, flatten
 from metalearn_cli.config import Job, make_job
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import read_text
 from metalearn_cli.overrides import FREE_TEXT, keys_of
 
 # The word on these is of who gives the command, and never of the folder: files, and what this machine or user wants.
@@ -37,9 +38,9 @@ def begun(name: str | None) -> Begun | None:
         return None
     choices = runs.read_json(folder / "environment.json").get("choices")
     try:
-        overrides = (folder / "overrides.txt").read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{folder / 'overrides.txt'} is no text in UTF-8: mend or remove it") from error
+        overrides = read_text(folder / "overrides.txt").splitlines()
+    except OSError as error:
+        raise UserError(f"{folder / 'overrides.txt'} cannot be read ({error.strerror}): mend or remove it") from error
     if not isinstance(choices, dict):
         return None
     return Begun(folder, flatten(runs.load_config(folder / "config.yaml")), choices, frozenset(keys_of(overrides)))

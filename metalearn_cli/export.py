@@ -27,6 +27,7 @@ from metalearn_cli.records import sealed
 from metalearn_cli.schema import check
 from metalearn_cli.stored import EXPORT, FORMAT, Stored, make, read
 from metalearn_cli.task_file import to_json
+from metalearn_cli.text import printable
 from metalearn_cli.unlike import Threshold
 
 # Of the tasks for which the flag is calibrated, besides the run's own.
@@ -54,7 +55,7 @@ def export(given: dict[str, Any]) -> None:
         raise UserError(f"out={out}: there is no folder {out.parent}: make it first")
     stored = read(Path(keys.run), keys.trust)
     for note in stored.notes:
-        tell(note)
+        tell(printable(note))
     thresholds = stored.unlike if not stored.is_run else [found._asdict() for found in _thresholds(stored, keys)]
     weights = safetensors.torch.save({name: stored.tensors[name] for name in sorted(stored.tensors)})
     digest = hashlib.sha256(weights).hexdigest()
@@ -100,7 +101,7 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
             else:
                 found[threshold.way, threshold.shot] = threshold
     for sentence, tasks in lacking.items():
-        tell(f"{tasks} tasks: {sentence}")
+        tell(printable(f"{tasks} tasks: {sentence}"))
     for threshold in found.values():
         tell(f"flag `unlike`: calibrated for {threshold.way}-way {threshold.shot}-shot tasks")
     return list(found.values())

@@ -1,13 +1,65 @@
-"""Writing a file so that it exists whole or not at all, also after a power cut; files that grow line by line; and one
-process after another."""
+"""Writing a file so that it exists whole or not at all, also after a power cut; files that grow line by line; one
+process after another; and reading what somebody else may have put there."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+MOST_BYTES = 1 << 26  # of a record; a run's are far smaller
+
+
+def open_plain(path: Path, flags: int) -> int:
+    """A descriptor of this very file. Raises OSError for a link, which may lead anywhere, and for what is no file: a
+    pipe that nobody fills, a device without an end."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        words = {errno.ELOOP: "it is a link, and a plain file is wanted", errno.ENXIO: "it is no plain file"}
+        error.strerror = words.get(error.errno or 0, error.strerror)
+        raise
+    try:
+        check_plain(path, descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_plain(path: Path, descriptor: int | None = None) -> None:
+    """Raises OSError where that, or what a link there leads to, is no plain file."""
+    if not stat.S_ISREG((path.stat() if descriptor is None else os.fstat(descriptor)).st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a file that somebody else may have put there. Raises OSError for a link, for what is no plain
+    file, and for more bytes than such a file can have."""
+    with open(open_plain(path, os.O_RDONLY), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(most + 1) if size <= most else b""
+    if max(size, len(data)) > most:
+        raise OSError(errno.EFBIG, f"it has {size:,} bytes, and {most:,} are read at most", str(path))
+    return data
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """The same as text in UTF-8. Raises OSError for what is none."""
+    try:
+        return read_bytes(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise OSError(errno.EILSEQ, "it is no text in UTF-8", str(path)) from error
+
+
+def refuse_link(folder: Path) -> None:
+    """Raises OSError where a folder inside of a run's is a link: what is written there would be elsewhere."""
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, and a folder is wanted", str(folder))
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -18,7 +70,8 @@ def write_durably(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # of another process with this number, or a link that waits for it
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -52,14 +105,15 @@ class Log:
     when the file is closed."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "ab", buffering=0)
+        self._file = open(open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
+        self._path = path
 
     def write(self, text: str) -> None:
         """Raises OSError with the file's name."""
         try:
             write_all(self._file, text.encode())
         except OSError as error:
-            error.filename = self._file.name
+            error.filename = str(self._path)
             raise
 
     def sync(self) -> None:

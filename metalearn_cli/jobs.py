@@ -15,9 +15,11 @@ from omegaconf import OmegaConf
 
 from metalearn_cli import checkpoint, continued, runs, scored_parts
 from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
+from metalearn_cli.checked import check_environment
 from metalearn_cli.config import Job, gone_keys, key_defaults, make_job
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import Pruned, UserError
+from metalearn_cli.files import refuse_link
 from metalearn_cli.interrupt import Interrupt, Interrupted
 from metalearn_cli.loop import new_mirror, test, test_modes, train
 from metalearn_cli.machine import new_learner, require_shares
@@ -34,6 +36,7 @@ from metalearn_cli.task_file import examples_of, to_json
 from metalearn_cli.tasks.adapted import can_adapt
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.text import printable
 
 
 def train_run(
@@ -145,7 +148,13 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
     what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}
     digest = hashlib.sha256(json.dumps([what, fingerprint, tested.step], sort_keys=True).encode()).hexdigest()
     folder = run / "eval" / f"{job.choices['task']}-{digest[:8]}"
-    ranks.from_first(lambda: folder.mkdir(parents=True, exist_ok=True))
+
+    def new_folder() -> None:
+        refuse_link(folder.parent)
+        refuse_link(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    ranks.from_first(new_folder)
     locked = runs.lock(folder, job.run.lock) if ranks.is_first else contextlib.nullcontext()
     with locked, closing(_console(folder / "eval.log", ranks)) as console:
         for note in notes:
@@ -204,7 +213,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         raise UserError(f"{run} {runs.gone_keys(run, gone)}")
     for override in overrides:
         _check_eval_key(override, config, has_own_task="task._target_" in given)
-    records = runs.read_json(run / "environment.json").get("choices", {})
+    records = _choices(run / "environment.json")
     rest = [override for override in overrides if not override.startswith("run=")]
     on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]
     if "task" in given:
@@ -225,6 +234,16 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         input_shape = _check_task(run, records["task"], *both)
     job = make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
     return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
+
+
+def _choices(path: Path) -> dict[str, str]:
+    """The chosen yaml of each group, as a run has recorded it; that of the task becomes the name of a folder."""
+    environment = runs.read_json(path)
+    check_environment(path, environment)
+    choices: dict[str, str] = environment.get("choices", {})
+    if missing := [group for group in GROUPS if group not in choices]:
+        raise UserError(f"{path} has no choices.{missing[0]}: it is not whole, or of another version")
+    return choices
 
 
 def _sizes(task: dict[str, Any]) -> str:
@@ -376,7 +395,7 @@ def print_results(folder: Path, results: dict[str, Any], expect: str | None) -> 
         step = f" after {paper['step']} inner step(s)" if paper.get("step") is not None else ""
         lines.append(f"published{step}: {number(paper['mean'], percent)}{ci95} ({paper['source']})")
     lines.append(f"results are in {folder}")
-    show("\n".join(lines))
+    show("\n".join(map(printable, lines)))
     if (short := shortfall(expect, results)) is None:
         return 0
     tell(f"metalearn: {short}")

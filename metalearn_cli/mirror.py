@@ -21,6 +21,7 @@ from typing import Any
 from metalearn_cli import runs
 from metalearn_cli.catalog import flatten
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import refuse_link
 from metalearn_cli.writers import read_lines
 
 PROJECT = "metalearn"  # where the environment names none
@@ -51,6 +52,7 @@ class Wandb(Remote):
     def __init__(self, folder: Path, run_id: str | None, config: dict[str, Any]) -> None:
         import wandb
 
+        refuse_link(folder / "wandb")
         self.id = run_id or secrets.token_hex(4)
         quiet = wandb.Settings(console="off", silent=True)
         project = os.environ.get("WANDB_PROJECT", PROJECT)

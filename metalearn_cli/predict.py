@@ -1,7 +1,5 @@
 """`metalearn predict`: from a few labelled examples to predictions for others, with a trained run."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from metalearn_cli import calibrate, inputs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.allocator import Allocator
 from metalearn_cli.config import Precision, check_threads
-from metalearn_cli.datasets.image_folder import printable
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.inputs import Points
@@ -26,6 +23,7 @@ from metalearn_cli.report.tables import aligned
 from metalearn_cli.schema import check
 from metalearn_cli.stored import Stored, make, read
 from metalearn_cli.tasks.base import Columns
+from metalearn_cli.text import as_csv, printable
 from metalearn_cli.unlike import unlikeness
 
 DIGITS = 6
@@ -63,7 +61,7 @@ def predict(given: dict[str, Any]) -> None:
         _check_out(keys.out)
     stored = read(Path(keys.run), keys.trust)
     for note in stored.notes:
-        tell(note)
+        tell(printable(note))
     device = keys.device or stored.config.get("device", "auto")
     precision = keys.precision or Precision[stored.config["precision"]]
     set_process(precision, keys.threads, keys.allocator, denormals_are_zero=stored.denormals_are_zero)
@@ -105,15 +103,15 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> Rows:
     support = inputs.labelled_images(keys.support)
     paths, notes = inputs.images(keys.query)
     for note in [*support.notes, *notes]:
-        tell(note)
+        tell(printable(note))
     pixels, queries = model.read_bytes(support.paths), model.read_bytes(paths)
     predictor = model.adapt(pixels, support.labels)
-    tell(str(model.examples.preparation))
+    tell(printable(str(model.examples.preparation)))
     if predictor.note:
         tell(predictor.note)
     fewest = min(support.labels.count(name) for name in predictor.classes)
     threshold, sentence = calibrate.threshold(stored, model, len(predictor.classes), fewest, keys.trust)
-    tell(sentence)
+    tell(printable(sentence))
     if threshold is not None and stored.is_run:
         try:
             calibrate.keep(stored, threshold)
@@ -186,10 +184,7 @@ def round_off(value: float) -> float:
 
 
 def _csv(rows: Rows) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([rows.names, *([_word(cell) for cell in row] for row in rows.cells)])
-    return text.getvalue()
+    return as_csv([rows.names, *([_word(cell) for cell in row] for row in rows.cells)])
 
 
 def _word(cell: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Telling the user what is going on: sentences, and a bar on a terminal or plain lines in a log. All on stderr."""
+"""Telling the user what is going on: sentences, and a bar on a terminal or plain lines in a log. All on stderr.
+
+Here text leaves the program, and what a terminal would obey in it is written out.
+"""
 
 import contextlib
 import errno
@@ -12,6 +15,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from metalearn_cli.files import Log
+from metalearn_cli.text import lines
 
 T = TypeVar("T")
 
@@ -19,7 +23,7 @@ T = TypeVar("T")
 def show(text: str) -> None:
     """Results, on stdout. A reader who has read enough (`| head`) or is gone (a closed terminal) is no mistake."""
     try:
-        print(text, flush=True)
+        print(lines(text), flush=True)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
             raise
@@ -29,7 +33,7 @@ def show(text: str) -> None:
 def tell(text: str) -> None:
     """A sentence on stderr, after which the work goes on or ends as it would, whether or not somebody can read it."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(lines(text), file=sys.stderr, flush=True)
 
 
 class Console:
@@ -45,7 +49,7 @@ class Console:
         if self.is_silent:
             return
         with contextlib.suppress(OSError):  # nobody listens any more: the work goes on, and so does the log
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(lines(text), file=sys.stderr)
         self.note(text)
 
     def say_once(self, text: str) -> None:
@@ -57,9 +61,10 @@ class Console:
         (self.say if self._job is None and sys.stderr.isatty() else self.note)(picture)
 
     def note(self, text: str) -> None:
-        """In the log alone, where the screen shows it otherwise."""
+        """In the log alone, where the screen shows it otherwise. A line that does not begin a record is set in."""
         if self._log:
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            record = lines(text).rstrip("\n").replace("\n", "\n    ")
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record}\n")
 
     def close(self) -> None:
         if self._log:

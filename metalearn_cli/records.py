@@ -8,6 +8,7 @@ Shapes: E episodes, K inner steps.
 """
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ import torch
 from metalearn_cli.checked import check_episodes
 from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import read_bytes
 from metalearn_cli.metrics import has_diverged
 
 HASH = "content_sha256"
 EDITED = "edited"  # true where somebody has changed the file on purpose: then it is taken as it stands
 KINDS = {"accuracy": "classes", "mse": "values"}  # by the metric
+MOST_BYTES = 1 << 30  # of arrays, packed or not: a number for each of some million episodes after each inner step
 _CLOSE = 1e-6  # of a figure that is computed again: another machine sums in another order
 _AGAIN = "put it back, or metalearn eval run=... tests the run once more"
 
@@ -61,7 +64,7 @@ def check_figures(folder: Path, results: dict[str, Any]) -> None:
     path = folder / "episodes.npz"
     if not path.exists():
         return
-    if results.get("episodes_npz") not in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+    if results.get("episodes_npz") not in (None, hashlib.sha256(read_bytes(path, MOST_BYTES)).hexdigest()):
         raise UserError(f"{path} is not the file that results.json beside it was made of: {_AGAIN}")
     arrays = arrays_of(path)
     check_episodes(path, arrays, results)
@@ -118,7 +121,11 @@ def _is_close(stands: Any, computed: float | None) -> bool:
 def arrays_of(path: Path) -> dict[str, Array]:
     """Of an .npz. Raises UserError where it is missing or damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(read_bytes(path, MOST_BYTES)), allow_pickle=False) as arrays:
+            if (unpacked := sum(info.file_size for info in arrays.zip.infolist())) > MOST_BYTES:
+                raise ValueError(f"it has {unpacked:,} bytes once unpacked, and {MOST_BYTES:,} are read at most")
             return dict(arrays)
-    except (OSError, AttributeError, TypeError, *DAMAGE) as error:  # the two are of a single array, without names
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): mend or remove it") from error
+    except (AttributeError, TypeError, *DAMAGE) as error:  # the two are of a single array, without names
         raise UserError(f"{path} cannot be read ({error}): metalearn eval run=... tests the run once more") from error

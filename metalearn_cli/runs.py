@@ -24,7 +24,8 @@ from metalearn_cli import __version__, checkpoint, records, yaml_files
 from metalearn_cli.catalog import flatten
 from metalearn_cli.checked import check_results
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
+from metalearn_cli.files import open_plain, read_bytes, read_text, refuse_link, write_durably
+from metalearn_cli.text import printable
 
 OUTPUTS = Path("outputs")
 NOT_ENDED = "it did not come to its end"  # what outcome.json says of a job while it runs
@@ -83,7 +84,8 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
 
     The kernel frees the lock when its holder dies, however it dies.
     """
-    file = open(folder / "lock", "a+")
+    path = folder / "lock"
+    file = open(open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
     if not enabled:
         return file
     try:
@@ -91,7 +93,7 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
     except BlockingIOError:
         file.seek(0)
         raise UserError(
-            f"{folder} is in use by {file.read().strip() or 'another process'}: wait for it, or take another name"
+            f"{folder} is in use by {file.read(200).strip() or 'another process'}: wait for it, or take another name"
         ) from None
     except OSError as error:
         raise UserError(
@@ -102,7 +104,7 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
         os.truncate(file.fileno(), 0)
         os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
     except OSError as error:  # a full disk
-        error.filename = file.name
+        error.filename = str(path)
         raise
     return file
 
@@ -111,8 +113,8 @@ def holder(folder: Path) -> str | None:
     """Who holds the folder now; None where nobody does. Of a process on another machine it is not known whether it
     still runs."""
     try:
-        with open(folder / "lock") as file:
-            text = file.read().strip()
+        with open(open_plain(folder / "lock", os.O_RDONLY)) as file:
+            text = file.read(200).strip()
             pid, host = text.removeprefix("pid ").split(" on ", 1)
             if host != socket.gethostname():
                 return f"{text}, if it still runs there"
@@ -180,7 +182,7 @@ def check_same_data(folder: Path, fingerprint: str) -> None:
     path = folder / "environment.json"
     if path.exists() and (before := read_json(path).get("data", fingerprint)) != fingerprint:
         raise UserError(
-            f"the data of {folder} have changed: their hash was {before[:16]} when it was trained, and is "
+            f"the data of {folder} have changed: their hash was {str(before)[:16]} when it was trained, and is "
             f"{fingerprint[:16]}; put them back, or train in a run of another name"
         )
 
@@ -226,8 +228,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        content: dict[str, Any] = json.loads(read_text(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): mend or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no object: mend or remove it")
@@ -308,7 +312,7 @@ def is_edited(path: Path) -> bool:
     """Whether somebody says in it that it was changed on purpose."""
     if path.suffix == ".json":
         return bool(_object(path).get(records.EDITED))
-    return path.exists() and re.search(rb"^edited: *true\b", path.read_bytes(), re.MULTILINE) is not None
+    return path.exists() and re.search(rb"^edited: *true\b", read_bytes(path), re.MULTILINE) is not None
 
 
 def choices(folder: Path) -> dict[str, Any]:
@@ -333,6 +337,7 @@ def check_parts(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> 
 
 def remove_temporary(folder: Path) -> None:
     """What a killed process left behind; only safe while the run's lock is held."""
+    refuse_link(folder / "checkpoints")
     for path in (*folder.glob("*.tmp-*"), *folder.glob("checkpoints/*.tmp-*")):
         path.unlink()
 
@@ -358,7 +363,8 @@ def other_versions(folder: Path, ranks: int = 1) -> list[str]:
         return []
     old, new = {"ranks": 1, **read_json(path)}, environment(ranks)
     return [
-        f"this run was started with {key} {old.get(key)}, and goes on with {new[key]}: its bits may differ"
+        f"this run was started with {key} {printable(str(old.get(key)))}, and goes on with {new[key]}: its bits may "
+        "differ"
         for key in ("metalearn", "torch", "processor", "cpu_capability", "gpu", "ranks")
         if old.get(key) != new[key]
     ]

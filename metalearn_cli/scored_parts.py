@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from metalearn_cli import __version__
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.evaluate import EpisodeScores
-from metalearn_cli.files import write_durably
+from metalearn_cli.files import read_bytes, refuse_link, write_durably
 from metalearn_cli.learner import Learner, Scores
 
 FOLDER = "unfinished-test"
@@ -40,18 +40,20 @@ def key_of(learner: Learner, about: Any) -> str:
 def read(folder: Path, modes: list[BatchNorm]) -> dict[tuple[int, int], EpisodeScores]:
     """The parts in the folder of a KEY, by their first episode and their number; what is not whole is left out."""
     found: dict[tuple[int, int], EpisodeScores] = {}
+    if folder.is_symlink() or folder.parent.is_symlink():
+        return found
     for path in sorted(folder.glob("*.safetensors")):
         name = _NAME.fullmatch(path.name)
-        if name is None or path.is_symlink() or not path.is_file():
+        if name is None:
             continue
-        data = path.read_bytes()
         try:
+            data = read_bytes(path)
             if hashlib.sha256(data).hexdigest()[:16] == name[3]:
                 tensors = safetensors.torch.load(data)
                 part = {mode: Scores(tensors[f"{mode.name}.loss"], tensors[f"{mode.name}.metric"]) for mode in modes}
                 if all(len(values) == int(name[2]) for scores in part.values() for values in scores):
                     found[int(name[1]), int(name[2])] = part
-        except (SafetensorError, KeyError, TypeError):  # anybody can name a file so
+        except (OSError, SafetensorError, KeyError, TypeError):  # anybody can name a file so
             continue
     return found
 
@@ -60,6 +62,8 @@ def write(folder: Path, place: tuple[int, int], part: EpisodeScores) -> None:
     tensors = {f"{mode.name}.loss": scores.loss for mode, scores in part.items()}
     tensors |= {f"{mode.name}.metric": scores.metric for mode, scores in part.items()}
     data = safetensors.torch.save({name: values.contiguous() for name, values in tensors.items()})
+    for inside in (folder.parent, folder):
+        refuse_link(inside)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{place[0]:08d}-{place[1]}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     write_durably(folder / name, data)

@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from metalearn_cli import runs
 from metalearn_cli.config import train_job
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import write_durably
 from metalearn_cli.jobs import number
 from metalearn_cli.machine import new_learner
 from metalearn_cli.overrides import compose_config
@@ -47,9 +48,9 @@ def run(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[st
         tidy(folder)
         storage = open_storage(folder)
         asked = {**search.fixed, **{key: str(space) for key, space in search.space.items()}}
-        study = open_study(folder, storage, search.metric, asked)
+        study = open_study(folder, storage, search.metric, asked, search.space)
         config = hydra.compose_config("config", overrides, run_mode=RunMode.MULTIRUN)
-        OmegaConf.save(config, folder / "multirun.yaml")
+        write_durably(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
         fixed = [text for text in config.hydra.overrides.task if text.partition("=")[0] not in search.space]
         while batch := next_batch(study, search):

@@ -5,15 +5,15 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from metalearn_cli import runs
+from metalearn_cli import checkpoint, runs
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.config import Precision, check_precision, resolve_device
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import read_bytes
 from metalearn_cli.model import Model
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.schema import build
@@ -95,11 +95,11 @@ def _read_export(folder: Path) -> Stored:
     _check(folder / EXPORT, config, ("algo", "model"))
     path = folder / Path(name).name
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, checkpoint.MOST_BYTES)
         if hashlib.sha256(data).hexdigest() != digest:
             raise UserError(f"{path} is damaged, its hash is not the one in {EXPORT}: export the run again")
-        tensors = safetensors.torch.load(data)
-    except (OSError, SafetensorError) as error:
+        tensors = checkpoint.tensors_of(data)
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): export the run again") from error
     notes = [*runs.check_records(folder), *runs.unproved(folder, {})]
     zero = content.get("denormals_are_zero") is True

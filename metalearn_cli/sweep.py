@@ -36,6 +36,7 @@ from metalearn_cli.report.best import best_sentences
 from metalearn_cli.report.folders import group
 from metalearn_cli.report.summary import after
 from metalearn_cli.sweep_job import STUDY_FILE, folder_of, outcomes, run_job
+from metalearn_cli.text import printable
 
 # Hydra makes no folders and no log files of its own; its multirun.yaml stands in the sweep's folder.
 _QUIET = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
@@ -229,5 +230,5 @@ def _print_table(folder: Path, outcomes: list[dict[str, Any]], best: list[str]) 
         code = code or (3 if short else 0)
     lines += best
     lines.append(f"results are in {folder}")
-    show("\n".join(lines))
+    show("\n".join(map(printable, lines)))
     return code

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from metalearn_cli import runs
 from metalearn_cli.config import train_job
 from metalearn_cli.errors import Pruned, RunFailed, UserError
+from metalearn_cli.files import refuse_link
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import train_run
 from metalearn_cli.learner import NonFinite
@@ -43,6 +44,7 @@ def run_job(
         return None
     tell(f"metalearn: {values}")
     folder = folder_of(sweep, values)
+    refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"launch": launch, "number": HydraConfig.get().job.num, "values": values, "stopped": None, "pruned": None}
     runs.write_json(folder / "outcome.json", {**about, "failed": runs.NOT_ENDED})

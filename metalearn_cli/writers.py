@@ -14,8 +14,10 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import Log, write_durably
+from metalearn_cli.files import Log, read_bytes, write_durably
 from metalearn_cli.metrics import is_finite
+
+MOST_BYTES = 1 << 30  # of lines: those of some millions of steps
 
 
 class Writers:
@@ -94,7 +96,7 @@ class Lines(NamedTuple):
 
 
 def parse_lines(path: Path) -> Lines:
-    *whole, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    *whole, rest = read_bytes(path, MOST_BYTES).split(b"\n") if path.exists() else [b""]
     found = Lines({}, [], f"{path} line {len(whole) + 1} is cut off" if rest else None)
     for number, line in enumerate(whole, 1):
         try:

@@ -62,6 +62,7 @@ LAYERS = [
         "help",
         "yaml_files",
         "student",
+        "text",
         "unlike",
     },
 ]

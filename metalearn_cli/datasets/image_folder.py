@@ -28,6 +28,7 @@ from metalearn_cli.datasets.places import cache_root, expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.progress import follow
+from metalearn_cli.text import printable
 
 MOST_NAMED = 10  # in a sentence
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # they do not count, nor does what is hidden
@@ -306,7 +307,7 @@ def _read(
     seen: dict[str, str] = {}
     twice: list[tuple[str, str]] = []
     files = [(name, file) for name, listed in classes.items() for file in listed if file.size >= 0]
-    for name, file in follow(files, f"reading {folder.name}", len(files)):
+    for name, file in follow(files, f"reading {printable(folder.name)}", len(files)):
         if (pixels := decoded.find(file)) is None:
             try:
                 pixels = decoded.add(file, decode(folder / file.name, how.size, how.channels, how.resize))
@@ -328,8 +329,3 @@ def some(items: list[str], separator: str = ", ", most: int = MOST_NAMED) -> str
     """The first of them, and how many more there are."""
     rest = [f"and {len(items) - most} more"] if len(items) > most else []
     return separator.join([printable(item) for item in items[:most]] + rest)
-
-
-def printable(name: str) -> str:
-    """Names may hold bytes that are no text."""
-    return name.encode("utf-8", "backslashreplace").decode()

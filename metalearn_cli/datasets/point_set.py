@@ -8,6 +8,7 @@ x_train_1, ... Points that are not divided yet are x and y, or x_0, y_0, x_1, ..
 Shapes: M tasks, N points of all of them, F features.
 """
 
+import lzma
 import re
 import zipfile
 import zlib
@@ -23,7 +24,10 @@ from metalearn_cli.errors import UserError
 Array = np.ndarray[Any, Any]
 
 # What numpy raises where the bytes of a file are not what they should be.
-DAMAGE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+DAMAGE = (
+    *(ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError),
+    *(OverflowError, MemoryError),  # of a shape that no array has
+)
 
 # What a table's column of sets may say.
 SETS = {"support": False, "train": False, "query": True, "val": True}

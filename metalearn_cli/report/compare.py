@@ -16,6 +16,7 @@ from metalearn_cli.report.found import find
 from metalearn_cli.report.sides import Comparison, Difference, make_comparison
 from metalearn_cli.report.statistics import Estimate
 from metalearn_cli.report.tables import aligned, finite
+from metalearn_cli.text import printable
 
 MODES = ("transductive", "inductive", "running", "one_query")
 
@@ -33,13 +34,13 @@ def compare(arguments: list[str]) -> None:
         raise UserError(f"batch_norm={mode} must be one of {', '.join(MODES)}")
     found = [part for argument in given for part in parts(argument)]
     for job, sentence in {job: why for argument in given for job, why in find(argument).failed.items()}.items():
-        tell(f"note: {job} failed, and is left out: {sentence}")
+        tell(printable(f"note: {job} failed, and is left out: {sentence}"))
     if len(found) < 2:
         what = f"{found[0].name} is one configuration" if found else "no folder was given"
         raise UserError(f"{what}, and a comparison wants two: metalearn compare outputs/a outputs/b")
     comparison = make_comparison(found, mode, None if step is None else int(step))
     settings = setting_lines([part.runs[0] for part in found])
-    show("\n".join(lines(comparison, settings)))
+    show("\n".join(map(printable, lines(comparison, settings))))
     if out is not None:
         write_durably(out, (json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n").encode())
 

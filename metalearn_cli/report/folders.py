@@ -12,9 +12,10 @@ import numpy.typing as npt
 from numpy import float64
 
 from metalearn_cli import runs
-from metalearn_cli.catalog import flatten
+from metalearn_cli.catalog import GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.checked import check_config, check_environment, check_episodes
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import read_text
 from metalearn_cli.mistakes import nearest
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.records import arrays_of
@@ -23,6 +24,8 @@ from metalearn_cli.report.unfinished import Unfinished, damage_of_outcome, unfin
 from metalearn_cli.writers import read_series, read_timing
 
 Values = npt.NDArray[float64]
+
+_OF_A_COMMAND = {*GROUPS, *PRESETS, "hydra", "sweep", "run", "name"}  # that a configuration need not have
 
 
 class RunFolder(NamedTuple):
@@ -80,7 +83,7 @@ def read(folder: Path) -> RunFolder:
     environment = _json(folder / "environment.json") or {}
     check_environment(folder / "environment.json", environment)
     results, changed = runs.read_results(folder, config)
-    given, damage = _given(folder / "overrides.txt")
+    given, damage = _given(folder / "overrides.txt", {*config, *run_keys()})
     metrics, timing = read_series(folder / "metrics.jsonl"), read_timing(folder / "timing.jsonl")
     damage += [*changed, *metrics.damage, *timing.damage, *damage_of_outcome(folder)]
     overrides = {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in given)}
@@ -96,14 +99,23 @@ def _json(path: Path) -> dict[str, Any] | None:
     return runs.read_json(path) if path.exists() else None
 
 
-def _given(path: Path) -> tuple[list[str], list[str]]:
-    """What the command line gave, and a sentence for each line that is no key=value."""
+def _given(path: Path, keys: set[str]) -> tuple[list[str], list[str]]:
+    """What the command line gave for some of these keys, and a sentence for each line that is nothing of the kind."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8: mend or remove it") from error
-    damage = [f"{path} line {number} is no key=value" for number, line in enumerate(lines, 1) if "=" not in line]
-    return [line for line in lines if "=" in line], damage
+        lines = read_text(path).split("\n") if path.exists() else []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
+
+    def is_given(line: str) -> bool:
+        key = line.lstrip("+").partition("=")[0] if "=" in line else ""
+        return re.split("[./]", key)[0] in _OF_A_COMMAND or any(f"{one}.".startswith(f"{key}.") for one in keys)
+
+    damage = [
+        f"{path} line {number} is no key=value" + (" of a run" if "=" in line else "")
+        for number, line in enumerate(lines, 1)
+        if line and not is_given(line)
+    ]
+    return list(filter(is_given, lines)), damage
 
 
 def missing(run: RunFolder) -> list[str]:

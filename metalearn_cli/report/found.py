@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import read_bytes
 from metalearn_cli.report.unfinished import why_failed
 
 
@@ -52,7 +53,7 @@ def _is_job(folder: Path) -> bool:
 def _failure(job: Path) -> str:
     if (sentence := why_failed(job)) is not None:
         return sentence
-    lines = (job / "train.log").read_text(errors="replace").split("\n") if (job / "train.log").exists() else []
+    lines = read_bytes(job / "train.log").decode(errors="replace").split("\n") if (job / "train.log").exists() else []
     said = [line for line in lines if line.strip()]
     return f"it did not begin; {f'the last it said: {said[-1]}' if said else 'nothing was said'}"
 

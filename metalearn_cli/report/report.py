@@ -15,6 +15,7 @@ from metalearn_cli.report.found import find
 from metalearn_cli.report.page import Sweep, page
 from metalearn_cli.report.summary import ALIGN, HEADER, as_csv, cells, failed_row, over_seeds, row, warnings
 from metalearn_cli.report.tables import aligned
+from metalearn_cli.text import lines, printable
 
 
 def report(arguments: list[str]) -> None:
@@ -40,14 +41,14 @@ def report(arguments: list[str]) -> None:
     show("\n".join(aligned([HEADER, *(cells(one) for one, _ in rows)], ALIGN)))
     for name, _, best in sweeps:
         for sentence in best:
-            show(f"{name}: {sentence}")
+            show(printable(f"{name}: {sentence}"))
     for sentence in warned:
-        tell(f"note: {sentence}")
+        tell(f"note: {printable(sentence)}")
     if paths["csv"] != "null":
         write_durably(Path(paths["csv"]), as_csv([one for one, is_over_seeds in rows if not is_over_seeds]).encode())
         show(f"the table is in {paths['csv']}")
     if paths["out"] != "null":
-        write_durably(Path(paths["out"]), made.encode())
+        write_durably(Path(paths["out"]), lines(made).encode())
         show(f"the page is {paths['out']}")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import read_bytes
 from metalearn_cli.records import arrays_of
 from metalearn_cli.report.figures import Figures
 from metalearn_cli.report.folders import RunFolder, episodes
@@ -27,6 +28,8 @@ from metalearn_cli.report.svg import (
     picture,
     scale,
 )
+
+MOST_PIXELS = 30_000_000  # of test.png
 
 
 def first_task(run: RunFolder) -> str:
@@ -54,7 +57,17 @@ def _fallback(png: Path) -> str:
     """Of a run of before there was examples.npz."""
     if not png.exists():
         return "This kind of task has no picture: neither images nor curves of one variable."
-    data = base64.b64encode(png.read_bytes()).decode()
+    try:
+        with Image.open(io.BytesIO(read_bytes(png)), formats=["PNG"]) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
+            drawn = opened.convert("RGB")
+    except Exception as error:  # whatever the system and Pillow raise where that is no PNG
+        what = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UserError(f"{png} is no picture of a run's test tasks ({what}): remove it") from error
+    file = io.BytesIO()
+    drawn.save(file, "PNG")  # anew: of a file that may be anybody's the pixels alone
+    data = base64.b64encode(file.getvalue()).decode()
     return f'<img class="test" src="data:image/png;base64,{data}" alt="the first test tasks and what was predicted">'
 
 

@@ -1,15 +1,14 @@
 """What a run was and what came of it: the rows of the table and of results.csv, and what to be warned of."""
 
-import csv
-import io
 from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
 
+from metalearn_cli import text
 from metalearn_cli.catalog import conf_dir, list_choices
 from metalearn_cli.report.folders import Part, RunFolder
 from metalearn_cli.report.statistics import paired
-from metalearn_cli.runs import load_config
 from metalearn_cli.writers import training_seconds
 
 COLUMNS = (
@@ -58,11 +57,7 @@ def minutes(run: RunFolder) -> float | None:
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return text.as_csv([COLUMNS, *([one[name] for name in COLUMNS] for one in rows)])
 
 
 def cells(one: dict[str, Any]) -> list[str]:
@@ -199,5 +194,5 @@ def published_steps(run: RunFolder) -> int | None:
     experiment = run.environment.get("choices", {}).get("experiment")
     if experiment is None or experiment not in list_choices("experiment"):
         return None
-    steps = load_config(conf_dir() / "experiment" / f"{experiment}.yaml").get("steps")
+    steps = OmegaConf.select(OmegaConf.load(conf_dir() / "experiment" / f"{experiment}.yaml"), "steps")
     return steps if isinstance(steps, int) else None

@@ -3,9 +3,12 @@
 import math
 from typing import Any
 
+from metalearn_cli.text import printable
+
 
 def aligned(rows: list[list[str]], align: str) -> list[str]:
     """Rows as lines, each column as wide as its widest cell; `align` has an l or r for each."""
+    rows = [list(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

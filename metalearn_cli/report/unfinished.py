@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from metalearn_cli import checkpoint, runs
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import read_bytes
 
 
 class Unfinished(NamedTuple):
@@ -107,11 +108,11 @@ _RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)")
 
 def _last_failure(log: Path) -> str | None:
     """Why the log ends: where its last record says that something failed, of a traceback the last line."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    lines = read_bytes(log).decode(errors="replace").splitlines() if log.exists() else []
     starts = [number for number, line in enumerate(lines) if _RECORD.fullmatch(line)]
     if not starts:
         return None
     record = [_RECORD.sub(r"\1", lines[starts[-1]]), *filter(None, lines[starts[-1] + 1 :])]
     if not record[0].startswith("failed: "):
         return None
-    return record[-1].removeprefix("failed: ")
+    return record[-1].strip().removeprefix("failed: ")

@@ -1,6 +1,7 @@
 """Rows C14, C17, C18 and D1 of the fault matrix: where a run is written, what its streams are, and how the machine is
 set up. It runs with the same bits, or says one sentence."""
 
+import errno
 import os
 import pty
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import run, start, wait
 
-from metalearn_cli import catalog
+from metalearn_cli import catalog, files
 
 RUN = ["train", "task=sinusoid", "algo=maml", "tasks_per_step=2", "model.hidden=[8]", "algo.test_steps=1", "threads=1"]
 RUN += ["steps=6", "save_every=4", "log_every=2", "eval_every=0", "select=last", "test_episodes=8"]
@@ -81,10 +82,12 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, place: str) 
 
 @pytest.mark.row("C14")
 def test_a_full_disk_before_the_first_step_is_a_sentence(tmp_path: Path) -> None:
-    """/dev/full takes nothing."""
-    (tmp_path / "outputs" / "run").mkdir(parents=True)
-    (tmp_path / "outputs" / "run" / "train.log").symlink_to("/dev/full")
-    refused = run(tmp_path, *RUN, "name=run")
+    """The first line of the log finds no room."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    refused = wait(tmp_path, start(tmp_path, *RUN, "name=run", first=lambda: setattr(files, "write_all", full)))
     assert refused.code == 1
     assert refused.err.splitlines()[-1] == "metalearn: No space left on device: outputs/run/train.log"
     assert "Traceback" not in refused.err

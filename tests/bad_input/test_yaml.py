@@ -26,7 +26,7 @@ BAD = {
     "a tab": (MAML + "\tx: 1\n", f" line {LINES + 1} is not right: found character '\\t'"),
     "a key twice": (MAML + "inner_lr: 0.5\n", f" line {LINES + 1} is not right: found duplicate key inner_lr"),
     "not closed": (MAML + "x: [1, 2\n", f" line {LINES + 2} is not right: expected ',' or ']'"),
-    "10 MB": (MAML + "# " + "x" * 10_000_000, " bytes, and no configuration has more than 131,072"),
+    "10 MB": (MAML + "# " + "x" * 10_000_000, " bytes, and 131,072 are read at most"),
     "no text": (MAML.encode() + b"# \xff\xfe", " is no text in UTF-8"),
     "a zero byte": (MAML + "\0", " is not right: special characters are not allowed"),
     "nothing": ("", " has no _target_, the class that it is about"),
@@ -68,7 +68,7 @@ GOOD = (GOLDEN / "config.yaml").read_text()
 OF_A_RUN = {
     "a tab": (GOOD + "\tx: 1\n", f"config.yaml line {len(GOOD.splitlines()) + 1}"),
     "a key twice": (GOOD + "seed: 3\n", f"config.yaml line {len(GOOD.splitlines()) + 1}"),
-    "10 MB": (GOOD + "# " + "x" * 10_000_000, "and no configuration has more than 131,072"),
+    "10 MB": (GOOD + "# " + "x" * 10_000_000, "and 131,072 are read at most"),
     "no text": (GOOD.encode() + b"# \xff\xfe", "is no text in UTF-8"),
     "nothing": ("", "holds no configuration"),
     "a word": ("word\n", "has no algo._target_"),

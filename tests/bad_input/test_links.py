@@ -1,0 +1,213 @@
+"""Row C22 of the fault matrix: links in a run's folder lead nowhere. What they lead to is neither written, nor emptied,
+nor removed, nor shown."""
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import run
+from foreign import COMMANDS, RUN, copy
+from PIL import Image
+
+from metalearn_cli import files
+from metalearn_cli.cli import main
+
+SECRET = "A_PRIVATE_KEY=hunter2\n"
+# What of a folder each command opens, that is there.
+FILES = {
+    "train": ["config.yaml", "environment.json", "results.json", "lock", "train.log"],
+    "train on": ["config.yaml", "environment.json", "results.json", "lock", "train.log", "choices.json"],
+    "eval": ["config.yaml", "environment.json", "results.json", "choices.json"],
+    "report": [
+        *("config.yaml", "environment.json", "results.json", "overrides.txt", "metrics.jsonl", "timing.jsonl"),
+        *("episodes.npz", "examples.npz"),
+    ],
+    "predict": ["config.yaml", "results.json", "task.json", "unlike.json"],
+    "export": ["config.yaml", "results.json", "task.json"],
+}
+CASES = [(command, names[k]) for k in range(8) for command, names in FILES.items() if k < len(names)]
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Iterator[Path]:
+    """With a secret beside it, which is as it was in the end."""
+    (tmp_path / "secret").write_text(SECRET)
+    yield copy(made, tmp_path)
+    assert (tmp_path / "secret").read_text() == SECRET
+
+
+def shown(folder: Path) -> str:
+    """All that the command has made, and said."""
+    texts = [path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return b"".join(text for text in texts if text != SECRET.encode()).decode(errors="replace")
+
+
+@pytest.mark.row("C22", ci=6, full=len(CASES))
+def test_a_file_that_is_a_link_is_neither_read_nor_written(attempt: int, folder: Path) -> None:
+    command, name = CASES[attempt]
+    path = folder / "outputs/run" / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(folder / "secret")
+    refused = run(folder, *COMMANDS[command])
+    assert refused.code == 1, refused
+    assert "Traceback" not in refused.err
+    said = refused.err.splitlines()[-1]
+    assert f"outputs/run/{name}" in said
+    assert "it is a link, and a plain file is wanted" in said
+    assert "hunter2" not in shown(folder)
+    assert base64.b64encode(SECRET.encode()).decode()[:16] not in shown(folder)
+
+
+@pytest.mark.row("C22")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timing.jsonl"])
+def test_a_log_that_is_a_link_gets_no_line(folder: Path, name: str) -> None:
+    (folder / "outputs/run" / name).unlink()
+    (folder / "outputs/run" / name).symlink_to(folder / "secret")
+    refused = run(folder, *COMMANDS["train on"])
+    assert refused.code == 1
+    assert f"it is a link, and a plain file is wanted: outputs/run/{name}" in refused.err.splitlines()[-1]
+
+
+@pytest.mark.row("C22")
+def test_a_link_to_nothing_makes_no_file(folder: Path) -> None:
+    names = ("train.log", "lock", "eval", "logger.json", "choices.json", "unlike.json")
+    for name in names:
+        path = folder / "outputs/run" / name
+        path.unlink(missing_ok=True)
+        path.symlink_to(folder / "nothing")
+    for command in ("train on", "eval", "predict", "report"):
+        done = run(folder, *COMMANDS[command])
+        assert "Traceback" not in done.err
+        assert not (folder / "nothing").exists(), command
+
+
+@pytest.mark.row("C22")
+@pytest.mark.parametrize("command", ["train on", "eval", "report"])
+def test_checkpoints_that_are_a_link_are_neither_read_nor_removed(folder: Path, command: str) -> None:
+    run_folder = folder / "outputs/run"
+    (run_folder / "checkpoints").rename(folder / "elsewhere")
+    (folder / "elsewhere/step-1.tmp-1").write_text("mine")
+    (run_folder / "checkpoints").symlink_to(folder / "elsewhere")
+    (run_folder / "results.json").unlink()
+    before = sorted(path.name for path in (folder / "elsewhere").iterdir())
+    refused = run(folder, *COMMANDS[command])
+    assert refused.code == 1
+    assert "it is a link, and a folder is wanted: outputs/run/checkpoints" in refused.err.splitlines()[-1]
+    assert sorted(path.name for path in (folder / "elsewhere").iterdir()) == before
+
+
+@pytest.mark.row("C22")
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_evaluation_stays_inside_of_its_run(folder: Path, inside: bool) -> None:
+    """eval/ as a link, or the folder in it."""
+    (folder / "elsewhere").mkdir()
+    link = folder / "outputs/run/eval"
+    if inside:
+        assert run(folder, *COMMANDS["eval"]).code == 0
+        link = next(link.iterdir())
+        (link / "lock").unlink()
+        for path in link.iterdir():
+            path.unlink()
+        link.rmdir()
+    link.symlink_to(folder / "elsewhere")
+    refused = run(folder, *COMMANDS["eval"])
+    assert refused.code == 1
+    said = f"it is a link, and a folder is wanted: {link.relative_to(folder)}"
+    assert said in refused.err.splitlines()[-1]
+    assert not list((folder / "elsewhere").iterdir())
+
+
+@pytest.mark.row("C22")
+def test_the_lock_of_an_evaluation_is_no_link(folder: Path) -> None:
+    assert run(folder, *COMMANDS["eval"]).code == 0
+    (one,) = (folder / "outputs/run/eval").iterdir()
+    for name in ("lock", "eval.log"):
+        (one / name).unlink()
+        (one / name).symlink_to(folder / "secret")
+        refused = run(folder, *COMMANDS["eval"])
+        assert refused.code == 1
+        assert f"outputs/run/eval/{one.name}/{name}" in refused.err
+        (one / name).unlink()
+
+
+@pytest.mark.row("C22")
+def test_a_record_of_a_log_begins_no_line_of_its_own(folder: Path) -> None:
+    """A version that breaks the line would make a command of it, in a file that a shell reads."""
+    path = folder / "outputs/run/environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "torch": "2.13\ntouch it-ran #\r\x1b[2Jx"}))
+    done = run(folder, *COMMANDS["train on"])
+    assert done.code == 0, done.err
+    log = (folder / "outputs/run/train.log").read_text()
+    assert "\n" not in log.partition("started with torch 2.13")[2].partition(", and goes on with")[0]
+    assert "\x1b" not in log + done.err
+    assert "\r" not in log
+
+
+@pytest.mark.row("C22")
+def test_a_picture_is_shown_only_if_it_is_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """test.png, of runs of before there was examples.npz."""
+    one = folder / "outputs/run"
+    (one / "examples.npz").unlink()
+    png = one / "test.png"
+    with Image.open(png) as opened:
+        size = opened.size
+        opened.save(folder / "posing", "GIF")
+    good = png.read_bytes()
+    posing = (folder / "posing").read_bytes()
+    huge = good[:16] + (1 << 20).to_bytes(4, "big") * 2 + good[24:]
+    for content in (SECRET.encode(), b"", posing, good[: len(good) // 2], huge):
+        png.write_bytes(content)
+        refused = run(folder, *COMMANDS["report"])
+        assert refused.code == 1
+        assert "outputs/run/test.png is no picture of a run's test tasks" in refused.err.splitlines()[-1]
+        assert "Traceback" not in refused.err
+    png.write_bytes(good + SECRET.encode())  # of which Pillow takes no notice
+    assert run(folder, *COMMANDS["report"]).code == 0
+    data = (folder / "report.html").read_text().partition("data:image/png;base64,")[2].partition('"')[0]
+    assert SECRET.encode() not in base64.b64decode(data)
+    (folder / "shown.png").write_bytes(base64.b64decode(data))
+    with Image.open(folder / "shown.png") as opened:
+        assert opened.size == size
+    png.unlink()
+    png.symlink_to(folder / "secret")
+    assert "outputs/run/test.png is no picture" in run(folder, *COMMANDS["report"]).err
+
+
+@pytest.mark.row("C22")
+def test_a_line_that_is_no_key_of_the_run_is_not_shown(folder: Path) -> None:
+    path = folder / "outputs/run/overrides.txt"
+    path.write_text(path.read_text() + SECRET)
+    done = run(folder, *COMMANDS["report"])
+    assert done.code == 0
+    assert "overrides.txt line" in done.err
+    assert "is no key=value of a run" in done.err
+    assert "hunter2" not in shown(folder).replace(path.read_text(), "")
+
+
+@pytest.mark.row("C22")
+def test_a_link_that_waits_for_a_temporary_name(tmp_path: Path) -> None:
+    """A name with this process's number is no secret."""
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / f"results.json.tmp-{os.getpid()}").symlink_to(tmp_path / "secret")
+    files.write_durably(tmp_path / "results.json", b"{}")
+    assert (tmp_path / "secret").read_text() == SECRET
+    assert (tmp_path / "results.json").read_bytes() == b"{}"
+
+
+@pytest.mark.row("C22")
+def test_links_of_the_user_work(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """outputs/, a run's folder and an export may be links: what lies inside of them may not."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (folder / "outputs/run").rename(elsewhere / "run")
+    (folder / "outputs/run").symlink_to(elsewhere / "run")
+    (folder / "outputs").rename(elsewhere / "outputs")
+    (folder / "outputs").symlink_to(elsewhere / "outputs")
+    (folder / "exported").rename(elsewhere / "exported")
+    (folder / "exported").symlink_to(elsewhere / "exported")
+    for command in ("train on", "eval", "report", "predict of an export"):
+        done = run(folder, *COMMANDS[command])
+        assert done.code == 0, (command, done.err)
+    assert main(["train", *RUN, "steps=20", f"name={folder}"]) == 1  # but a name leads nowhere
