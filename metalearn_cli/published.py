@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from metalearn_cli import runs
 from metalearn_cli.errors import UserError
 from metalearn_cli.jobs import number
-from metalearn_cli.student import t_quantile
+from metalearn_cli.report.statistics import t_quantile
 from metalearn_cli.writers import is_finite, parse_lines, read_timing, training_seconds
 
 

@@ -1,12 +1,26 @@
-"""Differences with their 95% intervals and p-values: Student's t, Wilcoxon's ranks, Holm's correction."""
+"""Differences with their 95% intervals and p-values: Student's t, Wilcoxon's ranks, Holm's correction.
+
+SciPy is imported where it is called: that takes most of a second, which no other command should wait for.
+"""
 
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from metalearn_cli.report.folders import Values
-from metalearn_cli.student import t_p_value, t_quantile
+
+
+def t_p_value(t: float, df: float) -> float:
+    """P(|T| >= |t|) of Student's t."""
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(df, -abs(t)))
+
+
+def t_quantile(df: float, p: float = 0.05) -> float:
+    """The t beyond which, to either side together, lies p: the half width of an interval in standard errors."""
+    from scipy.special import stdtrit
+
+    return float(-stdtrit(df, p / 2))
 
 
 class Estimate(NamedTuple):
@@ -72,15 +86,11 @@ def wilcoxon(differences: Values) -> float | None:
     """The p-value of Wilcoxon's signed ranks, by the normal approximation with its correction for ties. Zeros are left
     out; None where fewer than 20 remain."""
     kept = differences[differences != 0]
-    number = len(kept)
-    if number < 20:
+    if len(kept) < 20:
         return None
-    _, group, size = np.unique(np.abs(kept), return_inverse=True, return_counts=True)
-    ranks = (size.cumsum() - (size - 1) / 2)[group]  # those of a tie share the middle one
-    deviation = float(ranks[kept > 0].sum()) - number * (number + 1) / 4
-    ties = float((size.astype(np.float64) ** 3 - size).sum())
-    variance = number * (number + 1) * (2 * number + 1) / 24 - ties / 48
-    return math.erfc(abs(deviation) / math.sqrt(2 * variance))
+    from scipy.stats import wilcoxon as signed_ranks
+
+    return float(signed_ranks(kept, correction=False, method="approx").pvalue)
 
 
 def holm(p_values: list[float]) -> list[float]:
