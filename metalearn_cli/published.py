@@ -9,7 +9,7 @@ from metalearn_cli import runs
 from metalearn_cli.errors import UserError
 from metalearn_cli.jobs import number
 from metalearn_cli.metrics import is_finite
-from metalearn_cli.student import t_quantile
+from metalearn_cli.report.statistics import t_quantile
 from metalearn_cli.writers import parse_lines, read_timing, training_seconds
 
 

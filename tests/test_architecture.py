@@ -61,7 +61,6 @@ LAYERS = [
         "fields",
         "help",
         "yaml_files",
-        "student",
         "text",
         "unlike",
     },
@@ -93,6 +92,13 @@ def test_imports_run_one_way() -> None:
         for module in imports(path):
             if module.startswith("metalearn_cli.") and module != "metalearn_cli.__version__":
                 assert level[part(module)] >= level[own], f"{own} imports {module}"
+
+
+def test_scipy_is_imported_where_it_is_called() -> None:
+    """At the top of a module it would cost each `metalearn --help` and each completion half a second."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            assert not (isinstance(node, ast.Import | ast.ImportFrom) and "scipy" in ast.unparse(node)), path
 
 
 def test_algorithms_read_write_draw_and_log_nothing() -> None:

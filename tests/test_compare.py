@@ -171,6 +171,30 @@ def test_means_that_a_few_episodes_decide(tmp_path: Path) -> None:
     assert "a few with large differences decide the mean" in text
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_sentence_follows_the_counts(tmp_path: Path, seeds: int) -> None:
+    """By float32 differences Wilcoxon's p is 0.195, and the sentence would add that on most episodes it is not so."""
+    for seed in range(seeds):
+        for side, counts in (("a", [6, 19, 17, 19]), ("b", [3, 16, 15, 22])):
+            write_run(tmp_path / side / f"seed={seed}", np.float32([counts * 8])[0] / 25, seed)
+    done = run(tmp_path, "compare", "a", "b", "out=c.json")
+    (one,) = json.loads((tmp_path / "c.json").read_text())["differences"]
+    assert one["wilcoxon_p"] == pytest.approx(0.04819421059071111, rel=1e-9)
+    assert (one["better_on"], one["worse_on"]) == (0.25, 0.75)
+    assert "b is worse than a by" in squeezed(done.out)
+    assert "on most episodes it is not so" not in squeezed(done.out)
+
+
+def test_means_of_as_many_right_answers_are_no_difference(tmp_path: Path) -> None:
+    """3 + 8 + 22 and 9 + 4 + 20: in float32 their means differ in the last bits."""
+    for side, counts in (("a", [3, 8, 22]), ("b", [9, 4, 20])):
+        for seed in range(3):
+            values = np.float32([counts[seed:] + counts[:seed]] * 10).ravel() / 25
+            write_run(tmp_path / side / f"seed={seed}", values, seed)
+    text = squeezed(run(tmp_path, "compare", "a", "b").out)
+    assert "a and b have the same result on every episode" in text
+
+
 def test_the_first_episodes_of_more_are_proved_the_same(tmp_path: Path) -> None:
     """Real runs: 70 of 130 episodes, which end inside a block of 64; and other episodes, which are refused."""
     for name, episodes, more in (("a", 70, []), ("b", 130, ["seed=1"]), ("c", 70, ["task.shot=3"])):

@@ -42,6 +42,15 @@ PAIRS: dict[str, tuple[Algorithm, Net]] = {
     if label not in (FOR_CLASSES if net.spec.kind == "values" else FOR_VALUES)
 }
 
+# How far the last bits lead: against golden.json the five losses were off by at most 7.5e-13 under MKL_CBWR=COMPATIBLE,
+# SSE4_2, AVX2 and AVX512, under ATEN_CPU_CAPABILITY=default, avx2 and avx512 with ONEDNN_MAX_CPU_ISA=SSE41, AVX2 and
+# AVX512_CORE, with one thread and two, and with inputs moved by their last bit (Intel Xeon with AVX-512, torch 2.13.0,
+# 2026-11-30). 1e-10 is 130 times that. Adam on points was off by 4.1e-11: 1e-9 is 24 times that. The optimizers of a
+# network with batch norm, where weights of 0.01 make steep slopes, are chaotic: off by 3.6e-8 in five losses and by
+# 4.1e-9 in two, and 1e-7 is 24 times that.
+CHAOTIC = [f"{label}, {name}" for label in ("LearnedOptimizer", "HandOptimizer") for name in NETS if name != "points"]
+TOLERANCE = {**dict.fromkeys(PAIRS, 1e-10), "HandOptimizer, points": 1e-9, **dict.fromkeys(CHAOTIC, 1e-7)}
+
 
 def first_losses(algorithm: Algorithm, net: Net) -> list[float]:
     """The mean loss of five steps."""
@@ -53,7 +62,9 @@ def first_losses(algorithm: Algorithm, net: Net) -> list[float]:
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.row("D2")
 def test_the_first_losses_are_the_golden_ones(pair: str) -> None:
-    assert first_losses(*PAIRS[pair]) == pytest.approx(json.loads(FILE.read_text())[pair], rel=1e-9)
+    golden = json.loads(FILE.read_text())[pair]
+    steps = 2 if pair in CHAOTIC else 5
+    assert first_losses(*PAIRS[pair])[:steps] == pytest.approx(golden[:steps], rel=TOLERANCE[pair])
 
 
 def test_every_golden_loss_belongs_to_a_pair() -> None:

@@ -1,10 +1,21 @@
-"""Against scipy 1.17.1, whose figures stand here, since nothing else here needs it."""
+"""Against figures that stand here: of whole tests by scipy 1.17.1 (ttest_rel, ttest_ind, wilcoxon), of Student's t as
+mpmath has them."""
 
 import numpy as np
 import pytest
 
 from metalearn_cli.report.sides import Side, difference
-from metalearn_cli.report.statistics import estimate, holm, paired, t_p_value, t_quantile, together, unpaired, wilcoxon
+from metalearn_cli.report.statistics import (
+    estimate,
+    gains,
+    holm,
+    paired,
+    t_p_value,
+    t_quantile,
+    together,
+    unpaired,
+    wilcoxon,
+)
 
 D = np.array([((i * 37) % 101 - 45) / 8 for i in range(40)])
 A = np.array([((i * 53) % 97) / 10 for i in range(40)])
@@ -28,7 +39,7 @@ def test_students_t(df: float, quantile: float, p: float) -> None:
 
 
 def test_a_p_value_far_out() -> None:
-    assert t_p_value(40, 599) == pytest.approx(2.658918435565544e-171, rel=1e-6)
+    assert t_p_value(40, 599) == pytest.approx(2.658918435565544e-171, rel=1e-9)
 
 
 def test_the_paired_t() -> None:
@@ -58,6 +69,43 @@ def test_wilcoxon_takes_an_infinite_difference_as_the_largest() -> None:
     one = D.copy()
     one[np.abs(one).argmax()] = np.inf if one[np.abs(one).argmax()] > 0 else -np.inf
     assert wilcoxon(one) == wilcoxon(D)
+
+
+def shares(counts: list[int], queries: int | list[int] = 25) -> np.ndarray:
+    """The accuracies of so many right answers, as a run keeps them: float32, [1, E]."""
+    return (np.array([counts]) / queries).astype(np.float32).astype(np.float64)
+
+
+def test_accuracies_are_compared_by_their_counts() -> None:
+    """In float32 24/25 - 23/25 is not 23/25 - 22/25."""
+    first, second = shares([24, 23, 22, 21] * 8), shares([23, 24, 23, 22] * 8)
+    assert set(gains("accuracy", first, second)) == {-1 / 25, 1 / 25}
+    assert wilcoxon(gains("accuracy", first, second)) == pytest.approx(0.0046777349810472576, rel=1e-9)
+    assert len(set(gains("mse", first, second))) == 3
+
+
+def test_the_counts_of_queries_whose_number_varies() -> None:
+    """1/3 - 1/4 and 7/12 - 3/6 are one difference, and so are the shares that a GPU rounds once more."""
+    queries = np.array([3, 4, 12, 6, 2047, 2048])
+    first, second = shares([1, 1, 3, 3, 1000, 77], [4, 3, 12, 6, 2047, 2048]), shares([1, 1, 7, 1, 1000, 77], queries)
+    second[0, 4:] = np.float32([1000, 77]) * np.float32(1 / queries[4:])
+    expected = [1 / 12, -1 / 12, 1 / 3, -1 / 3, 0, 0]
+    assert gains("accuracy", first, second).tolist() == expected
+
+
+def test_means_of_several_seeds_are_compared_by_their_counts() -> None:
+    """3 + 8 + 22 right answers are as many as 9 + 4 + 20, and two seeds may stand against three."""
+    first = np.concatenate([shares(row) for row in ([3, 7, 21], [8, 7, 22], [22, 7, 23])])
+    second = np.concatenate([shares(row) for row in ([20, 7, 24], [9, 7, 25], [4, 7, 23])])
+    assert gains("accuracy", first, second).tolist() == [0, 0, 2 / 25]
+    assert gains("accuracy", first, second[:2]).tolist() == [3.5 / 25, 0, 2.5 / 25]
+    assert gains("mse", first, second)[0] != 0
+
+
+def test_accuracies_that_are_no_shares_stay_as_they_are() -> None:
+    first, second = np.array([[0.5**0.5, 0.5]]), np.array([[0.75, 0.5]])
+    assert gains("accuracy", first, second)[0] == 0.75 - 0.5**0.5
+    assert gains("accuracy", first, np.array([[np.inf, 0.5]])).tolist() == [np.inf, 0.0]
 
 
 def test_holm() -> None:

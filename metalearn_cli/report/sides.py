@@ -11,7 +11,7 @@ import numpy as np
 from metalearn_cli.errors import UserError
 from metalearn_cli.metrics import is_better
 from metalearn_cli.report.folders import Part, RunFolder, Values, differences, episodes
-from metalearn_cli.report.statistics import Estimate, holm, paired, together, unpaired, wilcoxon
+from metalearn_cli.report.statistics import Estimate, gains, holm, paired, together, unpaired, wilcoxon
 
 
 class Side(NamedTuple):
@@ -142,17 +142,17 @@ def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:
 
 
 def difference(metric: str, first: Side, second: Side) -> Difference:
-    mine, other = first.values.mean(0), second.values.mean(0)  # [E] each
     with np.errstate(invalid="ignore"):
-        gain = np.nan_to_num(other - mine, nan=0.0, posinf=np.inf, neginf=-np.inf)  # both infinite: alike
+        gain = gains(metric, first.values, second.values)  # [E]
+        gain = np.nan_to_num(gain, nan=0.0, posinf=np.inf, neginf=-np.inf)  # both infinite: alike
     better, worse = ((gain > 0).mean(), (gain < 0).mean())[:: 1 if is_better(metric, 1, 0) else -1]
     if not np.isfinite(gain).all():
         return Difference(first, second, None, None, wilcoxon(gain), (better, worse), None, False, None)
     over_episodes, over_seeds, both = paired(gain), None, None
     seeds_paired = first.seeds == second.seeds
     if min(len(first.seeds), len(second.seeds)) > 1:
-        means = first.values.mean(1), second.values.mean(1)  # [S] each
-        over_seeds = paired(means[1] - means[0]) if seeds_paired else unpaired(*means)
+        by_seed = first.values.T, second.values.T
+        over_seeds = paired(gains(metric, *by_seed)) if seeds_paired else unpaired(*(side.mean(0) for side in by_seed))
         both = together(over_seeds, over_episodes)
-    ranks, alone = wilcoxon(gain), unpaired(mine, other)
+    ranks, alone = wilcoxon(gain), unpaired(first.values.mean(0), second.values.mean(0))
     return Difference(first, second, over_episodes, alone, ranks, (better, worse), over_seeds, seeds_paired, both)
