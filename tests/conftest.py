@@ -1,6 +1,7 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported: a process that has once used two threads hangs in its forks, and the commands are forked.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -14,6 +15,11 @@ from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.cache import packed
 
 
+def nightly(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Parameters of a test that the gate leaves out."""
+    return [pytest.param(*case, marks=pytest.mark.nightly) for case in cases]
+
+
 def tries_of(marker: pytest.Mark) -> int:
     """How often a row of the fault matrix is tried: as its CI column says, or its full one."""
     tries: int = marker.kwargs["full" if os.environ.get("METALEARN_FAULTS") == "full" else "ci"]
@@ -21,10 +27,12 @@ def tries_of(marker: pytest.Mark) -> int:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test of a row takes `attempt`, and is run once for each."""
+    """A test of a row takes `attempt`, and is run once for each; those beyond `gate` are nightly."""
     marker = metafunc.definition.get_closest_marker("row")
     if marker is not None and "attempt" in metafunc.fixturenames:
-        metafunc.parametrize("attempt", range(tries_of(marker)))
+        tries = range(tries_of(marker))
+        gate = marker.kwargs.get("gate", len(tries))
+        metafunc.parametrize("attempt", [*tries[:gate], *nightly((attempt,) for attempt in tries[gate:])])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -146,13 +154,12 @@ def small_mini_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def noise(classes: int) -> ImageSet:
-    """4 images of 84 x 84 in each of so many classes, which are one another's neighbours in few random bytes."""
-    line = torch.randint(256, (classes * 4 + 3 * 84 * 84,), generator=torch.Generator().manual_seed(0))
-    pixels = line.to(torch.uint8).unfold(0, 3 * 84 * 84, 1)[: classes * 4].view(-1, 3, 84, 84)
-    return ImageSet(
-        pixels, tuple(map(str, range(classes))), 4 * torch.arange(classes), torch.full((classes,), 4), "noise"
-    )
+def noise(classes: int, images: int = 4) -> ImageSet:
+    """Images of 84 x 84 in each of so many classes, which are one another's neighbours in few random bytes."""
+    line = torch.randint(256, (classes * images + 3 * 84 * 84,), generator=torch.Generator().manual_seed(0))
+    pixels = line.to(torch.uint8).unfold(0, 3 * 84 * 84, 1)[: classes * images].view(-1, 3, 84, 84)
+    names, first = tuple(map(str, range(classes))), images * torch.arange(classes)
+    return ImageSet(pixels, names, first, torch.full((classes,), images), "noise")
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """Every algorithm with every task of conf/, made small."""
 
 from pathlib import Path
+from typing import Any
+
+from conftest import nightly
 
 from metalearn_cli import catalog
 from metalearn_cli.config import Job
@@ -10,6 +13,9 @@ from metalearn_cli.machine import new_learner
 from metalearn_cli.overrides import compose_config
 
 PAIRS = [(algo, task) for algo in catalog.list_choices("algo") for task in catalog.list_choices("task")]
+
+# The gate takes each algorithm on one task of each kind of input, and each task with one algorithm of each family.
+KINDS, FAMILIES = ("omniglot", "sinusoid", "table"), ("maml", "protonet", "hand_optimizer")
 
 # Tasks with the shapes and the draws of another one, from other data: a step is tested on each, a kill on the other.
 ALIKE = ("fc100", "tiered_imagenet", "cub")
@@ -21,6 +27,12 @@ _SMALL = {
     "sinusoid": ["model.hidden=[8]"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
 }
+
+
+def cases(pairs: list[tuple[str, str]], families: tuple[str, ...] = FAMILIES) -> list[Any]:
+    """These pairs as parameters of a test; those that the gate leaves out are nightly."""
+    gate = [(algo, task) for algo, task in pairs if task in KINDS or algo in families]
+    return [*gate, *nightly(pair for pair in pairs if pair not in gate)]
 
 
 def chosen(group: str, choice: str, own_images: Path) -> list[str]:

@@ -133,6 +133,7 @@ class Thrice(Pretrain):
         return update._replace(gradient=gradient, carry=(turn + 1, loss + 1) if turn < 2 else None)
 
 
+@pytest.mark.nightly
 def test_what_is_carried_and_another_number_of_tasks_are_compiled_apart() -> None:
     eager, compiled = pair(Thrice(), Linear(points()[0]), Optimizer())
     assert_equal(eager, compiled, [points(seed=seed)[1] for seed in range(2)])

@@ -1,9 +1,11 @@
 """The fast block against the same in torch's own operations, in float64, to the third derivative."""
 
+import itertools
 from functools import partial
 
 import pytest
 import torch
+from conftest import nightly
 from torch import Tensor
 
 from metalearn_cli.nets.base import Params
@@ -11,6 +13,9 @@ from metalearn_cli.nets.conv_block import _Collect, _Moments, _PoolMoments, _Spr
 from metalearn_cli.nets.convolution import Convolution, _Convolve, _InputSlope, _WeightSlope, conv3x3
 from metalearn_cli.nets.layers import fold
 
+# Of T tasks with B images each, [C, H, W]; in the gate each number and each size is there once.
+SHAPES = list(itertools.product([1, 3], [1, 4], [(1, 6, 6), (2, 7, 5), (3, 2, 9)]))
+GATE = [(3, 4, (2, 7, 5)), (1, 4, (1, 6, 6)), (3, 1, (3, 2, 9))]
 GAMMAS = {"positive": 0.5, "mixed": -0.5, "none": None}
 
 
@@ -51,9 +56,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
         assert (one - other).norm() <= 1e-10 * other.norm() + 1e-13
 
 
-@pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("size", [(1, 6, 6), (2, 7, 5), (3, 2, 9)], ids=str)
+@pytest.mark.parametrize(("tasks", "batch", "size"), [*GATE, *nightly(shape for shape in SHAPES if shape not in GATE)])
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("per_task", [True, False], ids=["per task", "shared"])
 @pytest.mark.parametrize("pool", [True, False], ids=["pool", "stride"])

@@ -6,18 +6,22 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import torch
+from conftest import nightly, noise
 from omegaconf import OmegaConf
-from pairs import PAIRS, built_or_refused, chosen, small
+from pairs import PAIRS, built_or_refused, cases, chosen, small
 
 from metalearn_cli import catalog, config, schema
 from metalearn_cli.algorithms.base import Algorithm
 from metalearn_cli.cli import main
+from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.errors import UserError
+from metalearn_cli.learner import Learner
 from metalearn_cli.machine import new_learner
 from metalearn_cli.seeding import generator
 
 CONF = catalog.conf_dir()
-CHOICES = [(group, choice) for group in (*catalog.GROUPS, "experiment") for choice in catalog.list_choices(group)]
+CHOICES = [(group, choice) for group in catalog.GROUPS for choice in catalog.list_choices(group)]
+PRESETS, DEBUG = catalog.list_choices("experiment"), catalog.list_choices("debug")
 
 
 def test_conf_is_the_checkouts() -> None:
@@ -29,7 +33,7 @@ def load(group: str, choice: str, own_images: Path) -> config.Job:
     return config.load_job(chosen(group, choice, own_images))
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES)
+@pytest.mark.parametrize(("group", "choice"), [*CHOICES, *nightly(("experiment", preset) for preset in PRESETS)])
 def test_every_yaml_builds(group: str, choice: str, own_images: Path) -> None:
     job = load(group, choice, own_images)
     assert job.choices[group] == choice
@@ -44,7 +48,7 @@ def test_every_yaml_builds(group: str, choice: str, own_images: Path) -> None:
     assert config.load_job([*groups, *again]).config == {**job.config, "paper": None}
 
 
-@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] in catalog.GROUPS])
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(
     group: str, choice: str, own_images: Path
 ) -> None:
@@ -59,7 +63,7 @@ def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(
 
 def test_every_key_with_few_values_lists_them_in_its_comment(own_images: Path) -> None:
     """Completion reads them there, and so does whoever opens the file."""
-    jobs = [(group, load(group, choice, own_images)) for group, choice in CHOICES if group in catalog.GROUPS]
+    jobs = [(group, load(group, choice, own_images)) for group, choice in CHOICES]
     parts: list[tuple[str, Any]] = [("", jobs[0][1].run)]
     for group, job in jobs:
         parts.append(
@@ -82,24 +86,43 @@ def test_a_split_with_too_few_classes_to_validate_is_said_or_refused() -> None:
             config.load_job([*preset, wish])
 
 
-@pytest.mark.parametrize("debug", catalog.list_choices("debug"))
-@pytest.mark.parametrize("experiment", catalog.list_choices("experiment"))
+@pytest.mark.parametrize("debug", ["quick", *nightly((debug,) for debug in DEBUG if debug != "quick")])
+@pytest.mark.parametrize("experiment", PRESETS)
 def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) -> None:
-    assert config.load_job([f"experiment={experiment}", f"debug={debug}"]).run.steps <= 200
+    job = config.load_job([f"experiment={experiment}", f"debug={debug}"])
+    assert job.run.steps <= 200
+    new_learner(job)
 
 
-@pytest.mark.parametrize(("algo", "task"), PAIRS)
+@pytest.mark.nightly
+@pytest.mark.parametrize("experiment", PRESETS)
+@pytest.mark.usefixtures("packed_images")
+def test_every_preset_takes_steps_in_its_debug_form(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mini_imagenet, "load", lambda *_: noise(100, 600))
+    monkeypatch.setattr(mini_imagenet, "IMAGES", 600)
+    nearest = ["task.resample=nearest"] * ("omniglot" in experiment)  # as what is packed
+    job = config.load_job([f"experiment={experiment}", "debug=quick", *nearest])
+    take_steps(job, new_learner(job))
+
+
+@pytest.mark.parametrize(("algo", "task"), cases(PAIRS))
 @pytest.mark.usefixtures("packed_images")
 def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: str, task: str, own_images: Path) -> None:
     job = config.load_job(small(algo, task, own_images))
     if (learner := built_or_refused(job)) is None:
         return
     before = {name: value.clone() for name, value in learner.state_dict().items()}
-    for step in range(2):
-        draw = job.task.draw(2, "train", generator(0, "train", step))
-        loss = learner.step(job.task.gather(draw, torch.device("cpu")), step)
-        assert loss.shape == (2,)
+    take_steps(job, learner)
     assert all(not torch.equal(value, learner.state_dict()[name]) for name, value in before.items())
+
+
+def take_steps(job: config.Job, learner: Learner) -> None:
+    tasks = job.run.tasks_per_step
+    for step in range(2):
+        draw = job.task.draw(tasks, "train", generator(0, "train", step))
+        loss = learner.step(job.task.gather(draw, torch.device("cpu")), step)
+        assert loss.shape == (tasks,)
+        assert loss.isfinite().all()
 
 
 def test_an_algorithm_names_its_test_steps_and_its_papers_batch_norm() -> None:

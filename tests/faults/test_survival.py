@@ -89,7 +89,7 @@ def send_within(folder: Path, pid: int, rng: random.Random, seconds: float, *num
             time.sleep(rng.random() * 0.01)
 
 
-@pytest.mark.row("A1", ci=10, full=100)
+@pytest.mark.row("A1", gate=2, ci=10, full=100)
 def test_sigkill_at_random_moments(attempt: int, tmp_path: Path, long: tuple[dict[str, bytes], float]) -> None:
     rng, kills = random.Random(attempt), 0
     for _ in range(3):
@@ -150,7 +150,7 @@ def file_system(kind: str, folder: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.row("A2", ci=4, full=12)
+@pytest.mark.row("A2", gate=1, ci=4, full=12)
 def test_sigkill_at_every_file_system_event(attempt: int, tmp_path: Path, short: dict[str, bytes]) -> None:
     """Each try takes every fourth event, so that they can run beside one another; the full column's do so on three file
     systems."""
@@ -176,7 +176,7 @@ def die_at_every_fourth(first: int, place: Path, short: dict[str, bytes]) -> Non
     assert survived > 5, "the run writes fewer files than it should"
 
 
-@pytest.mark.row("A4", ci=10, full=100)
+@pytest.mark.row("A4", gate=2, ci=10, full=100)
 def test_sigterm_at_random_moments(attempt: int, tmp_path: Path, long: tuple[dict[str, bytes], float]) -> None:
     rng = random.Random(attempt)
     pid = start(tmp_path, *LONG)
@@ -191,7 +191,7 @@ def test_sigterm_at_random_moments(attempt: int, tmp_path: Path, long: tuple[dic
     assert bits(tmp_path) == long[0]
 
 
-@pytest.mark.row("A5", ci=9, full=90)
+@pytest.mark.row("A5", gate=3, ci=9, full=90)
 def test_ctrl_c_once_twice_and_five_times(attempt: int, tmp_path: Path, long: tuple[dict[str, bytes], float]) -> None:
     rng = random.Random(attempt)
     pid = start(tmp_path, *LONG)

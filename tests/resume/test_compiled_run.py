@@ -17,6 +17,7 @@ COMMAND = ["train", "task=sinusoid", "algo=maml", "tasks_per_step=4", "model.hid
 COMMAND += ["threads=1", "log_every=5", "eval_every=30", "eval_episodes=8", "test_episodes=16", "save_every=10"]
 
 
+@pytest.mark.nightly
 def test_a_run_that_was_killed_and_compiled_anew_ends_with_the_same_bits(tmp_path: Path, inductor_cache: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     done = run(straight, *COMMAND, "compile=true")

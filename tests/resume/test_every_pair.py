@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run, start, wait
-from pairs import ALIKE, PAIRS, built_or_refused, small
+from pairs import ALIKE, PAIRS, built_or_refused, cases, small
 from test_kill import what_must_be_equal
 
 from metalearn_cli import config
@@ -17,7 +17,7 @@ SHORT = ["name=run", "threads=1", "steps=6", "save_every=2", "log_every=1", "eva
 SHORT += ["test_episodes=4", "other_batch_norm=[]"]
 
 
-@pytest.mark.parametrize(("algo", "task"), [pair for pair in PAIRS if pair[1] not in ALIKE])
+@pytest.mark.parametrize(("algo", "task"), cases([pair for pair in PAIRS if pair[1] not in ALIKE], ("maml",)))
 @pytest.mark.usefixtures("packed_images")
 @pytest.mark.row("A3")
 def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, own_images: Path, algo: str, task: str) -> None:
