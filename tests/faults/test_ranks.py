@@ -159,8 +159,8 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return bits(folder)
 
 
-def at_step(number: int, change: Callable[[Batch], Batch]) -> Callable[[], None]:
-    """In this process the batch of one training step is another one."""
+def at_step(number: int, change: Callable[[Batch], Batch], which: str = "train") -> Callable[[], None]:
+    """In this process the batch of one training step is another one, or those of the validation or test after it."""
 
     def install() -> None:
         draw, gather = Sinusoid.draw, Sinusoid.gather
@@ -172,7 +172,7 @@ def at_step(number: int, change: Callable[[Batch], Batch]) -> Callable[[], None]
 
         def gather_and_change(self: Sinusoid, draw: Draw, device: torch.device) -> Batch:
             batch = gather(self, draw, device)
-            return change(batch) if at == {"step": number, "split": "train"} else batch
+            return change(batch) if at == {"step": number, "split": which} else batch
 
         for name, method in (("draw", draw_and_count), ("gather", gather_and_change)):
             setattr(Sinusoid, name, method)
@@ -233,6 +233,24 @@ def test_what_ends_one_rank_ends_all(attempt: int, tmp_path: Path, two_ranks: di
             assert len(told) == 1, said
             assert f"saved step {newest}; continue with: torchrun --nproc-per-node=2 -m metalearn_cli train" in told[0]
     assert kind == "raise" or "Traceback" not in said
+    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG))
+    assert codes == [0, 0], said
+    assert bits(tmp_path) == two_ranks
+
+
+@pytest.mark.parametrize(("split", "step"), [("val", 29), ("test", 119)])
+def test_a_signal_to_one_rank_ends_a_validation_or_a_test_of_all(
+    tmp_path: Path, split: str, step: int, two_ranks: dict[str, bytes]
+) -> None:
+    hit = at_step(step, send(signal.SIGTERM), split)
+    codes, said = wait_ranks(
+        tmp_path, start_ranks(tmp_path, 2, "train", *LONG, first=lambda rank: hit() if rank == 1 else None)
+    )
+    assert codes == [143, 143], said
+    assert "Traceback" not in said
+    assert "finishing the step" not in said
+    # The second one tells it too, where it has not heard of the first one for five seconds.
+    assert said.count(f"saved step {step + 1}; continue with: torchrun --nproc-per-node=2 ") in (1, 2), said
     codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG))
     assert codes == [0, 0], said
     assert bits(tmp_path) == two_ranks
