@@ -767,7 +767,7 @@ SEPARATED: dict[str, tuple[str, dict[str, list[str]]]] = {
     "a comma inside of the first quotes": ('"x, in m";y\n1;2\n', {"x, in m": ["1"], "y": ["2"]}),
     "a semicolon inside of quotes": ('task,"x; y"\na,1\n', {"task": ["a"], "x; y": ["1"]}),
     "quotes inside of quotes": ('"a ""b"", c";d\n1;2\n', {'a "b", c': ["1"], "d": ["2"]}),
-    "a line break inside of quotes": ('"a\n(m, s)";d\n1;2\n', {"a\n(m, s)": ["1"], "d": ["2"]}),
+    "a line break inside of quotes": ('"a\n(m, s)";d\n1;2\n', {"a (m, s)": ["1"], "d": ["2"]}),
     "an inch": ('width 5",x;y\n1,2\n', {'width 5"': ["1"], "x;y": ["2"]}),
     "commas of names and decimal commas": (
         "x, in m;y, in s\n1,5;2,5\n3;4\n",
@@ -802,6 +802,7 @@ ODD_TEXT: dict[str, tuple[str, str]] = {
     "names alone": ("x;y\n;\n", "holds no points"),
     "names alone that could be parted twice": ("x;y,z\n", "holds no points"),
     "nothing": ("", "holds no points"),
+    "separators alone": ("\t,\n;,\n", "holds no points"),
     "a name twice": ("x,x\n1,2\n", "has two columns 'x': give each a name of its own"),
     "a column without a name": ("x;\n1;2\n", "has a column without a name"),
     "a line of two": ('x,y\n"1\n",2\n3\n', "line 4 has 1 cell, and line 1 2 names"),

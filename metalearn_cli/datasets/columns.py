@@ -133,7 +133,7 @@ def _read_csv(path: Path) -> Columns:
         above, separator = _start(path)
         rows = _rows(path, above, separator)
         first, names = next(rows, (1, []))
-        names = [name.strip() for name in names]
+        names = [re.sub(r"\s*[\r\n]\s*", " ", name.strip()) for name in names]
         lines: list[int] = []
         columns: list[list[str]] = [[] for _ in names]
         for line, row in rows:
@@ -177,7 +177,7 @@ def _start(path: Path) -> tuple[int, str]:
     said, above = "", 0
     with path.open(newline="", encoding="utf-8-sig") as file:
         names = file.readline()
-        while names and (not names.strip(" \t\r\n") or names.startswith("#") or _said(names)):
+        while names and (not names.strip(" \t\r\n,;") or names.startswith("#") or _said(names)):
             said, above = _said(names) or said, above + 1
             names = file.readline()
         for more in itertools.islice(file, 100):  # a name may have a line break, inside of quotes
@@ -211,7 +211,7 @@ def _alike(path: Path, above: int, separator: str) -> float:
     number = 0
     try:
         rows = _rows(path, above, separator)
-        _, names = next(rows)
+        _, names = next(rows, (0, []))
         for _, row in rows:
             if len(row) != len(names):
                 return number

@@ -9,22 +9,13 @@ import struct
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.ExifTags import Base
 
 from metalearn_cli.datasets.formats import Broken
 
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I;16L", "I;16B"}
 
-# Tags of a TIFF, and values of them.
-_KIND, _BITS, _COMPRESSION, _PHOTOMETRIC, _COLOUR_MAP, _PLANES, _INKS, _SUBSAMPLING = (
-    254,
-    258,
-    259,
-    262,
-    320,
-    284,
-    332,
-    530,
-)
+# Values of a TIFF's tags.
 _IS_PREVIEW, _UNCOMPRESSED, _WHITE_IS_ZERO, _YCBCR, _APART, _CMYK = 1, 1, 0, 6, 2, 1
 
 
@@ -41,10 +32,8 @@ def check(image: Image.Image) -> None:
         raise Broken("is a GIF that does not fill its frame, and says nothing of what is around it")
     elif name == "JPEG2000":
         _check_jpeg2000(image)
-    elif (
-        name == "TGA" and (start := _start(image, 18)) and start[16] == 16 and start[2] & 7 in (2, 3) and start[17] & 15
-    ):
-        raise Broken("is a TGA of 16 bits with transparency, which programs do not agree on")
+    elif name == "TGA":
+        _check_tga(image)
 
 
 def plain(image: Image.Image) -> Image.Image:
@@ -53,11 +42,10 @@ def plain(image: Image.Image) -> Image.Image:
     raw_mode = _raw_mode(image)
     picture = ImageOps.exif_transpose(image)
     if picture.mode.startswith("I"):
-        return _of_16_bits(
-            picture, 4095 if tags.get(_BITS) == (12,) else 65535, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        )
-    if picture.mode in ("P", "PA") and tags and max(tags[_COLOUR_MAP]) < 256:  # 8 bits where 16 should be
-        picture.putpalette(bytes(tags[_COLOUR_MAP]), "RGB;L")
+        largest = 4095 if tags.get(Base.BitsPerSample) == (12,) else 65535
+        return _of_16_bits(picture, largest, tags.get(Base.PhotometricInterpretation) == _WHITE_IS_ZERO)
+    if picture.mode in ("P", "PA") and tags and max(tags[Base.ColorMap]) < 256:  # 8 bits where 16 should be
+        picture.putpalette(bytes(tags[Base.ColorMap]), "RGB;L")
     if picture.mode == "LAB":
         return picture.convert("RGB")
     if image.format == "PNG" and "transparency" in picture.info and picture.mode in ("L", "RGB"):
@@ -92,17 +80,21 @@ def _in_8_bits(transparent: int | tuple[int, ...], raw_mode: str) -> int | tuple
 
 def _check_tiff(image: Image.Image) -> None:
     tags = getattr(image, "tag_v2", {})
-    if _PHOTOMETRIC not in tags:
+    if Base.PhotometricInterpretation not in tags:
         raise Broken("is a TIFF that does not say whether 0 is black or white")
-    if tags.get(_KIND, 0) & _IS_PREVIEW:
+    if tags.get(Base.NewSubfileType, 0) & _IS_PREVIEW:
         raise Broken("is a TIFF whose first picture is a preview of another one, as in the raw files of cameras")
-    if image.mode == "CMYK" and tags.get(_INKS, _CMYK) != _CMYK:
+    if image.mode == "CMYK" and tags.get(Base.InkSet, _CMYK) != _CMYK:
         raise Broken("is a TIFF of other inks than cyan, magenta, yellow and black")
-    is_compressed = tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED
-    if tags[_PHOTOMETRIC] == _YCBCR and not is_compressed and tags.get(_SUBSAMPLING) != (1, 1):
+    is_compressed = tags.get(Base.Compression, _UNCOMPRESSED) != _UNCOMPRESSED
+    if (
+        tags[Base.PhotometricInterpretation] == _YCBCR
+        and not is_compressed
+        and tags.get(Base.YCbCrSubSampling) != (1, 1)
+    ):
         raise Broken("is an uncompressed TIFF with one colour for several pixels")
-    if tags.get(_PLANES) == _APART and image.mode not in ("1", "L", "P", "I;16", "I;16B"):
-        is_known = image.mode in ("RGB", "RGBA", "CMYK") and (is_compressed or max(tags[_BITS]) == 8)
+    if tags.get(Base.PlanarConfiguration) == _APART and image.mode not in ("1", "L", "P", "I;16", "I;16B"):
+        is_known = image.mode in ("RGB", "RGBA", "CMYK") and (is_compressed or max(tags[Base.BitsPerSample]) == 8)
         if not is_known:
             raise Broken("is a TIFF with each channel by itself, of a kind that Pillow takes for another")
 
@@ -125,6 +117,12 @@ def _check_jpeg2000(image: Image.Image) -> None:
         raise Broken(f"is a JPEG 2000 with {channels} channels of {said} bits: 8 bits, or 10 to 16 of grey, are wanted")
     if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16") or (at == 0 and channels in (2, 4)):
         raise Broken(f"is a JPEG 2000 whose {channels} channels are neither grey nor RGB, or may be something else")
+
+
+def _check_tga(image: Image.Image) -> None:
+    start = _start(image, 18)
+    if start and start[16] == 16 and start[2] & 7 in (2, 3) and start[17] & 15:  # bits, kind, those of transparency
+        raise Broken("is a TGA of 16 bits with transparency, which programs do not agree on")
 
 
 def _start(image: Image.Image, size: int) -> bytes:
