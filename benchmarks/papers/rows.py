@@ -85,16 +85,9 @@ def _short(table: str, name: str, keys: str, published: str, source: str, length
 
 
 ROWS = (
-    Row(MAML_2, "maml/sinusoid", "experiment=maml/sinusoid threads=1", _steps("0.67", "0.38", "0.35"), FINN),
-    Row(MAML_2, "pretrain/sinusoid", "experiment=pretrain/sinusoid threads=1", _steps("2.41", "2.23", "2.19"), FINN),
     *(
-        Row(
-            MAML_2,
-            f"{algo}/sinusoid_torch_start",
-            f"experiment={algo}/sinusoid model.init_std=null threads=1",
-            _steps(*figures),
-            FINN,
-        )
+        Row(MAML_2, f"{algo}/{preset}", f"experiment={algo}/{preset} threads=1", _steps(*figures), FINN)
+        for preset in ("sinusoid", "sinusoid_code_start")
         for algo, figures in (("maml", ("0.67", "0.38", "0.35")), ("pretrain", ("2.41", "2.23", "2.19")))
     ),
     *(_frequency(algo, shot) for shot in (5, 10, 20) for algo in ("maml", "meta_sgd")),

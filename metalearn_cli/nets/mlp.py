@@ -1,7 +1,7 @@
 """A multi-layer perceptron; images are flattened.
 
-MAML's sinusoid network is hidden=[40,40], init_std=0.01; its network for Omniglot "without convolutions" is
-hidden=[256,128,64,64], batch_norm=true, gamma=false.
+MAML's sinusoid network is hidden=[40,40], its network for Omniglot "without convolutions" hidden=[256,128,64,64],
+batch_norm=true, gamma=false; both with init_std=0.01 in the authors' code.
 """
 
 import math

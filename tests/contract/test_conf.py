@@ -158,3 +158,12 @@ def _quoted(value: object) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+
+
+@pytest.mark.parametrize("algo", ["maml", "pretrain"])
+def test_sinusoids_begin_with_torchs_start_and_the_authors_has_a_name(algo: str) -> None:
+    """That of the code stays on a plateau for as long as the seed says."""
+    usual, code = (config.load_job([f"experiment={algo}/sinusoid{variant}"]) for variant in ("", "_code_start"))
+    assert (usual.config["model"].pop("init_std"), code.config["model"].pop("init_std")) == (None, 0.01)
+    assert usual.config == code.config
+    assert usual.run.paper == code.run.paper is not None
