@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 MOST_BYTES = 1 << 26  # of a record; a run's are far smaller
 
@@ -37,15 +38,20 @@ def check_plain(path: Path, descriptor: int | None = None) -> None:
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The content of a file that somebody else may have put there. Raises OSError for a link, for what is no plain
-    file, and for more bytes than such a file can have."""
-    with open(open_plain(path, os.O_RDONLY), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        data = file.read(most + 1) if size <= most else b""
-    if max(size, len(data)) > most:
+def open_bytes(path: Path, most: int = MOST_BYTES) -> BinaryIO:
+    """A file that somebody else may have put there, to be read. Raises OSError for a link, for what is no plain file,
+    and for more bytes than such a file can have."""
+    file = open(open_plain(path, os.O_RDONLY), "rb")
+    if (size := os.fstat(file.fileno()).st_size) > most:
+        file.close()
         raise OSError(errno.EFBIG, f"it has {size:,} bytes, and {most:,} are read at most", str(path))
-    return data
+    return file
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of such a file."""
+    with open_bytes(path, most) as file:
+        return file.read(most)
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:

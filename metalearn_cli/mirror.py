@@ -170,9 +170,10 @@ class Mirror:
             self._send(remote)
             remote.end(final_figures(results))
         except Exception as error:
+            lines = len(read_lines(self._folder / "metrics.jsonl"))
             self._say(
-                f"{self._logger} failed ({_first_line(error)}) and has {self._record['lines']} of the "
-                f"{len(self._lines())} lines of metrics.jsonl for sure: the same command again sends the rest"
+                f"{self._logger} failed ({_first_line(error)}) and has {self._record['lines']} of the {lines} lines of "
+                "metrics.jsonl for sure: the same command again sends the rest"
             )
             return
         self._note(is_whole=True)
@@ -190,14 +191,11 @@ class Mirror:
         self._note(is_whole=False)
 
     def _send(self, remote: Remote) -> None:
-        if new := self._lines()[self._sent :]:
+        if new := read_lines(self._folder / "metrics.jsonl", self._sent):
             remote.send(new, self._sent)
             self._sent += len(new)
             if remote.is_prompt:
                 self._note(is_whole=False)
-
-    def _lines(self) -> list[Line]:
-        return read_lines(self._folder / "metrics.jsonl")
 
     def _note(self, is_whole: bool) -> None:
         self._record.update(lines=self._sent, is_whole=is_whole)

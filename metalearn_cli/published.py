@@ -10,7 +10,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.jobs import number
 from metalearn_cli.metrics import is_finite
 from metalearn_cli.report.statistics import t_quantile
-from metalearn_cli.writers import parse_lines, read_timing, training_seconds
+from metalearn_cli.writers import Damage, each_line, read_timing, training_seconds
 
 
 class Published(NamedTuple):
@@ -25,14 +25,15 @@ OURS = Path("benchmarks/papers/results.jsonl")  # of a checkout, what its author
 def measured(path: Path) -> list[dict[str, Any]]:
     """The lines of a results.jsonl, of each row, seed and test the newest one; a last line that a killed process left
     unfinished is not one. Raises UserError for a line that is no such result."""
-    objects, damage, _ = parse_lines(path)
+    damage = Damage()
+    objects = dict(each_line(path, damage))
     for at, line in objects.items():
         texts = all(isinstance(line.get(key), str) for key in ("row", "cell", "metric", "published", "length"))
         figures = all(line.get(key, 0) is None or is_finite(line.get(key)) for key in ("mean", "ci95"))
         if not (texts and figures and isinstance(line.get("seed"), int)):
-            damage.append(f"{path} line {at} is no result of a row, with its seed, mean and interval")
-    if damage:
-        raise UserError(f"{damage[0]}: mend or remove the line")
+            damage.lines.append(f"{path} line {at} is no result of a row, with its seed, mean and interval")
+    if damage.lines:
+        raise UserError(f"{damage.lines[0]}: mend or remove the line")
     return list({(line["row"], line["seed"], line["cell"]): line for line in objects.values()}.values())
 
 
@@ -40,9 +41,9 @@ def provenance(folder: Path) -> dict[str, Any]:
     """What a run was made with, and how long its training took."""
     made = runs.read_json(folder / "environment.json")
     commit = made["git_commit"]
-    timing, damage = read_timing(folder / "timing.jsonl")
-    if damage:
-        raise UserError(f"{damage[0]}: mend or remove the line")
+    timing = read_timing(folder / "timing.jsonl")
+    if timing.damage:
+        raise UserError(f"{timing.damage[0]}: mend or remove the line")
     return {
         "steps": runs.load_config(folder / "config.yaml")["steps"],
         "minutes": round((training_seconds(timing) or 0.0) / 60, 1),

@@ -30,7 +30,7 @@ from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console, tell
 from metalearn_cli.published import OWN, Published, figures, mean_of, measured, provenance, published, verdict
 from metalearn_cli.report.summary import after
-from metalearn_cli.writers import parse_lines
+from metalearn_cli.writers import Damage, each_line
 
 # What a user may give besides: where and how fast a row is computed. All else would make it another row.
 KEYS = (
@@ -178,8 +178,9 @@ def _append(lines: list[dict[str, Any]], path: Path) -> None:
     """Add what is not there yet."""
     # The day of another look at the same run is no news, nor is a key that lines of before do not have.
     there = [{**line, "date": None, "inner_steps": None} for line in measured(path)]
-    if (cut := parse_lines(path).cut) is not None:
-        tell(f"{cut}, by a process that was killed: it is removed")
+    _ = list(each_line(path, damage := Damage()))
+    if damage.cut is not None:
+        tell(f"{damage.cut}, by a process that was killed: it is removed")
         write_durably(path, b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     with closing(Log(path)) as file:
         for line in lines:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from folders import write_run
 
+from metalearn_cli import writers
 from metalearn_cli.cli import main
 from metalearn_cli.report import page
 from metalearn_cli.writers import read_series, read_timing
@@ -197,7 +198,9 @@ def damaged(data: bytes, name: str, rng: random.Random) -> bytes:
 def test_whatever_is_damaged_no_traceback(
     runs: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "_changes", lambda run: "")  # which takes most of the time, and has a test of its own
+    monkeypatch.setattr(
+        page, "_defaults", lambda chosen: None
+    )  # which takes most of the time, and has a test of its own
     whole = (runs / "a" / name).read_bytes()
     rng = random.Random(name)
     for _ in range(15):
@@ -219,6 +222,57 @@ def test_a_run_goes_on_from_lines_that_are_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "train/loss": 2.0}\n{"step": 1, "val/mse": 1.0}\n{"step')
     found = read_series(path)
-    assert found.lines == [{"step": 1, "train/loss": 2.0}, {"step": 1, "val/mse": 1.0}]
+    assert {name: (list(steps), list(values)) for name, (steps, values) in found.curves.items()} == {
+        "train/loss": ([1], [2.0]),
+        "val/mse": ([1], [1.0]),
+    }
+    assert found.last == 1
     assert found.damage == [f"{path} line 3 is cut off"]
-    assert read_series(tmp_path / "none") == read_timing(tmp_path / "none") == ([], [])
+    assert read_series(tmp_path / "none") == read_timing(tmp_path / "none") == ({}, 0, [])
+
+
+ODD_LINES = [
+    "x",
+    "[1]",
+    "{}",
+    '{"step": 0}',
+    '{"step": true, "a": 1.0}',
+    '{"step": 3, "a": NaN}',
+    '{"step": 3, "a": 1}',
+]
+ODD_LINES += ['{"step": 3, "train/lr": 0.1}', '{"step": 3, "rate": 0.0}', '{"step": 1, "rate": 2.0}', '{"rate": 2.0}']
+ODD_LINES += [
+    '{"step": 1e3}',
+    f'{{"step": {2**63}}}',
+    f'{{"step": 4, "a": {10**400}}}',
+    '{"step": 4}, {"step": 5}',
+]
+
+
+@pytest.mark.parametrize("rate", [None, "rate"])
+@pytest.mark.parametrize("odd", ODD_LINES)
+def test_lines_that_are_read_together_are_read_as_if_each_was_alone(
+    tmp_path: Path, odd: str, rate: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = [f'{{"step": {step}, "train/loss": 0.5, "train/lr": 0.1, "rate": 2.0}}' for step in (2, 5)]
+    for lines in (good, [odd], [odd, *good], [good[0], odd, good[1]], [*good, odd]):
+        path.write_text("".join(f"{line}\n" for line in lines))
+        together = read_series(path, rate)
+        with monkeypatch.context() as patch:
+            patch.setattr(writers, "_columns", lambda *_: None)
+            patch.setattr(writers, "_BLOCK", 1)
+            assert read_series(path, rate) == together
+
+
+def test_a_log_of_any_length_is_read_a_block_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "_BLOCK", 100)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {step}, "train/loss": 1.0}}\n' for step in range(1, 100)) + "{")
+    damage = writers.Damage()
+    blocks = [block for _, block in writers.each_block(path, damage)]
+    assert max(map(len, blocks)) <= 4
+    assert sum(map(len, blocks)) == 99
+    assert damage.cut == f"{path} line 100 is cut off"
+    assert read_series(path).last == 99
+    assert writers.read_lines(path, 97) == [{"step": 98, "train/loss": 1.0}, {"step": 99, "train/loss": 1.0}]

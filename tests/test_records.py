@@ -2,6 +2,7 @@
 it that it was changed on purpose."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import run
+from commands import run, start, wait
 from folders import rewrite
 from test_golden_runs import MAML, take
 
 import metalearn_cli
-from metalearn_cli import export, metrics, predict, records, runs  # noqa: F401 - the forks need not import them anew
+from metalearn_cli import export, loop, metrics, predict, records, runs  # noqa: F401 - the forks need not import them anew
 from metalearn_cli.config import load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.report import folders
@@ -173,6 +174,24 @@ def test_the_figures_are_computed_as_they_were_summarised(tmp_path: Path) -> Non
     records.check_figures(tmp_path, results)
     with pytest.raises(UserError, match=r"per_step\[3\]\.mean is 3, and by the values in episodes\.npz it is None"):
         records.check_figures(tmp_path, results | {"per_step": [*rows[:3], rows[3] | {"mean": 3}]})
+
+
+def test_killed_between_the_values_and_their_figures_a_prolonged_run_has_neither_old_nor_wrong_ones(here: Path) -> None:
+    picture = loop.picture
+
+    def die(learner: Any, job: Any, split: Any, mode: Any) -> Any:
+        return os._exit(9) if split == "test" else picture(learner, job, split, mode)
+
+    def patch() -> None:
+        loop.picture = die
+
+    assert wait(here, start(here, *COMMANDS["prolong"], first=patch)).code == 9
+    assert not (here / "outputs/run/results.json").exists()
+    reported(Path("outputs/run"))
+    used(Path("outputs/run"))
+    done = run(here, *COMMANDS["prolong"])
+    assert done.code == 0, done.err
+    reported(Path("outputs/run"))
 
 
 @pytest.mark.row("A19")

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from array import array
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from commands import Finished, run
 from folders import write_lines, write_run
 
 from metalearn_cli import runs
-from metalearn_cli.report import figures
+from metalearn_cli.cli import main
+from metalearn_cli.overrides import compose_config
+from metalearn_cli.report import figures, page
 from metalearn_cli.report.folders import parts
+from metalearn_cli.writers import Curve
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick"]
@@ -503,3 +507,48 @@ def test_another_report_does_not_write_over_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("res")] == []
     again = run(tmp_path, "report", "outputs/a", "out=page.html", "csv=null")
     assert again.out.endswith("the page is page.html\n")
+
+
+def test_many_runs_compose_the_same_defaults_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in range(4):
+        write_run(tmp_path / f"sw/seed={seed}", [0.5, 0.6], seed)
+    composed: list[Any] = []
+
+    def count(overrides: list[str]) -> Any:
+        composed.append(overrides)
+        return compose_config(overrides)
+
+    monkeypatch.setattr(page, "compose_config", count)
+    assert main(["report", "sw", "out=report.html"]) == 0
+    assert composed == [["algo=maml", "task=sinusoid"]]
+    assert (tmp_path / "report.html").read_text().count("Other than the defaults of algo=maml, task=sinusoid") == 4
+
+
+def test_a_long_curve_is_thinned_out_and_keeps_what_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    values = rng.random(20_000)
+    values[[7, 12_345]] = -5.0, 9.0
+    curve = Curve(array("q", range(1, 20_001)), array("d", values))
+    shown = figures.thinned(curve, 4321)
+    assert len(shown) <= figures.MOST_POINTS
+    steps = [step for step, _ in shown]
+    assert steps == sorted(set(steps))
+    assert {(1.0, values[0]), (8.0, -5.0), (12_346.0, 9.0), (4321.0, values[4320]), (20_000.0, values[-1])} <= set(
+        shown
+    )
+    for part in np.array_split(np.arange(20_000), 100):  # the outline is that of all points
+        seen = [value for step, value in shown if part[0] < step <= part[-1] + 1]
+        assert max(seen) >= np.sort(values[part])[-10]
+        assert min(seen) <= np.sort(values[part])[9]
+    few = Curve(array("q", [1, 2]), array("d", [0.5, 0.25]))
+    assert figures.thinned(few) == [(1.0, 0.5), (2.0, 0.25)]
+    assert figures.thinned(None) == []
+    folder = write_run(tmp_path / "a", [0.5, 0.6])
+    assert main(["report", "a", "csv=null", "out=report.html"]) == 0
+    before = (tmp_path / "report.html").stat().st_size
+    lines = [{"step": step, "train/loss": float(value)} for step, value in enumerate(values, 1)]
+    write_lines(folder / "metrics.jsonl", lines)
+    assert main(["report", "a", "csv=null", "out=report.html"]) == 0
+    assert (tmp_path / "report.html").stat().st_size < before + 20 * figures.MOST_POINTS

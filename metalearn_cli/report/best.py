@@ -3,6 +3,7 @@
 Jobs that differ in their seed alone are one setting; its figure is the mean over seeds.
 """
 
+from bisect import bisect_right
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,9 +63,10 @@ def _setting(name: str, part: Part) -> Setting | None:
 def validation(run: RunFolder) -> float | None:
     """The newest one that is not after the checkpoint that was tested; None where there was none."""
     results = run.results or {}
-    name = f"val/{results['metric']}"
-    values = [float(line[name]) for line in run.metrics if name in line and line["step"] <= results.get("step", 0)]
-    return values[-1] if values else None
+    if (curve := run.metrics.curves.get(f"val/{results['metric']}")) is None:
+        return None
+    number = bisect_right(curve.steps, results.get("step", 0))  # of those that are not after it
+    return curve.values[number - 1] if number else None
 
 
 def _sentence(settings: list[Setting], metric: str) -> str:

@@ -1,6 +1,7 @@
 """The figures of a page, from what run folders hold. Series i is the i-th run of the page, also in the legend."""
 
 import math
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from metalearn_cli.report.best import validation
 from metalearn_cli.report.folders import Part, RunFolder, episodes, swept
 from metalearn_cli.report.svg import Line, line_chart
 from metalearn_cli.report.unfinished import read_outcome
+from metalearn_cli.writers import Curve
 
+MOST_POINTS = 1000  # of a curve on the page, which is 440 wide
 MOST_CATEGORIES = 6  # values of a key that stand beside one another; more numbers have an axis
 
 Figures = list[tuple[str, str]]  # a caption, and the SVG
@@ -23,8 +26,7 @@ def metric_of(run: RunFolder) -> str | None:
     """accuracy or mse, also of a run that is not finished."""
     if run.results is not None:
         return str(run.results["metric"])
-    names = {name for line in run.metrics for name in line}
-    return next((metric for metric in ("accuracy", "mse") if f"val/{metric}" in names), None)
+    return next((metric for metric in ("accuracy", "mse") if f"val/{metric}" in run.metrics.curves), None)
 
 
 def unit(metric: str) -> str:
@@ -42,10 +44,10 @@ def learning_curves(every: list[RunFolder]) -> Figures:
         factor, name = (100 if metric == "accuracy" else 1), f"val/{metric}"
         loss, validation = [], []
         for i, run in own:
-            points = [(line["step"], line["train/loss"]) for line in run.metrics if "train/loss" in line]
+            points = thinned(run.metrics.curves.get("train/loss"))
             loss += [Line(i, points, label=str(i + 1))] if points else []
-            points = [(line["step"], factor * line[name]) for line in run.metrics if name in line]
             tested = (run.results or {}).get("step")
+            points = [(step, factor * value) for step, value in thinned(run.metrics.curves.get(name), tested)]
             validation += [Line(i, points, label=str(i + 1), ring=tested, dots=len(points) < 12)] if points else []
         if loss:
             caption = f"{task}, training: the query loss after adapting, mean over a step's meta-batch"
@@ -57,6 +59,20 @@ def learning_curves(every: list[RunFolder]) -> Figures:
             caption = f"{task}, validation after the last inner step{ring}"
             found.append((caption, line_chart(validation, caption, "meta-iterations", unit(metric), is_log)))
     return found
+
+
+def thinned(curve: Curve | None, kept: int | None = None) -> list[tuple[float, float]]:
+    """The points of a curve; of very many those that are seen: the first, the last, the lowest and the highest of each
+    few steps, and that of the step that is to be kept."""
+    if curve is None:
+        return []
+    values, chosen = np.asarray(curve.values), np.arange(len(curve.values))
+    if len(values) > MOST_POINTS:
+        parts = np.array_split(chosen, MOST_POINTS // 2 - 2)
+        ends = [part[0] + place(values[part]) for part in parts for place in (np.argmin, np.argmax)]
+        at = bisect_left(curve.steps, kept or 0)
+        chosen = np.unique([0, *ends, len(values) - 1, *([at] if at < len(values) else [])])
+    return [(float(curve.steps[i]), float(values[i])) for i in chosen.tolist()]
 
 
 def task_of(run: RunFolder) -> str:

@@ -21,7 +21,7 @@ from metalearn_cli.progress import Console, Progress
 from metalearn_cli.records import arrays_of
 from metalearn_cli.report.found import find
 from metalearn_cli.report.unfinished import Unfinished, damage_of_outcome, unfinished
-from metalearn_cli.writers import read_series, read_timing
+from metalearn_cli.writers import Series, read_series, read_timing
 
 Values = npt.NDArray[float64]
 
@@ -36,8 +36,8 @@ class RunFolder(NamedTuple):
     overrides: dict[str, str]  # what the command line gave
     environment: dict[str, Any]
     results: dict[str, Any] | None  # None: it is not finished
-    metrics: list[dict[str, Any]]  # the lines of metrics.jsonl
-    timing: list[dict[str, Any]]  # those of timing.jsonl
+    metrics: Series  # metrics.jsonl
+    timing: Series  # timing.jsonl
     damage: list[str]  # a sentence for what is missing, or is left out since it is not as a run writes it
     given: list[str]  # what the command line gave, word for word
     unfinished: Unfinished | None  # None: it has been tested after all its steps
@@ -89,9 +89,8 @@ def read(folder: Path) -> RunFolder:
     overrides = {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in given)}
     left = None
     if results is None or results.get("steps", config["steps"]) < config["steps"]:
-        step = max([line["step"] for line in (*metrics.lines[-1:], *timing.lines[-1:])], default=0)
-        left = unfinished(folder, config, given, environment, step)
-    run = RunFolder(folder, config, overrides, environment, results, metrics.lines, timing.lines, damage, given, left)
+        left = unfinished(folder, config, given, environment, max(metrics.last, timing.last))
+    run = RunFolder(folder, config, overrides, environment, results, metrics, timing, damage, given, left)
     return run._replace(damage=[*damage, *missing(run)])
 
 
@@ -127,10 +126,9 @@ def missing(run: RunFolder) -> list[str]:
     if run.results is None or run.is_evaluation or not (every := run.config.get("log_every")):
         return found
     last = int(run.results.get("steps") or 0) // every * every
-    for name, lines in (("metrics.jsonl", run.metrics), ("timing.jsonl", run.timing)):
-        ends = lines[-1]["step"] if lines else 0
-        if (run.folder / name).exists() and ends < last:
-            found.append(f"{run.folder / name} ends at step {ends}, and the run's last line was of step {last}")
+    for name, series in (("metrics.jsonl", run.metrics), ("timing.jsonl", run.timing)):
+        if (run.folder / name).exists() and series.last < last:
+            found.append(f"{run.folder / name} ends at step {series.last}, and the run's last line was of step {last}")
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from metalearn_cli import __version__, runs
+from metalearn_cli import __version__
 from metalearn_cli.catalog import GROUPS, flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.overrides import compose_config
@@ -42,13 +42,14 @@ def page(
     """`rows` are those of the table, and whether each is one over seeds."""
     legend = _legend(every)
     again = legend if len(every) <= LEGEND else ""
+    defaults = {chosen: _defaults(chosen) for chosen in set(map(_choices, every))}  # to compose one takes long
     sections = [
         _figures("Learning curves", learning_curves(every), legend),
         _figures("Adapting to a test task", inner_steps(every), again),
         _figures("Test episodes", distributions(every), again),
         *(_figures(f"Sweep {one.name}", sweep(one.parts), _paragraphs(one.best)) for one in sweeps),
         _first_tasks(every),
-        "<h2>What was run</h2>" + "".join(map(_run, every, range(1, len(every) + 1))),
+        "<h2>What was run</h2>" + "".join(_run(run, i, defaults[_choices(run)]) for i, run in enumerate(every, 1)),
     ]
     style = (Path(__file__).parent / "style.css").read_text()
     return f"""<!doctype html>
@@ -155,8 +156,8 @@ def _first_tasks(every: list[RunFolder]) -> str:
     return f"<h2>The first test tasks</h2>{''.join(shown)}{rest}"
 
 
-def _run(run: RunFolder, number: int) -> str:
-    """Everything that tells how a run came about."""
+def _run(run: RunFolder, number: int, defaults: dict[str, Any] | None) -> str:
+    """Everything that tells how a run came about; `defaults` are those of its choices."""
     environment = run.environment
     commit = environment.get("git_commit")
     dirty = " with changes that were not committed" if environment.get("git_dirty") else ""
@@ -177,9 +178,9 @@ def _run(run: RunFolder, number: int) -> str:
         **({"learned": escape(learned)} if learned else {}),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
-    full = OmegaConf.to_yaml(OmegaConf.create(runs.load_config(run.folder / "config.yaml")))
+    full = (run.folder / "config.yaml").read_text(encoding="utf-8")
     return (
-        f'<section class="run"><h3>{number}  {escape(str(run.folder))}</h3><dl>{listed}</dl>{_changes(run)}'
+        f'<section class="run"><h3>{number}  {escape(str(run.folder))}</h3><dl>{listed}</dl>{_changes(run, defaults)}'
         f"<details><summary>Whole configuration</summary><pre>{escape(full)}</pre></details></section>"
     )
 
@@ -193,15 +194,27 @@ def _state(run: RunFolder) -> str:
     return bar + escape(left.sentence)
 
 
-def _changes(run: RunFolder) -> str:
+def _choices(run: RunFolder) -> tuple[str, ...]:
+    """The chosen algorithm, task, model and optimizer, as a command line names them."""
+    choices = run.environment.get("choices", {})
+    return tuple(f"{group}={choices[group]}" for group in GROUPS if group in choices)
+
+
+def _defaults(chosen: tuple[str, ...]) -> dict[str, Any] | None:
+    """The configuration of these choices, flat; None for a class of the user's own."""
+    try:
+        composed, _ = compose_config(list(chosen))
+    except UserError:
+        return None
+    plain: Any = OmegaConf.to_container(composed)
+    return flatten(plain)
+
+
+def _changes(run: RunFolder, defaults: dict[str, Any] | None) -> str:
     """The keys that are not the defaults of the chosen algorithm, task, model and optimizer."""
     choices = run.environment.get("choices", {})
-    try:
-        composed, _ = compose_config([f"{group}={choices[group]}" for group in GROUPS if group in choices])
-    except UserError:  # a class of the user's own
+    if defaults is None:
         return ""
-    plain: Any = OmegaConf.to_container(composed)
-    defaults = flatten(plain)
     skipped = {"name", "paper", "threads"}
     changed = {
         key: (defaults[key], value)
