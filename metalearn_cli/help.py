@@ -35,6 +35,7 @@ metalearn train [key=value ...] [-m] [--cfg job]
   metalearn train algo=maml name=ci expect='mse_step1<=3.5'   exit code 3 where the test falls short
   metalearn train -m algo=maml,protonet task=omniglot seed=0,1,2 name=my-sweep
                                                               a sweep: one folder per job, outputs/my-sweep/...
+  metalearn train -m task=table task.root=a.csv,b.csv         the same over files or folders; choice(a,b) if in doubt
   metalearn train -m sweep=optuna 'algo.inner_lr=tag(log,interval(0.001,1))' hydra.sweeper.n_trials=30 name=search
                                                               Optuna chooses the values by validation results
   metalearn train debug=quick algo=maml                       everything once: 20 steps and a small test

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metalearn_cli import yaml_files
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
+from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.fields import PACKAGE, typed, types_in_source
 from metalearn_cli.mistakes import composition_sentence, nearest
@@ -23,6 +24,7 @@ FREE_TEXT = (
     *("name", "run", "expect", "support", "query", "out"),
     *("task.root", "task.split_file", "task.split_lists", "task.labels", "task.pattern"),
 )
+PATHS = ("task.root", "task.split_file", "task.split_lists", "task.labels")
 
 
 def check_name(name: str) -> None:
@@ -115,6 +117,31 @@ def quote(override: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     tail = len(escaped) - len(escaped.rstrip("\\"))
     return f"{key}='{escaped}{tail * chr(92)}'"
+
+
+def unquote(override: str) -> str:
+    """What `quote` was given."""
+    key = override.partition("=")[0]
+    if key.lstrip("+") not in FREE_TEXT:
+        return override
+    value = OverridesParser.create().parse_override(override).value()
+    return f"{key}={value}" if isinstance(value, str) else override
+
+
+def several_texts(override: str) -> list[str]:
+    """The values of a free-text key of the task that a sweep goes over: those of choice(a,b), or of a path with commas,
+    unless there is something at this very path; none, where it is one value. A value may stand in quotes."""
+    key, _, text = override.partition("=")
+    is_choice = key in FREE_TEXT and key.startswith("task.") and text.startswith("choice(") and text.endswith(")")
+    if is_choice:
+        text = text.removeprefix("choice(").removesuffix(")")
+    elif key not in PATHS or "," not in text or expand(text).exists():
+        return []
+    parts = re.finditer(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]*?))\s*(?:,|\Z)""", text)
+    values = list(dict.fromkeys("".join(filter(None, part.groups())) for part in parts if part.end() > part.start()))
+    if not all(values) or not values or text.endswith(","):
+        raise UserError(f"{override}: one of the values is empty")
+    return values
 
 
 def parse_override(override: str) -> tuple[str, Any]:

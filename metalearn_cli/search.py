@@ -30,7 +30,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.jobs import number
 from metalearn_cli.machine import new_learner
-from metalearn_cli.overrides import compose_config
+from metalearn_cli.overrides import compose_config, quote
 from metalearn_cli.progress import tell
 from metalearn_cli.pruning import Pruning, study_in_memory
 from metalearn_cli.search_plan import Search
@@ -86,7 +86,7 @@ def launch(launcher: Launcher, fixed: list[str], study: optuna.Study, batch: lis
         values = values_of(trial)
         if values not in there or read_outcome(folder_of(folder, values)) is None:
             (folder_of(folder, values) / "outcome.json").unlink(missing_ok=True)  # of one that was killed
-            wanted[values] = [*fixed, *overrides_of(trial)]
+            wanted[values] = [*fixed, *map(quote, overrides_of(trial))]
     if wanted:
         for done in launcher.launch(list(wanted.values()), initial_job_idx=batch[0].number):
             _ = done.return_value  # raises what the job has raised

@@ -28,6 +28,10 @@ def distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(list(dict.fromkeys(map(str, override.sweep_string_iterator()))))
 
 
+def choice(values: list[str]) -> BaseDistribution:
+    return CategoricalDistribution(values)
+
+
 def _interval(given: str | None, swept: IntervalSweep) -> BaseDistribution:
     low, high, is_log = swept.start, swept.end, "log" in swept.tags
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):

@@ -29,7 +29,7 @@ from metalearn_cli.config import Job, train_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import number
-from metalearn_cli.overrides import check_name, compose_config, quote, refuse_hydra
+from metalearn_cli.overrides import check_name, compose_config, quote, refuse_hydra, several_texts
 from metalearn_cli.parallel import cores
 from metalearn_cli.progress import show, tell
 from metalearn_cli.report.best import best_sentences
@@ -62,15 +62,18 @@ def sweep(overrides: list[str]) -> int:
             raise UserError("Optuna is not in this environment: pip install 'metalearn-cli[optuna]'")
         from metalearn_cli import search, search_plan, search_space
 
-        space = {key: search_space.distribution(override) for key, override in swept.items()}
+        space = {
+            key: search_space.choice(one) if isinstance(one, list) else search_space.distribution(one)
+            for key, one in swept.items()
+        }
         jobs = _check_each(fixed, {key: search_space.ends(of) for key, of in space.items()}, overrides)
         plan, together = search_plan.plan(hydra.sweeper, space, fixed, jobs), hydra.sweeper.n_jobs
-        texts = [text for text in overrides if text.partition("=")[0] in swept]
+        texts = [_listing(key, one) if isinstance(one, list) else str(one.input_line) for key, one in swept.items()]
     else:
-        values = {key: _listed(override) for key, override in swept.items()}
+        values = {key: one if isinstance(one, list) else _listed(one) for key, one in swept.items()}
         jobs = _check_each(fixed, values, overrides)
         plan, together = None, math.prod(map(len, values.values()))
-        texts = [f"{key}={','.join(each)}" for key, each in values.items()]
+        texts = [_listing(key, each) for key, each in values.items()]
     folder = _folder(names[-1] if names else None, is_search=plan is not None)
     tell(f"metalearn: {'search' if plan else 'sweep'} over {', '.join(swept)} in {folder}")
     for note in dict.fromkeys(note for one in jobs for note in one.notes):
@@ -105,11 +108,24 @@ def sweep(overrides: list[str]) -> int:
     return 1 if is_broken else code
 
 
-def _split(overrides: list[str]) -> tuple[list[str], dict[str, Override]]:
-    """The overrides with one value, and those with several by their key, as Hydra's grammar reads them."""
+def _split(overrides: list[str]) -> tuple[list[str], dict[str, Override | list[str]]]:
+    """The overrides with one value, and by their key those with several, as Hydra's grammar reads them; of a free-text
+    key its values."""
     fixed: list[str] = []
-    swept: dict[str, Override] = {}
+    swept: dict[str, Override | list[str]] = {}
     for text in overrides:
+        key = text.partition("=")[0]
+        if texts := several_texts(text):
+            folders = {value.replace("/", "_") for value in texts}
+            if len(folders) < len(texts):
+                raise UserError(
+                    f"{text}: jobs are named by these values with _ for /, and two of them are then the same"
+                )
+            if len(texts) == 1:
+                fixed.append(f"{key}={texts[0]}")
+            else:
+                swept[key] = texts
+            continue
         try:
             override = OverridesParser.create().parse_override(quote(text))
         except HydraException:
@@ -118,10 +134,15 @@ def _split(overrides: list[str]) -> tuple[list[str], dict[str, Override]]:
         if isinstance(override.value(), Glob):
             raise UserError(f"{text}: a sweep knows no glob(...): list the choices, e.g. task=sinusoid,harmonics")
         if override.is_sweep_override():
-            swept[text.partition("=")[0]] = override
+            swept[key] = override
         else:
             fixed.append(text)
     return fixed, swept
+
+
+def _listing(key: str, values: list[str]) -> str:
+    """These values of a key in Hydra's grammar."""
+    return f"{key}={','.join(quote(f'{key}={value}').removeprefix(f'{key}=') for value in values)}"
 
 
 def _folder(name: str | None, is_search: bool) -> Path:

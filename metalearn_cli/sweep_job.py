@@ -1,5 +1,6 @@
 """One job of a sweep, in whatever process the launcher has made for it, and what became of it: its outcome.json."""
 
+import hashlib
 import math
 import os
 import traceback
@@ -19,7 +20,7 @@ from metalearn_cli.interrupt import Interrupted
 from metalearn_cli.jobs import train_run
 from metalearn_cli.learner import NonFinite
 from metalearn_cli.metrics import is_better, shortfall
-from metalearn_cli.overrides import chosen
+from metalearn_cli.overrides import chosen, unquote
 from metalearn_cli.progress import Console, tell
 from metalearn_cli.pruning import Pruning
 from metalearn_cli.writers import validations
@@ -37,7 +38,7 @@ def run_job(
 ) -> float | None:
     """The job that Hydra has composed -> its best validation result, for the sweeper."""
     os.chdir(here)
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = [unquote(text) for text in HydraConfig.get().overrides.task]
     values = label(text for text in overrides if text.partition("=")[0] in swept)
     # Its own outcome is that of an earlier life, of a job that was preempted and comes again.
     if any(outcome["stopped"] for outcome in outcomes(sweep, launch) if outcome["values"] != values):
@@ -63,7 +64,12 @@ def label(swept: Any) -> str:
 
 
 def folder_of(sweep: Path, values: str) -> Path:
-    return sweep / values.replace("/", "_")
+    """A name that is too long for a file system is cut, and told from others by a hash."""
+    name = values.replace("/", "_")
+    if len(name.encode()) > 255:
+        digest = hashlib.sha256(values.encode()).hexdigest()[:16]
+        name = f"{name.encode()[:230].decode(errors='ignore')}-{digest}"
+    return sweep / name
 
 
 def _run(

@@ -53,6 +53,17 @@ def outcomes(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in (folder / "outputs" / "s").glob("*/outcome.json")]
 
 
+def test_a_search_over_paths(tmp_path: Path) -> None:
+    for name in ("a.csv", "it's [b].csv"):
+        shutil.copy(Path(__file__).with_name("table.csv"), tmp_path / name)
+    keys = ["sweep=optuna", "task=table", "algo=maml", *TINY, "task.root=a.csv,it's [b].csv", "name=s"]
+    done = run(tmp_path, "train", "-m", *keys, "hydra.sweeper.n_trials=6")
+    assert done.code == 0, done.err
+    assert {trial.params["task.root"] for trial in trials(tmp_path)} == {"a.csv", "it's [b].csv"}
+    folders = {path.parent.name for path in (tmp_path / "outputs/s").glob("*/results.json")}
+    assert folders == {"task.root=a.csv", "task.root=it's [b].csv"}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
     """A search that nothing disturbs."""

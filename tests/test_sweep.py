@@ -6,6 +6,7 @@ A launcher that is not installed skips its test: `pip install -e '.[joblib,slurm
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,7 +15,10 @@ import pytest
 from commands import run, start, wait
 
 from metalearn_cli.cli import main
-from metalearn_cli.sweep_job import best_validation
+from metalearn_cli.errors import UserError
+from metalearn_cli.overrides import quote, several_texts, unquote
+from metalearn_cli.sweep import sweep
+from metalearn_cli.sweep_job import best_validation, folder_of
 
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "debug=quick", "steps=4", "eval_every=2"]
 LAUNCHERS = {"joblib": "joblib", "submitit": "submitit", "ray": "ray"}  # the preset, and what it needs
@@ -127,6 +131,65 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra(
     assert said.endswith(f"in this environment: pip install 'metalearn-cli[{extra}]'\n")
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+TABLE = Path(__file__).with_name("table.csv")
+ON_TABLES = ["train", "-m", "task=table", "algo=maml", *TINY, "threads=1", "name=s"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("task.root=a.csv,b.csv", ["a.csv", "b.csv"]),
+        ("task.root=choice(a.csv,b.csv)", ["a.csv", "b.csv"]),
+        ("task.root='a.csv', \"it's, [5] = ü.csv\"", ["a.csv", "it's, [5] = ü.csv"]),
+    ],
+)
+def test_a_sweep_over_paths(tmp_path: Path, text: str, names: list[str]) -> None:
+    for name in names:
+        shutil.copy(TABLE, tmp_path / name)
+    for code in (0, 0):  # the second time all is there
+        done = run(tmp_path, *ON_TABLES, text)
+        assert done.code == code, done.err
+        rows = [line for line in done.out.splitlines() if line.startswith("task.root=")]
+        assert [row.partition("  ")[0].strip() for row in rows] == [f"task.root={name}" for name in names]
+    for name in names:
+        folder = tmp_path / "outputs/s" / f"task.root={name}"
+        given = (folder / "overrides.txt").read_text().splitlines()
+        assert f"task.root={name}" in given
+        again = run(
+            tmp_path, "train", *[one for one in given if one[:4] not in ("name", "hydr")], f"name=s/{folder.name}"
+        )
+        assert again.code == 0, again.err
+        assert "is already finished" in again.err
+
+
+def test_paths_with_commas_and_odd_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert several_texts("task.root=a,b") == ["a", "b"]
+    assert several_texts("task.root=a , 'b,c',\"d\",it's") == ["a", "b,c", "d", "it's"]
+    assert several_texts("task.pattern=choice({class}_*,{class}#)") == ["{class}_*", "{class}#"]
+    for one in (
+        "task.pattern=a,b",
+        "name=a,b",
+        "seed=1,2",
+        "task.root=a",
+        "expect=choice(a,b)",
+        "task.way=choice(1,2)",
+    ):
+        assert several_texts(one) == []
+    for odd in ("task.root=a,,b", "task.root=a,", "task.root=,a", "task.root=choice()", "task.root=choice(a,)"):
+        with pytest.raises(UserError, match="one of the values is empty"):
+            several_texts(odd)
+    (tmp_path / "a,b").mkdir()
+    assert several_texts("task.root=a,b") == [], "it is a folder"
+    for value in ("a", "it's", "ü [1], =", "a\\'", "null", "5", "c:\\"):
+        assert unquote(quote(f"task.root={value}")) == f"task.root={value}"
+    with pytest.raises(UserError, match="two of them are then the same"):
+        sweep(["task=table", "task.root=x/a.csv,x_a.csv"])
+    long = folder_of(tmp_path, f"task.root={'ü/' * 300}")
+    long.mkdir()
+    assert long != folder_of(tmp_path, f"task.root={'ü/' * 301}")
 
 
 def test_a_sweep_preset_wants_a_sweep(tmp_path: Path) -> None:
