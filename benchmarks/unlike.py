@@ -3,14 +3,16 @@
     METALEARN_DATA=... python benchmarks/unlike.py outputs/RUN [5w1s 5w5s ...]
 
 Of each test task with twice as many classes as asked for, the first half is the support's; the queries of the other
-half are strangers. Thresholds are quantiles of validation tasks of the same size, those of `metalearn predict`. A row
-for each size and score: accuracy on the queries that are no strangers, the AUROC of strangers against them, and the
-share of either that is flagged. Then, for the score that is used, the same shares with other quantiles.
+half are strangers. A row for each size and score: accuracy on the queries that are no strangers, and the AUROC of
+strangers against them. Then, for the score that is used, the threshold of `metalearn predict` by validation tasks of
+the same size: how many classes they have, the share of their queries above it, what is promised of new classes, and the
+share of either kind of the test's queries that is flagged, with a 95% interval (a bootstrap over classes).
 """
 
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +23,10 @@ from metalearn_cli.config import Precision
 from metalearn_cli.evaluate import draw_episodes
 from metalearn_cli.model import Model
 from metalearn_cli.tasks.base import Split, TaskDistribution, draw_slice
-from metalearn_cli.unlike import quantile, unlikeness
+from metalearn_cli.unlike import calibrated, unlikeness
 
 EPISODES, QUERIES = 100, 5  # tasks of each split, and queries of each class
-SHARES = (0.05, 0.04, 0.03, 0.02, 0.01)  # of the validation queries that are above the threshold
+RESAMPLES = 2000  # of the bootstrap
 SCORES = {
     "largest output": lambda out: -out.amax(-1),
     "largest probability": lambda out: -out.softmax(-1).amax(-1),
@@ -33,19 +35,27 @@ SCORES = {
 }
 
 
-def outputs(model: Model, task: TaskDistribution, split: Split, way: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs of queries of the support's classes [N, way], which of them are right [N], and of strangers [M, way]."""
-    own, right, strange = [], [], []
+class Outputs(NamedTuple):
+    own: Tensor  # [N, way] of queries of the support's classes
+    classes: list[str]  # of each
+    right: Tensor  # [N], which of them are right
+    strange: Tensor  # [M, way] of strangers
+
+
+def outputs(model: Model, task: TaskDistribution, split: Split, way: int) -> Outputs:
+    own, classes, right, strange = [], [], [], []
     for draw in draw_episodes(task, split, EPISODES, 0):
         for number in range(len(draw["key"])):
-            batch = task.gather(draw_slice(draw, number, number + 1), model.device)
+            one = draw_slice(draw, number, number + 1)
+            batch, names = task.gather(one, model.device), task.label_names(one)
             in_support, in_query = batch.support_y[0] < way, batch.query_y[0] < way
             predictor = model.adapt(batch.support_x[0][in_support], batch.support_y[0][in_support])
             out = predictor.outputs(batch.query_x[0])
             own.append(out[in_query])
+            classes += [names[label] for label in batch.query_y[0][in_query].tolist()]
             right.append(own[-1].argmax(-1) == batch.query_y[0][in_query])
             strange.append(out[~in_query])
-    return torch.cat(own), torch.cat(right), torch.cat(strange)
+    return Outputs(torch.cat(own), classes, torch.cat(right), torch.cat(strange))
 
 
 def auroc(high: Tensor, low: Tensor) -> float:
@@ -54,34 +64,39 @@ def auroc(high: Tensor, low: Tensor) -> float:
     return float((rank[len(low) :].sum() - len(high) * (len(high) + 1) / 2) / (len(high) * len(low)))
 
 
-def flagged(limit: float, own: Tensor, strange: Tensor) -> list[str]:
-    """The share of either whose score is above the threshold."""
-    return [f"{100 * float((score > limit).float().mean()):.1f}%" for score in (own, strange)]
+def share(flagged: Tensor, classes: list[str]) -> str:
+    """Of the flagged [N], with its interval over the classes of each."""
+    names = sorted(set(classes))
+    members = torch.tensor([names.index(name) for name in classes])
+    above, count = members.bincount(flagged.double(), len(names)), members.bincount(minlength=len(names))
+    again = torch.randint(len(names), (RESAMPLES, len(names)), generator=torch.Generator().manual_seed(0))
+    ends = (above[again].sum(1) / count[again].sum(1)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    low, high = (100 * ends).tolist()
+    return f"{100 * float(flagged.double().mean()):.1f}% ({low:.1f} to {high:.1f}) of {len(names)}"
 
 
 def main(run: str, sizes: list[str]) -> None:
     torch.set_num_threads(1)
     folder = stored.read(Path(run), trust=False)
     model = stored.make(folder, BatchNorm.inductive, "cpu", Precision.fp32, None, trust=False)
-    print("| size | score | accuracy | AUROC | flagged | strangers flagged |\n|---|---|---|---|---|---|")
-    by_quantile = []
+    print("| size | score | accuracy | AUROC |\n|---|---|---|---|")
+    rows = []
     for size in sizes:
         way, shot = map(int, re.findall(r"\d+", size))
         keys = {"way": 2 * way, "shot": shot, "query": QUERIES, "train_way": None}
         task = stored.task_of(folder.config, False, **keys)
-        calibration, _, _ = outputs(model, task, "val", way)
-        own, right, strange = outputs(model, task, "test", way)
+        known, found = (outputs(model, task, split, way) for split in ("val", "test"))
+        accuracy = f"{100 * float(found.right.float().mean()):.1f}"
         for name, score in SCORES.items():
-            known, found, others = score(calibration), score(own), score(strange)
-            shares = flagged(quantile(known), found, others)
-            accuracy = f"{100 * float(right.float().mean()):.1f}"
-            print(f"| {size} | {name} | {accuracy} | {auroc(others, found):.3f} | {' | '.join(shares)} |", flush=True)
-        known, found, others = (unlikeness(out) for out in (calibration, own, strange))
-        cells = [" / ".join(flagged(quantile(known, share), found, others)) for share in SHARES]
-        by_quantile.append(f"| {size} | {' | '.join(cells)} |")
-    print(f"\n| flagged / strangers flagged | {' | '.join(f'{1 - share:.0%}' for share in SHARES)} |")
-    print("|---|" + "---|" * len(SHARES))
-    print("\n".join(by_quantile))
+            print(f"| {size} | {name} | {accuracy} | {auroc(score(found.strange), score(found.own)):.3f} |", flush=True)
+        limit, above, promised = calibrated(unlikeness(known.own), known.classes)
+        own, strange = unlikeness(found.own) > limit, unlikeness(found.strange) > limit
+        about = f"{len(set(known.classes))} | {100 * above:.1f}% | {100 * promised:.1f}%"
+        strangers = f"{100 * float(strange.float().mean()):.1f}%"
+        rows.append(f"| {size} | {about} | {share(own, found.classes)} | {strangers} |")
+    print("\n| size | validation classes | above | promised | flagged, of test classes | strangers flagged |")
+    print("|---|---|---|---|---|---|")
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The threshold of the flag `unlike`: measured on validation tasks of the run's own distribution.
 
 It is kept in the run's unlike.json with what it was measured on, and in an exported model. One that a version before
-has kept, which flags another share, is measured anew where the run's data are at hand, and used as it is where not.
+has kept, which promises nothing, is measured anew where the run's data are at hand, and used as it is where not.
 """
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metalearn_cli import runs
 from metalearn_cli.algorithms.base import present
@@ -17,8 +18,9 @@ from metalearn_cli.files import turn
 from metalearn_cli.model import Model, for_way
 from metalearn_cli.progress import Console, Progress
 from metalearn_cli.stored import UNLIKE, Stored, kept, task_of, thresholds
+from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
 from metalearn_cli.tasks.episodes import Episodes
-from metalearn_cli.unlike import SHARE, Threshold, quantile, unlikeness
+from metalearn_cli.unlike import PROMISED, Threshold, calibrated, unlikeness
 
 EPISODES = 100
 QUERIES = 5  # of each class at most
@@ -60,11 +62,15 @@ def own_way(stored: Stored) -> int:
 
 
 def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
-    kind = f"{found.queries} queries of {found.way}-way {found.shot}-shot validation tasks, of which "
-    kind += f"{found.share:.0%} are flagged"
+    of_classes = f" of {found.classes} classes" if found.is_current else ""
+    kind = f"{found.queries} queries of {found.way}-way {found.shot}-shot validation tasks{of_classes}, of which "
+    kind += f"{found.share:.1%} are flagged"
     if (found.way, found.shot) == (way, shot):
-        before = "" if found.is_current else "; measured by a version before, which flags more than this one"
-        return f"flag `unlike`: by {kind}{before}"
+        if found.promised is None:
+            return f"flag `unlike`: by {kind}; measured by a version before, which promised more than it kept"
+        few = "" if found.promised <= PROMISED else ": more validation classes would make it less"
+        end = f"{found.promised:.0%} at most of the queries of new classes (upper end of a 95% interval{few})"
+        return f"flag `unlike`: by {kind}; true for {end}"
     why = f" ({reasons[0]})" if reasons else ""
     return f"flag `unlike`: by {kind}, as nothing is known of {way}-way {shot}-shot ones{why}"
 
@@ -81,10 +87,14 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
     episodes = EPISODES if number is None else min(EPISODES, number)
     net, meta, _ = for_way(model.algo, model.net, model.meta, task.spec.outputs)
     net = model.in_precision(net)
-    scores, done = [], 0
+    scores: list[Tensor] = []
+    classes: list[str] = []
+    done = 0
     with Progress(Console(), "measuring the flag `unlike`", episodes, passing=True) as progress:
         for draw in draw_episodes(task, "val", episodes, 0):
-            for batch in task.gather(draw, model.device).to(model.dtype).chunks(TASKS_AT_ONCE):
+            tasks = task.gather(draw, model.device).to(model.dtype)
+            classes += _classes(task, draw, tasks, len(classes))
+            for batch in tasks.chunks(TASKS_AT_ONCE):
                 with torch.no_grad():
                     predict = last(model.algo.adapt(net, meta, batch.support, model.algo.test_steps))
                     out = present(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
@@ -92,9 +102,10 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
                 scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])
                 done += len(batch.key)
                 progress.advance(done, "tasks")
-    values = torch.cat(scores)
+    values = torch.cat(scores).cpu()
+    value, share, promised = calibrated(values, classes)
     return Threshold(
-        value=quantile(values),
+        value=value,
         way=way,
         shot=shot,
         batch_norm=model.batch_norm.name,
@@ -103,8 +114,21 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
         episodes=episodes,
         queries=len(values),
         data=task.fingerprint,
-        share=SHARE,
+        share=share,
+        classes=len(set(classes)),
+        promised=promised,
     )
+
+
+def _classes(task: TaskDistribution, draw: Draw, tasks: Batch, before: int) -> list[str]:
+    """The class of each query of the tasks of a draw, in their order; where classes have no names, all queries of a
+    task are of one, which is called by the number of queries before it."""
+    found: list[str] = []
+    for number in range(len(draw["key"])):
+        labels = tasks.task(number).query_y[0].tolist()
+        names = task.label_names(draw_slice(draw, number, number + 1))
+        found += [names[label] if names else f"task after {before + len(found)}" for label in labels]
+    return found
 
 
 def _keys(own: dict[str, Any], way: int, shot: int) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class Predictor:
         return torch.cat(parts)
 
     def unlike(self, x: Any) -> Tensor:
-        """x [Q, ...] -> which look unlike every class, [Q] bool: 3% of the queries of validation tasks did."""
+        """x [Q, ...] -> which look unlike every class, [Q] bool."""
         if self.threshold is None:
             raise UserError(
                 "nothing is known of when a query is unlike every class of such a support: `metalearn predict` of the "

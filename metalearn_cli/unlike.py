@@ -3,10 +3,14 @@
 The score is minus the largest output: for ProtoNet the distance to the nearest prototype, for a head minus the logit of
 the likeliest class. benchmarks/unlike.md has what else was tried.
 
-What is promised: of queries that are of a class of their support, at most 5% are flagged, also where no class was seen
-in training. The validation classes, on which the threshold is measured, chose the checkpoint, and a hundred tasks hold
-the same few of them again and again; new classes are a little further away. With a threshold that 5% of the validation
-queries were above, up to 6.5% of the test classes' were (benchmarks/unlike.md): it is one that SHARE of them are above.
+What is promised: of queries that are of a class of their support, PROMISED at most are flagged, also where no class was
+seen in training, and at the upper end of a 95% interval. The threshold is measured on validation tasks, which hold the
+same few classes again and again, and classes differ in how many of their queries lie far away: 2,500 queries of eight
+classes say little more of the next class than eight numbers. The interval is Korn and Graubard's (Survey Methodology
+24, 1998) with classes as clusters: Clopper and Pearson's of so many queries as are worth those, by Student's t of one
+degree of freedom less than classes. They are halved, since the new classes are no more than these: the difference of
+two means has the noise of both. Where there are too few classes for that, LEAST of the queries are flagged, and what is
+promised is the upper end that comes out.
 
 Shapes: Q query examples, W classes, N queries of validation tasks.
 """
@@ -17,8 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SHARE = 0.03  # of the queries of validation tasks, which are all of a class of their support, that are flagged
-SHARE_BEFORE = 0.05  # the same in thresholds that do not say it: those of a version before
+PROMISED = 0.05  # of the queries of new classes, all of a class of their support, that are flagged at most
+LEAST = 0.01  # of the queries of validation tasks, that are flagged in any case
+SHARE_BEFORE = 0.05  # the same in thresholds that do not say it: those of the first version
 
 
 class Threshold(NamedTuple):
@@ -34,10 +39,12 @@ class Threshold(NamedTuple):
     queries: int
     data: str  # their fingerprint
     share: float = SHARE_BEFORE  # of the queries, that are flagged
+    classes: int | None = None  # of validation; None in what a version before has measured
+    promised: float | None = None  # of the queries of new classes, that are flagged at most
 
     @property
     def is_current(self) -> bool:
-        return self.share == SHARE
+        return self.promised is not None
 
     def replaces(self, other: "Threshold") -> bool:
         """Whether both are of the same tasks and weights, measured once more."""
@@ -51,7 +58,7 @@ def checked(found: Threshold) -> Threshold:
         size = getattr(found, name)
         if type(size) is not int or size < 1:
             raise ValueError(f"{name} is {size!r}")
-    for name in ("value", "share"):
+    for name in ("value", "share", *(["promised"] if found.is_current else [])):
         number = getattr(found, name)
         if type(number) not in (int, float) or not math.isfinite(number):
             raise ValueError(f"{name} is {number!r}")
@@ -63,10 +70,49 @@ def unlikeness(out: Tensor) -> Tensor:
     return -out.amax(-1)
 
 
-def quantile(scores: Tensor, share: float = SHARE) -> float:
-    """Of scores [N] the one above which the next score will be with a probability of `share` at most."""
-    place = min(math.ceil((1 - share) * (len(scores) + 1)), len(scores))
-    return float(torch.sort(scores).values[place - 1])
+def calibrated(scores: Tensor, classes: list[str]) -> tuple[float, float, float]:
+    """The threshold by scores of queries [N] and the class of each -> it, the share of these that are above it, and the
+    share of new classes' queries that are so at most."""
+    names = sorted(set(classes))
+    place = {name: number for number, name in enumerate(names)}
+    members = torch.tensor([place[name] for name in classes])
+    falling = scores.double().sort(descending=True).values
+    most, least = (math.floor(share * len(scores)) for share in (PROMISED, LEAST))
+    worth = worth_of((scores.double() > falling[most]).double(), members)
+    for above in range(most, least - 1, -1):
+        if (end := upper_end(above / len(scores), worth, len(scores), len(names))) <= PROMISED:
+            break
+    return float(falling[above]), float((scores.double() > falling[above]).double().mean()), end
+
+
+def worth_of(flagged: Tensor, members: Tensor) -> float:
+    """As how many queries of classes of their own these [N] tell of the share of the flagged: fewer, since queries of a
+    class [N] are alike, by the correlation within classes (the estimate by analysis of variance, Donner 1986)."""
+    number, classes = len(flagged), int(members.max()) + 1
+    share = float(flagged.mean())
+    count = members.bincount(minlength=classes).double()
+    above = members.bincount(flagged, minlength=classes)
+    if classes == number:
+        return float(number)
+    if classes == 1 or share == 0:
+        return float(classes)
+    between = float(((above - count * share) ** 2 / count).sum()) / (classes - 1)
+    within = float((above - above**2 / count).sum()) / (number - classes)
+    usual = (number - float((count**2).sum()) / number) / (classes - 1)
+    alike = max(0.0, (between - within) / (between + (usual - 1) * within))
+    return number / (1 + (float((count**2).sum()) / number - 1) * alike)
+
+
+def upper_end(share: float, worth: float, number: int, classes: int) -> float:
+    """The upper end of the 95% interval of the share of the flagged among queries of as many new classes, where it was
+    `share` of `number`, which are worth so many."""
+    from scipy.special import betaincinv, stdtrit
+
+    if classes < 2:
+        return 1.0
+    ratio = stdtrit(max(number - 1, 1), 0.975) / stdtrit(classes - 1, 0.975)
+    size = min(worth / 2 * ratio**2, number)
+    return float(betaincinv(share * size + 1, size * (1 - share), 0.975))
 
 
 def find(thresholds: list[Threshold], way: int, shot: int, any_way: bool) -> Threshold | None:
