@@ -19,7 +19,8 @@ def blocks() -> list[tuple[str | None, str, str]]:
     return [(name or None, language, text) for name, language, text in found]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_every_command(tmp_path: Path) -> None:
     for name in ("metalearn_cli", "conf"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
