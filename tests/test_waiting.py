@@ -14,7 +14,9 @@ from torch import Tensor
 
 from metalearn_cli import learner, scored_parts
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.config import load_job
 from metalearn_cli.learner import Scores
+from metalearn_cli.machine import new_learner
 from metalearn_cli.progress import Console, Progress
 
 # A validation and a test are four blocks each, and the metric of a block is asked for three times: after 0, 1, 2 steps.
@@ -88,7 +90,7 @@ def test_a_test_that_was_stopped_goes_on_with_what_was_scored(tmp_path: Path, st
     run = tmp_path / "outputs/run"
     first, second = sorted(run.glob(f"{scored_parts.FOLDER}/*/*"))
     # Once more, before the rest: a part that is damaged is scored again, and what is none is not read.
-    second.write_bytes(second.read_bytes()[:-1])
+    second.write_bytes(second.read_bytes()[:-1] + bytes([second.read_bytes()[-1] ^ 1]))
     (first.parent / "00000003-8-0123456789abcdef.safetensors").write_bytes(b"mine")
     stopped = go(tmp_path, "train", *RUN, "steps=8", first=signal_at(5))
     assert "going on with the test after 64 of 200 episodes" in stopped.err
@@ -119,6 +121,13 @@ def test_what_was_scored_of_another_test_is_not_taken(tmp_path: Path, straight: 
     done = go(tmp_path, "train", *RUN, "steps=8")
     assert "going on with the test" not in done.err
     assert bits(tmp_path) == straight
+
+
+def test_the_scores_of_other_weights_are_those_of_another_test() -> None:
+    one, other = (new_learner(load_job(["device=cpu", "model.hidden=[4]", f"seed={seed}"])) for seed in (0, 1))
+    keys = {scored_parts.key_of(learner, about) for learner in (one, other) for about in ("running", "inductive")}
+    assert len(keys) == 4
+    assert scored_parts.key_of(one, "running") in keys
 
 
 def test_parts_are_read_for_the_modes_and_the_episodes_that_they_are_of(tmp_path: Path) -> None:
