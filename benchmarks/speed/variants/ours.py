@@ -20,6 +20,7 @@ from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import AdamSlots, Reptile
 from metalearn_cli.learner import Learner
+from metalearn_cli.machine import set_denormals
 from metalearn_cli.measure import synchronise
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
@@ -33,7 +34,8 @@ RATE = 0.1  # of Reptile's outer step
 
 
 def build(w: Workload, setting: Setting) -> Runner:
-    torch.use_deterministic_algorithms(True)  # as the program's own default has it
+    torch.use_deterministic_algorithms(True)  # as the program's own default has it, and so the next
+    set_denormals(are_zero=True)
     net = _net(w)
     if isinstance(net, Conv4) and setting.device == "cuda":  # by timing, as the program does when a run starts
         ways = [dataclasses.replace(net, convolution=way) for way in (Convolution.grouped, Convolution.product)]
