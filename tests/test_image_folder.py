@@ -400,11 +400,12 @@ def test_a_class_that_is_left_with_too_few_images_is_named(flat: Path) -> None:
     assert "give task.min_images=2, which leaves out all classes with fewer" in str(caught.value)
 
 
-def test_min_images_counts_what_can_be_used(flat: Path) -> None:
+@pytest.mark.parametrize("split_seed", [0, 1, 5])  # it is a class for training, test, validation
+def test_min_images_counts_what_can_be_used(flat: Path, split_seed: int) -> None:
     """What it advises is followed once, and does: to leave out by the number of files would leave out all."""
     fill(flat / "c15", seed=15)
     (flat / "c05/0.png").write_text("no image")
-    task = task_on(flat, skip_broken=True, min_images=2, way=4)
+    task = task_on(flat, skip_broken=True, min_images=2, split_seed=split_seed, way=4)
     assert f"{flat}: 15 classes with 30 images; " in task.notes()[0]
     assert "task.min_images=2 leaves out (1): c05 (1 of its 2 files can be used)" in task.notes()
     assert set.union(*(drawn_classes(task, split) for split in task.splits)) == {
@@ -413,10 +414,9 @@ def test_min_images_counts_what_can_be_used(flat: Path) -> None:
     (split,) = (split for split in task.splits if "c05" in task._parts.classes[split])
     left = len(task._parts.classes[split]) - 1
     assert f"{left} {split}" in task.notes()[0]
-    way = {"train": {"train_way": left + 1, "way": 2}, "test": {"way": left + 1}, "val": {"way": 2}}[split]
-    if split != "val":
-        with pytest.raises(UserError, match=rf"={left + 1} is more than the {left} classes of the {split} split"):
-            task_on(flat, skip_broken=True, min_images=2, **way).notes()
+    way = {"train_way": left + 1, "way": 2} if split == "train" else {"way": left + 1, "train_way": 2}
+    with pytest.raises(UserError, match=rf"way={left + 1} is more than the {left} classes of the {split} split"):
+        task_on(flat, skip_broken=True, min_images=2, split_seed=split_seed, **way).notes()
 
 
 # What is in a folder

@@ -11,7 +11,7 @@ from commands import run
 from PIL import Image
 from problems import image_task
 
-from metalearn_cli.datasets import labels as labelling
+from metalearn_cli.datasets import places
 from metalearn_cli.datasets.labels import compiled
 from metalearn_cli.errors import UserError
 from metalearn_cli.packed_sets import list_packed
@@ -127,7 +127,7 @@ def test_a_table_is_a_plain_file_of_limited_size(flat: Path, tmp_path: Path, mon
         with pytest.raises(UserError, match=re.escape(f"{tmp_path / path} {sentence}")):
             task_on(flat, labels=str(tmp_path / path))
     labels = table(tmp_path / "labels.csv", rows_of(flat))
-    monkeypatch.setattr(labelling, "MOST_BYTES", labels.stat().st_size - 1)
+    monkeypatch.setattr(places, "MOST_BYTES", labels.stat().st_size - 1)
     with pytest.raises(UserError, match="MB, and at most"):
         task_on(flat, labels=str(labels))
 

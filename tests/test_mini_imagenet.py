@@ -1,5 +1,6 @@
 """miniImageNet: what is read, what is refused. There are no real data here: the tests make small folders."""
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -270,6 +271,12 @@ def test_other_files_among_the_classes_are_named(folders: Path) -> None:
 def test_a_damaged_table_is_a_sentence(tables: Path, table: str, sentence: str) -> None:
     (tables / "val.csv").write_bytes(table.encode("latin-1"))
     assert sentence in refusal(tables)
+
+
+def test_a_table_that_is_no_file_is_a_sentence(flat: Path) -> None:
+    (flat / "val.csv").unlink()
+    os.mkfifo(flat / "val.csv")
+    assert refusal(flat) == f"{flat}/val.csv is no file: give a table with a row for each picture"
 
 
 def test_a_listed_image_that_is_not_there_is_named(tables: Path) -> None:

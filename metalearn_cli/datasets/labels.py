@@ -7,15 +7,13 @@ files that were found in the folder, so that none leads out of it, and a pattern
 
 import posixpath
 import re
-import stat
 from typing import NamedTuple
 
 from metalearn_cli.datasets.columns import Columns, read_columns
 from metalearn_cli.datasets.decoded import File
-from metalearn_cli.datasets.places import expand
+from metalearn_cli.datasets.places import check_table, expand
 from metalearn_cli.errors import UserError
 
-MOST_BYTES = 100_000_000  # of a table: a million rows and more
 MOST_SIGNS = 200  # of a pattern
 
 
@@ -119,14 +117,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 def _read(labels: str) -> Columns:
     path = expand(labels)
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise UserError(f"task.labels={labels} is no file: give a table with a row for each picture")
-        if about.st_size > MOST_BYTES:
-            raise UserError(
-                f"task.labels={labels} has {about.st_size / 1e6:.0f} MB, and at most {MOST_BYTES / 1e6:.0f} are read: "
-                "leave out the columns that task.label_columns does not name"
-            )
+        check_table(path, f"task.labels={labels}")
         return read_columns(path)
     except OSError as error:
         raise UserError(f"task.labels={labels} cannot be read ({error.strerror or error})") from error

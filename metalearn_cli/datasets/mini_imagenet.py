@@ -37,7 +37,7 @@ from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
 from metalearn_cli.datasets.cache import packed
 from metalearn_cli.datasets.folders import Resample, entries, read_squares, sizes
 from metalearn_cli.datasets.pickles import read_images
-from metalearn_cli.datasets.places import data_root, expand, inside
+from metalearn_cli.datasets.places import check_table, data_root, expand, inside
 from metalearn_cli.errors import UserError
 from metalearn_cli.progress import follow
 
@@ -164,6 +164,7 @@ def _list_csv(path: Path, images: Path) -> dict[str, list[Path]]:
     """The images of each class that a table lists, in the folder `images`, sorted by name."""
     classes = defaultdict(list)
     try:
+        check_table(path, str(path))
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: what spreadsheets write begins with a mark
             rows = csv.DictReader(file)
             names = rows.fieldnames or ()

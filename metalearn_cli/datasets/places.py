@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import turn_at
+
+MOST_BYTES = 100_000_000  # of a table: a million rows and more
 
 
 def data_root() -> Path:
@@ -70,3 +73,16 @@ def inside(name: str, where: str) -> str:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"{where} names {name}, which leads out of the folder that it is about")
     return name
+
+
+def check_table(path: Path, what: str) -> None:
+    """Raises UserError where that is no plain file, or one that is too large to be read whole; OSError where it is not
+    there. Reading something else may never end."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise UserError(f"{what} is no file: give a table with a row for each picture")
+    if about.st_size > MOST_BYTES:
+        raise UserError(
+            f"{what} has {about.st_size / 1e6:.0f} MB, and at most {MOST_BYTES / 1e6:.0f} are read: leave out what "
+            "is not used"
+        )

@@ -317,7 +317,10 @@ class ImageFolder(TaskDistribution):
             named = self._named(split, had_enough, count)
             copies = " and those that are there twice" if self.skip_twice else ""
             problems += self._too_small(split, named, f"has, without its broken files{copies},")
-            if split != "val" and len(positions) < len(self._positions[split]):
+            before = self._positions[split]
+            if len(positions) < len(before) and not self._too_few(
+                split, before, self._count
+            ):  # else nobody asks for it
                 problems += self._too_few(split, positions, count)
         if problems:
             raise UserError("; ".join(dict.fromkeys(problems)))
