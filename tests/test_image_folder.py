@@ -24,6 +24,7 @@ from metalearn_cli.datasets import decode as decoding
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.decode import Broken, Resize, decode
 from metalearn_cli.datasets.image_folder import find_classes, load
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.image_folder import ImageFolder
@@ -597,7 +598,7 @@ def test_the_packed_file_is_that_of_the_first_release(own_images: Path, tmp_path
     (root / "class03/7.png").write_bytes(b"")
     (root / "class04/8.png").write_bytes((root / "class05/10.png").read_bytes())
     found = find_classes(str(root))
-    left = load(str(root), found, sorted(found.classes), 16, 3, Resize.crop, skip_broken=True)
+    left = load(str(root), found, sorted(found.classes), Preparation(16, 3, Resize.crop), skip_broken=True)
     assert left.images.fingerprint.startswith("d271dfa08dda509c")
     assert left.images.count.tolist() == [2, 2, 2, 1, *[2] * 11]
     assert left.report.twice == [("class04/8.png", "class05/10.png")]
@@ -612,6 +613,7 @@ import torch
 from PIL import Image
 from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.image_folder import find_classes, load
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.measure import memory, peak_memory
 
 root = Path(sys.argv[2])
@@ -621,7 +623,7 @@ for number in range(512):
     Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(path, compress_level=1)
 found = find_classes(str(root))
 before = memory(torch.device("cpu"))
-images = load(str(root), found, ["0", "1"], 256, 3, Resize.crop, False).images
+images = load(str(root), found, ["0", "1"], Preparation(256, 3, Resize.crop), False).images
 print((peak_memory(torch.device("cpu")) - before) / images.pixels.numel())
 """
     command = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(tmp_path / "root")]

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from metalearn_cli.datasets.base import ImageSet, Unpacked
 from metalearn_cli.datasets.cache import find, packed, read_blocks, writing
-from metalearn_cli.datasets.decode import Broken, Resize, decode
+from metalearn_cli.datasets.decode import Broken
 from metalearn_cli.datasets.places import cache_root, expand
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_all, write_durably
 
@@ -117,15 +118,13 @@ def _walk(folder: Path, name: str, above: tuple[Path, ...], found: Contents) -> 
             found.closed[path] = f"cannot be read ({error.strerror})"
 
 
-def load(
-    root: str, found: Contents, names: list[str], size: int, channels: int, resize: Resize, skip_broken: bool
-) -> Packed:
+def load(root: str, found: Contents, names: list[str], preparation: Preparation, skip_broken: bool) -> Packed:
     """The packed set [N, channels, size, size] of these classes, in this order, and what was found in their files.
 
     Raises UserError, before anything is packed, where a file is broken, unless those are to be skipped.
     """
     classes, closed = _of_classes(found, names)
-    stem = f"image-folder-{size}x{size}x{channels}-{resize.name}-{_key(found, names)}"
+    stem = f"image-folder-{preparation.word}-{_key(found, names)}"
     path = cache_root() / f"{stem}.json"
     folder = str(expand(root).resolve())
 
@@ -134,13 +133,13 @@ def load(
         def read() -> Unpacked:
             with writing(cache_root()):
                 pixels = until_packed.enter_context(tempfile.TemporaryFile(dir=cache_root(), buffering=0))
-            counts, report = _read(expand(root), classes, closed, size, channels, resize, pixels)
+            counts, report = _read(expand(root), classes, closed, preparation, pixels)
             if not skip_broken:
                 _refuse(root, report)
             noted = {"folder": folder, "classes": names, **report._asdict()}
             write_durably(path, json.dumps(noted, indent=1).encode())
             pixels.seek(0)
-            shape = channels, size, size
+            shape = preparation.channels, preparation.size, preparation.size
             return Unpacked(tuple(classes), counts, shape, read_blocks(pixels, (sum(counts), *shape)))
 
         images = packed(stem, read)
@@ -210,9 +209,7 @@ def _read(
     folder: Path,
     classes: dict[str, list[File]],
     closed: dict[str, str],
-    size: int,
-    channels: int,
-    resize: Resize,
+    preparation: Preparation,
     pixels: io.FileIO,
 ) -> tuple[list[int], Report]:
     """Write the images that can be used to `pixels`, one after another -> how many there are of each class."""
@@ -226,7 +223,7 @@ def _read(
             for file in files:
                 progress.update()
                 try:
-                    picture = decode(folder / file.name, size, channels, resize).contiguous().numpy().data
+                    picture = preparation.read(folder / file.name).contiguous().numpy().data
                 except Broken as error:
                     broken[file.name] = str(error)
                     continue

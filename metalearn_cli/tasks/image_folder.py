@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets.class_splits import Parts
 from metalearn_cli.datasets.decode import MIN_SIDE, Resize
 from metalearn_cli.datasets.image_folder import Contents, Packed, some
+from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
@@ -30,6 +32,12 @@ class ImageFolder(TaskDistribution):
     size: int = 84  # pixels a side
     channels: int = 3  # 3: colours, 1: grey
     resize: Resize = Resize.crop
+    resample: str = "lanczos"  # how sizes change, as Pillow names it
+    by_way_of: int | None = None  # pixels a side that an image gets first
+    margin: int = 0  # pixels on each side that are cut off after the size is changed
+    inverted: bool = False  # dark ink becomes bright
+    whole: bool = False  # a large JPEG is decoded in its full size
+    ink: Ink = Ink.as_is  # what becomes of photographed ink
     val_share: float | None = None  # of the classes; null: 0.2, and at least five where there are 15 classes or more
     test_share: float | None = None
     split_seed: int = 0  # of the split at random
@@ -44,6 +52,18 @@ class ImageFolder(TaskDistribution):
             raise UserError(f"task.size={self.size} must be at least {MIN_SIDE}")
         if self.channels not in (1, 3):
             raise UserError(f"task.channels={self.channels} must be 3 (colours) or 1 (grey)")
+        if self.resample.upper() not in Image.Resampling.__members__:
+            known = ", ".join(name.lower() for name in Image.Resampling.__members__)
+            raise UserError(f"task.resample={self.resample} must be one of {known}")
+        if self.margin < 0 or (self.by_way_of is not None and self.by_way_of < MIN_SIDE):
+            raise UserError(
+                f"task.margin={self.margin} must be 0 or above, and task.by_way_of={self.by_way_of} at least {MIN_SIDE}"
+            )
+        if self.ink is Ink.evened and (self.channels, self.resize) in ((3, self.resize), (1, Resize.pad)):
+            raise UserError(
+                f"task.ink=evened wants grey pictures that are whole: task.channels=1, not {self.channels}, and "
+                "task.resize=crop or stretch"
+            )
         self.check_split("test")
         self.check_split("train")
 
@@ -86,7 +106,7 @@ class ImageFolder(TaskDistribution):
 
     @property
     def preparation(self) -> Preparation:
-        return Preparation(self.size, self.channels, self.resize)
+        return Preparation(**{key: getattr(self, key) for key in Preparation.KEYS})
 
     @property
     def fingerprint(self) -> str:
@@ -207,9 +227,7 @@ class ImageFolder(TaskDistribution):
 
     @cached_property
     def _packed(self) -> Packed:
-        found = image_folder.load(
-            *(self.root, self._found, self._names, self.size, self.channels, self.resize, self.skip_broken)
-        )
+        found = image_folder.load(self.root, self._found, self._names, self.preparation, self.skip_broken)
         for split in self.splits:
             positions = self._positions[split]
             had_enough = positions[self._count[positions] >= self._wanted(split)]
