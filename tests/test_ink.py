@@ -17,7 +17,7 @@ from metalearn_cli.datasets.ink import Ink, evened
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.jobs import load_eval_job
-from metalearn_cli.task_file import examples_of, from_json, to_json, with_ink
+from metalearn_cli.task_file import examples_of, from_json, going_on, to_json, with_ink
 from metalearn_cli.tasks.base import draw_slice
 from metalearn_cli.tasks.cifar_fs import CifarFS
 from metalearn_cli.tasks.image_folder import ImageFolder
@@ -86,6 +86,8 @@ def test_what_a_preparation_does_with_ink_is_kept_and_a_version_before_did_nothi
     assert str(before.preparation).endswith("stay as they are (ink=evened evens them out)")
     assert with_ink(before, Ink.evened).preparation == examples.preparation
     assert with_ink(before, None) == before
+    assert going_on(examples, content).preparation == before.preparation  # a run of before goes on as it began
+    assert going_on(examples, to_json(examples)) == going_on(examples, {}) == examples
     for tones in ({"brightness": [0.0, "x"], "spread": [0.0, 1.0]}, {"brightness": [0.0], "spread": [0.0, 1.0]}):
         with pytest.raises((TypeError, ValueError)):
             from_json({**content, "tones": tones})
