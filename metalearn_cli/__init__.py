@@ -18,14 +18,16 @@ def load(
     device: str = "cpu",
     precision: str | None = None,
     trust: bool = False,
+    ink: str | None = None,
 ) -> Model:
     """The learner of a run's folder, or of one that `metalearn export` made.
 
         predict = load("my-model").adapt(x, y)  # x: S files or PIL images, [S, C, H, W] or [S, d]; y [S] of one task
         predict(q)  # [Q, classes] probabilities, in the order of predict.classes; or [Q, outputs] values
 
-    `precision` None: the run's. Classes from outside of metalearn are imported with `trust` only. Raises UserError.
+    `precision`, `ink` None: the run's. ink "evened" makes paper white and ink black, whatever the light; "as_is" does
+    not. Classes from outside of metalearn are imported with `trust` only. Raises UserError.
     """
     from metalearn_cli import stored  # torch is imported here, and not with this package
 
-    return stored.load(Path(folder), batch_norm, device, precision, trust)
+    return stored.load(Path(folder), batch_norm, device, precision, trust, ink)

@@ -22,7 +22,7 @@ EVAL_KEYS = (
 USE_KEYS = {
     "predict": (
         *("run", "support", "query", "out", "batch_norm", "algo.test_steps"),
-        *("device", "precision", "threads", "allocator", "trust"),
+        *("device", "precision", "threads", "allocator", "trust", "ink"),
     ),
     "export": ("run", "out", "device", "threads", "trust"),
 }

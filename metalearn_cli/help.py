@@ -57,6 +57,8 @@ metalearn eval run=FOLDER [key=value ...]
   metalearn eval run=outputs/my-run task.shot=5               other tasks of the same distribution
   metalearn eval run=outputs/my-run task=cifar_fs             another distribution; images get the run's size and
                                                               channels, and what was done is said and recorded
+  metalearn eval run=outputs/my-run task=image_folder task.root=DIR
+                                                              your own pictures, prepared as `predict` prepares them
   metalearn eval run=outputs/my-run batch_norm=inductive      another headline; the others stand beside it
 
 The run's own model and settings are used, but for keys that are given (precision and device among them). Results go to
@@ -141,7 +143,8 @@ metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|PATTERN|CSV [out=FI
 support: a folder whose folders are the classes, each with one picture or more; or a CSV, whose paths begin at its own
 folder. query: pictures without labels. They become what the run's own images are, whatever their size and mode.
 Out come path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no class, by
-a threshold that flags 3% of the queries of validation tasks. Where it cannot be measured, the column is left out.
+a threshold from validation tasks, of which a sentence says what it promises. Where it cannot be measured, the column is
+left out. A run on ink (Omniglot) makes the paper white and the ink black first, whatever the light: ink=as_is does not.
 Of points x and y come out, and `outside_training`: true where x is outside of the range of the training tasks' inputs.
 Any number of classes: where a learned head has another, each class starts at the mean of its rows, which is said.
 

@@ -18,6 +18,7 @@ from metalearn_cli.catalog import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.checked import check_environment
 from metalearn_cli.config import Job, gone_keys, key_defaults, make_job
 from metalearn_cli.datasets.places import expand
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.files import refuse_link
 from metalearn_cli.interrupt import Interrupt, Interrupted
@@ -32,10 +33,12 @@ from metalearn_cli.prepare import prepare
 from metalearn_cli.progress import Console, show, tell
 from metalearn_cli.pruning import Pruning
 from metalearn_cli.schema import build
-from metalearn_cli.task_file import examples_of, to_json
+from metalearn_cli.stored import examples_in
+from metalearn_cli.task_file import going_on, to_json, trained_on
 from metalearn_cli.tasks.adapted import can_adapt
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.tasks.tones import drawn, warnings
 from metalearn_cli.text import printable
 
 
@@ -99,7 +102,10 @@ def _begin(
     for difference in runs.other_versions(folder, ranks.size):
         console.say(difference)
     runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
-    runs.write_json(folder / "task.json", to_json(examples_of(job.task)))
+    examples = trained_on(job.task)
+    with contextlib.suppress(UserError):  # it is written anew, whatever has become of it
+        examples = going_on(examples, runs.read_json(folder / "task.json"))
+    runs.write_json(folder / "task.json", to_json(examples))
     classes = {str(split): job.task.class_names(split) for split in job.task.splits}
     if any(classes.values()):
         runs.write_json(folder / "classes.json", classes)
@@ -143,7 +149,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
     learner = new_learner(job, ranks)
     fingerprint = _same_everywhere(job, ranks)
     tested, about = ranks.from_first(lambda: _tested(run, job, fingerprint))
-    notes = [*job.notes, *job.task.notes(), *about]
+    notes = [*job.notes, *job.task.notes(), *about, *_unlike_the_training(run, job)]
     learner.load_state_dict(tested.tensors)
     what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}
     digest = hashlib.sha256(json.dumps([what, fingerprint, tested.step], sort_keys=True).encode()).hexdigest()
@@ -187,9 +193,21 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
         return folder, results
 
 
+def _unlike_the_training(run: Path, job: Job) -> list[str]:
+    """What the user should know of their own pictures."""
+    if not set(Preparation.KEYS) <= job.config["task"].keys():
+        return []
+    tones = examples_in(run, runs.load_config(run / "config.yaml"), job.run.trust).tones
+    if tones is None:
+        return []
+    x = drawn(job.task, "test")
+    return warnings(x, tones, "a sample of the test", [f"number {number}" for number in range(1, len(x) + 1)])
+
+
 def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoint, list[str]]:
     """The checkpoint that a run tested, or its newest, and what the user should know about that."""
-    if _same_data(job.config["task"], runs.load_config(run / "config.yaml")["task"]):
+    defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
+    if _same_data(job.config["task"], defaults | runs.load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
     tested, skipped = runs.load_tested(run)
     if (run / "results.json").exists():
@@ -219,6 +237,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     if "task" in given:
         composed, choices = compose_config(on_task)
         config["task"] = OmegaConf.to_container(composed.task)
+        config["task"] |= _own_preparation(run, config["task"], set(given), trust)
         records["task"] = choices["task"]
         rest = [override for override in rest if override not in on_task]
     for override in rest:
@@ -233,6 +252,8 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         both = _task(own, set(), trust), _task(config["task"], set(given), trust)
         input_shape = _check_task(run, records["task"], *both)
     job = make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
+    if "task" in given and set(Preparation.KEYS) <= config["task"].keys():
+        notes.append(str(job.task.preparation))
     return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
 
 
@@ -249,6 +270,16 @@ def _choices(path: Path) -> dict[str, str]:
 def _sizes(task: dict[str, Any]) -> str:
     """Another task has its own sizes, not those of the run's."""
     return ", ".join(f"{name} {task[name]}" for name in ("way", "shot", "query") if name in task)
+
+
+def _own_preparation(run: Path, task: dict[str, Any], given: set[str], trust: bool) -> dict[str, Any]:
+    """The keys by which pictures of the user's own are prepared as the run's were, but for those that are given."""
+    own = examples_in(run, runs.load_config(run / "config.yaml"), trust).preparation
+    if own is None or not set(Preparation.KEYS) <= task.keys():
+        return {}
+    return {
+        key: value for key, value in own.to_json().items() if key in Preparation.KEYS and f"task.{key}" not in given
+    }
 
 
 def _task(node: dict[str, Any], given: set[str], trust: bool) -> TaskDistribution:

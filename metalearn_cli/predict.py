@@ -13,6 +13,7 @@ from metalearn_cli import calibrate, inputs
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.allocator import Allocator
 from metalearn_cli.config import Precision, check_threads
+from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.inputs import Points
@@ -22,7 +23,9 @@ from metalearn_cli.progress import show, tell
 from metalearn_cli.report.tables import aligned
 from metalearn_cli.schema import check
 from metalearn_cli.stored import Stored, make, read
+from metalearn_cli.task_file import with_ink
 from metalearn_cli.tasks.base import Columns
+from metalearn_cli.tasks.tones import warnings
 from metalearn_cli.text import as_csv, printable
 from metalearn_cli.unlike import unlikeness
 
@@ -44,6 +47,7 @@ class Predict:
     threads: int | None = None
     allocator: Allocator = Allocator.tuned
     trust: bool = False
+    ink: Ink | None = None  # None: the run's
 
 
 class Rows(NamedTuple):
@@ -65,6 +69,7 @@ def predict(given: dict[str, Any]) -> None:
     device = keys.device or stored.config.get("device", "auto")
     precision = keys.precision or Precision[stored.config["precision"]]
     set_process(precision, keys.threads, keys.allocator, denormals_are_zero=stored.denormals_are_zero)
+    stored = stored._replace(examples=with_ink(stored.examples, keys.ink))
     model = make(stored, keys.batch_norm, device, precision, test_steps, keys.trust)
     if model.net.init_stats() and keys.batch_norm is BatchNorm.transductive:
         tell("batch_norm=transductive: queries are normalised together, so that a prediction depends on its neighbours")
@@ -107,6 +112,10 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> Rows:
     pixels, queries = model.read_bytes(support.paths), model.read_bytes(paths)
     predictor = model.adapt(pixels, support.labels)
     tell(printable(str(model.examples.preparation)))
+    if (tones := model.examples.tones) is not None:
+        for what, files, read in (("support", support.paths, pixels), ("query", paths, queries)):
+            for warning in warnings(read * (1 / 255), tones, what, [str(file) for file in files]):
+                tell(printable(warning))
     if predictor.note:
         tell(predictor.note)
     fewest = min(support.labels.count(name) for name in predictor.classes)

@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from metalearn_cli import checkpoint, runs
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.config import Precision, check_precision, resolve_device
+from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import read_bytes
 from metalearn_cli.model import Model
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.schema import build
-from metalearn_cli.task_file import Examples, examples_of, from_json
+from metalearn_cli.task_file import Examples, examples_of, from_json, with_ink
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.unlike import Threshold, checked
 
@@ -55,13 +56,20 @@ def read(folder: Path, trust: bool) -> Stored:
     if not (folder / "results.json").exists():
         notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
     unlike = kept(folder)
-    if (folder / TASK).is_file():
-        examples = _examples(runs.read_json(folder / TASK), folder / TASK)
-    else:  # of a version before
-        examples = examples_of(task_of(config, trust))
+    examples = examples_in(folder, config, trust)
     tensors = {name: value for name, value in tested.tensors.items() if name.startswith(("params.", "buffers."))}
     zero = runs.denormals_are_zero(folder)
     return Stored(folder, config, examples, tensors, tested.step, unlike, notes, zero)
+
+
+def examples_in(folder: Path, config: dict[str, Any], trust: bool) -> Examples:
+    """What the examples of a run are."""
+    if (folder / TASK).is_file():
+        return _examples(runs.read_json(folder / TASK), folder / TASK)
+    examples = examples_of(task_of(config, trust))  # of a version before, which left ink as it is
+    if examples.preparation is None:
+        return examples
+    return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=Ink.as_is))
 
 
 def _check(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
@@ -189,13 +197,17 @@ def thresholds(folder: Path, content: list[dict[str, Any]]) -> list[Threshold]:
         ) from error
 
 
-def load(folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool) -> Model:
+def load(
+    folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool, ink: str | None = None
+) -> Model:
     """The model in a folder, for Python."""
     stored = read(folder, trust)
     precision = precision or stored.config["precision"]
-    for key, value, options in (("batch_norm", batch_norm, BatchNorm), ("precision", precision, Precision)):
-        if value not in options.__members__:
+    chosen = ("batch_norm", batch_norm, BatchNorm), ("precision", precision, Precision), ("ink", ink, Ink)
+    for key, value, options in chosen:
+        if value is not None and value not in options.__members__:
             raise UserError(f"{key}={value!r} must be one of {', '.join(options.__members__)}")
     if precision == Precision.tf32.name:  # a setting of the whole process
         raise UserError("precision='tf32' is for commands: give precision='fp32', or set it in torch and give that")
+    stored = stored._replace(examples=with_ink(stored.examples, None if ink is None else Ink[ink]))
     return make(stored, BatchNorm[batch_norm], device, Precision[precision], None, trust)

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from metalearn_cli.datasets.decode import Resize
+from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Columns, Range, Scale, Spec, TaskDistribution
+from metalearn_cli.tasks.tones import Tones, tones_of
 
 LARGEST, LARGEST_SIDE = 100_000_000, 10_000  # numbers of an example or of outputs; pixels
 
@@ -20,6 +22,7 @@ class Examples(NamedTuple):
     spec: Spec
     preparation: Preparation | None  # of pictures
     columns: Columns | None  # of a table
+    tones: Tones | None = None  # of the training's pictures, of a run on ink
 
 
 def examples_of(task: TaskDistribution) -> Examples:
@@ -34,16 +37,43 @@ def examples_of(task: TaskDistribution) -> Examples:
     return Examples(task.spec, preparation, columns)
 
 
+def trained_on(task: TaskDistribution) -> Examples:
+    """The same, and what must be known of a training's own pictures, which are read."""
+    examples = examples_of(task)
+    is_of_ink = examples.preparation is not None and examples.preparation.ink is Ink.evened
+    return examples._replace(tones=tones_of(task)) if is_of_ink else examples
+
+
+def with_ink(examples: Examples, ink: Ink | None) -> Examples:
+    """With another treatment of ink than the run's own; None: its own. Raises UserError where that says nothing."""
+    if ink is None:
+        return examples
+    preparation = examples.preparation
+    if preparation is None or preparation.channels != 1:
+        raise UserError(f"ink={ink.name} is for runs on grey pictures of ink, and this run's examples are others")
+    return examples._replace(preparation=dataclasses.replace(preparation, ink=ink))
+
+
+def going_on(examples: Examples, content: dict[str, Any]) -> Examples:
+    """With the treatment of ink that a run began with, by its task.json: a version before left it as it is."""
+    before = content.get("preparation")
+    name = str(before.get("ink", Ink.as_is.name) if isinstance(before, dict) else None)
+    if examples.preparation is None or name not in Ink.__members__:
+        return examples
+    return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=Ink[name]))
+
+
 def _names(letter: str, number: int) -> tuple[str, ...]:
     return (letter,) if number == 1 else tuple(f"{letter}{place}" for place in range(1, number + 1))
 
 
 def to_json(examples: Examples) -> dict[str, Any]:
-    spec, preparation, columns = examples
+    spec, preparation, columns, tones = examples
     return {
         "spec": spec._asdict(),
-        "preparation": {**dataclasses.asdict(preparation), "resize": preparation.resize.name} if preparation else None,
+        "preparation": preparation.to_json() if preparation else None,
         "columns": dataclasses.asdict(columns) if columns else None,
+        "tones": tones._asdict() if tones else None,
     }
 
 
@@ -53,14 +83,25 @@ def from_json(content: dict[str, Any]) -> Examples:
     _check_spec(spec)
     preparation, columns = content["preparation"], content["columns"]
     if preparation is not None:
-        preparation = Preparation(**{**preparation, "resize": Resize[preparation["resize"]]})
+        preparation = Preparation.from_json(preparation)
         _check_preparation(preparation, spec)
     if columns is not None:
         features, targets, labels = (tuple(columns[name]) for name in ("features", "targets", "labels"))
         scales = _scale(columns["x_scale"]), _scale(columns["y_scale"])
         columns = Columns(features, targets, *scales, labels, _range(columns.get("x_range")))
         _check_columns(columns, spec)
-    return Examples(spec, preparation, columns)
+    return Examples(spec, preparation, columns, _tones(content.get("tones")))
+
+
+def _tones(content: dict[str, Any] | None) -> Tones | None:
+    """None also in what a version before has written."""
+    if content is None:
+        return None
+    found = Tones(tuple(content["brightness"]), tuple(content["spread"]))
+    for low, high in found:
+        if not all(type(one) is float and math.isfinite(one) for one in (low, high)):
+            raise ValueError(f"tones are from {low!r} to {high!r}")
+    return found
 
 
 def _range(content: dict[str, Any] | None) -> Range | None:

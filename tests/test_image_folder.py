@@ -20,11 +20,12 @@ from commands import run
 from PIL import Image
 from problems import image_task
 
-from metalearn_cli.datasets import class_splits, image_folder
+from metalearn_cli.datasets import class_splits, image_folder, preparation
 from metalearn_cli.datasets import decode as decoding
 from metalearn_cli.datasets.base import ImageSet
-from metalearn_cli.datasets.decode import Broken, Resize, decode
+from metalearn_cli.datasets.decode import Broken, Resize, decode, read_picture
 from metalearn_cli.datasets.image_folder import Contents, File, How, find_classes, load
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.episodes import Rotations
@@ -301,11 +302,11 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are decoded."""
     names: list[str] = []
 
-    def counting(path: Path, *rest: Any) -> torch.Tensor:
+    def counting(path: Path, *rest: int) -> Image.Image:
         names.append(f"{path.parent.name}/{path.name}")
-        return decode(path, *rest)
+        return read_picture(path, *rest)
 
-    monkeypatch.setattr(image_folder, "decode", counting)
+    monkeypatch.setattr(preparation, "read_picture", counting)
     return names
 
 
@@ -360,12 +361,12 @@ def test_what_a_killed_process_has_decoded_is_kept(flat: Path, tmp_path: Path, d
     pid = os.fork()
     if pid == 0:
 
-        def last(path: Path, *rest: Any) -> torch.Tensor:
+        def last(path: Path, *rest: int) -> Image.Image:
             if path.parent.name == "c10":
                 os._exit(7)
-            return decode(path, *rest)
+            return read_picture(path, *rest)
 
-        image_folder.decode = last  # type: ignore[attr-defined]
+        preparation.read_picture = last  # type: ignore[attr-defined,assignment]
         task_on(flat).notes()
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
@@ -829,7 +830,7 @@ def test_the_packed_file_is_that_of_the_first_release(own_images: Path, tmp_path
     (root / "class03/7.png").write_bytes(b"")
     (root / "class04/8.png").write_bytes((root / "class05/10.png").read_bytes())
     found = find_classes(str(root))
-    left = load(str(root), found, sorted(found.classes), How(16, 3, Resize.crop, skip_broken=True))
+    left = load(str(root), found, sorted(found.classes), How(Preparation(16, 3, Resize.crop), skip_broken=True))
     assert left.images.fingerprint.startswith("d271dfa08dda509c")
     assert left.images.count.tolist() == [2, 2, 2, 1, *[2] * 11]
     assert left.report.twice == [("class04/8.png", "class05/10.png")]
@@ -844,6 +845,7 @@ import torch
 from PIL import Image
 from metalearn_cli.datasets.decode import Resize
 from metalearn_cli.datasets.image_folder import How, find_classes, load
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.measure import memory, peak_memory
 
 root = Path(sys.argv[2])
@@ -853,7 +855,7 @@ for number in range(512):
     Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(path, compress_level=1)
 found = find_classes(str(root))
 before = memory(torch.device("cpu"))
-images = load(str(root), found, ["0", "1"], How(256, 3, Resize.crop)).images
+images = load(str(root), found, ["0", "1"], How(Preparation(256, 3, Resize.crop))).images
 print((peak_memory(torch.device("cpu")) - before) / images.pixels.numel())
 """
     command = [sys.executable, "-c", code, str(Path(__file__).parents[1]), str(tmp_path / "root")]

@@ -93,10 +93,10 @@ class Decoded:
             write_all(self._index, json.dumps(content).encode() + b"\n")
 
 
-def stem_of(folder: str, shape: tuple[int, ...], how: str) -> str:
-    """What the two files are called."""
+def stem_of(folder: str, how: str) -> str:
+    """What the two files are called; `how` is the word of what the pictures become."""
     of = hashlib.sha256(json.dumps([folder, __version__, pillow]).encode()).hexdigest()[:16]
-    return f"decoded-{shape[1]}x{shape[2]}x{shape[0]}-{how}-{of}"
+    return f"decoded-{how}-{of}"
 
 
 @contextlib.contextmanager

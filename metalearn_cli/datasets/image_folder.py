@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 from metalearn_cli.datasets.base import ImageSet, Unpacked
 from metalearn_cli.datasets.cache import find, packed
-from metalearn_cli.datasets.decode import Broken, Resize, decode
+from metalearn_cli.datasets.decode import Broken
 from metalearn_cli.datasets.decoded import Decoded, File, opened, stem_of
 from metalearn_cli.datasets.formats import SUFFIXES, is_picture
 from metalearn_cli.datasets.labels import Layout, by_pattern, by_table
 from metalearn_cli.datasets.places import cache_root, expand
+from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import write_durably
 from metalearn_cli.progress import follow
@@ -60,11 +61,9 @@ class Report(NamedTuple):
 
 
 class How(NamedTuple):
-    """What the images of a folder become."""
+    """What the images of a folder become, and which of them are left out."""
 
-    size: int  # pixels a side
-    channels: int  # 3: colours, 1: grey
-    resize: Resize
+    preparation: Preparation
     skip_broken: bool = False
     skip_twice: bool = False  # of images with the same pixels all but the first, by path, are left out
 
@@ -177,17 +176,16 @@ def load(root: str, found: Contents, names: list[str], how: How) -> Packed:
     Raises UserError, before anything is packed, where a file is broken, unless those are to be skipped.
     """
     folder = str(expand(root).resolve())
-    side, once = f"{how.size}x{how.size}x{how.channels}", "once-" if how.skip_twice else ""
-    stem = f"image-folder-{side}-{how.resize.name}-{once}{_key(found, names)}"
+    preparation, once = how.preparation, "once-" if how.skip_twice else ""
+    stem = f"image-folder-{preparation.word}-{once}{_key(found, names)}"
     path, list_path = cache_root() / f"{stem}.json", cache_root() / f"{stem}.broken.txt"
-    shape = how.channels, how.size, how.size
-    kept = stem_of(folder, shape, how.resize.name)
+    kept = stem_of(folder, preparation.word)
     of_kept = cache_root() / f"{kept}.broken.txt"
 
     with contextlib.ExitStack() as until_packed:
 
         def read() -> Unpacked:
-            decoded = until_packed.enter_context(opened(kept, folder, shape))
+            decoded = until_packed.enter_context(opened(kept, folder, shape := preparation.shape))
             classes, closed = _of_classes(found, names)
             counts, report, places = _read(expand(root), classes, closed, how, decoded)
             if not how.skip_broken:
@@ -310,7 +308,7 @@ def _read(
     for name, file in follow(files, f"reading {printable(folder.name)}", len(files)):
         if (pixels := decoded.find(file)) is None:
             try:
-                pixels = decoded.add(file, decode(folder / file.name, how.size, how.channels, how.resize))
+                pixels = decoded.add(file, how.preparation.read(folder / file.name))
             except Broken as error:
                 pixels = decoded.add(file, str(error))
         if isinstance(pixels, str):

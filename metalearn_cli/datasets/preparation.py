@@ -3,13 +3,17 @@
 The picture's mode and orientation become plain as datasets/decode.py says, whatever the task.
 """
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
 
 from metalearn_cli.datasets.decode import MAX_PIXELS, Resize, as_tensor, read_picture, square
+from metalearn_cli.datasets.ink import SIDE, Ink, evened
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,43 @@ class Preparation:
     margin: int = 0  # pixels on each side that are cut off after the size is changed
     inverted: bool = False  # ink is bright
     whole: bool = False  # a large JPEG is decoded in its full size
+    ink: Ink = Ink.as_is  # what becomes of paper and ink in a photograph
     note: str = ""  # what cannot be done to a picture of the user's
+
+    KEYS: ClassVar[tuple[str, ...]] = (
+        *("size", "channels", "resize", "resample", "by_way_of", "margin", "inverted", "whole", "ink"),
+    )  # those of a task of the user's own images
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "resize": self.resize.name, "ink": self.ink.name}
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> "Preparation":
+        """Raises KeyError, TypeError or ValueError where that is not what `to_json` makes, of this version or of one
+        before, which left ink as it is."""
+        enums = {"resize": Resize[content["resize"]], "ink": Ink[content.get("ink", Ink.as_is.name)]}
+        return Preparation(**{**content, **enums})
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, self.size, self.size
+
+    @property
+    def word(self) -> str:
+        """What tells pixels that were prepared so from others, as a part of a file's name."""
+        plain = f"{self.size}x{self.size}x{self.channels}-{self.resize.name}"
+        if self == Preparation(self.size, self.channels, self.resize):
+            return plain
+        return f"{plain}-{hashlib.sha256(repr(sorted(self.to_json().items())).encode()).hexdigest()[:8]}"
 
     def read(self, source: Path | Image.Image) -> Tensor:
         """[channels, size, size] uint8. Raises Broken."""
-        first = self.by_way_of or self.size
-        picture = read_picture(source, self.channels, MAX_PIXELS if self.whole else 3 * first)
-        if self.by_way_of:
-            picture = square(picture, self.by_way_of, self.resize)
+        first = self.by_way_of or (max(SIDE, self.size) if self.ink is Ink.evened else None)
+        picture = read_picture(source, self.channels, MAX_PIXELS if self.whole else 3 * (first or self.size))
+        if first:
+            picture = square(picture, first, self.resize)
+        if self.ink is Ink.evened:
+            picture = evened(picture)
         large = self.size + 2 * self.margin
         picture = square(picture, large, self.resize, Image.Resampling[self.resample.upper()])
         if self.margin:
@@ -48,6 +81,11 @@ class Preparation:
         steps = [how, "turned grey" if self.channels == 1 else "turned into RGB"]
         steps += [f"scaled {first}to {large} x {large} pixels ({self.resample})"]
         steps += [f"cut to the inner {self.size} x {self.size}"] if self.margin else []
+        if self.ink is Ink.evened:
+            steps += ["evened out, so that paper in any light is white and faint ink black (ink=as_is leaves them)"]
         steps += ["inverted, so that dark ink is bright"] if self.inverted else []
-        note = f"; {self.note}" if self.note else ""
+        notes = [self.note] if self.note else []
+        if self.inverted and self.ink is Ink.as_is:
+            notes.append("grey paper, shadows and faint ink stay as they are (ink=evened evens them out)")
+        note = "".join(f"; {note}" for note in notes)
         return f"each picture is prepared as in training: {', '.join(steps[:-1])} and {steps[-1]}{note}"

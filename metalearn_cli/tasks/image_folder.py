@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses
 from metalearn_cli.datasets.decode import MIN_SIDE, Resize
 from metalearn_cli.datasets.image_folder import Contents, How, Packed, some
+from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.labels import Layout
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.preparation import Preparation
@@ -33,6 +35,12 @@ class ImageFolder(TaskDistribution):
     size: int = 84  # pixels a side
     channels: int = 3  # 3: colours, 1: grey
     resize: Resize = Resize.crop
+    resample: str = "lanczos"  # how sizes change, as Pillow names it
+    by_way_of: int | None = None  # pixels a side that an image gets first
+    margin: int = 0  # pixels on each side that are cut off after the size is changed
+    inverted: bool = False  # dark ink becomes bright
+    whole: bool = False  # a large JPEG is decoded in its full size
+    ink: Ink = Ink.as_is  # what becomes of photographed ink
     val_share: float | None = None  # of the classes; null: 0.2, and at least five where there are 15 classes or more
     test_share: float | None = None
     split_seed: int = 0  # of the split at random
@@ -51,6 +59,18 @@ class ImageFolder(TaskDistribution):
             raise UserError(f"task.size={self.size} must be at least {MIN_SIDE}")
         if self.channels not in (1, 3):
             raise UserError(f"task.channels={self.channels} must be 3 (colours) or 1 (grey)")
+        if self.resample.upper() not in Image.Resampling.__members__:
+            known = ", ".join(name.lower() for name in Image.Resampling.__members__)
+            raise UserError(f"task.resample={self.resample} must be one of {known}")
+        if self.margin < 0 or (self.by_way_of is not None and self.by_way_of < MIN_SIDE):
+            raise UserError(
+                f"task.margin={self.margin} must be 0 or above, and task.by_way_of={self.by_way_of} at least {MIN_SIDE}"
+            )
+        if self.ink is Ink.evened and (self.channels, self.resize) in ((3, self.resize), (1, Resize.pad)):
+            raise UserError(
+                f"task.ink=evened wants grey pictures that are whole: task.channels=1, not {self.channels}, and "
+                "task.resize=crop or stretch"
+            )
         if len(self.label_columns) != 2:
             raise UserError(
                 f"task.label_columns=[{','.join(self.label_columns)}] must be two columns of task.labels: that of the "
@@ -162,7 +182,7 @@ class ImageFolder(TaskDistribution):
 
     @property
     def preparation(self) -> Preparation:
-        return Preparation(self.size, self.channels, self.resize)
+        return Preparation(**{key: getattr(self, key) for key in Preparation.KEYS})
 
     @property
     def fingerprint(self) -> str:
@@ -308,7 +328,7 @@ class ImageFolder(TaskDistribution):
 
     @cached_property
     def _packed(self) -> Packed:
-        how = How(self.size, self.channels, self.resize, self.skip_broken, self.skip_twice)
+        how = How(self.preparation, self.skip_broken, self.skip_twice)
         packed = image_folder.load(self.root, self._found, self._names, how)
         problems: list[str] = []
         count, parts = packed.images.count, self._with_enough(packed.images.count)

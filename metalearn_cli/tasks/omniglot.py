@@ -17,6 +17,7 @@ from torch import Tensor
 from metalearn_cli.datasets import omniglot
 from metalearn_cli.datasets.base import ImageSet
 from metalearn_cli.datasets.decode import Resize
+from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.omniglot import CharacterSplit, Resample
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
@@ -51,7 +52,10 @@ class Omniglot(TaskDistribution):
     @property
     def preparation(self) -> Preparation:
         return Preparation(
-            *(omniglot.SIZE, 1, Resize.crop, self.resample.name), by_way_of=omniglot.OWN_SIZE, inverted=True
+            *(omniglot.SIZE, 1, Resize.crop, self.resample.name),
+            by_way_of=omniglot.OWN_SIZE,
+            inverted=True,
+            ink=Ink.evened,
         )
 
     @property
