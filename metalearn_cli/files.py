@@ -42,10 +42,9 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     file, and for more bytes than such a file can have."""
     with open(open_plain(path, os.O_RDONLY), "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(most + 1) if size <= most else b""
-    if max(size, len(data)) > most:
-        raise OSError(errno.EFBIG, f"it has {size:,} bytes, and {most:,} are read at most", str(path))
-    return data
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and {most:,} are read at most", str(path))
+        return file.read(size)
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:

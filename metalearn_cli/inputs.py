@@ -16,6 +16,7 @@ from metalearn_cli.datasets.columns import read_columns
 from metalearn_cli.datasets.image_folder import SUFFIXES, Contents, find_classes, list_images, some
 from metalearn_cli.datasets.point_set import Array
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import check_plain
 from metalearn_cli.tasks.base import Columns
 
 
@@ -149,6 +150,7 @@ def _table(path: Path, key: str) -> Table:
     if path.suffix not in (".csv", ".parquet"):
         raise UserError(f"{key}={path} must be a table, a file whose name ends in .csv or .parquet")
     try:
+        check_plain(path)
         return read_columns(path)
     except OSError as error:
         one = "; a pattern stands for pictures, and points are in one file" if glob.has_magic(str(path)) else ""

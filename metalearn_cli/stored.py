@@ -54,7 +54,7 @@ def read(folder: Path, trust: bool) -> Stored:
     if not (folder / "results.json").exists():
         notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
     unlike = kept(folder)
-    if (folder / TASK).is_file():
+    if (folder / TASK).exists():
         examples = _examples(runs.read_json(folder / TASK), folder / TASK)
     else:  # of a version before
         examples = examples_of(task_of(config, trust))
