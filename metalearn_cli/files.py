@@ -51,7 +51,7 @@ def open_bytes(path: Path, most: int = MOST_BYTES) -> BinaryIO:
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The content of such a file."""
     with open_bytes(path, most) as file:
-        return file.read(most)
+        return file.read(os.fstat(file.fileno()).st_size)  # and no more, should it grow
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:

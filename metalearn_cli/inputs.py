@@ -18,6 +18,7 @@ from metalearn_cli.datasets.formats import SUFFIXES, is_picture
 from metalearn_cli.datasets.image_folder import Contents, find_classes, list_images, some
 from metalearn_cli.datasets.point_set import Array
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import check_plain
 from metalearn_cli.tasks.base import Columns
 
 
@@ -155,6 +156,7 @@ def _table(path: Path, key: str) -> Table:
     if path.suffix.lower() not in tables.SUFFIXES:
         raise UserError(f"{key}={path} must be a table, a file whose name ends in {', '.join(tables.SUFFIXES)}")
     try:
+        check_plain(path)
         return read_columns(path)
     except OSError as error:
         one = "; a pattern stands for pictures, and points are in one file" if glob.has_magic(str(path)) else ""

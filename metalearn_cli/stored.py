@@ -64,7 +64,7 @@ def read(folder: Path, trust: bool) -> Stored:
 
 def examples_in(folder: Path, config: dict[str, Any], trust: bool) -> Examples:
     """What the examples of a run are."""
-    if (folder / TASK).is_file():
+    if (folder / TASK).exists():
         return _examples(runs.read_json(folder / TASK), folder / TASK)
     examples = examples_of(task_of(config, trust))  # of a version before, which left ink as it is
     if examples.preparation is None:

@@ -13,6 +13,7 @@ from metalearn_cli import seeding
 from metalearn_cli.datasets.image_folder import some
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import check_plain
 
 SPLITS = ("train", "val", "test")
 LEAST = 5  # classes of each split, where there are enough and no share is given: a task has so many unless told
@@ -62,6 +63,7 @@ def by_lists(names: list[str], root: str, lists: str) -> Parts:
         if split == "val" and not path.exists() and folder.is_dir():
             continue
         try:
+            check_plain(path)
             lines = [line.strip().strip("/") for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(

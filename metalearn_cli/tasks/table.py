@@ -20,6 +20,7 @@ from metalearn_cli.datasets.columns import SUFFIXES, read_columns
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.datasets.point_set import PointSet, from_columns, read_npz
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import check_plain
 from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.counted import CountedTasks, count_tasks
 from metalearn_cli.tasks.task_split import by_file, by_shares, by_words
@@ -112,6 +113,7 @@ class Table(TaskDistribution):
         if (suffix := path.suffix.lower()) not in (*SUFFIXES, ".npz"):
             raise UserError(f"task.root={self.root} must be a file whose name ends in {', '.join(SUFFIXES)} or .npz")
         try:
+            check_plain(path)
             if suffix == ".npz":
                 for key in ("set_column", "features"):
                     if getattr(self, key) is not None:

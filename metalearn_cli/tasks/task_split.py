@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.files import check_plain
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Split
 
@@ -62,8 +63,9 @@ def by_words(source: str, names: Sequence[str], splits: Sequence[str]) -> dict[S
 def by_file(path: Path, names: Sequence[str]) -> dict[Split, Tensor]:
     """{"train": [names of tasks], "val": [...], "test": [...]} in JSON, with every task once."""
     try:
+        check_plain(path)
         lists = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"task.split_file={path} cannot be read as JSON ({error})") from error
     wanted = 'three lists of tasks are wanted, {"train": ["a", ...], "val": [...], "test": [...]}'
     if not isinstance(lists, dict) or not all(isinstance(tasks, list) for tasks in lists.values()):
