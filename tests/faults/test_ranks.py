@@ -99,7 +99,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
     return end
 
 
-@pytest.mark.row("B4", ci=4, full=len(SAME))
+@pytest.mark.row("B4", gate=2, ci=4, full=len(SAME))
 @pytest.mark.usefixtures("packed_omniglot")
 def test_ranks_train_and_test_as_one_process(attempt: int, tmp_path: Path, alone: Callable[..., Ended]) -> None:
     name, ranks, precision = SAME[attempt]

@@ -390,7 +390,7 @@ def test_without_a_whole_checkpoint_nothing_begins_anew(attempt: int, tmp_path: 
     assert not (run / "results.json").exists()
 
 
-@pytest.mark.row("B1", ci=3, full=50)
+@pytest.mark.row("B1", gate=1, ci=3, full=50)
 def test_of_eight_processes_with_one_name_one_trains(
     attempt: int, tmp_path: Path, long: tuple[dict[str, bytes], float]
 ) -> None:
