@@ -41,7 +41,7 @@ class Damage(NamedTuple):
         return f"{self.command}: {self.record} {'.'.join(map(str, self.place)) or 'all'} {self.value}"
 
 
-# The places that each command looks at, and what may stand there instead.
+# The places that each command looks at, and what may stand there instead. A huge number of inner steps takes its time.
 PLACES: dict[tuple[str, str], dict[tuple[Any, ...], tuple[str, ...]]] = {
     ("train on", "choices.json"): {(): ("list",), ("threads",): ("text", "huge"), ("ranks",): ("text",)},
     ("train on", "environment.json"): {("data",): ("list", "huge"), ("choices",): ("list",), ("torch",): ("list",)},
@@ -56,7 +56,7 @@ PLACES: dict[tuple[str, str], dict[tuple[Any, ...], tuple[str, ...]]] = {
     ("predict", "config.yaml"): {
         ("algo", "_target_"): ("abstract class", "class of another kind", "text", "list"),
         ("algo", "inner_lr"): ("missing", "text", "huge"),
-        ("algo", "test_steps"): ("huge", "negative"),
+        ("algo", "test_steps"): ("negative",),
         ("model", "hidden"): ("text", "huge", "object"),
     },
     ("predict", "task.json"): {(): ("list",), ("spec",): ("list",), ("columns", "features"): ("huge",)},
@@ -68,7 +68,7 @@ PLACES: dict[tuple[str, str], dict[tuple[Any, ...], tuple[str, ...]]] = {
         ("config", "algo"): ("list",),
         ("config", "algo", "_target_"): ("text", "huge"),
         ("config", "algo", "inner_lr"): ("missing", "text", "list"),
-        ("config", "algo", "test_steps"): ("huge", "negative"),
+        ("config", "algo", "test_steps"): ("negative",),
         ("config", "model", "hidden"): ("text", "huge", "object"),
     },
     ("train", "results.json"): {
