@@ -120,7 +120,7 @@ def write(file: bytes, kind: str, path: Path, rng: np.random.Generator) -> Path:
         path = path.with_suffix(".png")
         path.write_bytes(file)
     else:
-        photo_like(Image.open(io.BytesIO(file)), SCENES[kind], rng).save(path, quality=75)
+        photo_like(open_picture(io.BytesIO(file)), SCENES[kind], rng).save(path, quality=75)
     return path
 
 

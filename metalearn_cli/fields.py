@@ -35,14 +35,25 @@ def types_in_source(target: str, injected: frozenset[str] = frozenset()) -> dict
     return types
 
 
+def is_in_source(target: str) -> bool:
+    """Whether there is such a class in this package."""
+    module, _, name = target.rpartition(".")
+    if not module.startswith(PACKAGE) or not _path(module).is_file():
+        return False
+    return any(isinstance(part, ast.ClassDef) and part.name == name for part in _source(module).body)
+
+
 def _definition(module: str, name: str) -> ast.ClassDef:
     return next(part for part in _source(module).body if isinstance(part, ast.ClassDef) and part.name == name)
 
 
 @functools.cache
 def _source(module: str) -> ast.Module:
-    path = Path(__file__).parents[1] / f"{module.replace('.', '/')}.py"
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(_path(module).read_text(encoding="utf-8"))
+
+
+def _path(module: str) -> Path:
+    return Path(__file__).parents[1] / f"{module.replace('.', '/')}.py"
 
 
 def _type_of(annotation: ast.expr, module: str) -> Any:

@@ -70,8 +70,8 @@ def set_process(
     deterministic: bool = True,
     denormals_are_zero: bool = True,
 ) -> str:
-    """What holds for the whole process (threads None: as many as there are cores) -> allocator and denormal numbers, in
-    words."""
+    """Set what holds for the whole process (threads None: as many as there are cores) -> the allocator, and denormal
+    numbers where they are kept, in words."""
     torch.set_num_threads(threads or DEFAULT_THREADS)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
     torch.use_deterministic_algorithms(deterministic)
@@ -84,7 +84,7 @@ def set_process(
         said = "default allocator (this C library has no other)"
     if set_denormals(denormals_are_zero) != denormals_are_zero:
         return f"{said}, denormal numbers {'kept' if denormals_are_zero else 'as 0'} (this processor has no choice)"
-    return f"{said}, denormal numbers {'as 0' if denormals_are_zero else 'kept'}"
+    return said if denormals_are_zero else f"{said}, denormal numbers kept"
 
 
 def set_denormals(are_zero: bool) -> bool:

@@ -16,7 +16,7 @@ from metalearn_cli import yaml_files
 from metalearn_cli.catalog import GROUPS, PRESETS, conf_dir, list_choices
 from metalearn_cli.datasets.places import expand
 from metalearn_cli.errors import UserError
-from metalearn_cli.fields import PACKAGE, typed, types_in_source
+from metalearn_cli.fields import is_in_source, typed, types_in_source
 from metalearn_cli.mistakes import composition_sentence, nearest
 
 # Keys whose values are a person's text: names, paths, sentences.
@@ -85,7 +85,7 @@ def compose_run(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     classes = {
         group: str(composed[group].get("_target_")) for group in GROUPS if isinstance(composed[group], DictConfig)
     }
-    ours = {group: path for group, path in classes.items() if path.startswith(PACKAGE)}
+    ours = {group: path for group, path in classes.items() if is_in_source(path)}
     _check_types("metalearn_cli.config.Run", composed, (*GROUPS,), "")
     for group, path in ours.items():
         if f"{group}._target_" not in keys_of(overrides):  # else the yaml's keys are those of another class

@@ -6,6 +6,7 @@ from typing import Any
 # Before torch is imported: a process that has once used two threads hangs in its forks, and the commands are forked.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import foreign
 import pytest
 import torch
 from PIL import Image
@@ -81,6 +82,12 @@ def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise = torch.randint(256, (3 * 16 * 16,), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
         Image.frombytes("RGB", (16, 16), bytes(noise.tolist())).save(path)
     return root
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs and an exported model, to be copied and changed as somebody else may change it."""
+    return foreign.make(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="session")

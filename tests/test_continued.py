@@ -44,7 +44,7 @@ def begun(tmp_path: Path) -> Path:
     """A run whose preset drew its first weights otherwise, and whose test had other modes and another rate of Adam."""
     then = before(
         tmp_path,
-        ("experiment/maml/sinusoid.yaml", "  init_std: 0.01", "  init_std: 0.5"),
+        ("experiment/maml/sinusoid.yaml", "  hidden: [40, 40]", "  hidden: [40, 40]\n  init_std: 0.5"),
         ("config.yaml", "other_batch_norm: [transductive, inductive, running]", "other_batch_norm: [inductive]"),
         ("optimizer/adam.yaml", "weight_decay: 0.0", "weight_decay: 0.25"),
     )
@@ -89,7 +89,7 @@ def test_another_choice_takes_nothing_of_the_folder(begun: Path) -> None:
     assert refused.code == 1
     assert "going on with" not in refused.err
     assert "optimizer.method: adam -> adamw" in refused.err
-    assert "model.init_std: 0.5 -> 0.01" in refused.err
+    assert "model.init_std: 0.5 -> None" in refused.err
 
 
 def test_a_folder_does_not_say_what_only_the_command_may(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_folder_does_not_say_what_only_the_command_may(tmp_path: Path) -> None
     for line, other, refusal in (
         ("trust: false", "trust: true", None),
         ("device: auto", "device: cuda", None),
-        ("noise: 0.0", "noise: ${oc.env:HOME}", "task.noise is ${oc.env:HOME} where "),
+        ("noise: 0.0", "noise: ${oc.env:HOME}", "has a reference, which no run writes"),
         ("_target_: metalearn_cli.nets.mlp.MLP", "_target_: evil.Net", "model._target_ is evil.Net where "),
     ):
         assert line in text

@@ -97,7 +97,12 @@ def test_of_many_damaged_lines_the_first_are_named(runs: Path, capsys: pytest.Ca
         ("results.json", ["metric"], "f1", "results.json: metric is 'f1', where accuracy or mse is wanted"),
         ("results.json", ["episodes"], 7, "episodes.npz: metric is float64 of shape [8, 2]"),
         ("environment.json", ["choices"], "maml", "environment.json: choices is 'maml', where an object is wanted"),
-        ("environment.json", ["choices", "algo"], [], "environment.json: choices.algo is [], where a text is wanted"),
+        (
+            "environment.json",
+            ["choices", "algo"],
+            [],
+            "environment.json: choices.algo is [], where the name of a file in one folder is wanted",
+        ),
     ],
 )
 def test_a_figure_that_cannot_be_trusted_is_a_sentence(
@@ -122,7 +127,7 @@ def test_a_figure_that_cannot_be_trusted_is_a_sentence(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("overrides.txt", b"name=\xff\n", "a/overrides.txt is no text in UTF-8"),
+        ("overrides.txt", b"name=\xff\n", "a/overrides.txt cannot be read (it is no text in UTF-8)"),
         ("config.yaml", b"steps: 20\n", "a/config.yaml has no seed"),
         ("config.yaml", b"steps: 20\nseed: [0]\n", "a/config.yaml: seed is [0], where a whole number is wanted"),
         ("results.json", b"[" * 100_000, "a/results.json cannot be read"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from commands import run, start, start_ranks, wait, wait_ranks
+from folders import rewrite
 from test_golden_runs import MAML, take
 from torch import Tensor
 
@@ -157,7 +158,7 @@ def test_predictions_are_made_as_the_run_was_also_by_an_exported_model(
     done = run(tmp_path, *TRAIN, "threads=1", "name=run")
     assert done.code == 0, done.err
     folder = tmp_path / "outputs/run"
-    (folder / "choices.json").write_text(json.dumps({**choices(folder), "denormals_are_zero": are_zero}))
+    rewrite(folder / "choices.json", {**choices(folder), "denormals_are_zero": are_zero})
     done = run(tmp_path, "export", "run=outputs/run", "out=model", "threads=1")
     assert done.code == 0, done.err
     (tmp_path / "points.csv").write_text("x,y\n1,1\n2,0\n")

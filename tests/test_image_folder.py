@@ -27,6 +27,7 @@ from metalearn_cli.datasets.decode import Broken, Resize, decode, read_picture
 from metalearn_cli.datasets.image_folder import Contents, File, How, find_classes, load
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
+from metalearn_cli.runs import read_json
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.episodes import Rotations
 from metalearn_cli.tasks.image_folder import ImageFolder
@@ -916,7 +917,7 @@ def test_the_command_names_what_is_wrong_before_there_is_a_run(flat: Path, tmp_p
     assert done.code == 0, done.err
     assert f"{flat}: 15 classes with 30 images; 5 train, 5 val, 5 test, by split_seed=0" in done.err
     assert "leaves out (1): c00/0.png is empty" in (here / "outputs/one/train.log").read_text()
-    classes = json.loads((here / "outputs/one/classes.json").read_text())
+    classes = read_json(here / "outputs/one/classes.json")
     assert sorted(name for part in classes.values() for name in part) == [f"c{c:02}" for c in range(15)]
     assert classes == {split: task_on(flat, skip_broken=True).class_names(split) for split in ("train", "val", "test")}
     # The folder changes: neither does the run go on, nor is it tested on classes that it may have learned.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from commands import run
+from folders import rewrite
 
 from metalearn_cli import choose
 from metalearn_cli.algorithms.maml import MAML
@@ -213,7 +214,7 @@ def test_the_choice_is_recorded_and_taken_again(tmp_path: Path) -> None:
     chosen = json.loads(choices.read_text())
     assert 1 <= chosen["tasks_per_chunk"] <= 6
     assert "task(s) at once: " in first.err
-    choices.write_text(json.dumps(chosen | {"tasks_per_chunk": 5}))
+    rewrite(choices, chosen | {"tasks_per_chunk": 5})
     again = run(tmp_path, *command, "steps=6", "log_every=1")
     assert again.code == 0, again.err
     assert "5 of 6 tasks go through at once" in again.err

@@ -97,13 +97,13 @@ def test_a_finished_run_can_be_sent_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize("saves", [1, 2, 3])
-def test_a_run_that_was_killed_goes_on_there_and_repeats_nothing(tmp_path: Path, saves: int) -> None:
+@pytest.mark.parametrize(("saves", "step"), [(1, 5), (2, 10), (3, 10), (4, 15)])  # before and after a validation
+def test_a_run_that_was_killed_goes_on_there_and_repeats_nothing(tmp_path: Path, saves: int, step: int) -> None:
     killed = at_save(saves, lambda: os.kill(os.getpid(), signal.SIGKILL))
     wait(tmp_path, start(tmp_path, "train", *TINY, "logger=wandb", first=killed))
     done = run(tmp_path, "train", *TINY, "logger=wandb")
     assert done.code == 0, done.err
-    assert f"continuing after step {5 * saves}" in done.err
+    assert f"continuing after step {step}" in done.err
     assert got(tmp_path, "open") == [None, 2, "new", 2]
     assert got(tmp_path, "send") == read_lines(tmp_path / "outputs/one/metrics.jsonl")
 

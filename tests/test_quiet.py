@@ -96,8 +96,8 @@ def test_what_takes_no_inner_steps_is_not_told_of_them(
     header, row, *others = capsys.readouterr().out.splitlines()[1:]
     assert header.split() == ["mean", "+-", "95%", "median"]
     assert len(row.split()) == 3
-    assert [line.partition(":")[0] for line in others[:3]] == [
-        f"with batch norm {mode}" for mode in ("transductive", "inductive", "one_query")
+    assert [line.partition(":")[0] for line in others[:2]] == [
+        f"with batch norm {mode}" for mode in ("transductive", "inductive")
     ]
     assert main(["report", "outputs/run", "out=null", "csv=null"]) == 0
     assert "0.00%" not in capsys.readouterr().out

@@ -602,7 +602,7 @@ def test_files_that_are_none_get_their_sentence(tmp_path: Path) -> None:
         "b.npz": "holds one array without a name",
         "c.npz": "is no .npz as numpy.savez writes it",
         "d.csv": "is no text in UTF-8",
-        "e.csv": "cannot be read (Is a directory)",
+        "e.csv": "cannot be read (it is no plain file)",
         "f.npz": "is no .npz as numpy.savez writes it",
     }
     for name, sentence in sentences.items():

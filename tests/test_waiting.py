@@ -205,18 +205,18 @@ def test_of_a_validation_something_is_seen_where_it_takes_long(
         assert capsys.readouterr().err.splitlines() == seen
 
 
-def tested(said: str) -> list[str]:
+def what_is_tested(said: str) -> list[str]:
     return [line for line in said.splitlines() if line.startswith("testing step")]
 
 
 def test_which_step_is_tested_is_said_with_the_reason(tmp_path: Path) -> None:
     short = [*RUN, "eval_episodes=4", "test_episodes=4"]
-    assert tested(go(tmp_path, "train", *short, "steps=2").err) == [
+    assert what_is_tested(go(tmp_path, "train", *short, "steps=2").err) == [
         "testing step 2, the last, as there was no validation to choose by"
     ]
-    assert tested(go(tmp_path, "train", *short, "steps=2", "select=last").err) == ["testing step 2, the last"]
+    assert what_is_tested(go(tmp_path, "train", *short, "steps=2", "select=last").err) == ["testing step 2, the last"]
     done = go(tmp_path, "train", *short, "steps=4", "select=best", "optimizer.lr=0.001")
-    assert tested(done.err) == ["testing step 4, the best of 1 validation by mse"]
+    assert what_is_tested(done.err) == ["testing step 4, the best of 1 validation by mse"]
 
 
 def results(folder: Path) -> dict[str, object]:
@@ -230,7 +230,7 @@ def test_the_last_step_is_validated_too_and_a_prolonged_run_is_as_one_long_one(t
     for number, (rate, step) in enumerate((("0.001", 6), ("0", 4))):
         folder = tmp_path / str(number)
         done = go(folder, "train", *short, "steps=6", f"optimizer.lr={rate}")
-        assert tested(done.err) == [f"testing step {step}, the best of 2 validations by mse"], done.err
+        assert what_is_tested(done.err) == [f"testing step {step}, the best of 2 validations by mse"], done.err
         assert "step 6, the last, has val mse" in done.err
         assert results(folder)["step"] == step
         assert '"step": 6, "val' not in (folder / "outputs/run/metrics.jsonl").read_text()
@@ -246,7 +246,7 @@ def test_no_steps_test_what_is_there(tmp_path: Path) -> None:
     short = [*RUN, "eval_episodes=4", "test_episodes=4", "algo=reptile", "optimizer.schedule=linear"]
     done = go(tmp_path, "train", *short, "steps=0")
     assert done.code == 0, done.err
-    assert tested(done.err) == ["testing step 0, before any training"]
+    assert what_is_tested(done.err) == ["testing step 0, before any training"]
     assert (results(tmp_path)["step"], results(tmp_path)["steps"]) == (0, 0)
     assert "already finished, 0 steps" in go(tmp_path, "train", *short, "steps=0").err
     assert go(tmp_path, "eval", "run=outputs/run").code == 0

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from commands import run
-from foreign import COMMANDS, copy
+from foreign import COMMANDS, copy, forge
 
 HUGE, MISSING = 10**25, "missing"
 VALUES: dict[str, Any] = {
@@ -116,7 +116,7 @@ def damage(folder: Path, one: Damage) -> None:
         path.write_text(yaml.safe_dump(changed(yaml.safe_load(path.read_text()), one.place, VALUES[one.value])))
         return
     whole = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(changed(whole, one.place, VALUES[one.value])))
+    forge(path, changed(whole, one.place, VALUES[one.value]))
 
 
 def tells(one: Damage, made: Path, folder: Path) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from commands import run
-from foreign import COMMANDS, copy
+from foreign import COMMANDS, copy, forge
 from tiny_runs import pictures, train
 
 from metalearn_cli.cli import main
@@ -115,13 +115,13 @@ def test_values_of_a_runs_folder_are_written_out_everywhere(made: Path, tmp_path
     results = json.loads((one / "results.json").read_text())
     results |= {"algo": attack, "task": attack, "batch_norm": attack, "learned": {attack: 1.0}}
     results |= {"baselines": {attack: {"mean": 1.0, "ci95": 0.1}}, "episodes_sha256": attack}
-    (one / "results.json").write_text(json.dumps(results))
+    forge(one / "results.json", results)
     environment = json.loads((one / "environment.json").read_text())
     environment |= {"processor": attack, "torch": attack, "git_commit": attack, "data": attack, "gpu": attack}
     environment["choices"] |= {"debug": attack, "experiment": attack}
-    (one / "environment.json").write_text(json.dumps(environment))
+    forge(one / "environment.json", environment)
     (one / "overrides.txt").write_text(f"algo.inner_lr={attack}\n".replace("\r", ""))
-    (one / "outcome.json").write_text(json.dumps({"failed": attack, "pruned": attack}))
+    forge(one / "outcome.json", {"failed": attack, "pruned": attack})
     (one / "timing.jsonl").write_text(f"{attack}\n")
     done = run(folder, *COMMANDS["report"])
     assert done.code == 0, done.err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import run
-from foreign import COMMANDS, RUN, copy
+from foreign import COMMANDS, RUN, copy, forge
 from PIL import Image
 
 from metalearn_cli import files
@@ -137,7 +137,7 @@ def test_the_lock_of_an_evaluation_is_no_link(folder: Path) -> None:
 def test_a_record_of_a_log_begins_no_line_of_its_own(folder: Path) -> None:
     """A version that breaks the line would make a command of it, in a file that a shell reads."""
     path = folder / "outputs/run/environment.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "torch": "2.13\ntouch it-ran #\r\x1b[2Jx"}))
+    forge(path, {**json.loads(path.read_text()), "torch": "2.13\ntouch it-ran #\r\x1b[2Jx"})
     done = run(folder, *COMMANDS["train on"])
     assert done.code == 0, done.err
     log = (folder / "outputs/run/train.log").read_text()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from commands import run
-from foreign import COMMANDS, copy
+from foreign import COMMANDS, copy, forge
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -42,7 +42,7 @@ def test_the_name_of_a_task_in_a_record_leads_nowhere(attempt: int, made: Path, 
         del content["choices"]["task"]
     else:
         content["choices"]["task"] = name
-    path.write_text(json.dumps(content))
+    forge(path, content)
     before = files(tmp_path)
     refused = run(folder, *COMMANDS["eval"])
     assert refused.code == 1
@@ -61,7 +61,7 @@ def test_the_name_of_the_weights_leads_nowhere(made: Path, name: str, tmp_path: 
     folder = copy(made, tmp_path / "copy")
     (tmp_path / "secret").write_text("hunter2")
     path = folder / "exported/model.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "weights": name}))
+    forge(path, {**json.loads(path.read_text()), "weights": name})
     refused = run(folder, *COMMANDS["predict of an export"])
     assert refused.code == 1
     assert len(refused.err.splitlines()) == 1, refused.err

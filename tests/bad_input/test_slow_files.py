@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import Finished, start, wait
-from foreign import COMMANDS, copy
+from foreign import COMMANDS, copy, forge
 
 from metalearn_cli import files, yaml_files
 from metalearn_cli.errors import UserError
@@ -109,8 +109,7 @@ def test_a_checkpoint_that_is_slow_to_read(made: Path, kind: str, tmp_path: Path
     (weights,) = (folder / "exported").glob("*.safetensors")
     path.rename(weights)
     model = folder / "exported/model.json"
-    changed = {**json.loads(model.read_text()), "sha256": hashlib.sha256(content).hexdigest()}
-    model.write_text(json.dumps(changed))
+    forge(model, {**json.loads(model.read_text()), "sha256": hashlib.sha256(content).hexdigest()})
     check_refused(run(folder, *COMMANDS["predict of an export"]), "exported/weights-")
 
 

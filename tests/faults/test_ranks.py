@@ -21,6 +21,7 @@ from metalearn_cli import checkpoint
 from metalearn_cli.config import load_job
 from metalearn_cli.machine import new_learner
 from metalearn_cli.parallel import Ranks
+from metalearn_cli.runs import read_json
 from metalearn_cli.tasks.base import Batch, Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
 from metalearn_cli.writers import read_lines
@@ -136,7 +137,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(attempt: int, tmp_path: Path
         if steps > 30:
             assert f"goes on with {ranks}: its bits may differ" in said
             assert f"continuing after step {steps - 30 if steps == 60 else 60}" in said
-        choices = json.loads((tmp_path / "outputs" / "run" / "choices.json").read_text())
+        choices = read_json(tmp_path / "outputs" / "run" / "choices.json")
         assert choices == {"threads": 1, "ranks": ranks, "denormals_are_zero": True}
     Ended(tmp_path).is_close_to(alone(*keys, "steps=100"), 1e-12)
 

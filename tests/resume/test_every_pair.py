@@ -5,13 +5,14 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 from commands import run, start, wait
 from pairs import ALIKE, PAIRS, built_or_refused, cases, small
 from test_kill import what_must_be_equal
+from torch import Tensor
 
 from metalearn_cli import config
-from metalearn_cli.tasks.base import Draw, Split, TaskDistribution
+from metalearn_cli.learner import Learner
+from metalearn_cli.tasks.base import Batch
 
 SHORT = ["name=run", "threads=1", "steps=6", "save_every=2", "log_every=1", "eval_every=3", "eval_episodes=4"]
 SHORT += ["test_episodes=4", "other_batch_norm=[]"]
@@ -29,17 +30,15 @@ def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, own_images
     done = run(straight, *arguments)
     assert done.code == 0, done.err
     killed.mkdir()
-    distribution: type[TaskDistribution] = type(job.task)
-    draw, drawn = distribution.draw, {"train": 0, "val": 0, "test": 0}
+    make_step = Learner.step
 
-    def draw_or_die(self: TaskDistribution, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        drawn[split] += 1
-        if drawn["train"] == 6:  # step 5 is done, and not saved
+    def step_or_die(self: Learner, batch: Batch, step: int) -> Tensor:
+        if step == 5:  # five are done, and the fifth is not saved
             os.kill(os.getpid(), signal.SIGKILL)
-        return draw(self, tasks, split, rng)
+        return make_step(self, batch, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distribution, "draw", draw_or_die)
+        patch.setattr(Learner, "step", step_or_die)
         assert wait(killed, start(killed, *arguments)).code == -signal.SIGKILL
     done = wait(killed, start(killed, *arguments))
     assert done.code == 0, done.err
