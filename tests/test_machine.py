@@ -173,6 +173,7 @@ RUN = [*TINY, "model.hidden=[250,250]", "algo.inner_steps=30", "algo.test_steps=
 RUN += ["save_every=1", "task.shot=1", "task.query=1"]
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(memory(CPU) is None, reason="the system does not tell")
 def test_a_run_within_its_memory_that_was_killed_ends_with_the_bits_of_the_keys_that_were_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

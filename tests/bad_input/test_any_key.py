@@ -85,7 +85,7 @@ def check(done: Finished, command: list[str]) -> None:
     assert len(sentences) == (done.code != 0), f"{command}: {done}"
 
 
-@pytest.mark.row("C20", gate=1, ci=5, full=50)
+@pytest.mark.row("C20", gate=0, ci=5, full=50)
 @pytest.mark.usefixtures("packed_images")
 def test_every_command_works_or_says_a_sentence(attempt: int, tmp_path: Path, own_images: Path) -> None:
     """20 commands a try."""
