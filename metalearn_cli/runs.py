@@ -201,8 +201,10 @@ def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     """The checkpoint that a run has tested, or its newest one, and what the user should know of it: what was skipped to
     get it, and what of the folder is not proved. Raises UserError where the folder does not stand as it was written."""
     skipped: list[str] = []
-    if (run / "results.json").exists():
-        tested = checkpoint.load_step(run / "checkpoints", read_json(run / "results.json")["step"])
+    if (path := run / "results.json").exists():
+        if not isinstance(step := read_json(path).get("step"), int):
+            raise UserError(f"{path}: step is {step!r}, where a whole number is wanted: mend or remove the file")
+        tested = checkpoint.load_step(run / "checkpoints", step)
     else:
         newest, skipped = checkpoint.load_newest(run / "checkpoints")
         if newest is None:
