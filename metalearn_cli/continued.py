@@ -31,7 +31,7 @@ class Begun(NamedTuple):
 
 
 def begun(name: str | None) -> Begun | None:
-    """Of the run of this name; None where there is none, or nothing that says how it began."""
+    """Read how the run of this name began; None where there is no such run, or nothing that says it."""
     folder = runs.OUTPUTS / (name or "")
     paths = [folder / file for file in ("config.yaml", "environment.json", "overrides.txt")]
     if name is None or not all(path.is_file() for path in paths):
@@ -90,7 +90,7 @@ def _is_open(key: str, given: frozenset[str], value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """As on the command line."""
+    """Write a value as a command line has it."""
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -62,7 +62,7 @@ def evaluate(
 
 
 def evaluation(task: TaskDistribution, draws: list[Draw], scored: list[EpisodeScores]) -> Evaluation:
-    """Of the blocks that were drawn, and the scores of their episodes in the same order."""
+    """Join the scores of the episodes of these draws, which are in the same order."""
     scores = {mode: _joined([part[mode] for part in scored]) for mode in scored[0]}
     return Evaluation(scores, draw_sha256(draws, task.fingerprint), episode_hashes(draws, task.fingerprint))
 

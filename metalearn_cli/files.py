@@ -55,7 +55,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """The same as text in UTF-8. Raises OSError for what is none."""
+    """Read such a file as text. Raises OSError where it is not UTF-8."""
     try:
         return read_bytes(path, most).decode()
     except UnicodeDecodeError as error:
@@ -146,8 +146,8 @@ def turn(folder: Path, waiting: str) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def turn_at(path: Path, waiting: str | None) -> Iterator[bool]:
-    """The same by a lock file at `path`, which is not there afterwards. Without `waiting` nobody waits, and it is False
-    too where another process holds it.
+    """Hold a lock file at `path`, which is gone afterwards, as `turn` holds a folder. With `waiting` None nobody waits,
+    and False is also the answer where another process holds it.
 
     Whoever held it has removed it, perhaps while another waited for it and a third has made a new one: it counts only
     while it is the one at `path`.

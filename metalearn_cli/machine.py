@@ -98,7 +98,7 @@ def set_denormals(are_zero: bool) -> bool:
 
 
 def _shares_of_zeros() -> float:
-    """Of denormal products that all threads make."""
+    """The share of denormal products that come out as 0, over all threads."""
     per_thread = 2**16  # twice what a thread of torch's takes at least
     products = torch.full((per_thread * torch.get_num_threads(),), 1e-30) * 1e-10
     return (products == 0).double().mean().item()

@@ -70,7 +70,7 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
 
 
 def compose_run(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The same of one run, with keys and types checked: what can be told without torch, which takes a second to import.
+    """Compose the configuration of one run and check its keys and types: without torch, which takes a second to import.
 
     Raises UserError for all that is wrong with the command line but the ranges of values and what does not fit
     together.

@@ -33,7 +33,7 @@ class PackedSet(NamedTuple):
 
 
 def packed_sets() -> list[PackedSet]:
-    """Those, and what is decoded of folders and not packed yet."""
+    """List the packed sets, and what is decoded of folders and not packed yet."""
     paths = sorted(cache_root().glob(f"*.{'[0-9a-f]' * 16}.safetensors"))
     sets = [PackedSet(path, path.stat().st_size, path.stat().st_atime) for path in paths]
     half = [(path, path.stat()) for path in sorted(cache_root().glob("decoded-*.decoded"))]

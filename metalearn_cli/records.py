@@ -37,12 +37,12 @@ Figures = dict[str, float | None]
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """With its hash."""
+    """Return the content with a hash of it."""
     return {**content, HASH: _hash(content)}
 
 
 def unsealed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Without its hash. Raises UserError where that is not the content's."""
+    """Return the content without its hash. Raises UserError where the hash is not the content's."""
     inside = {key: value for key, value in content.items() if key not in (HASH, EDITED)}
     if HASH in content and not content.get(EDITED) and content[HASH] != _hash(inside):
         raise UserError(
@@ -53,7 +53,7 @@ def unsealed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hash(content: dict[str, Any]) -> str:
-    """Of the values, whatever the order of the keys, the spaces and the line breaks."""
+    """Hash the values, whatever the order of the keys, the spaces and the line breaks."""
     as_read = json.loads(json.dumps(content))  # texts for keys, lists for tuples
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
@@ -119,7 +119,7 @@ def _is_close(stands: Any, computed: float | None) -> bool:
 
 
 def arrays_of(path: Path) -> dict[str, Array]:
-    """Of an .npz. Raises UserError where it is missing or damaged."""
+    """Read the arrays of an .npz. Raises UserError where it is missing or damaged."""
     try:
         with np.load(io.BytesIO(read_bytes(path, MOST_BYTES)), allow_pickle=False) as arrays:
             if (unpacked := sum(info.file_size for info in arrays.zip.infolist())) > MOST_BYTES:

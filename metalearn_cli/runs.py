@@ -373,7 +373,7 @@ def other_versions(folder: Path, ranks: int = 1) -> list[str]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """With a hash of the content, which `read_json` looks at."""
+    """Write a record with a hash of its content, which `read_json` looks at."""
     write_durably(path, (json.dumps(records.sealed(content), indent=2, allow_nan=False) + "\n").encode())
 
 

@@ -28,7 +28,7 @@ _NAME = re.compile(r"(\d{8})-(\d{1,8})-([0-9a-f]{16})\.safetensors")
 
 
 def key_of(learner: Learner, about: Any) -> str:
-    """Of what these weights score in this version; `about` is what else decides it, as plain values."""
+    """Name what these weights score in this version; `about` is what else decides it, as plain values."""
     weights = hashlib.sha256()
     for name, value in sorted({**learner.meta.params, **learner.meta.buffers}.items()):
         weights.update(f"{name} {list(value.shape)}".encode())

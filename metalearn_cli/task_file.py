@@ -45,7 +45,7 @@ def trained_on(task: TaskDistribution) -> Examples:
 
 
 def with_ink(examples: Examples, ink: Ink | None) -> Examples:
-    """With another treatment of ink than the run's own; None: its own. Raises UserError where that says nothing."""
+    """Return the examples with this treatment of ink; None: the run's own. Raises UserError where there is no ink."""
     if ink is None:
         return examples
     preparation = examples.preparation
@@ -55,7 +55,7 @@ def with_ink(examples: Examples, ink: Ink | None) -> Examples:
 
 
 def going_on(examples: Examples, content: dict[str, Any]) -> Examples:
-    """With the treatment of ink that a run began with, by its task.json: a version before left it as it is."""
+    """Return the examples with the ink of the task.json that a run began with: an older version left ink as it is."""
     before = content.get("preparation")
     name = str(before.get("ink", Ink.as_is.name) if isinstance(before, dict) else None)
     if examples.preparation is None or name not in Ink.__members__:

@@ -11,12 +11,12 @@ _ONE_LINE, _LINES = re.compile(f"[{_OBEYED}]"), re.compile(f"(?![\n\t])[{_OBEYED
 
 
 def printable(text: str) -> str:
-    """The same in one line, in which such signs are written out, as in \\x1b."""
+    """Put a text into one line, in which signs that are obeyed are written out, as in \\x1b."""
     return _ONE_LINE.sub(_written_out, text)
 
 
 def lines(text: str) -> str:
-    """The same of a text of several lines, which may have tabs."""
+    """Write such signs out in a text of several lines, which may have tabs."""
     return _LINES.sub(_written_out, text)
 
 

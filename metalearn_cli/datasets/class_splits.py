@@ -110,15 +110,15 @@ class Shares(NamedTuple):
         return all(sizes[split] >= needs[split] or (split == "val" and not sizes[split]) for split in SPLITS)
 
     def least(self, needs: dict[str, int]) -> int | None:
-        """With how many classes each split has as many as it needs; None where these shares never give so many."""
+        """The least number of classes that gives each split as many as it needs; None where no number does."""
         smallest = min(share for share in (self.val, self.test, 0.2) if share)
         most = sum(needs.values()) + math.ceil(2 * max(needs.values()) / smallest)
         return next((n for n in range(2, most + 1) if self.is_enough(n, needs)), None)
 
 
 def by_shares(names: list[str], root: str, shares: Shares, needs: dict[str, int]) -> Parts:
-    """At random. `needs` says how many classes the tasks of each split want, for the sentence where a split gets fewer
-    than two."""
+    """Split the classes at random. `needs` says how many classes the tasks of each split need, for the sentence where a
+    split gets fewer than two."""
     both = {"test": shares.test, "val": shares.val}
     given = {split: share for split, share in both.items() if share is not None}
     if any(not 0 <= share < 1 for share in given.values()) or sum(given.values()) >= 1:

@@ -100,7 +100,7 @@ def _brands(start: bytes) -> set[bytes]:
 
 
 def _open_heif(source: Path | BinaryIO) -> ImageFile.ImageFile:
-    """Without telling Pillow of it, whose formats are the whole process's."""
+    """Open HEIC without registering it with Pillow, whose formats are the whole process's."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:

@@ -108,7 +108,7 @@ def find_classes(root: str, key: str = "task.root", layout: Layout = BY_FOLDERS)
 
 
 def _labelled(root: str, found: Contents, layout: Layout) -> Contents:
-    """The same images by the classes that a table or a pattern gives them."""
+    """Sort the images that were found into the classes that a table or a pattern gives them."""
     files = [file for listed in found.classes.values() for file in listed]
     if layout.labels is None:
         labelled = by_pattern(layout, root, files, found.closed)

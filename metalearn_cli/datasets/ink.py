@@ -35,7 +35,7 @@ class Ink(Enum):
 
 
 def evened(picture: Image.Image) -> Image.Image:
-    """The same in mode L, and as large."""
+    """Make paper white and ink black: a picture in mode L of the same size."""
     grey = picture.convert("L")
     pixels, calm = np.asarray(grey, np.float32), np.asarray(grey.filter(ImageFilter.MedianFilter(3)), np.float32)
     darkness = _darkness(pixels, _paper(calm, min(picture.size) // 8))
@@ -48,7 +48,7 @@ def evened(picture: Image.Image) -> Image.Image:
 
 
 def _darkness(pixels: Array, paper: Array) -> Array:
-    """Of each pixel, as a share of the paper's brightness there."""
+    """How much darker each pixel is than the paper there, as a share of the paper's brightness."""
     return (1 - pixels / paper).clip(0, 1)
 
 

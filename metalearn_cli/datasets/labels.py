@@ -1,5 +1,5 @@
-"""Of which class each picture of a folder is, where its folders do not say so: by a table with a row for each, or by a
-pattern of file names.
+"""The class of each picture in a folder whose folders do not say it: by a table with a row for each, or by a pattern of
+file names.
 
 A table and a pattern may be anybody's: a table is a plain file of limited size, the paths in it are looked up among the
 files that were found in the folder, so that none leads out of it, and a pattern takes time in the length of a name.

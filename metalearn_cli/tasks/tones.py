@@ -23,7 +23,7 @@ class Tones(NamedTuple):
 
 
 def tones_of(task: TaskDistribution) -> Tones:
-    """Those of the training's pictures, of which some are drawn."""
+    """Measure some of the training's pictures, which are drawn at random."""
     values = _measured(drawn(task, "train"))
     low, high = values.amin(0).tolist(), values.amax(0).tolist()
     return Tones(*zip(low, high, strict=True))
