@@ -18,7 +18,7 @@ from metalearn_cli.config import Job, Precision
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import BLOCK, evaluate
 from metalearn_cli.learner import Learner, NonFinite
-from metalearn_cli.loop import test_modes, training_draw
+from metalearn_cli.loop import training_draw
 from metalearn_cli.machine import new_learner
 from metalearn_cli.measure import memory, peak_memory, timed
 from metalearn_cli.prepare import prepare
@@ -101,10 +101,9 @@ def measure(job: Job, learner: Learner, console: Console) -> Measured:
             progress.advance(done + 1, f"{1 / rounds[-1].step:.3g} steps/s")
     times = Round(*map(statistics.median, zip(*rounds, strict=True)))
 
-    headline = job.run.batch_norm or job.algo.batch_norm
-    modes = {"validation": [headline], "test": test_modes(job, headline)}
+    modes = {"validation": [job.headline], "test": job.test_modes}
     if modes["test"] == modes["validation"]:
-        modes = {"test": [headline]}
+        del modes["validation"]
     episodes = {what: time_episodes(job, learner, modes[what], what, console) for what in modes}
     return Measured(times, number, work, None if before is None or peak is None else peak - before, episodes)
 

@@ -5,7 +5,6 @@ pickle is involved, and any safetensors reader opens it. What is not a tensor st
 key (safetensors writes several keys in random order, and equal states shall be equal files).
 """
 
-import contextlib
 import hashlib
 import json
 import re
@@ -118,14 +117,6 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             "move them away to start again from step 0"
         )
     return None, skipped
-
-
-def newest_whole(folder: Path) -> Checkpoint | None:
-    """The newest one that verifies; None where none does."""
-    for path in list_newest_first(folder):
-        with contextlib.suppress(Damaged, UserError):
-            return load(path)
-    return None
 
 
 def prune(folder: Path, keep: int, best_step: int | None) -> None:

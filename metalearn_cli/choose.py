@@ -14,7 +14,7 @@ from metalearn_cli.config import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.evaluate import BLOCK, draw_block
 from metalearn_cli.learner import Learner, NonFinite
-from metalearn_cli.loop import first_tasks, picture, test_modes, training_draw
+from metalearn_cli.loop import first_tasks, picture, training_draw
 from metalearn_cli.machine import new_learner
 from metalearn_cli.measure import free_memory, is_out_of_memory, memory, parse_memory, peak_memory, timed
 from metalearn_cli.nets.conv4 import Conv4
@@ -171,8 +171,7 @@ def _try(job: Job, tasks: int, batch: Batch, device: torch.device, ranks: Ranks)
 
 def _test_once(learner: Learner, job: Job, ranks: Ranks) -> None:
     """What a test of the run holds at once: some episodes in all its modes, and the pictures of the first ones."""
-    headline = job.run.batch_norm or job.algo.batch_norm
-    modes = test_modes(job, headline)
+    headline, modes = job.headline, job.test_modes
     draw = draw_block(job.task, "test", job.run.episodes_seed, 0)
     tasks = min(learner.tasks_per_chunk or BLOCK, -(-len(draw["key"]) // ranks.size))
     batch = job.task.gather(draw_slice(draw, 0, tasks), learner.device)

@@ -149,10 +149,10 @@ def train_command(arguments: list[str]) -> int:
     if "--cfg" in options and arguments[arguments.index("--cfg") + 1 :][:1] == ["job"]:
         overrides.remove("job")
         options = ["--cfg job"]
-    if options in ([], ["--cfg job"]) and not is_one_of_several():  # several say a mistake once, when they have met
-        compose_run(overrides)
+    is_alone = options in ([], ["--cfg job"]) and not is_one_of_several()  # several tell a mistake when they have met
+    composed = compose_run(overrides) if is_alone else None
 
-    from metalearn_cli.config import load_job
+    from metalearn_cli.config import train_job
     from metalearn_cli.jobs import print_config, print_results, train_run
     from metalearn_cli.parallel import join
     from metalearn_cli.sweep import sweep
@@ -160,11 +160,11 @@ def train_command(arguments: list[str]) -> int:
     match options:
         case []:
             with join() as ranks:
-                job = load_job(overrides)
+                job = train_job(*(composed or compose_run(overrides)), overrides)
                 folder, results = train_run(job, overrides, ranks)
                 return ranks.from_first(lambda: print_results(folder, results, job.run.expect))
         case ["--cfg job"]:
-            return print_config(load_job(overrides))
+            return print_config(train_job(*(composed or compose_run(overrides)), overrides))
         case ["-m" | "--multirun"]:
             with join() as ranks:
                 if ranks.size > 1:
@@ -209,13 +209,13 @@ def export_command(arguments: list[str]) -> int:
 def bench_command(arguments: list[str]) -> int:
     from metalearn_cli.overrides import compose_run
 
-    compose_run(arguments)
+    composed, choices = compose_run(arguments)
 
     from metalearn_cli.bench import bench
-    from metalearn_cli.config import load_job
+    from metalearn_cli.config import train_job
     from metalearn_cli.progress import Console, show
 
-    show(bench(load_job(arguments), Console()))
+    show(bench(train_job(composed, choices, arguments), Console()))
     return 0
 
 

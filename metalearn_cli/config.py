@@ -123,6 +123,17 @@ class Job(NamedTuple):
     notes: list[str]  # what the user should know about how the command line was understood
     given: frozenset[str] = frozenset()  # the keys that stand on the command line
 
+    @property
+    def headline(self) -> BatchNorm:
+        """The batch-norm mode of the figure that is reported, and by which a checkpoint is chosen."""
+        return self.run.batch_norm or self.algo.batch_norm
+
+    @property
+    def test_modes(self) -> list[BatchNorm]:
+        """The batch-norm modes that a test scores, the headline first."""
+        others = self.run.other_batch_norm if self.net.init_stats() else ()
+        return [self.headline, *(mode for mode in others if mode is not self.headline)]
+
 
 def load_job(overrides: list[str]) -> Job:
     """Compose, check and build. Raises UserError, before any data are touched."""

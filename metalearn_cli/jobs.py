@@ -22,7 +22,7 @@ from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.files import refuse_link
 from metalearn_cli.interrupt import Interrupt, Interrupted
-from metalearn_cli.loop import new_mirror, test, test_modes, train
+from metalearn_cli.loop import new_mirror, test, train
 from metalearn_cli.machine import new_learner, require_shares
 from metalearn_cli.metrics import shortfall, steps_to_show
 from metalearn_cli.mirror import check_installed
@@ -171,7 +171,6 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
         if results is not None:
             console.say(f"{folder} holds the results of this very evaluation: remove it to test once more")
             return folder, results
-        headline = job.run.batch_norm or job.algo.batch_norm
         try:
             if ranks.is_first:
                 runs.write_json(folder / "choices.json", runs.choices(run))
@@ -181,7 +180,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
                     job = prepare(job, folder, console, ranks)
                 learner = new_learner(job, ranks)
                 learner.load_state_dict(tested.tensors)
-                results = test(learner, job, folder, tested.step, headline, console, interrupt)
+                results = test(learner, job, folder, tested.step, console, interrupt)
         except BaseException as failure:
             if isinstance(failure, Interrupted) and (folder / scored_parts.FOLDER).exists():
                 again = shlex.join([*launcher(ranks), "eval", *overrides])
@@ -357,11 +356,10 @@ def finished_results(folder: Path, job: Job, console: Console) -> dict[str, Any]
         console.say(sentence)
     if results is None or results["steps"] != job.run.steps:
         return None
-    modes = test_modes(job, job.run.batch_norm or job.algo.batch_norm)
     asked = {
         "select": (job.run.select.name, results["select"]),
         "test_episodes": (job.run.test_episodes, results["episodes"]),
-        "other_batch_norm": (_listed(mode.name for mode in modes[1:]), _listed(results["other_batch_norm"])),
+        "other_batch_norm": (_listed(mode.name for mode in job.test_modes[1:]), _listed(results["other_batch_norm"])),
     }
     other = [f"{key}={now} (it was {then})" for key, (now, then) in asked.items() if now != then]
     if other:

@@ -85,7 +85,6 @@ def _train(
     learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt, pruning: Pruning | None
 ) -> dict[str, Any]:
     settings, task, ranks = job.run, job.task, learner.ranks
-    headline = settings.batch_norm or job.algo.batch_norm
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, settings.keep, console)
     if done < settings.steps and ranks.is_first:  # what was scored is of other weights
@@ -115,10 +114,10 @@ def _train(
             while (done < settings.steps or to_validate) and not verdict:
                 improved = False
                 if to_validate:  # the step is saved: nothing is lost by a signal
-                    values, score = validate(learner, job, headline, console, interrupt)
+                    values, score = validate(learner, job, console, interrupt)
                     to_validate = False
                     writers.metrics(done, values)
-                    if ranks.is_first and (drawn := picture(learner, job, "val", headline)) is not None:
+                    if ranks.is_first and (drawn := picture(learner, job, "val", job.headline)) is not None:
                         writers.picture(done, "val/tasks", drawn)
                     improved = is_better(task.spec.metric, score, best["value"] if best else None)
                     if improved:
@@ -148,7 +147,7 @@ def _train(
             if verdict:
                 raise Pruned(verdict)
         tested = choose_step(learner, job, folder, best, console, interrupt)
-        results = test(learner, job, folder, tested, headline, console, interrupt)
+        results = test(learner, job, folder, tested, console, interrupt)
         writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
         writers.hparams(given_settings(job), results)
         mirror.finish(results)
@@ -166,8 +165,7 @@ def choose_step(
     settings, metric, last = job.run, job.task.spec.metric, job.run.steps
     scores = learner.ranks.from_first(lambda: validations(folder, metric))
     if settings.select is Select.best and best is not None and last not in scores:
-        headline = settings.batch_norm or job.algo.batch_norm
-        _, scores[last] = validate(learner, job, headline, console, interrupt)
+        _, scores[last] = validate(learner, job, console, interrupt)
         console.say(f"step {last}, the last, has val {metric} {_shown(scores[last])}")
         if is_better(metric, scores[last], best["value"]):
             best = {"step": last, "value": scores[last]}
@@ -250,7 +248,7 @@ def resume(learner: Learner, checkpoints: Path, keep: int, console: Console) -> 
 
 
 def validate(
-    learner: Learner, job: Job, mode: BatchNorm, console: Console, interrupt: Interrupt
+    learner: Learner, job: Job, console: Console, interrupt: Interrupt
 ) -> tuple[dict[str, float], float | None]:
     """Score the validation episodes -> the values for metrics.jsonl, and the one that chooses the best checkpoint.
 
@@ -263,10 +261,10 @@ def validate(
         Progress(console, "validate", settings.eval_episodes, passing=True) as progress,
     ):
         found = evaluate(
-            *(learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, [mode]),
+            *(learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, [job.headline]),
             lambda done: progress.advance(done, "episodes"),
         )
-    scores = found.scores[mode]
+    scores = found.scores[job.headline]
     per_step = [summarise(values, torch.zeros(len(values)))["mean"] for values in scores.metric.T]
     loss = summarise(scores.loss[:, -1], torch.zeros(len(scores.loss)))["mean"]
     values = {"val/loss": loss, f"val/{metric}": per_step[-1]}
@@ -281,7 +279,6 @@ def test(
     job: Job,
     folder: Path,
     step: int,
-    headline: BatchNorm,
     console: Console,
     interrupt: Interrupt,
 ) -> dict[str, Any]:
@@ -289,7 +286,7 @@ def test(
 
     A signal ends it at once: what was scored is kept, and the next call goes on with it.
     """
-    modes = test_modes(job, headline)
+    modes = job.test_modes
     with interrupt.leaving_at_once():
         found = _score_test(learner, job, folder, modes, console)
         results = learner.ranks.from_first(lambda: _write_test(learner, job, folder, found, step, modes, console))
@@ -358,12 +355,6 @@ def _write_test(
     runs.write_json(folder / "results.json", results)
     shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results
-
-
-def test_modes(job: Job, headline: BatchNorm) -> list[BatchNorm]:
-    """Those that a test scores, the headline first."""
-    others = job.run.other_batch_norm if job.net.init_stats() else ()
-    return [headline, *(mode for mode in others if mode is not headline)]
 
 
 def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm]) -> dict[str, Any]:

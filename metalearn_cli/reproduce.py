@@ -144,7 +144,7 @@ def fit_budget(job: Job, seconds: float) -> list[str]:
     validations, of_validation = 0, 0.0
     if job.run.eval_every:
         validations = min(_VALIDATIONS, max(job.run.steps // job.run.eval_every, 1))
-        modes, number = [job.run.batch_norm or job.algo.batch_norm], min(_OF_VALIDATION, job.run.eval_episodes)
+        modes, number = [job.headline], min(_OF_VALIDATION, job.run.eval_episodes)
         _, once = timed(
             learner.device, 1, lambda _: evaluate(learner, job.task, "val", number, 0, modes, lambda done: None)
         )

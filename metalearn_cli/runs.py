@@ -4,6 +4,7 @@ outputs/NAME, or outputs/<date>/<time>-<algo>-<task>-<id> without a name. config
 the same command with the same name continues the run.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -257,7 +258,9 @@ def read_results(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any] |
 def check_written(folder: Path) -> list[str]:
     """Raises UserError where the configuration of a run that goes on is not that of its checkpoints -> a sentence where
     nothing proves it."""
-    newest = checkpoint.newest_whole(folder / "checkpoints")
+    newest = None
+    with contextlib.suppress(UserError):  # where none is whole: who resumes says so
+        newest, _ = checkpoint.load_newest(folder / "checkpoints")
     if newest is None or not (folder / "config.yaml").exists():
         return []
     if said := check_config(folder, flatten(load_config(folder / "config.yaml")), newest.proof, str(newest)):
@@ -289,15 +292,18 @@ def _is_same(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
 def check_records(folder: Path) -> list[str]:
     """Raises UserError where a record that decides what is predicted or printed is not as it was written -> a sentence
     for what was changed on purpose."""
-    for path in _records(folder):
-        _ = read_json(path)
-    return [f"{path} was changed on purpose, and is taken as it stands" for path in _records(folder) if is_edited(path)]
+    found = _records(folder)
+    for path, content in found.items():
+        _ = records.unsealed(path, content)
+    edited = [path for path, content in found.items() if content.get(records.EDITED)]
+    return [f"{path} was changed on purpose, and is taken as it stands" for path in edited]
 
 
 def unproved(folder: Path, proof: dict[str, Any] | None) -> list[str]:
     """A sentence on the files that a version has written which kept no hashes; `proof` is that of config.yaml."""
     names = ["config.yaml"] if proof is None else []
-    names += [path.name for path in _records(folder) if not _object(path).keys() & {records.HASH, records.EDITED}]
+    marks = {records.HASH, records.EDITED}
+    names += [path.name for path, content in _records(folder).items() if not content.keys() & marks]
     if not names:
         return []
     return [
@@ -305,9 +311,10 @@ def unproved(folder: Path, proof: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _records(folder: Path) -> list[Path]:
+def _records(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The records that decide what is predicted or printed, as they stand in the folder."""
     names = ("environment.json", "task.json", "results.json", "unlike.json", "model.json")
-    return [folder / name for name in names if (folder / name).exists()]
+    return {path: _object(path) for name in names if (path := folder / name).exists()}
 
 
 def is_edited(path: Path) -> bool:

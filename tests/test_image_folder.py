@@ -23,7 +23,7 @@ from problems import image_task
 from metalearn_cli.datasets import class_splits, image_folder, preparation
 from metalearn_cli.datasets import decode as decoding
 from metalearn_cli.datasets.base import ImageSet
-from metalearn_cli.datasets.decode import Broken, Resize, decode, read_picture
+from metalearn_cli.datasets.decode import Broken, Resize, read_picture
 from metalearn_cli.datasets.image_folder import Contents, File, How, find_classes, load
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
@@ -58,6 +58,10 @@ def flat(tmp_path: Path) -> Path:
     for c in range(15):
         fill(tmp_path / "flat" / f"c{c:02}", seed=c)
     return tmp_path / "flat"
+
+
+def decode(path: Path, size: int, channels: int, resize: Resize) -> torch.Tensor:
+    return Preparation(size, channels, resize).read(path)
 
 
 def task_on(root: Path, **keys: Any) -> ImageFolder:

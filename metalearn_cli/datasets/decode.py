@@ -31,11 +31,6 @@ class Resize(Enum):
     pad = auto()  # all of it, with its longer side whole
 
 
-def decode(path: Path, size: int, channels: int, resize: Resize) -> Tensor:
-    """[channels, size, size] uint8. Raises Broken, as `read_picture` does."""
-    return as_tensor(square(read_picture(path, channels, 3 * size), size, resize))
-
-
 def read_picture(source: Path | Image.Image, channels: int, enough: int) -> Image.Image:
     """The picture in a file, or one of Pillow's, 8 bits in each of `channels` (1: grey, 3: RGB) and turned as its EXIF
     data say; of a JPEG in a file at least `enough` pixels a side, where it has so many.
