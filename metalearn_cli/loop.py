@@ -36,7 +36,7 @@ from metalearn_cli.files import write_durably
 from metalearn_cli.interrupt import Interrupt
 from metalearn_cli.learner import Learner, NonFinite
 from metalearn_cli.measure import is_out_of_memory, peak_memory
-from metalearn_cli.metrics import has_diverged, is_better, steps_to_show, summarise
+from metalearn_cli.metrics import figures, has_diverged, is_better, steps_to_show, summarise
 from metalearn_cli.mirror import Mirror
 from metalearn_cli.mistakes import failure_sentence
 from metalearn_cli.parallel import ALONE, Ranks
@@ -265,8 +265,8 @@ def validate(
             lambda done: progress.advance(done, "episodes"),
         )
     scores = found.scores[job.headline]
-    per_step = [summarise(values, torch.zeros(len(values)))["mean"] for values in scores.metric.T]
-    loss = summarise(scores.loss[:, -1], torch.zeros(len(scores.loss)))["mean"]
+    per_step = [figures(values)["mean"] for values in scores.metric.T]
+    loss = figures(scores.loss[:, -1])["mean"]
     values = {"val/loss": loss, f"val/{metric}": per_step[-1]}
     if len(per_step) > 1:
         shown = steps_to_show(len(per_step) - 1)
@@ -336,7 +336,7 @@ def _write_test(
     results = summarise_test(job, found, step, modes)
     results["learned"] = job.algo.learned(learner.meta)
     errors = baselines(job.task, "test", settings.test_episodes, settings.episodes_seed, learner.device)
-    results["baselines"] = {name: _figures(error) for name, error in errors.items()}
+    results["baselines"] = {name: figures(error) for name, error in errors.items()}
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
     arrays["episode"] = found.hashes.numpy()
@@ -393,12 +393,6 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         "select": job.run.select.name,
         "paper": job.run.paper,
     }
-
-
-def _figures(error: Tensor) -> dict[str, float | None]:
-    """Mean, interval and median of a baseline's errors [E]: it does not adapt, and so cannot diverge."""
-    summary = summarise(error, torch.zeros(len(error)))
-    return {"mean": summary["mean"], "ci95": summary["ci95"], "median": summary["median"]}
 
 
 def npz(arrays: dict[str, Any]) -> bytes:

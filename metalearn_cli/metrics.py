@@ -12,15 +12,23 @@ from torch import Tensor
 from metalearn_cli.errors import UserError
 
 
-class Summary(TypedDict):
+class Figures(TypedDict):
     mean: float | None
     ci95: float | None
     median: float | None
+
+
+class Summary(Figures):
     diverged: float
 
 
 def summarise(metric: Tensor, diverged: Tensor) -> Summary:
-    """One value per episode [E] and who diverged [E] bool -> the figures; None where a figure is not finite.
+    """One value per episode [E] and who diverged [E] bool -> the figures, and the share of those who did."""
+    return {**figures(metric), "diverged": diverged.double().mean().item()}
+
+
+def figures(metric: Tensor) -> Figures:
+    """One value per episode [E] -> the figures; None where one is not finite.
 
     ci95 is the half width of the 95% interval, 1.96 sd / sqrt(E), with the standard deviation over episodes (ddof 0) as
     the field reports it. It tells the noise of sampling episodes for one trained model, not that of training.
@@ -33,7 +41,6 @@ def summarise(metric: Tensor, diverged: Tensor) -> Summary:
         "mean": _finite(metric.mean()),
         "ci95": _finite(ci95),
         "median": _finite(metric.quantile(0.5)),
-        "diverged": diverged.double().mean().item(),
     }
 
 

@@ -23,7 +23,7 @@ from metalearn_cli.checked import check_episodes
 from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
 from metalearn_cli.files import read_bytes
-from metalearn_cli.metrics import has_diverged
+from metalearn_cli.metrics import figures, has_diverged
 
 HASH = "content_sha256"
 EDITED = "edited"  # true where somebody has changed the file on purpose: then it is taken as it stands
@@ -33,7 +33,7 @@ _CLOSE = 1e-6  # of a figure that is computed again: another machine sums in ano
 _AGAIN = "put it back, or metalearn eval run=... tests the run once more"
 
 Array = npt.NDArray[Any]
-Figures = dict[str, float | None]
+Row = dict[str, Any]  # figures by their names
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
@@ -77,29 +77,20 @@ def check_figures(folder: Path, results: dict[str, Any]) -> None:
                 )
 
 
-def _computed(results: dict[str, Any], arrays: dict[str, Array]) -> Iterator[tuple[str, dict[str, Any], Figures]]:
+def _computed(results: Row, arrays: dict[str, Array]) -> Iterator[tuple[str, Row, Row]]:
     """The place of each figure in results.json, what stands there, and what episodes.npz says."""
-    steps = _summaries(arrays["metric"])
+    steps = [_figures(values) for values in arrays["metric"].T]
     yield "", results, steps[-1]
     shares = _diverged(results["metric"], arrays)
     for number, (row, computed) in enumerate(zip(results["per_step"], steps, strict=True)):
         yield f"per_step[{number}].", row, computed | ({"diverged": shares[number]} if shares else {})
     for mode, row in (results.get("other_batch_norm") or {}).items():
         if (values := arrays.get(f"metric_{mode}")) is not None:
-            yield f"other_batch_norm.{mode}.", row, _summaries(values[:, None])[0]
+            yield f"other_batch_norm.{mode}.", row, _figures(values)
 
 
-def _summaries(metric: Array) -> list[Figures]:
-    """Metric [E, K + 1] -> what `metrics.summarise` makes of each column."""
-    values = metric.astype(np.float64)
-    values[np.isnan(values)] = np.inf
-    with np.errstate(invalid="ignore", over="ignore"):
-        half = 1.96 * values.std(0) / math.sqrt(len(values))
-        figures = {"mean": values.mean(0), "ci95": half, "median": np.median(values, 0)}
-    return [
-        {name: float(column[step]) if np.isfinite(column[step]) else None for name, column in figures.items()}
-        for step in range(values.shape[1])
-    ]
+def _figures(values: Array) -> Row:
+    return {**figures(torch.from_numpy(values.astype(np.float64)))}
 
 
 def _diverged(metric: str, arrays: dict[str, Array]) -> list[float]:
