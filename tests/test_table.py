@@ -763,6 +763,7 @@ def cells(tmp_path: Path, text: str) -> dict[str, list[str]]:
 
 
 SEPARATED: dict[str, tuple[str, dict[str, list[str]]]] = {
+    "a comma inside of quotes in every row": ('x;"a,b";y\n1;"2,3";4\n', {"x": ["1"], "a,b": ["2,3"], "y": ["4"]}),
     "a comma inside of quotes": ('task;"x, in m";y\na;1;2\n', {"task": ["a"], "x, in m": ["1"], "y": ["2"]}),
     "a comma inside of the first quotes": ('"x, in m";y\n1;2\n', {"x, in m": ["1"], "y": ["2"]}),
     "a semicolon inside of quotes": ('task,"x; y"\na,1\n', {"task": ["a"], "x; y": ["1"]}),
