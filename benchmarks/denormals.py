@@ -26,12 +26,12 @@ from benchmarks.speed.runner import Setting
 from benchmarks.speed.variants import ours
 from benchmarks.speed.workloads import WORKLOADS, Workload
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.allocator import Allocator
-from metalearn_cli.config import Precision, load_job
-from metalearn_cli.evaluate import evaluate
-from metalearn_cli.loop import training_draw
-from metalearn_cli.machine import new_learner, set_denormals, set_process
-from metalearn_cli.runs import environment
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import load_job
+from metalearn_cli.learning.evaluate import evaluate
+from metalearn_cli.run_folder.environment import environment
+from metalearn_cli.system.allocator import Allocator
+from metalearn_cli.system.device import Precision, set_denormals, set_process
 from metalearn_cli.tasks.base import Batch
 
 PROTONET = ["algo=protonet", "task=image_folder", "task.shot=5", "task.query=5", "threads=1"]
@@ -103,7 +103,7 @@ def of_pictures(folder: Path) -> tuple[Seconds, bool]:
     learners = {zero: new_learner(job) for zero in (True, False)}
 
     def batch(number: int) -> Batch:
-        return job.task.gather(training_draw(job, number), learners[True].device)
+        return job.task.gather(job.training_draw(number), learners[True].device)
 
     seconds, _ = in_turn(STEPS, lambda zero, number: learners[zero].step(batch(number), number))
     found = []

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metalearn_cli import checkpoint
 from metalearn_cli.algorithms.base import Algorithm, Meta
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML
@@ -20,13 +19,14 @@ from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import Reptile
-from metalearn_cli.config import resolve_device
-from metalearn_cli.learner import Learner
+from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4, Downsample
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
+from metalearn_cli.run_folder import checkpoint
 from metalearn_cli.seeding import generator, uniform
+from metalearn_cli.system.device import resolve_device
 from metalearn_cli.tasks.base import Batch, Spec
 from metalearn_cli.tasks.episodes import gather_episodes
 from metalearn_cli.tasks.omniglot import Omniglot

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Meta
-from metalearn_cli.bench import SIZE, count_flop, product
-from metalearn_cli.config import Job, Precision, load_job, resolve_device
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import Job, load_job
 from metalearn_cli.errors import UserError
-from metalearn_cli.learner import Learner
-from metalearn_cli.machine import new_learner
-from metalearn_cli.measure import memory, peak_memory, timed
-from metalearn_cli.prepare import prepare
-from metalearn_cli.progress import Console
+from metalearn_cli.learning.learner import Learner
 from metalearn_cli.seeding import generator
+from metalearn_cli.system.console import Console
+from metalearn_cli.system.device import Precision, resolve_device
+from metalearn_cli.system.measure import memory, peak_memory, timed
 from metalearn_cli.tasks.base import Batch
+from metalearn_cli.tuning.bench import SIZE, count_flop, product
+from metalearn_cli.tuning.prepare import prepare
 
 # Which convolution is the faster one is a row of the tables, not left to timing.
 OMNIGLOT = "task=omniglot task.query=15 model.filters=64 model.convolution=grouped"

@@ -32,13 +32,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from metalearn_cli.ahead import ahead
-from metalearn_cli.allocator import Allocator
-from metalearn_cli.config import Job, Precision, load_job
-from metalearn_cli.datasets.base import ImageSet, Unpacked
-from metalearn_cli.datasets.cache import find, packed
-from metalearn_cli.loop import training_draw
-from metalearn_cli.machine import new_learner, set_process
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import Job, load_job
+from metalearn_cli.datasets.image_set import ImageSet, Unpacked
+from metalearn_cli.datasets.packed_set import find, packed
+from metalearn_cli.system.allocator import Allocator
+from metalearn_cli.system.device import Precision, set_process
+from metalearn_cli.system.prefetch import ahead
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
 
@@ -175,7 +175,7 @@ def gathers(job: Job) -> list[float]:
     """Seconds of drawing and gathering the first batches, without a step beside it."""
     times = [time.perf_counter()]
     for step in range(STEPS):
-        job.task.gather(training_draw(job, step), torch.device("cpu"))
+        job.task.gather(job.training_draw(step), torch.device("cpu"))
         times.append(time.perf_counter())
     return [after - before for before, after in itertools.pairwise(times)]
 
@@ -184,7 +184,7 @@ def one_round(job: Job, gathered: Callable[..., Iterator[Batch]]) -> tuple[float
     """The first steps of a training -> the seconds of one, the last loss."""
     learner = new_learner(job)
     began = time.perf_counter()
-    batches = gathered(lambda step: job.task.gather(training_draw(job, step), learner.device), range(STEPS))
+    batches = gathered(lambda step: job.task.gather(job.training_draw(step), learner.device), range(STEPS))
     for step, batch in enumerate(batches):
         loss = learner.step(batch, step)
     return (time.perf_counter() - began) / STEPS, loss.mean().item()

@@ -19,25 +19,26 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from metalearn_cli import checkpoint, pictures
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer, Method
-from metalearn_cli.config import Job, load_job
-from metalearn_cli.evaluate import evaluate
-from metalearn_cli.jobs import train_run
-from metalearn_cli.learner import Learner
-from metalearn_cli.machine import new_learner
-from metalearn_cli.runs import OUTPUTS
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import Job, load_job
+from metalearn_cli.learning.evaluate import evaluate
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.pictures.raster import BLUE, GREEN, GREY, LIGHT, ORANGE, RED
+from metalearn_cli.run_folder import checkpoint
+from metalearn_cli.run_folder.runs import OUTPUTS
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
+from metalearn_cli.training.run import train_run
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 CPU = torch.device("cpu")
 RATES = tuple(10 ** (k / 6) for k in range(-24, 13))  # six a decade, from 1e-4 to 100
-COLOURS = {"learned": pictures.BLUE, "sgd": "black", "rmsprop": pictures.GREEN, "adam": pictures.RED}
-COLOURS["nesterov"] = pictures.ORANGE
+COLOURS = {"learned": BLUE, "sgd": "black", "rmsprop": GREEN, "adam": RED}
+COLOURS["nesterov"] = ORANGE
 NAMES = {"learned": "learned", "sgd": "SGD", "rmsprop": "RMSprop", "adam": "Adam", "nesterov": "Nesterov"}
 DASHES = {"learned": "-", "sgd": ":", "rmsprop": "-.", "adam": "--", "nesterov": (0, (5, 1, 1, 1, 1, 1))}
 
@@ -155,9 +156,9 @@ def draw(panels: list[tuple[Problem, dict[str, Tensor]]], path: Path) -> None:
         axes.set_title(problem.title, fontsize=10)
         axes.set_xlabel("step", fontsize=9)
         if max(problem.steps) > 100:
-            axes.axvline(100, color=pictures.GREY, linewidth=0.8)
-            axes.text(102, axes.get_ylim()[1] * 0.85, "trained so far", fontsize=7, color=pictures.GREY, va="top")
-        axes.grid(color=pictures.LIGHT)
+            axes.axvline(100, color=GREY, linewidth=0.8)
+            axes.text(102, axes.get_ylim()[1] * 0.85, "trained so far", fontsize=7, color=GREY, va="top")
+        axes.grid(color=LIGHT)
         axes.tick_params(labelsize=8)
     for axes in places[len(panels) :]:
         axes.axis("off")

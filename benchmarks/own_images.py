@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from metalearn_cli.datasets import cifar_fs
 from metalearn_cli.datasets.formats import open_picture
-from metalearn_cli.datasets.places import data_root
+from metalearn_cli.datasets.paths import data_root
 
 
 def save(picture: Image.Image, path: Path, kind: int) -> None:

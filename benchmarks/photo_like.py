@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from metalearn_cli import stored
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config import Precision
 from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.omniglot import characters
-from metalearn_cli.task_file import with_ink
+from metalearn_cli.system.device import Precision
+from metalearn_cli.tasks.example_format import with_ink
 from metalearn_cli.tasks.omniglot import Omniglot
+from metalearn_cli.trained.loading import make, read, task_of
 
 TASKS, WAY, SHOTS, QUERIES = 12, 5, (1, 5), 3
 WIDTH, HEIGHT = 300, 400
@@ -126,15 +126,15 @@ def write(file: bytes, kind: str, path: Path, rng: np.random.Generator) -> Path:
 
 def main(run: str, keep: str | None) -> None:
     torch.set_num_threads(1)
-    folder = stored.read(Path(run), trust=False)
+    folder = read(Path(run), trust=False)
     models = {
-        ink: stored.make(
+        ink: make(
             folder._replace(examples=with_ink(folder.examples, ink)),
             *(BatchNorm.inductive, "cpu", Precision.fp32, None, False),
         )
         for ink in Ink
     }
-    task = stored.task_of(folder.config, False)
+    task = task_of(folder.config, False)
     assert isinstance(task, Omniglot), "a run on Omniglot is wanted"
     test = [characters()[place].name for place in task._characters["test"].tolist()]
     images = scans(Path(os.environ["METALEARN_DATA"]) / "omniglot")

@@ -15,12 +15,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from metalearn_cli.bench import Round, one_round, product
-from metalearn_cli.config import load_job
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
-from metalearn_cli.machine import new_learner
-from metalearn_cli.prepare import prepare
-from metalearn_cli.progress import Console
+from metalearn_cli.system.console import Console
+from metalearn_cli.tuning.bench import Round, one_round, product
+from metalearn_cli.tuning.prepare import prepare
 
 RUNS = (
     "experiment=maml/sinusoid",

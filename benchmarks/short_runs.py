@@ -10,7 +10,7 @@ import matplotlib as mpl
 mpl.use("agg")
 import matplotlib.pyplot as plt
 
-from metalearn_cli.writers import read_lines
+from metalearn_cli.run_folder.series import read_lines
 
 FOLDER = Path(__file__).parent / "short_runs"
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the line style tells them apart without colour.

@@ -17,13 +17,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli import stored
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config import Precision
-from metalearn_cli.evaluate import draw_episodes
-from metalearn_cli.model import Model
+from metalearn_cli.learning.draws import draw_episodes
+from metalearn_cli.system.device import Precision
 from metalearn_cli.tasks.base import Split, TaskDistribution, draw_slice
-from metalearn_cli.unlike import calibrated, unlikeness
+from metalearn_cli.trained.loading import make, read, task_of
+from metalearn_cli.trained.model import Model
+from metalearn_cli.trained.novelty import calibrated, unlikeness
 
 EPISODES, QUERIES = 100, 5  # tasks of each split, and queries of each class
 RESAMPLES = 2000  # of the bootstrap
@@ -77,14 +77,14 @@ def share(flagged: Tensor, classes: list[str]) -> str:
 
 def main(run: str, sizes: list[str]) -> None:
     torch.set_num_threads(1)
-    folder = stored.read(Path(run), trust=False)
-    model = stored.make(folder, BatchNorm.inductive, "cpu", Precision.fp32, None, trust=False)
+    folder = read(Path(run), trust=False)
+    model = make(folder, BatchNorm.inductive, "cpu", Precision.fp32, None, trust=False)
     print("| size | score | accuracy | AUROC |\n|---|---|---|---|")
     rows = []
     for size in sizes:
         way, shot = map(int, re.findall(r"\d+", size))
         keys = {"way": 2 * way, "shot": shot, "query": QUERIES, "train_way": None}
-        task = stored.task_of(folder.config, False, **keys)
+        task = task_of(folder.config, False, **keys)
         known, found = (outputs(model, task, split, way) for split in ("val", "test"))
         accuracy = f"{100 * float(found.right.float().mean()):.1f}"
         for name, score in SCORES.items():

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from metalearn_cli.model import Model
+    from metalearn_cli.trained.model import Model
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 
 def load(
@@ -28,6 +28,6 @@ def load(
     `precision`, `ink` None: the run's. ink "evened" makes paper white and ink black, whatever the light; "as_is" does
     not. Classes from outside of metalearn are imported with `trust` only. Raises UserError.
     """
-    from metalearn_cli import stored  # torch is imported here, and not with this package
+    from metalearn_cli.trained import loading as stored  # torch is imported here, and not with this package
 
     return stored.load(Path(folder), batch_norm, device, precision, trust, ink)

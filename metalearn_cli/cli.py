@@ -7,14 +7,15 @@ import sys
 import traceback
 from pathlib import Path
 
-from metalearn_cli import __version__, catalog
-from metalearn_cli.completion import COMPLETION, completions
-from metalearn_cli.datasets import sets
+from metalearn_cli.commands.completion import COMPLETION, completions
+from metalearn_cli.commands.help import COMMANDS, HELP, HELPS
+from metalearn_cli.config import conf_folder
+from metalearn_cli.datasets import known_sets
 from metalearn_cli.errors import RunFailed, SaidByAnother, UserError
-from metalearn_cli.help import COMMANDS, HELP, HELPS
-from metalearn_cli.interrupt import Interrupted, catch, end_at_once, leave_at_once, restore
-from metalearn_cli.progress import tell
-from metalearn_cli.text import printable
+from metalearn_cli.system.console import tell
+from metalearn_cli.system.signals import Interrupted, catch, end_at_once, leave_at_once, restore
+from metalearn_cli.system.text import printable
+from metalearn_cli.version import __version__
 
 _WITHOUT_OPTIONS = ("eval", "predict", "export", "compare", "report", "bench")  # keys and folders alone
 
@@ -85,7 +86,7 @@ def answer(arguments: list[str]) -> int:
         tell(f"metalearn: {error.strerror or error}: {printable(str(error.filename or 'a file of the run'))}")
         return 1
     except Exception as error:
-        from metalearn_cli.measure import is_out_of_memory
+        from metalearn_cli.system.measure import is_out_of_memory
 
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or not is_out_of_memory(error):
             raise
@@ -140,7 +141,7 @@ def run(arguments: list[str]) -> int:
 
 def train_command(arguments: list[str]) -> int:
     # Heavy imports stand where they are needed: help, lists, completion and most mistakes are told before torch is in.
-    from metalearn_cli.overrides import compose_run
+    from metalearn_cli.config.overrides import compose_run
 
     options = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
@@ -152,10 +153,11 @@ def train_command(arguments: list[str]) -> int:
     is_alone = options in ([], ["--cfg job"]) and not is_one_of_several()  # several tell a mistake when they have met
     composed = compose_run(overrides) if is_alone else None
 
-    from metalearn_cli.config import train_job
-    from metalearn_cli.jobs import print_config, print_results, train_run
-    from metalearn_cli.parallel import join
-    from metalearn_cli.sweep import sweep
+    from metalearn_cli.config.job import train_job
+    from metalearn_cli.sweep.sweep import sweep
+    from metalearn_cli.system.ranks import join
+    from metalearn_cli.training.results_table import print_results
+    from metalearn_cli.training.run import print_config, train_run
 
     match options:
         case []:
@@ -175,8 +177,10 @@ def train_command(arguments: list[str]) -> int:
 
 
 def eval_command(arguments: list[str]) -> int:
-    from metalearn_cli.jobs import eval_run, load_eval_job, print_results
-    from metalearn_cli.parallel import join
+    from metalearn_cli.system.ranks import join
+    from metalearn_cli.training.eval_job import load_eval_job
+    from metalearn_cli.training.eval_run import eval_run
+    from metalearn_cli.training.results_table import print_results
 
     with join() as ranks:
         run, job = load_eval_job(arguments)
@@ -185,45 +189,45 @@ def eval_command(arguments: list[str]) -> int:
 
 
 def predict_command(arguments: list[str]) -> int:
-    from metalearn_cli.overrides import command_values
+    from metalearn_cli.config.overrides import command_values
 
-    given = command_values(arguments, "predict", "metalearn_cli.predict.Predict", {"algo.test_steps": int})
+    given = command_values(arguments, "predict", "metalearn_cli.trained.predict.Predict", {"algo.test_steps": int})
 
-    from metalearn_cli.predict import predict
+    from metalearn_cli.trained.predict import predict
 
     predict(given)
     return 0
 
 
 def export_command(arguments: list[str]) -> int:
-    from metalearn_cli.overrides import command_values
+    from metalearn_cli.config.overrides import command_values
 
-    given = command_values(arguments, "export", "metalearn_cli.export.Export", {})
+    given = command_values(arguments, "export", "metalearn_cli.trained.export.Export", {})
 
-    from metalearn_cli.export import export
+    from metalearn_cli.trained.export import export
 
     export(given)
     return 0
 
 
 def bench_command(arguments: list[str]) -> int:
-    from metalearn_cli.overrides import compose_run
+    from metalearn_cli.config.overrides import compose_run
 
     composed, choices = compose_run(arguments)
 
-    from metalearn_cli.bench import bench
-    from metalearn_cli.config import train_job
-    from metalearn_cli.progress import Console, show
+    from metalearn_cli.config.job import train_job
+    from metalearn_cli.system.console import Console, show
+    from metalearn_cli.tuning.bench import bench
 
     show(bench(train_job(composed, choices, arguments), Console()))
     return 0
 
 
 def reproduce_command(arguments: list[str]) -> int:
-    from metalearn_cli.progress import show
-    from metalearn_cli.published import OWN
-    from metalearn_cli.reproduce import parse_budget, reproduce
-    from metalearn_cli.row_tables import listing, table
+    from metalearn_cli.papers.reproduce import parse_budget, reproduce
+    from metalearn_cli.papers.tables import listing, table
+    from metalearn_cli.papers.verdict import OWN
+    from metalearn_cli.system.console import show
 
     given: dict[str, str] = {}
     rest: list[str] = []
@@ -256,7 +260,7 @@ def reproduce_command(arguments: list[str]) -> int:
 
 
 def compare_command(arguments: list[str]) -> int:
-    from metalearn_cli.report.compare import compare
+    from metalearn_cli.compare.compare import compare
 
     compare(arguments)
     return 0
@@ -270,8 +274,8 @@ def report_command(arguments: list[str]) -> int:
 
 
 def data_command(arguments: list[str]) -> int:
-    from metalearn_cli.data import ACTIONS, data
-    from metalearn_cli.packed_sets import clean, list_packed
+    from metalearn_cli.commands.data import ACTIONS, data
+    from metalearn_cli.datasets.packed_sets import clean, list_packed
 
     match arguments:
         case ["list"]:
@@ -291,8 +295,8 @@ def data_command(arguments: list[str]) -> int:
 
 
 def doctor_command(arguments: list[str]) -> int:
-    from metalearn_cli.doctor import doctor
-    from metalearn_cli.progress import show
+    from metalearn_cli.commands.doctor import doctor
+    from metalearn_cli.system.console import show
 
     if arguments:
         return refuse(f"doctor takes no options, and {arguments[0]} was given")
@@ -302,17 +306,17 @@ def doctor_command(arguments: list[str]) -> int:
 
 
 def list_command(arguments: list[str]) -> int:
-    groups = [*catalog.GROUPS, *catalog.PRESETS]
+    groups = [*conf_folder.GROUPS, *conf_folder.PRESETS]
     match arguments:
         case ["metric"]:
-            lines = catalog.METRICS
+            lines = conf_folder.METRICS
         case ["task"]:
-            lines = {choice: task_line(choice) for choice in catalog.list_choices("task")}
+            lines = {choice: task_line(choice) for choice in conf_folder.list_choices("task")}
             tell(
                 f"data sets are looked for in {os.environ.get('METALEARN_DATA') or 'METALEARN_DATA, which is not set'}"
             )
         case [group] if group in groups:
-            lines = {choice: catalog.describe(group, choice) for choice in catalog.list_choices(group)}
+            lines = {choice: conf_folder.describe(group, choice) for choice in conf_folder.list_choices(group)}
         case _:
             return refuse(f"list wants one of {', '.join([*groups, 'metric'])}")
     width = max(map(len, lines))
@@ -323,10 +327,10 @@ def list_command(arguments: list[str]) -> int:
 
 def task_line(choice: str) -> str:
     """What a task is; of one with a data set whether it is here, its size, its licence, and who made it."""
-    about = catalog.describe("task", choice)
-    if (known := sets.SETS.get(choice)) is None:
+    about = conf_folder.describe("task", choice)
+    if (known := known_sets.SETS.get(choice)) is None:
         return about
-    is_here = bool(os.environ.get("METALEARN_DATA")) and sets.is_in(choice, sets.folder_of(choice))
+    is_here = bool(os.environ.get("METALEARN_DATA")) and known_sets.is_in(choice, known_sets.folder_of(choice))
     size = f"{known.classes:>5,} classes  {known.images:>7,} images"
     makers = about.partition("(")[2].partition(")")[0]
     return f"{'found' if is_here else 'missing':<7}  {size}  {known.licence:<13}  {makers}"

@@ -1,7 +1,6 @@
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 # Before torch is imported: a process that has once used two threads hangs in its forks, and the commands are forked.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -9,16 +8,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import foreign
 import pytest
 import torch
+from cases import nightly, noise
 from PIL import Image
 
 from metalearn_cli.datasets import cifar_fs, cub, mini_imagenet, omniglot, tiered_imagenet
-from metalearn_cli.datasets.base import ImageSet
-from metalearn_cli.datasets.cache import packed
-
-
-def nightly(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Parameters of a test that the gate leaves out."""
-    return [pytest.param(*case, marks=pytest.mark.nightly) for case in cases]
+from metalearn_cli.datasets.image_set import ImageSet
+from metalearn_cli.datasets.packed_set import packed
 
 
 def tries_of(marker: pytest.Mark) -> int:
@@ -159,14 +154,6 @@ def small_mini_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.frombytes("RGB", size, bytes(noise.tolist())).save(folder / f"{folder.name}_{i}.jpg", quality=50)
             number += 1
     return data
-
-
-def noise(classes: int, images: int = 4) -> ImageSet:
-    """Images of 84 x 84 in each of so many classes, which are one another's neighbours in few random bytes."""
-    line = torch.randint(256, (classes * images + 3 * 84 * 84,), generator=torch.Generator().manual_seed(0))
-    pixels = line.to(torch.uint8).unfold(0, 3 * 84 * 84, 1)[: classes * images].view(-1, 3, 84, 84)
-    names, first = tuple(map(str, range(classes))), images * torch.arange(classes)
-    return ImageSet(pixels, names, first, torch.full((classes,), images), "noise")
 
 
 @pytest.fixture

@@ -1,97 +1,110 @@
-"""Imports run one way, and an algorithm is maths only."""
+"""Imports run one way, a folder is told in a sentence, and an algorithm is maths only."""
 
 import ast
+import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "metalearn_cli"
+from places import PACKAGE, ROOT
 
-# A module may import from its own layer and from those below it.
+# From top to bottom: a folder, or a file beside the folders, imports from those below it only.
 LAYERS = [
-    {"__main__", "cli"},
-    {"completion", "sweep", "reproduce", "row_tables", "doctor"},
-    {"search"},
-    {"search_plan", "search_study"},
-    {"sweep_job", "search_space"},
-    {"published"},
-    {"jobs", "bench", "data", "packed_sets", "report", "predict", "export"},
-    {"prepare", "continued"},
-    {"choose", "calibrate"},
-    {"loop", "stored", "machine"},
-    {"model"},
-    {
-        "evaluate",
-        "scored_parts",
-        "runs",
-        "records",
-        "checked",
-        "writers",
-        "checkpoint",
-        "config",
-        "overrides",
-        "schema",
-        "metrics",
-        "plot",
-        "pictures",
-        "examples",
-        "task_file",
-        "mirror",
-        "pruning",
-        "inputs",
-        "given",
-    },
-    {"learner"},
-    {"algorithms"},
-    {"nets", "optimizer"},
-    {"tasks"},
-    {"datasets"},
-    {
-        "ahead",
-        "allocator",
-        "captured",
-        "compiled",
-        "measure",
-        "seeding",
-        "files",
-        "progress",
-        "errors",
-        "catalog",
-        "mistakes",
-        "interrupt",
-        "parallel",
-        "fields",
-        "help",
-        "yaml_files",
-        "text",
-        "unlike",
-    },
+    "__main__",
+    "cli",
+    "commands",
+    "papers",
+    "sweep",
+    "report",
+    "training",
+    "tuning",
+    "trained",
+    "compare",
+    "pictures",
+    "run_folder",
+    "config",
+    "learning",
+    "algorithms",
+    "nets",
+    "optimizer",
+    "tasks",
+    "datasets",
+    "system",
+    "seeding",
+    "errors",
+    "version",
 ]
+FOLDERS = [name for name in LAYERS if (PACKAGE / name).is_dir()]
 
 
 def imports(path: Path) -> set[str]:
-    found: set[str] = set()
+    """The modules and names that a file imports, also within its functions."""
+    modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
 
 
-def part(module: str) -> str:
-    """metalearn_cli.nets.mlp.MLP -> nets."""
-    return module.split(".")[1]
+def sentence(folder: str) -> str:
+    """What a folder says of itself, on one line."""
+    docstring = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text()))
+    assert docstring, f"{folder}/__init__.py does not say what lives there"
+    return " ".join(docstring.split())
 
 
 def test_imports_run_one_way() -> None:
-    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
     for path in PACKAGE.rglob("*.py"):
-        own = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        if own == "__init__":
+        layer = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if layer == "__init__":
             continue
         for module in imports(path):
-            if module.startswith("metalearn_cli.") and module != "metalearn_cli.__version__":
-                assert level[part(module)] >= level[own], f"{own} imports {module}"
+            if module.startswith("metalearn_cli."):
+                assert LAYERS.index(module.split(".")[1]) >= LAYERS.index(layer), f"{path} imports {module}"
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    """Also not within functions, where Python would not notice it."""
+    paths = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    below = {
+        name: {module if module in paths else module.rpartition(".")[0] for module in imports(path)} & paths.keys()
+        for name, path in paths.items()
+    }
+    TopologicalSorter(below).prepare()  # raises CycleError
+
+
+def test_the_package_is_eighteen_folders_and_eight_files_at_most() -> None:
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(FOLDERS)
+    assert len(FOLDERS) <= 18
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
+    assert not [path for path in PACKAGE.rglob("*.py") if len(path.relative_to(PACKAGE).parts) > 2]
+
+
+def test_a_folder_says_what_lives_in_it_and_the_map_repeats_it() -> None:
+    map_of_folders = re.findall(r"^\| `(\w+)/` \| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert map_of_folders == [(folder, sentence(folder)) for folder in FOLDERS]
+    for folder in FOLDERS:
+        assert imports(PACKAGE / folder / "__init__.py") <= {"metalearn_cli.tasks.finite.from_list"}, folder
+
+
+def test_the_tests_of_a_module_are_where_its_path_says() -> None:
+    for folder in FOLDERS:
+        modules = {path.stem for path in (PACKAGE / folder).glob("*.py")}
+        for path in (ROOT / "tests" / folder).glob("test_*.py"):
+            assert path.stem.removeprefix("test_") in modules | SHARED.get(folder, set()), path
+
+
+# Tests of what several modules of a folder do together.
+SHARED = {
+    "algorithms": {"batch_norm", "head", "masks", "no_waiting", "learns"},
+    "nets": {"nets"},
+    "system": {"denormals", "precision", "quiet"},
+    "trained": {"predict_values"},
+    "run_folder": {"damaged_runs"},
+    "training": {"waiting"},
+}
 
 
 def test_scipy_is_imported_where_it_is_called() -> None:

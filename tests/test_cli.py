@@ -21,11 +21,12 @@ from folders import rewrite
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metalearn_cli import catalog, sweep_job
 from metalearn_cli.cli import main
-from metalearn_cli.completion import COMPLETION, completions
-from metalearn_cli.help import HELPS
+from metalearn_cli.commands.completion import COMPLETION, completions
+from metalearn_cli.commands.help import HELPS
+from metalearn_cli.config import conf_folder
 from metalearn_cli.seeding import generator
+from metalearn_cli.sweep import sweep_job
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
 
@@ -661,10 +662,10 @@ def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--help"], *([name, "--help"] for name in HELPS), ["eval", "-h"]):
         assert main(arguments) == 0
         assert "metalearn" in capsys.readouterr().out
-    for group in (*catalog.GROUPS, *catalog.PRESETS):
+    for group in (*conf_folder.GROUPS, *conf_folder.PRESETS):
         assert main(["list", group]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in lines] == catalog.list_choices(group)
+        assert [line.split()[0] for line in lines] == conf_folder.list_choices(group)
         assert all(len(line.split()) > 3 for line in lines), lines
     assert main(["list", "metric"]) == 0
     assert "val/accuracy" in capsys.readouterr().out

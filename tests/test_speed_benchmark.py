@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(ROOT))
 from benchmarks.speed import nets, record, report
 from benchmarks.speed.race import Entry
 from benchmarks.speed.reference import DOUBLE, meta_gradient

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.speed.runner import Setting
 from benchmarks.speed.variants import ours
 from benchmarks.speed.workloads import WORKLOADS
-from metalearn_cli.allocator import Allocator, set_allocator
+from metalearn_cli.system.allocator import Allocator, set_allocator
 
 KINDS = {
     "convolutions": ("convolution", "mkldnn"),

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.allocator import Allocator, set_allocator
+from metalearn_cli.system.allocator import Allocator, set_allocator
 
 TASKS, BATCH, CHANNELS, SIZE = 8, 75, 64, 14
 # Lavin and Gray 2016 (arXiv 1509.09308): output m x m, tiles of (m + 2) x (m + 2).

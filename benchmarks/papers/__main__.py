@@ -19,8 +19,8 @@ from typing import Any
 
 from benchmarks.papers.report import write
 from benchmarks.papers.rows import ROWS, Row
-from metalearn_cli.published import figures, measured, provenance
-from metalearn_cli.runs import read_json
+from metalearn_cli.papers.verdict import figures, measured, provenance
+from metalearn_cli.run_folder.records import read_json
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

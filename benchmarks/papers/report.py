@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.rows import ROWS, Cell, Row
-from metalearn_cli.published import mean_of, parse_published, verdict
+from metalearn_cli.papers.verdict import mean_of, parse_published, verdict
 
 HEAD = """\
 # What this program gets, beside what was published

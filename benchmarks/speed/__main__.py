@@ -11,8 +11,8 @@ from benchmarks.speed.plan import ALL, BOUND, LINEUPS, SWEEPS
 from benchmarks.speed.race import Entry, race, say, sweep
 from benchmarks.speed.remote import Host, Remote
 from benchmarks.speed.workloads import WORKLOADS
-from metalearn_cli.config import resolve_device
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.device import resolve_device
 
 OUT = Path(__file__).parent / "results.json"
 CHECKS = 3  # minutes, about, and not part of the budget

@@ -20,9 +20,9 @@ import torch
 from benchmarks.speed.runner import Runner, Setting, Unsupported
 from benchmarks.speed.variants import MODULES
 from benchmarks.speed.workloads import Workload
-from metalearn_cli.allocator import Allocator, give_back, set_allocator
 from metalearn_cli.errors import UserError
-from metalearn_cli.measure import memory, peak_memory
+from metalearn_cli.system.allocator import Allocator, give_back, set_allocator
+from metalearn_cli.system.measure import memory, peak_memory
 
 Answer = dict[str, Any]
 

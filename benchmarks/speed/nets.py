@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.speed import workloads
 from benchmarks.speed.runner import Runner, Setting
 from benchmarks.speed.workloads import Array, Workload
-from metalearn_cli.measure import synchronise
+from metalearn_cli.system.measure import synchronise
 
 
 def dtype(setting: Setting) -> torch.dtype:

@@ -1,0 +1,1 @@
+"""One meta-learning algorithm a file: what is learned, how it adapts, its meta-gradient."""

@@ -19,13 +19,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
-from metalearn_cli.datasets.cache import packed
-from metalearn_cli.datasets.decode import as_tensor
-from metalearn_cli.datasets.folders import entries, read_rgb
-from metalearn_cli.datasets.places import data_root, expand
+from metalearn_cli.datasets.folders import entries
+from metalearn_cli.datasets.image_set import ImageSet, Source, Unpacked
+from metalearn_cli.datasets.packed_set import packed
+from metalearn_cli.datasets.paths import data_root, expand
+from metalearn_cli.datasets.pictures import as_tensor, read_rgb
 from metalearn_cli.errors import UserError
-from metalearn_cli.progress import follow
+from metalearn_cli.system.console import follow
 
 IMAGES = 600  # of each class
 SIZE = 32

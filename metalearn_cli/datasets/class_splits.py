@@ -11,9 +11,9 @@ import torch
 
 from metalearn_cli import seeding
 from metalearn_cli.datasets.image_folder import some
-from metalearn_cli.datasets.places import expand
+from metalearn_cli.datasets.paths import expand
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import check_plain
+from metalearn_cli.system.files import check_plain
 
 SPLITS = ("train", "val", "test")
 LEAST = 5  # classes of each split, where there are enough and no share is given: a task has so many unless told

@@ -24,13 +24,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
-from metalearn_cli.datasets.cache import packed
-from metalearn_cli.datasets.decode import as_tensor
-from metalearn_cli.datasets.folders import read_rgb, sizes
-from metalearn_cli.datasets.places import data_root, expand, inside
+from metalearn_cli.datasets.folders import sizes
+from metalearn_cli.datasets.image_set import ImageSet, Source, Unpacked
+from metalearn_cli.datasets.packed_set import packed
+from metalearn_cli.datasets.paths import data_root, expand, inside
+from metalearn_cli.datasets.pictures import as_tensor, read_rgb
 from metalearn_cli.errors import UserError
-from metalearn_cli.progress import follow
+from metalearn_cli.system.console import follow
 
 CLASSES = 200
 IMAGES = 11_788  # of all classes

@@ -18,10 +18,10 @@ import torch
 from PIL import __version__ as pillow
 from torch import Tensor
 
-from metalearn_cli import __version__
-from metalearn_cli.datasets.places import cache_root, turn_of, writing
-from metalearn_cli.files import write_all
-from metalearn_cli.progress import follow
+from metalearn_cli.datasets.paths import cache_root, turn_of, writing
+from metalearn_cli.system.console import follow
+from metalearn_cli.system.files import write_all
+from metalearn_cli.version import __version__
 
 _BLOCK = 8 << 20  # bytes of pictures that are read at once
 

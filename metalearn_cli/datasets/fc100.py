@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.datasets import cifar_fs
-from metalearn_cli.datasets.base import ImageSet, Source
+from metalearn_cli.datasets.image_set import ImageSet, Source
 
 _SUPERCLASSES = {
     "train": (1, 2, 3, 4, 5, 6, 9, 10, 15, 17, 18, 19),

@@ -18,18 +18,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metalearn_cli.datasets.base import ImageSet, Unpacked
-from metalearn_cli.datasets.cache import find, packed
-from metalearn_cli.datasets.decode import Broken
 from metalearn_cli.datasets.decoded import Decoded, File, opened, stem_of
 from metalearn_cli.datasets.formats import SUFFIXES, is_picture
+from metalearn_cli.datasets.image_set import ImageSet, Unpacked
 from metalearn_cli.datasets.labels import Layout, by_pattern, by_table
-from metalearn_cli.datasets.places import cache_root, expand
+from metalearn_cli.datasets.packed_set import find, packed
+from metalearn_cli.datasets.paths import cache_root, expand
+from metalearn_cli.datasets.pictures import Broken
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
-from metalearn_cli.progress import follow
-from metalearn_cli.text import printable
+from metalearn_cli.system.console import follow
+from metalearn_cli.system.files import write_durably
+from metalearn_cli.system.text import printable
 
 MOST_NAMED = 10  # in a sentence
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # they do not count, nor does what is hidden

@@ -9,9 +9,9 @@ import posixpath
 import re
 from typing import NamedTuple
 
-from metalearn_cli.datasets.columns import Columns, read_columns
 from metalearn_cli.datasets.decoded import File
-from metalearn_cli.datasets.places import check_table, expand
+from metalearn_cli.datasets.paths import check_table, expand
+from metalearn_cli.datasets.table_file import Columns, read_columns
 from metalearn_cli.errors import UserError
 
 MOST_SIGNS = 200  # of a pattern

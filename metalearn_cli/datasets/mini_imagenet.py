@@ -33,13 +33,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
-from metalearn_cli.datasets.cache import packed
-from metalearn_cli.datasets.folders import Resample, entries, read_squares, sizes
-from metalearn_cli.datasets.pickles import read_images
-from metalearn_cli.datasets.places import check_table, data_root, expand, inside
+from metalearn_cli.datasets.folders import entries, sizes
+from metalearn_cli.datasets.image_set import ImageSet, Source, Unpacked
+from metalearn_cli.datasets.packed_set import packed
+from metalearn_cli.datasets.paths import check_table, data_root, expand, inside
+from metalearn_cli.datasets.pictures import Resample, read_squares
+from metalearn_cli.datasets.safe_pickle import read_images
 from metalearn_cli.errors import UserError
-from metalearn_cli.progress import follow
+from metalearn_cli.system.console import follow
 
 CLASSES = {"train": 64, "val": 16, "test": 20}  # in the packed set they stand in this order, by name in each split
 IMAGES = 600  # of each class

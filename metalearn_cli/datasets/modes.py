@@ -1,5 +1,6 @@
 """What the numbers in a picture's file mean: as 8 bits in each of one or three channels, without transparency; or why
-that is not known. Held against ImageMagick, libtiff, OpenJPEG and libavif in tests/test_modes.py, not against Pillow.
+that is not known. Held against ImageMagick, libtiff, OpenJPEG and libavif in tests/datasets/test_modes.py, not against
+Pillow.
 
 Where formats leave a choice: a channel that a TIFF says nothing of is passed over, as is the fourth byte of a BMP
 without masks; the values that a file calls its least and its largest, colour profiles and gamma are not looked at.

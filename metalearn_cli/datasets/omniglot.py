@@ -24,12 +24,12 @@ from PIL import Image
 from torch import Tensor
 
 from metalearn_cli import seeding
-from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
-from metalearn_cli.datasets.cache import packed
 from metalearn_cli.datasets.formats import open_picture
-from metalearn_cli.datasets.places import data_root, expand
+from metalearn_cli.datasets.image_set import ImageSet, Source, Unpacked
+from metalearn_cli.datasets.packed_set import packed
+from metalearn_cli.datasets.paths import data_root, expand
 from metalearn_cli.errors import UserError
-from metalearn_cli.progress import follow
+from metalearn_cli.system.console import follow
 
 IMAGES = 20  # of each character
 SIZE = 28  # the side of a packed image

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metalearn_cli.datasets.columns import Columns, check_plain
+from metalearn_cli.datasets.table_file import Columns, check_plain
 from metalearn_cli.errors import UserError
 
 Array = np.ndarray[Any, Any]

@@ -1,6 +1,6 @@
 """How a picture in a file becomes an example of an image task: what the task's own images have gone through.
 
-The picture's mode and orientation become plain as datasets/decode.py says, whatever the task.
+The picture's mode and orientation become plain as datasets/pictures.py says, whatever the task.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor
 
-from metalearn_cli.datasets.decode import MAX_PIXELS, Resize, as_tensor, read_picture, square
 from metalearn_cli.datasets.ink import SIDE, Ink, evened
+from metalearn_cli.datasets.pictures import MAX_PIXELS, Resize, as_tensor, read_picture, square
 
 
 @dataclass(frozen=True)

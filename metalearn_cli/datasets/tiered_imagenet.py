@@ -26,12 +26,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.base import ImageSet, Source, Unpacked
-from metalearn_cli.datasets.cache import packed
-from metalearn_cli.datasets.folders import Resample, read_squares
-from metalearn_cli.datasets.places import data_root, expand
+from metalearn_cli.datasets.image_set import ImageSet, Source, Unpacked
+from metalearn_cli.datasets.packed_set import packed
+from metalearn_cli.datasets.paths import data_root, expand
+from metalearn_cli.datasets.pictures import Resample, read_squares
 from metalearn_cli.errors import UserError
-from metalearn_cli.progress import follow
+from metalearn_cli.system.console import follow
 
 IMAGES = {"train": 448_695, "val": 124_261, "test": 206_209}
 FEWEST = 732  # images of a class; the most are 1,300

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from metalearn_cli.report import ridge
-from metalearn_cli.report.best import validation
-from metalearn_cli.report.folders import Part, RunFolder, episodes, swept
-from metalearn_cli.report.svg import Line, line_chart
-from metalearn_cli.report.unfinished import read_outcome
-from metalearn_cli.writers import Curve
+from metalearn_cli.compare.best_setting import validation
+from metalearn_cli.compare.groups import Part, swept
+from metalearn_cli.report.charts import Line, line_chart
+from metalearn_cli.report.distributions import NO_SPREAD, Spread, best_so_far, categories, ridges, scatter
+from metalearn_cli.run_folder.outcome import read_outcome
+from metalearn_cli.run_folder.read import RunFolder, episodes
+from metalearn_cli.run_folder.series import Curve
 
 MOST_POINTS = 1000  # of a curve on the page, which is 440 wide
 MOST_CATEGORIES = 6  # values of a key that stand beside one another; more numbers have an axis
@@ -140,7 +141,7 @@ def distributions(every: list[RunFolder]) -> Figures:
             values = np.where(np.isnan(values), np.inf, values) * (100 if metric == "accuracy" else 1)
             rows.append((i, str(i + 1), values))
         caption = f"{task}: one value for each test episode. Bar: the middle half; line: median; dot: mean"
-        found.append((caption, ridge.ridges(rows, caption, unit(metric))))
+        found.append((caption, ridges(rows, caption, unit(metric))))
     return found
 
 
@@ -157,24 +158,24 @@ def sweep(found: list[Part]) -> Figures:
     for _, some in done:
         means = [factor * mean for run in some if (mean := (run.results or {})["mean"]) is not None]
         is_whole = len(means) == len(some)  # a seed that diverged is no figure
-        spreads.append(ridge.Spread(float(np.mean(means)), min(means), max(means)) if is_whole else ridge.NO_SPREAD)
+        spreads.append(Spread(float(np.mean(means)), min(means), max(means)) if is_whole else NO_SPREAD)
     judged, chosen = [one.mean for one in spreads], "on the test, which flatters it"
     validations = np.array([_validation(some) for _, some in done])
     if np.isfinite(validations[np.isfinite(judged)]).all():
         judged, chosen = validations.tolist(), "on validation"
     title = f"The test of each setting, and of the best until then, chosen {chosen}; a thin line spans its seeds"
-    found_figures = [(title, ridge.best_so_far(spreads, judged, metric == "mse", title, unit(metric)))]
+    found_figures = [(title, best_so_far(spreads, judged, metric == "mse", title, unit(metric)))]
     for key in swept([some[0] for _, some in done]):
         own = [some[0].overrides.get(key, str(some[0].config.get(key))) for _, some in done]
         names = sorted(set(own), key=_as_number)
         title = f"By {key}: a dot for each setting, its mean over seeds, which the thin line spans"
         numbers = [_as_number(name)[0] for name in own]
         if len(names) > MOST_CATEGORIES and all(map(math.isfinite, numbers)):
-            drawn = ridge.scatter(list(zip(numbers, spreads, strict=True)), title, key, unit(metric))
+            drawn = scatter(list(zip(numbers, spreads, strict=True)), title, key, unit(metric))
         else:
             title += "; the bar is their mean"
             points = [(names.index(name), spread) for name, spread in zip(own, spreads, strict=True)]
-            drawn = ridge.categories(names, points, title, key, unit(metric))
+            drawn = categories(names, points, title, key, unit(metric))
         found_figures.append((title, drawn))
     return found_figures
 

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from metalearn_cli import __version__
-from metalearn_cli.catalog import GROUPS, flatten
+from metalearn_cli.compare.groups import Part
+from metalearn_cli.config.conf_folder import GROUPS, flatten
+from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.errors import UserError
-from metalearn_cli.overrides import compose_config
+from metalearn_cli.learning.scores import after
+from metalearn_cli.report.charts import COLOURS, breakable
 from metalearn_cli.report.figures import Figures, by_task, distributions, inner_steps, learning_curves, sweep
-from metalearn_cli.report.folders import Part, RunFolder
-from metalearn_cli.report.shown import first_task
-from metalearn_cli.report.summary import ALIGN, HEADER, after, cells
-from metalearn_cli.report.svg import COLOURS, breakable
+from metalearn_cli.report.first_tasks import first_task
+from metalearn_cli.report.rows import ALIGN, HEADER, cells
+from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.version import __version__
 
 # Nothing may be fetched, and nothing may be run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -6,16 +6,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from metalearn_cli.compare.best_setting import best_sentences
+from metalearn_cli.compare.groups import Part, parts, split_arguments
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import write_durably
-from metalearn_cli.progress import show, tell
-from metalearn_cli.report.best import best_sentences
-from metalearn_cli.report.folders import Part, RunFolder, parts, split_arguments
-from metalearn_cli.report.found import find
 from metalearn_cli.report.page import Sweep, page
-from metalearn_cli.report.summary import ALIGN, HEADER, as_csv, cells, failed_row, over_seeds, row, warnings
-from metalearn_cli.report.tables import aligned
-from metalearn_cli.text import lines, printable
+from metalearn_cli.report.rows import ALIGN, HEADER, as_csv, cells, failed_row, over_seeds, row, warnings
+from metalearn_cli.run_folder.find import find
+from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.system.console import show, tell
+from metalearn_cli.system.files import write_durably
+from metalearn_cli.system.text import lines, printable
+from metalearn_cli.system.text_table import aligned
 
 
 def report(arguments: list[str]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
-from metalearn_cli.tasks.variable import draw_variable, draw_way
+from metalearn_cli.tasks.variable_sizes import draw_variable, draw_way
 
 
 class Rotations(Enum):
@@ -54,7 +54,7 @@ class Episodes:
     rotations: Rotations = Rotations.none
     within_group: bool = False  # all classes of a task are of one alphabet or superclass
     augment: tuple[Augment, ...] = ()  # what is done to the images of training tasks
-    variable: bool = False  # way and shot vary, see tasks/variable.py
+    variable: bool = False  # way and shot vary, see tasks/variable_sizes.py
     min_way: int = 5  # with `variable`: the least number of classes
     max_support: int = 500  # with `variable`: support images of a task at most
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.datasets import cifar_fs, fc100
-from metalearn_cli.datasets.base import ImageSet
-from metalearn_cli.datasets.decode import Resize
+from metalearn_cli.datasets.image_set import ImageSet
+from metalearn_cli.datasets.pictures import Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.tasks.base import Batch, Columns, Draw, Range, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.points import SPEC, Points, gather_points, true_values, uniform
+from metalearn_cli.tasks.curves import SPEC, Points, gather_points, true_values, uniform
 
 # The middles with three deviations on each side, where all but 0.01% of the inputs lie.
 _COLUMNS = Columns(("x",), ("y",), x_range=Range((-7.0,), (7.0,)))

@@ -1,9 +1,9 @@
 """Few-shot classification on a folder of one's own: every innermost folder that holds images is a class; or a table, or
 a pattern of file names, says of which class each is.
 
-Images of any size and mode become squares as datasets/decode.py says. Classes are trained on or tested by the folder's
-own train/, val/ and test/, by lists, or by shares of them at random (datasets/class_splits.py); the folder above a
-class is its group, for `within_group`. Pixels are in 0..1 and not standardised.
+Images of any size and mode become squares as datasets/pictures.py says. Classes are trained on or tested by the
+folder's own train/, val/ and test/, by lists, or by shares of them at random (datasets/class_splits.py); the folder
+above a class is its group, for `within_group`. Pixels are in 0..1 and not standardised.
 """
 
 from collections.abc import Set
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses
-from metalearn_cli.datasets.decode import MIN_SIDE, Resize
 from metalearn_cli.datasets.image_folder import Contents, How, Packed, some
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.labels import Layout
-from metalearn_cli.datasets.places import expand
+from metalearn_cli.datasets.paths import expand
+from metalearn_cli.datasets.pictures import MIN_SIDE, Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution

@@ -5,7 +5,7 @@ Shapes, as in tasks/episodes.py: S support images of a task.
 
 import torch
 
-from metalearn_cli.datasets.base import ImageSet
+from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.tasks.base import Draw
 
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.datasets import mini_imagenet
-from metalearn_cli.datasets.base import ImageSet
-from metalearn_cli.datasets.decode import Resize
-from metalearn_cli.datasets.folders import Resample
+from metalearn_cli.datasets.image_set import ImageSet
+from metalearn_cli.datasets.pictures import Resample, Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution

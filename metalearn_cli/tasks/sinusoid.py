@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.points import COLUMNS, SPEC, Points, gather_points, true_values
+from metalearn_cli.tasks.curves import COLUMNS, SPEC, Points, gather_points, true_values
 
 
 @dataclass(frozen=True)

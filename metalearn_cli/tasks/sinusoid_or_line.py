@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.points import COLUMNS, SPEC, Points, gather_points, true_values, uniform
+from metalearn_cli.tasks.curves import COLUMNS, SPEC, Points, gather_points, true_values, uniform
 
 
 @dataclass(frozen=True)

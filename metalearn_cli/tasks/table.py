@@ -1,7 +1,7 @@
 """A user's own tasks from a file: .csv, .tsv, .parquet or .npz. What each may hold stands in datasets/point_set.py.
 
 The file is read when a network is made for the task, since its columns say what that gets; how tasks are divided and
-drawn is in tasks/counted.py.
+drawn is in tasks/finite.py.
 
 `standardise=train` subtracts the mean of the training tasks' points and divides by their standard deviation, features
 and targets each on its own. All errors are then in units of the standardised targets: 1 is the variance of the training
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.columns import SUFFIXES, read_columns
-from metalearn_cli.datasets.places import expand
+from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.point_set import PointSet, from_columns, read_npz
+from metalearn_cli.datasets.table_file import SUFFIXES, read_columns
 from metalearn_cli.errors import UserError
-from metalearn_cli.files import check_plain
+from metalearn_cli.system.files import check_plain
 from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.counted import CountedTasks, count_tasks
-from metalearn_cli.tasks.task_split import by_file, by_shares, by_words
+from metalearn_cli.tasks.finite import CountedTasks, count_tasks
+from metalearn_cli.tasks.splits import by_file, by_shares, by_words
 
 
 class Loss(Enum):

@@ -17,10 +17,11 @@ from commands import Finished, start, wait
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from pairs import PAIRS, built_or_refused, small
+from places import MAML as GOLDEN
 
-from metalearn_cli import catalog, config
+from metalearn_cli.config import conf_folder
+from metalearn_cli.config.job import Job, load_job
 
-GOLDEN = Path(__file__).parents[1] / "golden_runs" / "0.1.0" / "maml"
 TINY = ["steps=1", "eval_every=1", "eval_episodes=2", "test_episodes=2", "threads=1", "name=run"]
 # Whole numbers beyond all measure are for keys whose size costs nothing.
 FREE = ("seed", "episodes_seed", "threads", "keep", "save_every", "log_every", "schedule_steps", "decay_every", "lr")
@@ -44,13 +45,15 @@ WORDS += [
 ]
 
 
-def likely(job: config.Job) -> dict[str, list[str]]:
+def likely(job: Job) -> dict[str, list[str]]:
     """Every key of a job, with values that may be right."""
-    found: dict[str, list[str]] = {group: catalog.list_choices(group) for group in (*catalog.GROUPS, *catalog.PRESETS)}
-    for key, value in catalog.flatten(job.config).items():
+    found: dict[str, list[str]] = {
+        group: conf_folder.list_choices(group) for group in (*conf_folder.GROUPS, *conf_folder.PRESETS)
+    }
+    for key, value in conf_folder.flatten(job.config).items():
         if key.endswith("_target_"):
             continue
-        found[key] = catalog.values_of(key) or ["null", "2", "3", "0.5", "[2,3]"]
+        found[key] = conf_folder.values_of(key) or ["null", "2", "3", "0.5", "[2,3]"]
         if isinstance(value, int | float) and not isinstance(value, bool):
             found[key] = ["1", "2", "3"] if isinstance(value, int) else ["0", "0.01", "0.5", "3"]
     return found
@@ -91,9 +94,9 @@ def test_every_command_works_or_says_a_sentence(attempt: int, tmp_path: Path, ow
     """20 commands a try."""
     pairs = [small(algo, task, own_images) for algo, task in PAIRS]
     random.Random(attempt).shuffle(pairs)
-    begun = next(pair for pair in pairs if built_or_refused(config.load_job(pair)))
-    keys = likely(config.load_job(begun))
-    of_run = likely(config.load_job(["algo=maml", "task=sinusoid"]))
+    begun = next(pair for pair in pairs if built_or_refused(load_job(pair)))
+    keys = likely(load_job(begun))
+    of_run = likely(load_job(["algo=maml", "task=sinusoid"]))
     (golden := tmp_path / "golden").mkdir()
 
     def limit() -> None:
@@ -121,7 +124,11 @@ def test_every_command_works_or_says_a_sentence(attempt: int, tmp_path: Path, ow
 
     for test, among, examples in (
         (trained, keys, 14),
-        (evaluated, {key: of_run[key] for key in of_run if key in (*catalog.EVAL_KEYS, "seed") or "task" in key}, 6),
+        (
+            evaluated,
+            {key: of_run[key] for key in of_run if key in (*conf_folder.EVAL_KEYS, "seed") or "task" in key},
+            6,
+        ),
     ):
         once = settings(max_examples=examples, database=None, deadline=None, phases=[Phase.generate])
         once = settings(once, suppress_health_check=list(HealthCheck))

@@ -7,14 +7,14 @@ import pytest
 from commands import run
 from PIL import Image
 
-from metalearn_cli import config
-from metalearn_cli.datasets import sets
+from metalearn_cli.config.job import load_job
+from metalearn_cli.datasets import known_sets
 from metalearn_cli.errors import UserError
 
 
 @pytest.mark.row("C6")
 @pytest.mark.parametrize("kind", ["missing", "empty", "a file"])
-@pytest.mark.parametrize("task", [*sets.SETS, "image_folder", "table"])
+@pytest.mark.parametrize("task", [*known_sets.SETS, "image_folder", "table"])
 def test_a_folder_without_its_data_is_named_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, kind: str
 ) -> None:
@@ -26,11 +26,11 @@ def test_a_folder_without_its_data_is_named_with_the_way_out(
     elif kind == "a file":
         root.write_bytes(b"")
     with pytest.raises(UserError) as refused:
-        _ = config.load_job([f"task={task}", f"task.root={root}"]).task.fingerprint
+        _ = load_job([f"task={task}", f"task.root={root}"]).task.fingerprint
     sentence = str(refused.value)
     assert str(root) in sentence
     assert "\n" not in sentence
-    if task in sets.SETS:
+    if task in known_sets.SETS:
         assert f"data prepare {task}" in sentence or "METALEARN_DATA" in sentence
     assert not (tmp_path / "cache").exists()
 

@@ -13,8 +13,8 @@ from foreign import COMMANDS, copy, forge
 from tiny_runs import pictures, train
 
 from metalearn_cli.cli import main
-from metalearn_cli.progress import Console, show, tell
-from metalearn_cli.text import as_csv, lines, printable
+from metalearn_cli.system.console import Console, show, tell
+from metalearn_cli.system.text import as_csv, lines, printable
 
 TITLE = "\x1b]0;owned\x07"
 EVIL = f"{TITLE}\x9b31m\u202egnp.exe\r\x00"

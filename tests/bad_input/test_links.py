@@ -12,8 +12,8 @@ from commands import run
 from foreign import COMMANDS, RUN, copy, forge
 from PIL import Image
 
-from metalearn_cli import files
 from metalearn_cli.cli import main
+from metalearn_cli.system import files
 
 SECRET = "A_PRIVATE_KEY=hunter2\n"
 # What of a folder each command opens, that is there.

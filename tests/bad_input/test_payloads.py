@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from commands import run
+from places import MAML as GOLDEN
 from safetensors.torch import save
 
-from metalearn_cli import checkpoint
+from metalearn_cli.run_folder import checkpoint
 
-GOLDEN = Path(__file__).parents[1] / "golden_runs" / "0.1.0" / "maml"
 TRAIN = ["train", *(GOLDEN / "overrides.txt").read_text().splitlines()]
 
 
@@ -124,12 +124,15 @@ def test_the_commands_refuse_it_too(posing: Path) -> None:
     assert not (posing / "it-ran").exists()
 
 
-OURS = ("metalearn_cli.__main__.evil", "metalearn_cli.learner.Learner")  # no algorithm, task, network or optimizer
+OURS = (
+    "metalearn_cli.__main__.evil",
+    "metalearn_cli.learning.learner.Learner",
+)  # no algorithm, task, network or optimizer
 TARGETS = (
     *OURS,
     *("os.system", "logging.os.system", "builtins.exec", "builtins.eval", "evil.Algorithm", "evil", ""),
     *("metalearn_cli", "metalearn_cli.nowhere.evil", "metalearn_cli.cli.os.system", "metalearn_cli..evil"),
-    *("metalearn_cli.config.importlib.import_module", "metalearn_cli_evil.Algorithm", "../evil", "${oc.env:HOME}"),
+    *("metalearn_cli.config.job.importlib.import_module", "metalearn_cli_evil.Algorithm", "../evil", "${oc.env:HOME}"),
 )
 
 

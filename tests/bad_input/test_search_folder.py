@@ -16,7 +16,7 @@ optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 from optuna.trial import TrialState, create_trial  # noqa: E402
 
-from metalearn_cli import search_study  # noqa: E402
+from metalearn_cli.sweep import search_study  # noqa: E402
 
 SEARCH = ["train", "-m", "sweep=optuna", "model.hidden=[8]", "algo.test_steps=2", "debug=quick", "steps=2"]
 SEARCH += ["eval_every=2", "threads=1", "algo.inner_lr=tag(log,interval(0.001,1))", "algo.inner_steps=1,2", "name=s"]

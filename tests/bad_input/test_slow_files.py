@@ -14,8 +14,8 @@ import pytest
 from commands import Finished, start, wait
 from foreign import COMMANDS, copy, forge
 
-from metalearn_cli import files, yaml_files
 from metalearn_cli.errors import UserError
+from metalearn_cli.system import files, yaml_files
 
 RECORDS = [
     *(("report", name) for name in ("config.yaml", "environment.json", "results.json", "overrides.txt")),

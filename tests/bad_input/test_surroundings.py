@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from commands import run, start, wait
+from places import PACKAGE
 
-from metalearn_cli import catalog, files
+from metalearn_cli.config import conf_folder
+from metalearn_cli.system import files
 
 RUN = ["train", "task=sinusoid", "algo=maml", "tasks_per_step=2", "model.hidden=[8]", "algo.test_steps=1", "threads=1"]
 RUN += ["steps=6", "save_every=4", "log_every=2", "eval_every=0", "select=last", "test_episodes=8"]
-PACKAGE = Path(catalog.__file__).parent
 
 
 def bits(run: Path) -> dict[str, bytes]:
@@ -215,7 +216,7 @@ def test_a_process_in_other_surroundings_has_the_same_bits(
     if is_wheel:
         place = tmp_path / "site-packages"
         shutil.copytree(PACKAGE, place / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "conf"))
-        shutil.copytree(catalog.conf_dir(), place / PACKAGE.name / "conf")
+        shutil.copytree(conf_folder.conf_dir(), place / PACKAGE.name / "conf")
     environment = {**os.environ, "PYTHONPATH": str(place), **changed}
     name = "Kaese" if is_wheel else "Käse"  # which the C locale cannot read
     command = [sys.executable, "-m", "metalearn_cli", *RUN, f"name={name}"]

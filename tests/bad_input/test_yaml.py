@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import run, start, wait
+from places import MAML as GOLDEN
 
-from metalearn_cli import catalog, config
+from metalearn_cli.config import conf_folder
+from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
 
-CONF = catalog.conf_dir()
-GOLDEN = Path(__file__).parents[1] / "golden_runs" / "0.1.0" / "maml"
+CONF = conf_folder.conf_dir()
 MAML = (CONF / "algo" / "maml.yaml").read_text()
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
@@ -48,7 +49,7 @@ def own_conf(folder: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes
     """A copy of conf/ whose maml.yaml holds this -> its path."""
     path = Path(shutil.copytree(CONF, folder / "conf")) / "algo" / "maml.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    monkeypatch.setattr(catalog, "__file__", str(folder / "metalearn_cli" / "catalog.py"))
+    monkeypatch.setattr(conf_folder, "__file__", str(folder / "metalearn_cli" / "config" / "conf_folder.py"))
     return path
 
 
@@ -58,7 +59,7 @@ def test_a_yaml_of_conf_is_named_with_its_line(tmp_path: Path, monkeypatch: pyte
     content, sentence = (BAD | NAMED)[what]
     path = own_conf(tmp_path, monkeypatch, content)
     with pytest.raises(UserError) as refused:
-        config.load_job([])
+        load_job([])
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
     assert (str(path) in str(refused.value)) is (what in BAD)
@@ -118,7 +119,7 @@ def test_a_value_of_a_run_that_was_changed_is_a_sentence_or_another_test(attempt
     rng = random.Random(attempt)
     path = shutil.copytree(GOLDEN, tmp_path / "outputs" / "run") / "config.yaml"
     content = yaml.safe_load(path.read_text())
-    node = content[rng.choice(catalog.GROUPS)] if rng.random() < 0.5 else content
+    node = content[rng.choice(conf_folder.GROUPS)] if rng.random() < 0.5 else content
     key = rng.choice(sorted(node))
     node[key] = rng.choice([None, True, -1, 0, 1e400, 3, "word", "", [], [1], {}, {"a": 1}, "nan", [[1]], "1e5"])
     path.write_text(yaml.safe_dump(content))

@@ -6,31 +6,33 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import torch
-from conftest import nightly, noise
+from cases import nightly, noise
 from omegaconf import OmegaConf
 from pairs import PAIRS, built_or_refused, cases, chosen, small
+from places import ROOT
 
-from metalearn_cli import catalog, config, schema
 from metalearn_cli.algorithms.base import Algorithm
 from metalearn_cli.cli import main
+from metalearn_cli.config import conf_folder, schema
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import Job, load_job
 from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.errors import UserError
-from metalearn_cli.learner import Learner
-from metalearn_cli.machine import new_learner
+from metalearn_cli.learning.learner import Learner
 from metalearn_cli.seeding import generator
 
-CONF = catalog.conf_dir()
-CHOICES = [(group, choice) for group in catalog.GROUPS for choice in catalog.list_choices(group)]
-PRESETS, DEBUG = catalog.list_choices("experiment"), catalog.list_choices("debug")
+CONF = conf_folder.conf_dir()
+CHOICES = [(group, choice) for group in conf_folder.GROUPS for choice in conf_folder.list_choices(group)]
+PRESETS, DEBUG = conf_folder.list_choices("experiment"), conf_folder.list_choices("debug")
 
 
 def test_conf_is_the_checkouts() -> None:
-    assert Path(__file__).parents[2] / "conf" == CONF
+    assert ROOT / "conf" == CONF
     assert not list(CONF.rglob("__init__.py"))
 
 
-def load(group: str, choice: str, own_images: Path) -> config.Job:
-    return config.load_job(chosen(group, choice, own_images))
+def load(group: str, choice: str, own_images: Path) -> Job:
+    return load_job(chosen(group, choice, own_images))
 
 
 @pytest.mark.parametrize(("group", "choice"), [*CHOICES, *nightly(("experiment", preset) for preset in PRESETS)])
@@ -43,9 +45,9 @@ def test_every_yaml_builds(group: str, choice: str, own_images: Path) -> None:
     def wanted(key: str) -> bool:
         return "_target_" not in key and not key.startswith("paper")
 
-    again = [f"{key}={_quoted(value)}" for key, value in catalog.flatten(job.config).items() if wanted(key)]
-    groups = [f"{name}={job.choices[name]}" for name in catalog.GROUPS]
-    assert config.load_job([*groups, *again]).config == {**job.config, "paper": None}
+    again = [f"{key}={_quoted(value)}" for key, value in conf_folder.flatten(job.config).items() if wanted(key)]
+    groups = [f"{name}={job.choices[name]}" for name in conf_folder.GROUPS]
+    assert load_job([*groups, *again]).config == {**job.config, "paper": None}
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
@@ -73,23 +75,23 @@ def test_every_key_with_few_values_lists_them_in_its_comment(own_images: Path) -
         for key, kind in schema.field_types(type(part), frozenset({"spec"})).items():
             for option in (kind, *get_args(kind)):
                 if isinstance(option, type) and issubclass(option, Enum) and get_origin(kind) is not tuple:
-                    assert set(catalog.values_of(prefix + key)) >= {member.name for member in option}, prefix + key
+                    assert set(conf_folder.values_of(prefix + key)) >= {member.name for member in option}, prefix + key
 
 
 def test_a_split_with_too_few_classes_to_validate_is_said_or_refused() -> None:
     preset = ["experiment=maml/mini_imagenet_20w1s"]
-    job = config.load_job([*preset, "debug=quick"])
+    job = load_job([*preset, "debug=quick"])
     assert job.run.eval_every == job.config["eval_every"] == 0
     assert job.notes[-1] == "no validation: task.way=20 is more than the 16 classes of the val split"
     for wish in ("eval_every=5", "select=best"):
         with pytest.raises(UserError, match=r"task\.way=20 is more than the 16 classes of the val split"):
-            config.load_job([*preset, wish])
+            load_job([*preset, wish])
 
 
 @pytest.mark.parametrize("debug", ["quick", *nightly((debug,) for debug in DEBUG if debug != "quick")])
 @pytest.mark.parametrize("experiment", PRESETS)
 def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) -> None:
-    job = config.load_job([f"experiment={experiment}", f"debug={debug}"])
+    job = load_job([f"experiment={experiment}", f"debug={debug}"])
     assert job.run.steps <= 200
     with torch.device("meta"):  # without memory, and time, for what it learns
         job.algo.init(job.net, torch.Generator())
@@ -102,14 +104,14 @@ def test_every_preset_takes_steps_in_its_debug_form(experiment: str, monkeypatch
     monkeypatch.setattr(mini_imagenet, "load", lambda *_: noise(100, 600))
     monkeypatch.setattr(mini_imagenet, "IMAGES", 600)
     nearest = ["task.resample=nearest"] * ("omniglot" in experiment)  # as what is packed
-    job = config.load_job([f"experiment={experiment}", "debug=quick", *nearest])
+    job = load_job([f"experiment={experiment}", "debug=quick", *nearest])
     take_steps(job, new_learner(job))
 
 
 @pytest.mark.parametrize(("algo", "task"), cases(PAIRS))
 @pytest.mark.usefixtures("packed_images")
 def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: str, task: str, own_images: Path) -> None:
-    job = config.load_job(small(algo, task, own_images))
+    job = load_job(small(algo, task, own_images))
     if (learner := built_or_refused(job)) is None:
         return
     before = {name: value.clone() for name, value in learner.state_dict().items()}
@@ -117,7 +119,7 @@ def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: st
     assert all(not torch.equal(value, learner.state_dict()[name]) for name, value in before.items())
 
 
-def take_steps(job: config.Job, learner: Learner) -> None:
+def take_steps(job: Job, learner: Learner) -> None:
     tasks = job.run.tasks_per_step
     for step in range(2):
         draw = job.task.draw(tasks, "train", generator(0, "train", step))
@@ -127,21 +129,21 @@ def take_steps(job: config.Job, learner: Learner) -> None:
 
 
 def test_an_algorithm_names_its_test_steps_and_its_papers_batch_norm() -> None:
-    for algo in catalog.list_choices("algo"):
-        algorithm: Algorithm = config.load_job([f"algo={algo}"]).algo
+    for algo in conf_folder.list_choices("algo"):
+        algorithm: Algorithm = load_job([f"algo={algo}"]).algo
         assert algorithm.test_steps >= 0
         assert algorithm.batch_norm in type(algorithm.batch_norm)
 
 
 def test_the_users_own_choice_wins_over_an_algorithms_and_a_tasks() -> None:
-    assert config.load_job(["algo=protonet"]).choices["model"] == "conv4"
-    assert config.load_job(["algo=protonet", "model=mlp"]).choices["model"] == "mlp"
-    assert config.load_job(["task=omniglot", "model=mlp"]).choices["task"] == "omniglot"
-    assert config.load_job(["algo=protonet", "task=omniglot", "model=mlp"]).choices["model"] == "mlp"
-    assert config.load_job(["algo=meta_lstm"]).optimizer.clip_norm == 0.25
-    assert config.load_job(["algo=meta_lstm", "optimizer=adamw"]).choices["optimizer"] == "adamw"
-    assert config.load_job(["algo=meta_lstm", "optimizer.clip_norm=2"]).optimizer.clip_norm == 2
-    assert config.load_job(["experiment=maml/sinusoid", "model.hidden=[7]"]).net.hidden == (7,)  # type: ignore[attr-defined]
+    assert load_job(["algo=protonet"]).choices["model"] == "conv4"
+    assert load_job(["algo=protonet", "model=mlp"]).choices["model"] == "mlp"
+    assert load_job(["task=omniglot", "model=mlp"]).choices["task"] == "omniglot"
+    assert load_job(["algo=protonet", "task=omniglot", "model=mlp"]).choices["model"] == "mlp"
+    assert load_job(["algo=meta_lstm"]).optimizer.clip_norm == 0.25
+    assert load_job(["algo=meta_lstm", "optimizer=adamw"]).choices["optimizer"] == "adamw"
+    assert load_job(["algo=meta_lstm", "optimizer.clip_norm=2"]).optimizer.clip_norm == 2
+    assert load_job(["experiment=maml/sinusoid", "model.hidden=[7]"]).net.hidden == (7,)  # type: ignore[attr-defined]
 
 
 def test_cfg_job_prints_the_configuration_and_does_nothing(
@@ -164,7 +166,7 @@ def _quoted(value: object) -> str:
 @pytest.mark.parametrize("algo", ["maml", "pretrain"])
 def test_sinusoids_begin_with_torchs_start_and_the_authors_has_a_name(algo: str) -> None:
     """That of the code stays on a plateau for as long as the seed says."""
-    usual, code = (config.load_job([f"experiment={algo}/sinusoid{variant}"]) for variant in ("", "_code_start"))
+    usual, code = (load_job([f"experiment={algo}/sinusoid{variant}"]) for variant in ("", "_code_start"))
     assert (usual.config["model"].pop("init_std"), code.config["model"].pop("init_std")) == (None, 0.01)
     assert usual.config == code.config
     assert usual.run.paper == code.run.paper is not None

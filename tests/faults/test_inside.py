@@ -12,9 +12,9 @@ import torch
 from commands import run, start, wait
 from safetensors.torch import load_file
 
-from metalearn_cli import checkpoint
 from metalearn_cli.algorithms.base import Update
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.run_folder import checkpoint
 from metalearn_cli.tasks.base import Batch, Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
 

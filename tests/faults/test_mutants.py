@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from places import ROOT
 
 
 class Mutant(NamedTuple):
@@ -22,99 +21,167 @@ class Mutant(NamedTuple):
     tests: str
 
 
-LABELS = "tests/test_learner.py::test_query_labels_never_change_a_prediction"
+LABELS = "tests/learning/test_learner.py::test_query_labels_never_change_a_prediction"
 RANKS = "tests/faults/test_ranks.py"
-MASKS, SAMPLER = "tests/test_masks.py", "tests/test_variable.py tests/test_episodes.py"
+MASKS, SAMPLER = "tests/algorithms/test_masks.py", "tests/tasks/test_variable_sizes.py tests/tasks/test_episodes.py"
 MUTANTS = (
     # Several ranks
-    Mutant("parallel.py", "tensors = [value / self.size for", "tensors = [value for", RANKS),
-    Mutant("parallel.py", "            dist.all_reduce(flat)\n", "            pass\n", RANKS),
-    Mutant("interrupt.py", "agreed = self._agree(self.number)", "agreed = self.number", RANKS),
+    Mutant("system/ranks.py", "tensors = [value / self.size for", "tensors = [value for", RANKS),
+    Mutant("system/ranks.py", "            dist.all_reduce(flat)\n", "            pass\n", RANKS),
+    Mutant("system/signals.py", "agreed = self._agree(self.number)", "agreed = self.number", RANKS),
     Mutant(
-        "loop.py",
+        "training/loop.py",
         "if (is_due or verdict or interrupted) and ranks.is_first:",
         "if is_due or verdict or interrupted:",
         RANKS,
     ),
-    Mutant("evaluate.py", "in ranks.gather(mine) if", "in [mine] if", RANKS),
+    Mutant("learning/evaluate.py", "in ranks.gather(mine) if", "in [mine] if", RANKS),
     # Files and resuming
-    Mutant("files.py", "            os.fsync(file.fileno())\n", "", "tests/test_checkpoint.py"),
-    Mutant("files.py", "    sync_folder(path.parent)\n", "", "tests/test_checkpoint.py"),
-    Mutant("files.py", "        temporary.unlink(missing_ok=True)\n", "        pass\n", "tests/test_checkpoint.py"),
-    Mutant("checkpoint.py", "name is None or hashlib", "False and hashlib", "tests/test_checkpoint.py"),
+    Mutant("system/files.py", "            os.fsync(file.fileno())\n", "", "tests/run_folder/test_checkpoint.py"),
+    Mutant("system/files.py", "    sync_folder(path.parent)\n", "", "tests/run_folder/test_checkpoint.py"),
     Mutant(
-        "learner.py", 'state |= {f"optimizer.', '_ = {f"optimizer.', "tests/test_learner.py tests/resume/test_kill.py"
+        "system/files.py",
+        "        temporary.unlink(missing_ok=True)\n",
+        "        pass\n",
+        "tests/run_folder/test_checkpoint.py",
     ),
-    Mutant("learner.py", 'state |= {f"buffers.', '_ = {f"buffers.', "tests/test_learner.py tests/resume/test_kill.py"),
-    Mutant("loop.py", '"train", step))', '"train", step + 1))', "tests/test_cli.py"),
-    Mutant("writers.py", 'if line["step"] <= step', "if True", "tests/resume/test_kill.py"),
-    Mutant("loop.py", "    return newest.step, best", "    return newest.step + 1, best", "tests/resume/test_kill.py"),
     Mutant(
-        "loop.py", "done % settings.save_every == 0", "done % settings.save_every == 1", "tests/resume/test_kill.py"
+        "run_folder/checkpoint.py",
+        "name is None or hashlib",
+        "False and hashlib",
+        "tests/run_folder/test_checkpoint.py",
     ),
-    Mutant("runs.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "tests/test_cli.py"),
+    Mutant(
+        "learning/learner.py",
+        'state |= {f"optimizer.',
+        '_ = {f"optimizer.',
+        "tests/learning/test_learner.py tests/resume/test_kill.py",
+    ),
+    Mutant(
+        "learning/learner.py",
+        'state |= {f"buffers.',
+        '_ = {f"buffers.',
+        "tests/learning/test_learner.py tests/resume/test_kill.py",
+    ),
+    Mutant("config/job.py", '"train", step))', '"train", step + 1))', "tests/test_cli.py"),
+    Mutant("run_folder/writers.py", 'if line["step"] <= step', "if True", "tests/resume/test_kill.py"),
+    Mutant(
+        "training/loop.py",
+        "    return newest.step, best",
+        "    return newest.step + 1, best",
+        "tests/resume/test_kill.py",
+    ),
+    Mutant(
+        "training/loop.py",
+        "done % settings.save_every == 0",
+        "done % settings.save_every == 1",
+        "tests/resume/test_kill.py",
+    ),
+    Mutant("run_folder/runs.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "tests/test_cli.py"),
     # What a person waits for
-    Mutant("loop.py", "scored_parts.write(kept, place, parts[place])", "pass", "tests/test_waiting.py"),
-    Mutant("scored_parts.py", "sha256(data).hexdigest()[:16] == name[3]", "sha256(data)", "tests/test_waiting.py"),
-    Mutant("scored_parts.py", "([weights.hexdigest(), here, about]", "([here, about]", "tests/test_waiting.py"),
-    Mutant("continued.py", "not named and not is_choice", "not named", "tests/test_continued.py"),
-    Mutant("continued.py", "return not named and", "return", "tests/test_continued.py"),
+    Mutant(
+        "training/test.py", "scored_parts.write(kept, place, parts[place])", "pass", "tests/training/test_waiting.py"
+    ),
+    Mutant(
+        "run_folder/scored_parts.py",
+        "sha256(data).hexdigest()[:16] == name[3]",
+        "sha256(data)",
+        "tests/training/test_waiting.py",
+    ),
+    Mutant(
+        "run_folder/scored_parts.py",
+        "([weights.hexdigest(), here, about]",
+        "([here, about]",
+        "tests/training/test_waiting.py",
+    ),
+    Mutant("training/continued.py", "not named and not is_choice", "not named", "tests/training/test_continued.py"),
+    Mutant("training/continued.py", "return not named and", "return", "tests/training/test_continued.py"),
     # Evaluation
     Mutant(
-        "evaluate.py",
+        "learning/draws.py",
         "generator(episodes_seed, split, block)",
         "generator(episodes_seed, block)",
-        "tests/test_evaluate.py",
+        "tests/learning/test_evaluate.py",
     ),
     Mutant(
-        "loop.py",
+        "training/test.py",
         '"test", total, settings.episodes_seed',
         '"train", total, settings.episodes_seed',
         "tests/test_cli.py",
     ),
-    Mutant("metrics.py", "1.96", "1.0", "tests/test_evaluate.py"),
+    Mutant("learning/scores.py", "1.96", "1.0", "tests/learning/test_evaluate.py"),
     Mutant("algorithms/base.py", ".argmax(-1) == y", ".argmax(-1) != y", LABELS),
     # Algorithms
     Mutant(
         "algorithms/inner_loop.py",
         "create_graph=recording and second_order",
         "create_graph=False",
-        "tests/test_maml.py",
+        "tests/algorithms/test_maml.py",
     ),
-    Mutant("algorithms/inner_loop.py", "total = loss.sum()", "total = loss.mean()", "tests/test_maml.py"),
-    Mutant("algorithms/inner_loop.py", "phi[name] - rate[name]", "phi[name] + rate[name]", "tests/test_maml.py"),
-    Mutant("algorithms/inner_loop.py", "for _ in range(steps):", "for _ in range(steps - 1):", "tests/test_maml.py"),
-    Mutant("algorithms/maml.py", "net(params, batch.query_x", "net(params, batch.support_x", "tests/test_maml.py"),
+    Mutant("algorithms/inner_loop.py", "total = loss.sum()", "total = loss.mean()", "tests/algorithms/test_maml.py"),
     Mutant(
-        "algorithms/base.py", "torch.autograd.grad(loss.mean()", "torch.autograd.grad(loss.sum()", "tests/test_maml.py"
+        "algorithms/inner_loop.py", "phi[name] - rate[name]", "phi[name] + rate[name]", "tests/algorithms/test_maml.py"
+    ),
+    Mutant(
+        "algorithms/inner_loop.py",
+        "for _ in range(steps):",
+        "for _ in range(steps - 1):",
+        "tests/algorithms/test_maml.py",
+    ),
+    Mutant(
+        "algorithms/maml.py",
+        "net(params, batch.query_x",
+        "net(params, batch.support_x",
+        "tests/algorithms/test_maml.py",
+    ),
+    Mutant(
+        "algorithms/base.py",
+        "torch.autograd.grad(loss.mean()",
+        "torch.autograd.grad(loss.sum()",
+        "tests/algorithms/test_maml.py",
     ),
     Mutant(
         "algorithms/reptile.py",
         "value - state.params[name].mean(0)",
         "state.params[name].mean(0) - value",
-        "tests/test_reptile.py",
+        "tests/algorithms/test_reptile.py",
     ),
-    Mutant("algorithms/reptile.py", "1 - BETA2**steps", "1 - BETA2", "tests/test_reptile.py"),
-    Mutant("algorithms/protonet.py", "return -squared_distance", "return squared_distance", "tests/test_protonet.py"),
-    Mutant("algorithms/matching.py", "scores.log_softmax(-1)", "scores", "tests/test_matching.py"),
-    Mutant("algorithms/meta_lstm.py", "torch.sigmoid(gates.forget) * theta", "theta", "tests/test_meta_lstm.py"),
-    Mutant("algorithms/meta_sgd.py", "second_order=True", "second_order=False", "tests/test_meta_sgd.py"),
+    Mutant("algorithms/reptile.py", "1 - BETA2**steps", "1 - BETA2", "tests/algorithms/test_reptile.py"),
+    Mutant(
+        "algorithms/protonet.py",
+        "return -squared_distance",
+        "return squared_distance",
+        "tests/algorithms/test_protonet.py",
+    ),
+    Mutant("algorithms/matching.py", "scores.log_softmax(-1)", "scores", "tests/algorithms/test_matching.py"),
+    Mutant(
+        "algorithms/meta_lstm.py", "torch.sigmoid(gates.forget) * theta", "theta", "tests/algorithms/test_meta_lstm.py"
+    ),
+    Mutant("algorithms/meta_sgd.py", "second_order=True", "second_order=False", "tests/algorithms/test_meta_sgd.py"),
     # Networks
-    Mutant("nets/layers.py", "correction=0, keepdim=True) if", "correction=1, keepdim=True) if", "tests/test_nets.py"),
-    Mutant("nets/layers.py", "torch.sigmoid(f) * c +", "c +", "tests/test_nets.py tests/test_meta_lstm.py"),
+    Mutant(
+        "nets/layers.py", "correction=0, keepdim=True) if", "correction=1, keepdim=True) if", "tests/nets/test_nets.py"
+    ),
+    Mutant(
+        "nets/layers.py", "torch.sigmoid(f) * c +", "c +", "tests/nets/test_nets.py tests/algorithms/test_meta_lstm.py"
+    ),
     Mutant(
         "nets/conv_block.py",
         "torch.where(gamma.detach() < 0, -1.0, 1.0)",
         "torch.where(gamma.detach() < 0, 1.0, 1.0)",
-        "tests/test_conv_block.py",
+        "tests/nets/test_conv_block.py",
     ),
     # Tasks
-    Mutant("tasks/episodes.py", "image[..., shot:])", "image[..., :query])", "tests/test_episodes.py"),
-    Mutant("tasks/episodes.py", "splits = self.train_splits\n", 'splits = ("train",)\n', "tests/test_episodes.py"),
+    Mutant("tasks/episodes.py", "image[..., shot:])", "image[..., :query])", "tests/tasks/test_episodes.py"),
+    Mutant(
+        "tasks/episodes.py", "splits = self.train_splits\n", 'splits = ("train",)\n', "tests/tasks/test_episodes.py"
+    ),
     Mutant("tasks/episodes.py", "keys.masked_fill(~members, -1)", "keys", SAMPLER),
-    Mutant("tasks/variable.py", ".clamp(max=max_support)", "", SAMPLER),
-    Mutant("tasks/variable.py", "amin(1).div(2", "amin(1).div(1", SAMPLER),
-    Mutant("tasks/sinusoid.py", 'torch.sin(x - at["phase"])', 'torch.cos(x - at["phase"])', "tests/test_sinusoid.py"),
+    Mutant("tasks/variable_sizes.py", ".clamp(max=max_support)", "", SAMPLER),
+    Mutant("tasks/variable_sizes.py", "amin(1).div(2", "amin(1).div(1", SAMPLER),
+    Mutant(
+        "tasks/sinusoid.py", 'torch.sin(x - at["phase"])', 'torch.cos(x - at["phase"])', "tests/tasks/test_sinusoid.py"
+    ),
     Mutant("seeding.py", "    x = (x ^ _shift(x, 27)) * _SECOND\n", "", "tests/test_seeding.py"),
     # Padding
     Mutant("nets/conv_block.py", "pool, way, mask)\n", "pool, way, None)\n", MASKS),

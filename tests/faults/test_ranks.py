@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 import torch
 from commands import run, start_ranks, wait_ranks
+from places import ROOT
 from torch import Tensor
 
-import metalearn_cli.sweep  # imported once here, and not in every process
-from metalearn_cli import checkpoint
-from metalearn_cli.config import load_job
-from metalearn_cli.machine import new_learner
-from metalearn_cli.parallel import Ranks
-from metalearn_cli.runs import read_json
+import metalearn_cli.learning.learner
+import metalearn_cli.sweep.sweep  # imported once here, and not in every process
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import load_job
+from metalearn_cli.run_folder import checkpoint
+from metalearn_cli.run_folder.records import read_json
+from metalearn_cli.run_folder.series import read_lines
+from metalearn_cli.system.ranks import Ranks
 from metalearn_cli.tasks.base import Batch, Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
-from metalearn_cli.writers import read_lines
 
 POINTS = ["task=sinusoid", "model.hidden=[8,8]", "tasks_per_step=4"]
 QUADRATICS = ["task=quadratics", "task.dimension=3", "tasks_per_step=4", "algo.horizon=9", "algo.test_steps=4"]
@@ -328,14 +330,14 @@ def test_the_learners_of_all_ranks_stay_equal(tmp_path: Path) -> None:
     """Reptile, whose buffers are averaged too."""
 
     def write_state(rank: int) -> None:
-        step = metalearn_cli.learner.Learner.step
+        step = metalearn_cli.learning.learner.Learner.step
 
         def step_and_write(self: Any, batch: Batch, number: int) -> Tensor:
             loss: Tensor = step(self, batch, number)
             torch.save([*self.state_dict().values(), loss], tmp_path / f"state-{rank}")
             return loss
 
-        metalearn_cli.learner.Learner.step = step_and_write  # type: ignore[method-assign]
+        metalearn_cli.learning.learner.Learner.step = step_and_write  # type: ignore[method-assign]
 
     keys = ["train", *SMALL, *ALGORITHMS["reptile"], "steps=20", "eval_every=0", "select=last"]
     codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, *keys, first=write_state))
@@ -363,7 +365,7 @@ def test_torchrun_itself(tmp_path: Path) -> None:
     """Two ranks meet by its environment, and one of them writes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "metalearn_cli"]
     keys = ["train", *LONG, "steps=3", "save_every=1", "keep=1"]
-    path = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *keys], cwd=tmp_path, env=path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test mse over 70 episodes") == 1

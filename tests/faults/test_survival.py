@@ -19,7 +19,7 @@ import pytest
 import torch
 from commands import Finished, is_running, start, wait
 
-from metalearn_cli import checkpoint
+from metalearn_cli.run_folder import checkpoint
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import run, start, wait
-from test_kill import kill_after, what_must_be_equal
+from kills import kill_after, what_must_be_equal
 
 # torch's own, of what it imports to compile.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from commands import run, start, wait
+from kills import what_must_be_equal
 from pairs import ALIKE, PAIRS, built_or_refused, cases, small
-from test_kill import what_must_be_equal
 from torch import Tensor
 
-from metalearn_cli import config
-from metalearn_cli.learner import Learner
+from metalearn_cli.config.job import load_job
+from metalearn_cli.learning.learner import Learner
 from metalearn_cli.tasks.base import Batch
 
 SHORT = ["name=run", "threads=1", "steps=6", "save_every=2", "log_every=1", "eval_every=3", "eval_episodes=4"]
@@ -23,7 +23,7 @@ SHORT += ["test_episodes=4", "other_batch_norm=[]"]
 @pytest.mark.row("A3")
 def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, own_images: Path, algo: str, task: str) -> None:
     arguments = ["train", *small(algo, task, own_images), *SHORT]
-    job = config.load_job(arguments[1:])
+    job = load_job(arguments[1:])
     if built_or_refused(job) is None:
         return
     straight, killed = tmp_path / "straight", tmp_path / "killed"

@@ -1,19 +1,18 @@
 """Real processes, killed at random moments and started again by the same command, end with the same bits."""
 
 import os
-import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import is_running, start, wait
+from commands import start, wait
+from kills import kill_after, what_must_be_equal
 
-from metalearn_cli import checkpoint
+from metalearn_cli.run_folder import checkpoint
+from metalearn_cli.run_folder.series import read_lines
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
-from metalearn_cli.writers import read_lines
 
 SINUSOID = ["task=sinusoid", "algo=maml", "tasks_per_step=4", "model.hidden=[8,8]", "algo.test_steps=2", "steps=400"]
 OMNIGLOT = ["task=omniglot", "model.filters=4", "task.query=2", "steps=40"]
@@ -46,26 +45,6 @@ def finish(folder: Path, arguments: list[str]) -> str:
     done = wait(folder, begin(folder, arguments))
     assert done.code == 0, done.err
     return done.err
-
-
-def what_must_be_equal(folder: Path) -> dict[str, bytes]:
-    """Every checkpoint that is kept (their names are hashes of their bits), metrics, results, episodes."""
-    run = folder / "outputs" / "run"
-    paths = [*(run / "checkpoints").iterdir(), run / "metrics.jsonl", run / "results.json", run / "episodes.npz"]
-    return {path.name: path.read_bytes() for path in paths}
-
-
-def kill_after(pid: int, run: Path, saves: int) -> bool:
-    """SIGKILL once `saves` checkpoints have appeared that were not there, and a random moment later."""
-    seen = set((run / "checkpoints").glob("step-*")) if run.exists() else set()
-    new: set[Path] = set()
-    while len(new) < saves and is_running(pid):
-        new |= set((run / "checkpoints").glob("step-*")) - seen
-        time.sleep(0.0005)
-    time.sleep(random.Random(saves).random() * 0.01)
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    return os.WIFSIGNALED(status)
 
 
 @pytest.mark.parametrize("case", CASES)

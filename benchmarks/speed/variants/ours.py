@@ -19,15 +19,15 @@ from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import AdamSlots, Reptile
-from metalearn_cli.learner import Learner
-from metalearn_cli.machine import set_denormals
-from metalearn_cli.measure import synchronise
+from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Method, Optimizer
 from metalearn_cli.seeding import generator
+from metalearn_cli.system.device import set_denormals
+from metalearn_cli.system.measure import synchronise
 from metalearn_cli.tasks.base import Batch, Spec
 
 RATE = 0.1  # of Reptile's outer step

@@ -1,0 +1,246 @@
+"""`metalearn data`: getting a data set ready, checking it, saying where it is, and what is packed."""
+
+import importlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from metalearn_cli.config.conf_folder import keys_of
+from metalearn_cli.datasets.download import fetch
+from metalearn_cli.datasets.known_sets import SETS, folder_of, is_in, packed_files
+from metalearn_cli.datasets.paths import expand
+from metalearn_cli.datasets.unpack import unpack
+from metalearn_cli.errors import UserError
+from metalearn_cli.system.console import show, tell
+from metalearn_cli.system.files import sync_folder, turn
+
+if TYPE_CHECKING:
+    from metalearn_cli.datasets.image_set import Source
+
+# Heavy imports stand where they are needed, so that `path` is quick.
+
+ACTIONS = ("prepare", "verify", "path")  # with the name of a data set
+OWN = "image_folder"  # a folder of one's own, which `prepare` takes with the keys of the task
+KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}
+
+# What others have published of Omniglot's archives; the images themselves are checked when they are packed.
+_MD5 = {
+    "images_background": "68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
+}
+
+
+def data(action: str, name: str, options: list[str]) -> None:
+    """One command; `options` are key=value."""
+    if name == OWN and action == "prepare":
+        prepare_own(options)
+        return
+    if name == OWN:
+        raise UserError(
+            f"data {action} knows no folder of your own: data prepare {OWN} task.root=DIR packs one, and data list "
+            "says where"
+        )
+    if name not in SETS:
+        from metalearn_cli.errors import nearest
+
+        raise UserError(f"there is no data set {name}{nearest(name, SETS)}")
+    given = {}
+    for option in options:
+        key, equals, value = option.removeprefix("task.").partition("=")
+        if not equals or key not in KEYS[action]:
+            raise UserError(
+                f"data {action} does not know {option}: give {' and '.join(f'{k}=...' for k in KEYS[action])}"
+            )
+        given[key] = value
+    root = given.get("root")
+    match action:
+        case "prepare":
+            prepare(name, root, expand(given["archive"]) if "archive" in given else None)
+        case "verify":
+            verify(name, root)
+        case "path":
+            where(name, root)
+
+
+def prepare(name: str, root: str | None, archive: Path | None) -> None:
+    """Get the source where it is missing, and pack it where it is not packed."""
+    from metalearn_cli.datasets.packed_set import find, packed
+
+    known, is_packed = SETS[name], _is_packed(name, root)
+    if not is_packed and not is_in(name, folder_of(name, root)):
+        _get(name, folder_of(name, root), archive)
+    elif archive is not None:
+        tell(f"{archive} is not read, as {known.title} is there already")
+    source = _source(name, root)
+    images = packed(*source)
+    show(
+        f"{known.title} is ready{', and there was nothing to do' if is_packed else ''}: {len(images.names):,} classes, "
+        f"{len(images.pixels):,} images, fingerprint {images.fingerprint}, in {find(source.stem)[0]}"
+    )
+
+
+def prepare_own(options: list[str]) -> None:
+    """Pack a folder of one's own as a run with these keys of the task would."""
+    from metalearn_cli.config.job import load_job
+    from metalearn_cli.errors import nearest
+    from metalearn_cli.tasks.image_folder import ImageFolder
+
+    known = keys_of("task", OWN)
+    keys = [option if option.startswith("task.") else f"task.{option}" for option in options]
+    for option, key in zip(options, keys, strict=True):
+        if (name := key.partition("=")[0]) not in known or "=" not in key:
+            raise UserError(f"data prepare {OWN} takes the keys of the task, not {option}{nearest(name, known)}")
+    # That there are classes to validate with is asked of a run.
+    task = load_job([f"task={OWN}", "select=last", "eval_every=0", *keys]).task
+    assert isinstance(task, ImageFolder)
+    for note in task.notes():
+        tell(note)
+    show(f"{task.root} is ready: {task.packed}")
+
+
+def verify(name: str, root: str | None) -> None:
+    """Read the source as if it were packed anew, and every packed file to its last byte. Raises UserError where one is
+    not what it should be."""
+    from metalearn_cli.datasets.image_set import Unpacked, fingerprint_of
+    from metalearn_cli.datasets.packed_set import open_packed
+
+    known, folder, paths = SETS[name], _folder(name, root), packed_files(name)
+    stem = fingerprint = None
+    if folder is None:
+        show("source: METALEARN_DATA is not set")
+    elif is_in(name, folder):
+        stem, read = _source(name, root)
+        unpacked = read()
+        assert isinstance(unpacked, Unpacked)  # that of all data sets which can be prepared
+        fingerprint = fingerprint_of(unpacked)
+        show(f"source {folder}: {_contents(unpacked.names, unpacked.images, fingerprint)}")
+    elif root is not None:
+        raise UserError(f"{known.title} is not in root={root}")
+    elif paths:
+        show(f"source {folder}: missing")
+    else:
+        raise UserError(f"{known.title} is not in {folder}, and not packed: {known.instructions}")
+    for path in paths:
+        images = open_packed(path, whole=True)
+        show(f"packed {path}: {_contents(images.names, len(images.pixels), images.fingerprint)}")
+        if path.name.partition(".")[0] == stem and images.fingerprint != fingerprint:
+            raise UserError(f"{path} holds other images than {folder}: delete it, and they are packed anew")
+    if not paths:
+        show("packed: not yet")
+
+
+def where(name: str, root: str | None) -> None:
+    """The folder of the source, and the packed files, a line each."""
+    folder, paths = _folder(name, root), packed_files(name)
+    for path in ([] if folder is None else [folder]) + paths:
+        show(str(path))
+    if folder is None:
+        tell(f"METALEARN_DATA is not set, so that the source of {SETS[name].title} is not looked for")
+    elif not is_in(name, folder):
+        tell(f"{SETS[name].title} is not in {folder}: {SETS[name].instructions}")
+    if not paths:
+        tell(f"{SETS[name].title} is not packed yet")
+
+
+def _folder(name: str, root: str | None) -> Path | None:
+    """Where the source is looked for; None where nobody has said so, and the set is packed."""
+    if root is None and not os.environ.get("METALEARN_DATA") and packed_files(name):
+        return None
+    return folder_of(name, root)
+
+
+def _contents(names: tuple[str, ...], images: int, fingerprint: str) -> str:
+    return f"{len(names):,} classes, {images:,} images, fingerprint {fingerprint}"
+
+
+def _source(name: str, root: str | None) -> "Source":
+    source: Source = importlib.import_module(f"metalearn_cli.datasets.{name}").source(root=root)
+    return source
+
+
+def _is_packed(name: str, root: str | None) -> bool:
+    """Whether a run would find the set packed, and want its source no more."""
+    from metalearn_cli.datasets.packed_set import find
+
+    try:
+        return bool(find(_source(name, root).stem))
+    except UserError:  # the source is missing, and is wanted
+        return False
+
+
+def _get(name: str, folder: Path, archive: Path | None) -> None:
+    """Put the source in its folder. Raises UserError where only the user can."""
+    known = SETS[name]
+    if archive is None and name != "omniglot":
+        raise UserError(f"{known.title} is not in {folder}: {known.instructions}")
+    if archive is not None and name == "omniglot":
+        raise UserError(f"archive={archive}: Omniglot's archives are read as they are: put both in {folder}")
+    if archive is not None and not archive.is_file():
+        raise UserError(f"archive={archive} is no file")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with turn(folder.parent, f"waiting for another process that prepares a data set in {folder.parent}") as alone:
+        if not alone:
+            raise UserError(
+                f"{folder.parent} stands on a file system that cannot lock files: put the data set in {folder} yourself"
+            )
+        if is_in(name, folder):  # another process was faster
+            return
+        if archive is None:
+            _fetch_omniglot(folder)
+        else:
+            _unpack(name, archive, folder)
+
+
+def _fetch_omniglot(folder: Path) -> None:
+    from metalearn_cli.datasets.omniglot import ADDRESS, ARCHIVES
+
+    folder.mkdir(exist_ok=True)
+    for stem in ARCHIVES:
+        path = folder / f"{stem}.zip"
+        if not path.exists():
+            _follow(f"fetching {path.name}", fetch(f"{ADDRESS}/{path.name}", path, _MD5[stem]))
+
+
+def _unpack(name: str, archive: Path, folder: Path) -> None:
+    """Unpack beside the folder, and rename what is wanted of it into the folder."""
+    temporary = folder.resolve().parent / f".{folder.name}.unpacking"
+    shutil.rmtree(temporary, ignore_errors=True)  # a killed process's
+    try:
+        _follow(f"unpacking {archive.name}", unpack(archive, temporary))
+        inside = [temporary, *sorted(temporary.glob("*/")), *sorted(temporary.glob("*/*/"))]  # it may be a folder down
+        if not (holding := [path for path in inside if is_in(name, path)]):
+            layouts = " or ".join(", ".join(layout) for layout in SETS[name].layouts)
+            raise UserError(f"{archive} does not hold {SETS[name].title}, which would be {layouts}")
+        try:
+            _source(name, str(holding[0]))  # counts and names
+        except UserError as sentence:
+            raise UserError(f"{archive} was not put in {folder}: {sentence}") from sentence
+        if not folder.exists():  # all of it at once
+            holding[0].rename(folder)
+            sync_folder(folder.parent)
+            return
+        parts = sorted(holding[0].iterdir())
+        if taken := [part.name for part in parts if (folder / part.name).exists()]:
+            raise UserError(f"{folder} holds another {taken[0]}: move it away, so that {archive} can be unpacked there")
+        for part in parts:
+            part.rename(folder / part.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _follow(what: str, steps: Iterable[tuple[int, int | None]]) -> None:
+    """Show how many bytes of how many are done: a bar on a terminal, otherwise a line every ten seconds."""
+    spoke = time.monotonic()
+    with tqdm(desc=what, unit="B", unit_scale=True, file=sys.stderr, disable=None) as bar:
+        for done, total in steps:
+            bar.total = total
+            bar.update(done - bar.n)
+            if bar.disable and time.monotonic() - spoke >= 10:
+                spoke = time.monotonic()
+                tell(f"{what}: {done / 1e6:.0f}{f' of {total / 1e6:.0f}' if total else ''} MB")

@@ -1,0 +1,192 @@
+"""`metalearn doctor`: what this machine has for metalearn, what is wrong with it, and how to mend that."""
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from metalearn_cli.config import conf_folder
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import load_job
+from metalearn_cli.datasets.known_sets import SETS, folder_of, is_in, packed_files
+from metalearn_cli.datasets.paths import cache_root
+from metalearn_cli.errors import UserError
+from metalearn_cli.run_folder import runs
+from metalearn_cli.system.ranks import cores as usable_cores
+from metalearn_cli.version import __version__
+
+_NAME = "metalearn-cli"
+_LEAST_SPACE = 1e9  # bytes: a run's checkpoints and a packed set fit into it
+
+
+class Finding(NamedTuple):
+    level: str  # "ok"; "note": some things will not work; "WRONG": nothing that needs it works
+    what: str
+    sentence: str
+
+
+def doctor() -> tuple[str, bool]:
+    """Look at everything -> what to show, and whether all is well."""
+    findings = [
+        *_versions(),
+        _extras(),
+        *_device(),
+        _threads(),
+        *_data(),
+        _folder("cache", cache_root(), "set METALEARN_CACHE to a folder that you can write to"),
+        _folder("outputs", runs.OUTPUTS, "run metalearn in a folder that you can write to"),
+        _step(),
+    ]
+    width = max(len(finding.what) for finding in findings)
+    wrong = sum(finding.level == "WRONG" for finding in findings)
+    lines = [f"{finding.level:<6} {finding.what:<{width}}  {finding.sentence}" for finding in findings]
+    lines.append(f"{wrong} thing(s) to mend" if wrong else "nothing is wrong")
+    return "\n".join(lines), not wrong
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding(
+        "ok", "metalearn", f"{__version__} in {Path(__file__).parents[1]}, configuration in {conf_folder.conf_dir()}"
+    )
+    metadata = importlib.metadata.metadata(_NAME)
+    wanted = SpecifierSet(metadata["Requires-Python"])
+    version = platform.python_version()
+    if wanted.contains(version, prereleases=True):
+        yield Finding("ok", "python", version)
+    else:
+        yield Finding(
+            "WRONG", "python", f"{version}, and metalearn wants {wanted}: make an environment with such a one"
+        )
+    for requirement in map(Requirement, importlib.metadata.requires(_NAME) or []):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _package(requirement)
+
+
+def _package(requirement: Requirement) -> Finding:
+    version = _version_of(requirement.name)
+    if version is None:
+        return Finding("WRONG", requirement.name, f"is not installed: pip install '{requirement}'")
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding(
+            "WRONG",
+            requirement.name,
+            f"{version}, and metalearn wants {requirement.specifier}: pip install '{requirement}'",
+        )
+    return Finding("ok", requirement.name, version)
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _extras() -> Finding:
+    """Which of the optional parts are whole."""
+    metadata = importlib.metadata.metadata(_NAME)
+    requirements = [Requirement(text) for text in importlib.metadata.requires(_NAME) or []]
+    states = []
+    for extra in metadata.get_all("Provides-Extra") or []:
+        own = [r for r in requirements if r.marker is not None and r.marker.evaluate({"extra": extra})]
+        lacking = [r.name for r in own if r.name != _NAME and _version_of(r.name) is None]
+        states.append(f"[{extra}] {'lacks ' + ', '.join(lacking) if lacking else 'is there'}")
+    return Finding("ok", "extras", "; ".join(states))
+
+
+def _device() -> Iterator[Finding]:
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        yield Finding("ok", "device", f"device=auto takes cuda: {names}")
+    elif shutil.which("nvidia-smi") and torch.version.cuda is None:
+        yield Finding(
+            "note",
+            "device",
+            "there is an NVIDIA driver, and this torch is built for the CPU alone: install "
+            "one for CUDA, see https://pytorch.org/get-started",
+        )
+    else:
+        yield Finding(
+            "ok", "device", f"device=auto takes cpu ({torch.backends.cpu.get_cpu_capability()}); torch sees no GPU"
+        )
+
+
+def _threads() -> Finding:
+    cores, threads = usable_cores(), torch.get_num_threads()
+    said = f"threads=null takes {threads}, and this process may use {cores} core(s)"
+    if threads > cores:
+        return Finding("note", "threads", f"{said}: more threads than cores slow a step down; set threads={cores}")
+    if threads < cores and (given := os.environ.get("OMP_NUM_THREADS")):
+        return Finding(
+            "note", "threads", f"{said}: OMP_NUM_THREADS={given} keeps it from the others; threads=N wins over it"
+        )
+    return Finding("ok", "threads", said)
+
+
+def _data() -> Iterator[Finding]:
+    root = os.environ.get("METALEARN_DATA")
+    if not root:
+        yield Finding(
+            "note",
+            "data",
+            "METALEARN_DATA is not set: tasks of images need it, or task.root; sinusoids and their like need no data",
+        )
+        return
+    if not Path(root).expanduser().is_dir():
+        yield Finding(
+            "WRONG", "data", f"METALEARN_DATA={root} is no folder: make it, or set it to the one of the data sets"
+        )
+        return
+    for name, known in SETS.items():
+        folder = folder_of(name)
+        if is_in(name, folder):
+            packed = "packed" if packed_files(name) else "not packed yet, which its first run does"
+            yield Finding("ok", name, f"found in {folder}, {packed}")
+        else:
+            yield Finding("note", name, f"{known.title} is not in {folder}: {known.instructions}")
+
+
+def _folder(what: str, folder: Path, remedy: str) -> Finding:
+    """Whether a run could write to `folder`, lock a file in it, and not fill it at once. Leaves nothing behind."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding("WRONG", what, f"{folder}: {error.strerror or error}; {remedy}")
+    if free < _LEAST_SPACE:
+        return Finding(
+            "note", what, f"{folder} has {free / 1e9:.2f} GB left: a run stops when a checkpoint does not fit"
+        )
+    return Finding("ok", what, f"{folder} can be written and locked, {free / 1e9:,.0f} GB free")
+
+
+def _step() -> Finding:
+    """A training step of MAML on sinusoids, as `train` makes it."""
+    try:
+        job = load_job([])
+        learner = new_learner(job)
+        began = time.perf_counter()
+        for step in range(3):
+            learner.step(job.task.gather(job.training_draw(step), learner.device), step)
+        learner.check()
+    except UserError as error:
+        return Finding("WRONG", "training", str(error))
+    return Finding(
+        "ok", "training", f"three steps of MAML on sinusoids on {learner.device}, {time.perf_counter() - began:.2g} s"
+    )

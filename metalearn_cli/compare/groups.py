@@ -1,0 +1,99 @@
+"""Runs that belong together: parts of a command line, and groups that differ in their seeds only."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metalearn_cli.errors import UserError, nearest
+from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.find import find
+from metalearn_cli.run_folder.read import RunFolder, read
+from metalearn_cli.system.console import Console, Progress
+
+
+class Part(NamedTuple):
+    """The runs of one argument that differ in their seed at most."""
+
+    name: str
+    runs: list[RunFolder]  # by seed
+
+    @property
+    def settings(self) -> str:
+        """What decides the result, but for the seed."""
+        return repr(sorted(configuration(self.runs[0]).items()))
+
+
+def split_arguments(arguments: list[str], keys: tuple[str, ...], command: str) -> tuple[list[str], dict[str, str]]:
+    """Folders, and the options among `keys`; a folder's name may hold an equal sign, as those of a sweep's jobs do."""
+    folders: list[str] = []
+    options: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key in keys and equals:
+            if key in options:
+                raise UserError(f"{key}= is given twice")
+            options[key] = value
+        elif equals and re.fullmatch(r"[a-z_]+", key) and not Path(argument).exists():
+            raise UserError(f"{command} has no key {key}{nearest(key, list(keys))}")
+        else:
+            folders.append(argument)
+    return folders, options
+
+
+def parts(argument: str, one_of_each: bool = True) -> list[Part]:
+    """The runs of an argument, those that differ in their seed alone together.
+
+    Raises UserError where two are alike in their seed too; without `one_of_each` such runs are parts of their own.
+    """
+    return group(find(argument).runs, argument, one_of_each)
+
+
+def group(folders: list[Path], argument: str, one_of_each: bool) -> list[Part]:
+    groups: dict[str, list[RunFolder]] = {}
+    with Progress(Console(), f"reading {argument}", len(folders), passing=True) as progress:
+        for number, run in enumerate(map(read, folders), 1):
+            groups.setdefault(Part("", [run]).settings, []).append(run)
+            progress.advance(number, "runs")
+    members = list(groups.values())
+    keys = swept([seeds[0] for seeds in members])
+    found = []
+    for seeds in members:
+        seeds.sort(key=lambda run: int(run.config["seed"]))
+        alike = [pair for pair in pairwise(seeds) if pair[0].config["seed"] == pair[1].config["seed"]]
+        if alike and not one_of_each:
+            found += [Part(str(run.folder), [run]) for run in seeds]
+            continue
+        if alike:
+            run, other = alike[0]
+            raise UserError(
+                f"{run.folder} and {other.folder} are one configuration with the same seed: give one of them"
+            )
+        values = ",".join(f"{key}={seeds[0].overrides[key]}" for key in keys if key in seeds[0].overrides)
+        found.append(Part(f"{argument} {values or seeds[0].folder.name}" if len(members) > 1 else argument, seeds))
+    return found
+
+
+def swept(some: list[RunFolder]) -> list[str]:
+    """The keys, but for the seed, whose values on the command line differ between runs."""
+    keys = sorted({key for run in some for key in run.overrides} - {"seed", "name"})
+    return [key for key in keys if len({run.overrides.get(key) for run in some}) > 1]
+
+
+def configuration(run: RunFolder) -> dict[str, Any]:
+    """What decides the result, but for the seed."""
+    free = (runs.FREE - {"steps"}) | {"seed"}
+    return {key: value for key, value in run.config.items() if key not in free and not key.startswith("paper")}
+
+
+def differences(some: list[RunFolder]) -> dict[str, list[Any]]:
+    """The keys that all of these runs have and in which they differ, but for the seed and what does not change the
+    result, with their values; of classes that differ (algo, task, ...) the names."""
+    configs = [configuration(run) for run in some]
+    found: dict[str, list[Any]] = {}
+    for key in sorted(set.intersection(*(set(config) for config in configs))):
+        values = [config[key] for config in configs]
+        if any(value != values[0] for value in values):
+            group = key.removesuffix("._target_")
+            found[group] = values if group == key else [str(value).rpartition(".")[2] for value in values]
+    return found

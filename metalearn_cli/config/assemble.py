@@ -1,0 +1,39 @@
+"""What a job runs on: its device, its learner, and what is set for the whole process."""
+
+from metalearn_cli.config.job import Job
+from metalearn_cli.errors import UserError
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.nets.bfloat16 import Reduced
+from metalearn_cli.seeding import generator
+from metalearn_cli.system.device import Precision, check_precision, own_device
+from metalearn_cli.system.ranks import ALONE, Ranks
+
+
+def require_shares(job: Job, ranks: Ranks) -> None:
+    """Raises UserError where a training cannot be split over these ranks."""
+    settings = job.run
+    if settings.tasks_per_step % ranks.size:
+        fitting = ranks.size * max(1, round(settings.tasks_per_step / ranks.size))
+        raise UserError(
+            f"tasks_per_step={settings.tasks_per_step} cannot be split evenly over {ranks.size} ranks: give a multiple,"
+            f" e.g. {fitting}, or start another number of ranks"
+        )
+    for key in ("compile", "cuda_graph"):
+        if ranks.size > 1 and getattr(settings, key):
+            raise UserError(f"{key}=true is for one process, and these are {ranks.size} ranks: give {key}=false")
+
+
+def new_learner(job: Job, ranks: Ranks = ALONE) -> Learner:
+    """The learner of step 0. Raises UserError where the device is missing or the parts do not fit together."""
+    settings = job.run
+    device = own_device(settings.device, ranks)
+    check_precision(settings.precision, device)
+    rng = generator(settings.seed, "init")
+    net = Reduced(job.net.spec, job.net) if settings.precision is Precision.bf16 else job.net
+    chunk = settings.tasks_per_chunk if isinstance(settings.tasks_per_chunk, int) else None
+    return Learner(
+        *(job.algo, net, job.optimizer, rng, device, settings.dtype, chunk),
+        compile=settings.compile,
+        cuda_graph=settings.cuda_graph,
+        ranks=ranks,
+    )

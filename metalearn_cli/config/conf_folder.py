@@ -1,0 +1,133 @@
+"""Where conf/ is and what can be chosen in it. Imports nothing heavy, so that lists and completions are quick."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.system import yaml_files
+
+GROUPS = ("algo", "task", "model", "optimizer")  # name a class each
+PRESETS = ("experiment", "debug", "sweep")  # set keys of all groups, or who runs the jobs of a sweep
+# What an evaluation may set otherwise than the run that it evaluates; the keys of the task besides.
+EVAL_KEYS = (
+    *("task", "algo.test_steps", "device", "precision", "threads", "allocator", "tasks_per_chunk"),
+    *("test_episodes", "episodes_seed"),
+    *("batch_norm", "other_batch_norm", "expect", "trust"),
+)
+
+# What the commands take that use a run; predict algo.test_steps besides.
+USE_KEYS = {
+    "predict": (
+        *("run", "support", "query", "out", "batch_norm", "algo.test_steps"),
+        *("device", "precision", "threads", "allocator", "trust", "ink"),
+    ),
+    "export": ("run", "out", "device", "threads", "trust"),
+}
+
+# Every metric that is written anywhere, in a line.
+METRICS = {
+    "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the end",
+    "train/lr": "learning rate of the outer optimizer at that step",
+    "val/loss": "query loss after the last inner step, mean over the validation episodes",
+    "val/accuracy": "share of query examples classified rightly after the last inner step, 0..1",
+    "val/accuracy_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
+    "val/mse": "squared error of the query values after the last inner step, regression tasks",
+    "val/mse_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
+    "accuracy, mse": "of the test, in results.json: mean, ci95, median and diverged after each inner step",
+    "constant, oracle": "regression, beside the test: the errors of each support's mean, and of the task without noise",
+    "ci95": "1.96 standard deviations over episodes / sqrt(episodes): the noise of the episodes, not of training",
+    "diverged": "share of episodes whose loss is not finite, above 10 (regression) or ten times that of step 0",
+    "timing/steps_per_second": "meta-iterations a second since the last line of the log, validation included",
+}
+
+
+def conf_dir() -> Path:
+    """conf/ beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").exists():
+            return folder
+    raise UserError(f"conf/config.yaml is neither in {package} nor beside it: install metalearn-cli again")
+
+
+def list_choices(group: str) -> list[str]:
+    """The yaml files of a group of conf/, as they are chosen on the command line."""
+    folder = conf_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def describe(group: str, choice: str) -> str:
+    """The first line of a yaml file's first comment: what it is."""
+    lines = (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
+    return comments[0] if comments else ""
+
+
+def paper_of(experiment: str) -> dict[str, Any]:
+    """The published figure that a preset names, or those presets that it is made from; {} where none does."""
+    node: Any = yaml_files.load(conf_dir() / "experiment" / f"{experiment}.yaml")
+    paper: dict[str, Any] = {}
+    for default in node.get("defaults", []):
+        if isinstance(default, str) and default.startswith("/experiment/"):
+            paper |= paper_of(default.removeprefix("/experiment/"))
+    return paper | (node.get("paper") or {})
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """The presets that name a published figure -> their `paper`."""
+    papers = {name: paper_of(name) for name in list_choices("experiment")}
+    return {name: paper for name, paper in papers.items() if "mean" in paper}
+
+
+def keys_of(group: str, choice: str) -> list[str]:
+    """The keys that a yaml file of a group lists, e.g. algo.inner_lr."""
+    node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{choice}.yaml"))
+    return [f"{group}.{key}" for key in node.get(group, node) if key not in ("defaults", "_target_")]
+
+
+def run_keys() -> dict[str, Any]:
+    """The keys of conf/config.yaml, and what they are where nobody sets them."""
+    node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
+    return {key: value for key, value in node.items() if key != "defaults"}
+
+
+def values_of(key: str) -> list[str]:
+    """What a key can be, where its line in conf/ says so: by a value true or false, or by a comment that begins with
+    the words, as in "best | last: which checkpoint is tested"."""
+    group, _, name = key.rpartition(".")
+    paths = sorted((conf_dir() / group).rglob("*.yaml")) if group else [conf_dir() / "config.yaml"]
+    values: set[str] = set()
+    for line in (line for path in paths for line in path.read_text(encoding="utf-8").splitlines()):
+        if found := re.match(rf"\s*{re.escape(name)}:\s*(\S+)\s*(?:#\s*(.*))?$", line):
+            words = re.match(r"\w+(?:\s*\|\s*\w+)+", re.sub(r"\s*\([^)]*\)", "", found[2] or ""))
+            values |= set(re.split(r"\s*\|\s*", words[0])) if words else set()
+            values |= {"true", "false"} if found[1] in ("true", "false") else set()
+    return sorted(values)
+
+
+def folders_of_runs(typed: str) -> list[str]:
+    """What a path to a run that begins like this can become: runs, and with a slash the folders that may hold some.
+
+    Without those whose names a shell would want in quotes.
+    """
+    above = typed.rpartition("/")[0]
+    parent = Path(above or ("/" if typed.startswith("/") else "."))
+    names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    plain = [name for name in names if re.fullmatch(r"\w[\w.,=+-]*", name)]
+    start = typed[: len(typed) - len(typed.rpartition("/")[2])]
+    whole = {name for name in plain for file in ("config.yaml", "model.json") if (parent / name / file).is_file()}
+    return [f"{start}{name}{' ' if name in whole else '/'}" for name in plain]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"algo": {"inner_lr": 0.1}} -> {"algo.inner_lr": 0.1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

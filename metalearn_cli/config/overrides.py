@@ -1,0 +1,201 @@
+"""The words of a command line, and what Hydra composes of conf/*.yaml by them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS, conf_dir, list_choices
+from metalearn_cli.config.explain import composition_sentence
+from metalearn_cli.config.fields import is_in_source, typed, types_in_source
+from metalearn_cli.datasets.paths import expand
+from metalearn_cli.errors import UserError, nearest
+from metalearn_cli.system import yaml_files
+
+# Keys whose values are a person's text: names, paths, sentences.
+FREE_TEXT = (
+    *("name", "run", "expect", "support", "query", "out"),
+    *("task.root", "task.split_file", "task.split_lists", "task.labels", "task.pattern"),
+)
+PATHS = ("task.root", "task.split_file", "task.split_lists", "task.labels")
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for a name that is not that of a folder inside outputs/. It is printed in a line of its own, so
+    that it cannot hold a line break, nor other signs that a terminal would obey."""
+    path = Path(name)
+    if not name.strip() or not path.parts or path.is_absolute() or ".." in path.parts or not name.isprintable():
+        raise UserError(f"name={name!r} must be the name of a folder inside outputs/")
+
+
+def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration that these command-line overrides ask for, and the yaml chosen in each group."""
+    overrides = [quote(override) for override in overrides]
+    for override in overrides:
+        if override.startswith("~"):
+            raise UserError(f"{override}: a key cannot be deleted; give it another value")
+        if override.partition("=")[0] in FREE_TEXT and "${" in override:
+            raise UserError(f"{override}: a name or path cannot hold ${{, which begins a reference to another key")
+        key, _, value = override.lstrip("+").partition("=")
+        if not key:
+            raise UserError(f"{override!r} is not of the form key=value")
+        if key in (*GROUPS, *PRESETS) and not (value in list_choices(key) or (value == "null" and key in PRESETS)):
+            raise UserError(f"{key}={value} is none of the choices{nearest(value, list_choices(key))}")
+        if override.startswith("+") and key in (*GROUPS, *PRESETS):
+            raise UserError(f"{override}: give {key}={value} without the +")
+    for path in conf_dir().rglob("*.yaml"):
+        yaml_files.check(path)
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose("config", overrides, return_hydra_config=True)
+    except yaml.YAMLError as error:
+        raise UserError(yaml_files.sentence(error)) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(composition_sentence(error, overrides)) from error
+    choices = chosen(composed.hydra.runtime.choices)
+    OmegaConf.set_struct(composed, False)
+    composed.pop("hydra")
+    try:
+        OmegaConf.resolve(composed)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    return composed, choices
+
+
+def compose_run(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Compose the configuration of one run and check its keys and types: without torch, which takes a second to import.
+
+    Raises UserError for all that is wrong with the command line but the ranges of values and what does not fit
+    together.
+    """
+    refuse_hydra(overrides)
+    for override in overrides:
+        if override.startswith("sweep=") and override != "sweep=null":
+            raise UserError(
+                f"{override} says who runs the jobs of a sweep, and this is one run: give -m, or leave it out"
+            )
+    composed, choices = compose_config(overrides)
+    classes = {
+        group: str(composed[group].get("_target_")) for group in GROUPS if isinstance(composed[group], DictConfig)
+    }
+    ours = {group: path for group, path in classes.items() if is_in_source(path)}
+    _check_types("metalearn_cli.config.job.Run", composed, (*GROUPS,), "")
+    for group, path in ours.items():
+        if f"{group}._target_" not in keys_of(overrides):  # else the yaml's keys are those of another class
+            _check_types(path, composed[group], ("_target_",), f"{group}.")
+    return composed, choices
+
+
+def _check_types(owner: str, node: DictConfig, others: tuple[str, ...], prefix: str) -> None:
+    """Raises UserError where a key in `node` is none of this class's, but for `others`, or has another type."""
+    keys = OmegaConf.masked_copy(node, [str(key) for key in node if key not in others])
+    typed(types_in_source(owner, frozenset({"spec"})), keys, prefix, owner)
+
+
+def chosen(choices: Any) -> dict[str, str]:
+    """The yaml chosen in each group, of all that Hydra lists."""
+    return {group: choices[group] for group in (*GROUPS, *PRESETS) if choices.get(group) is not None}
+
+
+def quote(override: str) -> str:
+    """Put the value of a free-text key in quotes, so that Hydra's grammar takes it as it stands.
+
+    It would refuse `expect=accuracy>=0.95` and paths with brackets, equal signs or letters beyond ASCII, and would
+    make numbers of names.
+    """
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") not in FREE_TEXT or not equals or value == "null":
+        return override
+    # A backslash before a quote is doubled, and so are those at the end.
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    tail = len(escaped) - len(escaped.rstrip("\\"))
+    return f"{key}='{escaped}{tail * chr(92)}'"
+
+
+def unquote(override: str) -> str:
+    """What `quote` was given."""
+    key = override.partition("=")[0]
+    if key.lstrip("+") not in FREE_TEXT:
+        return override
+    value = OverridesParser.create().parse_override(override).value()
+    return f"{key}={value}" if isinstance(value, str) else override
+
+
+def several_texts(override: str) -> list[str]:
+    """The values of a free-text key of the task that a sweep goes over: those of choice(a,b), or of a path with commas,
+    unless there is something at this very path; none, where it is one value. A value may stand in quotes."""
+    key, _, text = override.partition("=")
+    is_choice = key in FREE_TEXT and key.startswith("task.") and text.startswith("choice(") and text.endswith(")")
+    if is_choice:
+        text = text.removeprefix("choice(").removesuffix(")")
+    elif key not in PATHS or "," not in text or expand(text).exists():
+        return []
+    parts = re.finditer(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]*?))\s*(?:,|\Z)""", text)
+    values = list(dict.fromkeys("".join(filter(None, part.groups())) for part in parts if part.end() > part.start()))
+    if not all(values) or not values or text.endswith(","):
+        raise UserError(f"{override}: one of the values is empty")
+    return values
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """One key=value -> the key and its value, as Hydra's grammar reads them."""
+    try:
+        parsed = OverridesParser.create().parse_override(quote(override))
+    except HydraException:
+        raise UserError(f"{override!r} is not of the form key=value") from None
+    value = parsed.value()
+    if parsed.is_sweep_override():
+        raise UserError(f"{override}: one value is wanted here")
+    return parsed.key_or_group, str(value) if isinstance(value, QuotedString) else value
+
+
+def command_values(overrides: list[str], command: str, owner: str, more: dict[str, type]) -> dict[str, Any]:
+    """The keys and values of a command that composes no configuration: those of the class `owner`, and `more`. Raises
+    UserError for a key that is none of them or is given twice, for a value of another type, and for a reference."""
+    types = types_in_source(owner) | more
+    given: dict[str, Any] = {}
+    for override in overrides:
+        key, value = parse_override(override)
+        if "${" in override:
+            raise UserError(f"{override}: {command} takes plain values, not references")
+        if key in given:
+            raise UserError(f"{key}= is given twice")
+        if key not in types:
+            raise UserError(f"{command} has no key {key}{nearest(key, types)}")
+        group, dot, name = key.rpartition(".")
+        typed({name: types[key]}, OmegaConf.create({name: value}), f"{group}{dot}", owner)
+        given[key] = value
+    return given
+
+
+def refuse_hydra(overrides: list[str], honoured: tuple[str, ...] = ()) -> None:
+    """Raises UserError for a key of Hydra's own, which would be accepted and do nothing."""
+    for override in overrides:
+        if re.match(r"\+*hydra[./=]", override) and not override.startswith(honoured):
+            raise UserError(
+                f"{override} would do nothing: of Hydra's own keys only hydra/launcher, hydra/sweeper and what stands "
+                "in them can be set, for a sweep (-m); a run's folder is name=..."
+            )
+
+
+def keys_of(overrides: list[str]) -> set[str]:
+    return {override.partition("=")[0].lstrip("+") for override in overrides}
+
+
+def given_twice(overrides: list[str]) -> list[str]:
+    """A sentence for each key that is there with two values."""
+    last: dict[str, str] = {}
+    notes: list[str] = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if last.get(key, value) != value:
+            notes.append(f"{key} is given twice, and the last counts: {key}={value}, not {last[key]}")
+        last[key] = value
+    return notes

@@ -1,0 +1,1 @@
+"""The learner: meta-gradient steps, evaluation over episodes, and their scores."""

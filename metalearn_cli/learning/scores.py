@@ -1,0 +1,140 @@
+"""From one value per episode to what is reported: mean, 95% interval, median, diverged share."""
+
+import math
+import operator
+import re
+import sys
+from typing import Any, NamedTuple, TypedDict
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+
+
+class Figures(TypedDict):
+    mean: float | None
+    ci95: float | None
+    median: float | None
+
+
+class Summary(Figures):
+    diverged: float
+
+
+def summarise(metric: Tensor, diverged: Tensor) -> Summary:
+    """One value per episode [E] and who diverged [E] bool -> the figures, and the share of those who did."""
+    return {**figures(metric), "diverged": diverged.double().mean().item()}
+
+
+def figures(metric: Tensor) -> Figures:
+    """One value per episode [E] -> the figures; None where one is not finite.
+
+    ci95 is the half width of the 95% interval, 1.96 sd / sqrt(E), with the standard deviation over episodes (ddof 0) as
+    the field reports it. It tells the noise of sampling episodes for one trained model, not that of training.
+    Diverged episodes stay in every figure.
+    """
+    metric = metric.double()
+    metric = metric.where(~metric.isnan(), math.inf)  # only an error can be NaN, and then it is beyond every bound
+    ci95 = 1.96 * metric.std(correction=0) / math.sqrt(len(metric))
+    return {
+        "mean": _finite(metric.mean()),
+        "ci95": _finite(ci95),
+        "median": _finite(metric.quantile(0.5)),
+    }
+
+
+def has_diverged(kind: str, loss: Tensor, before: Tensor) -> Tensor:
+    """Loss [E, *] -> [E, *] bool: not finite, or above 10 (values) or ten times the loss `before` [E] (classes)."""
+    limit = torch.tensor(10.0, dtype=loss.dtype) if kind == "values" else 10 * before[:, None]
+    return ~torch.isfinite(loss) | (loss > limit)
+
+
+def is_better(metric_name: str, value: float | None, than: float | None) -> bool:
+    """Accuracy is better higher, every error lower; anything is better than nothing."""
+    if value is None or than is None:
+        return value is not None
+    return value > than if metric_name == "accuracy" else value < than
+
+
+def steps_to_show(last: int) -> list[int]:
+    """Which of the inner steps 0 to `last` a person is shown: all of a few, about a dozen of many."""
+    every = math.ceil(last / 10)
+    return [step for step in range(last + 1) if last <= 12 or step in (1, 2, 3, 5, last) or step % every == 0]
+
+
+class Expectation(NamedTuple):
+    """What a script demands of the final test, e.g. accuracy>=0.95, or mse_step1<=0.75 after the first inner step."""
+
+    step: int | None  # None: the last one
+    sign: str
+    bound: float
+
+    def met(self, mean: float | None) -> bool:
+        """A mean that is not finite never is as demanded."""
+        compare = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}[self.sign]
+        return mean is not None and bool(compare(mean, self.bound))
+
+
+def parse_expectation(text: str, metric: str, steps: int) -> Expectation:
+    """Raises UserError where `text` is not about this metric and these inner steps."""
+    match = re.fullmatch(r"(\w+?)(?:_step(\d+))?\s*(>=|<=|>|<)\s*([-+.\deE]+)", text.strip())
+    if match is None or match[1] != metric or not _is_number(match[4]):
+        example = "accuracy>=0.95" if metric == "accuracy" else "mse<=0.75"
+        raise UserError(f"expect={text!r} must compare the test's {metric} with a number, e.g. expect={example!r}")
+    if match[2] is not None and int(match[2]) > steps:
+        raise UserError(f"expect={text!r} asks for inner step {match[2]}, and the test takes {steps} (algo.test_steps)")
+    expectation = Expectation(None if match[2] is None else int(match[2]), match[3], float(match[4]))
+    highest = 1.0 if metric == "accuracy" else math.inf
+    if (at_lowest := expectation.met(0.0)) == expectation.met(highest):
+        where = "from 0 to 1, where the screen shows percent" if metric == "accuracy" else "0 or above"
+        percent = metric == "accuracy" and 1 < expectation.bound <= 100
+        hint = f": did you mean {text.replace(match[4], f'{expectation.bound / 100:g}')}?" if percent else ""
+        raise UserError(f"expect={text!r} is {'always' if at_lowest else 'never'} met: {metric} is {where}{hint}")
+    return expectation
+
+
+def shortfall(text: str | None, results: dict[str, Any]) -> str | None:
+    """How results.json's content falls short of `expect`, with the value measured; None where it does not."""
+    if text is None:
+        return None
+    expectation = parse_expectation(text, results["metric"], len(results["per_step"]) - 1)
+    mean = (results if expectation.step is None else results["per_step"][expectation.step])["mean"]
+    if expectation.met(mean):
+        return None
+    name = results["metric"] + ("" if expectation.step is None else f"_step{expectation.step}")
+    return f"{name} is {'not finite' if mean is None else f'{mean:.6g}'} and falls short of expect={text!r}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def is_finite(value: object) -> bool:
+    """Whether that is a number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _finite(value: Tensor) -> float | None:
+    number = value.item()
+    return number if math.isfinite(number) else None
+
+
+def number(value: float | None, percent: bool) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.2f}" if percent else f"{value:.4g}"
+
+
+def figure(value: float, metric: str, sign: bool = False) -> str:
+    """A value of the metric, accuracies in percent."""
+    plus = "+" if sign else ""
+    return f"{100 * value:{plus}.2f}" if metric == "accuracy" else f"{value:{plus}.4g}"
+
+
+def after(inner_steps: int | None) -> str:
+    """Which inner step a figure belongs to; of what takes none nothing is said."""
+    return f" after {inner_steps} inner step{'s' * (inner_steps > 1)}" if inner_steps else ""

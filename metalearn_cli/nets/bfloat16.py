@@ -1,0 +1,59 @@
+"""Another network with its matrix products and convolutions in bfloat16: parameters, statistics and what comes out stay
+float32.
+
+torch.autocast stands around the forward and around nothing else, as torch advises: derivatives of any order are taken
+outside, where each product has the precision of the one in the forward that it comes from. Adapted weights and losses
+are float32. A user's module is refused: under torch.func.vmap autocast passes by its convolutions (torch 2.13).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.user_module import ModuleNet
+from metalearn_cli.tasks.base import Spec
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced(Net):
+    spec: Spec  # the network's own
+    net: Net
+
+    def __post_init__(self) -> None:
+        if isinstance(self.net, ModuleNet):
+            raise UserError(
+                f"precision=bf16 does not reach the convolutions of {self.net.module_class.__name__}, which run under "
+                "torch.func.vmap: take precision=fp32, or tf32 on a GPU"
+            )
+
+    def init(self, rng: torch.Generator) -> Params:
+        return self.net.init(rng)
+
+    @property
+    def class_rows(self) -> frozenset[str]:
+        return self.net.class_rows
+
+    def init_stats(self) -> Params:
+        return self.net.init_stats()
+
+    def features(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
+        with _autocast(x):
+            out, used = self.net.features(params, x, stats, mask)
+        return out.float(), used
+
+    def __call__(
+        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Params]:
+        with _autocast(x):
+            out, used = self.net(params, x, stats, mask)
+        return out.float(), used
+
+
+def _autocast(x: Tensor) -> torch.autocast:
+    # Its cache of converted weights would tie two forwards of the same weights together.
+    return torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False)

@@ -1,0 +1,72 @@
+"""What a learner does with the first test tasks, as numbers: `metalearn report` draws them without data or checkpoint.
+
+Arrays of examples.npz, of N images of the first task, and of P points of each of the first tasks T:
+  classes  support_x, query_x [N, H, W, 1 or 3] uint8; support_y, query_y, predicted [N]; probability [N] of what was
+           predicted; queries and right: how many query images there were, and how many were classified rightly;
+           names [way] of the classes, where the data have them
+  values   support_x, support_y, query_x, query_y [T, P], where tasks differ in size padded with NaN; line_x [T, 200];
+           line_y [K, T, 200] after steps [K]
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.tasks.base import Batch
+
+TASKS, POINTS = 4, 200
+CLASSES, SUPPORT, QUERY = 20, 5, 15  # of a classification task, at most, and images of each class
+SIDE = 64  # pixels that an image has at most
+
+
+def of_classes(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str, Tensor]:
+    """The first classification task of the batch, with images."""
+    batch = batch.to(learner.dtype).task(0)
+    out = learner.adapt(batch.support)(batch.query_x, batch_norm)[0]  # [Q, way]
+    out = out if batch.way is None else out[:, : int(batch.way)]
+    support, query = _few(batch.support_y[0], SUPPORT), _few(batch.query_y[0], QUERY)
+    right = out.argmax(-1) == batch.query_y[0]
+    return {
+        "support_x": _levels(batch.support_x[0][support]),
+        "support_y": batch.support_y[0][support],
+        "query_x": _levels(batch.query_x[0][query]),
+        "query_y": batch.query_y[0][query],
+        "predicted": out.argmax(-1)[query],
+        "probability": out.softmax(-1).amax(-1)[query].float(),
+        "queries": torch.tensor(len(right)),
+        "right": right.sum(),
+    }
+
+
+def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str, Tensor]:
+    """One-dimensional regressions: the points, and the network's line before adapting, after one step and after all."""
+    batch = batch.first(TASKS).to(learner.dtype)
+    alone = [batch.task(number) for number in range(len(batch.key))]
+    ends = [torch.cat([one.support_x, one.query_x], 1).aminmax(dim=1, keepdim=True) for one in alone]
+    low, high = (torch.cat(end) for end in zip(*ends, strict=True))
+    grid = low + (high - low) * torch.linspace(0, 1, POINTS, dtype=low.dtype, device=low.device).view(1, -1, 1)
+    steps = sorted({0, min(1, learner.algorithm.test_steps), learner.algorithm.test_steps})
+    lines = [learner.adapt(batch.support, number)(grid, batch_norm)[..., 0] for number in steps]
+    found = {"line_x": grid[..., 0].float(), "line_y": torch.stack(lines).float(), "steps": torch.tensor(steps)}
+    for name in ("support_x", "support_y", "query_x", "query_y"):
+        rows = [getattr(one, name).flatten().float() for one in alone]
+        found[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan)
+    return found
+
+
+def _few(labels: Tensor, most: int) -> Tensor:
+    """Where the first `most` of each of the first classes are, class by class."""
+    return torch.cat(
+        [(labels == label).nonzero().flatten()[:most] for label in range(min(CLASSES, int(labels.max()) + 1))]
+    )
+
+
+def _levels(x: Tensor) -> Tensor:
+    """Images [N, C, H, W] as [N, H, W, C] uint8 of at most SIDE pixels a side."""
+    low, high = min(x.min().item(), 0.0), max(x.max().item(), 1.0)  # 0..1, unless the data are standardised
+    shrink = math.ceil(max(x.shape[2:]) / SIDE)
+    small = torch.nn.functional.avg_pool2d(x.float(), shrink, ceil_mode=True) if shrink > 1 else x.float()
+    return ((small - low) / (high - low) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)

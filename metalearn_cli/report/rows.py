@@ -1,0 +1,195 @@
+"""What a run was and what came of it: the rows of the table and of results.csv, and what to be warned of."""
+
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from metalearn_cli.compare.groups import Part
+from metalearn_cli.compare.statistics import paired
+from metalearn_cli.config.conf_folder import conf_dir, list_choices
+from metalearn_cli.learning.scores import after
+from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.run_folder.series import training_seconds
+from metalearn_cli.system import text
+
+COLUMNS = (
+    *("name", "algo", "task", "way", "shot", "steps", "seed", "metric", "mean", "ci95", "median", "diverged"),
+    *("batch_norm", "episodes", "episodes_sha256", "tested_step", "minutes", "published", "git_commit", "git_dirty"),
+    *("inner_steps", "state", "steps_done", "failed"),
+)
+
+
+def row(run: RunFolder) -> dict[str, Any]:
+    """Raw figures, accuracies in 0..1; None where there is none."""
+    results, choices = run.results or {}, run.environment.get("choices", {})
+    figures = {key: results.get(key) for key in ("metric", "mean", "ci95", "median", "batch_norm", "episodes")}
+    return {
+        "name": str(run.folder),
+        "algo": results.get("algo", choices.get("algo")),
+        "task": results.get("task", choices.get("task")),
+        "way": run.config.get("task.way"),
+        "shot": run.config.get("task.shot"),
+        "steps": run.config.get("steps"),
+        "seed": run.config.get("seed"),
+        **figures,
+        "diverged": results["per_step"][-1].get("diverged") if results else None,
+        "episodes_sha256": results.get("episodes_sha256"),
+        "tested_step": results.get("step"),
+        "minutes": minutes(run),
+        "published": (results.get("paper") or {}).get("mean"),
+        "git_commit": run.environment.get("git_commit"),
+        "git_dirty": run.environment.get("git_dirty"),
+        "inner_steps": results["per_step"][-1]["step"] if results else None,
+        "state": run.unfinished.state if run.unfinished else "finished",
+        "steps_done": run.unfinished.step if run.unfinished else results.get("step"),
+        "failed": run.unfinished.failed if run.unfinished else None,
+    }
+
+
+def failed_row(job: str, sentence: str) -> dict[str, Any]:
+    """Of a job that failed before it had a configuration."""
+    return {**dict.fromkeys(COLUMNS), "name": job, "state": "failed", "failed": sentence}
+
+
+def minutes(run: RunFolder) -> float | None:
+    """How long the training took."""
+    seconds = training_seconds(run.timing)
+    return None if seconds is None else seconds / 60
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    return text.as_csv([COLUMNS, *([one[name] for name in COLUMNS] for one in rows)])
+
+
+def cells(one: dict[str, Any]) -> list[str]:
+    """A row for a person: accuracies in percent, way and shot together."""
+    percent = one["metric"] == "accuracy"
+    metric = f"{one['metric']}{', %' if percent else ''}{after(one['inner_steps'])}"
+    done = "" if one["steps_done"] is None else f", step {one['steps_done']:,}"
+    sizes = "/".join(str(one[key]) for key in ("way", "shot") if one[key] is not None)
+    taken = "" if one["minutes"] is None else f"{one['minutes']:.2g}"
+    is_tested = one["metric"] is not None
+    return [
+        str(one["name"]),
+        metric if is_tested else f"{one['state']}{done}",
+        _number(one["mean"], percent) or ("not finite" if is_tested else ""),
+        _number(one["ci95"], percent),
+        _number(one["median"], percent),
+        f"{one['diverged']:.2%}" if one["diverged"] or (one["inner_steps"] and one["diverged"] is not None) else "",
+        *(
+            "" if one["seed"] is None else str(one["seed"]),
+            str(one["algo"] or ""),
+            str(one["task"] or ""),
+            sizes,
+            "" if one["steps"] is None else str(one["steps"]),
+        ),
+        *(one["batch_norm"] or "", taken),
+    ]
+
+
+HEADER = [
+    *("run", "metric", "mean", "± 95%", "median", "diverged", "seed", "algo", "task", "way/shot", "steps"),
+    *("batch norm", "minutes"),
+]
+ALIGN = "llrrrrrllrrlr"
+
+
+def _number(value: float | None, percent: bool) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f}" if percent else f"{value:.4g}"
+
+
+def over_seeds(part: Part) -> dict[str, Any] | None:
+    """A row for the seeds of one configuration, with the interval over seeds; None where there is one seed, or a run is
+    not finished."""
+    rows = [row(run) for run in part.runs]
+    if len(rows) < 2 or any(one["mean"] is None for one in rows):
+        return None
+    found = paired(np.array([one["mean"] for one in rows]))
+    same = {key: rows[0][key] if all(one[key] == rows[0][key] for one in rows) else None for key in COLUMNS}
+    diverged, taken = ([one[key] for one in rows] for key in ("diverged", "minutes"))
+    return {
+        **same,
+        "name": f"{part.name}, mean over {len(rows)} seeds",
+        "seed": ",".join(str(one["seed"]) for one in rows),
+        **{"mean": found.mean, "ci95": found.half, "median": None},
+        "diverged": float(np.mean(diverged)),
+        "minutes": None if None in taken else sum(taken),
+    }
+
+
+def warnings(every: list[RunFolder]) -> list[str]:
+    """What makes the figures say less than they seem to: a sentence each, with the runs that it is about."""
+    about: dict[str, list[str]] = {}
+    for run in every:
+        name, results, choices = str(run.folder), run.results, run.environment.get("choices", {})
+        if results is None:
+            continue
+        if share := results["per_step"][-1].get("diverged"):
+            sentence = "some test tasks diverged; they stand in the mean, so look at the median too"
+            about.setdefault(sentence, []).append(f"{name} ({share:.2%})")
+        if results["mean"] is None:
+            about.setdefault("the mean is not finite", []).append(name)
+        if results.get("batch_norm") == "transductive":
+            sentence = "transductive batch norm: the query examples of a task help to classify each other"
+            about.setdefault(sentence, []).append(name)
+        if run.environment.get("git_dirty"):
+            about.setdefault("the source had changes that were not committed", []).append(name)
+        if "config" not in results:
+            sentence = "of a version that kept no hashes: nothing proves that the files are as it wrote them"
+            about.setdefault(sentence, []).append(name)
+        if (debug := choices.get("debug")) is not None:
+            about.setdefault(f"debug={debug} is a first look, not a result", []).append(name)
+        if (full := published_steps(run)) is not None and run.config["steps"] < full:
+            sentence = f"a short run, where {choices['experiment']} has {full} steps"
+            about.setdefault(sentence, []).append(f"{name} ({run.config['steps']})")
+    hashes: dict[tuple[Any, ...], set[str]] = {}
+    for run in every:
+        if run.results is not None:
+            key = run.results.get("task"), run.results["metric"]
+            hashes.setdefault(key, set()).add(run.results["episodes_sha256"])
+    said = [
+        f"the runs on {task} were tested on {len(found)} different sets of episodes: their means do not compare"
+        for (task, _), found in hashes.items()
+        if len(found) > 1
+    ]
+    said += [f"{sentence}: {_some(names)}" for sentence, names in about.items()]
+    return said + _unfinished(every) + _damage(every)
+
+
+def _unfinished(every: list[RunFolder]) -> list[str]:
+    """How far each of those is that have steps to go or were not tested, and how it goes on."""
+    said = []
+    for run in every:
+        if (left := run.unfinished) is None:
+            continue
+        if run.results is not None:
+            tested = f"tested after {run.results['steps']:,} steps, which the figures are of, and was given more: "
+        else:
+            tested = ""
+        said.append(f"{run.folder}: {tested}{left.sentence}")
+    return said
+
+
+def _damage(every: list[RunFolder], most: int = 5) -> list[str]:
+    """What of the runs' files is left out, line by line; of a file with many such lines the first ones."""
+    said = []
+    for run in every:
+        said += [f"{sentence}: left out" if " line " in sentence else sentence for sentence in run.damage[:most]]
+        said += [f"{run.folder} has {len(run.damage) - most} more such places"] * (len(run.damage) > most)
+    return said
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def published_steps(run: RunFolder) -> int | None:
+    """The steps of the experiment that a run began with."""
+    experiment = run.environment.get("choices", {}).get("experiment")
+    if experiment is None or experiment not in list_choices("experiment"):
+        return None
+    steps = OmegaConf.select(OmegaConf.load(conf_dir() / "experiment" / f"{experiment}.yaml"), "steps")
+    return steps if isinstance(steps, int) else None

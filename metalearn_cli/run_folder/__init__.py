@@ -1,0 +1,1 @@
+"""The files that a run leaves, each with one reader and one writer."""

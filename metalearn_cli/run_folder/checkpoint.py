@@ -1,0 +1,143 @@
+"""Checkpoints that exist whole and verified, or not at all.
+
+One file per step, checkpoints/step-00001000-<16 hex of its sha256>.safetensors: the name verifies the content, no
+pickle is involved, and any safetensors reader opens it. What is not a tensor stands in its metadata, as JSON under one
+key (safetensors writes several keys in random order, and equal states shall be equal files).
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.system.files import read_bytes, refuse_link, write_durably
+
+FORMAT = 1
+MOST_BYTES, MOST_HEADER = 1 << 34, 1 << 22  # of a file, and of the names and shapes in it: some ten thousand tensors
+_NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.safetensors")
+
+
+class Checkpoint(NamedTuple):
+    step: int
+    tensors: dict[str, Tensor]  # on the CPU
+    record: dict[str, Any]  # what is not a tensor
+
+    @property
+    def proof(self) -> dict[str, Any] | None:
+        """The keys of the configuration that decide, with their values; None: of a version before."""
+        proof: dict[str, Any] | None = self.record.get("config")
+        return proof
+
+    def __str__(self) -> str:
+        return f"the checkpoint of step {self.step}"
+
+
+class Damaged(Exception):
+    """A file whose content is not what its name says."""
+
+
+def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> Path:
+    text = json.dumps({"format": FORMAT, "step": step, **record}, sort_keys=True)
+    data = safetensors.torch.save({name: tensor.cpu() for name, tensor in tensors.items()}, {"metalearn": text})
+    path = folder / f"step-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    write_durably(path, data)
+    for other in folder.glob(f"step-{step:08d}-*.safetensors"):
+        if other != path:  # saved when a signal came before the validation of this step
+            other.unlink()
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Raises Damaged where the content is not what the name says, UserError where it is of a newer format."""
+    name = _NAME.fullmatch(path.name)
+    try:
+        data = read_bytes(path, MOST_BYTES)
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror}") from error
+    if name is None or hashlib.sha256(data).hexdigest()[:16] != name[2]:
+        raise Damaged(f"{path}: its content does not match the hash in its name")
+    try:
+        record = json.loads(_metadata(data)["metalearn"])
+        if (number := int(record["format"])) > FORMAT:
+            raise UserError(
+                f"{path} is of format {number}, and this version reads up to {FORMAT}: install a newer metalearn"
+            )
+        if record["best"] is not None:
+            _ = float(record["best"]["value"]), int(record["best"]["step"])
+        is_config = isinstance(record.get("config", {}), dict)
+        if record["step"] != step_of(path) or not isinstance(record["to_validate"], bool) or not is_config:
+            raise ValueError("another record than this program writes")
+        return Checkpoint(record["step"], tensors_of(data), record)
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:  # anybody can name a file so
+        raise Damaged(f"{path}: not a checkpoint of this program") from error
+
+
+def tensors_of(data: bytes) -> dict[str, Tensor]:
+    """Raises SafetensorError where that is no safetensors file, ValueError where it claims no end of tensors."""
+    if int.from_bytes(data[:8], "little") > MOST_HEADER:
+        raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")
+    return safetensors.torch.load(data)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file: its header is JSON behind eight bytes of length."""
+    length = min(int.from_bytes(data[:8], "little"), MOST_HEADER)
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata
+
+
+def list_newest_first(folder: Path) -> list[Path]:
+    """Every file that is named like a checkpoint, the highest step first."""
+    refuse_link(folder)
+    paths = [path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=step_of, reverse=True)
+
+
+def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that verifies (None: the folder has none), and what was skipped before it.
+
+    Raises UserError where there are checkpoints and none verifies: starting again from step 0 is the user's decision.
+    """
+    skipped: list[str] = []
+    paths = list_newest_first(folder)
+    for path in paths:
+        try:
+            return load(path), skipped
+        except Damaged as damage:
+            skipped.append(str(damage))
+    if paths:
+        raise UserError(
+            f"none of the {len(paths)} checkpoints in {folder} is whole ({skipped[0]}): "
+            "move them away to start again from step 0"
+        )
+    return None, skipped
+
+
+def prune(folder: Path, keep: int, best_step: int | None) -> None:
+    """Remove all but the newest `keep` and the best."""
+    for path in list_newest_first(folder)[keep:]:
+        if step_of(path) != best_step:
+            path.unlink()
+
+
+def load_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of this step. Raises UserError where it is not there or not whole."""
+    damages = ["it is not there"]
+    for path in (path for path in list_newest_first(folder) if step_of(path) == step):
+        try:
+            return load(path)
+        except Damaged as damage:
+            damages.append(str(damage))
+    raise UserError(
+        f"the checkpoint of step {step} in {folder} cannot be used ({damages[-1]}): give select=last to test the last"
+    )
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.split("-")[1])

@@ -1,0 +1,69 @@
+"""Parts of a test that are scored, kept in the run's folder until the whole test is: one that was stopped goes on with
+them, and ends with the same bits.
+
+A part is a file unfinished-test/KEY/FIRST-NUMBER-HASH.safetensors: its first episode and how many there are. KEY is a
+hash of all that the scores depend on, so that those of another test are never taken, and HASH one of the content. What
+does not fit is scored again.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.learning.evaluate import EpisodeScores
+from metalearn_cli.learning.learner import Learner, Scores
+from metalearn_cli.system.files import read_bytes, refuse_link, write_durably
+from metalearn_cli.version import __version__
+
+FOLDER = "unfinished-test"
+WORTH_KEEPING = 1.0  # seconds that a part took, from which on it is kept
+_NAME = re.compile(r"(\d{8})-(\d{1,8})-([0-9a-f]{16})\.safetensors")
+
+
+def key_of(learner: Learner, about: Any) -> str:
+    """Name what these weights score in this version; `about` is what else decides it, as plain values."""
+    weights = hashlib.sha256()
+    for name, value in sorted({**learner.meta.params, **learner.meta.buffers}.items()):
+        weights.update(f"{name} {list(value.shape)}".encode())
+        weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    here = [__version__, torch.__version__, torch.backends.cpu.get_cpu_capability(), str(learner.device)]
+    return hashlib.sha256(json.dumps([weights.hexdigest(), here, about], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read(folder: Path, modes: list[BatchNorm]) -> dict[tuple[int, int], EpisodeScores]:
+    """The parts in the folder of a KEY, by their first episode and their number; what is not whole is left out."""
+    found: dict[tuple[int, int], EpisodeScores] = {}
+    if folder.is_symlink() or folder.parent.is_symlink():
+        return found
+    for path in sorted(folder.glob("*.safetensors")):
+        name = _NAME.fullmatch(path.name)
+        if name is None:
+            continue
+        try:
+            data = read_bytes(path)
+            if hashlib.sha256(data).hexdigest()[:16] == name[3]:
+                tensors = safetensors.torch.load(data)
+                part = {mode: Scores(tensors[f"{mode.name}.loss"], tensors[f"{mode.name}.metric"]) for mode in modes}
+                if all(len(values) == int(name[2]) for scores in part.values() for values in scores):
+                    found[int(name[1]), int(name[2])] = part
+        except (OSError, SafetensorError, KeyError, TypeError):  # anybody can name a file so
+            continue
+    return found
+
+
+def write(folder: Path, place: tuple[int, int], part: EpisodeScores) -> None:
+    tensors = {f"{mode.name}.loss": scores.loss for mode, scores in part.items()}
+    tensors |= {f"{mode.name}.metric": scores.metric for mode, scores in part.items()}
+    data = safetensors.torch.save({name: values.contiguous() for name, values in tensors.items()})
+    for inside in (folder.parent, folder):
+        refuse_link(inside)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{place[0]:08d}-{place[1]}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    write_durably(folder / name, data)

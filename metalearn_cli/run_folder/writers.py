@@ -1,0 +1,96 @@
+"""What a run writes while it trains: metrics.jsonl, timing.jsonl, and TensorBoard scalars.
+
+metrics.jsonl holds what is the same in every repetition, to the bit; wall-clock figures stand in timing.jsonl. One
+object a line: `step` (meta-iterations done) and flat names such as `train/loss`.
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from metalearn_cli.run_folder.series import (
+    whole_lines,
+)
+from metalearn_cli.system.files import Log, write_durably
+
+
+class Writers:
+    def __init__(self, folder: Path | None, step: int, to_validate: bool) -> None:
+        """Continue at `step`: what an interrupted run wrote after its last checkpoint is cut off.
+
+        `to_validate`: the checkpoint was saved before the validation of its step, whose line goes too. Without a folder
+        nothing is written: of several processes one does.
+        """
+        self._writes = folder is not None
+        if folder is None:
+            return
+        self._metrics = _open_after_cut(folder / "metrics.jsonl", step, to_validate)
+        self._timing = _open_after_cut(folder / "timing.jsonl", step, to_validate=False)
+        self._tensorboard = SummaryWriter(folder, purge_step=step + 1)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+    def timing(self, step: int, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
+        self._timing.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"timing/{name}", value, step)
+
+    def inner_steps(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """The test's mean after each inner step, as a curve over inner steps."""
+        for row in rows:
+            if self._writes and row["mean"] is not None:
+                self._tensorboard.add_scalar(name, row["mean"], row["step"])
+
+    def hparams(self, settings: dict[str, Any], results: dict[str, Any]) -> None:
+        """A row of TensorBoard's table of runs: what was set, and the final test."""
+        if not self._writes:
+            return
+        plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in settings.items()}
+        name = f"test/{results['metric']}"
+        tensorboard, to_summaries = cast(Any, self._tensorboard), cast(Any, hparams)  # neither has types
+        for summary in to_summaries(plain, {name: 0.0}):
+            tensorboard.file_writer.add_summary(summary)  # its own add_hparams would write into a folder beside
+        if results["mean"] is not None:
+            self._tensorboard.add_scalar(name, results["mean"], results["step"])
+
+    def picture(self, step: int, name: str, drawn: Tensor) -> None:
+        """drawn [H, W, 3] uint8."""
+        if self._writes:
+            self._tensorboard.add_image(name, drawn, step, dataformats="HWC")
+
+    def sync(self) -> None:
+        """Everything written so far is on disk: to be called before a checkpoint makes it final."""
+        if not self._writes:
+            return
+        self._metrics.sync()
+        self._timing.sync()
+        self._tensorboard.flush()
+
+    def close(self) -> None:
+        if not self._writes:
+            return
+        self._metrics.close()
+        self._timing.close()
+        self._tensorboard.close()
+
+
+def _open_after_cut(path: Path, step: int, to_validate: bool) -> Log:
+    kept = io.StringIO()
+    for line in whole_lines(path):
+        is_whole = line["step"] < step or "train/loss" in line or not to_validate  # of a validation none, or a part
+        if line["step"] <= step and is_whole:
+            kept.write(json.dumps(line) + "\n")
+    write_durably(path, kept.getvalue().encode())
+    return Log(path)

@@ -1,0 +1,254 @@
+"""`-m`: one training for each combination of the swept keys, or each trial of a search, started by Hydra's launcher.
+
+A sweep's folder is outputs/NAME, and a job's folder in it is named by the swept keys alone, sorted, so that the same
+command again continues what is missing. A job may run in another process, or on another machine that shares the
+folder: what became of it stands in its outcome.json.
+"""
+
+import importlib.util
+import math
+import os
+import re
+import secrets
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+
+from metalearn_cli.compare.best_setting import best_sentences
+from metalearn_cli.compare.groups import group
+from metalearn_cli.config.conf_folder import conf_dir
+from metalearn_cli.config.job import Job, train_job
+from metalearn_cli.config.overrides import check_name, compose_config, quote, refuse_hydra, several_texts
+from metalearn_cli.errors import UserError
+from metalearn_cli.learning.scores import after, number
+from metalearn_cli.run_folder import runs
+from metalearn_cli.sweep.sweep_job import STUDY_FILE, folder_of, outcomes, run_job
+from metalearn_cli.system.console import show, tell
+from metalearn_cli.system.ranks import cores
+from metalearn_cli.system.signals import Interrupted
+from metalearn_cli.system.text import printable
+
+# Hydra makes no folders and no log files of its own; its multirun.yaml stands in the sweep's folder.
+_QUIET = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+
+# What of Hydra's own a sweep honours: who starts the jobs, and who chooses the values.
+_HONOURED = (
+    *("hydra/launcher=", "hydra.launcher.", "+hydra.launcher."),
+    *("hydra/sweeper=", "hydra/sweeper/sampler=", "hydra/sweeper/pruner=", "hydra.sweeper."),
+    *("+hydra.sweeper.sampler.", "+hydra.sweeper.pruner."),
+)
+
+
+def sweep(overrides: list[str]) -> int:
+    """Run every job, also after one that failed, and print a table -> 0, 1 if a job failed, 3 if one fell short."""
+    refuse_hydra(overrides, _HONOURED)
+    names = [override.partition("=")[2] for override in overrides if override.startswith("name=")]
+    fixed, swept = _split([override for override in overrides if not override.startswith("name=")])
+    if not swept:
+        raise UserError("-m wants a key with several values, e.g. seed=0,1,2")
+    hydra = _hydra_keys(fixed)
+    if hydra.runtime.choices["hydra/sweeper"] == "optuna":
+        if importlib.util.find_spec("optuna") is None:
+            raise UserError("Optuna is not in this environment: pip install 'metalearn-cli[optuna]'")
+        from metalearn_cli.sweep import search, search_plan, search_space
+
+        space = {
+            key: search_space.choice(one) if isinstance(one, list) else search_space.distribution(one)
+            for key, one in swept.items()
+        }
+        jobs = _check_each(fixed, {key: search_space.ends(of) for key, of in space.items()}, overrides)
+        plan, together = search_plan.plan(hydra.sweeper, space, fixed, jobs), hydra.sweeper.n_jobs
+        texts = [_listing(key, one) if isinstance(one, list) else str(one.input_line) for key, one in swept.items()]
+    else:
+        values = {key: one if isinstance(one, list) else _listed(one) for key, one in swept.items()}
+        jobs = _check_each(fixed, values, overrides)
+        plan, together = None, math.prod(map(len, values.values()))
+        texts = [_listing(key, each) for key, each in values.items()]
+    folder = _folder(names[-1] if names else None, is_search=plan is not None)
+    tell(f"metalearn: {'search' if plan else 'sweep'} over {', '.join(swept)} in {folder}")
+    for note in dict.fromkeys(note for one in jobs for note in one.notes):
+        tell(note)
+    launch = secrets.token_hex(4)
+    escaped = quote(f"name={folder}").removeprefix("name=")
+    given = [*map(quote, fixed), *texts, *_QUIET, f"hydra.sweep.dir={escaped}", "hydra.sweep.subdir=."]
+    given += _share_cores(hydra, together)
+    job = partial(run_job, Path.cwd(), folder, launch, frozenset(swept))
+    is_broken = False
+    try:
+        main = _main()
+        if plan is None:
+            main.multirun("config", job, given)
+        else:
+            search.run(plan, folder, job, main, given)
+    except Interrupted as signal:  # between two jobs
+        raise Interrupted(signal.code - 128, "the same command with the same name continues the sweep") from signal
+    except UserError:
+        raise
+    except Exception as error:  # of the launcher: a job's own is in its outcome
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        is_broken = True
+        tell(f"metalearn: the jobs could not all be run ({type(error).__name__}: {' '.join(str(error).split())[:500]})")
+    finally:
+        GlobalHydra.instance().clear()
+    done = outcomes(folder, launch)
+    if stopped := [outcome["stopped"] for outcome in done if outcome["stopped"]]:
+        raise Interrupted(stopped[0], "the same command with the same name continues the sweep")
+    code = _print_table(folder, *(search.trials(folder, plan.metric) if plan else (done, _best(folder, done))))
+    return 1 if is_broken else code
+
+
+def _split(overrides: list[str]) -> tuple[list[str], dict[str, Override | list[str]]]:
+    """The overrides with one value, and by their key those with several, as Hydra's grammar reads them; of a free-text
+    key its values."""
+    fixed: list[str] = []
+    swept: dict[str, Override | list[str]] = {}
+    for text in overrides:
+        key = text.partition("=")[0]
+        if texts := several_texts(text):
+            folders = {value.replace("/", "_") for value in texts}
+            if len(folders) < len(texts):
+                raise UserError(
+                    f"{text}: jobs are named by these values with _ for /, and two of them are then the same"
+                )
+            if len(texts) == 1:
+                fixed.append(f"{key}={texts[0]}")
+            else:
+                swept[key] = texts
+            continue
+        try:
+            override = OverridesParser.create().parse_override(quote(text))
+        except HydraException:
+            compose_config([text])  # says what is wrong with it
+            raise
+        if isinstance(override.value(), Glob):
+            raise UserError(f"{text}: a sweep knows no glob(...): list the choices, e.g. task=sinusoid,harmonics")
+        if override.is_sweep_override():
+            swept[key] = override
+        else:
+            fixed.append(text)
+    return fixed, swept
+
+
+def _listing(key: str, values: list[str]) -> str:
+    """These values of a key in Hydra's grammar."""
+    return f"{key}={','.join(quote(f'{key}={value}').removeprefix(f'{key}=') for value in values)}"
+
+
+def _folder(name: str | None, is_search: bool) -> Path:
+    """Where the sweep of this name stands; without a name, a new one."""
+    if name is not None:
+        check_name(name)
+        if (runs.OUTPUTS / name / "config.yaml").exists():
+            raise UserError(f"{runs.OUTPUTS / name} holds a run and cannot hold a sweep too: take another name")
+        has_study = (runs.OUTPUTS / name / STUDY_FILE).exists()
+        if has_study and not is_search:
+            raise UserError(f"{runs.OUTPUTS / name} holds a search and cannot hold a sweep too: take another name")
+        if is_search and not has_study and any((runs.OUTPUTS / name).glob("*/outcome.json")):
+            raise UserError(f"{runs.OUTPUTS / name} holds a sweep and cannot hold a search too: take another name")
+    folder = runs.OUTPUTS / (name or time.strftime(f"%Y-%m-%d/%H-%M-%S-sweep-{secrets.token_hex(2)}"))
+    folder.mkdir(parents=True, exist_ok=name is not None)
+    return folder
+
+
+def _listed(override: Override) -> list[str]:
+    if override.is_interval_sweep():
+        raise UserError(
+            f"{override.input_line}: the sweep takes listed values, e.g. {override.key_or_group}=0.1,0.2; sweep=optuna "
+            "searches an interval"
+        )
+    return list(dict.fromkeys(map(str, override.sweep_string_iterator())))  # one that is given twice is one job
+
+
+def _check_each(fixed: list[str], values: dict[str, list[str]], overrides: list[str]) -> list[Job]:
+    """A typo in a key or a choice is no reason for many failed jobs: each value is composed once before the first job.
+
+    Raises UserError where no job can succeed -> those that can."""
+    first = {key: f"{key}={each[0]}" for key, each in values.items()}
+    jobs: list[Job] = []
+    failures: list[UserError] = []
+    for key, each in values.items():
+        for value in each:
+            composed, choices = compose_config([*fixed, *{**first, key: f"{key}={value}"}.values()])
+            try:
+                jobs.append(train_job(composed, choices, overrides))
+            except UserError as error:
+                failures.append(error)
+    if not jobs:
+        raise failures[0]
+    return jobs
+
+
+def _hydra_keys(overrides: list[str]) -> Any:
+    """What these overrides make of Hydra's own configuration."""
+    overrides = [text for text in overrides if re.match(r"sweep=|\+*hydra[./]", text)]
+    compose_config(overrides)  # says what is wrong with them
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides, return_hydra_config=True).hydra
+
+
+def _share_cores(hydra: Any, jobs: int) -> list[str]:
+    """Let jobs that run beside one another on this machine have its cores together, unless OMP_NUM_THREADS says
+    otherwise -> overrides for their launcher."""
+    more: list[str] = []
+    match hydra.runtime.choices["hydra/launcher"]:
+        case "joblib":
+            jobs = min(jobs, hydra.launcher.n_jobs if hydra.launcher.n_jobs > 0 else cores())
+            more = [f"hydra.launcher.n_jobs={jobs}"]
+        case "submitit_local":  # all at once
+            pass
+        case _:
+            return []
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    os.environ.setdefault("MKL_NUM_THREADS", threads)  # which torch asks first, and joblib would set
+    return more
+
+
+def _main() -> Hydra:
+    """What hydra.main makes of sys.argv: nothing public takes its arguments."""
+    version.setbase("1.3")
+    return Hydra.create_main_hydra2("metalearn", create_config_search_path(str(conf_dir())))
+
+
+def _best(folder: Path, outcomes: list[dict[str, Any]]) -> list[str]:
+    """A sentence about the best setting of the jobs that have begun."""
+    jobs = [folder_of(folder, outcome["values"]) for outcome in outcomes]
+    return best_sentences(group([job for job in jobs if (job / "config.yaml").exists()], str(folder), False))
+
+
+def _print_table(folder: Path, outcomes: list[dict[str, Any]], best: list[str]) -> int:
+    """A line for each job, of a search with its best validation result, and those about the best of them."""
+    width = max((len(outcome["values"]) for outcome in outcomes), default=0)
+    code = 0
+    lines: list[str] = []
+    for outcome in outcomes:
+        values = f"{outcome['values']:<{width}}"
+        if outcome["failed"] is not None:
+            # In a search some values may diverge, as some are pruned: it has done its work where another did not.
+            is_given_up = outcome.get("diverged") and "validation" in outcome and best
+            lines.append(f"{values}  {'diverged' if is_given_up else 'failed'}: {outcome['failed']}")
+            code = code if is_given_up else 1
+            continue
+        if outcome.get("pruned"):
+            lines.append(f"{values}  {outcome['pruned']}")
+            continue
+        percent = outcome["metric"] == "accuracy"
+        validation = f"val {number(outcome['validation'], percent)}, " if "validation" in outcome else ""
+        figure = f"{number(outcome['mean'], percent)} +- {number(outcome['ci95'], percent)}"
+        short = f": {outcome['shortfall']}" if outcome["shortfall"] else ""
+        step = after(outcome["inner_steps"])
+        lines.append(f"{values}  {validation}{outcome['metric']}{' in %' if percent else ''} {figure}{step}{short}")
+        code = code or (3 if short else 0)
+    lines += best
+    lines.append(f"results are in {folder}")
+    show("\n".join(map(printable, lines)))
+    return code

@@ -1,0 +1,135 @@
+"""One job of a sweep, in whatever process the launcher has made for it, and what became of it: its outcome.json."""
+
+import hashlib
+import math
+import os
+import traceback
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from metalearn_cli.config.job import train_job
+from metalearn_cli.config.overrides import chosen, unquote
+from metalearn_cli.errors import Pruned, RunFailed, UserError
+from metalearn_cli.learning.learner import NonFinite
+from metalearn_cli.learning.scores import is_better, shortfall
+from metalearn_cli.run_folder import records, runs
+from metalearn_cli.run_folder.series import validations
+from metalearn_cli.sweep.pruning import Pruning
+from metalearn_cli.system.console import Console, tell
+from metalearn_cli.system.files import refuse_link
+from metalearn_cli.system.signals import Interrupted
+from metalearn_cli.training.run import train_run
+
+STUDY_FILE = "optuna.log"  # in the folder of a sweep that is a search
+
+
+def run_job(
+    here: Path,
+    sweep: Path,
+    launch: str,
+    swept: frozenset[str],
+    composed: DictConfig,
+    pruning: Pruning | None = None,
+) -> float | None:
+    """The job that Hydra has composed -> its best validation result, for the sweeper."""
+    os.chdir(here)
+    overrides = [unquote(text) for text in HydraConfig.get().overrides.task]
+    values = label(text for text in overrides if text.partition("=")[0] in swept)
+    # Its own outcome is that of an earlier life, of a job that was preempted and comes again.
+    if any(outcome["stopped"] for outcome in outcomes(sweep, launch) if outcome["values"] != values):
+        return None
+    tell(f"metalearn: {values}")
+    folder = folder_of(sweep, values)
+    refuse_link(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"launch": launch, "number": HydraConfig.get().job.num, "values": values, "stopped": None, "pruned": None}
+    records.write_json(folder / "outcome.json", {**about, "failed": runs.NOT_ENDED})
+    best: float | None = None
+    try:
+        outcome, best = _run(folder, composed, overrides, pruning)
+    except Interrupted as signal:
+        outcome = {"failed": None, "stopped": signal.code - 128}
+    records.write_json(folder / "outcome.json", {**about, **outcome})
+    return best if outcome["failed"] is None else math.nan
+
+
+def label(swept: Any) -> str:
+    """key=value,key=value, sorted. A key of one's own class is given as +key=value; it is named by the key."""
+    return ",".join(sorted(text.lstrip("+") for text in swept))
+
+
+def folder_of(sweep: Path, values: str) -> Path:
+    """A name that is too long for a file system is cut, and told from others by a hash."""
+    name = values.replace("/", "_")
+    if len(name.encode()) > 255:
+        digest = hashlib.sha256(values.encode()).hexdigest()[:16]
+        name = f"{name.encode()[:230].decode(errors='ignore')}-{digest}"
+    return sweep / name
+
+
+def _run(
+    folder: Path, composed: DictConfig, overrides: list[str], pruning: Pruning | None
+) -> tuple[dict[str, Any], float | None]:
+    """One job -> its figures, or the sentence of its failure, which stands in its own log too; its best validation."""
+    name = folder.relative_to(runs.OUTPUTS).as_posix()
+    device = one_of_several_gpus(composed.device, HydraConfig.get())
+    node = OmegaConf.create({**composed, "name": name, "device": device})
+    choices = chosen(HydraConfig.get().runtime.choices)
+    try:
+        job = train_job(node, choices, overrides)
+        gives_up = pruning.verdict if pruning is not None else None
+        _, results = train_run(job, [*overrides, f"name={name}"], gives_up=gives_up, number=HydraConfig.get().job.num)
+        best = best_validation(folder)
+        if pruning is not None and best is None:
+            return {"failed": f"no validation {results['metric']} of it was finite", "diverged": True}, None
+        figures = {key: results[key] for key in ("metric", "mean", "ci95")}
+        figures["inner_steps"] = results["per_step"][-1]["step"]
+        return {"failed": None, **figures, "shortfall": shortfall(job.run.expect, results)}, best
+    except Pruned as end:
+        return {"failed": None, "pruned": str(end)}, best_validation(folder)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, RunFailed) else error
+        sentence = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(cause))
+        tell(f"metalearn: {sentence}")
+        if not (folder / "train.log").exists():  # it failed before it had a log to say so in
+            with closing(Console(folder / "train.log")) as console:
+                console.note(f"failed: {sentence}")
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        failed = str(error) if isinstance(error, RunFailed) else sentence.strip().splitlines()[-1]
+        return {"failed": failed, "diverged": isinstance(error.__cause__, NonFinite)}, None
+
+
+def one_of_several_gpus(device: str, hydra: Any) -> str:
+    """Jobs beside one another on a machine take its GPUs in turn, where device=auto leaves it to them."""
+    is_beside_others = hydra.runtime.choices["hydra/launcher"] in ("joblib", "submitit_local")
+    gpus = torch.cuda.device_count() if is_beside_others and device == "auto" and torch.cuda.is_available() else 0
+    return f"cuda:{hydra.job.num % gpus}" if gpus > 1 else device
+
+
+def best_validation(folder: Path) -> float | None:
+    """The best validation result of a run; None where it had no validation."""
+    best: float | None = None
+    for metric in ("accuracy", "mse"):
+        for value in validations(folder, metric).values():
+            best = value if is_better(metric, value, best) else best
+    return best
+
+
+def outcomes(folder: Path, launch: str) -> list[dict[str, Any]]:
+    """What became of the jobs of this launch, in their order."""
+    found = [outcome for path in folder.glob("*/outcome.json") if (outcome := read_outcome(path.parent)) is not None]
+    return sorted((one for one in found if one.get("launch") == launch), key=lambda one: int(one["number"]))
+
+
+def read_outcome(folder: Path) -> dict[str, Any] | None:
+    """Of the job in this folder; None where there is none, or one that is damaged."""
+    try:
+        return records.read_json(folder / "outcome.json")
+    except UserError:
+        return None

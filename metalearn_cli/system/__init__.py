@@ -1,0 +1,1 @@
+"""The machine below: devices, memory, processes, signals, files, and the terminal."""

@@ -1,0 +1,81 @@
+"""A function of tensors as one CUDA graph: captured once, then the GPU repeats all its kernels at one call of the host.
+
+By torch's rules (its notes on CUDA semantics, "CUDA Graphs"): some runs on a side stream come before the capture, the
+graph reads and writes the same memory at every replay, and nothing within it looks at a value.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.system.compiled import unchanged
+
+
+def require_gpu(device: torch.device) -> None:
+    """Raises UserError where nothing can be captured."""
+    if device.type != "cuda":
+        raise UserError(f"cuda_graph=true is for a GPU, and this run is on {device}: give cuda_graph=false")
+
+
+class Captured:
+    """`function(state, batch, None, *numbers) -> None`, which changes the tensors of `state` in place.
+
+    `state` is a tree (tuples, lists, dicts) of tensors; the numbers are tensors, always the same ones, whose values are
+    read. A batch is copied to where the graph reads it. There is a graph for each shape of a batch.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._state: Any = None
+        self._graphs: dict[Any, _Graph] = {}
+
+    def __call__(self, state: Any, batch: tuple[Tensor | None, ...], carry: Any, *numbers: Tensor) -> None:
+        if state is not self._state:
+            self._state, self._graphs = state, {}
+        key = tuple(None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch)
+        if key not in self._graphs:
+            own = [None if tensor is None else tensor.clone() for tensor in batch]
+            kind: Any = type(batch)  # a named tuple
+            like = kind(*own)
+
+            def run() -> None:
+                if self._function(state, like, None, *numbers) is not None:
+                    raise UserError(
+                        "cuda_graph=true: this algorithm makes several updates from one meta-batch, each on its own "
+                        "way through the code: give cuda_graph=false"
+                    )
+
+            with unchanged(state):
+                self._graphs[key] = _Graph(own, _capture(run, tree_leaves(state)[0].device))
+        graph = self._graphs[key]
+        for tensor, value in zip(graph.batch, batch, strict=True):
+            if tensor is not None and value is not None:
+                tensor.copy_(value)
+        graph.replay()
+
+
+class _Graph(NamedTuple):
+    batch: list[Tensor | None]  # where it reads
+    replay: Callable[[], None]
+
+
+def _capture(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                run()
+        except RuntimeError as error:  # what cannot be captured
+            reason = " ".join(str(error).split())
+            raise UserError(f"this step cannot be captured ({reason[:300]}): give cuda_graph=false") from error
+        return graph.replay

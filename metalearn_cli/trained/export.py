@@ -1,0 +1,121 @@
+"""`metalearn export`: a run as a folder of two files, which needs neither the run nor its data.
+
+model.json has the configuration, the preparation of pictures (or the columns of a table) and the thresholds of the flag
+`unlike`; the weights are safetensors, whose hash stands in model.json.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from omegaconf import OmegaConf
+
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.config.schema import check
+from metalearn_cli.errors import UserError
+from metalearn_cli.run_folder.records import sealed
+from metalearn_cli.system.allocator import Allocator
+from metalearn_cli.system.console import show, tell
+from metalearn_cli.system.device import Precision, check_threads, set_process
+from metalearn_cli.system.files import sync_folder, write_durably
+from metalearn_cli.system.text import printable
+from metalearn_cli.tasks.example_format import to_json
+from metalearn_cli.trained import novelty_threshold
+from metalearn_cli.trained.loading import EXPORT, FORMAT, Stored, make, read
+from metalearn_cli.trained.novelty import Threshold
+from metalearn_cli.version import __version__
+
+# Of the tasks for which the flag is calibrated, besides the run's own.
+WAYS, SHOTS = (2, 3, 5, 10), (1, 5)
+
+
+@dataclass(frozen=True)
+class Export:
+    """The keys of the command."""
+
+    run: str
+    out: str
+    device: str | None = None  # on which the flag is calibrated; None: the run's
+    threads: int | None = None
+    trust: bool = False
+
+
+def export(given: dict[str, Any]) -> None:
+    """Export as the keys say; `given` are those of the command line, of the right types."""
+    keys = _keys(given)
+    out = Path(keys.out)
+    if out.exists():
+        raise UserError(f"out={out} is there already: remove it, or take another name")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {out.parent}: make it first")
+    stored = read(Path(keys.run), keys.trust)
+    for note in stored.notes:
+        tell(printable(note))
+    thresholds = stored.unlike if not stored.is_run else [found._asdict() for found in _thresholds(stored, keys)]
+    weights = safetensors.torch.save({name: stored.tensors[name] for name in sorted(stored.tensors)})
+    digest = hashlib.sha256(weights).hexdigest()
+    content = {
+        "format": FORMAT,
+        "metalearn": __version__,
+        "step": stored.step,
+        "weights": f"weights-{digest[:16]}.safetensors",
+        "sha256": digest,
+        "config": {key: stored.config[key] for key in ("algo", "model", "precision")} | {"device": "auto"},
+        "examples": to_json(stored.examples),
+        "unlike": thresholds,
+        "denormals_are_zero": stored.denormals_are_zero,
+    }
+    _write(out, content, weights)
+    show(f"the model is in {out}")
+
+
+def _keys(given: dict[str, Any]) -> Export:
+    for key in ("run", "out"):
+        if key not in given:
+            raise UserError(f"export wants {key}=: metalearn export run=outputs/my-run out=DIR")
+    keys = Export(**check(Export, OmegaConf.create(given), ""))
+    check_threads(keys.threads)
+    return keys
+
+
+def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
+    """Those of the usual tasks that the validation classes can give."""
+    precision = Precision[stored.config["precision"]]
+    set_process(precision, keys.threads, Allocator.tuned, denormals_are_zero=stored.denormals_are_zero)
+    device = keys.device or stored.config["device"]
+    model = make(stored, BatchNorm.inductive, device, precision, None, keys.trust)
+    found = {(one.way, one.shot): one for one in model.thresholds}  # those that `predict` has measured
+    lacking: dict[str, str] = {}  # each reason once, with the first tasks that it holds of
+    if stored.examples.spec.kind == "classes":
+        own = stored.config["task"].get("shot", 1)
+        usual = {(way, shot) for way in (*WAYS, stored.examples.spec.outputs) for shot in (*SHOTS, own)}
+        for way, shot in sorted({*usual, *found}):
+            threshold, sentence = novelty_threshold.threshold(stored, model, way, shot, keys.trust)
+            if threshold is None:
+                lacking.setdefault(sentence, f"{way}-way {shot}-shot")
+            else:
+                found[threshold.way, threshold.shot] = threshold
+    for sentence, tasks in lacking.items():
+        tell(printable(f"{tasks} tasks: {sentence}"))
+    for threshold in found.values():
+        tell(f"flag `unlike`: calibrated for {threshold.way}-way {threshold.shot}-shot tasks")
+    return list(found.values())
+
+
+def _write(out: Path, content: dict[str, Any], weights: bytes) -> None:
+    """The folder is there whole, or not at all."""
+    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
+    try:
+        temporary.mkdir()
+        write_durably(temporary / content["weights"], weights)
+        write_durably(temporary / EXPORT, (json.dumps(sealed(content), indent=1, allow_nan=False) + "\n").encode())
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(out.absolute().parent)

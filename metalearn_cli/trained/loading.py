@@ -1,0 +1,213 @@
+"""A model from a run's folder, or from an exported one. Both are data: json, yaml and safetensors, and run no code."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import OmegaConf
+from safetensors import SafetensorError
+
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.config.schema import build
+from metalearn_cli.datasets.ink import Ink
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.run_folder import checkpoint, records, runs
+from metalearn_cli.system.device import Precision, check_precision, resolve_device
+from metalearn_cli.system.files import read_bytes
+from metalearn_cli.tasks.base import TaskDistribution
+from metalearn_cli.tasks.example_format import Examples, examples_of, from_json, with_ink
+from metalearn_cli.trained.model import Model
+from metalearn_cli.trained.novelty import Threshold, checked
+
+FORMAT = 1
+EXPORT, TASK, UNLIKE = "model.json", "task.json", "unlike.json"
+
+
+class Stored(NamedTuple):
+    """What a folder holds."""
+
+    folder: Path
+    config: dict[str, Any]  # algo, model, precision, device; of a run all of it
+    examples: Examples
+    tensors: Params  # params.*, buffers.*
+    step: int  # of the checkpoint
+    unlike: list[dict[str, Any]]  # thresholds of the flag, as they were measured
+    notes: list[str]
+    denormals_are_zero: bool  # in a command; `load` leaves the process as it is
+
+    @property
+    def is_run(self) -> bool:
+        return "task" in self.config
+
+
+def read(folder: Path, trust: bool) -> Stored:
+    """Raises UserError where that is neither a run nor an export, or not whole."""
+    if (folder / EXPORT).is_file():
+        return _read_export(folder)
+    runs.check_folder(folder)
+    config = runs.load_config(folder / "config.yaml")
+    if missing := [key for key in ("algo", "task", "model", "precision", "device") if key not in config]:
+        raise UserError(f"{folder / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
+    _check(folder / "config.yaml", config, ("algo", "task", "model"))
+    tested, notes = runs.load_tested(folder)
+    if not (folder / "results.json").exists():
+        notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
+    unlike = kept(folder)
+    examples = examples_in(folder, config, trust)
+    tensors = {name: value for name, value in tested.tensors.items() if name.startswith(("params.", "buffers."))}
+    zero = runs.denormals_are_zero(folder)
+    return Stored(folder, config, examples, tensors, tested.step, unlike, notes, zero)
+
+
+def examples_in(folder: Path, config: dict[str, Any], trust: bool) -> Examples:
+    """What the examples of a run are."""
+    if (folder / TASK).exists():
+        return _examples(records.read_json(folder / TASK), folder / TASK)
+    examples = examples_of(task_of(config, trust))  # of a version before, which left ink as it is
+    if examples.preparation is None:
+        return examples
+    return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=Ink.as_is))
+
+
+def _check(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
+    runs.check_parts(path, config, groups)
+    if config.get("precision") not in Precision.__members__ or not isinstance(config.get("device"), str):
+        raise UserError(f"{path} has no precision and device that there are: it is not whole, or of another version")
+
+
+def task_of(config: dict[str, Any], trust: bool, **keys: Any) -> TaskDistribution:
+    """The task of a run, with these keys set otherwise. Its data may be read."""
+    node = OmegaConf.create({**config["task"], **keys})
+    task: TaskDistribution = build(node, "task", TaskDistribution, set(), trust, [])
+    return task
+
+
+def _read_export(folder: Path) -> Stored:
+    content = records.read_json(folder / EXPORT)
+    try:
+        if content["format"] > FORMAT:
+            raise UserError(
+                f"{folder / EXPORT} is of format {content['format']}, and this version reads up to {FORMAT}: install a "
+                "newer metalearn"
+            )
+        name, digest = str(content["weights"]), content["sha256"]
+        config, step, unlike = content["config"], content["step"], content["unlike"]
+        examples = content["examples"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / EXPORT} has no {error}: export the run again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / EXPORT} has no config: export the run again")
+    _check(folder / EXPORT, config, ("algo", "model"))
+    path = folder / Path(name).name
+    try:
+        data = read_bytes(path, checkpoint.MOST_BYTES)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise UserError(f"{path} is damaged, its hash is not the one in {EXPORT}: export the run again")
+        tensors = checkpoint.tensors_of(data)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): export the run again") from error
+    notes = [*runs.check_records(folder), *runs.unproved(folder, {})]
+    zero = content.get("denormals_are_zero") is True
+    return Stored(folder, config, _examples(examples, folder / EXPORT), tensors, step, unlike, notes, zero)
+
+
+def _examples(content: dict[str, Any], path: Path) -> Examples:
+    try:
+        return from_json(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({'' if type(error) is ValueError else f'{type(error).__name__}: '}{error}): it is "
+            "not whole, or of another version"
+        ) from error
+
+
+def make(
+    stored: Stored, batch_norm: BatchNorm, device: str, precision: Precision, test_steps: int | None, trust: bool
+) -> Model:
+    """The model in a folder. Raises UserError where its parts do not fit."""
+    place = resolve_device(device)
+    check_precision(precision, place)
+    spec = stored.examples.spec
+    net: Net = build(OmegaConf.create(stored.config["model"]), "model", Net, set(), trust, [], spec=spec)
+    algo: Algorithm = build(OmegaConf.create(stored.config["algo"]), "algo", Algorithm, set(), trust, [])
+    if test_steps is not None:
+        if "test_steps" not in stored.config["algo"]:
+            raise UserError(f"algo.test_steps={test_steps}: the run's algorithm takes no inner steps")
+        steps: Any = {"test_steps": test_steps}
+        algo = dataclasses.replace(algo, **steps)  # type: ignore[type-var]
+    dtype = torch.float64 if precision is Precision.fp64 else torch.float32
+    wanted = algo.init(net, torch.Generator()) if trust else _wanted(stored, algo, net)
+    parts = []
+    for word, part in (("params.", wanted.params), ("buffers.", wanted.buffers)):
+        found = {name.removeprefix(word): value for name, value in stored.tensors.items() if name.startswith(word)}
+        if odd := sorted(found.keys() ^ part.keys()):
+            raise UserError(
+                f"the weights in {stored.folder} are of another model than its configuration: {odd[0]} is in one only"
+            )
+        if odd := [name for name in part if part[name].shape != found[name].shape]:
+            shapes = [list(tensors[odd[0]].shape) for tensors in (found, part)]
+            raise UserError(
+                f"the weights in {stored.folder} are of another model than its configuration: {odd[0]} is {shapes[0]} "
+                f"and should be {shapes[1]}"
+            )
+        parts.append({name: found[name].to(place, dtype) for name in part})
+    fitting = [
+        threshold
+        for threshold in thresholds(stored.folder, stored.unlike)
+        if (threshold.batch_norm, threshold.test_steps, threshold.step)
+        == (batch_norm.name, algo.test_steps, stored.step)
+    ]
+    reduced = precision is Precision.bf16
+    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, reduced)
+
+
+def _wanted(stored: Stored, algo: Algorithm, net: Net) -> Meta:
+    """The names and shapes of what was learned, without memory for it: a width that is damaged may want any amount. Not
+    of somebody's own classes, which may look at their numbers."""
+    try:
+        with torch.device("meta"):
+            return algo.init(net, torch.Generator())
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # of a width that no tensor has
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the network in {stored.folder} cannot be made ({reason}): its configuration is not whole, or of another "
+            "version"
+        ) from error
+
+
+def kept(run: Path) -> list[dict[str, Any]]:
+    """The thresholds of the flag in the folder of a run."""
+    if not (run / UNLIKE).exists():
+        return []
+    found: list[dict[str, Any]] = records.read_json(run / UNLIKE).get("thresholds", [])
+    return found
+
+
+def thresholds(folder: Path, content: list[dict[str, Any]]) -> list[Threshold]:
+    """Raises UserError where these are none."""
+    try:
+        return [checked(Threshold(**known)) for known in content]
+    except (TypeError, ValueError) as error:
+        name = EXPORT if (folder / EXPORT).is_file() else UNLIKE
+        raise UserError(
+            f"{folder / name} holds no thresholds of the flag ({error}): remove or export it again"
+        ) from error
+
+
+def load(
+    folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool, ink: str | None = None
+) -> Model:
+    """The model in a folder, for Python."""
+    stored = read(folder, trust)
+    precision = precision or stored.config["precision"]
+    chosen = ("batch_norm", batch_norm, BatchNorm), ("precision", precision, Precision), ("ink", ink, Ink)
+    for key, value, options in chosen:
+        if value is not None and value not in options.__members__:
+            raise UserError(f"{key}={value!r} must be one of {', '.join(options.__members__)}")
+    if precision == Precision.tf32.name:  # a setting of the whole process
+        raise UserError("precision='tf32' is for commands: give precision='fp32', or set it in torch and give that")
+    stored = stored._replace(examples=with_ink(stored.examples, None if ink is None else Ink[ink]))
+    return make(stored, BatchNorm[batch_norm], device, Precision[precision], None, trust)

@@ -1,0 +1,228 @@
+"""A trained learner that adapts to one new task at a time, of any number of classes and of examples in each.
+
+Shapes: S support examples, Q query examples, W classes, d numbers of an example that is none of images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.algorithms.base import Predictor as Adapted
+from metalearn_cli.algorithms.inner_loop import last
+from metalearn_cli.algorithms.protonet import ProtoNet
+from metalearn_cli.datasets.image_folder import some
+from metalearn_cli.datasets.pictures import Broken
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.bfloat16 import Reduced
+from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.base import Support
+from metalearn_cli.tasks.example_format import Examples
+from metalearn_cli.trained.novelty import Threshold, find, unlikeness
+from metalearn_cli.trained.other_way import for_way
+from metalearn_cli.trained.python_inputs import Picture, classes_of, labels, numbers, pictures, scaled, unscaled
+
+AT_ONCE = 256  # queries that go through together, where a prediction does not depend on its neighbours
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What `metalearn_cli.load` returns."""
+
+    algo: Algorithm
+    net: Net  # of the trained way
+    meta: Meta
+    examples: Examples
+    batch_norm: BatchNorm
+    device: torch.device
+    dtype: torch.dtype
+    thresholds: list[Threshold]  # beyond which a query is unlike every class
+    reduced: bool = False  # products in bfloat16
+
+    def adapt(self, x: Any, y: Any) -> "Predictor":
+        """Adapt to the support set of a task -> what predicts for it.
+
+        x: files or PIL images, which are prepared as `metalearn predict` does it; or [S, C, H, W] in 0..1 as `read`
+        makes it; or [S, d] in the units of the training table. y [S]: labels of one kind, or [S] or [S, outputs]
+        values. Tensors, arrays or lists.
+        """
+        x = self._inputs(x)
+        if self.examples.spec.kind == "values":
+            classes: list[Any] = []
+            targets = self._values(y, len(x))
+        else:
+            classes, targets = self._labels(y, len(x))
+        net, meta, note = (
+            for_way(self.algo, self.net, self.meta, len(classes)) if classes else (self.net, self.meta, "")
+        )
+        net = self.in_precision(net)
+        order = torch.randperm(len(x), generator=generator("support", len(x)))  # an order may matter, a class's never
+        key = torch.zeros(1, dtype=torch.int64, device=self.device)
+        support = Support(x[order].unsqueeze(0), targets[order.to(self.device)].unsqueeze(0), key)
+        with torch.no_grad():
+            predict = last(self.algo.adapt(net, meta, support, self.algo.test_steps))
+        threshold = self.threshold(len(classes), int(targets.bincount().min())) if classes else None
+        return Predictor(self, predict, classes, threshold, note)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.examples.spec.input_shape))
+        return f"<{type(self.algo).__name__} with {type(self.net).__name__} on examples of {shape}, {self.device}>"
+
+    def read(self, given: Picture | Sequence[Picture]) -> Tensor:
+        """These files or PIL images as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones.
+
+        A PIL image that was opened from a file, and is not decoded yet, is read as the file is: of a large JPEG no more
+        than is needed is decoded. One that is decoded already is taken as it is.
+        """
+        return self.read_bytes([given] if isinstance(given, Picture) else given) * (1 / 255)
+
+    def read_bytes(self, given: Sequence[Picture]) -> Tensor:
+        """The same, [n, C, H, W] uint8."""
+        preparation = self.examples.preparation
+        if preparation is None:
+            raise UserError(
+                "the task of this run does not tell how a picture becomes an example: its class has no `preparation`"
+            )
+        pixels = torch.empty(len(given), *self.examples.spec.input_shape, dtype=torch.uint8)
+        broken = []
+        for number, picture in enumerate(given):
+            try:
+                pixels[number] = preparation.read(Path(picture) if isinstance(picture, str) else picture)
+            except Broken as error:
+                broken.append(f"{picture if isinstance(picture, str | Path) else f'number {number + 1}'} {error}")
+        if broken:
+            raise UserError(
+                f"{len(broken)} of {len(given)} pictures cannot be used: {some(broken, '; ')}: mend or remove them"
+            )
+        return pixels
+
+    def threshold(self, way: int, shot: int) -> Threshold | None:
+        """Of the flag `unlike`, that for tasks of `way` classes with `shot` examples or more; None: it is not known."""
+        return find(self.thresholds, way, shot, self.is_metric)
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether the outputs are distances, which do not depend on how many classes there are."""
+        return isinstance(self.algo, ProtoNet)
+
+    def in_precision(self, net: Net) -> Net:
+        return Reduced(net.spec, net) if self.reduced else net
+
+    def outside(self, x: Any) -> Tensor:
+        """x [n, d] as for `adapt` -> which lie outside of the range of the training tasks' inputs, [n] bool."""
+        columns = self.examples.columns
+        if columns is None or columns.x_range is None:
+            raise UserError("nothing is known of the range of the inputs that this run was trained on")
+        low, high = (torch.tensor(end, dtype=torch.float64) for end in (columns.x_range.low, columns.x_range.high))
+        values = self._checked(x).double()
+        return ((values < low) | (values > high)).any(1)
+
+    def numbers(self, x: Any) -> Tensor:
+        """Examples of any kind that `adapt` takes as numbers, [n, ...]."""
+        is_of_images = self.examples.columns is None and len(self.examples.spec.input_shape) == 3
+        files = pictures(x) if is_of_images else None
+        found = numbers(x) if files is None else self.read_bytes(files)
+        if found.dim() == 0 or len(found) == 0:
+            raise UserError("x is empty: give a list of one example at least")
+        return found
+
+    def _inputs(self, x: Any) -> Tensor:
+        """[n, *input] on the device."""
+        columns = self.examples.columns
+        return scaled(self._checked(x), columns.x_scale if columns else None).to(self.device, self.dtype)
+
+    def _checked(self, given: Any) -> Tensor:
+        """[n, *input] in the units of whoever gave it, pixels in 0..1."""
+        shape = self.examples.spec.input_shape
+        x = self.numbers(given)
+        if shape == (1,) and x.dim() == 1:
+            x = x[:, None]
+        if tuple(x.shape[1:]) != shape:
+            raise UserError(f"x is of shape {list(x.shape)}, and [n, {', '.join(map(str, shape))}] is wanted")
+        if x.dtype == torch.uint8 and len(shape) == 3:
+            x = x * (1 / 255)
+        if not x.isfinite().all():
+            raise UserError("x holds numbers that are not finite: give every example all of its numbers")
+        if len(shape) == 3 and (x.min() < -0.01 or x.max() > 1.01):
+            raise UserError(
+                f"x holds pixels from {x.min().item():.4g} to {x.max().item():.4g}: give numbers in 0..1, or uint8 in "
+                "0..255"
+            )
+        return x
+
+    def _values(self, y: Any, number: int) -> Tensor:
+        """[S, outputs] on the device."""
+        y, outputs = numbers(y), self.examples.spec.outputs
+        if outputs == 1 and y.dim() == 1:
+            y = y[:, None]
+        if y.shape != (number, outputs):
+            raise UserError(
+                f"y is of shape {list(y.shape)}, and [{number}, {outputs}] is wanted: {outputs} for each of x"
+            )
+        if not y.isfinite().all():
+            raise UserError("y holds numbers that are not finite: give every example all of its values")
+        columns = self.examples.columns
+        return scaled(y, columns.y_scale if columns else None).to(self.device, self.dtype)
+
+    def _labels(self, y: Any, number: int) -> tuple[list[Any], Tensor]:
+        """The classes, and the place of each example's among them [S]."""
+        found = labels(y, number)
+        columns = self.examples.columns
+        if columns is not None and columns.labels:  # all tasks share them
+            classes = list(columns.labels)
+            found = [str(label) for label in found]
+            if unknown := [label for label in found if label not in classes]:
+                raise UserError(
+                    f"y has the label {unknown[0]}, and the training had {', '.join(classes)}: take one of them"
+                )
+        else:
+            classes = classes_of(found)
+        place = {label: position for position, label in enumerate(classes)}
+        return classes, torch.tensor([place[label] for label in found], device=self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """What predicts for the task that a model was adapted to."""
+
+    model: Model
+    adapted: Adapted
+    classes: list[Any]  # the labels in the order of the outputs; none for values
+    threshold: Threshold | None
+    note: str  # what the user should know of the adaptation
+
+    def __repr__(self) -> str:
+        return f"<{self.model!r} adapted to {self.classes or 'values'}>"
+
+    def __call__(self, x: Any) -> Tensor:
+        """x [Q, ...] as for `adapt` -> the probability of each class [Q, W], or values in the units of y."""
+        out = self.outputs(x)
+        if self.classes:
+            return out.softmax(-1)
+        columns = self.model.examples.columns
+        return unscaled(out, columns.y_scale if columns else None)
+
+    def outputs(self, x: Any) -> Tensor:
+        """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU."""
+        mode, x = self.model.batch_norm, self.model.numbers(x)
+        size = len(x) if mode is BatchNorm.transductive else AT_ONCE
+        with torch.no_grad():
+            parts = [
+                self.adapted(self.model._inputs(x[start : start + size]).unsqueeze(0), mode)[0].cpu()
+                for start in range(0, len(x), size)
+            ]
+        return torch.cat(parts)
+
+    def unlike(self, x: Any) -> Tensor:
+        """x [Q, ...] -> which look unlike every class, [Q] bool."""
+        if self.threshold is None:
+            raise UserError(
+                "nothing is known of when a query is unlike every class of such a support: `metalearn predict` of the "
+                "run, with as many classes and examples, measures it once and keeps it, as does `metalearn export`"
+            )
+        return unlikeness(self.outputs(x)) > self.threshold.value

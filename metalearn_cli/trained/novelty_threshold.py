@@ -1,0 +1,150 @@
+"""The threshold of the flag `unlike`: measured on validation tasks of the run's own distribution.
+
+It is kept in the run's unlike.json with what it was measured on, and in an exported model. One that a version before
+has kept, which promises nothing, is measured anew where the run's data are at hand, and used as it is where not.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import present
+from metalearn_cli.algorithms.inner_loop import last
+from metalearn_cli.errors import UserError
+from metalearn_cli.learning.draws import draw_episodes
+from metalearn_cli.run_folder import records, runs
+from metalearn_cli.system.console import Console, Progress
+from metalearn_cli.system.files import turn
+from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
+from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.trained.loading import UNLIKE, Stored, kept, task_of, thresholds
+from metalearn_cli.trained.model import Model
+from metalearn_cli.trained.novelty import PROMISED, Threshold, calibrated, unlikeness
+from metalearn_cli.trained.other_way import for_way
+
+EPISODES = 100
+QUERIES = 5  # of each class at most
+TASKS_AT_ONCE = 8
+
+
+def threshold(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> tuple[Threshold | None, str]:
+    """That of tasks of `way` classes, the smallest with `shot` examples, or the next best, which flags less: it is
+    known, or measured now. And a sentence on it. None where there is none."""
+    if model.examples.columns is not None:
+        return None, "no flag `unlike`: the tasks of a table share their classes"
+    reasons: list[str] = []
+    for size in _sizes(stored, model, way, shot) if stored.is_run else []:
+        if known := [one for one in model.thresholds if (one.way, one.shot) == size and one.is_current]:
+            return known[0], _sentence(known[0], way, shot, reasons)
+        try:
+            found = measure(stored, model, *size, trust)
+        except UserError as reason:
+            reasons.append(str(reason))
+            continue
+        return found, _sentence(found, way, shot, reasons)
+    if (nearest := model.threshold(way, shot)) is not None:
+        return nearest, _sentence(nearest, way, shot, reasons)
+    known_ways = sorted({known.way for known in model.thresholds})
+    none = f"known are those of {', '.join(map(str, known_ways))} classes" if known_ways else "none is known here"
+    return None, f"no flag `unlike`: its threshold is measured on validation tasks ({reasons[-1] if reasons else none})"
+
+
+def _sizes(stored: Stored, model: Model, way: int, shot: int) -> list[tuple[int, int]]:
+    """Ways and shots of validation tasks, the first the best."""
+    if "way" not in stored.config["task"]:
+        return [(own_way(stored), shot)]  # a user's own task is what it is
+    ways = [way, own_way(stored)] if model.is_metric else [way]
+    return list(dict.fromkeys((a_way, a_shot) for a_way in ways for a_shot in (shot, 1)))
+
+
+def own_way(stored: Stored) -> int:
+    return stored.examples.spec.outputs
+
+
+def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
+    of_classes = f" of {found.classes} classes" if found.is_current else ""
+    kind = f"{found.queries} queries of {found.way}-way {found.shot}-shot validation tasks{of_classes}, of which "
+    kind += f"{found.share:.1%} are flagged"
+    if (found.way, found.shot) == (way, shot):
+        if found.promised is None:
+            return f"flag `unlike`: by {kind}; measured by a version before, which promised more than it kept"
+        few = "" if found.promised <= PROMISED else ": more validation classes would make it less"
+        end = f"{found.promised:.0%} at most of the queries of new classes (upper end of a 95% interval{few})"
+        return f"flag `unlike`: by {kind}; true for {end}"
+    why = f" ({reasons[0]})" if reasons else ""
+    return f"flag `unlike`: by {kind}, as nothing is known of {way}-way {shot}-shot ones{why}"
+
+
+def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> Threshold:
+    """The threshold of such validation tasks. Raises UserError where they cannot be had."""
+    task = task_of(stored.config, trust, **_keys(stored.config["task"], way, shot))
+    if stored.is_run:
+        runs.check_same_data(stored.folder, task.fingerprint)
+    if "val" not in task.splits:
+        raise UserError("the run has no validation classes")
+    task.check_split("val")
+    number = task.number("val")
+    episodes = EPISODES if number is None else min(EPISODES, number)
+    net, meta, _ = for_way(model.algo, model.net, model.meta, task.spec.outputs)
+    net = model.in_precision(net)
+    scores: list[Tensor] = []
+    classes: list[str] = []
+    done = 0
+    with Progress(Console(), "measuring the flag `unlike`", episodes, passing=True) as progress:
+        for draw in draw_episodes(task, "val", episodes, 0):
+            tasks = task.gather(draw, model.device).to(model.dtype)
+            classes += _classes(task, draw, tasks, len(classes))
+            for batch in tasks.chunks(TASKS_AT_ONCE):
+                with torch.no_grad():
+                    predict = last(model.algo.adapt(net, meta, batch.support, model.algo.test_steps))
+                    out = present(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
+                score = unlikeness(out)
+                scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])
+                done += len(batch.key)
+                progress.advance(done, "tasks")
+    values = torch.cat(scores).cpu()
+    value, share, promised = calibrated(values, classes)
+    return Threshold(
+        value=value,
+        way=way,
+        shot=shot,
+        batch_norm=model.batch_norm.name,
+        test_steps=model.algo.test_steps,
+        step=stored.step,
+        episodes=episodes,
+        queries=len(values),
+        data=task.fingerprint,
+        share=share,
+        classes=len(set(classes)),
+        promised=promised,
+    )
+
+
+def _classes(task: TaskDistribution, draw: Draw, tasks: Batch, before: int) -> list[str]:
+    """The class of each query of the tasks of a draw, in their order; where classes have no names, all queries of a
+    task are of one, which is called by the number of queries before it."""
+    found: list[str] = []
+    for number in range(len(draw["key"])):
+        labels = tasks.task(number).query_y[0].tolist()
+        names = task.label_names(draw_slice(draw, number, number + 1))
+        found += [names[label] if names else f"task after {before + len(found)}" for label in labels]
+    return found
+
+
+def _keys(own: dict[str, Any], way: int, shot: int) -> dict[str, Any]:
+    """Of a task with validation tasks of this size, all alike; its training tasks stay what they are."""
+    if not Episodes.__dataclass_fields__.keys() <= own.keys():  # a user's own task
+        return {}
+    train = {f"train_{key}": own[f"train_{key}"] or own[key] for key in ("way", "shot", "query")}
+    return {**train, "way": way, "shot": shot, "query": min(own["query"], QUERIES), "variable": False}
+
+
+def keep(stored: Stored, found: Threshold) -> None:
+    """In the run's folder, where it is not there yet, in the place of one for the same tasks; what other processes have
+    kept there since it was read stays. Raises OSError."""
+    with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):
+        known = thresholds(stored.folder, kept(stored.folder))
+        if found not in known:
+            others = [one for one in known if not found.replaces(one)]
+            records.write_json(stored.folder / UNLIKE, {"thresholds": [one._asdict() for one in [*others, found]]})

@@ -1,0 +1,96 @@
+"""A run that goes on under other defaults: with the values that it began with.
+
+A default, or a preset's content, may have changed since the run's folder was made. Where the command asks for the same
+choices (algorithm, task, network, preset), a key that nobody has named, neither then nor now, keeps its value.
+"""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS, flatten
+from metalearn_cli.config.job import Job, make_job
+from metalearn_cli.config.overrides import FREE_TEXT, keys_of
+from metalearn_cli.errors import UserError
+from metalearn_cli.run_folder import records, runs
+from metalearn_cli.system.files import read_text
+
+# The word on these is of who gives the command, and never of the folder: files, and what this machine or user wants.
+OF_NOW = {*FREE_TEXT, "trust", "lock", "logger", "device", "threads", "allocator", "compile", "cuda_graph", "memory"}
+
+
+class Begun(NamedTuple):
+    """What the folder of a run holds of how it began."""
+
+    folder: Path
+    config: dict[str, Any]  # flat
+    choices: dict[str, str]
+    given: frozenset[str]  # the keys that its command named
+
+
+def begun(name: str | None) -> Begun | None:
+    """Read how the run of this name began; None where there is no such run, or nothing that says it."""
+    folder = runs.OUTPUTS / (name or "")
+    paths = [folder / file for file in ("config.yaml", "environment.json", "overrides.txt")]
+    if name is None or not all(path.is_file() for path in paths):
+        return None
+    choices = records.read_json(folder / "environment.json").get("choices")
+    try:
+        overrides = read_text(folder / "overrides.txt").splitlines()
+    except OSError as error:
+        raise UserError(f"{folder / 'overrides.txt'} cannot be read ({error.strerror}): mend or remove it") from error
+    if not isinstance(choices, dict):
+        return None
+    return Begun(folder, flatten(runs.load_config(folder / "config.yaml")), choices, frozenset(keys_of(overrides)))
+
+
+def as_begun(job: Job, before: Begun | None) -> Job:
+    """The job with the values of before for what nobody has named, and a sentence on them."""
+    if before is None or _chosen(before.choices) != _chosen(job.choices):
+        return job
+    now = flatten(job.config)
+    kept = {
+        key: before.config[key]
+        for key, value in now.items()
+        if before.config.get(key, value) != value and _is_open(key, before.given | job.given, before.config[key])
+    }
+    ends = "optimizer.schedule_steps"  # follows from `steps`, where nobody names it
+    if ends in kept and before.config.get("steps") != kept.get("steps", now["steps"]):
+        del kept[ends]
+    if not kept:
+        return job
+    said = ", ".join(f"{key}={_text(value)}" for key, value in sorted(kept.items()))
+    config = deepcopy(job.config)
+    for key, value in kept.items():
+        *groups, name = key.split(".")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[name] = value
+    try:  # without the names of classes, whose own defaults would stand otherwise
+        given = {key for key in job.given if not key.endswith("._target_")}
+        made = make_job(OmegaConf.create(config), job.choices, given, trust=True)
+    except UserError as error:
+        raise UserError(f"{before.folder} cannot go on with {said}, as it began: {error}") from error
+    notes = [*job.notes, f"going on with {said}, as this run began"]
+    return made._replace(choices=job.choices, given=job.given, notes=notes)
+
+
+def _chosen(choices: dict[str, str]) -> dict[str, str]:
+    return {group: choice for group, choice in choices.items() if group != "sweep"}
+
+
+def _is_open(key: str, given: frozenset[str], value: Any) -> bool:
+    """Whether nobody has named the key, and a folder may say what it is."""
+    named = any(key == name or key.startswith(f"{name}.") for name in given - {*GROUPS, *PRESETS})
+    is_choice = key in OF_NOW or key.endswith("._target_") or key.partition(".")[0] == "paper" or "${" in str(value)
+    return not named and not is_choice
+
+
+def _text(value: Any) -> str:
+    """Write a value as a command line has it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

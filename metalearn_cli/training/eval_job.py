@@ -1,0 +1,154 @@
+"""The job of `metalearn eval`: a run's own configuration, with what may be set otherwise at a test."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from metalearn_cli.config.conf_folder import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
+from metalearn_cli.config.job import Job, gone_keys, make_job
+from metalearn_cli.config.overrides import compose_config, given_twice, parse_override
+from metalearn_cli.config.schema import build
+from metalearn_cli.datasets.paths import expand
+from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.errors import UserError, nearest
+from metalearn_cli.run_folder import records, runs
+from metalearn_cli.run_folder.validate import check_environment
+from metalearn_cli.tasks.base import TaskDistribution
+from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.tasks.resized import can_adapt
+from metalearn_cli.trained.loading import examples_in
+
+
+def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
+    """The run's own configuration, with what may be set otherwise at a test."""
+    given = {_key(override): override.partition("=")[2] for override in overrides}
+    if "run" not in given:
+        raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
+    run = Path(given.pop("run"))
+    runs.check_folder(run)
+    config = run_keys() | runs.load_config(run / "config.yaml")  # a run of a version without some key has its default
+    runs.check_parts(run / "config.yaml", config, GROUPS)
+    # Whether to run foreign code is the word of who gives the command, never of the folder.
+    trust = "trust" in given and parse_override(f"trust={given['trust']}")[1] is True
+    kept = [group for group in GROUPS if group not in given and f"{group}._target_" not in given]
+    if gone := gone_keys(config, kept, trust):
+        raise UserError(f"{run} {runs.gone_keys(run, gone)}")
+    for override in overrides:
+        _check_eval_key(override, config, has_own_task="task._target_" in given)
+    records = _choices(run / "environment.json")
+    rest = [override for override in overrides if not override.startswith("run=")]
+    on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]
+    if "task" in given:
+        composed, choices = compose_config(on_task)
+        config["task"] = OmegaConf.to_container(composed.task)
+        config["task"] |= _own_preparation(run, config["task"], set(given), trust)
+        records["task"] = choices["task"]
+        rest = [override for override in rest if override not in on_task]
+    for override in rest:
+        _set(config, override, has_own_task="task._target_" in given)
+    notes = [f"tested {_sizes(config['task'])}"] if _sizes(config["task"]) and "task" in given else []
+    config |= {"compile": False, "cuda_graph": False, "memory": None, "logger": None}  # of a training
+    config["expect"] = config["expect"] if "expect" in given else None
+    config["paper"] = config["paper"] if not on_task and "batch_norm" not in given else None  # of another protocol
+    input_shape = None
+    if on_task:
+        own = _where_it_stands_now(runs.load_config(run / "config.yaml")["task"], config["task"])
+        both = _task(own, set(), trust), _task(config["task"], set(given), trust)
+        input_shape = _check_task(run, records["task"], *both)
+    job = make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
+    if "task" in given and set(Preparation.KEYS) <= config["task"].keys():
+        notes.append(str(job.task.preparation))
+    return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
+
+
+def _choices(path: Path) -> dict[str, str]:
+    """The chosen yaml of each group, as a run has recorded it; that of the task becomes the name of a folder."""
+    environment = records.read_json(path)
+    check_environment(path, environment)
+    choices: dict[str, str] = environment.get("choices", {})
+    if missing := [group for group in GROUPS if group not in choices]:
+        raise UserError(f"{path} has no choices.{missing[0]}: it is not whole, or of another version")
+    return choices
+
+
+def _sizes(task: dict[str, Any]) -> str:
+    """Another task has its own sizes, not those of the run's."""
+    return ", ".join(f"{name} {task[name]}" for name in ("way", "shot", "query") if name in task)
+
+
+def _own_preparation(run: Path, task: dict[str, Any], given: set[str], trust: bool) -> dict[str, Any]:
+    """The keys by which pictures of the user's own are prepared as the run's were, but for those that are given."""
+    own = examples_in(run, runs.load_config(run / "config.yaml"), trust).preparation
+    if own is None or not set(Preparation.KEYS) <= task.keys():
+        return {}
+    return {
+        key: value for key, value in own.to_json().items() if key in Preparation.KEYS and f"task.{key}" not in given
+    }
+
+
+def _task(node: dict[str, Any], given: set[str], trust: bool) -> TaskDistribution:
+    task: TaskDistribution = build(OmegaConf.create(node), "task", TaskDistribution, given, trust, [])
+    return task
+
+
+def _where_it_stands_now(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The run's own task: where its folder is gone and the same task is asked for in another folder, in that one."""
+    gone = own.get("root") is not None and not expand(own["root"]).exists()
+    is_same = own["_target_"] == other["_target_"] and other.get("root") is not None
+    return {**own, "root": other["root"]} if gone and is_same else own
+
+
+def _same_data(task: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Whether two tasks differ in the sizes of their episodes at most."""
+    return task.keys() == own.keys() and all(
+        task[key] == own[key] for key in task if key not in Episodes.__dataclass_fields__
+    )
+
+
+def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribution) -> tuple[int, ...] | None:
+    """Raises UserError where another task than the run's own has examples that its network cannot take, or classes that
+    it learned -> the shape that the task's images must get; None: they have it."""
+    (kind, shape), (own_kind, own_shape) = ((task.spec.kind, list(task.spec.input_shape)) for task in (other, own))
+    is_same = (kind, shape) == (own_kind, own_shape)
+    if not is_same and not (kind == own_kind and can_adapt(other.spec, own.spec.input_shape)):
+        raise UserError(
+            f"task={name} has {kind} of examples of shape {shape}, and the model of {run} takes {own_kind} of "
+            f"{own_shape}: take a task like the run's"
+        )
+    if both := sorted(own.classes("train") & other.classes("test")):
+        what = "classes" if other.number("test") is None else "tasks"
+        raise UserError(
+            f"{len(both)} of the {len(other.classes('test'))} {what} of this test were trained on by {run}, e.g. "
+            f"{both[0]}: take the split that it was trained with"
+        )
+    return None if is_same else own.spec.input_shape
+
+
+def _check_eval_key(override: str, config: dict[str, Any], has_own_task: bool) -> None:
+    """Raises UserError for a key that an evaluation cannot set."""
+    key = _key(override)
+    if override.startswith("+") and not (has_own_task and key.startswith("task.")):
+        raise UserError(f"{override}: give it without the +")
+    if key in (*EVAL_KEYS, "run") or key.startswith("task."):
+        return
+    if key in (*flatten(config), *GROUPS, *PRESETS):
+        raise UserError(f"{key} belongs to the training: eval can set {', '.join(EVAL_KEYS)}, and the keys of the task")
+    on_task = (f"task.{name}" for name in config["task"] if name != "_target_")
+    raise UserError(f"there is no key {key}{nearest(key, [*EVAL_KEYS, *on_task])}")
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+def _set(config: dict[str, Any], override: str, has_own_task: bool) -> None:
+    """key=value in the configuration of a run, which has the key."""
+    key, value = parse_override(override)
+    if "${" in override:
+        raise UserError(f"{override}: an evaluation takes plain values, not references")
+    group, _, rest = key.partition(".")
+    if rest and rest not in config[group] and not has_own_task:
+        names = [name for name in map(str, config[group]) if name != "_target_"]
+        raise UserError(f"the run's {group} has no key {rest}{nearest(rest, names, f'{group}.')}")
+    (config[group] if rest else config)[rest or key] = value

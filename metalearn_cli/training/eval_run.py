@@ -1,0 +1,103 @@
+"""Evaluate a trained run in a folder of its own, below the run's."""
+
+import contextlib
+import hashlib
+import json
+import shlex
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import Job, key_defaults
+from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.run_folder import checkpoint, records, runs, scored_parts
+from metalearn_cli.run_folder.unfinished import launcher
+from metalearn_cli.system.files import refuse_link
+from metalearn_cli.system.ranks import ALONE, Ranks
+from metalearn_cli.system.signals import Interrupt, Interrupted
+from metalearn_cli.tasks.tones import drawn, warnings
+from metalearn_cli.trained.loading import examples_in
+from metalearn_cli.training.eval_job import (
+    _same_data,
+)
+from metalearn_cli.training.run import (
+    _console,
+    _same_everywhere,
+)
+from metalearn_cli.training.test import test
+from metalearn_cli.tuning.prepare import prepare
+
+
+def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) -> tuple[Path, dict[str, Any]]:
+    """Test the checkpoint that a run tested, with other episodes or on another task, in a folder of its own.
+
+    The folder's name is made of what is tested, so that the same command finds its results again -> folder, results.
+    """
+    learner = new_learner(job, ranks)
+    fingerprint = _same_everywhere(job, ranks)
+    tested, about = ranks.from_first(lambda: _tested(run, job, fingerprint))
+    notes = [*job.notes, *job.task.notes(), *about, *_unlike_the_training(run, job)]
+    learner.load_state_dict(tested.tensors)
+    what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}
+    digest = hashlib.sha256(json.dumps([what, fingerprint, tested.step], sort_keys=True).encode()).hexdigest()
+    folder = run / "eval" / f"{job.choices['task']}-{digest[:8]}"
+
+    def new_folder() -> None:
+        refuse_link(folder.parent)
+        refuse_link(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    ranks.from_first(new_folder)
+    locked = runs.lock(folder, job.run.lock) if ranks.is_first else contextlib.nullcontext()
+    with locked, closing(_console(folder / "eval.log", ranks)) as console:
+        for note in notes:
+            console.say(note)
+        results, changed = ranks.from_first(lambda: runs.read_results(folder, job.config))
+        for sentence in changed:
+            console.say(sentence)
+        if results is not None:
+            console.say(f"{folder} holds the results of this very evaluation: remove it to test once more")
+            return folder, results
+        try:
+            if ranks.is_first:
+                records.write_json(folder / "choices.json", runs.choices(run))
+                runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
+            with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
+                with interrupt.leaving_at_once():
+                    job = prepare(job, folder, console, ranks)
+                learner = new_learner(job, ranks)
+                learner.load_state_dict(tested.tensors)
+                results = test(learner, job, folder, tested.step, console, interrupt)
+        except BaseException as failure:
+            if isinstance(failure, Interrupted) and (folder / scored_parts.FOLDER).exists():
+                again = shlex.join([*launcher(ranks), "eval", *overrides])
+                raise Interrupted(failure.code - 128, f"saved a part of the test; continue with: {again}") from failure
+            if ranks.is_first:
+                shutil.rmtree(folder)  # an evaluation is whole, or its scored blocks wait, or it is not there
+            raise
+        console.note(f"results are in {folder}")
+        return folder, results
+
+
+def _unlike_the_training(run: Path, job: Job) -> list[str]:
+    """What the user should know of their own pictures."""
+    if not set(Preparation.KEYS) <= job.config["task"].keys():
+        return []
+    tones = examples_in(run, runs.load_config(run / "config.yaml"), job.run.trust).tones
+    if tones is None:
+        return []
+    x = drawn(job.task, "test")
+    return warnings(x, tones, "a sample of the test", [f"number {number}" for number in range(1, len(x) + 1)])
+
+
+def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoint, list[str]]:
+    """The checkpoint that a run tested, or its newest, and what the user should know about that."""
+    defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
+    if _same_data(job.config["task"], defaults | runs.load_config(run / "config.yaml")["task"]):
+        runs.check_same_data(run, fingerprint)
+    tested, skipped = runs.load_tested(run)
+    if (run / "results.json").exists():
+        return tested, skipped
+    return tested, [*skipped, f"{run} is not finished: testing its step {tested.step} of {job.run.steps}"]

@@ -1,0 +1,153 @@
+"""What the commands do: one training in its run folder, one evaluation of a run, and how results are printed."""
+
+import contextlib
+import json
+import shutil
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from metalearn_cli.config.assemble import new_learner, require_shares
+from metalearn_cli.config.job import Job, key_defaults
+from metalearn_cli.errors import Pruned, UserError
+from metalearn_cli.run_folder import environment, records, runs, scored_parts
+from metalearn_cli.run_folder.loggers import check_installed, new_mirror
+from metalearn_cli.run_folder.unfinished import how_to_continue
+from metalearn_cli.system.console import Console
+from metalearn_cli.system.ranks import ALONE, Ranks
+from metalearn_cli.system.signals import Interrupt, Interrupted
+from metalearn_cli.tasks.example_format import going_on, to_json, trained_on
+from metalearn_cli.training import continued
+from metalearn_cli.training.loop import GivesUp, train
+from metalearn_cli.tuning.prepare import prepare
+
+
+def train_run(
+    job: Job, overrides: list[str], ranks: Ranks = ALONE, gives_up: GivesUp | None = None, number: int | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Train in the run's folder, or take the results of a run that is already finished -> folder, results. Raises
+    Pruned where a search gives the run up. `number`: that of a job of a sweep."""
+    begun = ranks.from_first(lambda: continued.begun(job.run.name))
+    job = continued.as_begun(job, begun)
+    # What is wrong with the device, the parts or the data is said before a folder is made.
+    check_installed(job.run.logger.name if job.run.logger else None)
+    require_shares(job, ranks)
+    new_learner(job, ranks)
+    fingerprint = _same_everywhere(job, ranks)
+    notes = job.task.notes()  # read the data
+
+    def new_folder() -> Path:
+        folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
+        folder.mkdir(parents=True, exist_ok=job.run.name is not None)
+        return folder
+
+    folder = ranks.from_first(new_folder)
+    with _first_in(folder, job, ranks) as about, closing(_console(folder / "train.log", ranks, number)) as console:
+        for note in job.notes:
+            (console.say if number is None else console.note)(note)  # a sweep has said those of its jobs
+        for note in [*notes, *about]:
+            console.say_once(note)
+        results = ranks.from_first(lambda: _begin(folder, job, overrides, fingerprint, console, ranks))
+        if results is not None:
+            return folder, results
+        try:
+            with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
+                with interrupt.leaving_at_once():
+                    job = prepare(job, folder, console, ranks)
+                results = train(new_learner(job, ranks), job, folder, console, interrupt, gives_up)
+        except Interrupted as signal:
+            raise Interrupted(signal.code - 128, how_to_continue(folder, overrides, ranks)) from signal
+        except Pruned as end:
+            console.say(f"{folder} is {end}")
+            raise
+        except Exception as error:  # whoever called says it on the screen
+            with contextlib.suppress(OSError):  # the disk may be full, which is what failed
+                console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
+            raise
+        console.note(f"results are in {folder}")
+        return folder, results
+
+
+def _begin(
+    folder: Path, job: Job, overrides: list[str], fingerprint: str, console: Console, ranks: Ranks
+) -> dict[str, Any] | None:
+    """Check what the folder holds, and write down what will be done in it -> the results, where it is done already."""
+    runs.check_same_data(folder, fingerprint)
+    if (results := finished_results(folder, job, console)) is not None:
+        console.say(f"{folder} is already finished, {job.run.steps} steps")
+        shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)  # of a process that was killed as it finished
+        with closing(new_mirror(folder, job, results, console, ranks)) as mirror:
+            mirror.finish(results)
+        return results
+    for difference in environment.other_versions(folder, ranks.size):
+        console.say(difference)
+    runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
+    examples = trained_on(job.task)
+    with contextlib.suppress(UserError):  # it is written anew, whatever has become of it
+        examples = going_on(examples, records.read_json(folder / "task.json"))
+    records.write_json(folder / "task.json", to_json(examples))
+    classes = {str(split): job.task.class_names(split) for split in job.task.splits}
+    if any(classes.values()):
+        records.write_json(folder / "classes.json", classes)
+    return None
+
+
+@contextlib.contextmanager
+def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
+    """The run's folder taken by the first rank, and found to be this run's -> what nothing proves of it."""
+    if not ranks.is_first:
+        yield []
+        return
+    with runs.lock(folder, job.run.lock):
+        runs.remove_temporary(folder)
+        about = runs.check_written(folder)
+        runs.check_same(folder, job.config, key_defaults(job), job.given)
+        yield about
+
+
+def _console(log: Path, ranks: Ranks, job: int | None = None) -> Console:
+    return Console(log, job=job) if ranks.is_first else Console(is_silent=True)
+
+
+def _same_everywhere(job: Job, ranks: Ranks) -> str:
+    """The fingerprint of the data. Raises UserError where the ranks were given different commands or data."""
+    fingerprint = job.task.fingerprint
+    for what, own in (("configuration", json.dumps(job.config, sort_keys=True)), ("data", fingerprint)):
+        each = ranks.gather(own)
+        if others := [rank for rank in range(ranks.size) if each[rank] != each[0]]:
+            raise UserError(
+                f"rank {others[0]} of {ranks.size} has another {what} than rank 0: give all of them the same"
+            )
+    return fingerprint
+
+
+def finished_results(folder: Path, job: Job, console: Console) -> dict[str, Any] | None:
+    """The results of a run that has been tested after these steps, and as the job asks; where it was tested otherwise,
+    a sentence says so."""
+    results, changed = runs.read_results(folder, job.config)
+    for sentence in changed:
+        console.say(sentence)
+    if results is None or results["steps"] != job.run.steps:
+        return None
+    asked = {
+        "select": (job.run.select.name, results["select"]),
+        "test_episodes": (job.run.test_episodes, results["episodes"]),
+        "other_batch_norm": (_listed(mode.name for mode in job.test_modes[1:]), _listed(results["other_batch_norm"])),
+    }
+    other = [f"{key}={now} (it was {then})" for key, (now, then) in asked.items() if now != then]
+    if other:
+        console.say(f"{folder} is tested again, with {', '.join(other)}")
+    return None if other else results
+
+
+def _listed(modes: Iterable[str]) -> str:
+    return f"[{','.join(sorted(modes))}]"
+
+
+def print_config(job: Job) -> int:
+    print(OmegaConf.to_yaml(OmegaConf.create(job.config)), end="")
+    return 0

@@ -1,0 +1,1 @@
+"""What fits into memory, how fast it is, and the settings chosen by that."""

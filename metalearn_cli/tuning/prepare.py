@@ -1,0 +1,101 @@
+"""How this machine runs a job: what is set for the process, and what is chosen here.
+
+What was chosen stands in the run's choices.json and is chosen again when the run goes on: sums in another order are
+other bits.
+"""
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalearn_cli.config.job import Job
+from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.nets.convolution import Convolution
+from metalearn_cli.run_folder import records, runs
+from metalearn_cli.system.console import Console
+from metalearn_cli.system.device import DEFAULT_THREADS, own_device, set_process
+from metalearn_cli.system.ranks import ALONE, Ranks, busy, cores
+from metalearn_cli.tuning.autotune import fastest_convolution, fit, may_cut, may_rematerialise, size
+
+
+def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALONE) -> Job:
+    """Set threads, allocator, determinism and precision for this process, and say what was chosen -> the job with what
+    it leaves to timing decided.
+
+    What was chosen in a run's folder is chosen again, unless the number of ranks is another one; without a folder
+    nothing is read or written. The first rank chooses for all.
+    """
+    settings, device = job.run, own_device(job.run.device, ranks)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    chosen = ranks.from_first(lambda: _chosen(folder))
+    denormals_are_zero = chosen["denormals_are_zero"]
+    if chosen.get("ranks", 1) != ranks.size:
+        chosen = {"denormals_are_zero": denormals_are_zero}
+    alone = DEFAULT_THREADS if ranks.size == 1 else max(1, cores() // ranks.local_size)
+    threads = settings.threads or ranks.from_first(lambda: chosen.get("threads", alone))
+    with_what = set_process(settings.precision, threads, settings.allocator, settings.deterministic, denormals_are_zero)
+    what = f"{job.choices['algo']} on {job.choices['task']}"
+    where = f"{folder}: " if folder else ""
+    precision = settings.precision.name
+    each = f"{ranks.size} ranks, each {device.type}" if ranks.size > 1 else str(device)
+    console.say(f"{where}{what}, {each}, {precision}, {threads} CPU thread(s), {with_what}")
+
+    is_new = settings.threads is None and "threads" not in chosen and ranks.size == 1
+    if is_new and (sentence := _too_many(threads)):
+        console.say_once(sentence)
+    chosen = {**chosen, "threads": threads, "ranks": ranks.size}
+    if isinstance(job.net, Conv4) and job.net.convolution is Convolution.auto and device.type != "cpu":
+        if "convolution" not in chosen:
+            chosen["convolution"] = ranks.from_first(lambda: fastest_convolution(job, device, console, ranks))
+        job = job._replace(net=dataclasses.replace(job.net, convolution=Convolution[chosen["convolution"]]))
+    if settings.memory or settings.tasks_per_chunk == "auto":
+        if "tasks_per_chunk" not in chosen or settings.memory not in (None, chosen.get("memory")):
+            for key in ("compile", "cuda_graph"):
+                if settings.memory and getattr(settings, key):
+                    console.say(f"memory={settings.memory} is measured without {key}=true, which takes more")
+            best = ranks.from_first(lambda: fit(job, device, console, ranks))
+            chosen |= {"tasks_per_chunk": best.tasks, "memory": settings.memory, "peak_memory": best.peak}
+            chosen["remat"] = best.remat
+        job = _as_chosen(job, chosen, console, ranks)
+    elif "tasks_per_chunk" in chosen and may_cut(job):  # for a bound that this command leaves out
+        job = _as_chosen(job, chosen, console, ranks)
+    if folder and ranks.is_first:
+        records.write_json(folder / "choices.json", chosen)
+    return job
+
+
+def _too_many(threads: int) -> str | None:
+    """A sentence where this machine has work for its processors besides; their number stays as it is."""
+    processors, others = os.cpu_count() or 1, busy()
+    fitting = max(1, math.floor(processors - others))
+    if fitting >= threads or os.environ.get("OMP_NUM_THREADS"):  # somebody has thought of it
+        return None
+    return (
+        f"the machine is busy: other processes run on {min(others, processors):.1f} of its {processors} processors, "
+        f"where {threads} threads slow one another down: threads={fitting} fits"
+    )
+
+
+def _chosen(folder: Path | None) -> dict[str, Any]:
+    """What was chosen in a run's folder before. A run of a version that kept denormal numbers keeps them."""
+    if folder is None or not ((folder / "choices.json").exists() or (folder / "checkpoints").exists()):
+        return {"denormals_are_zero": True}
+    return {**runs.choices(folder), "denormals_are_zero": runs.denormals_are_zero(folder)}
+
+
+def _as_chosen(job: Job, chosen: dict[str, Any], console: Console, ranks: Ranks) -> Job:
+    """The job with the number of tasks at once, and with inner steps computed again where that was chosen."""
+    tasks, said = chosen["tasks_per_chunk"], [f"{job.run.tasks_per_step // ranks.size} tasks go through at once"]
+    algo: Any = job.algo
+    if may_rematerialise(job) and chosen.get("remat"):
+        algo = dataclasses.replace(algo, remat=True)
+        said.append("inner steps are computed again in the backward pass")
+    if chosen.get("memory") and chosen.get("peak_memory"):
+        said.append(f"{size(chosen['peak_memory'])} at the peak, for memory={chosen['memory']}")
+    console.say(f"{tasks} of {', '.join(said)}")
+    return job._replace(algo=algo, run=dataclasses.replace(job.run, tasks_per_chunk=tasks, memory=None))

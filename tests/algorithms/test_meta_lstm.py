@@ -1,0 +1,306 @@
+"""The Meta-LSTM against its definition with constant inner gradients, against gradient descent, and its batch norm."""
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from problems import along, finite_difference, images, init, one_task, points, relative_error
+from torch import Tensor, nn
+
+from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
+from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.meta_lstm import LEARNER, MetaLSTM
+from metalearn_cli.errors import UserError
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.conv4 import Conv4, Downsample
+from metalearn_cli.nets.mlp import MLP, Activation
+from metalearn_cli.nets.user_module import ModuleNet
+from metalearn_cli.optimizer import Optimizer
+from metalearn_cli.tasks.base import Batch, Spec
+
+
+class Scaled(nn.Module):
+    """A user's module with a parameter of one number, and names that the meta-learner's own have."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.lstm = nn.Linear(spec.input_shape[0], 4)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.head = nn.Linear(4, spec.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.lstm(x)) * self.scale)  # type: ignore[no-any-return]
+
+
+def cases() -> list[tuple[Net, Batch]]:
+    """Smooth activations first: a difference across a kink would not be a derivative."""
+    (image_spec, image_batch), (point_spec, point_batch) = images(), points()
+    return [
+        (MLP(point_spec, hidden=(6, 6), activation=Activation.tanh), point_batch),
+        (MLP(image_spec, hidden=(6,), batch_norm=True, activation=Activation.tanh), image_batch),
+        (ModuleNet(point_spec, Scaled, {}), point_batch),
+        (Conv4(image_spec, filters=3), image_batch),
+        (Conv4(image_spec, filters=3, downsample=Downsample.stride, gamma=False), image_batch),
+    ]
+
+
+class Given(NamedTuple):
+    """What the meta-learner is given in one update of one task."""
+
+    loss: Tensor  # []
+    gradient: Params  # [*shape]
+
+
+def start(algorithm: MetaLSTM, net: Net) -> Meta:
+    """Meta-parameters that matter: the gates far from saturation, so that every weight changes the update."""
+    meta = init(algorithm, net)
+    rng = torch.Generator().manual_seed(7)
+    for name, value in meta.params.items():
+        if not name.startswith(LEARNER):
+            value.data += 0.3 * torch.randn(value.shape, generator=rng, dtype=torch.float64)
+    meta.params["forget.bias"].data.fill_(2.0)
+    meta.params["input.bias"].data.fill_(-2.0)
+    return meta
+
+
+def preprocessed(value: Tensor) -> Tensor:
+    """The four lines of Andrychowicz et al.'s appendix A, p = 10: [...] -> [..., 2]."""
+    if abs(value.item()) >= math.exp(-10):
+        return torch.stack([value.abs().log() / 10, value.sign()])
+    return torch.stack([torch.full_like(value, -1.0), math.exp(10) * value])
+
+
+def definition(
+    algorithm: MetaLSTM, net: Net, params: Params, task: Batch, frozen: list[Given] | None = None
+) -> tuple[Tensor, list[Given], Params]:
+    """The query loss of one task by the paper's equations, one coordinate after the other in torch's own LSTMCell.
+
+    `frozen`: what the meta-learner is given in each update, else what the network has there.
+    """
+    cell = nn.LSTMCell(4, algorithm.hidden).double()
+    own = {
+        "weight_ih": params["lstm.weight_ih"],
+        "weight_hh": params["lstm.weight_hh"],
+        "bias_ih": params["lstm.bias"],
+        "bias_hh": torch.zeros_like(params["lstm.bias"]),
+    }
+    theta = {name.removeprefix(LEARNER): value for name, value in params.items() if name.startswith(LEARNER)}
+    h = {name: torch.zeros(value.numel(), algorithm.hidden).double() for name, value in theta.items()}
+    c = dict(h)
+    f = {name: torch.zeros(value.numel()).double() for name, value in theta.items()}
+    i = dict(f)
+    given: list[Given] = []
+    for number in range(algorithm.inner_steps):
+        if frozen is None:
+            leaf = {name: value.detach().requires_grad_() for name, value in theta.items()}
+            loss = task_loss(net.spec, net(leaf, task.support_x)[0], task.support_y)[0]
+            slopes = torch.autograd.grad(loss, list(leaf.values()))
+            scale = 1 / task.support_y.shape[1] if algorithm.gradient_divided_twice else 1
+            given.append(Given(loss.detach(), {n: scale * s for n, s in zip(leaf, slopes, strict=True)}))
+        else:
+            given.append(frozen[number])
+        loss, gradient = given[-1]
+        moved = {}
+        for name, value in theta.items():
+            slope, weight = gradient[name].flatten(), value.flatten()
+            x = torch.stack([torch.cat([preprocessed(loss), preprocessed(one)]) for one in slope])
+            h[name], c[name] = torch.func.functional_call(cell, own, (x, (h[name], c[name])))
+            f[name], i[name] = (
+                torch.cat([h[name], weight[:, None], before[:, None]], 1) @ params[f"{gate}.weight"][0]
+                + params[f"{gate}.bias"]
+                for gate, before in (("forget", f[name]), ("input", i[name]))
+            )
+            moved[name] = (torch.sigmoid(f[name]) * weight - torch.sigmoid(i[name]) * slope).view(value.shape)
+        theta = moved
+    return task_loss(net.spec, net(theta, task.query_x)[0], task.query_y)[0], given, theta
+
+
+ALGORITHMS = [
+    MetaLSTM(inner_steps=1, hidden=3),
+    MetaLSTM(inner_steps=4, hidden=3),
+    MetaLSTM(inner_steps=3, hidden=3, gradient_divided_twice=True),
+]
+
+
+@pytest.mark.parametrize(("net", "batch"), cases()[:3])
+@pytest.mark.parametrize("algorithm", ALGORITHMS[1:])
+@pytest.mark.row("D3")
+def test_meta_gradient_equals_finite_differences_with_what_it_is_given_held(
+    net: Net, batch: Batch, algorithm: MetaLSTM
+) -> None:
+    meta = start(algorithm, net)
+    tasks = list(one_task(batch))
+    held = [definition(algorithm, net, meta.params, task)[1] for task in tasks]
+
+    def loss(params: Params) -> Tensor:
+        losses = [definition(algorithm, net, params, task, given)[0] for task, given in zip(tasks, held, strict=True)]
+        return torch.stack(losses).mean()
+
+    slope, direction = finite_difference(loss, meta.params)
+    assert along(algorithm.meta_gradient(net, meta, batch, 0), direction) == pytest.approx(slope, rel=1e-6)
+
+
+@pytest.mark.parametrize(("net", "batch"), cases())
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.row("D3")
+def test_meta_gradient_equals_the_definition_task_by_task(net: Net, batch: Batch, algorithm: MetaLSTM) -> None:
+    meta = start(algorithm, net)
+    update = algorithm.meta_gradient(net, meta, batch, 0)
+    losses = torch.stack([definition(algorithm, net, meta.params, task)[0] for task in one_task(batch)])
+    slopes = torch.autograd.grad(losses.mean(), list(meta.params.values()))
+    expected = dict(zip(meta.params, slopes, strict=True))
+    assert relative_error(update.gradient, expected) < 1e-10
+    torch.testing.assert_close(update.loss, losses.detach(), rtol=1e-10, atol=0.0)
+    for name, value in update.gradient.items():  # theta_0 and every weight of the meta-learner
+        if name != "lstm.weight_hh" or algorithm.inner_steps > 1:  # h_0 = 0
+            assert value.abs().max() > 0, name
+
+
+@pytest.mark.parametrize(("net", "batch"), cases())
+def test_gates_that_are_forced_make_it_first_order_maml(net: Net, batch: Batch) -> None:
+    algorithm, descent = MetaLSTM(inner_steps=3, hidden=3), MAML(inner_lr=0.1, inner_steps=3, first_order=True)
+    meta = start(algorithm, net)
+    for gate, bias in (("forget", 1e3), ("input", math.log(0.1 / 0.9))):  # sigmoid: 1, and 0.1
+        meta.params[f"{gate}.weight"].data.zero_()
+        meta.params[f"{gate}.bias"].data.fill_(bias)
+    theta = {name.removeprefix(LEARNER): value for name, value in meta.params.items() if name.startswith(LEARNER)}
+    expected = descent.meta_gradient(net, Meta(theta, meta.buffers), batch, 0)
+    found = algorithm.meta_gradient(net, meta, batch, 0)
+    torch.testing.assert_close(found.loss, expected.loss)
+    of_theta = {name: found.gradient[LEARNER + name] for name in theta}
+    assert relative_error(of_theta, expected.gradient) < 1e-10
+
+
+@pytest.mark.parametrize(("net", "batch"), cases())
+def test_adapting_for_a_test_equals_adapting_in_training(net: Net, batch: Batch) -> None:
+    algorithm = MetaLSTM(inner_steps=3, test_steps=3)
+    meta = start(algorithm, net)
+    with torch.no_grad():
+        predictors = list(algorithm.adapt(net, meta, batch.support, 3))
+        out = predictors[-1](batch.query_x, BatchNorm.transductive)
+    assert len(predictors) == 4
+    loss = task_loss(net.spec, out, batch.query_y)
+    torch.testing.assert_close(loss, algorithm.meta_gradient(net, meta, batch, 0).loss)
+    assert not out.requires_grad
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.95, 1.0])
+def test_batch_norm_statistics_are_averaged_over_the_support_passes_of_the_episode(momentum: float) -> None:
+    """The pass that gives the gradient of an update gives its statistics: that at theta_0 first, at theta_T never."""
+    spec, batch = images()
+    net, algorithm = Conv4(spec, filters=3), MetaLSTM(inner_steps=3, hidden=3, bn_momentum=momentum)
+    meta = start(algorithm, net)
+    with torch.no_grad():
+        *before, last = list(algorithm.inner_loop(net, meta, batch.support, 3))
+        stats = {name: torch.stack([value.double()] * 3) for name, value in net.init_stats().items()}
+        for adapted in before:
+            _, used = net(adapted.params, batch.support_x)
+            stats = {name: (1 - momentum) * value + momentum * used[name] for name, value in stats.items()}
+        *_, predict = algorithm.adapt(net, meta, batch.support, 3)
+        found = predict(batch.query_x, BatchNorm.inductive)
+        expected = net(last.params, batch.query_x, stats)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert before[0].stats.keys() == stats.keys()
+    for name, value in net.init_stats().items():  # each episode begins anew
+        assert torch.equal(before[0].stats[name], torch.stack([value.double()] * 3))
+
+
+def test_batch_norm_modes_are_what_they_say() -> None:
+    spec, batch = images()
+    net, algorithm = Conv4(spec, filters=3), MetaLSTM(hidden=3)
+    meta = start(algorithm, net)
+    with torch.no_grad():
+        *_, adapted = algorithm.inner_loop(net, meta, batch.support, 2)
+        *_, predict = algorithm.adapt(net, meta, batch.support, 2)
+        whole = {mode: predict(batch.query_x, mode) for mode in BatchNorm}
+        alone = {mode: predict(batch.query_x[:, :1], mode) for mode in BatchNorm}
+        torch.testing.assert_close(whole[BatchNorm.transductive], net(adapted.params, batch.query_x)[0])
+        torch.testing.assert_close(whole[BatchNorm.running], net(adapted.params, batch.query_x, meta.buffers)[0])
+        together = torch.cat([batch.support_x, batch.query_x[:, :1]], 1)
+        torch.testing.assert_close(whole[BatchNorm.one_query][:, :1], net(adapted.params, together)[0][:, -1:])
+    for mode in (BatchNorm.inductive, BatchNorm.running, BatchNorm.one_query):
+        torch.testing.assert_close(whole[mode][:, :1], alone[mode])  # a prediction does not depend on its neighbours
+    assert not torch.allclose(whole[BatchNorm.transductive][:, :1], alone[BatchNorm.transductive])
+    distinct = [whole[mode] for mode in BatchNorm]
+    assert all(not torch.allclose(a, b) for i, a in enumerate(distinct) for b in distinct[:i])
+
+
+def test_running_statistics_move_a_tenth_towards_the_query_sets() -> None:
+    spec, batch = images()
+    net, algorithm = Conv4(spec, filters=3), MetaLSTM(inner_steps=2, hidden=3)
+    meta = start(algorithm, net)
+    buffers = algorithm.meta_gradient(net, meta, batch, 0).buffers
+    with torch.no_grad():
+        *_, adapted = algorithm.inner_loop(net, meta, batch.support, 2)
+        _, stats = net(adapted.params, batch.query_x)
+    for name, value in buffers.items():
+        torch.testing.assert_close(value, 0.9 * meta.buffers[name] + 0.1 * stats[name].mean(0))
+
+
+def test_it_begins_near_gradient_descent_with_a_small_rate() -> None:
+    spec, _ = images()
+    params = MetaLSTM().init(Conv4(spec, filters=3), torch.Generator().manual_seed(0)).params
+    own = {name: value for name, value in params.items() if not name.startswith(LEARNER)}
+    assert {name: tuple(value.shape) for name, value in own.items()} == {
+        "lstm.weight_ih": (80, 4),
+        "lstm.weight_hh": (80, 20),
+        "lstm.bias": (80,),
+        "forget.weight": (1, 22),
+        "input.weight": (1, 22),
+        "forget.bias": (1,),
+        "input.bias": (1,),
+    }
+    assert 4 <= own.pop("forget.bias").item() <= 5
+    assert -5 <= own.pop("input.bias").item() <= -4
+    assert all(value.abs().max() <= 0.01 for value in own.values())
+    assert own["lstm.weight_hh"].std() == pytest.approx(0.01 / 3**0.5, rel=0.05)
+    fresh = Conv4(spec, filters=3).init(torch.Generator().manual_seed(0))
+    assert all(torch.equal(params[LEARNER + name], value) for name, value in fresh.items())
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["learned", "held"])
+def test_it_learns_small_sinusoids(held: bool) -> None:
+    """Of both signs, so that no start is good without updates: a constant 0 has a loss near 1.
+
+    With the LSTM and the gates held at their start, three updates with their small rate do not get as far.
+    """
+    spec, _ = points()
+    net, algorithm = MLP(spec, hidden=(10, 10), activation=Activation.tanh), MetaLSTM(inner_steps=3, hidden=5)
+    learner = Learner(algorithm, net, Optimizer(lr=0.02), torch.Generator().manual_seed(0), dtype=torch.float64)
+    own = {name: value for name, value in learner.meta.params.items() if not name.startswith(LEARNER)}
+    fresh = {name: value.detach().clone() for name, value in own.items()}
+    sign = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None, None]
+    losses = []
+    for step in range(120):
+        _, batch = points(tasks=8, seed=step)
+        batch = batch._replace(support_y=sign * batch.support_y, query_y=sign * batch.query_y)
+        losses.append(learner.step(batch, step).mean().item())
+        if held:
+            for name, value in own.items():
+                value.data.copy_(fresh[name])
+    last = sum(losses[-20:]) / 20
+    assert last > 0.3 if held else last < 0.2
+
+
+def test_another_training_way_is_refused_in_a_sentence() -> None:
+    spec = Spec((1, 16, 16), 5, 20, "classes")
+    with pytest.raises(UserError, match=r"algo=meta_lstm .*task.train_way=20 must equal task.way=5"):
+        MetaLSTM().init(Conv4(spec), torch.Generator())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"inner_steps": 0},
+        {"test_steps": 0},
+        {"hidden": 0},
+        {"bn_momentum": 0.0},
+        {"bn_momentum": 1.5},
+        {"bn_momentum": float("nan")},
+    ],
+)
+def test_settings_out_of_range_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"algo.{next(iter(bad))}="):
+        MetaLSTM(**bad)  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""Keys and types are read in the source of a class, and most mistakes are told before torch is imported."""
+
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import pytest
+
+from metalearn_cli.config.conf_folder import GROUPS, conf_dir, list_choices
+from metalearn_cli.config.fields import types_in_source
+from metalearn_cli.config.job import Run
+from metalearn_cli.config.schema import field_types, import_class
+from metalearn_cli.system.yaml_files import load
+from metalearn_cli.trained.export import Export
+from metalearn_cli.trained.predict import Predict
+
+
+def target(group: str, choice: str) -> str:
+    node = load(conf_dir() / group / f"{choice}.yaml")
+    return str(node.get(group, node)["_target_"])
+
+
+TARGETS = {(group, target(group, choice)) for group in GROUPS for choice in list_choices(group)}
+CLASSES = [import_class(path, group, trust=False) for group, path in sorted(TARGETS)]
+
+
+def shown(kind: Any) -> Any:
+    """A type such that enums of the same members are equal."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind.__name__, [member.name for member in kind]
+    origin = UnionType if get_origin(kind) is Union else get_origin(kind)
+    return (origin, *map(shown, get_args(kind))) if get_args(kind) else kind
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, Run, Predict, Export])
+def test_the_types_in_the_source_are_those_of_the_class(cls: Any) -> None:
+    in_source = types_in_source(f"{cls.__module__}.{cls.__name__}", frozenset({"spec"}))
+    of_class = field_types(cls, frozenset({"spec"}))
+    assert {key: shown(kind) for key, kind in in_source.items()} == {k: shown(v) for k, v in of_class.items()}
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("train sede=1", "there is no key sede"),
+        ("train steps=abc", "steps=abc must be a whole number"),
+        ("train --cfg job algo.first_order=maybe", "must be true or false"),
+        ("train task=omniglot task.shott=3", "did you mean task.shot?"),
+        ("train model.hidden=[a]", "must be a list"),
+        ("train algo=mamll", "did you mean maml?"),
+        ("train sweep=optuna", "give -m"),
+        ("bench threads=x", "must be a whole number"),
+        ("predict ru=x", "did you mean run?"),
+        ("predict algo.test_steps=x", "algo.test_steps=x must be a whole number"),
+        ("export out=a out=b", "out= is given twice"),
+    ],
+)
+def test_a_mistake_is_told_before_torch_is_imported(tmp_path: Path, command: str, sentence: str) -> None:
+    program = (
+        "import sys; from metalearn_cli.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(f'code {code}' if code != 1 else 'torch' if 'torch' in sys.modules else 7)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command.split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 7, done.stderr
+    assert sentence in done.stderr

@@ -1,0 +1,64 @@
+"""Every algorithm with every task of conf/, made small."""
+
+from pathlib import Path
+from typing import Any
+
+from cases import nightly
+
+from metalearn_cli.config import conf_folder
+from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.job import Job
+from metalearn_cli.config.overrides import compose_config
+from metalearn_cli.errors import UserError
+from metalearn_cli.learning.learner import Learner
+
+PAIRS = [(algo, task) for algo in conf_folder.list_choices("algo") for task in conf_folder.list_choices("task")]
+
+# The gate takes each algorithm on one task of each kind of input, and each task with one algorithm of each family.
+KINDS, FAMILIES = ("omniglot", "sinusoid", "table"), ("maml", "protonet", "hand_optimizer")
+
+# Tasks with the shapes and the draws of another one, from other data: a step is tested on each, a kill on the other.
+ALIKE = ("fc100", "tiered_imagenet", "cub")
+
+_IMAGES = ["model.filters=2", "task.query=1"]
+_SMALL = {
+    **dict.fromkeys(("omniglot", "cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"), _IMAGES),
+    "image_folder": [*_IMAGES, "task.size=16"],
+    "sinusoid": ["model.hidden=[8]"],
+    "hand_optimizer": ["algo.rates=[0.01,0.1]"],
+}
+
+
+def cases(pairs: list[tuple[str, str]], families: tuple[str, ...] = FAMILIES) -> list[Any]:
+    """These pairs as parameters of a test; those that the gate leaves out are nightly."""
+    gate = [(algo, task) for algo, task in pairs if task in KINDS or algo in families]
+    return [*gate, *nightly(pair for pair in pairs if pair not in gate)]
+
+
+def chosen(group: str, choice: str, own_images: Path) -> list[str]:
+    """The overrides for a yaml, with what it leaves to the user."""
+    wanted = {
+        "conv4": ["task=omniglot"],
+        "image_folder": [f"task.root={own_images}", "task.query=1"],
+        "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
+    }
+    return [f"{group}={choice}", *wanted.get(choice, [])]
+
+
+def small(algo: str, task: str, own_images: Path) -> list[str]:
+    """The overrides of a pair, with a small network and short inner loops."""
+    overrides = [f"algo={algo}", *chosen("task", task, own_images)]
+    node, _ = compose_config(overrides)
+    keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
+    short = [f"algo.{key}={most}" for key, most in keys if node.algo.get(key, 0) > most]
+    return [*overrides, *_SMALL.get(task, []), *_SMALL.get(algo, []), *short, "tasks_per_step=2"]
+
+
+def built_or_refused(job: Job) -> Learner | None:
+    """None where the pair makes no sense and the sentence names one that does; any other refusal is a fault."""
+    try:
+        return new_learner(job)
+    except UserError as sentence:
+        if "take task=" in str(sentence):
+            return None
+        raise

@@ -1,0 +1,145 @@
+import math
+
+import pytest
+import torch
+from problems import image_task, points_task
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.learning.evaluate import Evaluation, baselines, evaluate, mean_target
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.scores import has_diverged, is_better, summarise
+from metalearn_cli.nets.mlp import MLP
+from metalearn_cli.optimizer import Optimizer
+from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.base import Support, TaskDistribution, draw_slice
+from metalearn_cli.tasks.omniglot import Omniglot
+from metalearn_cli.tasks.quadratics import Quadratics
+from metalearn_cli.tasks.sinusoid import Sinusoid
+from metalearn_cli.tasks.sinusoid_or_line import SinusoidOrLine
+
+MODE = BatchNorm.transductive
+
+
+def run(episodes: int, chunk: int | None = None, seed: int = 0, episodes_seed: int = 0) -> Evaluation:
+    task = Sinusoid()
+    learner = small_learner(task, chunk, seed)
+    return evaluate(learner, task, "test", episodes, episodes_seed, [MODE], lambda done: None)
+
+
+def small_learner(task: TaskDistribution, chunk: int | None = None, seed: int = 0) -> Learner:
+    rng = torch.Generator().manual_seed(seed)
+    return Learner(MAML(test_steps=2), MLP(task.spec), Optimizer(), rng, tasks_per_chunk=chunk)
+
+
+def test_the_first_episodes_are_the_same_however_many_and_in_whatever_chunks() -> None:
+    long, short, cut = run(150), run(70), run(70, chunk=9)
+    torch.testing.assert_close(long.scores[MODE].metric[:70], short.scores[MODE].metric)
+    torch.testing.assert_close(cut.scores[MODE].metric, short.scores[MODE].metric)
+    assert short.scores[MODE].metric.shape == (70, 3)
+    assert short.episodes_sha256 == cut.episodes_sha256 != long.episodes_sha256
+
+
+def test_no_episode_comes_twice() -> None:
+    assert len(run(200).scores[MODE].loss[:, 0].unique()) == 200
+
+
+def test_episodes_depend_on_their_own_seed_and_not_on_trainings() -> None:
+    assert run(10).episodes_sha256 == run(10, seed=1).episodes_sha256
+    assert run(10).episodes_sha256 != run(10, episodes_seed=1).episodes_sha256
+
+
+@pytest.mark.row("D6")
+def test_the_interval_covers_the_truth_in_95_of_100_tests() -> None:
+    """1,000 simulated tests of 600 episodes of 75 queries, true accuracy 0.6 with a spread between episodes."""
+    rng = torch.Generator().manual_seed(0)
+    ability = (0.6 + 0.1 * torch.randn(1000, 600, generator=rng)).clamp(0, 1)
+    accuracy = torch.binomial(torch.full_like(ability, 75.0), ability, generator=rng) / 75
+    covered = 0
+    for test in accuracy:
+        found = summarise(test, torch.zeros(600))
+        assert found["mean"] is not None
+        assert found["ci95"] is not None
+        covered += abs(found["mean"] - 0.6) <= found["ci95"]
+    assert 935 <= covered <= 965
+
+
+def test_figures_are_those_of_the_definition() -> None:
+    found = summarise(torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([False, False, False, True]))
+    assert found["mean"] == 4.0
+    assert found["median"] == 2.5
+    assert found["diverged"] == 0.25
+    assert found["ci95"] == 1.96 * math.sqrt((9 + 4 + 1 + 36) / 4) / 2
+
+
+def test_diverged_episodes_stay_in_the_mean_and_are_counted() -> None:
+    found = summarise(torch.tensor([1.0, float("inf"), 2.0]), torch.tensor([False, True, False]))
+    assert found == {"mean": None, "ci95": None, "median": 2.0, "diverged": 1 / 3}
+    nan = float("nan")
+    values = torch.tensor([[1.0, 10.5], [3.0, 9.0], [3.0, nan]])
+    assert has_diverged("values", values, values[:, 0]).tolist() == [[False, True], [False, False], [False, True]]
+    classes = torch.tensor([[1.0, 10.5], [3.0, 29.0]])
+    assert has_diverged("classes", classes, classes[:, 0]).tolist() == [[False, True], [False, False]]
+
+
+def test_better_is_higher_for_accuracy_and_lower_for_errors() -> None:
+    assert is_better("accuracy", 0.9, 0.8)
+    assert is_better("mse", 0.8, 0.9)
+    assert not is_better("mse", 0.9, 0.9)
+    assert is_better("mse", 0.9, None)
+    assert not is_better("accuracy", None, 0.1)
+
+
+def test_sinusoids_are_what_the_paper_says() -> None:
+    task = points_task(Sinusoid, shot=7, query=9, train_query=3)
+    draw = task.draw(5000, "train", torch.Generator().manual_seed(0))
+    batch = task.gather(draw, torch.device("cpu"))
+    assert batch.support_x.shape == (5000, 7, 1)
+    assert batch.query_x.shape == (5000, 3, 1)
+    assert task.draw(1, "test", torch.Generator())["query_x"].shape == (1, 9, 1)
+
+    def spread(values: Tensor, low: float, high: float) -> None:
+        assert low <= values.min() < low + 0.01 * (high - low)
+        assert high >= values.max() > high - 0.01 * (high - low)
+        assert abs(values.mean() - (low + high) / 2) < 0.02 * (high - low)
+
+    spread(draw["amplitude"], 0.1, 5.0)
+    spread(draw["phase"], 0.0, math.pi)
+    spread(batch.support_x, -5.0, 5.0)
+    torch.testing.assert_close(batch.query_y, draw["amplitude"] * torch.sin(batch.query_x - draw["phase"]))
+    assert len(batch.key.unique()) == 5000
+
+
+def test_baselines_are_those_of_a_hand_computation() -> None:
+    """The mean of each support set, and the curve itself, on the very episodes of the test."""
+    task = points_task(SinusoidOrLine, shot=4, query=6, noise=0.5)
+    found = baselines(task, "test", 70, 3, torch.device("cpu"))
+    draws = [task.draw(64, "test", generator(3, "test", block)) for block in range(2)]
+    expected: dict[str, list[float]] = {"constant": [], "oracle": []}
+    for e in range(70):
+        draw = draw_slice(draws[e // 64], e % 64, e % 64 + 1)
+        one = task.gather(draw, torch.device("cpu"))
+        support, query = one.support_y.flatten().tolist(), one.query_y.flatten().tolist()
+        mean = sum(support) / 4
+        truth = [y - noise for y, noise in zip(query, draw["query_noise"].flatten().tolist(), strict=True)]
+        expected["constant"].append(sum((y - mean) ** 2 for y in query) / 6)
+        expected["oracle"].append(sum((y - t) ** 2 for y, t in zip(query, truth, strict=True)) / 6)
+    for name, values in expected.items():
+        assert found[name].tolist() == pytest.approx(values, rel=1e-5)
+    assert found["oracle"].mean().item() == pytest.approx(0.25, abs=0.05)  # the noise's variance
+
+
+def test_the_truth_without_noise_has_no_error_and_quadratics_and_classes_have_no_oracle() -> None:
+    cpu = torch.device("cpu")
+    assert baselines(Sinusoid(), "test", 70, 0, cpu)["oracle"].tolist() == [0.0] * 70
+    assert set(baselines(Quadratics(), "test", 3, 0, cpu)) == {"constant"}
+    assert baselines(image_task(Omniglot), "test", 3, 0, cpu) == {}
+
+
+def test_the_mean_of_a_support_set_is_that_of_its_real_points() -> None:
+    y = torch.tensor([[[1.0], [3.0], [100.0]], [[1.0], [2.0], [6.0]]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    support = Support(torch.zeros(2, 3, 1), y, torch.arange(2), mask)
+    assert mean_target(support).flatten().tolist() == [2.0, 3.0]
+    assert mean_target(support._replace(mask=None))[0].item() == pytest.approx(104 / 3)

@@ -1,0 +1,65 @@
+"""The names of a task's classes are those of the classes that its images come from."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from metalearn_cli.datasets import omniglot
+from metalearn_cli.datasets.image_set import ImageSet
+from metalearn_cli.datasets.omniglot import Resample
+from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.base import Draw, TaskDistribution
+from metalearn_cli.tasks.episodes import Episodes, Rotations
+from metalearn_cli.tasks.image_folder import ImageFolder
+from metalearn_cli.tasks.omniglot import Omniglot
+from metalearn_cli.tasks.resized import Adapted
+from metalearn_cli.tasks.sinusoid import Sinusoid
+
+
+def drawn(task: TaskDistribution) -> Draw:
+    return task.draw(2, "test", generator(0, "test", 0))
+
+
+def check(task: TaskDistribution, images: ImageSet, whole: dict[str, str]) -> tuple[str, ...]:
+    """Every support image of the first task, turned back, is one of the class that its label's name says."""
+    draw = drawn(task)
+    names, batch = task.label_names(draw), task.gather(draw, torch.device("cpu")).task(0)
+    assert len(names) == len(set(names)) == int(batch.support_y.max()) + 1
+    for x, label in zip(batch.support_x[0], batch.support_y[0].tolist(), strict=True):
+        name, turn = re.fullmatch(r"(.*?)(?:, turned by (\d+)°)?", names[label]).groups()  # type: ignore[union-attr]
+        position = images.names.index(whole[name])
+        own = images.pixels[images.start[position] :][: images.count[position]]
+        seen = (x.rot90(-int(turn or 0) // 90, (1, 2)) * 255).round().to(torch.uint8)
+        assert any(torch.equal(seen, one) for one in own)
+    return names
+
+
+@pytest.mark.parametrize("rotations", list(Rotations))
+@pytest.mark.parametrize("variable", [False, True])
+@pytest.mark.usefixtures("packed_omniglot")
+def test_omniglot(rotations: Rotations, variable: bool) -> None:
+    task = Omniglot(Episodes(way=8, shot=3, query=2, rotations=rotations, variable=variable, min_way=3))
+    whole = {name.partition("/")[2]: name for name in (one.name for one in omniglot.characters())}
+    names = check(task, omniglot.load(Resample.nearest), whole)
+    turns = any("turned" in name for name in names)
+    assert turns == (rotations in (Rotations.as_classes, Rotations.per_episode))
+
+
+@pytest.mark.usefixtures("packed_omniglot")
+def test_images_that_were_made_to_fit_keep_their_names() -> None:
+    task = Omniglot(Episodes(way=3, query=2, rotations=Rotations.none))
+    adapted = Adapted(task, (3, 20, 20))
+    assert adapted.label_names(drawn(adapted)) == task.label_names(drawn(task)) != ()
+
+
+def test_a_folder_of_ones_own(own_images: Path) -> None:
+    task = ImageFolder(Episodes(way=3, shot=1, query=1), root=str(own_images), size=16)
+    images = task._packed.images
+    check(task, images, {name: name for name in images.names})
+
+
+def test_curves_have_none() -> None:
+    task = Sinusoid()
+    assert task.label_names(drawn(task)) == ()

@@ -1,0 +1,396 @@
+"""A model outside of its run: metalearn export, and metalearn_cli.load of both."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import run
+from folders import rewrite
+from PIL import Image
+from tiny_runs import pictures, rows, train
+
+import metalearn_cli
+from metalearn_cli.errors import UserError
+from metalearn_cli.trained import (
+    export,
+    novelty_threshold,
+    predict,  # noqa: F401 - the forks need not import them anew
+)
+from metalearn_cli.trained.predict import round_off
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands are forks of this process."""
+    monkeypatch.setattr(novelty_threshold, "EPISODES", 4)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("own") / "images")
+
+
+@pytest.fixture(scope="module")
+def maml(tmp_path_factory: pytest.TempPathFactory, own: Path) -> Path:
+    return train(tmp_path_factory.mktemp("home"), "maml", own)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, maml: Path) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(novelty_threshold, "EPISODES", 4)
+        done = run(folder, "export", f"run={maml}", f"out={folder}/model", "threads=1")
+    assert done.code == 0, done.err
+    assert done.out == f"the model is in {folder}/model\n"
+    assert "flag `unlike`: calibrated for 3-way 2-shot tasks" in done.err
+    return folder / "model"
+
+
+def task(own: Path) -> tuple[list[Path], list[str], list[Path]]:
+    support = [own / f"class{number:02}/{place}.png" for number in range(3) for place in range(2)]
+    return support, [path.parent.name for path in support], [own / f"class{number:02}/7.png" for number in (2, 0, 19)]
+
+
+def test_an_export_needs_neither_run_nor_data_and_predicts_the_same(
+    tmp_path: Path, own: Path, maml: Path, exported: Path
+) -> None:
+    assert sorted(path.suffix for path in exported.iterdir()) == [".json", ".safetensors"]
+    support, labels, query = task(own)
+    (tmp_path / "support.csv").write_text(
+        "path,label\n" + "".join(f"{path},{label}\n" for path, label in zip(support, labels, strict=True))
+    )
+    files = f"query={','.join(map(str, query))}"
+    for name, model in (("run", maml), ("export", exported)):
+        done = run(tmp_path, "predict", f"run={model}", "support=support.csv", files, f"out={name}.csv", "threads=1")
+        assert done.code == 0, done.err
+    found, expected = rows(tmp_path / "export.csv"), rows(tmp_path / "run.csv")
+    assert found == expected
+    assert "unlike" in found[0]
+    assert len(list(exported.iterdir())) == 2  # nothing is written into it
+    config = json.loads((exported / "model.json").read_text())
+    assert str(own) not in json.dumps(config)
+
+
+def test_what_predict_has_measured_goes_along(tmp_path: Path, own: Path, maml: Path) -> None:
+    support = [own / f"class{number:02}/{place}.png" for number in range(4) for place in range(3)]
+    (tmp_path / "support.csv").write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in support))
+    model = shutil.copytree(maml, tmp_path / "outputs/other")
+    predicted = run(tmp_path, "predict", f"run={model}", "support=support.csv", f"query={support[0]}", "threads=1")
+    assert predicted.code == 0, predicted.err
+    assert run(tmp_path, "export", f"run={model}", "out=mine", "threads=1").code == 0
+    known = json.loads((tmp_path / "mine/model.json").read_text())["unlike"]
+    assert (4, 3) in {(one["way"], one["shot"]) for one in known}
+    twice = run(tmp_path, "export", f"run={model}", f"run={maml}", "out=other")
+    assert (twice.code, twice.err) == (1, "metalearn: run= is given twice\n")
+
+
+def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, exported: Path) -> None:
+    support, labels, query = task(own)
+    chances = []
+    for folder in (maml, exported):
+        model = metalearn_cli.load(folder)
+        x, q = model.read(support), model.read(query)
+        assert x.shape == (6, 3, 16, 16)
+        assert x.max() <= 1
+        predictor = model.adapt(x, labels)
+        assert predictor.classes == ["class00", "class01", "class02"]
+        found = predictor(q)
+        assert found.shape == (3, 3)
+        torch.testing.assert_close(found.sum(1), torch.ones(3))
+        chances.append(found)
+        numbered = model.adapt(x.numpy(), np.array([5, 5, 7, 7, 9, 9]))
+        assert numbered.classes == [5, 7, 9]
+        torch.testing.assert_close(numbered(q.numpy()), found)
+        torch.testing.assert_close(model.adapt((255 * x).round().to(torch.uint8), labels)(q), found)
+    torch.testing.assert_close(*chances)
+    flags = model.adapt(x, labels).unlike(q)
+    assert flags.dtype == torch.bool
+    assert flags.shape == (3,)
+    with pytest.raises(UserError, match="nothing is known of when a query is unlike every class"):
+        model.adapt(x[:, :, :, :].repeat(2, 1, 1, 1), list("abcdefghijkl")).unlike(q)
+
+
+def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Path, exported: Path) -> None:
+    """To the bit: whoever decodes a large JPEG in full before gives other pixels."""
+    support, labels, query = task(own)
+    large = tmp_path / "large.jpg"
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter
+    Image.effect_noise((900, 700), 90).convert("RGB").resize((450, 350)).save(large, exif=exif, quality=90)
+    files = [*query, large]
+    (tmp_path / "support.csv").write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in support))
+    words = [
+        "predict",
+        f"run={exported}",
+        "support=support.csv",
+        f"query={','.join(map(str, files))}",
+        "out=found.json",
+    ]
+    done = run(tmp_path, *words, "threads=1")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    model = metalearn_cli.load(exported)
+    by_tensors = model.adapt(model.read(support), labels).outputs(model.read(files))
+    with ExitStack() as stack:
+        opened = [stack.enter_context(Image.open(path)) for path in files]
+        of_support = [stack.enter_context(Image.open(path)) for path in support]
+        for x, q in (
+            (support, files),
+            (list(map(str, support)), tuple(map(str, files))),
+            (np.array(list(map(str, support))), np.array(files)),
+            (of_support, opened),
+            (support, [str(files[0]), *files[1:-1], opened[-1]]),
+        ):
+            adapted = model.adapt(x, labels)
+            outputs = adapted.outputs(q)
+            assert torch.equal(outputs, by_tensors)
+            chances = [list(map(round_off, row)) for row in outputs.double().softmax(-1).tolist()]
+            assert [list(row["probabilities"].values()) for row in found] == chances
+            assert [row["unlike"] for row in found] == adapted.unlike(q).tolist()
+        for one in (files[-1], str(files[-1]), opened[-1]):
+            assert torch.equal(model.read(one), model.read(files)[-1:])
+            assert torch.equal(adapted(one), adapted(files[-1:]))
+        decoded = opened[0]
+        decoded.load()
+        in_memory = [decoded, decoded.convert("RGBA"), Image.fromarray(np.asarray(decoded))]
+        assert torch.equal(model.read(in_memory), model.read(query[:1] * 3))
+        decoded.paste("red", (0, 0, 20, 20))  # what is in memory counts, and not the file
+        assert not torch.equal(model.read(decoded), model.read(query[0]))
+        assert decoded.size == (24, 20)
+
+
+def test_any_order_of_the_support_is_the_same_task(own: Path, exported: Path) -> None:
+    model = metalearn_cli.load(exported)
+    support, labels, query = task(own)
+    backwards = model.adapt(model.read(support[::-1]), labels[::-1])
+    torch.testing.assert_close(
+        backwards(model.read(query)), model.adapt(model.read(support), labels)(model.read(query))
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "sentence"),
+    [
+        (torch.zeros(2, 3, 16, 17), [0, 1], r"x is of shape \[2, 3, 16, 17\], and \[n, 3, 16, 16\] is wanted"),
+        (torch.zeros(3, 16, 16), [0, 1], r"and \[n, 3, 16, 16\] is wanted"),
+        (torch.full((2, 3, 16, 16), torch.nan), [0, 1], "x holds numbers that are not finite"),
+        (torch.zeros(2, 3, 16, 16), [0, 1, 2], "y has 3 labels for 2 examples"),
+        (torch.zeros(2, 3, 16, 16), [[0, 1], [1, 0]], "one for each is wanted"),
+        (torch.zeros(2, 3, 16, 16), [4, 4], "the support has one class only, 4"),
+        (
+            ["a", "b"],
+            [0, 1],
+            r"2 of 2 pictures cannot be used: a cannot be read \(No such file or directory\); b cannot",
+        ),
+        (
+            ["a", torch.zeros(3, 16, 16)],
+            [0, 1],
+            "x has files or pictures, and number 2 of type Tensor: give all of one",
+        ),
+        ([Image.new("L", (4, 4))] * 2, [0, 1], "number 1 is 4 x 4 pixels, and at least 8 a side are wanted; number 2"),
+        (
+            [{}, {}],
+            [0, 1],
+            r"must be numbers in arrays or lists of one shape, and \[\{\}, \{\}\] is not \(points in a CSV",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said(x: object, y: object, sentence: str, exported: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        metalearn_cli.load(exported).adapt(x, y)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"batch_norm": "train"}, "batch_norm='train' must be one of transductive"),
+        ({"precision": "fp16"}, "precision='fp16' must be one of fp32"),
+        ({"precision": "tf32"}, "precision='fp32'"),
+        ({"device": "cuda:9"}, "device=cuda:9, but torch sees"),
+    ],
+)
+def test_settings_of_load_are_checked(settings: dict[str, str], sentence: str, exported: Path) -> None:
+    with pytest.raises(UserError, match=sentence):
+        metalearn_cli.load(exported, **settings)  # type: ignore[arg-type]
+
+
+def test_double_and_half_precision(own: Path, exported: Path) -> None:
+    support, labels, query = task(own)
+    found = {}
+    for precision in ("fp32", "fp64", "bf16"):
+        model = metalearn_cli.load(exported, precision=precision)
+        found[precision] = model.adapt(model.read(support), labels)(model.read(query)).double()
+    torch.testing.assert_close(found["fp32"], found["fp64"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found["bf16"], found["fp64"], atol=0.1, rtol=0.1)
+    assert not torch.equal(found["bf16"], found["fp32"])
+
+
+def test_damage_is_found_and_named(tmp_path: Path, exported: Path) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    (weights,) = model.glob("*.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(UserError, match=r"is damaged, its hash is not the one in model\.json: export the run again"):
+        metalearn_cli.load(model)
+    weights.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        metalearn_cli.load(model)
+    content = json.loads((model / "model.json").read_text())
+    rewrite(model / "model.json", content | {"format": 99})
+    with pytest.raises(UserError, match="of format 99, and this version reads up to 1"):
+        metalearn_cli.load(model)
+    (model / "model.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(UserError, match=r"model\.json has no 'weights'"):
+        metalearn_cli.load(model)
+    (model / "model.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        metalearn_cli.load(model)
+
+
+ODD = (-1, 0, "16", 16.0, True, None, [16], {"a": 1}, 10**12, 1e400, 10**400)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("examples.spec.input_shape.1", "examples.spec.outputs", "examples.spec.train_outputs"),
+        *("examples.preparation.size", "examples.preparation.channels", "examples.preparation.margin"),
+        *("examples.preparation.by_way_of", "config.model.filters"),
+    ],
+)
+def test_odd_widths_in_an_export_are_a_sentence(path: str, tmp_path: Path, exported: Path) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    whole = (model / "model.json").read_text()
+    *above, last = path.split(".")
+    for odd in ODD:
+        content = json.loads(whole)
+        part = content
+        for name in above:
+            part = part[int(name)] if isinstance(part, list) else part[name]
+        part[int(last) if isinstance(part, list) else last] = odd
+        if odd == (None if last == "by_way_of" else 0 if last == "margin" else ()):
+            continue  # it may be that
+        rewrite(model / "model.json", content)
+        with pytest.raises(UserError) as found:
+            metalearn_cli.load(model)
+        assert "\n" not in str(found.value)
+        assert len(str(found.value)) < 800
+
+
+@pytest.mark.parametrize(
+    ("path", "odd", "sentence"),
+    [
+        ("examples", None, "model.json cannot be read (TypeError: "),
+        ("examples", [], "model.json cannot be read (TypeError: "),
+        ("examples.spec", [3, 16, 16], "cannot be read (TypeError: "),
+        ("examples.spec.input_shape", [], "cannot be read (input_shape is []): it is not whole, or of another version"),
+        ("examples.spec.input_shape", 16, "cannot be read (TypeError: "),
+        ("examples.spec.input_shape", [3, 9999, 9999], "cannot be read (input_shape is [3, 9999, 9999])"),
+        ("examples.spec.input_shape", [3, 17, 17], "pictures become [3, 16, 16], and input_shape is [3, 17, 17]"),
+        ("examples.spec.kind", "words", "kind is 'words'"),
+        ("examples.spec.padded", 1, "padded is 1, where a bool is wanted"),
+        ("examples.spec.outputs", 4, "algo=maml learns one output per class"),
+        (
+            "config.model.filters",
+            4,
+            "another model than its configuration: block1.conv.weight is [3, 3, 3, 3] and should",
+        ),
+        ("config.model.gamma", False, "of another model than its configuration: block1.norm.weight is in one only"),
+        ("examples.preparation.resample", "sharp", "resample is 'sharp'"),
+        ("examples.preparation.resize", [1], "cannot be read (TypeError: "),
+        ("examples.preparation.resize", "fold", "cannot be read (KeyError: 'fold')"),
+        ("config.model.filters", 10**6, "of another model than its configuration: "),  # 36 TB
+        ("config.model.filters", 2**40, "cannot be made ("),
+        ("config.model.filters", 10**400, "cannot be made ("),
+        ("config.model.filters", -3, "model.filters=-3 must be at least 1"),
+        ("unlike", 3, "holds no thresholds of the flag"),
+        ("unlike.0", [], "holds no thresholds of the flag"),
+        ("unlike.0.way", "5", "holds no thresholds of the flag (way is '5')"),
+        ("unlike.0.shot", 0, "holds no thresholds of the flag (shot is 0)"),
+        ("unlike.0.value", "high", "holds no thresholds of the flag (value is 'high')"),
+        ("unlike.0.share", None, "holds no thresholds of the flag (share is None)"),
+    ],
+)
+def test_damage_in_an_export_is_named(path: str, odd: object, sentence: str, tmp_path: Path, exported: Path) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    content = json.loads((model / "model.json").read_text())
+    part = content
+    *above, last = path.split(".")
+    for name in above:
+        part = part[int(name)] if isinstance(part, list) else part[name]
+    part[int(last) if isinstance(part, list) else last] = odd
+    rewrite(model / "model.json", content)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        metalearn_cli.load(model)
+
+
+def test_odd_widths_in_a_runs_task_file_too(tmp_path: Path, maml: Path) -> None:
+    model = Path(shutil.copytree(maml, tmp_path / "model"))
+    content = json.loads((model / "task.json").read_text())
+    content["spec"]["outputs"] = "three"
+    rewrite(model / "task.json", content)
+    done = run(tmp_path, "predict", f"run={model}", "support=x", "query=x")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "task.json cannot be read (spec has 'three', where a whole number from 1 to 100000000 is wanted)" in done.err
+
+
+def test_code_of_others_runs_with_trust_only(
+    tmp_path: Path, exported: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "foreign_maml.py").write_text(
+        "from pathlib import Path\nPath('ran').touch()\nfrom metalearn_cli.algorithms.maml import MAML as Mine\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    content = json.loads((model / "model.json").read_text())
+    content["config"]["algo"]["_target_"] = "foreign_maml.Mine"
+    rewrite(model / "model.json", content)
+    with pytest.raises(UserError, match=r"algo\._target_=foreign_maml\.Mine is no part of metalearn.*trust=true"):
+        metalearn_cli.load(model)
+    assert not Path("ran").exists()
+    assert metalearn_cli.load(model, trust=True).read([own / "class00/0.png"]).shape == (1, 3, 16, 16)
+    assert Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("run={run} out=exported threads=0", "threads=0 must be from 1 to 1024"),
+        ("run={run}", "export wants out="),
+        ("out=x", "export wants run="),
+        ("run={run} out={run}", "is there already"),
+        ("run={run} out=nowhere/x", "there is no folder nowhere"),
+        ("run={run} out=x steps=1", "export has no key steps"),
+        ("run=nowhere out=x", "run=nowhere is not the folder of a run"),
+    ],
+)
+def test_every_mistake_of_export_has_its_sentence(arguments: str, sentence: str, tmp_path: Path, maml: Path) -> None:
+    done = run(tmp_path, "export", *arguments.format(run=maml).split())
+    assert (done.code, done.out) == (1, "")
+    assert sentence in done.err
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "err"}
+
+
+def test_what_fails_leaves_nothing(tmp_path: Path, maml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device", "model.json")
+
+    monkeypatch.setattr(export, "write_durably", full)
+    done = run(tmp_path, "export", f"run={maml}", "out=model")
+    assert done.code == 1
+    assert "No space left on device" in done.err
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "err"}
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import metalearn_cli, sys; assert callable(metalearn_cli.load); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
