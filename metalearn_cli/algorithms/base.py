@@ -9,7 +9,7 @@ Shapes: T tasks, S support examples, Q query examples. An algorithm reads, write
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,8 @@ from metalearn_cli.tasks.base import Batch, Spec, Support
 class BatchNorm(Enum):
     """Whose statistics normalise the query examples of a task."""
 
-    transductive = "transductive"  # the query set's own (ProtoNet: support and query together)
-    inductive = "inductive"  # the support set's
+    transductive = "transductive"  # those of the query set (ProtoNet: of support and query together)
+    inductive = "inductive"  # those of the support set
     running = "running"  # averages over the training tasks
     one_query = "one_query"  # those of the support set and that one query example
 
@@ -36,11 +36,39 @@ class Meta(NamedTuple):
     buffers: Params
 
 
-class Predictor(Protocol):
-    """What predicts for the T tasks that were adapted to."""
+class Predictor(ABC):
+    """Predicts for the T tasks that were adapted to. A final class is a frozen dataclass, with what adapting made."""
+
+    net: Net
+    buffers: Params  # the running statistics among them
 
     def __call__(self, query_x: Tensor, batch_norm: BatchNorm, query_mask: Tensor | None = None) -> Tensor:
         """query_x [T, Q, *input], whose statistics, and which examples are real [T, Q] -> out [T, Q, outputs]."""
+        names = self.net.init_stats()
+        if not names:
+            batch_norm = BatchNorm.transductive  # without batch norm all modes are one, and this is the cheapest
+        match batch_norm:
+            case BatchNorm.transductive:
+                return self.outputs(query_x, query_mask, None)
+            case BatchNorm.inductive:
+                return self.outputs(query_x, query_mask, self.support_stats())
+            case BatchNorm.running:
+                return self.outputs(query_x, query_mask, {name: self.buffers[name] for name in names})
+            case BatchNorm.one_query:
+                return torch.cat([self.outputs_beside_support(one) for one in torch.split(query_x, 1, dim=1)], 1)
+
+    @abstractmethod
+    def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
+        """query_x [T, Q, *input] -> out [T, Q, outputs], under these batch-norm statistics; None: those of the batch
+        that goes through the network."""
+
+    @abstractmethod
+    def support_stats(self) -> Params:
+        """The batch-norm statistics of the support set."""
+
+    @abstractmethod
+    def outputs_beside_support(self, query_x: Tensor) -> Tensor:
+        """query_x [T, 1, *input] -> out [T, 1, outputs], under the statistics of the support set and this example."""
 
 
 class Update(NamedTuple):
@@ -56,20 +84,18 @@ class Algorithm(ABC):
     """A final class is a frozen dataclass whose fields are the keys of its yaml file."""
 
     test_steps: int  # inner steps at validation and test
+    remat: bool = False  # whether inner steps are computed again in the backward pass; a key where there is the choice
     batch_norm: ClassVar[BatchNorm]  # the mode in which the algorithm's paper reports
+    is_metric: ClassVar[bool] = False  # whether outputs are distances, which do not depend on the number of classes
 
     @abstractmethod
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        """Which meta-parameters there are. Raises UserError where the algorithm does not fit the task."""
+        """The meta-parameters before training. Raises UserError where the algorithm does not fit the task."""
 
     @abstractmethod
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         """The predictor after 0, 1, ... `steps` inner steps; differentiable in `meta.params` where
         the meta-gradient runs through the steps, and never under no_grad."""
-
-    def learned(self, meta: Meta) -> dict[str, float]:
-        """What a person would like to know of the meta-parameters, by name, for results.json and the screen."""
-        return {}
 
     @abstractmethod
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
@@ -78,6 +104,17 @@ class Algorithm(ABC):
         No `if` on a tensor's value, nor on `step`: under compile=true and cuda_graph=true it is an int64 tensor [].
         """
 
+    def learned(self, meta: Meta) -> dict[str, float]:
+        """What a person would like to know of the meta-parameters, by name, for results.json and the screen."""
+        return {}
+
+    def memory_savers(self) -> tuple[str, ...]:
+        """The keys that make a training step hold less memory where they are set to true, and are not yet."""
+        return ()
+
+    def require_way(self, trained: int, way: int) -> None:  # noqa: B027 - most can
+        """Raises UserError where a model for `trained` classes cannot start to learn tasks of `way` other ones."""
+
 
 def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None) -> Tensor:
     """Mean loss of each task, [T]: cross-entropy for classes, squared error for values; out [T, B, outputs].
@@ -85,7 +122,7 @@ def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, wa
     Over the examples of mask [T, B], where it is given, and the first way[t] outputs of task t.
     """
     if spec.kind == "classes":
-        out = present(out, way)
+        out = without_absent_classes(out, way)
         return _mean(F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none").view(y.shape), mask)
     return _mean((out - y).square().mean(-1), mask)
 
@@ -93,12 +130,12 @@ def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, wa
 def task_metric(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None) -> Tensor:
     """Accuracy in 0..1, or mean squared error, of each task, [T]; out [T, B, outputs], mask [T, B], way [T]."""
     if spec.kind == "classes":
-        return _mean((present(out, way).argmax(-1) == y).to(out.dtype), mask)
+        return _mean((without_absent_classes(out, way).argmax(-1) == y).to(out.dtype), mask)
     return task_loss(spec, out, y, mask)
 
 
-def present(out: Tensor, way: Tensor | None) -> Tensor:
-    """Logits [T, B, outputs] with the least number there is for the classes that task t, of way[t] ones, has not."""
+def without_absent_classes(out: Tensor, way: Tensor | None) -> Tensor:
+    """Logits [T, B, outputs] with the least number there is for the classes that task t, with way[t] ones, lacks."""
     if way is None:
         return out
     absent = torch.arange(out.shape[-1], device=out.device) >= way[:, None, None]
@@ -113,6 +150,11 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 def mean_gradient(loss: Tensor, params: Params) -> Params:
     """The gradient of the mean of loss [T] in each parameter."""
     return dict(zip(params, torch.autograd.grad(loss.mean(), list(params.values())), strict=True))
+
+
+def gradient_update(meta: Meta, loss: Tensor, stats: Params) -> Update:
+    """The update by the gradient of the mean of loss [T]; `stats` are the batch-norm statistics behind that loss."""
+    return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
 
 
 def running_average(buffers: Params, stats: Params) -> Params:

@@ -4,17 +4,18 @@ Shapes: T tasks, S support examples, Q query examples, F features.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.base import Meta, Predictor, Update, gradient_update, task_loss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.tasks.base import Support
+from metalearn_cli.tasks.base import Batch, Support
 
 # (features of the support set [T, S, F], of the query set [T, Q, F]) -> out [T, Q, way].
-Head = Callable[[Tensor, Tensor], Tensor]
+Scorer = Callable[[Tensor, Tensor], Tensor]
 
 
 def init_body(algo: str, net: Net, rng: torch.Generator) -> Params:
@@ -50,31 +51,32 @@ def embed(
     return support_features, query_features, used
 
 
-def compare(
-    head: Head,
-    net: Net,
-    params: Params,
-    buffers: Params,
-    support: Support,
-    query_x: Tensor,
-    batch_norm: BatchNorm,
-    query_mask: Tensor | None = None,
-) -> Tensor:
-    """query_x [T, Q, *input] -> out [T, Q, way]: the head on embeddings under this batch-norm mode."""
-    if not net.init_stats():
-        batch_norm = BatchNorm.transductive  # without batch norm all modes are one, and this is the cheapest
-    match batch_norm:
-        case BatchNorm.transductive:
-            features, query, _ = embed(net, params, support, query_x, query_mask)
-        case BatchNorm.inductive:
-            stats = net.features(params, support.x, mask=support.mask)[1]
-            features, query, _ = embed(net, params, support, query_x, query_mask, stats)
-        case BatchNorm.running:
-            features, query, _ = embed(net, params, support, query_x, query_mask, buffers)
-        case BatchNorm.one_query:
-            alone = (embed(net, params, support, query) for query in torch.split(query_x, 1, dim=1))
-            return torch.cat([head(features, query) for features, query, _ in alone], 1)
-    return head(features, query)
+def embedding_update(net: Net, meta: Meta, batch: Batch, scorer: Scorer) -> Update:
+    """grad L(query) in the meta-parameters, where `scorer` makes outputs of the embeddings of this batch."""
+    features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask)
+    loss = task_loss(net.spec, scorer(features, query), batch.query_y, batch.query_mask, batch.way)
+    return gradient_update(meta, loss, stats)
+
+
+@dataclass(frozen=True, eq=False)
+class PredictorByEmbedding(Predictor):
+    """What `scorer` makes of the embeddings of a query and of this support."""
+
+    net: Net
+    params: Params  # [*shape], or after fine-tuning [T, *shape]
+    buffers: Params
+    support: Support
+    scorer: Scorer
+
+    def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
+        features, query, _ = embed(self.net, self.params, self.support, query_x, query_mask, stats)
+        return self.scorer(features, query)
+
+    def support_stats(self) -> Params:
+        return self.net.features(self.params, self.support.x, mask=self.support.mask)[1]
+
+    def outputs_beside_support(self, query_x: Tensor) -> Tensor:
+        return self.outputs(query_x, None, None)  # which embeds both together
 
 
 def members(support: Support, way: int) -> Tensor:

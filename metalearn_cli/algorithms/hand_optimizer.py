@@ -21,7 +21,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -38,7 +37,7 @@ from metalearn_cli.algorithms.base import (
     require_steps,
     running_average,
 )
-from metalearn_cli.algorithms.inner_loop import last, predict
+from metalearn_cli.algorithms.inner_loop import AdaptedNet, final_of
 from metalearn_cli.algorithms.optimizee import Optimizee, require_optimizee
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
@@ -47,14 +46,14 @@ from metalearn_cli.tasks.base import Batch, Support
 WORST = 1e6  # the loss of a candidate that diverged
 
 
-class Method(Enum):
+class Rule(Enum):
     sgd = "sgd"
     rmsprop = "rmsprop"
     adam = "adam"
     nesterov = "nesterov"
 
 
-class Position(NamedTuple):
+class HandPosition(NamedTuple):
     """How far the optimizees have come; N of them, [N, P] each."""
 
     theta: Tensor
@@ -65,7 +64,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class HandOptimizer(Algorithm):
-    method: Method = Method.adam
+    method: Rule = Rule.adam
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # the candidates, R
     start_std: float = 0.01  # theta_0 ~ N(0, start_std^2)
     batch_size: int | None = None  # support examples per step; null: all of them
@@ -90,7 +89,7 @@ class HandOptimizer(Algorithm):
         optimizee = Optimizee(net, support, self.batch_size)
         rate = self._rates(meta.buffers["final_loss"]).index_select(0, self._best(meta))
         for theta in self.descend(optimizee, rate, steps):
-            yield partial(predict, net, optimizee.parameters(theta), meta.buffers, support)
+            yield AdaptedNet(net, optimizee.parameters(theta), meta.buffers, support)
 
     def learned(self, meta: Meta) -> dict[str, float]:
         return {"rate": self.rates[int(meta.buffers["final_loss"].argmin())]}
@@ -101,8 +100,8 @@ class HandOptimizer(Algorithm):
         every = Support(**{name: value.repeat_interleave(candidates, 0) for name, value in given.items()})  # [T*R, ...]
         optimizee = Optimizee(net, every, self.batch_size)
         rates = self._rates(meta.buffers["final_loss"]).repeat(tasks)[:, None]
-        theta = last(self.descend(optimizee, rates, self.horizon))
-        final = optimizee.slope(theta, self.horizon)
+        theta = final_of(self.descend(optimizee, rates, self.horizon))
+        final = optimizee.gradient(theta, self.horizon)
         loss = final.loss.nan_to_num(WORST, WORST).clamp(max=WORST).view(tasks, candidates)
         best = self._best(meta)  # before these tasks, so that every chunk of them takes the same
         stats = {
@@ -117,30 +116,30 @@ class HandOptimizer(Algorithm):
     def descend(self, optimizee: Optimizee, rate: Tensor, steps: int) -> Iterator[Tensor]:
         """theta_0, theta_1, ... theta_steps, [N, P] each; rate [1] or [N, 1]."""
         theta = optimizee.start(self.start_std)
-        at = Position(theta, torch.zeros_like(theta), torch.zeros_like(theta), 0)
+        at = HandPosition(theta, torch.zeros_like(theta), torch.zeros_like(theta), 0)
         for left in range(steps, -1, -1):
             yield at.theta
             if left:
-                at = self.advance(at, optimizee.slope(at.theta, at.step).gradient, rate)
+                at = self.advance(at, optimizee.gradient(at.theta, at.step).gradient, rate)
 
-    def advance(self, at: Position, gradient: Tensor, rate: Tensor) -> Position:
+    def advance(self, at: HandPosition, gradient: Tensor, rate: Tensor) -> HandPosition:
         """One step on gradient [N, P], with the other settings of torch.optim."""
         theta, first, second, step = at
         match self.method:
-            case Method.sgd:
+            case Rule.sgd:
                 direction = gradient
-            case Method.nesterov:
+            case Rule.nesterov:
                 first = 0.9 * first + gradient
                 direction = gradient + 0.9 * first
-            case Method.rmsprop:
+            case Rule.rmsprop:
                 second = 0.99 * second + 0.01 * gradient.square()
                 direction = gradient / (second.sqrt() + 1e-8)
-            case Method.adam:
+            case Rule.adam:
                 first = 0.9 * first + 0.1 * gradient
                 second = 0.999 * second + 0.001 * gradient.square()
                 unbiased = (second / (1 - 0.999 ** (step + 1))).sqrt()
                 direction = first / (1 - 0.9 ** (step + 1)) / (unbiased + 1e-8)
-        return Position(theta - rate * direction, first, second, step + 1)
+        return HandPosition(theta - rate * direction, first, second, step + 1)
 
     def _rates(self, like: Tensor) -> Tensor:
         """The candidates [R], on the device and in the precision of `like`; made there, not copied from the host."""

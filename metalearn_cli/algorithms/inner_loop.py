@@ -6,20 +6,22 @@ A parameter is shared by all tasks, [*shape], or one per task, [T, *shape].
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, task_loss
+from metalearn_cli.algorithms.base import Meta, Predictor, Update, gradient_update, task_loss
 from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.seeding import uniform
-from metalearn_cli.tasks.base import Support
+from metalearn_cli.tasks.base import Batch, Support
 
 Item = TypeVar("Item")
 
@@ -31,24 +33,16 @@ class Head(Enum):
     mean = "mean"  # all at the mean of them, so that labels can be permuted, and the way be any
 
 
-class Slope(NamedTuple):
-    """The loss of each task and its gradient in that task's own parameters."""
-
-    loss: Tensor  # [T]
-    gradient: Params  # [T, *shape]
-    stats: Params  # the batch-norm statistics that were used
-
-
 def require_head(head: Head, net: Net) -> None:
     """Raises UserError for head=mean where there are no classes, or no row for each."""
     if head is Head.mean and net.spec.kind != "classes":
-        raise UserError("algo.head=mean is of classes, and this task has values: take algo.head=learned")
+        raise UserError("algo.head=mean is for classes, and this task has values: take algo.head=learned")
     if head is Head.mean and not net.class_rows:  # asked here, before a step is recorded
-        raise UserError("algo.head=mean wants a last layer with a row for each class: take algo.head=learned")
+        raise UserError("algo.head=mean needs a last layer with a row for each class: take algo.head=learned")
 
 
-def start(net: Net, head: Head, params: Params) -> Params:
-    """Of what is kept for each parameter [*shape] (weights, rates, slots): where the inner loop starts."""
+def initial_parameters(net: Net, head: Head, params: Params) -> Params:
+    """The inner loop's starting value of each parameter-shaped tensor (weights, rates, slots), [*shape]."""
     if head is Head.learned:
         return params
     return {
@@ -62,12 +56,22 @@ def per_task(params: Params, tasks: int) -> Params:
     return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
 
 
-def slope(net: Net, params: Params, support: Support, names: list[str], second_order: bool) -> Slope:
+class SupportGradient(NamedTuple):
+    """The loss of each task on its support set, and its gradient in that task's own parameters."""
+
+    loss: Tensor  # [T]
+    gradient: Params  # [T, *shape]
+    stats: Params  # the batch-norm statistics that were used
+
+
+def support_gradient(
+    net: Net, params: Params, support: Support, names: Iterable[str], second_order: bool
+) -> SupportGradient:
     """The gradient of the mean loss on the support set in the parameters `names` [T, *shape].
 
     It can be differentiated once more where `second_order` is asked for; under no_grad it never can.
     """
-    recording = torch.is_grad_enabled()
+    recording, names = torch.is_grad_enabled(), list(names)
     with torch.enable_grad():
         if not recording:
             params = {name: value.detach().requires_grad_() for name, value in params.items()}
@@ -75,73 +79,77 @@ def slope(net: Net, params: Params, support: Support, names: list[str], second_o
         loss = task_loss(net.spec, out, support.y, support.mask, support.way)
         total = loss.sum()  # the tasks' gradients do not mix
     gradient = torch.autograd.grad(total, [params[name] for name in names], create_graph=recording and second_order)
-    return Slope(loss.detach(), dict(zip(names, gradient, strict=True)), stats)
+    return SupportGradient(loss.detach(), dict(zip(names, gradient, strict=True)), stats)
 
 
-def gradient_descent(
-    net: Net, params: Params, rates: Mapping[str, float | Tensor], support: Support, steps: int, second_order: bool
-) -> Iterator[Params]:
-    """phi_0, phi_1, ... phi_steps of every task, [T, *shape]: phi_{k+1} = phi_k - rate * grad L(phi_k, support).
+class Descent(NamedTuple):
+    """Where gradient descent stands, and how far it steps."""
 
-    params [*shape] is phi_0. A rate is a number or one per weight [*shape]; parameters without a rate stay as they are.
-    """
-    step = _descent_step(net, list(params), rates, support, second_order)
-    phi = per_task(params, len(support.key))
-    state = (*phi.values(), *_learned(rates).values())
-    yield phi
+    phi: Params  # [T, *shape]; before the first step [*shape]
+    alpha: Mapping[str, float | Tensor]  # a number or [*shape] for each parameter that moves; the others stay
+
+
+def gradient_step(net: Net, support: Support, second_order: bool, at: Descent) -> Descent:
+    """phi_{k+1} = phi_k - alpha grad L(phi_k, support), for each task."""
+    phi, alpha = at
+    gradient = support_gradient(net, phi, support, alpha, second_order).gradient
+    return Descent(phi | {name: phi[name] - alpha[name] * gradient[name] for name in alpha}, alpha)
+
+
+def gradient_descent(net: Net, start: Descent, support: Support, steps: int, second_order: bool) -> Iterator[Params]:
+    """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
+    at = start._replace(phi=per_task(start.phi, len(support.key)))
+    yield at.phi
     for _ in range(steps):
-        state = step(*state)
-        yield dict(zip(params, state, strict=False))
+        at = gradient_step(net, support, second_order, at)
+        yield at.phi
 
 
-def descend(
-    net: Net,
-    params: Params,
-    rates: Mapping[str, float | Tensor],
-    support: Support,
-    steps: int,
-    second_order: bool,
-    remat: bool = False,
-) -> Params:
-    """phi_steps alone, in less memory: `remat` computes the steps again in the backward pass, the same numbers.
+def descend(net: Net, start: Descent, support: Support, steps: int, second_order: bool, remat: bool) -> Params:
+    """phi_steps alone, in less memory: `remat` computes the steps again in the backward pass, to the same numbers.
 
-    First order, where no rate is learned: no step is kept, since the derivative in phi_0 is that of one sum.
+    First order, where alpha is numbers: no step is kept, since the derivative in phi_0 is that of one sum.
     """
-    phi = per_task(params, len(support.key))
-    step = _descent_step(net, list(phi), rates, support, second_order)
-    state = (*phi.values(), *_learned(rates).values())
+    at = start._replace(phi=per_task(start.phi, len(support.key)))
+    step = partial(gradient_step, net, support, second_order)
     if second_order:
-        return dict(zip(phi, unroll(step, state, steps, remat), strict=False))
+        return unroll(step, at, steps, remat).phi
     with torch.no_grad():
-        end = dict(zip(phi, unroll(step, state, steps, remat=False), strict=True))
-    return phi | {name: end[name] + (phi[name] - phi[name].detach()) for name in rates}
+        end = unroll(step, at, steps, remat=False).phi
+    return at.phi | {name: end[name] + (at.phi[name] - at.phi[name].detach()) for name in at.alpha}
 
 
-def _descent_step(
-    net: Net, names: list[str], rates: Mapping[str, float | Tensor], support: Support, second_order: bool
-) -> Callable[..., tuple[Tensor, ...]]:
-    """From phi_k, in the order of `names`, and the learned rates to phi_{k+1} and the same rates.
-
-    It holds no tensor of the unroll: what it makes would hold itself, and never be freed.
-    """
-    learned = list(_learned(rates))
-
-    def step(*state: Tensor) -> tuple[Tensor, ...]:
-        phi, own = dict(zip(names, state, strict=False)), state[len(names) :]
-        rate = {**rates, **dict(zip(learned, own, strict=True))}
-        gradient = slope(net, phi, support, list(rates), second_order).gradient
-        phi |= {name: phi[name] - rate[name] * gradient[name] for name in rates}
-        return (*phi.values(), *own)
-
-    return step
+def query_update(net: Net, meta: Meta, phi: Params, batch: Batch) -> Update:
+    """grad L(phi, query) in the meta-parameters, of the networks phi [T, *shape] that were adapted to this batch."""
+    out, stats = net(phi, batch.query_x, mask=batch.query_mask)
+    return gradient_update(meta, task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way), stats)
 
 
-def _learned(rates: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
-    return {name: rate for name, rate in rates.items() if isinstance(rate, Tensor)}
+@dataclass(frozen=True, eq=False)
+class AdaptedNet(Predictor):
+    """Networks that were adapted to this support."""
+
+    net: Net
+    params: Params  # [T, *shape]
+    buffers: Params
+    support: Support
+    episode_stats: Params | None = None  # what the inner loop took for statistics of the support; None: those of params
+
+    def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
+        return self.net(self.params, query_x, stats, query_mask)[0]
+
+    def support_stats(self) -> Params:
+        if self.episode_stats is not None:
+            return self.episode_stats
+        return self.net(self.params, self.support.x, mask=self.support.mask)[1]
+
+    def outputs_beside_support(self, query_x: Tensor) -> Tensor:
+        mask = None if self.support.mask is None else F.pad(self.support.mask, (0, 1), value=True)
+        return self.net(self.params, torch.cat([self.support.x, query_x], 1), mask=mask)[0][:, -1:]
 
 
-def last(items: Iterable[Item]) -> Item:
-    """The last of them, without keeping the others."""
+def final_of(items: Iterable[Item]) -> Item:
+    """The last of these items, without keeping the others."""
     return deque(items, maxlen=1).pop()
 
 
@@ -163,12 +171,12 @@ def minibatch(support: Support, size: int | None, step: int) -> Support:
     return Support(support.x[task, chosen], support.y[task, chosen], support.key)
 
 
-def flatten(params: Params) -> Tensor:
+def to_vector(params: Params) -> Tensor:
     """[T, *shape] of each parameter -> all coordinates of a task as one vector, [T, P]."""
     return torch.cat([value.reshape(len(value), -1) for value in params.values()], 1)
 
 
-def unflatten(theta: Tensor, shapes: Mapping[str, torch.Size]) -> Params:
+def from_vector(theta: Tensor, shapes: Mapping[str, torch.Size]) -> Params:
     """theta [T, P] -> [T, *shape] by name."""
     parts = torch.split(theta, [shape.numel() for shape in shapes.values()], 1)
     return {name: part.view(-1, *shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
@@ -181,28 +189,3 @@ def log_sign(x: Tensor, p: float) -> Tensor:
     |x| = e^-p, so that each is one clamp, and log 0 is never taken.
     """
     return torch.stack([x.abs().clamp(min=math.exp(-p)).log() / p, (math.exp(p) * x).clamp(-1, 1)], -1)
-
-
-def predict(
-    net: Net,
-    params: Params,
-    buffers: Params,
-    support: Support,
-    query_x: Tensor,
-    batch_norm: BatchNorm,
-    query_mask: Tensor | None = None,
-) -> Tensor:
-    """query_x [T, Q, *input] -> out [T, Q, outputs] of networks adapted to this support."""
-    if not net.init_stats():
-        batch_norm = BatchNorm.transductive  # without batch norm all modes are one, and this is the cheapest
-    match batch_norm:
-        case BatchNorm.transductive:
-            return net(params, query_x, mask=query_mask)[0]
-        case BatchNorm.inductive:
-            return net(params, query_x, net(params, support.x, mask=support.mask)[1])[0]
-        case BatchNorm.running:
-            return net(params, query_x, {name: buffers[name] for name in net.init_stats()})[0]
-        case BatchNorm.one_query:
-            alone = (torch.cat([support.x, query], 1) for query in torch.split(query_x, 1, dim=1))
-            mask = None if support.mask is None else F.pad(support.mask, (0, 1), value=True)
-            return torch.cat([net(params, x, mask=mask)[0][:, -1:] for x in alone], 1)

@@ -28,7 +28,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +44,7 @@ from metalearn_cli.algorithms.base import (
     require_steps,
     running_average,
 )
-from metalearn_cli.algorithms.inner_loop import log_sign, predict
+from metalearn_cli.algorithms.inner_loop import AdaptedNet, log_sign
 from metalearn_cli.algorithms.optimizee import Optimizee, require_optimizee
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
@@ -61,7 +60,7 @@ class Preprocess(Enum):
 State = list[tuple[Tensor, Tensor]]  # (h, c) of each layer, [T, P, hidden] each
 
 
-class Position(NamedTuple):
+class LearnedPosition(NamedTuple):
     """How far the optimizees have come."""
 
     theta: Tensor  # [T, P]
@@ -113,40 +112,40 @@ class LearnedOptimizer(Algorithm):
         optimizee = Optimizee(net, support, self.batch_size)
         at = self.begin(optimizee)
         for left in range(steps, -1, -1):
-            yield partial(predict, net, optimizee.parameters(at.theta), meta.buffers, support)
+            yield AdaptedNet(net, optimizee.parameters(at.theta), meta.buffers, support)
             if left:
-                at = self.advance(meta.params, at, optimizee.slope(at.theta, at.step).gradient)
+                at = self.advance(meta.params, at, optimizee.gradient(at.theta, at.step).gradient)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         optimizee = Optimizee(net, batch.support, self.batch_size)
-        at: Position = self.begin(optimizee) if carry is None else carry
+        at: LearnedPosition = self.begin(optimizee) if carry is None else carry
         total = torch.zeros((), dtype=at.theta.dtype, device=at.theta.device)
         for _ in range(self.unroll):
-            slope = optimizee.slope(at.theta, at.step)
-            total = total + (slope.gradient * at.theta).sum()  # nothing for the first theta, which phi cannot change
-            at = self.advance(meta.params, at, slope.gradient)
-        slope = optimizee.slope(at.theta, at.step)
-        total = total + (slope.gradient * at.theta).sum()
+            fed = optimizee.gradient(at.theta, at.step).gradient
+            total = total + (fed * at.theta).sum()  # nothing for the first theta, which phi cannot change
+            at = self.advance(meta.params, at, fed)
+        final = optimizee.gradient(at.theta, at.step)
+        total = total + (final.gradient * at.theta).sum()
         gradient = torch.autograd.grad(total / len(batch.key), list(meta.params.values()))
-        cut = Position(at.theta.detach(), [(h.detach(), c.detach()) for h, c in at.state], at.step)
+        cut = LearnedPosition(at.theta.detach(), [(h.detach(), c.detach()) for h, c in at.state], at.step)
         return Update(
             dict(zip(meta.params, gradient, strict=True)),
-            slope.loss,
-            running_average(meta.buffers, slope.stats),
+            final.loss,
+            running_average(meta.buffers, final.stats),
             cut if at.step < self.horizon else None,
         )
 
-    def begin(self, optimizee: Optimizee) -> Position:
+    def begin(self, optimizee: Optimizee) -> LearnedPosition:
         """theta_0, and every coordinate's LSTM at zero."""
         theta = optimizee.start(self.start_std)
         zeros = [theta.new_zeros(*theta.shape, width) for width in self.hidden]
-        return Position(theta, [(zero, zero) for zero in zeros], 0)
+        return LearnedPosition(theta, [(zero, zero) for zero in zeros], 0)
 
-    def advance(self, params: Params, at: Position, gradient: Tensor) -> Position:
+    def advance(self, params: Params, at: LearnedPosition, gradient: Tensor) -> LearnedPosition:
         """One step of the optimizer on gradient [T, P]; differentiable in `params`."""
         x = log_sign(gradient, self.p) if self.preprocess is Preprocess.log_sign else gradient[..., None]
         state: State = []
         for layer, before in enumerate(at.state, 1):
             state.append(lstm_cell(params, f"lstm{layer}", x, before))
             x = state[-1][0]
-        return Position(at.theta + self.scale * linear(params, "readout", x)[..., 0], state, at.step + 1)
+        return LearnedPosition(at.theta + self.scale * linear(params, "readout", x)[..., 0], state, at.step + 1)

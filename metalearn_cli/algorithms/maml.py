@@ -22,24 +22,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any
 
 import torch
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Meta,
-    Predictor,
-    Update,
-    mean_gradient,
-    require_one_way,
-    require_steps,
-    running_average,
-    task_loss,
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way, require_steps
+from metalearn_cli.algorithms.inner_loop import (
+    AdaptedNet,
+    Descent,
+    Head,
+    descend,
+    gradient_descent,
+    initial_parameters,
+    query_update,
+    require_head,
 )
-from metalearn_cli.algorithms.inner_loop import Head, descend, gradient_descent, predict, require_head, start
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Support
@@ -50,7 +47,7 @@ class InnerLoss(Enum):
     way_times_mean = "way_times_mean"  # the sum divided by the shots, as in the authors' code
 
 
-class Adapted(Enum):
+class AdaptedPart(Enum):
     """Which parameters the inner loop changes; all are meta-learned."""
 
     all = "all"
@@ -66,7 +63,7 @@ class MAML(Algorithm):
     test_steps: int = 10  # K at validation and test
     first_order: bool = False
     inner_loss: InnerLoss = InnerLoss.mean
-    adapted: Adapted = Adapted.all
+    adapted: AdaptedPart = AdaptedPart.all
     head: Head = Head.learned
     remat: bool = False  # compute each inner step again in the backward pass: less memory, more time
 
@@ -81,7 +78,7 @@ class MAML(Algorithm):
                 "algo.remat=true would save nothing with algo.first_order=true, which keeps no inner step: leave it out"
             )
 
-        if self.head is Head.mean and self.adapted is Adapted.body:
+        if self.head is Head.mean and self.adapted is AdaptedPart.body:
             raise UserError(
                 "algo.head=mean starts all classes alike, and with algo.adapted=body they would stay so: take "
                 "algo.head=learned"
@@ -99,28 +96,36 @@ class MAML(Algorithm):
         return Meta(params, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for params in gradient_descent(net, *self._start(net, meta), support, steps, not self.first_order):
-            yield partial(predict, net, params, meta.buffers, support)
+        for phi in gradient_descent(net, self._start(net, meta), support, steps, not self.first_order):
+            yield AdaptedNet(net, phi, meta.buffers, support)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        theta, rates = self._start(net, meta)
-        params = descend(net, theta, rates, batch.support, self.inner_steps, not self.first_order, self.remat)
-        out, stats = net(params, batch.query_x, mask=batch.query_mask)
-        loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
-        return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
+        phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, not self.first_order, self.remat)
+        return query_update(net, meta, phi, batch)
 
-    def _start(self, net: Net, meta: Meta) -> tuple[Params, dict[str, float]]:
-        """phi_0 [*shape] and the rates."""
-        return start(net, self.head, meta.params), self._rates(net, meta.params)
+    def memory_savers(self) -> tuple[str, ...]:
+        if self.first_order:
+            return ()
+        return ("first_order",) if self.remat else ("remat", "first_order")
+
+    def require_way(self, trained: int, way: int) -> None:
+        if self.adapted is AdaptedPart.body:
+            raise UserError(
+                f"this run was trained with {trained} classes, the support has {way}, and algo.adapted=body never "
+                f"changes the head: give {trained} classes, or a run of another algorithm"
+            )
+
+    def _start(self, net: Net, meta: Meta) -> Descent:
+        return Descent(initial_parameters(net, self.head, meta.params), self._rates(net, meta.params))
 
     def _rates(self, net: Net, params: Params) -> dict[str, float]:
         """alpha, in the scale of the mean loss, for each parameter that is adapted."""
         rate = self.inner_lr * (net.spec.outputs if self.inner_loss is InnerLoss.way_times_mean else 1)
         norms = {name.rpartition(".")[0] for name in net.init_stats()}
         names = {
-            Adapted.all: list(params),
-            Adapted.no_batch_norm: [name for name in params if name.rpartition(".")[0] not in norms],
-            Adapted.head: [name for name in params if name.startswith("head.")],
-            Adapted.body: [name for name in params if not name.startswith("head.")],
+            AdaptedPart.all: list(params),
+            AdaptedPart.no_batch_norm: [name for name in params if name.rpartition(".")[0] not in norms],
+            AdaptedPart.head: [name for name in params if name.startswith("head.")],
+            AdaptedPart.body: [name for name in params if not name.startswith("head.")],
         }[self.adapted]
         return dict.fromkeys(names, rate)

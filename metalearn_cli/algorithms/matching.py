@@ -42,12 +42,17 @@ from metalearn_cli.algorithms.base import (
     Meta,
     Predictor,
     Update,
-    mean_gradient,
     require_equal_sizes,
-    running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.embedding import Head, compare, embed, init_body, members, squared_distance
+from metalearn_cli.algorithms.embedding import (
+    PredictorByEmbedding,
+    Scorer,
+    embedding_update,
+    init_body,
+    members,
+    squared_distance,
+)
 from metalearn_cli.algorithms.inner_loop import per_task
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
@@ -106,19 +111,17 @@ class Matching(Algorithm):
         return Meta(params, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        head = partial(self.log_probabilities, meta.params, support, net.spec.outputs)
-        for params in self.fine_tune(net, meta, support, head, steps):
-            yield partial(compare, head, net, params, meta.buffers, support)
+        scorer = partial(self.log_probabilities, meta.params, support, net.spec.outputs)
+        for params in self.fine_tune(net, meta, support, scorer, steps):
+            yield PredictorByEmbedding(net, params, meta.buffers, support, scorer)
 
     def learned(self, meta: Meta) -> dict[str, float]:
         name = "matching:log_temperature"
         return {"temperature": meta.params[name].exp().item()} if self.learn_temperature else {}
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask)
-        out = self.log_probabilities(meta.params, batch.support, net.spec.train_outputs, features, query)
-        loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
-        return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
+        scorer = partial(self.log_probabilities, meta.params, batch.support, net.spec.train_outputs)
+        return embedding_update(net, meta, batch, scorer)
 
     def log_probabilities(self, params: Params, support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:
         """log p(y | x, S) [T, Q, way] for the features of the support [T, S, F] and of the query [T, Q, F].
@@ -135,7 +138,7 @@ class Matching(Algorithm):
             return scores @ member.to(scores.dtype)
         return log_attention(scores, member, support.mask)
 
-    def fine_tune(self, net: Net, meta: Meta, support: Support, head: Head, steps: int) -> Iterator[Params]:
+    def fine_tune(self, net: Net, meta: Meta, support: Support, scorer: Scorer, steps: int) -> Iterator[Params]:
         """phi_0, phi_1, ... phi_steps: the network's weights of every task [T, *shape] after gradient steps on the
         matching loss of its support set; phi_0 are the shared ones [*shape]."""
         yield meta.params
@@ -147,7 +150,7 @@ class Matching(Algorithm):
                 if not recording:
                     phi = {name: value.detach().requires_grad_() for name, value in phi.items()}
                 features, _ = net.features(phi, support.x, meta.buffers)
-                out = head(features, features)
+                out = scorer(features, features)
                 total = task_loss(net.spec, out, support.y, support.mask, support.way).sum()  # the tasks' do not mix
             gradient = torch.autograd.grad(total, list(phi.values()), create_graph=recording)
             phi = {name: phi[name] - self.fine_tune_lr * g for name, g in zip(body, gradient, strict=True)}

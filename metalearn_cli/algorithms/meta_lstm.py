@@ -27,20 +27,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms import inner_loop
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Meta,
-    Predictor,
-    Update,
-    mean_gradient,
-    require_one_way,
-    require_steps,
-    running_average,
-    task_loss,
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way, require_steps
+from metalearn_cli.algorithms.inner_loop import (
+    AdaptedNet,
+    from_vector,
+    log_sign,
+    per_task,
+    query_update,
+    support_gradient,
+    to_vector,
 )
-from metalearn_cli.algorithms.inner_loop import flatten, log_sign, per_task, slope, unflatten
 from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params, standard_normal
@@ -59,22 +55,13 @@ class Gates(NamedTuple):
     input: Tensor  # i_t before the sigmoid, [T, P]
 
 
-class Adapted(NamedTuple):
-    """The networks of T tasks after some updates."""
+class State(NamedTuple):
+    """What an update of T tasks takes and changes."""
 
-    params: Params  # [T, *shape]
+    theta: Tensor  # the weights of the networks, [T, P]
+    gates: Gates
     stats: Params  # batch-norm statistics, averaged over the support passes so far, [T, channels]
-
-
-class Names(NamedTuple):
-    """Of what an update carries to the next one: theta, h, c and the two gates, then these statistics and weights."""
-
-    shapes: dict[str, torch.Size]  # of the parameters in theta
-    stats: list[str]
-    weights: list[str]  # of the LSTM and its gates
-
-    def adapted(self, state: tuple[Tensor, ...]) -> Adapted:
-        return Adapted(unflatten(state[0], self.shapes), dict(zip(self.stats, state[5:], strict=False)))
+    meta: Params  # the weights of the LSTM and of the gates, which stay
 
 
 @dataclass(frozen=True)
@@ -107,52 +94,47 @@ class MetaLSTM(Algorithm):
         return Meta(theta | gates, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for adapted in self.inner_loop(net, meta, support, steps):
-            yield partial(predict, net, adapted, meta.buffers, support)
+        for state in self.inner_loop(net, meta, support, steps):
+            yield AdaptedNet(net, from_vector(state.theta, net.shapes), meta.buffers, support, state.stats)
 
-    def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Adapted]:
-        """The networks after 0, 1, ... `steps` updates."""
-        names, state = self._start(net, meta, len(support.key))
-        yield names.adapted(state)
+    def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[State]:
+        """The state after 0, 1, ... `steps` updates."""
+        state = self._start(meta, len(support.key))
+        yield state
         for _ in range(steps):
-            state = self._step(net, names, support, *state)
-            yield names.adapted(state)
+            state = self._step(net, support, state)
+            yield state
 
-    def _start(self, net: Net, meta: Meta, tasks: int) -> tuple[Names, tuple[Tensor, ...]]:
-        params = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
+    def _start(self, meta: Meta, tasks: int) -> State:
+        theta_0 = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
         weights = {name: value for name, value in meta.params.items() if not name.startswith(LEARNER)}
-        theta = flatten(per_task(params, tasks))
-        stats = per_task(standard_normal(meta.buffers), tasks)
+        theta = to_vector(per_task(theta_0, tasks))
         hidden, gate = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
-        names = Names({name: value.shape for name, value in params.items()}, list(stats), list(weights))
-        return names, (theta, hidden, hidden, gate, gate, *stats.values(), *weights.values())
+        stats = per_task(standard_normal(meta.buffers), tasks)
+        return State(theta, Gates((hidden, hidden), gate, gate), stats, weights)
 
-    def _step(self, net: Net, names: Names, support: Support, *state: Tensor) -> tuple[Tensor, ...]:
-        """One update of all that is carried."""
-        theta, h, c, forget, input_gate, *rest = state
-        stats, weights = rest[: len(names.stats)], rest[len(names.stats) :]
+    def _step(self, net: Net, support: Support, state: State) -> State:
         with torch.no_grad():  # constants for the meta-gradient
-            params = unflatten(theta, names.shapes)
-            loss, slopes, used = slope(net, params, support, list(params), second_order=False)
-            gradient = flatten(slopes)
+            params = from_vector(state.theta, net.shapes)
+            loss, by_name, used = support_gradient(net, params, support, params, second_order=False)
+            gradient = to_vector(by_name)
             if self.gradient_divided_twice:
                 size = support.y.shape[1] if support.mask is None else support.mask.sum(1, keepdim=True)
                 gradient = gradient / size
-            newest = [used[name].detach() for name in names.stats]
-            stats = [value.lerp(new, self.bn_momentum) for value, new in zip(stats, newest, strict=True)]
-        by_name = dict(zip(names.weights, weights, strict=True))
-        theta, gates = update(by_name, theta, Gates((h, c), forget, input_gate), loss, gradient)
-        return theta, *gates.lstm, gates.forget, gates.input, *stats, *weights
+            stats = {name: old.lerp(used[name].detach(), self.bn_momentum) for name, old in state.stats.items()}
+        theta, gates = gated_update(state.meta, state.theta, state.gates, loss, gradient)
+        return State(theta, gates, stats, state.meta)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        names, state = self._start(net, meta, len(batch.key))
-        state = unroll(partial(self._step, net, names, batch.support), state, self.inner_steps, self.remat)
-        out, stats = net(names.adapted(state).params, batch.query_x, mask=batch.query_mask)
-        loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
-        return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
+        update = partial(self._step, net, batch.support)
+        end = unroll(update, self._start(meta, len(batch.key)), self.inner_steps, self.remat)
+        return query_update(net, meta, from_vector(end.theta, net.shapes), batch)
+
+    def memory_savers(self) -> tuple[str, ...]:
+        return () if self.remat else ("remat",)
 
 
-def update(params: Params, theta: Tensor, gates: Gates, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Gates]:
+def gated_update(params: Params, theta: Tensor, gates: Gates, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Gates]:
     """theta_{t-1} [T, P], its loss [T] and gradient [T, P] -> theta_t, and what the gates remember."""
     losses = log_sign(loss, LOG_RANGE).unsqueeze(1).expand(-1, theta.shape[1], -1)
     lstm = lstm_cell(params, "lstm", torch.cat([losses, log_sign(gradient, LOG_RANGE)], -1), gates.lstm)
@@ -164,18 +146,3 @@ def update(params: Params, theta: Tensor, gates: Gates, loss: Tensor, gradient: 
 
     gates = Gates(lstm, gate("forget", gates.forget), gate("input", gates.input))
     return torch.sigmoid(gates.forget) * theta - torch.sigmoid(gates.input) * gradient, gates
-
-
-def predict(
-    net: Net,
-    adapted: Adapted,
-    buffers: Params,
-    support: Support,
-    query_x: Tensor,
-    batch_norm: BatchNorm,
-    query_mask: Tensor | None = None,
-) -> Tensor:
-    """query_x [T, Q, *input] -> out [T, Q, outputs]; inductive: by the statistics averaged within the episode."""
-    if batch_norm is BatchNorm.inductive:
-        return net(adapted.params, query_x, adapted.stats)[0]
-    return inner_loop.predict(net, adapted.params, buffers, support, query_x, batch_norm, query_mask)

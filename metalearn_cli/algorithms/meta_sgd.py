@@ -18,26 +18,23 @@ docs/algorithms.md tells how it relates to the others.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Meta,
-    Predictor,
-    Update,
-    mean_gradient,
-    require_one_way,
-    require_steps,
-    running_average,
-    task_loss,
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way, require_steps
+from metalearn_cli.algorithms.inner_loop import (
+    AdaptedNet,
+    Descent,
+    Head,
+    descend,
+    gradient_descent,
+    initial_parameters,
+    query_update,
+    require_head,
 )
-from metalearn_cli.algorithms.inner_loop import Head, descend, gradient_descent, predict, require_head, start
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Net
 from metalearn_cli.tasks.base import Batch, Support
 
 RATE = "rate:"  # before a parameter's name: its alpha; no module of a user's has a colon in its name
@@ -72,14 +69,13 @@ class MetaSGD(Algorithm):
         return Meta(theta | rates, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for params in gradient_descent(net, *self._start(net, meta), support, steps, second_order=True):
-            yield partial(predict, net, params, meta.buffers, support)
+        for phi in gradient_descent(net, self._start(net, meta), support, steps, second_order=True):
+            yield AdaptedNet(net, phi, meta.buffers, support)
 
-    def _start(self, net: Net, meta: Meta) -> tuple[Params, Params]:
-        """phi_0 [*shape] and alpha [*shape]."""
+    def _start(self, net: Net, meta: Meta) -> Descent:
         theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
         alpha = {name: meta.params[RATE + name] for name in theta}
-        return start(net, self.head, theta), start(net, self.head, alpha)
+        return Descent(initial_parameters(net, self.head, theta), initial_parameters(net, self.head, alpha))
 
     def learned(self, meta: Meta) -> dict[str, float]:
         rates = torch.cat([value.detach().flatten() for name, value in meta.params.items() if name.startswith(RATE)])
@@ -90,8 +86,8 @@ class MetaSGD(Algorithm):
         }
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        theta, alpha = self._start(net, meta)
-        params = descend(net, theta, alpha, batch.support, self.inner_steps, second_order=True, remat=self.remat)
-        out, stats = net(params, batch.query_x, mask=batch.query_mask)
-        loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
-        return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
+        phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, second_order=True, remat=self.remat)
+        return query_update(net, meta, phi, batch)
+
+    def memory_savers(self) -> tuple[str, ...]:
+        return () if self.remat else ("remat",)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.inner_loop import flatten, minibatch, slope, unflatten
+from metalearn_cli.algorithms.inner_loop import from_vector, minibatch, support_gradient, to_vector
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.seeding import normals
@@ -18,7 +18,7 @@ from metalearn_cli.tasks.base import Support
 _START = -1  # the salt of the start; those of the minibatches are the numbers of their passes, 0 and above
 
 
-class Slope(NamedTuple):
+class VectorGradient(NamedTuple):
     """f(theta) of each task and its gradient, both constants."""
 
     loss: Tensor  # [T]
@@ -43,20 +43,20 @@ class Optimizee:
                 for part, value in (("weight", 1), ("bias", 0))
                 if f"{norm}.{part}" in start
             }
-        return flatten(start)
+        return to_vector(start)
 
     def parameters(self, theta: Tensor) -> Params:
         """theta [T, P] -> the network's parameters, [T, *shape]."""
-        return unflatten(theta, self.net.shapes)
+        return from_vector(theta, self.net.shapes)
 
     @torch.no_grad()
-    def slope(self, theta: Tensor, step: int) -> Slope:
+    def gradient(self, theta: Tensor, step: int) -> VectorGradient:
         """f(theta) and its gradient on the minibatch of step `step`, counted from 0."""
         support = minibatch(self.support, self.batch_size, step)
-        loss, gradient, stats = slope(
-            self.net, self.parameters(theta), support, list(self.net.shapes), second_order=False
+        loss, gradient, stats = support_gradient(
+            self.net, self.parameters(theta), support, self.net.shapes, second_order=False
         )
-        return Slope(loss, flatten(gradient), stats)
+        return VectorGradient(loss, to_vector(gradient), stats)
 
 
 def require_optimizee(start_std: float, batch_size: int | None) -> None:

@@ -16,11 +16,9 @@ docs/algorithms.md tells how it relates to the others.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from metalearn_cli.algorithms.base import (
     Algorithm,
@@ -28,12 +26,11 @@ from metalearn_cli.algorithms.base import (
     Meta,
     Predictor,
     Update,
-    mean_gradient,
+    gradient_update,
     require_steps,
-    running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.inner_loop import gradient_descent, predict
+from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, gradient_descent
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
 from metalearn_cli.tasks.base import Batch, Support
@@ -60,9 +57,9 @@ class Pretrain(Algorithm):
         return Meta(net.init(rng), net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        rates: dict[str, float | Tensor] = dict.fromkeys(meta.params, self.inner_lr)
-        for params in gradient_descent(net, meta.params, rates, support, steps, second_order=False):
-            yield partial(predict, net, params, meta.buffers, support)
+        start = Descent(meta.params, dict.fromkeys(meta.params, self.inner_lr))
+        for phi in gradient_descent(net, start, support, steps, second_order=False):
+            yield AdaptedNet(net, phi, meta.buffers, support)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         x, y = torch.cat([batch.support_x, batch.query_x], 1), torch.cat([batch.support_y, batch.query_y], 1)
@@ -70,5 +67,4 @@ class Pretrain(Algorithm):
         if batch.support_mask is not None and batch.query_mask is not None:
             mask = torch.cat([batch.support_mask, batch.query_mask], 1)
         out, stats = net(meta.params, x, mask=mask)
-        loss = task_loss(net.spec, out, y, mask)
-        return Update(mean_gradient(loss, meta.params), loss.detach(), running_average(meta.buffers, stats))
+        return gradient_update(meta, task_loss(net.spec, out, y, mask), stats)

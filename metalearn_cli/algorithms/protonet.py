@@ -21,17 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Meta,
-    Predictor,
-    Update,
-    mean_gradient,
-    running_average,
-    task_loss,
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import (
+    PredictorByEmbedding,
+    embedding_update,
+    init_body,
+    members,
+    squared_distance,
 )
-from metalearn_cli.algorithms.embedding import compare, embed, init_body, members, squared_distance
 from metalearn_cli.nets.base import Net
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -41,20 +38,17 @@ class ProtoNet(Algorithm):
     test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
+    is_metric = True
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         return Meta(init_body("protonet", net, rng), net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        head = partial(logits, support, net.spec.outputs)
-        yield partial(compare, head, net, meta.params, meta.buffers, support)
+        scorer = partial(logits, support, net.spec.outputs)
+        yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask)
-        out = logits(batch.support, net.spec.train_outputs, features, query)
-        loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
-        buffers = running_average(meta.buffers, stats)
-        return Update(mean_gradient(loss, meta.params), loss.detach(), buffers)
+        return embedding_update(net, meta, batch, partial(logits, batch.support, net.spec.train_outputs))
 
 
 def logits(support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:

@@ -11,52 +11,58 @@ The numbers are the same bits. (torch.utils.checkpoint would run a step twice mo
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-State = tuple[Tensor, ...]
+from metalearn_cli.system.tensor_tree import take_tensors
+
+State = TypeVar("State")  # a tree (tuples, lists, dicts) of tensors and numbers
 
 AT_MOST = 32  # steps whose states are all kept: with networks for images they weigh less than what one step computes
 
 
-def unroll(step: Callable[..., State], state: State, steps: int, remat: bool) -> State:
-    """`state` after `steps` times state = step(*state). Rematerialised: differentiable once, and only in `state`.
+def unroll(step: Callable[[State], State], state: State, steps: int, remat: bool) -> State:
+    """`state` after `steps` times state = step(state). Rematerialised: differentiable once, and only in `state`.
 
     Whatever gets a gradient belongs to the state, also what no step changes: so its gradient is summed step by step, in
     the order of an unroll that keeps everything.
     """
     if not remat:
         for _ in range(steps):
-            state = step(*state)
+            state = step(state)
         return state
     if steps <= AT_MOST:
-        return _one_by_one(step, steps, *state)
+        return _one_by_one(step, steps, state)
     length = math.ceil(math.sqrt(steps))
-
     for begin in range(0, steps, length):
-        state = rematerialise(partial(_one_by_one, step, min(length, steps - begin)), *state)
+        state = rematerialise(partial(_one_by_one, step, min(length, steps - begin)), state)
     return state
 
 
-def _one_by_one(step: Callable[..., State], steps: int, *state: Tensor) -> State:
+def _one_by_one(step: Callable[[State], State], steps: int, state: State) -> State:
     for _ in range(steps):
-        state = rematerialise(step, *state)
+        state = rematerialise(step, state)
     return state
 
 
-def rematerialise(step: Callable[..., State], *inputs: Tensor) -> State:
-    """step(*inputs), differentiable once in the inputs; what else `step` uses gets no gradient."""
-    outputs: State = _Rematerialised.apply(step, *inputs)
-    return outputs
+def rematerialise(step: Callable[[State], State], state: State) -> State:
+    """step(state), differentiable once in the tensors of `state`; what else `step` uses gets no gradient."""
+    tensors, frame = take_tensors(state)
+
+    def on_tensors(*inputs: Tensor) -> tuple[Tensor, ...]:  # holds no tensor, which would never be freed
+        return tuple(take_tensors(step(frame.put(inputs)))[0])
+
+    after: State = frame.put(_Rematerialised.apply(on_tensors, *tensors))
+    return after
 
 
 class _Rematerialised(Function):
     @staticmethod
-    def forward(ctx: Any, step: Callable[..., State], *inputs: Tensor) -> State:
+    def forward(ctx: Any, step: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.step = step
         ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
@@ -64,20 +70,20 @@ class _Rematerialised(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[1:]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[1:]
         with torch.enable_grad():
             inputs = [
-                value.detach().requires_grad_(needs) for value, needs in zip(ctx.saved_tensors, wanted, strict=True)
+                value.detach().requires_grad_(needs) for value, needs in zip(ctx.saved_tensors, needed, strict=True)
             ]
             outputs = ctx.step(*inputs)
         leaves = [value for value in inputs if value.requires_grad]
-        # What ends here, and has no slope, is left out: zeros in its place would be computed with.
+        # What ends here, and has no gradient, is left out: zeros in its place would be computed with.
         used = [
-            (output, slope)
-            for output, slope in zip(outputs, slopes, strict=True)
-            if slope is not None and output.requires_grad
+            (output, gradient)
+            for output, gradient in zip(outputs, gradients, strict=True)
+            if gradient is not None and output.requires_grad
         ]
-        ends, their_slopes = zip(*used, strict=True)
-        found = iter(torch.autograd.grad(ends, leaves, their_slopes, allow_unused=True))
-        return None, *(next(found) if needs else None for needs in wanted)
+        ends, their_gradients = zip(*used, strict=True)
+        of_leaves = iter(torch.autograd.grad(ends, leaves, their_gradients, allow_unused=True))
+        return None, *(next(of_leaves) if needs else None for needs in needed)

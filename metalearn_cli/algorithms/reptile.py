@@ -21,7 +21,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +38,16 @@ from metalearn_cli.algorithms.base import (
     running_average,
     task_loss,
 )
-from metalearn_cli.algorithms.inner_loop import Head, last, minibatch, per_task, predict, require_head, slope, start
+from metalearn_cli.algorithms.inner_loop import (
+    AdaptedNet,
+    Head,
+    final_of,
+    initial_parameters,
+    minibatch,
+    per_task,
+    require_head,
+    support_gradient,
+)
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Support
@@ -58,7 +66,7 @@ class AdamSlots(Enum):
     reset = "reset"  # to 0 before each task
 
 
-class Adapting(NamedTuple):
+class AdamState(NamedTuple):
     """T tasks within the inner loop."""
 
     params: Params  # [T, *shape]
@@ -99,32 +107,31 @@ class Reptile(Algorithm):
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         for state in self.inner_loop(net, meta, support, steps, self.test_batch):
-            yield partial(predict, net, state.params, meta.buffers, support)
+            yield AdaptedNet(net, state.params, meta.buffers, support)
 
     def inner_loop(
         self, net: Net, meta: Meta, support: Support, steps: int, batch_size: int | None
-    ) -> Iterator[Adapting]:
+    ) -> Iterator[AdamState]:
         """After 0, 1, ... `steps` minibatches."""
         state = self._start(net, meta, len(support.key))
         yield state
         for step in range(steps):
             with torch.no_grad():
-                gradient = slope(
-                    net, state.params, minibatch(support, batch_size, step), list(state.params), second_order=False
-                ).gradient
+                examples = minibatch(support, batch_size, step)
+                gradient = support_gradient(net, state.params, examples, state.params, second_order=False).gradient
                 state = self._inner_step(state, gradient)
             yield state
 
-    def _start(self, net: Net, meta: Meta, tasks: int) -> Adapting:
+    def _start(self, net: Net, meta: Meta, tasks: int) -> AdamState:
         theta = {name: value.detach() for name, value in meta.params.items()}
-        params = per_task(start(net, self.head, theta), tasks)
+        params = per_task(initial_parameters(net, self.head, theta), tasks)
         if self._keeps_slots:
-            kept = {name: meta.buffers[SECOND_MOMENT + name] for name in params}
-            return Adapting(params, per_task(start(net, self.head, kept), tasks), meta.buffers[ADAM_STEPS])
+            kept = initial_parameters(net, self.head, {name: meta.buffers[SECOND_MOMENT + name] for name in params})
+            return AdamState(params, per_task(kept, tasks), meta.buffers[ADAM_STEPS])
         zeros = {name: torch.zeros_like(value) for name, value in params.items()}
-        return Adapting(params, zeros, next(iter(zeros.values())).new_zeros(()))
+        return AdamState(params, zeros, next(iter(zeros.values())).new_zeros(()))
 
-    def _inner_step(self, state: Adapting, gradient: Params) -> Adapting:
+    def _inner_step(self, state: AdamState, gradient: Params) -> AdamState:
         """Under no_grad: one call for all weights is fewer kernels than one for each."""
         names, theta, slope = list(gradient), list(state.params.values()), list(gradient.values())
         if self.inner_optimizer is InnerOptimizer.sgd:
@@ -137,10 +144,10 @@ class Reptile(Algorithm):
         torch._foreach_sqrt_(root)
         torch._foreach_add_(root, EPSILON)
         stepped = torch._foreach_addcdiv(theta, slope, root, -self.inner_lr)
-        return Adapting(dict(zip(names, stepped, strict=True)), dict(zip(names, moment, strict=True)), steps)
+        return AdamState(dict(zip(names, stepped, strict=True)), dict(zip(names, moment, strict=True)), steps)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
-        state = last(self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch))
+        state = final_of(self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch))
         with torch.no_grad():
             gradient = {name: value - state.params[name].mean(0) for name, value in meta.params.items()}
             out, stats = net(state.params, batch.query_x, mask=batch.query_mask)

@@ -3,6 +3,7 @@
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.step import Execution
 from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.device import Precision, check_precision, own_device
@@ -31,9 +32,5 @@ def new_learner(job: Job, ranks: Ranks = ALONE) -> Learner:
     rng = generator(settings.seed, "init")
     net = Reduced(job.net.spec, job.net) if settings.precision is Precision.bf16 else job.net
     chunk = settings.tasks_per_chunk if isinstance(settings.tasks_per_chunk, int) else None
-    return Learner(
-        *(job.algo, net, job.optimizer, rng, device, settings.dtype, chunk),
-        compile=settings.compile,
-        cuda_graph=settings.cuda_graph,
-        ranks=ranks,
-    )
+    execution = Execution(device, settings.dtype, chunk, settings.compile, settings.cuda_graph, ranks)
+    return Learner(job.algo, net, job.optimizer, rng, execution)

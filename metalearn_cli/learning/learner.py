@@ -1,36 +1,24 @@
 """The learner: the only thing in the program that changes. It holds the meta-parameters and the optimizer's slots.
 
-A step is one function of tensors, `update`, which asks nothing of the host: on a GPU nothing waits within a step.
-
 Shapes: T tasks, Q query examples, E = T episodes, K inner steps at test.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_metric
-from metalearn_cli.algorithms.inner_loop import last
+from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.errors import UserError
+from metalearn_cli.learning.step import ON_THE_CPU, Execution, State, StepRunner, Updater, check
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.optimizer import Optimizer, Slots
-from metalearn_cli.system.compiled import Compiled, require_compiler, unchanged
-from metalearn_cli.system.cuda_graph import Captured, require_gpu
-from metalearn_cli.system.ranks import ALONE, Ranks
+from metalearn_cli.optimizer import Optimizer
+from metalearn_cli.system.compiled import unchanged
 from metalearn_cli.tasks.base import Batch, Support
 
 # Numbers in the examples that a test takes through a CPU at once: those of four 5-way tasks of 84-pixel images.
 AT_ONCE = 1 << 23
-
-
-class NonFinite(Exception):
-    """A meta-batch whose loss or gradient is not finite; the learner is as it was before that update (of several from
-    one meta-batch, where the algorithm carries on)."""
-
-    def __init__(self, what: str, step: int, tasks: list[int]) -> None:
-        super().__init__(what, step, tasks)
-        self.what, self.step, self.tasks = what, step, tasks
 
 
 class Scores(NamedTuple):
@@ -40,73 +28,6 @@ class Scores(NamedTuple):
     metric: Tensor  # the same shape
 
 
-class State(NamedTuple):
-    """All that a step changes, in place."""
-
-    params: Params
-    buffers: Params
-    slots: Slots  # in the order of params
-    stopped: Tensor  # [] 0; 1 once an update was not finite: no other one is made
-    step: Tensor  # [] int64, of the update that was the last, or that was not finite
-    loss: Tensor  # [T], of the same
-
-
-def update(
-    algorithm: Algorithm,
-    net: Net,
-    optimizer: Optimizer,
-    tasks_per_chunk: int | None,
-    ranks: Ranks,
-    state: State,
-    batch: Batch,
-    carries: list[Any] | None,
-    step: Any,
-    rate: Tensor,
-) -> list[Any] | None:
-    """One update of `state`, in place -> what each chunk of the batch carries to the next one; None: there is none.
-
-    `step`, counted from 0, is an int, or an int64 [] where this function is recorded; `rate` [] is its learning rate.
-    """
-    meta = Meta({name: value.detach().requires_grad_() for name, value in state.params.items()}, state.buffers)
-    chunks = batch.chunks(tasks_per_chunk or len(batch.key))
-    updates = [
-        algorithm.meta_gradient(net, meta, chunk, step, carry)
-        for chunk, carry in zip(chunks, carries or [None] * len(chunks), strict=True)
-    ]
-    with torch.no_grad():  # whatever of an algorithm's update still has a graph
-        shares = [len(chunk.key) / len(batch.key) for chunk in chunks]
-        loss = torch.cat([update.loss for update in updates])
-        gradient = _weighted_sum(shares, [update.gradient for update in updates])
-        buffers = _weighted_sum(shares, [update.buffers for update in updates])
-        _apply(optimizer, state, *ranks.mean(loss, gradient, buffers), step, rate)
-    return None if updates[0].carry is None else [update.carry for update in updates]
-
-
-def _apply(
-    optimizer: Optimizer, state: State, loss: Tensor, mean: Params, buffers: Params, step: Any, rate: Tensor
-) -> None:
-    """The update with this mean gradient and these buffers, made where loss [T] and gradient are finite."""
-    gradient = [mean[name] for name in state.params]
-    finite = torch.cat([loss, *(part.flatten() for part in gradient)]).isfinite().all()
-    had_stopped = state.stopped.bool()
-    state.step.copy_(torch.where(had_stopped, state.step, step))
-    state.loss.copy_(torch.where(had_stopped, state.loss, loss))
-    state.stopped.masked_fill_(~finite, 1)
-    optimizer.update(list(state.params.values()), gradient, state.slots, rate, state.stopped)
-    for name, buffer in state.buffers.items():
-        buffer.copy_(torch.where(state.stopped.bool(), buffer, buffers[name]))
-
-
-def _weighted_sum(weights: list[float], parts: list[Params]) -> Params:
-    """The sum of weights[i] * parts[i], name by name; the weights' sum is 1."""
-    if len(parts) == 1:
-        return parts[0]
-    total = {name: weights[0] * value for name, value in parts[0].items()}
-    for weight, part in zip(weights[1:], parts[1:], strict=True):
-        total = {name: value + weight * part[name] for name, value in total.items()}
-    return total
-
-
 class Learner:
     def __init__(
         self,
@@ -114,54 +35,26 @@ class Learner:
         net: Net,
         optimizer: Optimizer,
         rng: torch.Generator,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-        tasks_per_chunk: int | None = None,
-        compile: bool = False,
-        cuda_graph: bool = False,
-        ranks: Ranks = ALONE,
+        execution: Execution = ON_THE_CPU,
     ) -> None:
-        """`tasks_per_chunk` bounds memory: a batch goes through in pieces of that many tasks; null: all at once.
-
-        `ranks`: this is one of several equal learners, each of which steps on its share of the tasks.
-
-        `compile`: a step is native code; `cuda_graph`: one graph of kernels. Then the first step takes long, or
-        `warm_up`, where it is called before.
-        """
         self.algorithm, self.net, self.optimizer = algorithm, net, optimizer
-        self.device, self.dtype, self.tasks_per_chunk = device or torch.device("cpu"), dtype, tasks_per_chunk
-        self.ranks = ranks
-        meta = algorithm.init(net, rng)
+        self.device, self.dtype, self.tasks_per_chunk = execution[:3]
+        self.ranks = execution.ranks
+        self._runner = StepRunner(Updater(algorithm, net, optimizer, self.tasks_per_chunk, self.ranks), execution)
         _ = net.shapes  # drawn now, and not while a step is recorded
-        self.meta = Meta(  # its own tensors, which a step changes in place
-            *(
-                {
-                    name: value.detach().to(self.device, dtype).clone(memory_format=torch.contiguous_format)
-                    for name, value in part.items()
-                }
-                for part in meta
-            )
-        )
+        # Tensors of its own, which a step changes in place.
+        self.meta = Meta(*(self._own(part) for part in algorithm.init(net, rng)))
         zero = torch.zeros((), device=self.device)
-        self._state = State(
-            *self.meta,
-            slots=optimizer.slots(list(self.meta.params.values())),
-            stopped=zero,
-            step=zero.long(),
-            loss=zero.new_zeros(0, dtype=dtype),
-        )
-        self._update: Any = self._update_eagerly
-        self._number: Tensor | None = None  # of the step, where it must not be a constant of what is recorded
-        if compile:
-            require_compiler(self.device)
-            self._update, self._number = Compiled(self._update), zero.long()
-        if cuda_graph:
-            require_gpu(self.device)
-            self._update, self._number = Captured(self._update), zero.long()
-        self.begun = 0  # the meta-iteration that was begun last
-        self._looks_at_once = self.device.type == "cpu"  # where it costs nothing
-        # CUDA's fused kernels read a float; the others take any, and a double keeps all digits.
-        self._rate = zero.double() if self.device.type == "cpu" else zero.clone()
+        slots = optimizer.slots(list(self.meta.params.values()))
+        loss = zero.new_zeros(0, dtype=self.dtype)
+        self._state = State(*self.meta, slots=slots, stopped=zero, step=zero.long(), loss=loss)
+        self.last_started_step = 0
+
+    def _own(self, tensors: Params) -> Params:
+        return {
+            name: value.detach().to(self.device, self.dtype).clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items()
+        }
 
     def step(self, batch: Batch, step: int) -> Tensor:
         """One meta-iteration, counted from 0, on this rank's tasks [T / ranks] -> the loss of each task of all [T].
@@ -169,21 +62,10 @@ class Learner:
         An update whose loss or gradient is not finite is not made, and no other after it; `check` tells of it, which is
         called here on the CPU.
         """
-        self.begun = step
+        self.last_started_step = step
         self._expect(len(batch.key) * self.ranks.size)
-        batch = batch.to(self.dtype)
-        self._rate.fill_(self.optimizer.rate(step))
-        number = step if self._number is None else self._number.fill_(step)
-        carries = None
-        while True:
-            carries = self._update(self._state, batch, carries, number, self._rate)
-            if self._looks_at_once:
-                self.check()
-            if carries is None:
-                return self._state.loss.clone()
-
-    def _update_eagerly(self, *arguments: Any) -> list[Any] | None:
-        return update(self.algorithm, self.net, self.optimizer, self.tasks_per_chunk, self.ranks, *arguments)
+        self._runner.run(self._state, batch.to(self.dtype), step)
+        return self._state.loss.clone()
 
     def warm_up(self, batch: Batch, step: int) -> None:
         """Compile, or capture, what a step on such a batch needs. The state stays as it is."""
@@ -192,20 +74,17 @@ class Learner:
             self.step(batch, step)
 
     def _expect(self, tasks: int) -> None:
-        """Make room for the loss of so many tasks: another state, so that what was compiled is compiled anew."""
+        """Make room for the loss of so many tasks: another state, so that what was compiled is compiled again."""
         if len(self._state.loss) != tasks:
             self.check()
             self._state = self._state._replace(loss=self._state.loss.new_zeros(tasks))
 
     def check(self) -> None:
-        """Raises NonFinite where an update was not finite since the last call. A GPU is waited for.
+        """Raises NonFinite if an update was not finite since the last call. A GPU is waited for.
 
         What reads the state asks first: `evaluate`, `adapt` and `state_dict`.
         """
-        if self._state.stopped:
-            self._state.stopped.zero_()
-            tasks = torch.nonzero(~torch.isfinite(self._state.loss)).flatten().tolist()
-            raise NonFinite("loss" if tasks else "gradient", int(self._state.step), tasks)
+        check(self._state)
 
     def evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
         """Adapt to the support set of each task, and score the query set.
@@ -247,7 +126,7 @@ class Learner:
         self.check()
         with torch.no_grad():
             steps = self.algorithm.test_steps if steps is None else steps
-            predict = last(self.algorithm.adapt(self.net, self.meta, support, steps))
+            predict = final_of(self.algorithm.adapt(self.net, self.meta, support, steps))
         return torch.no_grad()(predict)
 
     def state_dict(self) -> Params:

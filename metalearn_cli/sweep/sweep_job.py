@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from metalearn_cli.config.job import train_job
 from metalearn_cli.config.overrides import chosen, unquote
 from metalearn_cli.errors import Pruned, RunFailed, UserError
-from metalearn_cli.learning.learner import NonFinite
 from metalearn_cli.learning.scores import is_better, shortfall
+from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.run_folder import records, runs
 from metalearn_cli.run_folder.series import validations
 from metalearn_cli.sweep.pruning import Pruning

@@ -7,15 +7,16 @@ looks at a tensor's value to decide, it cannot be recorded.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.tensor_tree import Frame, take_tensors
 
 aten = torch.ops.aten
 
@@ -82,45 +83,30 @@ class Compiled:
 
 class _Native(NamedTuple):
     run: Callable[..., list[Tensor]]
-    outputs: "_Tree"
-
-
-class _Tree:
-    """A tree that tensors were taken out of, and others can be put into."""
-
-    def __init__(self, tree: Any) -> None:
-        leaves, self._spec = tree_flatten(tree)
-        self.tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self._others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
-        self._is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
-
-    def put(self, tensors: Iterable[Tensor]) -> Any:
-        tensors, others = iter(tensors), iter(self._others)
-        return tree_unflatten([next(tensors if own else others) for own in self._is_tensor], self._spec)
+    outputs: Frame
 
 
 def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Native:
-    inputs = _Tree(arguments)
-    returned: list[_Tree] = []
+    inputs, frame = take_tensors(arguments)
+    returned: list[Frame] = []
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        returned.append(_Tree(function(*inputs.put(tensors))))
-        return tuple(returned[-1].tensors)
+        outputs, its_frame = take_tensors(function(*frame.put(tensors)))
+        returned.append(its_frame)
+        return tuple(outputs)
 
     try:
-        recorded = make_fx(flat, decomposition_table=_PLAIN)(*inputs.tensors)
+        recorded = make_fx(flat, decomposition_table=_PLAIN)(*inputs)
         for node in recorded.graph.nodes:
             node.meta.clear()  # what make_fx noted of each tensor, which inductor works out anew
         with torch.no_grad():
-            run: Any = torch._inductor.compile(recorded, [*inputs.tensors], options=_options())
+            run: Any = torch._inductor.compile(recorded, [*inputs], options=_options())
     except UserError:
         raise
     except Exception as error:  # whatever a function may do that cannot be recorded or compiled
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"this step cannot be compiled ({reason[:300]}): give compile=false") from error
-    outputs = returned[-1]
-    outputs.tensors = []  # those of the recording
-    return _Native(run, outputs)
+    return _Native(run, returned[-1])
 
 
 def _options() -> dict[str, Any]:
@@ -133,62 +119,39 @@ def _options() -> dict[str, Any]:
 # product is fast: make_fx records these in place of the operations that they are named by.
 
 
-def _adam(
-    params: list[Tensor],
-    gradient: list[Tensor],
-    first: list[Tensor],
-    second: list[Tensor],
-    maximum: list[Tensor],
-    steps: list[Tensor],
-    *,
-    lr: Tensor,
-    beta1: float,
-    beta2: float,
-    weight_decay: float,
-    eps: float,
-    found_inf: Tensor,
-    decoupled: bool = False,
-    **rest: Any,
-) -> None:
-    """torch._fused_adam_; `steps` count this one already."""
-    going = found_inf == 0
-    for param, slope, m, v, step in zip(params, gradient, first, second, steps, strict=True):
-        number = step.double()  # its powers want all digits
+def _adam(*lists: list[Tensor], decoupled: bool = False, **settings: Any) -> None:
+    """torch._fused_adam_; its steps count this one already."""
+    params, gradients, first, second, _, steps = lists
+    lr, beta1, beta2 = settings["lr"], settings["beta1"], settings["beta2"]
+    weight_decay, goes_on = settings["weight_decay"], settings["found_inf"] == 0
+    for param, gradient, m, v, step in zip(params, gradients, first, second, steps, strict=True):
+        number = step.double()  # its powers need all digits
         decayed = param * (1 - lr * weight_decay) if decoupled else param
-        slope = slope if decoupled or not weight_decay else slope + weight_decay * param
-        m_new, v_new = m.lerp(slope, 1 - beta1), beta2 * v + (1 - beta2) * slope.square()
-        root = v_new.sqrt() / (1 - beta2**number).sqrt() + eps
-        _set(going, (param, decayed - lr / (1 - beta1**number) * m_new / root), (m, m_new), (v, v_new))
+        gradient = gradient if decoupled or not weight_decay else gradient + weight_decay * param
+        m_new, v_new = m.lerp(gradient, 1 - beta1), beta2 * v + (1 - beta2) * gradient.square()
+        root = v_new.sqrt() / (1 - beta2**number).sqrt() + settings["eps"]
+        _set(goes_on, (param, decayed - lr / (1 - beta1**number) * m_new / root), (m, m_new), (v, v_new))
 
 
-def _adamw(*lists: list[Tensor], **rest: Any) -> None:
-    _adam(*lists, **rest, decoupled=True)
+def _adamw(*lists: list[Tensor], **settings: Any) -> None:
+    _adam(*lists, decoupled=True, **settings)
 
 
-def _sgd(
-    params: list[Tensor],
-    gradient: list[Tensor],
-    momenta: list[Tensor],
-    *,
-    lr: Tensor,
-    momentum: float,
-    weight_decay: float,
-    found_inf: Tensor,
-    **rest: Any,
-) -> None:
+def _sgd(*lists: list[Tensor], **settings: Any) -> None:
     """torch._fused_sgd_, after a first step (momentum that starts at 0 needs none)."""
-    going = found_inf == 0
-    for i, (param, slope) in enumerate(zip(params, gradient, strict=True)):
-        slope = slope + weight_decay * param if weight_decay else slope
+    params, gradients, momenta = lists
+    weight_decay, momentum, goes_on = settings["weight_decay"], settings["momentum"], settings["found_inf"] == 0
+    for i, (param, gradient) in enumerate(zip(params, gradients, strict=True)):
+        gradient = gradient + weight_decay * param if weight_decay else gradient
         if momentum:
-            slope = momentum * momenta[i] + slope
-            _set(going, (momenta[i], slope))
-        _set(going, (param, param - lr * slope))
+            gradient = momentum * momenta[i] + gradient
+            _set(goes_on, (momenta[i], gradient))
+        _set(goes_on, (param, param - settings["lr"] * gradient))
 
 
-def _set(going: Tensor, *pairs: tuple[Tensor, Tensor]) -> None:
+def _set(goes_on: Tensor, *pairs: tuple[Tensor, Tensor]) -> None:
     for old, new in pairs:
-        old.copy_(torch.where(going, new, old))
+        old.copy_(torch.where(goes_on, new, old))
 
 
 def _bmm(a: Tensor, b: Tensor) -> Any:

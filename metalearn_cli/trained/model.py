@@ -13,8 +13,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.base import Predictor as Adapted
-from metalearn_cli.algorithms.inner_loop import last
-from metalearn_cli.algorithms.protonet import ProtoNet
+from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.datasets.image_folder import some
 from metalearn_cli.datasets.pictures import Broken
 from metalearn_cli.errors import UserError
@@ -65,7 +64,7 @@ class Model:
         key = torch.zeros(1, dtype=torch.int64, device=self.device)
         support = Support(x[order].unsqueeze(0), targets[order.to(self.device)].unsqueeze(0), key)
         with torch.no_grad():
-            predict = last(self.algo.adapt(net, meta, support, self.algo.test_steps))
+            predict = final_of(self.algo.adapt(net, meta, support, self.algo.test_steps))
         threshold = self.threshold(len(classes), int(targets.bincount().min())) if classes else None
         return Predictor(self, predict, classes, threshold, note)
 
@@ -103,12 +102,7 @@ class Model:
 
     def threshold(self, way: int, shot: int) -> Threshold | None:
         """Of the flag `unlike`, that for tasks of `way` classes with `shot` examples or more; None: it is not known."""
-        return find(self.thresholds, way, shot, self.is_metric)
-
-    @property
-    def is_metric(self) -> bool:
-        """Whether the outputs are distances, which do not depend on how many classes there are."""
-        return isinstance(self.algo, ProtoNet)
+        return find(self.thresholds, way, shot, self.algo.is_metric)
 
     def in_precision(self, net: Net) -> Net:
         return Reduced(net.spec, net) if self.reduced else net

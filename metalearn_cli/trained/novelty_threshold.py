@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import present
-from metalearn_cli.algorithms.inner_loop import last
+from metalearn_cli.algorithms.base import without_absent_classes
+from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import draw_episodes
 from metalearn_cli.run_folder import records, runs
@@ -54,7 +54,7 @@ def _sizes(stored: Stored, model: Model, way: int, shot: int) -> list[tuple[int,
     """Ways and shots of validation tasks, the first the best."""
     if "way" not in stored.config["task"]:
         return [(own_way(stored), shot)]  # a user's own task is what it is
-    ways = [way, own_way(stored)] if model.is_metric else [way]
+    ways = [way, own_way(stored)] if model.algo.is_metric else [way]
     return list(dict.fromkeys((a_way, a_shot) for a_way in ways for a_shot in (shot, 1)))
 
 
@@ -97,8 +97,8 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
             classes += _classes(task, draw, tasks, len(classes))
             for batch in tasks.chunks(TASKS_AT_ONCE):
                 with torch.no_grad():
-                    predict = last(model.algo.adapt(net, meta, batch.support, model.algo.test_steps))
-                    out = present(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
+                    predict = final_of(model.algo.adapt(net, meta, batch.support, model.algo.test_steps))
+                    out = without_absent_classes(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
                 score = unlikeness(out)
                 scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])
                 done += len(batch.key)

@@ -3,9 +3,6 @@
 import torch
 
 from metalearn_cli.algorithms.base import Algorithm, Meta
-from metalearn_cli.algorithms.maml import MAML
-from metalearn_cli.algorithms.maml import Adapted as Adapting
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params, with_outputs
 from metalearn_cli.tasks.base import Spec
 
@@ -22,11 +19,7 @@ def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta,
     rows = [name for part, to in zip(meta, wanted, strict=True) for name in to if part[name].shape != to[name].shape]
     if not rows:
         return other, meta, ""
-    if isinstance(algo, MAML) and algo.adapted is Adapting.body:
-        raise UserError(
-            f"this run was trained with {trained.outputs} classes, the support has {way}, and algo.adapted=body never "
-            f"changes the head: give {trained.outputs} classes, or a run of another algorithm"
-        )
+    algo.require_way(trained.outputs, way)
     fewer = trained.padded and way < trained.outputs  # as its own tasks had them
 
     def resized(part: Params, to: Params) -> Params:

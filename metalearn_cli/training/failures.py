@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from metalearn_cli.config.job import Job
-from metalearn_cli.learning.learner import Learner, NonFinite
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.run_folder import checkpoint
 from metalearn_cli.system.measure import peak_memory
 
@@ -22,10 +23,11 @@ def out_of_memory_sentence(learner: Learner, job: Job, checkpoints: Path) -> str
     held = f", {peak / 1e6:.4g} MB at the most" if peak else ""
     at_once = job.run.tasks_per_chunk or job.run.tasks_per_step
     ways = [f"memory=auto, or tasks_per_chunk below {at_once}, changes no result"] if at_once != 1 else []
-    ways += [f"algo.{key}=true" for key in ("remat", "first_order") if getattr(job.algo, key, None) is False]
+    ways += [f"algo.{key}=true" for key in job.algo.memory_savers()]
     return (
-        f"there is not enough memory on {learner.device} in step {learner.begun} or a test after it{held}, so training "
-        f"stopped; {last_good(checkpoints)}; {', or '.join([*ways, 'fewer algo.inner_steps or examples of a task'])}"
+        f"there is not enough memory on {learner.device} in step {learner.last_started_step} or a test after it{held}, "
+        f"so training stopped; {last_good(checkpoints)}; "
+        f"{', or '.join([*ways, 'fewer algo.inner_steps or examples of a task'])}"
     )
 
 

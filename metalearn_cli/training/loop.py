@@ -10,8 +10,9 @@ from typing import Any
 from metalearn_cli.config.conf_folder import flatten
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import Pruned, RunFailed, UserError, failure_sentence
-from metalearn_cli.learning.learner import Learner, NonFinite
+from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import is_better
+from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.pictures.first_tasks import picture
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.loggers import new_mirror
@@ -55,7 +56,7 @@ def train(
         if is_out_of_memory(failure):
             raise UserError(out_of_memory_sentence(learner, job, folder / "checkpoints")) from failure
         raise RunFailed(
-            f"{failure_sentence(failure)}, so training stopped in step {learner.begun} or a test after it; "
+            f"{failure_sentence(failure)}, so training stopped in step {learner.last_started_step} or a test after it; "
             f"{last_good(folder / 'checkpoints')}; mend it, and give the same command again"
         ) from failure
 

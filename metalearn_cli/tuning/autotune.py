@@ -13,7 +13,8 @@ from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import BLOCK, draw_block
-from metalearn_cli.learning.learner import Learner, NonFinite
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.pictures.first_tasks import first_tasks, picture
@@ -97,8 +98,7 @@ def may_cut(job: Job) -> bool:
 
 def may_rematerialise(job: Job) -> bool:
     """Whether it is open if inner steps are computed again: there are some that are kept, and nobody has said it."""
-    is_open = getattr(job.algo, "remat", None) is False and "algo.remat" not in job.given
-    return is_open and not getattr(job.algo, "first_order", False)
+    return "remat" in job.algo.memory_savers() and "algo.remat" not in job.given
 
 
 def _bound(job: Job, device: torch.device, before: int | None, ranks: Ranks) -> float | None:
@@ -125,7 +125,7 @@ def _search(
     two, would be above the bound."""
     fitting: list[Tried] = []
     peaks = {} if before is None else {0: before}  # bytes with so many tasks at once
-    again = ", inner steps computed again" if getattr(job.algo, "remat", False) else ""
+    again = ", inner steps computed again" if job.algo.remat else ""
     for tasks in sizes:
         if bound is not None and len(peaks) > 1:
             *_, before_last, last = peaks
@@ -166,7 +166,7 @@ def _try(job: Job, tasks: int, batch: Batch, device: torch.device, ranks: Ranks)
         return None
     peak = peak_memory(device)
     give_back()
-    return Tried(tasks, getattr(job.algo, "remat", False), seconds, peak)
+    return Tried(tasks, job.algo.remat, seconds, peak)
 
 
 def _test_once(learner: Learner, job: Job, ranks: Ranks) -> None:
@@ -210,9 +210,8 @@ def _too_little(job: Job, search: Search) -> str:
         if asked not in (None, "auto"):
             more = f"memory={size(_rounded_up(search.peak / USED)).replace(' ', '')} or more"
     ways = ["fewer tasks_per_chunk"] if tasks != 1 else []
-    if getattr(job.algo, "remat", None) is False and "algo.remat" in job.given:
-        ways.append("algo.remat=true")
-    ways += ["algo.first_order=true"] if getattr(job.algo, "first_order", None) is False else []
+    savers = [f"algo.{key}" for key in job.algo.memory_savers()]
+    ways += [f"{key}=true" for key in savers if key != "algo.remat" or key in job.given]
     return (
         f"{given} is too little: steps and a test take {takes}, with {tasks} task(s) at once; give {more}, or "
         f"{', or '.join([*ways, 'a smaller task or model'])}"

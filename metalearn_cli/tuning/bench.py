@@ -19,7 +19,8 @@ from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import BLOCK
 from metalearn_cli.learning.evaluate import evaluate
-from metalearn_cli.learning.learner import Learner, NonFinite
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.device import Precision

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss
 from metalearn_cli.algorithms.inner_loop import Head
-from metalearn_cli.algorithms.maml import MAML, Adapted
+from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.reptile import InnerOptimizer, Reptile
 from metalearn_cli.errors import UserError
@@ -24,7 +24,7 @@ SPEC, BATCH = images(way=4)
 NET = MLP(SPEC, hidden=(6,), batch_norm=True, activation=Activation.tanh)
 MEAN = [
     MAML(inner_lr=0.5, inner_steps=3, test_steps=3, head=Head.mean),
-    MAML(inner_lr=0.5, inner_steps=2, test_steps=2, head=Head.mean, first_order=True, adapted=Adapted.head),
+    MAML(inner_lr=0.5, inner_steps=2, test_steps=2, head=Head.mean, first_order=True, adapted=AdaptedPart.head),
     MetaSGD(inner_steps=2, test_steps=2, head=Head.mean),
     Reptile(inner_lr=0.1, inner_steps=3, test_steps=3, head=Head.mean),
     Reptile(inner_lr=0.1, inner_optimizer=InnerOptimizer.sgd, test_steps=3, head=Head.mean),
@@ -124,7 +124,7 @@ def test_values_have_no_classes_to_start_alike(make: type[MAML]) -> None:
 
 def test_a_head_that_starts_alike_and_never_moves_is_refused() -> None:
     with pytest.raises(UserError, match=r"algo\.adapted=body they would stay so"):
-        MAML(adapted=Adapted.body, head=Head.mean)
+        MAML(adapted=AdaptedPart.body, head=Head.mean)
 
 
 def test_a_model_without_rows_is_refused() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from problems import along, finite_difference, images, init, one_task, points, relative_error
+from problems import DOUBLE, along, finite_difference, images, init, one_task, points, relative_error
 from torch import Tensor
 from torch.func import functional_call
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
 from metalearn_cli.algorithms.inner_loop import minibatch
-from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer, Position, Preprocess
+from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer, LearnedPosition, Preprocess
 from metalearn_cli.algorithms.optimizee import Optimizee
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
@@ -186,7 +186,7 @@ def test_adapting_for_a_test_equals_adapting_in_training(net: Net, batch: Batch,
     carry, ends = None, []
     for _ in range(2):
         carry = algorithm.meta_gradient(net, meta, batch, 0, carry).carry
-        assert isinstance(carry, Position)
+        assert isinstance(carry, LearnedPosition)
         ends.append(carry.theta)
     with torch.no_grad():
         predictors = list(algorithm.adapt(net, meta, batch.support, 12))
@@ -209,7 +209,7 @@ def test_adapting_can_be_differentiated_in_the_optimizer() -> None:
 def test_a_meta_iteration_is_an_update_for_each_unroll() -> None:
     net, batch, _ = cases()[0]
     algorithm = LearnedOptimizer(hidden=(4, 3), unroll=20, horizon=100)
-    trained = Learner(algorithm, net, Optimizer(), torch.Generator().manual_seed(0), dtype=torch.float64)
+    trained = Learner(algorithm, net, Optimizer(), torch.Generator().manual_seed(0), DOUBLE)
     loss = trained.step(batch, 0)
     assert all(
         value.item() == 5 for name, value in trained.state_dict().items() if name.endswith(".step")
@@ -251,8 +251,8 @@ def test_steps_take_the_minibatches_that_they_should() -> None:
     for step in (0, 1, 7):
         some = minibatch(batch.support, 4, step)
         whole = Optimizee(optimizee.net, Support(*some), None)
-        torch.testing.assert_close(optimizee.slope(theta, step).gradient, whole.slope(theta, 0).gradient)
-    assert not torch.allclose(optimizee.slope(theta, 0).gradient, optimizee.slope(theta, 1).gradient)
+        torch.testing.assert_close(optimizee.gradient(theta, step).gradient, whole.gradient(theta, 0).gradient)
+    assert not torch.allclose(optimizee.gradient(theta, 0).gradient, optimizee.gradient(theta, 1).gradient)
 
 
 def test_deepminds_own_test_is_passed() -> None:
@@ -313,7 +313,7 @@ def test_running_statistics_are_those_of_the_last_step() -> None:
     net, batch, algorithm = cases()[2]
     meta = init(algorithm, net)
     update = algorithm.meta_gradient(net, meta, batch, 0)
-    stats = Optimizee(net, batch.support, algorithm.batch_size).slope(update.carry.theta, 3).stats
+    stats = Optimizee(net, batch.support, algorithm.batch_size).gradient(update.carry.theta, 3).stats
     for name, value in update.buffers.items():
         torch.testing.assert_close(value, 0.9 * meta.buffers[name] + 0.1 * stats[name].mean(0))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
 from metalearn_cli.algorithms.inner_loop import descend
-from metalearn_cli.algorithms.maml import MAML, Adapted, InnerLoss
+from metalearn_cli.algorithms.maml import MAML, AdaptedPart, InnerLoss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
@@ -78,17 +78,17 @@ def test_meta_gradient_equals_the_definition_task_by_task(
 
 
 @pytest.mark.parametrize("net_and_batch", cases()[1:3])
-@pytest.mark.parametrize("adapted", Adapted)
-def test_a_part_can_be_adapted_and_all_is_meta_learned(net_and_batch: tuple[Net, Batch], adapted: Adapted) -> None:
+@pytest.mark.parametrize("adapted", AdaptedPart)
+def test_a_part_can_be_adapted_and_all_is_meta_learned(net_and_batch: tuple[Net, Batch], adapted: AdaptedPart) -> None:
     """The parts by the names that these two networks have."""
     net, batch = net_and_batch
     algorithm = MAML(inner_lr=0.1, inner_steps=2, adapted=adapted)
     meta = init(algorithm, net)
     names = {
-        Adapted.all: set(meta.params),
-        Adapted.no_batch_norm: {name for name in meta.params if "norm" not in name},
-        Adapted.head: {"head.weight", "head.bias"},
-        Adapted.body: set(meta.params) - {"head.weight", "head.bias"},
+        AdaptedPart.all: set(meta.params),
+        AdaptedPart.no_batch_norm: {name for name in meta.params if "norm" not in name},
+        AdaptedPart.head: {"head.weight", "head.bias"},
+        AdaptedPart.body: set(meta.params) - {"head.weight", "head.bias"},
     }[adapted]
     loss = definition(algorithm, net, meta.params, batch, names)
     expected = dict(zip(meta.params, torch.autograd.grad(loss, list(meta.params.values())), strict=True))
@@ -109,7 +109,7 @@ def test_a_model_without_the_part_to_adapt_is_refused_in_a_sentence() -> None:
             return {}
 
     with pytest.raises(UserError, match=r"algo\.adapted=head leaves nothing to adapt"):
-        MAML(adapted=Adapted.head).init(Headless(), torch.Generator())  # type: ignore[arg-type]
+        MAML(adapted=AdaptedPart.head).init(Headless(), torch.Generator())  # type: ignore[arg-type]
 
 
 def test_first_and_second_order_differ_and_agree_where_the_hessian_is_zero() -> None:

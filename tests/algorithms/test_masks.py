@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import init, relative_error
+from problems import DOUBLE, init, relative_error
 from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, present, task_loss, task_metric
@@ -165,12 +165,12 @@ def test_optimizees_may_have_supports_of_different_sizes(algorithm: Algorithm) -
 def test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm: Algorithm, make: Any) -> None:
     batch, modes = padded(), list(BatchNorm)
     rng = torch.Generator().manual_seed(0)
-    learner = Learner(algorithm, make(spec_of(MOST_WAY)), Optimizer(), rng, dtype=torch.float64)
+    learner = Learner(algorithm, make(spec_of(MOST_WAY)), Optimizer(), rng, DOUBLE)
     moved = {name: value + 0.1 for name, value in learner.state_dict().items() if not name.startswith("optimizer.")}
     learner.load_state_dict(learner.state_dict() | moved)
     found = learner.evaluate(batch, modes)
     for number, (way, _, _) in enumerate(SIZES):
-        own = Learner(algorithm, make(spec_of(way)), Optimizer(), rng, dtype=torch.float64)
+        own = Learner(algorithm, make(spec_of(way)), Optimizer(), rng, DOUBLE)
         own.load_state_dict(with_outputs(learner.state_dict(), way))
         expected = own.evaluate(alone(batch, number), modes)
         for mode in modes:

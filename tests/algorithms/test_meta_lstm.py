@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from problems import along, finite_difference, images, init, one_task, points, relative_error
+from problems import DOUBLE, along, finite_difference, images, init, one_task, points, relative_error
 from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
@@ -268,7 +268,7 @@ def test_it_learns_small_sinusoids(held: bool) -> None:
     """
     spec, _ = points()
     net, algorithm = MLP(spec, hidden=(10, 10), activation=Activation.tanh), MetaLSTM(inner_steps=3, hidden=5)
-    learner = Learner(algorithm, net, Optimizer(lr=0.02), torch.Generator().manual_seed(0), dtype=torch.float64)
+    learner = Learner(algorithm, net, Optimizer(lr=0.02), torch.Generator().manual_seed(0), DOUBLE)
     own = {name: value for name, value in learner.meta.params.items() if not name.startswith(LEARNER)}
     fresh = {name: value.detach().clone() for name, value in own.items()}
     sign = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None, None]

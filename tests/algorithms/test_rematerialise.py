@@ -12,7 +12,7 @@ from torch import Tensor
 from metalearn_cli.algorithms import rematerialise
 from metalearn_cli.algorithms.base import Algorithm, Meta, Update
 from metalearn_cli.algorithms.inner_loop import descend
-from metalearn_cli.algorithms.maml import MAML, Adapted
+from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.reptile import Reptile
@@ -28,7 +28,7 @@ from metalearn_cli.tasks.base import Batch
 CPU = torch.device("cpu")
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": MAML(inner_lr=0.1, inner_steps=5),
-    "anil": MAML(inner_lr=0.1, inner_steps=5, adapted=Adapted.head),
+    "anil": MAML(inner_lr=0.1, inner_steps=5, adapted=AdaptedPart.head),
     "meta_sgd": MetaSGD(inner_steps=5),
     "meta_lstm": MetaLSTM(inner_steps=5),
 }
@@ -112,7 +112,7 @@ def test_second_order_keeps_the_square_root_of_the_steps(monkeypatch: pytest.Mon
     "algorithm",
     [
         MAML(inner_lr=0.001, first_order=True),
-        MAML(inner_lr=0.001, first_order=True, adapted=Adapted.body),
+        MAML(inner_lr=0.001, first_order=True, adapted=AdaptedPart.body),
         Reptile(inner_batch=None),
     ],
     ids=["first order", "first order, of the body", "reptile"],

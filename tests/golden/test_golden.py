@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import ALGORITHMS, images, points
+from problems import ALGORITHMS, DOUBLE, images, points
 
 from metalearn_cli.algorithms.base import Algorithm
-from metalearn_cli.algorithms.maml import MAML, Adapted
+from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Net
@@ -32,7 +32,7 @@ NETS: dict[str, Net] = {
 }
 ALL: dict[str, Algorithm] = {type(algorithm).__name__: algorithm for algorithm in [*ALGORITHMS, Pretrain()]} | {
     "first-order MAML": MAML(inner_lr=0.1, inner_steps=2, first_order=True),
-    "ANIL": MAML(inner_lr=0.1, adapted=Adapted.head),
+    "ANIL": MAML(inner_lr=0.1, adapted=AdaptedPart.head),
 }
 FOR_CLASSES, FOR_VALUES = ("ProtoNet", "Matching"), ("Pretrain",)
 PAIRS: dict[str, tuple[Algorithm, Net]] = {
@@ -54,7 +54,7 @@ TOLERANCE = {**dict.fromkeys(PAIRS, 1e-10), "HandOptimizer, points": 1e-9, **dic
 
 def first_losses(algorithm: Algorithm, net: Net) -> list[float]:
     """The mean loss of five steps."""
-    learner = Learner(algorithm, net, Optimizer(), torch.Generator().manual_seed(0), dtype=torch.float64)
+    learner = Learner(algorithm, net, Optimizer(), torch.Generator().manual_seed(0), DOUBLE)
     batch = POINTS if net.spec.kind == "values" else IMAGES
     return [learner.step(batch, step).mean().item() for step in range(5)]
 

@@ -17,10 +17,13 @@ from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import Reptile
+from metalearn_cli.learning.step import Execution
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.tasks.base import Batch, Spec
 from metalearn_cli.tasks.curves import Points
 from metalearn_cli.tasks.episodes import Episodes
+
+DOUBLE = Execution(dtype=torch.float64)
 
 # Every algorithm for classes, with settings under which all that it has is used.
 ALGORITHMS: list[Algorithm] = [

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import ALGORITHMS, images, points
+from problems import ALGORITHMS, DOUBLE, images, points
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -12,7 +12,8 @@ from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.learner import Learner, NonFinite
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
@@ -112,7 +113,7 @@ def test_every_method_is_torchs_own(
 def test_one_step_is_torchs_own_optimizer_on_the_meta_gradient() -> None:
     spec, batch = points()
     net = MLP(spec)
-    trained = Learner(MAML(), net, Optimizer(lr=0.01), torch.Generator().manual_seed(0), dtype=torch.float64)
+    trained = Learner(MAML(), net, Optimizer(lr=0.01), torch.Generator().manual_seed(0), DOUBLE)
     before = {name: value.detach().clone().requires_grad_() for name, value in trained.meta.params.items()}
     gradient = MAML().meta_gradient(net, trained.meta._replace(params=before), batch, 0).gradient
     for name, value in before.items():
@@ -126,7 +127,7 @@ def test_one_step_is_torchs_own_optimizer_on_the_meta_gradient() -> None:
 @pytest.mark.row("C15")
 def test_a_non_finite_meta_batch_changes_nothing_and_names_the_task(poisoned: str) -> None:
     spec, batch = points(tasks=4)
-    trained = Learner(MAML(), MLP(spec), Optimizer(), torch.Generator().manual_seed(0), dtype=torch.float64)
+    trained = Learner(MAML(), MLP(spec), Optimizer(), torch.Generator().manual_seed(0), DOUBLE)
     trained.step(batch, 0)
     before = snapshot(trained)
     poison = getattr(batch, poisoned).clone()
@@ -140,7 +141,7 @@ def test_a_non_finite_meta_batch_changes_nothing_and_names_the_task(poisoned: st
 def moved(optimizer: Optimizer, step: int) -> Tensor:
     """How far one meta-iteration moves the parameters, as one vector."""
     spec, batch = points()
-    trained = Learner(MAML(), MLP(spec), optimizer, torch.Generator().manual_seed(0), dtype=torch.float64)
+    trained = Learner(MAML(), MLP(spec), optimizer, torch.Generator().manual_seed(0), DOUBLE)
     before = snapshot(trained)
     trained.step(batch, step)
     after = trained.state_dict()
@@ -162,7 +163,7 @@ def test_the_step_is_clipped_and_follows_its_schedule() -> None:
 def test_a_gradient_that_is_not_finite_changes_nothing_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss can be finite where its gradient is not: sqrt at 0."""
     spec, batch = points(tasks=4)
-    trained = Learner(MAML(), MLP(spec), Optimizer(), torch.Generator().manual_seed(0), dtype=torch.float64)
+    trained = Learner(MAML(), MLP(spec), Optimizer(), torch.Generator().manual_seed(0), DOUBLE)
     trained.step(batch, 0)
     before = snapshot(trained)
     good = MAML.meta_gradient
@@ -195,7 +196,7 @@ def test_where_a_gpu_is_not_waited_for_nothing_changes_after_an_update_that_was_
     algorithm: Algorithm, chunk: int | None
 ) -> None:
     trained = learner(algorithm, Optimizer(), chunk)
-    trained._looks_at_once = False  # as on a GPU
+    trained._runner._checks_every_update = False  # as on a GPU
     batch = images(tasks=4)[1]
     trained.step(batch, 0)
     before = snapshot(trained)
@@ -212,7 +213,7 @@ def test_where_a_gpu_is_not_waited_for_nothing_changes_after_an_update_that_was_
 @pytest.mark.parametrize("look", [Learner.state_dict, lambda trained: trained.adapt(images()[1].support)])
 def test_a_state_is_not_shown_before_it_is_known_that_it_is_the_one_of_the_last_step(look: Any) -> None:
     trained = learner(MAML(), Optimizer())
-    trained._looks_at_once = False
+    trained._runner._checks_every_update = False
     trained.step(poisoned(images(tasks=4)[1]), 0)
     with pytest.raises(NonFinite):
         look(trained)
@@ -253,7 +254,7 @@ class NoWaiting(TorchDispatchMode):
 def test_nothing_in_a_step_waits_for_a_gpu(algorithm: Algorithm) -> None:
     clipped = Optimizer(clip_value=1.0, clip_norm=1.0)
     trained = Learner(algorithm, Conv4(images()[0], filters=3), clipped, torch.Generator(), tasks_per_chunk=2)
-    trained._looks_at_once = False
+    trained._runner._checks_every_update = False
     batch = images(tasks=3)[1]
     trained.step(batch, 0)
     with NoWaiting():
@@ -290,7 +291,7 @@ def test_random_labels_give_chance(algorithm: Algorithm) -> None:
 def test_a_state_of_another_model_is_refused_and_changes_nothing() -> None:
     trained = learner(MAML(), Optimizer())
     before = snapshot(trained)
-    other = Learner(MAML(), Conv4(images()[0], filters=4), Optimizer(), torch.Generator(), dtype=torch.float64)
+    other = Learner(MAML(), Conv4(images()[0], filters=4), Optimizer(), torch.Generator(), DOUBLE)
     missing = {name: value for name, value in before.items() if name != "params.head.bias"}
     for state in (other.state_dict(), missing):
         with pytest.raises(UserError, match="another model"):
@@ -345,7 +346,7 @@ START: dict[str, Tensor] = {}
 
 def test_a_step_keeps_no_graph_and_no_tensor_of_the_algorithms() -> None:
     spec, batch = points()
-    trained = Learner(Undetached(), MLP(spec, hidden=(4,)), Optimizer(), torch.Generator(), dtype=torch.float32)
+    trained = Learner(Undetached(), MLP(spec, hidden=(4,)), Optimizer(), torch.Generator())
     before = {name: value.clone() for name, value in START.items()}
     losses = [trained.step(batch.to(torch.float32), step) for step in range(3)]
     assert not any(value.requires_grad for value in [*losses, *trained.state_dict().values()])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import images, points
+from problems import DOUBLE, images, points
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update
@@ -48,7 +48,7 @@ class Answers(Algorithm):
 
 
 def learner(algorithm: Algorithm, spec: Spec) -> Learner:
-    return Learner(algorithm, MLP(spec, hidden=[8]), Optimizer(), generator(0, "init"), dtype=torch.float64)
+    return Learner(algorithm, MLP(spec, hidden=[8]), Optimizer(), generator(0, "init"), DOUBLE)
 
 
 def where(picture: Tensor, colour: str) -> Tensor:

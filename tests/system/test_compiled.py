@@ -19,7 +19,8 @@ from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.learner import Learner, NonFinite
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear

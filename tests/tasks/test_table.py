@@ -14,6 +14,7 @@ import pytest
 import torch
 from commands import run
 from places import ROOT, TABLE
+from problems import DOUBLE
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
@@ -299,7 +300,7 @@ def test_tasks_of_different_sizes_are_those_that_a_loop_takes(algorithm: Algorit
     batch = whole(task, "train").to(torch.float64)
     assert batch.support_mask is not None
     net = MLP(task.spec, hidden=(7,))
-    learner = Learner(algorithm, net, Optimizer(), generator(0), dtype=torch.float64)
+    learner = Learner(algorithm, net, Optimizer(), generator(0), DOUBLE)
     found = learner.evaluate(batch, [BatchNorm.transductive])[BatchNorm.transductive]
     updates = [algorithm.meta_gradient(net, _with_grad(learner), batch.task(t), 0) for t in range(6)]
     together = algorithm.meta_gradient(net, _with_grad(learner), batch, 0)

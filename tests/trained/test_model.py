@@ -9,7 +9,7 @@ from places import TABLE
 from problems import ALGORITHMS, images, init
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
-from metalearn_cli.algorithms.maml import MAML, Adapted
+from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.matching import Matching
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
@@ -83,7 +83,7 @@ def test_a_run_of_tasks_whose_way_varied_keeps_the_rows_that_such_tasks_had() ->
 
 
 def test_a_head_that_is_never_adapted_cannot_have_another_way() -> None:
-    boil = MAML(adapted=Adapted.body)
+    boil = MAML(adapted=AdaptedPart.body)
     meta = init(boil, NET)
     assert for_way(boil, NET, meta, 3)[2] == ""
     with pytest.raises(UserError, match=r"algo\.adapted=body never changes the head: give 3 classes"):
