@@ -1,4 +1,4 @@
-"""What a reader of the README and the pages is promised: links that lead somewhere, and pages that say whom they are for."""
+"""A reader of the README and the pages finds links that lead somewhere, and pages that say whom they are for."""
 
 import re
 from functools import cache
