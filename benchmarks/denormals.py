@@ -28,6 +28,7 @@ from benchmarks.speed.workloads import WORKLOADS, Workload
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import load_job
+from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import evaluate
 from metalearn_cli.run_folder.environment import environment
 from metalearn_cli.system.allocator import Allocator
@@ -109,7 +110,7 @@ def of_pictures(folder: Path) -> tuple[Seconds, bool]:
     found = []
     for zero, learner in learners.items():
         set_denormals(zero)
-        scores = evaluate(learner, job.task, "test", 64, 0, [BatchNorm.transductive], lambda done: None).scores
+        scores = evaluate(learner, job.task, EpisodeRange("test", 64, 0), [BatchNorm.transductive]).scores
         found.append(scores[BatchNorm.transductive].metric)
     return seconds, torch.equal(*found)
 

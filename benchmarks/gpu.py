@@ -20,6 +20,7 @@ from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.step import Execution
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4, Downsample
 from metalearn_cli.nets.mlp import MLP
@@ -97,7 +98,7 @@ def resumes(name: str, device: torch.device) -> bool:
     algorithm, net, batch = problems(device)[name]
 
     def learner() -> Learner:
-        return Learner(algorithm, net, Optimizer(), generator(0), device)
+        return Learner(algorithm, net, Optimizer(), generator(0), Execution(device))
 
     with tempfile.TemporaryDirectory() as folder:
         straight, first, second = learner(), learner(), learner()

@@ -23,8 +23,10 @@ from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer, Method
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job, load_job
+from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import evaluate
 from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.step import Execution
 from metalearn_cli.pictures.raster import BLUE, GREEN, GREY, LIGHT, ORANGE, RED
 from metalearn_cli.run_folder import checkpoint
 from metalearn_cli.run_folder.runs import OUTPUTS
@@ -93,7 +95,7 @@ class OnSupport(TaskDistribution):
 def score(learner: Learner, job: Job, problem: Problem) -> tuple[Tensor, str]:
     """f on each test task after 0, 1, ... steps, [E, steps + 1], and the hash of the tasks."""
     task = OnSupport(job.task)
-    found = evaluate(learner, task, "test", problem.tasks, 0, [BatchNorm.transductive], lambda done: None)
+    found = evaluate(learner, task, EpisodeRange("test", problem.tasks, 0), [BatchNorm.transductive])
     return found.scores[BatchNorm.transductive].loss.double(), found.episodes_sha256
 
 
@@ -108,7 +110,9 @@ def tuned(job: Job, method: Method, tuning: int) -> tuple[Learner, float]:
     """A baseline with the best of RATES at the horizon over `tuning` training tasks, and that rate."""
     fields = {name: getattr(job.algo, name) for name in ("start_std", "batch_size", "horizon", "test_steps")}
     algorithm = HandOptimizer(method, RATES, **fields)
-    learner = Learner(algorithm, job.net, job.optimizer, generator(0), tasks_per_chunk=job.run.tasks_per_chunk)
+    learner = Learner(
+        algorithm, job.net, job.optimizer, generator(0), Execution(tasks_per_chunk=job.run.tasks_per_chunk)
+    )
     size = min(tuning, 32)
     for step in range(tuning // size):
         learner.step(job.task.gather(job.task.draw(size, "train", generator(job.run.seed, "tune", step)), CPU), step)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.learning.draws import draw_episodes
+from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.device import Precision
 from metalearn_cli.tasks.base import Split, TaskDistribution, draw_slice
 from metalearn_cli.trained.loading import make, read, task_of
@@ -44,7 +44,7 @@ class Outputs(NamedTuple):
 
 def outputs(model: Model, task: TaskDistribution, split: Split, way: int) -> Outputs:
     own, classes, right, strange = [], [], [], []
-    for draw in draw_episodes(task, split, EPISODES, 0):
+    for draw in draw_episodes(task, EpisodeRange(split, EPISODES, 0)):
         for number in range(len(draw["key"])):
             one = draw_slice(draw, number, number + 1)
             batch, names = task.gather(one, model.device), task.label_names(one)

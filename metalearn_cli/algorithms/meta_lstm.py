@@ -94,16 +94,11 @@ class MetaLSTM(Algorithm):
         return Meta(theta | gates, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for state in self.inner_loop(net, meta, support, steps):
-            yield AdaptedNet(net, from_vector(state.theta, net.shapes), meta.buffers, support, state.stats)
-
-    def inner_loop(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[State]:
-        """The state after 0, 1, ... `steps` updates."""
         state = self._start(meta, len(support.key))
-        yield state
-        for _ in range(steps):
-            state = self._step(net, support, state)
-            yield state
+        for left in range(steps, -1, -1):
+            yield AdaptedNet(net, from_vector(state.theta, net.shapes), meta.buffers, support, state.stats)
+            if left:
+                state = self._step(net, support, state)
 
     def _start(self, meta: Meta, tasks: int) -> State:
         theta_0 = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}

@@ -15,10 +15,9 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.config.conf_folder import GROUPS, conf_dir, run_keys
 from metalearn_cli.config.overrides import check_name, compose_run, given_twice, keys_of
 from metalearn_cli.config.schema import (
-    argument_defaults,
     build,
     check,
-    field_defaults,
+    default_values,
     field_types,
     import_class,
     path_of,
@@ -28,7 +27,6 @@ from metalearn_cli.config.schema import (
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import parse_expectation
 from metalearn_cli.nets.base import Net
-from metalearn_cli.nets.user_module import ModuleNet
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
@@ -213,10 +211,9 @@ def make_job(
     choices = dict(choices)
     for group, part in (("algo", algo), ("task", task), ("model", net), ("optimizer", optimizer)):
         if f"{group}._target_" in given:  # no longer the chosen yaml's
-            choices[group] = (net.module_class if part is net and isinstance(net, ModuleNet) else type(part)).__name__
+            choices[group] = (net.target if part is net else type(part)).__name__
         config[group] = {"_target_": path_of(type(part)), **plain(values_of(part, frozenset({"spec"})))}
-    if isinstance(net, ModuleNet):
-        config["model"] = {"_target_": path_of(net.module_class), **net.arguments}
+    config["model"] = {"_target_": path_of(net.target), **plain(net.keys())}
     return Job(run, algo, shown, net, optimizer, choices, config, notes, frozenset(given))
 
 
@@ -244,10 +241,7 @@ def key_defaults(job: Job) -> dict[str, Any]:
     was done."""
     defaults = run_keys()
     for group, part in (("algo", job.algo), ("task", job.task), ("model", job.net), ("optimizer", job.optimizer)):
-        if isinstance(part, ModuleNet):
-            own = argument_defaults(part.module_class)
-        else:
-            own = field_defaults(type(part), frozenset({"spec"}))
+        own = default_values(part.target if isinstance(part, Net) else type(part), frozenset({"spec"}))
         defaults |= {f"{group}.{key}": plain(value) for key, value in own.items() if value != MISSING}
     return defaults
 

@@ -38,7 +38,7 @@ def build(
         )
     try:
         if f"{group}._target_" in given:
-            defaults = argument_defaults(cls) if is_module else field_defaults(cls, frozenset(injected))
+            defaults = default_values(cls, frozenset(injected))
             node = _without_the_yamls(node, group, target, defaults, given, notes)
         if is_module:
             arguments: Any = OmegaConf.to_container(node)
@@ -166,9 +166,11 @@ def _fields(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in injected}
 
 
-def argument_defaults(module: type) -> dict[str, Any]:
-    """The same for a module's constructor."""
-    arguments = inspect.signature(module).parameters.values()
+def default_values(cls: type, injected: frozenset[str]) -> dict[str, Any]:
+    """The defaults of a part's keys: a dataclass's fields, or the arguments of a module's constructor."""
+    if not issubclass(cls, torch.nn.Module):
+        return field_defaults(cls, injected)
+    arguments = inspect.signature(cls).parameters.values()
     return {p.name: MISSING if p.default is inspect.Parameter.empty else p.default for p in arguments}
 
 

@@ -1,6 +1,7 @@
 """Which tasks a step of training, a validation and a test draw: functions of the seed and the number alone."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
@@ -8,6 +9,14 @@ from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
 
 BLOCK = 64  # episodes drawn from one generator
+
+
+class EpisodeRange(NamedTuple):
+    """The first `number` episodes of a split, which `seed` fixes."""
+
+    split: Split
+    number: int
+    seed: int
 
 
 def draw_block(task: TaskDistribution, split: Split, episodes_seed: int, block: int) -> Draw:
@@ -18,9 +27,10 @@ def draw_block(task: TaskDistribution, split: Split, episodes_seed: int, block: 
     return task.draw_numbers(torch.arange(BLOCK * block, min(BLOCK * (block + 1), number)), split, rng)
 
 
-def draw_episodes(task: TaskDistribution, split: Split, episodes: int, episodes_seed: int) -> Iterator[Draw]:
-    """The first `episodes` episodes of `split`, block by block."""
-    if (number := task.number(split)) is not None and episodes > number:
-        raise ValueError(f"{episodes} episodes asked of {number} {split} tasks, each of which is scored once")
-    for done in range(0, episodes, BLOCK):
-        yield draw_slice(draw_block(task, split, episodes_seed, done // BLOCK), 0, episodes - done)
+def draw_episodes(task: TaskDistribution, episodes: EpisodeRange) -> Iterator[Draw]:
+    """These episodes, block by block."""
+    split, number, seed = episodes
+    if (tasks := task.number(split)) is not None and number > tasks:
+        raise ValueError(f"{number} episodes asked of {tasks} {split} tasks, each of which is scored once")
+    for done in range(0, number, BLOCK):
+        yield draw_slice(draw_block(task, split, seed, done // BLOCK), 0, number - done)

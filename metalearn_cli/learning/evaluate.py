@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, task_metric
-from metalearn_cli.learning.draws import BLOCK, draw_episodes
+from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.learner import Learner, Scores
-from metalearn_cli.tasks.base import Draw, Split, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
+from metalearn_cli.tasks.base import Draw, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
 
 SMALL = 8  # episodes, from which on a part of a block is worth being kept
 EpisodeScores = dict[BatchNorm, Scores]  # [E, K + 1] in the first mode, [E, 1] in the others, on the CPU
@@ -29,16 +29,14 @@ class Evaluation(NamedTuple):
 def evaluate(
     learner: Learner,
     task: TaskDistribution,
-    split: Split,
-    episodes: int,
-    episodes_seed: int,
+    episodes: EpisodeRange,
     modes: list[BatchNorm],
-    report: Callable[[int], None],
+    report: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Score the first `episodes` episodes of `split`; `report` is told the number done, after each few of them."""
+    """Score these episodes; `report` is told the number done, after each few of them."""
     draws: list[Draw] = []
     scored: list[EpisodeScores] = []
-    for draw in draw_episodes(task, split, episodes, episodes_seed):
+    for draw in draw_episodes(task, episodes):
         scored.append(score_episodes(learner, task, draw, modes, BLOCK * len(draws), report))
         draws.append(draw)
     return evaluation(task, draws, scored)
@@ -101,15 +99,13 @@ def _joined(parts: list[Scores]) -> Scores:
     return Scores(torch.cat([part.loss for part in parts]), torch.cat([part.metric for part in parts]))
 
 
-def baselines(
-    task: TaskDistribution, split: Split, episodes: int, episodes_seed: int, device: torch.device
-) -> dict[str, Tensor]:
+def baselines(task: TaskDistribution, episodes: EpisodeRange, device: torch.device) -> dict[str, Tensor]:
     """The squared errors, on the same episodes, of two that learn nothing, [E] float64 each on the CPU: "constant", the
     mean of each task's support targets, and "oracle", the task itself, where it is known. None for classes."""
     errors: dict[str, list[Tensor]] = {}
     if task.spec.kind == "classes":
         return {}
-    for draw in draw_episodes(task, split, episodes, episodes_seed):
+    for draw in draw_episodes(task, episodes):
         batch = task.gather(draw, device).to(torch.float64)
         predicted = {"constant": mean_target(batch.support)}
         if (truth := task.oracle(draw, device)) is not None:

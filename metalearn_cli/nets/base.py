@@ -4,9 +4,9 @@ Shapes: T tasks, B examples per task. A parameter is shared by all tasks, [*shap
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec
 
 Params = dict[str, Tensor]
+Forward = tuple[Tensor, Params]  # features or outputs, and the batch-norm statistics that were used
 
 
 class Net(ABC):
@@ -26,6 +27,7 @@ class Net(ABC):
     """
 
     spec: Spec
+    takes_bfloat16: ClassVar[bool] = True  # whether autocast reaches all of its products and convolutions
 
     @abstractmethod
     def init(self, rng: torch.Generator) -> Params:
@@ -33,7 +35,7 @@ class Net(ABC):
 
     @cached_property
     def shapes(self) -> dict[str, torch.Size]:
-        """Of the parameters by name; asked for again and again, so that they are drawn for it once."""
+        """Parameter shapes by name; cached, since they are needed often."""
         return {name: value.shape for name, value in self.init(torch.Generator()).items()}
 
     @cached_property
@@ -56,16 +58,27 @@ class Net(ABC):
         normal distribution, or what a user's own module begins with. Empty for a network without batch norm."""
 
     @abstractmethod
-    def features(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         """x [T, B, *input] -> features [T, B, F], and the statistics used."""
 
     @abstractmethod
-    def __call__(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""
+
+    def variants(self) -> dict[str, "Net"]:
+        """The same function, computed in several ways of which a GPU's fastest is found by timing; by name. None where
+        there is no choice, or it is made."""
+        return {}
+
+    @property
+    def target(self) -> type:
+        """The class that `model._target_` names."""
+        return type(self)
+
+    def keys(self) -> dict[str, Any]:
+        """The other keys of `model`, with their values."""
+        dataclass: Any = self
+        return {field.name: getattr(self, field.name) for field in fields(dataclass) if field.name != "spec"}
 
 
 def standard_normal(stats: Params) -> Params:

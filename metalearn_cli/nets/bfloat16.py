@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.nets.user_module import ModuleNet
+from metalearn_cli.nets.base import Forward, Net, Params
 from metalearn_cli.tasks.base import Spec
 
 
@@ -23,9 +22,9 @@ class Reduced(Net):
     net: Net
 
     def __post_init__(self) -> None:
-        if isinstance(self.net, ModuleNet):
+        if not self.net.takes_bfloat16:
             raise UserError(
-                f"precision=bf16 does not reach the convolutions of {self.net.module_class.__name__}, which run under "
+                f"precision=bf16 does not reach the convolutions of {self.net.target.__name__}, which run under "
                 "torch.func.vmap: take precision=fp32, or tf32 on a GPU"
             )
 
@@ -39,16 +38,12 @@ class Reduced(Net):
     def init_stats(self) -> Params:
         return self.net.init_stats()
 
-    def features(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         with _autocast(x):
             out, used = self.net.features(params, x, stats, mask)
         return out.float(), used
 
-    def __call__(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         with _autocast(x):
             out, used = self.net(params, x, stats, mask)
         return out.float(), used

@@ -6,15 +6,15 @@ Differs from MAML's code in: padding is 1 on every side where TensorFlow's "same
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.nets.conv_block import conv_block
+from metalearn_cli.nets.base import Forward, Net, Params
+from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
 from metalearn_cli.tasks.base import Spec
@@ -62,6 +62,10 @@ class Conv4(Net):
         if self.head_std is not None and not 0 < self.head_std < math.inf:
             raise UserError(f"model.head_std={self.head_std} must be a positive number or null")
 
+    def variants(self) -> dict[str, Net]:
+        ways = (Convolution.grouped, Convolution.product) if self.convolution is Convolution.auto else ()
+        return {way.name: replace(self, convolution=way) for way in ways}
+
     @property
     def feature_count(self) -> int:
         if self.spatial_mean:
@@ -99,21 +103,17 @@ class Conv4(Net):
             stats[f"{block}.norm.var"] = torch.ones(self.filters)
         return stats
 
-    def features(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         tasks, pool = len(x), self.downsample is Downsample.max_pool
         used: Params = {}
         x = fold(x)
         for block in BLOCKS:
-            x, block_stats = conv_block(params, block, x, tasks, stats, pool, self.convolution, mask)
+            x, block_stats = conv_block(params, Block(block, pool, self.convolution), x, stats, mask)
             used |= block_stats
         if self.spatial_mean:
             x = x.mean((2, 3), keepdim=True)
         return unfold(x, tasks), used
 
-    def __call__(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         x, used = self.features(params, x, stats, mask)
         return linear(params, "head", x), used

@@ -12,48 +12,54 @@ What is left of batch norm at full size are its statistics, and their derivative
 many passes over memory; here each derivative is one of two functions that are each other's transpose:
     spread(g, shift, scale)  puts g on the pixels that were the maxima, and adds shift + scale y on all;
     collect(u)               takes u from the pixels that were the maxima, and sums u and u y.
-So the block is exact to any order. `plain` is the same block in torch's own operations, which tests hold it against.
+So the block is exact to any order. `reference_block` is the same in torch's own operations: tests compare the two.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from metalearn_cli.nets.base import Params
-from metalearn_cli.nets.convolution import Convolution, conv3x3
+from metalearn_cli.nets.base import Forward, Params
+from metalearn_cli.nets.convolution import Convolution, conv3x3, tasks_of
 from metalearn_cli.nets.layers import EPSILON, batch_norm, to_tasks
 
 _aten = torch.ops.aten
 
 
+class Block(NamedTuple):
+    """One block of a network, and how it is computed."""
+
+    name: str  # its parameters are NAME.conv.weight, NAME.norm.weight (absent: gamma is 1) and NAME.norm.bias
+    pool: bool  # max-pooling of 2x2; otherwise the convolution has stride 2, where halves are rounded up
+    way: Convolution = Convolution.grouped
+
+    def convolve(self, weight: Tensor, x: Tensor) -> Tensor:
+        return conv3x3(weight, x, 1 if self.pool else 2, self.way)
+
+
 def conv_block(
-    params: Params,
-    block: str,
-    x: Tensor,
-    tasks: int,
-    stats: Params | None,
-    pool: bool,
-    way: Convolution = Convolution.grouped,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Params]:
+    params: Params, block: Block, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+) -> Forward:
     """x [B, T*C, H, W] -> [B, T*O, H // 2, W // 2], and the statistics used, [T, O] ([O], where they were given so).
 
-    With `pool` by 2x2 max-pooling; without it by a convolution of stride 2, where halves are rounded up. A mask [T, B]
-    says whose statistics count; they are taken in torch's own operations.
+    A mask [T, B] says whose statistics count; they are taken in torch's own operations.
     """
     if mask is not None and stats is None:
-        return plain(params, block, x, tasks, stats, pool, way, mask)
-    weight, bias = params[f"{block}.conv.weight"], to_tasks(params[f"{block}.norm.bias"], tasks)
-    gamma = params.get(f"{block}.norm.weight")
+        return reference_block(params, block, x, stats, mask)
+    name, pool = block.name, block.pool
+    weight = params[f"{name}.conv.weight"]
+    tasks = tasks_of(weight, x)
+    bias = to_tasks(params[f"{name}.norm.bias"], tasks)
+    gamma = params.get(f"{name}.norm.weight")
     sign = None
     if pool and gamma is not None:
         sign = torch.where(gamma.detach() < 0, -1.0, 1.0).to(gamma.dtype)
         weight, gamma = weight * sign[..., None, None, None], gamma * sign
-    y = conv3x3(weight, x, tasks, 1 if pool else 2, way)
-    mean_name, var_name = f"{block}.norm.mean", f"{block}.norm.var"
+    y = block.convolve(weight, x)
+    mean_name, var_name = f"{name}.norm.mean", f"{name}.norm.var"
     if stats is None:
         y, mean, var = _PoolMoments.apply(y) if pool else (y, *_Moments.apply(y))
         mean, var = mean.view(tasks, -1), var.view(tasks, -1)
@@ -69,21 +75,14 @@ def conv_block(
     return F.relu(_Spread.apply(y, None, None, shift, scale)), stats
 
 
-def plain(
-    params: Params,
-    block: str,
-    x: Tensor,
-    tasks: int,
-    stats: Params | None,
-    pool: bool,
-    way: Convolution = Convolution.grouped,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Params]:
+def reference_block(
+    params: Params, block: Block, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
+) -> Forward:
     """The same by torch's operations, in the order of the paper."""
-    y = conv3x3(params[f"{block}.conv.weight"], x, tasks, 1 if pool else 2, way)
-    y, stats = batch_norm(params, f"{block}.norm", y, tasks, stats, mask)
+    weight = params[f"{block.name}.conv.weight"]
+    y, stats = batch_norm(params, f"{block.name}.norm", block.convolve(weight, x), tasks_of(weight, x), stats, mask)
     y = F.relu(y)
-    return F.max_pool2d(y, 2) if pool else y, stats
+    return F.max_pool2d(y, 2) if block.pool else y, stats
 
 
 class _PoolMoments(Function):

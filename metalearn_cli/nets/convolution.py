@@ -30,8 +30,14 @@ class Convolution(Enum):
     product = "product"
 
 
-def conv3x3(weight: Tensor, x: Tensor, tasks: int, stride: int, way: Convolution) -> Tensor:
+def tasks_of(weight: Tensor, x: Tensor) -> int:
+    """T, of weight [O, C, 3, 3] or [T, O, C, 3, 3] and x [B, T*C, H, W]."""
+    return x.shape[1] // weight.shape[-3]
+
+
+def conv3x3(weight: Tensor, x: Tensor, stride: int, way: Convolution) -> Tensor:
     """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, 3, 3] or [T, O, C, 3, 3], no bias."""
+    tasks = tasks_of(weight, x)
     if weight.dim() == 4:
         weight = weight.expand(tasks, *weight.shape)
     dtype, device = x.dtype, x.device.type

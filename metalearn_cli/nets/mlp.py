@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Forward, Net, Params
 from metalearn_cli.nets.layers import batch_norm, init_linear, linear
 from metalearn_cli.tasks.base import Spec
 
@@ -64,9 +64,7 @@ class MLP(Net):
                 stats[f"norm{layer}.mean"], stats[f"norm{layer}.var"] = torch.zeros(width), torch.ones(width)
         return stats
 
-    def features(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         x = x.flatten(2)
         used: Params = {}
         for layer in range(1, len(self.hidden) + 1):
@@ -77,8 +75,6 @@ class MLP(Net):
             x = self.activation(x)
         return x, used
 
-    def __call__(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         x, used = self.features(params, x, stats, mask)
         return linear(params, "head", x), used

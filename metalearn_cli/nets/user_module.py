@@ -27,7 +27,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params, standard_normal
+from metalearn_cli.nets.base import Forward, Net, Params, standard_normal
 from metalearn_cli.tasks.base import Spec
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # those that are replaced
@@ -65,6 +65,8 @@ class ModuleNet(Net):
     _body: nn.Module = field(init=False, repr=False)  # without the head; where there is none, the same
     _start: Params = field(init=False, repr=False)  # the statistics that its batch norm begins with
 
+    takes_bfloat16 = False
+
     def __post_init__(self) -> None:
         built = [self._build(0) for _ in range(2)]
         object.__setattr__(self, "_start", _statistics(built[0]))
@@ -76,6 +78,13 @@ class ModuleNet(Net):
         object.__setattr__(self, "_body", body if has_head else whole)
         self._check()
 
+    @property
+    def target(self) -> type:
+        return self.module_class
+
+    def keys(self) -> dict[str, Any]:
+        return self.arguments
+
     def init(self, rng: torch.Generator) -> Params:
         module = self._build(int(torch.randint(2**32, (), generator=rng)))
         return {name: value.detach().clone().float() for name, value in module.named_parameters()}
@@ -83,18 +92,14 @@ class ModuleNet(Net):
     def init_stats(self) -> Params:
         return {name: value.clone() for name, value in self._start.items()}
 
-    def features(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         out, used = self._run(self._body, params, x, stats, mask)
         # Batch norm inside the head has not run, and nobody asks for its statistics: those of the standard normal
         # distribution, which need no copy to a GPU.
         idle = {name: x.new_empty(len(x), len(value)) for name, value in self._start.items() if name not in used}
         return out.reshape(*x.shape[:2], -1), used | standard_normal(idle)
 
-    def __call__(
-        self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
-    ) -> tuple[Tensor, Params]:
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         out, used = self._run(self._whole, params, x, stats, mask)
         if out.shape[2:] != (self.spec.outputs,):
             raise UserError(

@@ -21,6 +21,7 @@ from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job, load_job
 from metalearn_cli.config.overrides import keys_of
 from metalearn_cli.errors import UserError
+from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import evaluate
 from metalearn_cli.learning.scores import after, figure, with_interval
 from metalearn_cli.papers.verdict import OWN, Measured, mean_of, read_measured, verdict
@@ -201,9 +202,7 @@ def fit_budget(job: Job, seconds: float) -> list[str]:
     if job.run.eval_every:
         validations = min(_VALIDATIONS, max(job.run.steps // job.run.eval_every, 1))
         modes, number = [job.headline], min(_OF_VALIDATION, job.run.eval_episodes)
-        _, once = timed(
-            learner.device, 1, lambda _: evaluate(learner, job.task, "val", number, 0, modes, lambda done: None)
-        )
+        _, once = timed(learner.device, 1, lambda _: evaluate(learner, job.task, EpisodeRange("val", number, 0), modes))
         of_validation = once * job.run.eval_episodes / number
     steps = min(int((seconds - validations * of_validation) / of_step), job.run.steps)
     if steps < max(validations, 1):

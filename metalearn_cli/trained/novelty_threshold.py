@@ -12,7 +12,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import without_absent_classes
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.draws import draw_episodes
+from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.run_folder import records, runs
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.files import turn
@@ -92,7 +92,7 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
     classes: list[str] = []
     done = 0
     with Progress(Console(), "measuring the flag `unlike`", episodes, passing=True) as progress:
-        for draw in draw_episodes(task, "val", episodes, 0):
+        for draw in draw_episodes(task, EpisodeRange("val", episodes, 0)):
             tasks = task.gather(draw, model.device).to(model.dtype)
             classes += _classes(task, draw, tasks, len(classes))
             for batch in tasks.chunks(TASKS_AT_ONCE):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.job import Job, Select
-from metalearn_cli.learning.draws import BLOCK, draw_episodes
+from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.evaluate import (
     EpisodeScores,
     Evaluation,
@@ -82,7 +82,7 @@ def validate(
         Progress(console, "validate", settings.eval_episodes, passing=True) as progress,
     ):
         found = evaluate(
-            *(learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, [job.headline]),
+            *(learner, job.task, EpisodeRange("val", settings.eval_episodes, settings.episodes_seed), [job.headline]),
             lambda done: progress.advance(done, "episodes"),
         )
     scores = found.scores[job.headline]
@@ -126,7 +126,7 @@ def _score_test(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm]
     draws: list[Draw] = []
     scored: list[EpisodeScores] = []
     with Progress(console, "test", total, before, announced=what) as progress:
-        for block in draw_episodes(job.task, "test", total, settings.episodes_seed):
+        for block in draw_episodes(job.task, EpisodeRange("test", total, settings.episodes_seed)):
             for first in range(0, len(block["key"]), size):
                 draw, began = draw_slice(block, first, first + size), time.monotonic()
                 place = (BLOCK * len(draws) + first, len(draw["key"]))
@@ -156,7 +156,7 @@ def _write_test(
     settings, headline = job.run, modes[0]
     results = summarise_test(job, found, step, modes)
     results["learned"] = job.algo.learned(learner.meta)
-    errors = baselines(job.task, "test", settings.test_episodes, settings.episodes_seed, learner.device)
+    errors = baselines(job.task, EpisodeRange("test", settings.test_episodes, settings.episodes_seed), learner.device)
     results["baselines"] = {name: figures(error) for name, error in errors.items()}
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}

@@ -15,8 +15,6 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import BLOCK, draw_block
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.step import NonFinite
-from metalearn_cli.nets.conv4 import Conv4
-from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.pictures.first_tasks import first_tasks, picture
 from metalearn_cli.system.allocator import give_back
 from metalearn_cli.system.console import Console
@@ -48,11 +46,9 @@ def fastest_convolution(job: Job, device: torch.device, console: Console, ranks:
     seconds = {}
     chunk = 1 if job.run.tasks_per_chunk == "auto" or (job.run.memory and may_cut(job)) else job.run.tasks_per_chunk
     console.say("timing a step by two ways to convolve")
-    for way in (Convolution.grouped, Convolution.product):
-        assert isinstance(job.net, Conv4)  # whoever calls
-        with_way = job._replace(net=dataclasses.replace(job.net, convolution=way))
+    for way, net in job.net.variants().items():
         batch = job.task.gather(job.training_draw(0, ranks), device)
-        seconds[way.name] = _seconds(still_learner(with_way, chunk), batch)
+        seconds[way] = _seconds(still_learner(job._replace(net=net), chunk), batch)
     console.say("a step takes " + ", ".join(f"{value:.3g} s by {name} convolution" for name, value in seconds.items()))
     return min(seconds, key=lambda name: seconds[name])
 

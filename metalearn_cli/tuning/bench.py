@@ -17,7 +17,7 @@ from metalearn_cli.algorithms.base import BatchNorm, Meta
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.draws import BLOCK
+from metalearn_cli.learning.draws import BLOCK, EpisodeRange
 from metalearn_cli.learning.evaluate import evaluate
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.step import NonFinite
@@ -160,20 +160,15 @@ def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str,
 
     seed, device = job.run.episodes_seed, learner.device
 
-    def seconds(episodes: int) -> float:
-        """Of one."""
-        return (
-            timed(device, 1, lambda _: evaluate(learner, job.task, "test", episodes, seed, modes, ignore))[1] / episodes
-        )
+    def seconds(count: int) -> float:
+        """Seconds of one episode."""
+        episodes = EpisodeRange("test", count, seed)
+        return timed(device, 1, lambda _: evaluate(learner, job.task, episodes, modes))[1] / count
 
     most = min(BLOCK, job.task.number("test") or BLOCK)
     number = min(most, max(4, int(BUDGET / seconds(min(4, most)))))
     console.say(f"{number} episodes, scored as in a {what}")
     return Episodes(modes, number, seconds(number))
-
-
-def ignore(done: int) -> None:
-    """Progress that nobody asked for."""
 
 
 def table(job: Job, device: torch.device, measured: Measured) -> str:

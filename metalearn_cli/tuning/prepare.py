@@ -13,8 +13,6 @@ from typing import Any
 import torch
 
 from metalearn_cli.config.job import Job
-from metalearn_cli.nets.conv4 import Conv4
-from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.run_folder import records, runs
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.device import DEFAULT_THREADS, own_device, set_process
@@ -49,10 +47,10 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
     if is_new and (sentence := _too_many(threads)):
         console.say_once(sentence)
     chosen = {**chosen, "threads": threads, "ranks": ranks.size}
-    if isinstance(job.net, Conv4) and job.net.convolution is Convolution.auto and device.type != "cpu":
+    if device.type != "cpu" and (variants := job.net.variants()):
         if "convolution" not in chosen:
             chosen["convolution"] = ranks.from_first(lambda: fastest_convolution(job, device, console, ranks))
-        job = job._replace(net=dataclasses.replace(job.net, convolution=Convolution[chosen["convolution"]]))
+        job = job._replace(net=variants[chosen["convolution"]])
     if settings.memory or settings.tasks_per_chunk == "auto":
         if "tasks_per_chunk" not in chosen or settings.memory not in (None, chosen.get("memory")):
             for key in ("compile", "cuda_graph"):

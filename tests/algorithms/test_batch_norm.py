@@ -8,9 +8,9 @@ import torch
 from problems import ALGORITHMS, images, init
 from torch import Tensor
 
-from metalearn_cli.algorithms import inner_loop
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
-from metalearn_cli.algorithms.embedding import compare
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding
+from metalearn_cli.algorithms.inner_loop import AdaptedNet
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.nets.base import Params
@@ -63,7 +63,7 @@ def used_for(mode: BatchNorm, meta: Meta, together: Tensor) -> Params | None:
 @MODES
 def test_a_network_is_read_under_each_mode(mode: BatchNorm) -> None:
     meta = init(MAML(), NET)
-    found = inner_loop.predict(NET, meta.params, meta.buffers, BATCH.support, BATCH.query_x, mode)
+    found = AdaptedNet(NET, meta.params, meta.buffers, BATCH.support)(BATCH.query_x, mode)
     if mode is BatchNorm.one_query:
         count = BATCH.query_x.shape[1]
         outs = [NET(meta.params, torch.cat([BATCH.support_x, BATCH.query_x[:, i : i + 1]], 1))[0] for i in range(count)]
@@ -80,7 +80,7 @@ def test_embeddings_are_compared_under_each_mode(mode: BatchNorm) -> None:
     def head(support: Tensor, query: Tensor) -> Tensor:
         return query @ support.transpose(1, 2)
 
-    found = compare(head, NET, meta.params, meta.buffers, BATCH.support, BATCH.query_x, mode)
+    found = PredictorByEmbedding(NET, meta.params, meta.buffers, BATCH.support, head)(BATCH.query_x, mode)
     shots = BATCH.support_x.shape[1]
     queries = BATCH.query_x.split(1, 1) if mode is BatchNorm.one_query else (BATCH.query_x,)
     parts = []

@@ -118,7 +118,7 @@ def test_a_network_for_another_way_differs_in_its_rows_only() -> None:
 
 @pytest.mark.parametrize("make", [MAML, MetaSGD, Reptile])
 def test_values_have_no_classes_to_start_alike(make: type[MAML]) -> None:
-    with pytest.raises(UserError, match=r"algo\.head=mean is of classes"):
+    with pytest.raises(UserError, match=r"algo\.head=mean is for classes"):
         make(head=Head.mean).init(MLP(points()[0]), torch.Generator())
 
 
@@ -137,7 +137,7 @@ def test_a_model_without_rows_is_refused() -> None:
             return self.last(x)  # type: ignore[no-any-return]
 
     net: Net = module_net(Fixed, Spec((4,), 4, 4, "classes"), {})
-    with pytest.raises(UserError, match="wants a last layer with a row for each class"):
+    with pytest.raises(UserError, match="needs a last layer with a row for each class"):
         MAML(head=Head.mean).init(net, torch.Generator())
 
 

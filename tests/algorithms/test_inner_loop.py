@@ -6,7 +6,14 @@ import pytest
 import torch
 from problems import images, points
 
-from metalearn_cli.algorithms.inner_loop import gradient_descent, log_sign, minibatch, per_task, slope
+from metalearn_cli.algorithms.inner_loop import (
+    Descent,
+    gradient_descent,
+    log_sign,
+    minibatch,
+    per_task,
+    support_gradient,
+)
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Support
 
@@ -43,13 +50,13 @@ def test_a_minibatch_keeps_examples_and_labels_together_and_depends_on_its_own_t
     assert minibatch(support, None, 4) is support
 
 
-def test_a_slope_is_each_tasks_own_gradient() -> None:
+def test_a_support_gradient_is_each_tasks_own_gradient() -> None:
     spec, batch = images()
     net = MLP(spec, hidden=(5,), activation=Activation.tanh)
     shared = {
         name: value.double().requires_grad_() for name, value in net.init(torch.Generator().manual_seed(0)).items()
     }
-    found = slope(net, per_task(shared, 3), batch.support, list(shared), second_order=False)
+    found = support_gradient(net, per_task(shared, 3), batch.support, shared, second_order=False)
     for number, task in enumerate(batch.chunks(1)):
         out, _ = net(shared, task.support_x)
         loss = torch.nn.functional.cross_entropy(out[0], task.support_y[0])
@@ -58,7 +65,7 @@ def test_a_slope_is_each_tasks_own_gradient() -> None:
             torch.testing.assert_close(found.gradient[name][number], value)
 
 
-def test_a_slope_can_be_differentiated_again_where_that_is_asked_for_and_recorded() -> None:
+def test_a_support_gradient_can_be_differentiated_again_where_that_is_asked_for_and_recorded() -> None:
     spec, batch = points()
     net = MLP(spec, hidden=(5,), activation=Activation.tanh)
     params = {
@@ -66,7 +73,7 @@ def test_a_slope_can_be_differentiated_again_where_that_is_asked_for_and_recorde
     }
 
     def differentiable(second_order: bool) -> bool:
-        gradient = slope(net, per_task(params, 3), batch.support, list(params), second_order).gradient
+        gradient = support_gradient(net, per_task(params, 3), batch.support, params, second_order).gradient
         return gradient["head.weight"].requires_grad
 
     assert differentiable(second_order=True)
@@ -81,7 +88,7 @@ def test_parameters_without_a_rate_stay_as_they_are() -> None:
     params = {
         name: value.double().requires_grad_() for name, value in net.init(torch.Generator().manual_seed(0)).items()
     }
-    *_, end = gradient_descent(net, params, {"head.bias": 0.1}, batch.support, 3, second_order=True)
+    *_, end = gradient_descent(net, Descent(params, {"head.bias": 0.1}), batch.support, 3, second_order=True)
     assert end.keys() == params.keys()
     for name, value in params.items():
         assert torch.equal(end[name], value.expand_as(end[name])) is (name != "head.bias")

@@ -193,18 +193,17 @@ def test_batch_norm_statistics_are_averaged_over_the_support_passes_of_the_episo
     net, algorithm = Conv4(spec, filters=3), MetaLSTM(inner_steps=3, hidden=3, bn_momentum=momentum)
     meta = start(algorithm, net)
     with torch.no_grad():
-        *before, last = list(algorithm.inner_loop(net, meta, batch.support, 3))
+        *before, last = list(algorithm.adapt(net, meta, batch.support, 3))
         stats = {name: torch.stack([value.double()] * 3) for name, value in net.init_stats().items()}
         for adapted in before:
             _, used = net(adapted.params, batch.support_x)
             stats = {name: (1 - momentum) * value + momentum * used[name] for name, value in stats.items()}
-        *_, predict = algorithm.adapt(net, meta, batch.support, 3)
-        found = predict(batch.query_x, BatchNorm.inductive)
+        found = last(batch.query_x, BatchNorm.inductive)
         expected = net(last.params, batch.query_x, stats)[0]
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert before[0].stats.keys() == stats.keys()
+    assert before[0].episode_stats.keys() == stats.keys()
     for name, value in net.init_stats().items():  # each episode begins anew
-        assert torch.equal(before[0].stats[name], torch.stack([value.double()] * 3))
+        assert torch.equal(before[0].episode_stats[name], torch.stack([value.double()] * 3))
 
 
 def test_batch_norm_modes_are_what_they_say() -> None:
@@ -212,10 +211,9 @@ def test_batch_norm_modes_are_what_they_say() -> None:
     net, algorithm = Conv4(spec, filters=3), MetaLSTM(hidden=3)
     meta = start(algorithm, net)
     with torch.no_grad():
-        *_, adapted = algorithm.inner_loop(net, meta, batch.support, 2)
-        *_, predict = algorithm.adapt(net, meta, batch.support, 2)
-        whole = {mode: predict(batch.query_x, mode) for mode in BatchNorm}
-        alone = {mode: predict(batch.query_x[:, :1], mode) for mode in BatchNorm}
+        *_, adapted = algorithm.adapt(net, meta, batch.support, 2)
+        whole = {mode: adapted(batch.query_x, mode) for mode in BatchNorm}
+        alone = {mode: adapted(batch.query_x[:, :1], mode) for mode in BatchNorm}
         torch.testing.assert_close(whole[BatchNorm.transductive], net(adapted.params, batch.query_x)[0])
         torch.testing.assert_close(whole[BatchNorm.running], net(adapted.params, batch.query_x, meta.buffers)[0])
         together = torch.cat([batch.support_x, batch.query_x[:, :1]], 1)
@@ -233,7 +231,7 @@ def test_running_statistics_move_a_tenth_towards_the_query_sets() -> None:
     meta = start(algorithm, net)
     buffers = algorithm.meta_gradient(net, meta, batch, 0).buffers
     with torch.no_grad():
-        *_, adapted = algorithm.inner_loop(net, meta, batch.support, 2)
+        *_, adapted = algorithm.adapt(net, meta, batch.support, 2)
         _, stats = net(adapted.params, batch.query_x)
     for name, value in buffers.items():
         torch.testing.assert_close(value, 0.9 * meta.buffers[name] + 0.1 * stats[name].mean(0))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms import rematerialise
 from metalearn_cli.algorithms.base import Algorithm, Meta, Update
-from metalearn_cli.algorithms.inner_loop import descend
+from metalearn_cli.algorithms.inner_loop import Descent, descend
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
@@ -86,7 +86,7 @@ def test_what_ends_within_the_unroll_gets_no_slope(monkeypatch: pytest.MonkeyPat
     for at_most in (32, 1):
         monkeypatch.setattr(rematerialise, "AT_MOST", at_most)
         state = torch.tensor(0.0, requires_grad=True), torch.tensor(1.0, requires_grad=True)
-        _, end = rematerialise.unroll(lambda root, x: (x.sub(x.detach()).sqrt(), 2 * x), state, 3, remat=True)
+        _, end = rematerialise.unroll(lambda s: (s[1].sub(s[1].detach()).sqrt(), 2 * s[1]), state, 3, remat=True)
         (slope,) = torch.autograd.grad(end, [state[1]])
         assert slope == 8
 
@@ -141,7 +141,7 @@ def test_the_first_order_gradient_is_that_of_one_step_after_the_other_and_no_ste
     net = Conv4(spec, filters=4)
     params = init(MAML(), net).params
     names = [name for name in params if name.startswith(("block1", "head"))]
-    found = descend(net, params, dict.fromkeys(names, 0.1), batch.support, 20, second_order=False)
+    found = descend(net, Descent(params, dict.fromkeys(names, 0.1)), batch.support, 20, second_order=False, remat=False)
     assert len(recorded([value.grad_fn for value in found.values()])) < 5 * len(found)
     total = sum((value * value.detach()).sum() for value in found.values())
     gradient = torch.autograd.grad(total, list(params.values()))

@@ -120,18 +120,21 @@ MUTANTS = (
     ),
     Mutant("algorithms/inner_loop.py", "total = loss.sum()", "total = loss.mean()", "tests/algorithms/test_maml.py"),
     Mutant(
-        "algorithms/inner_loop.py", "phi[name] - rate[name]", "phi[name] + rate[name]", "tests/algorithms/test_maml.py"
+        "algorithms/inner_loop.py",
+        "phi[name] - alpha[name]",
+        "phi[name] + alpha[name]",
+        "tests/algorithms/test_maml.py",
     ),
     Mutant(
-        "algorithms/inner_loop.py",
+        "algorithms/rematerialise.py",
         "for _ in range(steps):",
         "for _ in range(steps - 1):",
         "tests/algorithms/test_maml.py",
     ),
     Mutant(
-        "algorithms/maml.py",
-        "net(params, batch.query_x",
-        "net(params, batch.support_x",
+        "algorithms/inner_loop.py",
+        "net(phi, batch.query_x",
+        "net(phi, batch.support_x",
         "tests/algorithms/test_maml.py",
     ),
     Mutant(
@@ -184,7 +187,12 @@ MUTANTS = (
     ),
     Mutant("seeding.py", "    x = (x ^ _shift(x, 27)) * _SECOND\n", "", "tests/test_seeding.py"),
     # Padding
-    Mutant("nets/conv_block.py", "pool, way, mask)\n", "pool, way, None)\n", MASKS),
+    Mutant(
+        "nets/conv_block.py",
+        "reference_block(params, block, x, stats, mask)",
+        "reference_block(params, block, x)",
+        MASKS,
+    ),
     Mutant("algorithms/base.py", "if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)", "", MASKS),
     Mutant(
         "algorithms/embedding.py", "member if support.mask is None else member &", "member if True else member &", MASKS

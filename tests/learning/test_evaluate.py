@@ -7,9 +7,11 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import Evaluation, baselines, evaluate, mean_target
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import has_diverged, is_better, summarise
+from metalearn_cli.learning.step import Execution
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
@@ -25,12 +27,12 @@ MODE = BatchNorm.transductive
 def run(episodes: int, chunk: int | None = None, seed: int = 0, episodes_seed: int = 0) -> Evaluation:
     task = Sinusoid()
     learner = small_learner(task, chunk, seed)
-    return evaluate(learner, task, "test", episodes, episodes_seed, [MODE], lambda done: None)
+    return evaluate(learner, task, EpisodeRange("test", episodes, episodes_seed), [MODE])
 
 
 def small_learner(task: TaskDistribution, chunk: int | None = None, seed: int = 0) -> Learner:
     rng = torch.Generator().manual_seed(seed)
-    return Learner(MAML(test_steps=2), MLP(task.spec), Optimizer(), rng, tasks_per_chunk=chunk)
+    return Learner(MAML(test_steps=2), MLP(task.spec), Optimizer(), rng, Execution(tasks_per_chunk=chunk))
 
 
 def test_the_first_episodes_are_the_same_however_many_and_in_whatever_chunks() -> None:
@@ -114,7 +116,7 @@ def test_sinusoids_are_what_the_paper_says() -> None:
 def test_baselines_are_those_of_a_hand_computation() -> None:
     """The mean of each support set, and the curve itself, on the very episodes of the test."""
     task = points_task(SinusoidOrLine, shot=4, query=6, noise=0.5)
-    found = baselines(task, "test", 70, 3, torch.device("cpu"))
+    found = baselines(task, EpisodeRange("test", 70, 3), torch.device("cpu"))
     draws = [task.draw(64, "test", generator(3, "test", block)) for block in range(2)]
     expected: dict[str, list[float]] = {"constant": [], "oracle": []}
     for e in range(70):
@@ -132,9 +134,9 @@ def test_baselines_are_those_of_a_hand_computation() -> None:
 
 def test_the_truth_without_noise_has_no_error_and_quadratics_and_classes_have_no_oracle() -> None:
     cpu = torch.device("cpu")
-    assert baselines(Sinusoid(), "test", 70, 0, cpu)["oracle"].tolist() == [0.0] * 70
-    assert set(baselines(Quadratics(), "test", 3, 0, cpu)) == {"constant"}
-    assert baselines(image_task(Omniglot), "test", 3, 0, cpu) == {}
+    assert baselines(Sinusoid(), EpisodeRange("test", 70, 0), cpu)["oracle"].tolist() == [0.0] * 70
+    assert set(baselines(Quadratics(), EpisodeRange("test", 3, 0), cpu)) == {"constant"}
+    assert baselines(image_task(Omniglot), EpisodeRange("test", 3, 0), cpu) == {}
 
 
 def test_the_mean_of_a_support_set_is_that_of_its_real_points() -> None:

@@ -13,7 +13,7 @@ from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
-from metalearn_cli.learning.step import NonFinite
+from metalearn_cli.learning.step import Execution, NonFinite
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
@@ -24,7 +24,7 @@ from metalearn_cli.tasks.base import Batch
 def learner(algorithm: Algorithm, optimizer: Optimizer, chunk: int | None = None, seed: int = 0) -> Learner:
     net = Conv4(images()[0], filters=3)
     rng = torch.Generator().manual_seed(seed)
-    return Learner(algorithm, net, optimizer, rng, dtype=torch.float64, tasks_per_chunk=chunk)
+    return Learner(algorithm, net, optimizer, rng, DOUBLE._replace(tasks_per_chunk=chunk))
 
 
 def snapshot(trained: Learner) -> dict[str, Tensor]:
@@ -253,7 +253,9 @@ class NoWaiting(TorchDispatchMode):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_nothing_in_a_step_waits_for_a_gpu(algorithm: Algorithm) -> None:
     clipped = Optimizer(clip_value=1.0, clip_norm=1.0)
-    trained = Learner(algorithm, Conv4(images()[0], filters=3), clipped, torch.Generator(), tasks_per_chunk=2)
+    trained = Learner(
+        algorithm, Conv4(images()[0], filters=3), clipped, torch.Generator(), Execution(tasks_per_chunk=2)
+    )
     trained._runner._checks_every_update = False
     batch = images(tasks=3)[1]
     trained.step(batch, 0)

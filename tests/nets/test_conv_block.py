@@ -1,7 +1,8 @@
 """The fast block against the same in torch's own operations, in float64, to the third derivative."""
 
 import itertools
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +10,24 @@ from cases import nightly
 from torch import Tensor
 
 from metalearn_cli.nets.base import Params
-from metalearn_cli.nets.conv_block import _Collect, _Moments, _PoolMoments, _Spread, conv_block, moments, plain, sums
+from metalearn_cli.nets.conv_block import (
+    Block,
+    _Collect,
+    _Moments,
+    _PoolMoments,
+    _Spread,
+    conv_block,
+    moments,
+    reference_block,
+    sums,
+)
 from metalearn_cli.nets.convolution import Convolution, _Convolve, _InputSlope, _WeightSlope, conv3x3
 from metalearn_cli.nets.layers import fold
 
 # Of T tasks with B images each, [C, H, W]; in the gate each number and each size is there once.
 SHAPES = list(itertools.product([1, 3], [1, 4], [(1, 6, 6), (2, 7, 5), (3, 2, 9)]))
 GATE = [(3, 4, (2, 7, 5)), (1, 4, (1, 6, 6)), (3, 1, (3, 2, 9))]
+POOLED = Block("b", pool=True)
 GAMMAS = {"positive": 0.5, "mixed": -0.5, "none": None}
 
 
@@ -78,8 +90,8 @@ def test_the_block_is_the_plain_one_to_the_third_derivative(
     for leaf in leaves:
         leaf.requires_grad_()
     results = []
-    for block in (partial(conv_block, way=way), plain):
-        out, used = block(params, "b", x, tasks, stats, pool)
+    for function in (conv_block, reference_block):
+        out, used = function(params, Block("b", pool, way), x, stats)
         results.append(derivatives([out, used["b.norm.mean"], used["b.norm.var"]], leaves, order=3))
     assert_close(*results)
 
@@ -91,17 +103,17 @@ def test_where_gamma_is_0_its_slope_is_the_one_from_above_and_the_rest_is_the_pl
         params["b.norm.bias"].abs_().add_(0.1)  # where beta is not positive, ReLU lets nothing through
     weight = torch.rand(3, 6, 3, 3, dtype=torch.float64)
 
-    def slopes(block: object, gamma: Tensor) -> list[Tensor]:
+    def slopes(block: Callable[..., Any], gamma: Tensor) -> list[Tensor]:
         at = params | {"b.norm.weight": gamma}
-        out, _ = block(at, "b", x, 2, None, True)  # type: ignore[operator]
+        out, _ = block(at, POOLED, x)
         return list(torch.autograd.grad((weight * out).sum(), [gamma, params["b.conv.weight"], params["b.norm.bias"]]))
 
     gamma = params["b.norm.weight"]
     above = gamma.detach().clone()
     above[:, 0] = 1e-9
-    (in_gamma, *rest), (_, *plain_rest) = slopes(conv_block, gamma), slopes(plain, gamma)
+    (in_gamma, *rest), (_, *plain_rest) = slopes(conv_block, gamma), slopes(reference_block, gamma)
     assert_close(rest, plain_rest)
-    torch.testing.assert_close(in_gamma, slopes(plain, above.requires_grad_())[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(in_gamma, slopes(reference_block, above.requires_grad_())[0], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooled", [True, False])
@@ -147,7 +159,7 @@ def test_the_three_maps_of_a_convolution_are_each_others_derivatives(stride: int
 def test_the_input_of_the_first_layer_costs_no_slope(tasks: int) -> None:
     """Its convolution's second derivative is that in the weight alone: nothing is computed for images."""
     params, x = problem(tasks, 2, (1, 6, 6), 0.5, per_task=True)
-    out, _ = conv_block(params, "b", x.detach(), tasks, None, pool=True)
+    out, _ = conv_block(params, POOLED, x.detach())
     first = torch.autograd.grad(out.square().sum(), list(params.values()), create_graph=True)
     with torch.profiler.profile() as profile:
         torch.autograd.grad(sum(slope.square().sum() for slope in first), list(params.values()))
@@ -161,9 +173,9 @@ def test_the_input_of_the_first_layer_costs_no_slope(tasks: int) -> None:
 def test_every_layer_stays_in_channels_last_memory(tasks: int, channels: int) -> None:
     """In another layout the network runs at half the speed; with one channel torch would choose another."""
     params, x = problem(tasks, 4, (channels, 8, 8), 0.5, per_task=True)
-    y = conv3x3(params["b.conv.weight"], x, tasks, 1, Convolution.grouped)
+    y = conv3x3(params["b.conv.weight"], x, 1, Convolution.grouped)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    out, _ = conv_block(params, "b", x, tasks, None, pool=True)
+    out, _ = conv_block(params, POOLED, x)
     assert out.is_contiguous(memory_format=torch.channels_last)
     (slope,) = torch.autograd.grad(out.sum(), [y := x], create_graph=True)
     assert slope.stride() == y.stride()

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch._inductor.config
 from commands import run
-from problems import ALGORITHMS, Module, images, points
+from problems import ALGORITHMS, DOUBLE, Module, images, points
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -20,7 +20,7 @@ from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
-from metalearn_cli.learning.step import NonFinite
+from metalearn_cli.learning.step import Execution, NonFinite
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
@@ -43,9 +43,7 @@ def pair(algorithm: Algorithm, net: Net, optimizer: Optimizer, chunk: int | None
     eager, compiled = (
         Learner(
             *(algorithm, net, optimizer, torch.Generator().manual_seed(0)),
-            dtype=torch.float64,
-            tasks_per_chunk=chunk,
-            compile=compile,
+            DOUBLE._replace(tasks_per_chunk=chunk, compile=compile),
         )
         for compile in (False, True)
     )
@@ -162,7 +160,7 @@ class Looking(MAML):
 
 
 def test_an_algorithm_that_decides_by_a_value_is_refused_and_nothing_has_changed() -> None:
-    compiled = Learner(Looking(), MLP(points()[0]), Optimizer(), torch.Generator(), compile=True)
+    compiled = Learner(Looking(), MLP(points()[0]), Optimizer(), torch.Generator(), Execution(compile=True))
     before = {name: value.clone() for name, value in compiled.state_dict().items()}
     with pytest.raises(UserError, match=r"this step cannot be compiled \(RuntimeError: .*: give compile=false"):
         compiled.step(points()[1], 0)
@@ -197,7 +195,7 @@ def test_a_test_is_never_compiled(tmp_path: Path) -> None:
 
 
 def test_what_is_timed_at_the_start_is_not_compiled() -> None:
-    assert still_learner(load_job(["compile=true"]), None)._number is None
+    assert still_learner(load_job(["compile=true"]), None)._runner._number is None
 
 
 def test_each_is_for_its_own_device(tmp_path: Path) -> None:
@@ -207,7 +205,7 @@ def test_each_is_for_its_own_device(tmp_path: Path) -> None:
         "metalearn: cuda_graph=true is for a GPU, and this run is on cpu: give cuda_graph=false\n",
     )
     with pytest.raises(UserError, match="compile=true is for the CPU, and this run is on meta"):
-        Learner(MAML(), MLP(points()[0]), Optimizer(), torch.Generator(), torch.device("meta"), compile=True)
+        Learner(MAML(), MLP(points()[0]), Optimizer(), torch.Generator(), Execution(torch.device("meta"), compile=True))
 
 
 # What can be tried of a CUDA graph without a GPU: a capture that runs three times before, and a replay that runs.
@@ -224,7 +222,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return run
 
     monkeypatch.setattr("metalearn_cli.system.cuda_graph._capture", capture)
-    monkeypatch.setattr("metalearn_cli.learning.learner.require_gpu", lambda device: None)
+    monkeypatch.setattr("metalearn_cli.learning.step.require_gpu", lambda device: None)
     return made
 
 
@@ -232,7 +230,7 @@ def test_a_captured_step_is_the_eager_one(captures: list[int]) -> None:
     net = MLP(images()[0], (4,), batch_norm=True)
     optimizer = Optimizer(clip_norm=0.1)
     eager, captured = (
-        Learner(Stepwise(), net, optimizer, torch.Generator().manual_seed(0), cuda_graph=cuda_graph)
+        Learner(Stepwise(), net, optimizer, torch.Generator().manual_seed(0), Execution(cuda_graph=cuda_graph))
         for cuda_graph in (False, True)
     )
     for step, tasks in enumerate((3, 3, 2, 2)):
@@ -245,7 +243,7 @@ def test_a_captured_step_is_the_eager_one(captures: list[int]) -> None:
 
 def test_an_algorithm_with_several_updates_is_not_captured(captures: list[int]) -> None:
     algorithm = LearnedOptimizer((2,), unroll=1, horizon=2)
-    captured = Learner(algorithm, Linear(points()[0]), Optimizer(), torch.Generator(), cuda_graph=True)
+    captured = Learner(algorithm, Linear(points()[0]), Optimizer(), torch.Generator(), Execution(cuda_graph=True))
     before = {name: value.clone() for name, value in captured.state_dict().items()}
     with pytest.raises(UserError, match="several updates from one meta-batch"):
         captured.step(points()[1], 0)

@@ -29,7 +29,7 @@ from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.config.job import load_job
 from metalearn_cli.datasets.table_file import read_columns
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.draws import draw_block
+from metalearn_cli.learning.draws import EpisodeRange, draw_block
 from metalearn_cli.learning.evaluate import baselines, evaluate
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.mlp import MLP
@@ -175,7 +175,7 @@ def test_each_test_task_is_tested_once_and_a_training_batch_has_different_tasks(
     firsts = task.draw(50, "train", generator(0))["support_point"][:, 0].tolist()
     assert sorted(map(firsts.count, set(firsts))) == [2] * 10 + [3] * 10
     with pytest.raises(ValueError, match="11 episodes asked of 10 test tasks"):
-        baselines(task, "test", 11, 0, CPU)
+        baselines(task, EpisodeRange("test", 11, 0), CPU)
 
 
 def test_points_that_are_not_divided_are_divided_at_random(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_labels_are_numbered_over_the_whole_table(tmp_path: Path) -> None:
     )
     assert whole(words, "test").support_y[0].tolist() == [1, 0]
     assert words.spec.complete
-    assert baselines(words, "test", 1, 0, CPU) == {}
+    assert baselines(words, EpisodeRange("test", 1, 0), CPU) == {}
 
 
 REGRESSION: list[Algorithm] = [
@@ -322,7 +322,7 @@ def test_the_constant_is_the_mean_of_each_real_support_set() -> None:
     tasks = ragged()
     task = from_list(tasks, split=["train"] * 8 + ["test"] * 4)
     expected = [float(((task[3] - task[1].mean()) ** 2).mean()) for task in tasks[8:]]
-    found = baselines(task, "test", 4, 0, CPU)
+    found = baselines(task, EpisodeRange("test", 4, 0), CPU)
     assert set(found) == {"constant"}
     assert found["constant"].tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -333,7 +333,7 @@ def test_it_is_learned_from_python() -> None:
     number = task.number("test")
 
     def error() -> float:
-        scores = evaluate(learner, task, "test", number, 0, [BatchNorm.transductive], lambda done: None).scores
+        scores = evaluate(learner, task, EpisodeRange("test", number, 0), [BatchNorm.transductive]).scores
         return scores[BatchNorm.transductive].metric[:, -1].mean().item()
 
     before = error()

@@ -4,7 +4,6 @@ Options, joined by +: tasks per chunk (without: all at once), and keys that are 
 """
 
 import dataclasses
-import inspect
 import time
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import AdamSlots, Reptile
 from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.step import Execution
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.convolution import Convolution
@@ -63,14 +63,14 @@ def _learner(w: Workload, setting: Setting, net: Net) -> Learner:
     for part in setting.option.split("+") if setting.option else []:
         if part.isdigit():
             options["tasks_per_chunk"] = int(part)
-        elif part in inspect.signature(Learner).parameters:
+        elif part in Execution._fields:
             options[part] = True
         elif part in {field.name for field in dataclasses.fields(algorithm)}:  # type: ignore[arg-type]
             algorithm = dataclasses.replace(algorithm, **{part: True})  # type: ignore[type-var]
         else:
             raise Unsupported(f"this version of the program has no {part}=true")
     device, dtype = torch.device(setting.device), nets.dtype(setting)
-    learner = Learner(algorithm, net, _optimizer(w), generator(0), device=device, dtype=dtype, **options)
+    learner = Learner(algorithm, net, _optimizer(w), generator(0), Execution(device, dtype, **options))
     with torch.no_grad():
         for name, own in _names(w, learner).items():
             learner.meta.params[own].copy_(torch.from_numpy(workloads.parameters(w)[name]))
