@@ -113,7 +113,7 @@ def test_the_work_of_products_is_counted_as_well() -> None:
 def test_the_peak_of_memory_is_that_since_it_was_asked() -> None:
     cpu, size = torch.device("cpu"), 200 * 2**20
     torch.ones(2 * size, dtype=torch.uint8)
-    before = bench.memory(cpu)
+    before = bench.begin_peak(cpu)
     torch.ones(size, dtype=torch.uint8)
     peak = bench.peak_memory(cpu)
     assert before is not None
