@@ -87,7 +87,7 @@ def check_limit(key: str, value: Any, kind: Any) -> None:
     """Raises UserError where `value` is outside of the limit that type `kind` declares."""
     limit = limit_of(kind)
     if limit is not None and value is not None and not limit.holds(value):
-        shown = list(value) if isinstance(value, tuple) else value
+        shown = f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else value
         raise UserError(f"{key}={shown} must be {words_of(kind)}")
 
 
