@@ -184,7 +184,7 @@ def _assemble(cls: Any, values: dict[str, Any], injected: dict[str, Any]) -> Any
 
 def _fields(cls: Any) -> dict[str, Any]:
     """The types of a class's own fields; the `spec` of a network is no key."""
-    hints, injected = get_type_hints(cls), "spec" if issubclass(cls, Net) else None
+    hints, injected = get_type_hints(cls, include_extras=True), "spec" if issubclass(cls, Net) else None
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name != injected}
 
 
