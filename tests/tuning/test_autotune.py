@@ -45,7 +45,7 @@ def decide(
 
     patch.setattr(autotune, "_seconds", taken)
     patch.setattr(autotune, "_test_once", lambda learner, job, ranks: None)
-    patch.setattr(autotune, "memory", lambda device: (held if tried else 300) * 10**6)
+    patch.setattr(autotune, "begin_peak", lambda device: (held if tried else 300) * 10**6)
     patch.setattr(autotune, "peak_memory", lambda device: megabytes[tried[-1]] * 10**6)
     patch.setattr(autotune, "USED", 1)
     best = autotune.choose_chunk(job, CPU, Console())
