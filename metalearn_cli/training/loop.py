@@ -12,7 +12,8 @@ from metalearn_cli.config.job import Job
 from metalearn_cli.errors import Pruned, RunFailed, UserError, failure_sentence
 from metalearn_cli.learning.learner import Learner, NonFinite
 from metalearn_cli.learning.scores import is_better
-from metalearn_cli.pictures.first_tasks import picture
+from metalearn_cli.pictures.arrays import first_tasks
+from metalearn_cli.pictures.raster import picture
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.loggers import new_mirror
 from metalearn_cli.run_folder.writers import Writers
@@ -96,8 +97,8 @@ def _train(
                     values, score = validate(learner, job, console, interrupt)
                     to_validate = False
                     writers.metrics(done, values)
-                    if ranks.is_first and (drawn := picture(learner, job, "val", job.headline)) is not None:
-                        writers.picture(done, "val/tasks", drawn)
+                    if ranks.is_first and (arrays := first_tasks(learner, job, "val", job.headline)):
+                        writers.picture(done, "val/tasks", picture(arrays))
                     improved = is_better(task.spec.metric, score, best["value"] if best else None)
                     if improved:
                         best = {"step": done, "value": score}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.job import Job, Select
@@ -24,7 +23,9 @@ from metalearn_cli.learning.evaluate import (
 )
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import figures, has_diverged, is_better, steps_to_show, summarise
-from metalearn_cli.pictures.first_tasks import first_tasks, fit_picture, picture
+from metalearn_cli.pictures.arrays import first_tasks
+from metalearn_cli.pictures.raster import picture, png
+from metalearn_cli.pictures.terminal import first_curve
 from metalearn_cli.run_folder import checkpoint, records, runs, scored_parts
 from metalearn_cli.run_folder.series import validations
 from metalearn_cli.system.console import Console, Progress
@@ -165,14 +166,11 @@ def _write_test(
     results |= {"episodes_npz": hashlib.sha256(episodes).hexdigest(), "config": runs.deciding(job.config)}
     (folder / "results.json").unlink(missing_ok=True)  # of fewer steps: its values are not there any longer
     write_durably(folder / "episodes.npz", episodes)
-    if (drawn := picture(learner, job, "test", headline)) is not None:
-        file = io.BytesIO()
-        Image.fromarray(drawn.numpy()).save(file, "PNG")
-        write_durably(folder / "test.png", file.getvalue())
-    if shown := first_tasks(learner, job, headline):
+    if shown := first_tasks(learner, job, "test", headline):
+        write_durably(folder / "test.png", png(picture(shown)))
         write_durably(folder / "examples.npz", npz(shown))
-    if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
-        console.show(fit_picture(learner, job, headline))
+        if "line_y" in shown:
+            console.show(first_curve(shown))
     records.write_json(folder / "results.json", results)
     shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results
