@@ -12,7 +12,7 @@ import torch
 from omegaconf import MISSING, DictConfig
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
-from metalearn_cli.config.conf_folder import GROUPS, conf_dir, run_keys
+from metalearn_cli.config.conf_folder import GROUPS, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import check_name, compose_run, given_twice, keys_of
 from metalearn_cli.config.schema import (
     argument_defaults,
@@ -129,6 +129,12 @@ class Job(NamedTuple):
         """The batch-norm modes that a test scores, the headline first."""
         others = self.run.other_batch_norm if self.net.init_stats() else ()
         return [self.headline, *(mode for mode in others if mode is not self.headline)]
+
+    @property
+    def given_values(self) -> dict[str, Any]:
+        """What the command line gave, by key: in a sweep, what was swept, and what is the same in all its jobs."""
+        values = {**flatten(self.config), **self.choices}
+        return {key: values[key] for key in sorted(self.given) if key in values and key != "name"}
 
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
         """This rank's tasks of meta-iteration `step`, counted from 0: the whole is a function of the seed and the step

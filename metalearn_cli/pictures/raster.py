@@ -124,8 +124,8 @@ def _curves(arrays: Arrays) -> _Canvas:
         canvas.paste(panel.image, left, top)
         edges = [(left, top), (left + panel_width, top), (left + panel_width, top + panel_height)]
         canvas.line([*edges, (left, top + panel_height), (left, top)], GREY, 1)
-        errors = arrays["errors"][[0, -1][: len(steps)], task] if "errors" in arrays else []
-        change = f":  MSE {' -> '.join(f'{error:.3g}' for error in errors)}" if len(errors) else ""
+        errors: list[float] = arrays["errors"][[0, -1][: len(steps)], task].tolist() if "errors" in arrays else []
+        change = f":  MSE {' -> '.join(f'{error:.3g}' for error in errors)}" if errors else ""
         canvas.text(left + panel_width / 2, top - 16, f"task {task + 1}{change}", size=14, anchor="mm")
     return canvas
 
@@ -143,7 +143,12 @@ def _classes(arrays: Arrays) -> _Canvas:
     titles = [_cut(f"{label}  {names[label]}" if names else f"{label}") for label in labels]
     thumbnails = {name: _thumbnails(arrays[f"{name}_x"]) for name in ("support", "query")}
     width, height = (size / 2 for size in thumbnails["query"][0].size)
-    column, row, top, left = max(width, 56) + 10, height + 26, 92, 40 + max(_length(title, 13) for title in titles)
+    column, row, top, left = (
+        max(width, 56) + 10,
+        height + 26,
+        92,
+        40 + math.ceil(max(_length(title, 13) for title in titles)),
+    )
     longest = {name: int(np.bincount(arrays[f"{name}_y"]).max()) for name in thumbnails}
     middle = left + longest["support"] * column + 20
     wide = max(middle + longest["query"] * column + 8, _length(heading(arrays), 16) + 40, 480)
@@ -173,7 +178,7 @@ def _classes(arrays: Arrays) -> _Canvas:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= 32 else f"{text[:31]}…"
+    return text if len(text) <= 44 else f"{text[:43]}…"
 
 
 def _length(text: str, size: int) -> float:

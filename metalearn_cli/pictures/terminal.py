@@ -9,7 +9,7 @@ Curves = dict[str, tuple[Array, Array]]
 
 def first_curve(arrays: Arrays) -> str:
     """The first one-dimensional regression: the truth, and the network before and after adapting."""
-    line, last = arrays["line_x"][0], arrays["steps"][-1]
+    line, last = arrays["line_x"][0], int(arrays["steps"][-1])
     points = {
         mark: (arrays[f"{name}_x"][0], arrays[f"{name}_y"][0]) for mark, name in ((".", "query"), ("o", "support"))
     }

@@ -76,7 +76,8 @@ def line_chart(
     levels: dict[str, float] | None = None,
     top: float | None = None,
 ) -> str:
-    """Curves with bands over axes with these two labels; `levels` are horizontal lines with a name; what lies above `top` is cut off."""
+    """Curves with bands, over axes with these two labels; `levels` are horizontal lines with a name; what lies above
+    `top` is cut off."""
     bottom, head = HEIGHT - BOTTOM, TOP + 14
     levels = {name: value for name, value in (levels or {}).items() if value > 0 or not is_log}
     # On a logarithmic axis a band may go down to 0: what lies below every mean is not shown.

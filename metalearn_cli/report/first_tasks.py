@@ -39,7 +39,8 @@ def _opened(path: Path) -> Image.Image:
         with Image.open(io.BytesIO(read_bytes(path)), formats=["PNG"]) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
-            return opened.convert("RGB")
+            drawn: Image.Image = opened.convert("RGB")
+            return drawn
     except Exception as error:  # whatever the system and Pillow raise where this is not a PNG
         what = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise UserError(f"{path} is not a picture of a run's test tasks ({what}): remove it") from error
