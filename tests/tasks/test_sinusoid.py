@@ -52,7 +52,7 @@ def test_episodes_are_those_of_all_versions_before() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     for make in (Sinusoid, SinusoidFrequency):
-        with pytest.raises(UserError, match=r"task\.train_shot=0 must be at least 1"):
+        with pytest.raises(UserError, match=r"task\.train_shot=0 must be a whole number, 1 or above"):
             points_task(make, train_shot=0)
     with pytest.raises(UserError, match=r"task\.turns=nan"):
         Sinusoid(turns=float("nan"))
