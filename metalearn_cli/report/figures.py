@@ -9,7 +9,7 @@ import numpy as np
 from metalearn_cli.compare.best_setting import validation
 from metalearn_cli.compare.groups import Part, swept
 from metalearn_cli.report.charts import Line, line_chart
-from metalearn_cli.report.distributions import NO_SPREAD, Spread, best_so_far, categories, ridges, scatter
+from metalearn_cli.report.distributions import NO_SPREAD, Spread, best_so_far, category_chart, ridges, scatter
 from metalearn_cli.run_folder.outcome import read_outcome
 from metalearn_cli.run_folder.read import RunFolder, episodes
 from metalearn_cli.run_folder.series import Curve
@@ -52,13 +52,13 @@ def learning_curves(every: list[RunFolder]) -> Figures:
             validation += [Line(i, points, label=str(i + 1), ring=tested, dots=len(points) < 12)] if points else []
         if loss:
             caption = f"{task}, training: the query loss after adapting, mean over a step's meta-batch"
-            found.append((caption, line_chart(loss, caption, "meta-iterations", "loss", wide(loss))))
+            found.append((caption, line_chart(loss, caption, ("meta-iterations", "loss"), wide(loss))))
         if validation:
             is_log = metric == "mse" and wide(validation)
             is_ringed = any(line.ring in dict(line.points) for line in validation)
             ring = "; the ring is the checkpoint that was tested" if is_ringed else ""
             caption = f"{task}, validation after the last inner step{ring}"
-            found.append((caption, line_chart(validation, caption, "meta-iterations", unit(metric), is_log)))
+            found.append((caption, line_chart(validation, caption, ("meta-iterations", unit(metric)), is_log)))
     return found
 
 
@@ -118,7 +118,7 @@ def inner_steps(every: list[RunFolder]) -> Figures:
         is_log = metric == "mse" and wide(curves)
         first = max(line.points[0][1] for line in curves)
         top = 3 * first if metric == "mse" and not is_log else None  # a curve that runs away leaves the rest readable
-        found.append((caption, line_chart(curves, caption, "inner steps", unit(metric), is_log, levels, top)))
+        found.append((caption, line_chart(curves, caption, ("inner steps", unit(metric)), is_log, levels, top)))
     return found
 
 
@@ -175,7 +175,7 @@ def sweep(found: list[Part]) -> Figures:
         else:
             title += "; the bar is their mean"
             points = [(names.index(name), spread) for name, spread in zip(own, spreads, strict=True)]
-            drawn = categories(names, points, title, key, unit(metric))
+            drawn = category_chart(names, points, title, key, unit(metric))
         found_figures.append((title, drawn))
     return found_figures
 

@@ -151,9 +151,7 @@ def _first_tasks(every: list[RunFolder]) -> str:
     """Of the first seed of each configuration is enough: of the first few runs."""
     shown = []
     for i, run in enumerate(every[:PICTURED]):
-        inside = first_task(run)
-        inside = f'<div class="figures">{inside}</div>' if inside.startswith("<figure") else inside
-        shown.append(f"<h3>{i + 1}  {escape(str(run.folder))}</h3>{inside}")
+        shown.append(f"<h3>{i + 1}  {escape(str(run.folder))}</h3>{first_task(run)}")
     rest = f"<p>Those of the other {len(every) - PICTURED} runs are left out.</p>" if len(every) > PICTURED else ""
     return f"<h2>The first test tasks</h2>{''.join(shown)}{rest}"
 

@@ -16,7 +16,7 @@ from metalearn_cli.learning.draws import BLOCK, draw_block
 from metalearn_cli.learning.learner import Learner, NonFinite
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.convolution import Convolution
-from metalearn_cli.pictures.first_tasks import first_tasks, picture
+from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.system.allocator import trim_heap
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.limits import parse_memory
@@ -189,8 +189,7 @@ def _test_once(learner: Learner, job: Job, ranks: Ranks) -> None:
         learner.evaluate(with_one, [BatchNorm.one_query])
     if modes:
         learner.evaluate(batch, modes)
-    picture(learner, job, "test", headline)
-    first_tasks(learner, job, headline)
+    first_tasks(learner, job, "test", headline)
 
 
 def still_learner(job: Job, tasks_per_chunk: int | str | None) -> Learner:
