@@ -1,4 +1,4 @@
-"""Charts as SVG, by hand: colours come from the page's style sheet, so that they follow its light and dark theme.
+"""Charts as SVG: colours come from the page's style sheet, so that they follow its light and dark theme.
 
 A series has a number, which chooses colour and dashes and stands at the line's end: nothing is said by colour alone.
 """
@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
 
 def svg(body: str, title: str, about: str, height: float = HEIGHT) -> str:
-    """`title` and `about` are what a screen reader says."""
+    """A whole chart; a screen reader says `title` and `about`."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" xmlns="http://www.w3.org/2000/svg">'
         f"<title>{escape(title)}</title><desc>{escape(about)}</desc>{body}</svg>"
@@ -42,7 +42,7 @@ def breakable(text: str) -> str:
 
 
 def clipped(body: str, top: float = TOP, bottom: float = HEIGHT - BOTTOM) -> str:
-    """What leaves the axes is cut off."""
+    """Cut off what leaves the axes."""
     left, width, height = LEFT - 3, WIDTH - RIGHT - LEFT + 10, bottom - top + 3
     box = f"{left} {top} {width} {height}"
     return f'<svg x="{left}" y="{top}" width="{width}" height="{height}" viewBox="{box}">{body}</svg>'
@@ -53,7 +53,7 @@ def text(x: float, y: float, content: str, kind: str = "", anchor: str = "middle
 
 
 def axes(x: Axis, y: Axis | None, x_label: str, y_label: str, bottom: float, names: list[str] | None = None) -> str:
-    """Grid, ticks and labels; `names` stand at 0, 1, ... instead of numbers."""
+    """The grid, ticks and labels; at 0, 1, ... stand `names` instead of numbers, where they are given."""
     parts = []
     if y is not None:
         for tick in y.ticks():
@@ -129,7 +129,7 @@ def path(points: list[Point]) -> str:
 
 
 def apart(places: list[float], least: float) -> list[float]:
-    """Places moved so that labels do not lie on each other, in their order."""
+    """The places in their order, moved so that no two labels overlap."""
     moved = list(places)
     order = sorted(range(len(places)), key=lambda i: places[i])
     for before, i in pairwise(order):

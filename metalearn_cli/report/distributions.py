@@ -65,7 +65,7 @@ def _summary(values: Values, x: Axis, y: float, kind: str) -> str:
 
 
 class Spread(NamedTuple):
-    """Of the seeds of a setting."""
+    """The results of a setting's seeds: their mean, the lowest and the highest."""
 
     mean: float
     low: float
@@ -85,15 +85,17 @@ def category_chart(names: list[str], points: list[tuple[int, Spread]], title: st
     shown = [name if i % every == 0 else "" for i, name in enumerate(short)]
     parts = [axes(x, y, x_label, y_label, bottom, shown)]
     for category in range(len(names)):
-        own = [spread for place, spread in points if place == category and np.isfinite(spread.mean)]
-        if own:
-            mean, at = y.at(float(np.mean([one.mean for one in own]))), x.at(category)
-            half = 14 + 6 * (len(own) - 1)
+        drawn = [spread for place, spread in points if place == category and np.isfinite(spread.mean)]
+        if drawn:
+            mean, at = y.at(float(np.mean([spread.mean for spread in drawn]))), x.at(category)
+            half = 14 + 6 * (len(drawn) - 1)
             parts.append(
                 f'<line class="median" x1="{at - half:.1f}" x2="{at + half:.1f}" y1="{mean:.1f}" y2="{mean:.1f}"/>'
             )
-        apart = min(12.0, 0.6 * (x.at(1) - x.at(0)) / max(1, len(own)))
-        parts += [_dot(x.at(category) + apart * (i - (len(own) - 1) / 2), one, y) for i, one in enumerate(own)]
+        apart = min(12.0, 0.6 * (x.at(1) - x.at(0)) / max(1, len(drawn)))
+        parts += [
+            _dot(x.at(category) + apart * (i - (len(drawn) - 1) / 2), spread, y) for i, spread in enumerate(drawn)
+        ]
     return svg("".join(parts), title, f"{len(points)} settings by {x_label}")
 
 

@@ -257,14 +257,14 @@ def test_the_learned_optimizer_beside_those_made_by_hand(tmp_path: Path) -> None
     done = run(tmp_path, "report", "outputs/hand_optimizer", "outputs/learned_optimizer")
     assert done.code == 0
     page = Page(written(tmp_path, done, "page").read_text())
-    assert "quadratics: the loss while each optimizer works, learned and by hand" in page.text
+    assert "quadratics: test after each inner step, 0 before adapting" in page.text
     assert "rate 0.02" in page.text
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "report wants the folder of a run"),
+        ([], "report needs the folder of a run"),
         (["nowhere"], "nowhere is not there"),
         (["empty"], "there is no config.yaml in it"),
         (["a", "out=none/page.html"], "out=none/page.html: there is no folder"),
@@ -463,7 +463,7 @@ def test_a_search_is_drawn_in_its_order_by_its_validations_and_over_its_numbers(
         (folder / "outcome.json").write_text(json.dumps({"number": number, "failed": None}))
         if math.isinf(mean):
             write_lines(folder / "metrics.jsonl", [{"step": step, "train/loss": 1.0} for step in (10, 20)])
-    best, by_rate = figures.sweep(parts(str(tmp_path / "sw")))
+    best, by_rate = figures.sweep_figures(parts(str(tmp_path / "sw")))
     assert "chosen on validation" in best[0]
     assert "<desc>the best of 8 settings: 2</desc>" in best[1]
     dots = [float(y) for y in re.findall(r'<circle class="dot s0" cx="[\d.]+" cy="([\d.]+)"', best[1])]
