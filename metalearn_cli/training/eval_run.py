@@ -78,7 +78,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
 
 
 def _unlike_the_training(run: Path, job: Job) -> list[str]:
-    """What the user should know of their own pictures."""
+    """Sentences on how the user's pictures differ from those of the training."""
     if not set(Preparation.KEYS) <= job.config["task"].keys():
         return []
     tones = examples_in(run, runs.load_config(run / "config.yaml"), job.run.trust).tones
@@ -89,7 +89,7 @@ def _unlike_the_training(run: Path, job: Job) -> list[str]:
 
 
 def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoint, list[str]]:
-    """The checkpoint that a run tested, or its newest, and what the user should know about that."""
+    """Load the checkpoint that a run tested, or its newest, with notes for the user."""
     defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
     if is_same_data(job.config["task"], defaults | runs.load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)

@@ -327,10 +327,10 @@ def test_hydras_grammar_is_the_search_space() -> None:
     ("text", "sentence"),
     [
         ("algo.inner_lr=interval(1,0.1)", "an interval goes from a lower number to a higher one"),
-        ("algo.inner_lr=tag(log,interval(0,1))", "tag(log) wants an interval above 0"),
+        ("algo.inner_lr=tag(log,interval(0,1))", "tag(log) needs an interval above 0"),
         ("algo.inner_lr=tag(loog,interval(0.1,1))", "a search knows the tags log and int, not loog"),
         ("algo.inner_steps=range(3,3)", "is empty"),
-        ("algo.inner_steps=tag(log,range(1,9,2))", "tag(log) wants a range of whole numbers above 0 in steps of 1"),
+        ("algo.inner_steps=tag(log,range(1,9,2))", "tag(log) needs a range of whole numbers above 0 in steps of 1"),
         ("algo.inner_steps=interval(1,3)", "algo.inner_steps=1.0 must be a whole number"),
         ("algo.inner_lrr=interval(0.1,1)", "did you mean algo.inner_lr?"),
         ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0 must be a whole number from 1 on"),
