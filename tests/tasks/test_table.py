@@ -911,7 +911,7 @@ def test_the_suffix_of_a_table_is_in_any_case(tmp_path: Path, name: str) -> None
 def test_a_table_that_never_ends_is_not_read(tmp_path: Path) -> None:
     for name in ("a.csv", "a.npz"):
         os.mkfifo(tmp_path / name)
-        with pytest.raises(UserError, match="is (no|not a) plain file"):
+        with pytest.raises(UserError, match=r"is (no|not a) plain file"):
             _ = plain(tmp_path / name).spec
 
 
