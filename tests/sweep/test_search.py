@@ -348,7 +348,7 @@ def test_hydras_grammar_is_the_search_space() -> None:
         ("task=glob(sinus*)", "task=glob(sinus*): a sweep knows no glob(...): list the choices"),
         ("algo.inner_lr=interval(0.01,inf)", "an interval goes from one finite number to another"),
         ("algo.inner_steps=range(0,inf)", "a range goes from one finite number to another"),
-        ("algo.inner_steps=tag(int,log,interval(0.5,3))", "wants an interval above 0, in whole numbers from 1 on"),
+        ("algo.inner_steps=tag(int,log,interval(0.5,3))", "needs an interval above 0, in whole numbers from 1 on"),
         ("algo.inner_steps=int(interval(0.2,0.8))", "higher one, and 0 to 0 in whole numbers does not"),
         ("+hydra.sweeper.sampler.nonsense=1", "hydra.sweeper.sampler cannot be made: TPESampler.__init__() got an "),
         ("eval_every=0", "eval_every=0 with steps=6 has none: give an eval_every from 1 to 6"),
