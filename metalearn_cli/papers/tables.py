@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_cli.config import conf_folder
-from metalearn_cli.datasets import known_sets
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import after, number
 from metalearn_cli.papers.verdict import OURS, OWN, mean_of, measured, over_seeds, parse_published, published, verdict
 from metalearn_cli.system.text_table import aligned
+from metalearn_cli.tasks.known_sets import about_sets
 
 COLUMNS = (
     "row",
@@ -103,7 +103,7 @@ def _seed(line: dict[str, Any]) -> int:
 
 def _is_percent(row: str) -> bool:
     """Rows on images have accuracies, those on curves errors."""
-    return any(_task_of(row).startswith(name) for name in known_sets.SETS)
+    return any(_task_of(row).startswith(name) for name in about_sets())
 
 
 def _task_of(row: str) -> str:

@@ -25,7 +25,7 @@ from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
-from metalearn_cli.tasks.label_names import label_names
+from metalearn_cli.tasks.images import label_names
 
 
 @dataclass(frozen=True)

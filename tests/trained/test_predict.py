@@ -500,7 +500,7 @@ def test_a_larger_picture_is_first_as_large_as_the_scans(tmp_path: Path) -> None
 
 
 def resample_of(name: str) -> object:
-    from metalearn_cli.datasets.omniglot import Resample
+    from metalearn_cli.tasks.omniglot import Resample
 
     return Resample[name]
 
