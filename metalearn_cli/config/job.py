@@ -147,6 +147,8 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
     given = keys_of(overrides)
     if "paper" not in given and any(key.partition(".")[0] in GROUPS for key in given):
         composed.paper = None  # the published figure belongs to the experiment as it stands
+    elif composed.paper is not None:  # its other tests are made by `reproduce` alone
+        composed.paper = {key: value for key, value in composed.paper.items() if key != "tests"}
     job = make_job(composed, choices, given, trust=True)
     job = job._replace(notes=[*job.notes, *given_twice(overrides)])
     if (lacking := _why_no_validation(job)) is None:
