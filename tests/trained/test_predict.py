@@ -515,7 +515,7 @@ def test_a_real_character_too(tmp_path: Path, omniglot_root: str) -> None:
             name for name in archive.namelist() if name.startswith(f"{character}/") and name.endswith(".png")
         )
         (tmp_path / "a.png").write_bytes(archive.read(names[3]))
-    images = task._images
+    images = task.images
     place = int(images.start[images.names.index(character)]) + 3
     assert torch.equal(task.preparation.read(tmp_path / "a.png"), images.pixels[place])
 
