@@ -206,7 +206,7 @@ def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
         (["algo.test_step=5"], "did you mean algo.test_steps?"),
         (["hydra.run.dir=x"], "there is no key hydra.run.dir"),
         (["+task.slope=5"], "without the +"),
-        (["task.shot=0"], "task.shot=0 must be at least 1"),
+        (["task.shot=0"], "task.shot=0 must be a whole number, 1 or above"),
         (["run=outputs/none"], "is not the folder of a run"),
         (["task.shot=[1"], "is not of the form key=value"),
         (["task.shot=1,2"], "one value is wanted"),

@@ -18,7 +18,6 @@ Running statistics are kept beside it, for the batch-norm mode `running`; traini
 docs/algorithms.md tells how it relates to the others.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -35,13 +34,13 @@ from metalearn_cli.algorithms.base import (
     Update,
     mean_gradient,
     require_one_way,
-    require_steps,
     running_average,
     task_loss,
 )
 from metalearn_cli.algorithms.inner_loop import Head, descend, gradient_descent, predict, require_head, start
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.system.limits import Count, NonNegative, check_limits
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -61,9 +60,9 @@ class Adapted(Enum):
 
 @dataclass(frozen=True)
 class MAML(Algorithm):
-    inner_lr: float = 0.01  # alpha
-    inner_steps: int = 1  # K in training
-    test_steps: int = 10  # K at validation and test
+    inner_lr: NonNegative = 0.01  # alpha
+    inner_steps: Count = 1  # K in training
+    test_steps: Count = 10  # K at validation and test
     first_order: bool = False
     inner_loss: InnerLoss = InnerLoss.mean
     adapted: Adapted = Adapted.all
@@ -73,14 +72,11 @@ class MAML(Algorithm):
     batch_norm = BatchNorm.transductive
 
     def __post_init__(self) -> None:
-        if not 0 <= self.inner_lr < math.inf:
-            raise UserError(f"algo.inner_lr={self.inner_lr} must be a finite number, 0 or above, e.g. 0.01")
-        require_steps(inner_steps=self.inner_steps, test_steps=self.test_steps)
+        check_limits(self, "algo.")
         if self.remat and self.first_order:
             raise UserError(
                 "algo.remat=true would save nothing with algo.first_order=true, which keeps no inner step: leave it out"
             )
-
         if self.head is Head.mean and self.adapted is Adapted.body:
             raise UserError(
                 "algo.head=mean starts all classes alike, and with algo.adapted=body they would stay so: take "

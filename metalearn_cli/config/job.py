@@ -12,8 +12,8 @@ import torch
 from omegaconf import MISSING, DictConfig
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
-from metalearn_cli.config.conf_folder import GROUPS, conf_dir, run_keys
-from metalearn_cli.config.overrides import check_name, compose_run, given_twice, keys_of
+from metalearn_cli.config.conf_folder import GROUPS, conf_dir, flatten, run_keys
+from metalearn_cli.config.overrides import compose_run, given_twice, keys_of
 from metalearn_cli.config.schema import (
     argument_defaults,
     build,
@@ -32,8 +32,18 @@ from metalearn_cli.nets.user_module import ModuleNet
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
-from metalearn_cli.system.device import Precision, check_threads
-from metalearn_cli.system.measure import parse_memory
+from metalearn_cli.system.device import Precision
+from metalearn_cli.system.limits import (
+    Chunk,
+    Count,
+    Device,
+    Memory,
+    Name,
+    Natural,
+    Paper,
+    Threads,
+    check_limits,
+)
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
 from metalearn_cli.tasks.resized import Adapted
@@ -53,52 +63,37 @@ class Logger(Enum):
 class Run:
     """The keys that belong to no group; conf/config.yaml explains each and has its value."""
 
-    name: str | None
-    seed: int
-    episodes_seed: int
-    steps: int
-    tasks_per_step: int
-    test_episodes: int
+    name: Name | None
+    seed: Natural
+    episodes_seed: Natural
+    steps: Natural
+    tasks_per_step: Count
+    test_episodes: Count
     batch_norm: BatchNorm | None
     other_batch_norm: tuple[BatchNorm, ...]
-    eval_every: int
-    eval_episodes: int
+    eval_every: Natural
+    eval_episodes: Count
     select: Select
-    log_every: int
-    save_every: int
-    keep: int
-    device: str
+    log_every: Count
+    save_every: Count
+    keep: Count
+    device: Device
     precision: Precision
     deterministic: bool
-    threads: int | None
+    threads: Threads | None
     allocator: Allocator
     compile: bool
     cuda_graph: bool
-    tasks_per_chunk: int | str | None  # a number, or "auto"
-    memory: str | None  # a size, or "auto"
+    tasks_per_chunk: Chunk | None
+    memory: Memory | None
     logger: Logger | None
     expect: str | None
     trust: bool
     lock: bool
-    paper: dict[str, Any] | None
+    paper: Paper | None
 
     def __post_init__(self) -> None:
-        for key in ("tasks_per_step", "test_episodes", "eval_episodes", "log_every", "save_every", "keep"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)} must be at least 1")
-        check_threads(self.threads)
-        chunk = self.tasks_per_chunk
-        if chunk is not None and chunk != "auto" and (isinstance(chunk, str) or chunk < 1):
-            raise UserError(f"tasks_per_chunk={chunk} must be a whole number from 1 on, auto or null")
-        if self.memory not in (None, "auto"):
-            parse_memory(self.memory)
-        for key in ("steps", "seed", "episodes_seed", "eval_every"):
-            if getattr(self, key) < 0:
-                raise UserError(f"{key}={getattr(self, key)} must be 0 or above")
-        if self.name is not None:
-            check_name(self.name)
-        if self.paper is not None and not {"mean", "source"} <= self.paper.keys():
-            raise UserError("paper must have a mean and a source, e.g. paper={mean:0.9,source:mine}")
+        check_limits(self, "")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -129,6 +124,12 @@ class Job(NamedTuple):
         """The batch-norm modes that a test scores, the headline first."""
         others = self.run.other_batch_norm if self.net.init_stats() else ()
         return [self.headline, *(mode for mode in others if mode is not self.headline)]
+
+    @property
+    def given_values(self) -> dict[str, Any]:
+        """What the command line gave, by key: in a sweep, what was swept, and what is the same in all its jobs."""
+        values = {**flatten(self.config), **self.choices}
+        return {key: values[key] for key in sorted(self.given) if key in values and key != "name"}
 
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
         """This rank's tasks of meta-iteration `step`, counted from 0: the whole is a function of the seed and the step

@@ -162,7 +162,7 @@ def _assemble(cls: Any, values: dict[str, Any], injected: dict[str, Any]) -> Any
 
 def _fields(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
     """The types of a class's own fields."""
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in injected}
 
 

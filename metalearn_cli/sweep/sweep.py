@@ -27,12 +27,13 @@ from metalearn_cli.compare.best_setting import best_sentences
 from metalearn_cli.compare.groups import group
 from metalearn_cli.config.conf_folder import conf_dir
 from metalearn_cli.config.job import Job, train_job
-from metalearn_cli.config.overrides import check_name, compose_config, quote, refuse_hydra, several_texts
+from metalearn_cli.config.overrides import compose_config, quote, refuse_hydra, several_texts
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
 from metalearn_cli.run_folder import runs
 from metalearn_cli.sweep.sweep_job import STUDY_FILE, folder_of, outcomes, run_job
 from metalearn_cli.system.console import show, tell
+from metalearn_cli.system.limits import Name, check_limit
 from metalearn_cli.system.ranks import cores
 from metalearn_cli.system.signals import Interrupted
 from metalearn_cli.system.text import printable
@@ -147,7 +148,7 @@ def _listing(key: str, values: list[str]) -> str:
 def _folder(name: str | None, is_search: bool) -> Path:
     """Where the sweep of this name stands; without a name, a new one."""
     if name is not None:
-        check_name(name)
+        check_limit("name", name, Name)
         if (runs.OUTPUTS / name / "config.yaml").exists():
             raise UserError(f"{runs.OUTPUTS / name} holds a run and cannot hold a sweep too: take another name")
         has_study = (runs.OUTPUTS / name / STUDY_FILE).exists()

@@ -9,6 +9,7 @@ import torch
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.allocator import Allocator, set_allocator
+from metalearn_cli.system.limits import Device, check_limit
 from metalearn_cli.system.ranks import Ranks
 
 
@@ -19,19 +20,13 @@ class Precision(Enum):
     bf16 = "bf16"  # float32 with the network's products in bfloat16 (7 bits), see nets/bfloat16.py
 
 
-def check_threads(threads: int | None) -> None:
-    if threads is not None and not 1 <= threads <= 1024:  # torch takes more than any machine can start
-        raise UserError(f"threads={threads} must be from 1 to 1024, or null")
-
-
 def resolve_device(text: str) -> torch.device:
     """auto: the GPU where there is one. Raises UserError for a device that is not here; nothing falls back."""
+    check_limit("device", text, Device)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text == "auto":
         return torch.device("cuda" if gpus else "cpu")
     kind, _, index = text.partition(":")
-    if text != "cpu" and not (kind == "cuda" and (index.isdigit() or text == "cuda")):
-        raise UserError(f"device={text} must be auto, cpu, cuda or cuda:N")
     if kind == "cuda" and gpus == 0:
         raise UserError(f"device={text}, but torch sees no GPU: use device=cpu")
     if kind == "cuda" and int(index or 0) >= gpus:

@@ -1,14 +1,11 @@
 """Time and memory of work on a device."""
 
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-
-from metalearn_cli.errors import UserError
 
 Result = TypeVar("Result")
 
@@ -87,11 +84,3 @@ def _resident(field: str) -> int | None:
         return None
     found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
     return 1024 * int(found[0]) if found else None
-
-
-def parse_memory(text: str) -> int:
-    """Bytes of "4GB", "512 MB", "1.5GiB". Raises UserError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kMGT])(i?)B", text.strip())
-    if not found or not float(found[1]):
-        raise UserError(f"memory={text} must be a size with its unit, e.g. memory=4GB or memory=512MB, or auto")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** (1 + "kMGT".index(found[2])))

@@ -10,7 +10,6 @@ as `oracle`, the curve without the noise. The three splits are three independent
 Shapes: T tasks, S support points, Q query points, B points of either.
 """
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,25 +17,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import Count, NonNegative, check_limits
 from metalearn_cli.tasks.base import Batch, Columns, Draw, Range, Spec, Split, TaskDistribution, draw_keys, on_device
 
 
 @dataclass(frozen=True)
 class Points:
-    shot: int = 10  # support points of a validation or test task
-    query: int = 100  # query points of a validation or test task: they measure, so more of them cost only time
-    train_shot: int | None = None  # of a training task; null: the same as `shot`
-    train_query: int | None = 10  # of a training task; null: the same as `query`
-    noise: float = 0.0  # standard deviation of the noise on all targets
+    shot: Count = 10  # support points of a validation or test task
+    query: Count = 100  # query points of a validation or test task: they measure, so more of them cost only time
+    train_shot: Count | None = None  # of a training task; null: the same as `shot`
+    train_query: Count | None = 10  # of a training task; null: the same as `query`
+    noise: NonNegative = 0.0  # standard deviation of the noise on all targets
 
     def __post_init__(self) -> None:
-        for name in ("shot", "query", "train_shot", "train_query"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"task.{name}={value} must be at least 1 point")
-        if not 0 <= self.noise < math.inf:
-            raise UserError(f"task.noise={self.noise} must be a finite number, 0 or above")
+        check_limits(self, "task.")
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator, middle: Tensor | None = None) -> Draw:
         """support_x [T, S, 1] and query_x [T, Q, 1] from U(-5, 5), or N(middle, 1) with a middle [T, 1, 1], the keys

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import NonNegative, check_limits
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.curves import CurveTask, Points, uniform
 
@@ -23,11 +23,10 @@ from metalearn_cli.tasks.curves import CurveTask, Points, uniform
 @dataclass(frozen=True)
 class Sinusoid(CurveTask):
     points: Points = Points()
-    turns: float = 0.5  # phi is drawn from 0 to so many whole turns
+    turns: NonNegative = 0.5  # phi is drawn from 0 to so many whole turns
 
     def __post_init__(self) -> None:
-        if not 0 <= self.turns < math.inf:
-            raise UserError(f"task.turns={self.turns} must be a finite number, 0 or above: 0.5 is MAML's, 1 Reptile's")
+        check_limits(self, "task.")
 
     @property
     def formula(self) -> str:

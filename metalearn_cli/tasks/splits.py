@@ -14,6 +14,7 @@ from torch import Tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.files import check_plain
+from metalearn_cli.system.limits import Share, check_limit
 from metalearn_cli.tasks.base import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -22,8 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 def by_shares(source: str, names: Sequence[str], seed: int, val_share: float, test_share: float) -> dict[Split, Tensor]:
     """The positions of each split's tasks, shuffled by the seed and the names alone, whatever their order."""
     for key, share in (("val_share", val_share), ("test_share", test_share)):
-        if not 0 <= share < 1:
-            raise UserError(f"task.{key}={share} must be a share of the tasks, from 0 to 1, e.g. 0.2")
+        check_limit(f"task.{key}", share, Share)
     if len(names) < 2:
         raise UserError(
             f"{source} holds one task, {names[0]}: two are wanted at least, one to train on and one to test"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import Count, check_limits
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.curves import CurveTask, Points, uniform
 
@@ -21,11 +21,10 @@ from metalearn_cli.tasks.curves import CurveTask, Points, uniform
 @dataclass(frozen=True)
 class Steps(CurveTask):
     points: Points = Points()
-    jumps: int = 3  # J
+    jumps: Count = 3  # J
 
     def __post_init__(self) -> None:
-        if self.jumps < 1:
-            raise UserError(f"task.jumps={self.jumps} must be at least 1")
+        check_limits(self, "task.")
 
     @property
     def formula(self) -> str:

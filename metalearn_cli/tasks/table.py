@@ -11,7 +11,7 @@ tasks' targets, what the mean of all of them would be tested with.
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from metalearn_cli.datasets.point_set import PointSet, from_columns, read_npz
 from metalearn_cli.datasets.table_file import SUFFIXES, read_columns
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import check_plain
+from metalearn_cli.system.limits import Limit, Share, check_limits
 from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.finite import CountedTasks, count_tasks
 from metalearn_cli.tasks.splits import by_file, by_shares, by_words
@@ -36,12 +37,24 @@ class Standardise(Enum):
     false = auto()
 
 
+Target = Annotated[
+    Any,
+    Limit(
+        "the name of a column, or a list of them, e.g. [y1,y2]",
+        lambda names: (
+            isinstance(names, str)
+            or (isinstance(names, list | tuple) and len(names) > 0 and all(isinstance(name, str) for name in names))
+        ),
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Table(TaskDistribution):
     root: str  # the file
     task_column: str = "task"
     set_column: str | None = None  # whose cells say support or query; null: `set`, where there is one
-    target: Any = "y"  # a column, or a list of them
+    target: Target = "y"  # a column, or a list of them
     features: tuple[str, ...] | None = None  # null: all other columns
     loss: Loss = Loss.values
     standardise: Standardise = Standardise.train
@@ -50,12 +63,11 @@ class Table(TaskDistribution):
     split_column: str | None = None  # whose cells say train, val or test, the same in all rows of a task
     split_file: str | None = None  # three lists of tasks, as JSON
     split_seed: int = 0  # of a split by shares
-    val_share: float = 0.2
-    test_share: float = 0.2
+    val_share: Share = 0.2
+    test_share: Share = 0.2
 
     def __post_init__(self) -> None:
-        if not self._targets or not all(isinstance(name, str) for name in self._targets):
-            raise UserError(f"task.target={self.target} must be the name of a column, or a list of them, e.g. [y1,y2]")
+        check_limits(self, "task.")
         if self.loss is Loss.classes and len(self._targets) > 1:
             raise UserError(f"task.target={list(self._targets)} is of several columns, and task.loss=classes wants one")
         if self.split_column and self.split_file:

@@ -15,8 +15,9 @@ from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.console import show, tell
-from metalearn_cli.system.device import Precision, check_threads, set_process
+from metalearn_cli.system.device import Precision, set_process
 from metalearn_cli.system.files import write_durably
+from metalearn_cli.system.limits import Device, Threads
 from metalearn_cli.system.text import as_csv, printable
 from metalearn_cli.system.text_table import aligned
 from metalearn_cli.tasks.base import Columns
@@ -41,9 +42,9 @@ class Predict:
     query: str
     out: str | None = None
     batch_norm: BatchNorm = BatchNorm.inductive
-    device: str | None = None  # None: the run's
+    device: Device | None = None  # None: the run's
     precision: Precision | None = None  # None: the run's
-    threads: int | None = None
+    threads: Threads | None = None
     allocator: Allocator = Allocator.tuned
     trust: bool = False
     ink: Ink | None = None  # None: the run's
@@ -89,7 +90,6 @@ def _keys(given: dict[str, Any]) -> tuple[Predict, int | None]:
                 f"predict wants {key}={example}: metalearn predict run=outputs/my-run support=DIR query=DIR"
             )
     keys = Predict(**check(Predict, OmegaConf.create(given), ""))
-    check_threads(keys.threads)
     return keys, test_steps
 
 

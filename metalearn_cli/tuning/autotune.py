@@ -19,7 +19,8 @@ from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.pictures.first_tasks import first_tasks, picture
 from metalearn_cli.system.allocator import give_back
 from metalearn_cli.system.console import Console
-from metalearn_cli.system.measure import free_memory, is_out_of_memory, memory, parse_memory, peak_memory, timed
+from metalearn_cli.system.limits import parse_memory
+from metalearn_cli.system.measure import free_memory, is_out_of_memory, memory, peak_memory, timed
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.tasks.base import Batch, draw_slice
 

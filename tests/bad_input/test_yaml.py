@@ -40,7 +40,7 @@ NAMED = {
     "unknown class": (MAML.replace("maml.MAML", "maml.MALM"), "did you mean metalearn_cli.algorithms.maml.MAML?"),
     "unknown module": (MAML.replace("s.maml", "s.mami"), "algo._target_=metalearn_cli.algorithms.mami.MAML cannot be"),
     "unknown key": (MAML + "warp: 1\n", "algo.warp is not a key of MAML"),
-    "a word for a number": (MAML.replace("0.01", "much"), "algo.inner_lr=much must be a number"),
+    "a word for a number": (MAML.replace("0.01", "much"), "algo.inner_lr=much must be a finite number"),
     "a reference to nothing": (MAML.replace("0.01", "${nothing}"), "nothing"),
 }
 

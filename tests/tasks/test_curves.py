@@ -138,9 +138,9 @@ def test_settings_out_of_range_are_refused() -> None:
     for noise in (-0.1, float("nan"), float("inf")):
         with pytest.raises(UserError, match=r"task\.noise=.* must be a finite number, 0 or above"):
             points_task(Steps, noise=noise)
-    with pytest.raises(UserError, match=r"task\.jumps=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"task\.jumps=0 must be a whole number, 1 or above"):
         Steps(jumps=0)
-    with pytest.raises(UserError, match=r"task\.train_shot=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"task\.train_shot=0 must be a whole number, 1 or above"):
         points_task(Sinusoid, train_shot=0)
     with pytest.raises(UserError, match=r"task\.turns=nan"):
         Sinusoid(turns=float("nan"))

@@ -384,12 +384,12 @@ def test_default_draws_are_those_of_the_first_release() -> None:
             {"train_shot": 10},
             "task.train_shot=10 and task.query=15 together are more than the 20 images of a class of the train split",
         ),
-        ({"way": 1}, "task.way=1 must be at least 2"),
-        ({"shot": 0}, "task.shot=0 must be at least 1"),
-        ({"query": 0}, "task.query=0 must be at least 1"),
-        ({"train_way": 0}, "task.train_way=0 must be at least 2"),
-        ({"train_shot": 0}, "task.train_shot=0 must be at least 1"),
-        ({"train_query": -1}, "task.train_query=-1 must be at least 1"),
+        ({"way": 1}, "task.way=1 must be a whole number, 2 or above"),
+        ({"shot": 0}, "task.shot=0 must be a whole number, 1 or above"),
+        ({"query": 0}, "task.query=0 must be a whole number, 1 or above"),
+        ({"train_way": 0}, "task.train_way=0 must be a whole number, 2 or above, or null"),
+        ({"train_shot": 0}, "task.train_shot=0 must be a whole number, 1 or above, or null"),
+        ({"train_query": -1}, "task.train_query=-1 must be a whole number, 1 or above, or null"),
     ],
 )
 def test_impossible_request_is_a_sentence(
