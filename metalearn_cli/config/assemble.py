@@ -1,10 +1,12 @@
-"""What a job runs on: its device, its learner, and what is set for the whole process."""
+"""The learner of a job, on the device that it names."""
 
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.seeding import generator
+from metalearn_cli.system.compiled import require_compiler
+from metalearn_cli.system.cuda_graph import require_gpu
 from metalearn_cli.system.device import Precision, check_precision, own_device
 from metalearn_cli.system.ranks import ALONE, Ranks
 
@@ -21,6 +23,17 @@ def require_shares(job: Job, ranks: Ranks) -> None:
     for key in ("compile", "cuda_graph"):
         if ranks.size > 1 and getattr(settings, key):
             raise UserError(f"{key}=true is for one process, and these are {ranks.size} ranks: give {key}=false")
+
+
+def check_parts(job: Job, ranks: Ranks = ALONE) -> None:
+    """Raises UserError where the device is missing or the parts do not fit together. Nothing is made on the device."""
+    device = own_device(job.run.device, ranks)
+    check_precision(job.run.precision, device)
+    _ = job.algo.init(job.net, generator(job.run.seed, "init"))
+    if job.run.compile:
+        require_compiler(device)
+    if job.run.cuda_graph:
+        require_gpu(device)
 
 
 def new_learner(job: Job, ranks: Ranks = ALONE) -> Learner:

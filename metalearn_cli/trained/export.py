@@ -16,7 +16,7 @@ import safetensors.torch
 from omegaconf import OmegaConf
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config.schema import check
+from metalearn_cli.config.schema import checked_fields
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder.records import sealed
 from metalearn_cli.system.allocator import Allocator
@@ -79,7 +79,7 @@ def _keys(given: dict[str, Any]) -> Export:
     for key in ("run", "out"):
         if key not in given:
             raise UserError(f"export wants {key}=: metalearn export run=outputs/my-run out=DIR")
-    keys = Export(**check(Export, OmegaConf.create(given), ""))
+    keys = Export(**checked_fields(Export, OmegaConf.create(given), ""))
     return keys
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config.schema import check
+from metalearn_cli.config.schema import checked_fields
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.allocator import Allocator
@@ -89,7 +89,7 @@ def _keys(given: dict[str, Any]) -> tuple[Predict, int | None]:
             raise UserError(
                 f"predict wants {key}={example}: metalearn predict run=outputs/my-run support=DIR query=DIR"
             )
-    keys = Predict(**check(Predict, OmegaConf.create(given), ""))
+    keys = Predict(**checked_fields(Predict, OmegaConf.create(given), ""))
     return keys, test_steps
 
 

@@ -19,13 +19,8 @@ from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
 from metalearn_cli.tasks.tones import drawn, warnings
 from metalearn_cli.trained.loading import examples_in
-from metalearn_cli.training.eval_job import (
-    _same_data,
-)
-from metalearn_cli.training.run import (
-    _console,
-    _same_everywhere,
-)
+from metalearn_cli.training.eval_job import is_same_data
+from metalearn_cli.training.run import console_of, same_everywhere
 from metalearn_cli.training.session import Session
 from metalearn_cli.training.test import test
 from metalearn_cli.tuning.prepare import prepare
@@ -37,7 +32,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
     The folder's name is made of what is tested, so that the same command finds its results again -> folder, results.
     """
     learner = new_learner(job, ranks)
-    fingerprint = _same_everywhere(job, ranks)
+    fingerprint = same_everywhere(job, ranks)
     tested, about = ranks.from_first(lambda: _tested(run, job, fingerprint))
     notes = [*job.notes, *job.task.notes(), *about, *_unlike_the_training(run, job)]
     learner.load_state_dict(tested.tensors)
@@ -52,7 +47,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
 
     ranks.from_first(new_folder)
     locked = runs.lock(folder, job.run.lock) if ranks.is_first else contextlib.nullcontext()
-    with locked, closing(_console(folder / "eval.log", ranks)) as console:
+    with locked, closing(console_of(folder / "eval.log", ranks)) as console:
         for note in notes:
             console.say(note)
         results, changed = ranks.from_first(lambda: runs.read_results(folder, job.config))
@@ -96,7 +91,7 @@ def _unlike_the_training(run: Path, job: Job) -> list[str]:
 def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoint, list[str]]:
     """The checkpoint that a run tested, or its newest, and what the user should know about that."""
     defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
-    if _same_data(job.config["task"], defaults | runs.load_config(run / "config.yaml")["task"]):
+    if is_same_data(job.config["task"], defaults | runs.load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
     tested, skipped = runs.load_tested(run)
     if (run / "results.json").exists():

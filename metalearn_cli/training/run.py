@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from metalearn_cli.config.assemble import new_learner, require_shares
+from metalearn_cli.config.assemble import check_parts, new_learner, require_shares
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.run_folder import environment, records, runs, scored_parts
@@ -37,8 +37,8 @@ def train_run(
     # What is wrong with the device, the parts or the data is said before a folder is made.
     check_installed(job.run.logger.name if job.run.logger else None)
     require_shares(job, ranks)
-    new_learner(job, ranks)
-    fingerprint = _same_everywhere(job, ranks)
+    check_parts(job, ranks)
+    fingerprint = same_everywhere(job, ranks)
     notes = job.task.notes()  # read the data
 
     def new_folder() -> Path:
@@ -47,7 +47,7 @@ def train_run(
         return folder
 
     folder = ranks.from_first(new_folder)
-    with _first_in(folder, job, ranks) as about, closing(_console(folder / "train.log", ranks, number)) as console:
+    with _first_in(folder, job, ranks) as about, closing(console_of(folder / "train.log", ranks, number)) as console:
         for note in job.notes:
             (console.say if number is None else console.note)(note)  # a sweep has said those of its jobs
         for note in [*notes, *about]:
@@ -111,11 +111,11 @@ def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
         yield about
 
 
-def _console(log: Path, ranks: Ranks, job: int | None = None) -> Console:
+def console_of(log: Path, ranks: Ranks, job: int | None = None) -> Console:
     return Console(log, job=job) if ranks.is_first else Console(is_silent=True)
 
 
-def _same_everywhere(job: Job, ranks: Ranks) -> str:
+def same_everywhere(job: Job, ranks: Ranks) -> str:
     """The fingerprint of the data. Raises UserError where the ranks were given different commands or data."""
     fingerprint = job.task.fingerprint
     for what, own in (("configuration", json.dumps(job.config, sort_keys=True)), ("data", fingerprint)):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.job import Job
@@ -22,7 +21,9 @@ from metalearn_cli.learning.evaluate import (
     score_episodes,
 )
 from metalearn_cli.learning.scores import figures, has_diverged, summarise
-from metalearn_cli.pictures.first_tasks import first_tasks, fit_picture, picture
+from metalearn_cli.pictures.arrays import first_tasks
+from metalearn_cli.pictures.raster import picture, png
+from metalearn_cli.pictures.terminal import first_curve
 from metalearn_cli.run_folder import records, runs, scored_parts
 from metalearn_cli.system.console import Progress
 from metalearn_cli.system.files import write_durably
@@ -94,14 +95,11 @@ def _write_test(session: Session, scored: Evaluation, step: int) -> dict[str, An
     results |= {"episodes_npz": hashlib.sha256(episodes).hexdigest(), "config": runs.deciding(job.config)}
     (folder / "results.json").unlink(missing_ok=True)  # of fewer steps: its values are not there any longer
     write_durably(folder / "episodes.npz", episodes)
-    if (drawn := picture(learner, job, "test", job.headline)) is not None:
-        file = io.BytesIO()
-        Image.fromarray(drawn.numpy()).save(file, "PNG")
-        write_durably(folder / "test.png", file.getvalue())
-    if tasks := first_tasks(learner, job, job.headline):
+    if tasks := first_tasks(learner, job, "test", job.headline):
+        write_durably(folder / "test.png", png(picture(tasks)))
         write_durably(folder / "examples.npz", npz(tasks))
-    if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
-        console.show(fit_picture(learner, job, job.headline))
+        if "line_y" in tasks:
+            console.show(first_curve(tasks))
     records.write_json(folder / "results.json", results)
     shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from metalearn_cli.config.job import Select
 from metalearn_cli.learning.evaluate import evaluate
 from metalearn_cli.learning.scores import figures, is_better, steps_to_show
-from metalearn_cli.pictures.first_tasks import picture
+from metalearn_cli.pictures.arrays import first_tasks
+from metalearn_cli.pictures.raster import picture
 from metalearn_cli.run_folder import checkpoint
 from metalearn_cli.run_folder.series import validations
 from metalearn_cli.run_folder.writers import Writers
@@ -26,8 +27,8 @@ def write_validation(session: Session, writers: Writers, step: int) -> float | N
     learner, job, _, _, _ = session
     values, score = validate(session)
     writers.metrics(step, values)
-    if learner.ranks.is_first and (drawn := picture(learner, job, "val", job.headline)) is not None:
-        writers.picture(step, "val/tasks", drawn)
+    if learner.ranks.is_first and (tasks := first_tasks(learner, job, "val", job.headline)):
+        writers.picture(step, "val/tasks", picture(tasks))
     return score
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta
-from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.assemble import check_parts, new_learner
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import BLOCK
@@ -23,14 +23,14 @@ from metalearn_cli.learning.learner import Learner, NonFinite
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.device import Precision
-from metalearn_cli.system.measure import memory, peak_memory, timed
+from metalearn_cli.system.measure import begin_peak, peak_memory, timed
 from metalearn_cli.tasks.base import Batch
 from metalearn_cli.tuning.prepare import prepare
 
 TURN = 0.1  # seconds that the steps of a round take at least, and its products
 BUDGET = 15.0  # seconds of all rounds, and of the episodes in each choice of modes
 LEAST, MOST = 5, 50  # rounds
-SIZE = {"cpu": 2048, "cuda": 4096}  # of the product's square matrices
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 4096}  # of the product's square matrices
 
 
 class Round(NamedTuple):
@@ -42,18 +42,18 @@ class Round(NamedTuple):
     product: float
 
 
-class Episodes(NamedTuple):
+class EpisodeTime(NamedTuple):
     modes: list[BatchNorm]
     number: int
     seconds: float  # of one
 
 
-class Measured(NamedTuple):
+class Timings(NamedTuple):
     times: Round  # medians
     rounds: int
     work: int  # FLOP of a step
     peak: int | None  # bytes of memory at a step's peak above those before the first one; None: unknown here
-    episodes: dict[str, Episodes]
+    episodes: dict[str, EpisodeTime]
 
 
 def bench(job: Job, console: Console) -> str:
@@ -61,14 +61,14 @@ def bench(job: Job, console: Console) -> str:
 
     Raises UserError for what `train` would refuse, and where the configuration does not train.
     """
-    new_learner(job)  # says what is wrong with the device or the parts
+    check_parts(job)
     _ = job.task.fingerprint  # reads the data, or says what is missing
     for note in (*job.notes, *job.task.notes()):
         console.say(note)
     job = prepare(job, None, console)
     learner = new_learner(job)
     try:
-        return table(job, learner.device, measure(job, learner, console))
+        return table(job, learner.device, time_parts(job, learner, console))
     except NonFinite as failure:
         raise UserError(
             f"the {failure.what} of step {failure.step} is not finite, so that there is nothing to measure: "
@@ -76,14 +76,15 @@ def bench(job: Job, console: Console) -> str:
         ) from failure
 
 
-def measure(job: Job, learner: Learner, console: Console) -> Measured:
+def time_parts(job: Job, learner: Learner, console: Console) -> Timings:
+    """Time the parts of a step beside matrix products, and episodes in each choice of modes."""
     device = learner.device
     batch = job.task.gather(job.training_draw(0), device)
     if job.run.compile or job.run.cuda_graph:
         console.say("compiling, or capturing, the step, which can take minutes")
         learner.warm_up(batch, 0)
     console.say("two steps to warm up, and for the peak of memory")
-    before = memory(device)
+    before = begin_peak(device)
     learner.step(batch, 0)
     _, step_once = timed(device, 1, lambda _: learner.step(batch, 1))
     peak = peak_memory(device)
@@ -106,7 +107,7 @@ def measure(job: Job, learner: Learner, console: Console) -> Measured:
     if modes["test"] == modes["validation"]:
         del modes["validation"]
     episodes = {what: time_episodes(job, learner, modes[what], what, console) for what in modes}
-    return Measured(times, number, work, None if before is None or peak is None else peak - before, episodes)
+    return Timings(times, number, work, None if before is None or peak is None else peak - before, episodes)
 
 
 def one_round(
@@ -124,7 +125,7 @@ def one_round(
 
 def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]:
     """One product of two square matrices, as fast as this device has it."""
-    size = SIZE[device.type]
+    size = PRODUCT_SIZE[device.type]
     a, b = (torch.rand(size, size, generator=generator("bench", i)).to(device, dtype) for i in range(2))
     out = torch.empty_like(a)
     return lambda _: torch.mm(a, b, out=out)
@@ -154,7 +155,7 @@ def _backward_flop(grad: list[int], x: list[int], weight: list[int], *rest: Any,
     return 2 * math.prod(x if transposed else grad) * math.prod(weight[1:]) * asked
 
 
-def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str, console: Console) -> Episodes:
+def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str, console: Console) -> EpisodeTime:
     """A block of test episodes in these batch-norm modes, or as many of it as the time allows, after four."""
 
     seed, device = job.run.episodes_seed, learner.device
@@ -168,17 +169,17 @@ def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str,
     most = min(BLOCK, job.task.number("test") or BLOCK)
     number = min(most, max(4, int(BUDGET / seconds(min(4, most)))))
     console.say(f"{number} episodes, scored as in a {what}")
-    return Episodes(modes, number, seconds(number))
+    return EpisodeTime(modes, number, seconds(number))
 
 
 def ignore(done: int) -> None:
     """Progress that nobody asked for."""
 
 
-def table(job: Job, device: torch.device, measured: Measured) -> str:
+def table(job: Job, device: torch.device, measured: Timings) -> str:
     settings, times = job.run, measured.times
     whole = times.draw + times.gather + times.step
-    size = SIZE[device.type]
+    size = PRODUCT_SIZE[device.type]
     rate, bound = measured.work / times.step, 2 * size**3 / times.product
     peak = "unknown on this system" if measured.peak is None else f"{measured.peak / 1e6:.4g} MB"
     lines = [

@@ -19,7 +19,7 @@ from metalearn_cli.run_folder import records, runs
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.device import DEFAULT_THREADS, own_device, set_process
 from metalearn_cli.system.ranks import ALONE, Ranks, busy, cores
-from metalearn_cli.tuning.autotune import fastest_convolution, fit, may_cut, may_rematerialise, size
+from metalearn_cli.tuning.autotune import bytes_shown, choose_chunk, fastest_convolution, may_cut, may_rematerialise
 
 
 def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALONE) -> Job:
@@ -58,7 +58,7 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
             for key in ("compile", "cuda_graph"):
                 if settings.memory and getattr(settings, key):
                     console.say(f"memory={settings.memory} is measured without {key}=true, which takes more")
-            best = ranks.from_first(lambda: fit(job, device, console, ranks))
+            best = ranks.from_first(lambda: choose_chunk(job, device, console, ranks))
             chosen |= {"tasks_per_chunk": best.tasks, "memory": settings.memory, "peak_memory": best.peak}
             chosen["remat"] = best.remat
         job = _as_chosen(job, chosen, console, ranks)
@@ -96,6 +96,6 @@ def _as_chosen(job: Job, chosen: dict[str, Any], console: Console, ranks: Ranks)
         algo = dataclasses.replace(algo, remat=True)
         said.append("inner steps are computed again in the backward pass")
     if chosen.get("memory") and chosen.get("peak_memory"):
-        said.append(f"{size(chosen['peak_memory'])} at the peak, for memory={chosen['memory']}")
+        said.append(f"{bytes_shown(chosen['peak_memory'])} at the peak, for memory={chosen['memory']}")
     console.say(f"{tasks} of {', '.join(said)}")
     return job._replace(algo=algo, run=dataclasses.replace(job.run, tasks_per_chunk=tasks, memory=None))

@@ -162,7 +162,7 @@ def test_a_picture_is_shown_only_if_it_is_one(folder: Path, capsys: pytest.Captu
         png.write_bytes(content)
         refused = run(folder, *COMMANDS["report"])
         assert refused.code == 1
-        assert "outputs/run/test.png is no picture of a run's test tasks" in refused.err.splitlines()[-1]
+        assert "outputs/run/test.png is not a picture of a run's test tasks" in refused.err.splitlines()[-1]
         assert "Traceback" not in refused.err
     png.write_bytes(good + SECRET.encode())  # of which Pillow takes no notice
     assert run(folder, *COMMANDS["report"]).code == 0
@@ -173,7 +173,7 @@ def test_a_picture_is_shown_only_if_it_is_one(folder: Path, capsys: pytest.Captu
         assert opened.size == size
     png.unlink()
     png.symlink_to(folder / "secret")
-    assert "outputs/run/test.png is no picture" in run(folder, *COMMANDS["report"]).err
+    assert "outputs/run/test.png is not a picture" in run(folder, *COMMANDS["report"]).err
 
 
 @pytest.mark.row("C22")

@@ -63,7 +63,7 @@ MUTANTS = (
         '_ = {f"buffers.',
         "tests/learning/test_learner.py tests/resume/test_kill.py",
     ),
-    Mutant("config/job.py", '"train", step))', '"train", step + 1))', "tests/test_cli.py"),
+    Mutant("config/job.py", '"train", step))', '"train", step + 1))', "tests/training/test_run.py"),
     Mutant("run_folder/writers.py", 'if line["step"] <= step', "if True", "tests/resume/test_kill.py"),
     Mutant(
         "training/loop.py",
@@ -77,7 +77,12 @@ MUTANTS = (
         "step % settings.save_every == 1",
         "tests/resume/test_kill.py",
     ),
-    Mutant("run_folder/runs.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "tests/test_cli.py"),
+    Mutant(
+        "run_folder/runs.py",
+        "fcntl.LOCK_EX | fcntl.LOCK_NB",
+        "fcntl.LOCK_SH | fcntl.LOCK_NB",
+        "tests/run_folder/test_runs.py",
+    ),
     # What a person waits for
     Mutant(
         "training/test.py", "scored_parts.write(kept, place, parts[place])", "pass", "tests/training/test_waiting.py"
@@ -107,7 +112,7 @@ MUTANTS = (
         "training/test.py",
         '"test", total, settings.episodes_seed',
         '"train", total, settings.episodes_seed',
-        "tests/test_cli.py",
+        "tests/training/test_run.py",
     ),
     Mutant("learning/scores.py", "1.96", "1.0", "tests/learning/test_evaluate.py"),
     Mutant("algorithms/base.py", ".argmax(-1) == y", ".argmax(-1) != y", LABELS),

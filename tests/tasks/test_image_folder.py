@@ -852,7 +852,7 @@ from PIL import Image
 from metalearn_cli.datasets.pictures import Resize
 from metalearn_cli.datasets.image_folder import How, find_classes, load
 from metalearn_cli.datasets.preparation import Preparation
-from metalearn_cli.system.measure import memory, peak_memory
+from metalearn_cli.system.measure import begin_peak, peak_memory
 
 root = Path(sys.argv[2])
 for number in range(512):
@@ -860,7 +860,7 @@ for number in range(512):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(path, compress_level=1)
 found = find_classes(str(root))
-before = memory(torch.device("cpu"))
+before = begin_peak(torch.device("cpu"))
 images = load(str(root), found, ["0", "1"], How(Preparation(256, 3, Resize.crop))).images
 print((peak_memory(torch.device("cpu")) - before) / images.pixels.numel())
 """

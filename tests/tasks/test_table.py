@@ -395,7 +395,7 @@ def test_more_episodes_than_tasks_are_refused_and_so_are_tasks_that_were_trained
 def test_bench_times_no_more_episodes_than_there_are_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "BUDGET", 1e-9)
     monkeypatch.setattr(bench, "TURN", 1e-9)
-    monkeypatch.setattr(bench, "SIZE", {"cpu": 16, "cuda": 16})
+    monkeypatch.setattr(bench, "PRODUCT_SIZE", {"cpu": 16, "cuda": 16})
     done = run(tmp_path, "bench", "task=table", *SHORT, "task.test_share=0.1")
     assert done.code == 0, done.err
     assert "2 timed" in done.out
