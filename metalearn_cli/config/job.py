@@ -15,7 +15,7 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.config.conf_folder import GROUPS, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import compose_run, given_twice, keys_of
 from metalearn_cli.config.schema import (
-    Source,
+    ConfigSource,
     build,
     checked_fields,
     class_of,
@@ -150,7 +150,7 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
         composed.paper = None  # the published figure belongs to the experiment as it stands
     elif composed.paper is not None:  # its other tests are made by `reproduce` alone
         composed.paper = {key: value for key, value in composed.paper.items() if key != "tests"}
-    job = make_job(composed, choices, Source(given, trust=True))
+    job = make_job(composed, choices, ConfigSource(given, trust=True))
     job = job._replace(notes=[*job.notes, *given_twice(overrides)])
     if (lacking := _why_no_validation(job)) is None:
         return job
@@ -179,7 +179,7 @@ def _why_no_validation(job: Job) -> str | None:
 
 
 def make_job(
-    node: DictConfig, choices: dict[str, str], source: Source, input_shape: tuple[int, ...] | None = None
+    node: DictConfig, choices: dict[str, str], source: ConfigSource, input_shape: tuple[int, ...] | None = None
 ) -> Job:
     """Check and build a whole configuration. With `input_shape` the images of the task get that shape."""
     for group in GROUPS:
@@ -204,7 +204,7 @@ def make_job(
     return Job(run, algo, shown, net, optimizer, {**choices, **own}, config, notes, source.given)
 
 
-def build_task(node: DictConfig | dict[str, Any], source: Source) -> TaskDistribution:
+def build_task(node: DictConfig | dict[str, Any], source: ConfigSource) -> TaskDistribution:
     """The task that a configuration's `task` describes. Its data may be read."""
     task: TaskDistribution = build(node, "task", TaskDistribution, source)
     return task

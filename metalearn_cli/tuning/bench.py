@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta
-from metalearn_cli.config.assemble import check_parts, new_learner
+from metalearn_cli.config.assemble import new_learner, require_parts
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import BLOCK
@@ -61,7 +61,7 @@ def bench(job: Job, console: Console) -> str:
 
     Raises UserError for what `train` would refuse, and where the configuration does not train.
     """
-    check_parts(job)
+    require_parts(job)
     _ = job.task.fingerprint  # reads the data, or says what is missing
     for note in (*job.notes, *job.task.notes()):
         console.say(note)
