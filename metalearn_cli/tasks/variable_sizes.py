@@ -65,9 +65,8 @@ def draw_variable(chosen: Chosen, largest: int, way: Tensor, most: Most, rng: to
     }
     for name, (real, size) in parts.items():
         order = torch.rand(tasks, classes * largest, generator=rng, dtype=torch.float64)
-        order = (
-            order.masked_fill_(~real.flatten(1), -1).topk(min(size, classes * largest)).indices
-        )  # the real ones first
+        # The real ones first.
+        order = order.masked_fill_(~real.flatten(1), -1).topk(min(size, classes * largest)).indices
         mask, label = real.flatten(1).gather(1, order), order // largest
         draw[f"{name}_mask"] = mask
         draw[f"{name}_y"] = label.masked_fill(~mask, 0)
