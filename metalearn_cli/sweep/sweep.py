@@ -89,7 +89,7 @@ def sweep(overrides: list[str]) -> int:
         if plan is None:
             main.multirun("config", job, given)
         else:
-            search.run(plan, folder, job, main, given)
+            search.run_search(plan, folder, job, main, given)
     except Interrupted as signal:  # between two jobs
         raise Interrupted(signal.code - 128, "the same command with the same name continues the sweep") from signal
     except UserError:

@@ -34,7 +34,7 @@ def load(path: Path) -> Any:
         raise UserError(f"{path} is not a configuration ({' '.join(str(error).split())}): mend or remove it") from error
 
 
-def check(path: Path) -> None:
+def refuse_slow(path: Path) -> None:
     """Raises UserError for a file that would take long to read: a large one, or few lines that stand for many. It
     belongs to conf/, the user's own, and may be reached through a link."""
 
