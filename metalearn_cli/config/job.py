@@ -46,7 +46,7 @@ from metalearn_cli.system.limits import (
 )
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
-from metalearn_cli.tasks.resized import Adapted
+from metalearn_cli.tasks.resized import ResizedImages
 
 
 class Select(Enum):
@@ -169,7 +169,7 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
 def _why_no_validation(job: Job) -> str | None:
     """Why the task has no validation tasks; None where it has some."""
     if "val" not in job.task.splits:
-        what = "classes" if job.task.number("test") is None else "tasks"
+        what = "classes" if job.task.task_count("test") is None else "tasks"
         return f"task={job.choices['task']} has no validation {what} with this split"
     try:
         job.task.check_split("val")
@@ -191,7 +191,7 @@ def make_job(
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)
     task = build_task(node.task, source)
     run, notes = _cap_episodes_to_tasks(run, task, source.given)
-    shown = task if input_shape is None else Adapted(task, input_shape)
+    shown = task if input_shape is None else ResizedImages(task, input_shape)
     net: Net = build(node.model, "model", Net, source, shown.spec)
     algo: Algorithm = build(node.algo, "algo", Algorithm, source)
     if run.expect is not None:
@@ -216,7 +216,7 @@ def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given: frozenset[st
     notes: list[str] = []
     splits: dict[str, tuple[Split, str]] = {"test_episodes": ("test", "test"), "eval_episodes": ("val", "validation")}
     for key, (split, word) in splits.items():
-        asked, there_are = getattr(run, key), task.number(split) if split in task.splits else None
+        asked, there_are = getattr(run, key), task.task_count(split) if split in task.splits else None
         if there_are is None or asked <= there_are:
             continue
         if key in given:

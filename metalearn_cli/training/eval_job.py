@@ -113,10 +113,10 @@ def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribu
             f"task={name} has {kind} of examples of shape {shape}, and the model of {run} takes {own_kind} of "
             f"{own_shape}: take a task like the run's"
         )
-    if both := sorted(own.classes("train") & other.classes("test")):
-        what = "classes" if other.number("test") is None else "tasks"
+    if both := sorted(own.identities("train") & other.identities("test")):
+        what = "classes" if other.task_count("test") is None else "tasks"
         raise UserError(
-            f"{len(both)} of the {len(other.classes('test'))} {what} of this test were trained on by {run}, e.g. "
+            f"{len(both)} of the {len(other.identities('test'))} {what} of this test were trained on by {run}, e.g. "
             f"{both[0]}: take the split that it was trained with"
         )
     return None if is_same else own.spec.input_shape

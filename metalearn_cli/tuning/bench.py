@@ -168,7 +168,7 @@ def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str,
             timed(device, 1, lambda _: evaluate(learner, job.task, "test", episodes, seed, modes, ignore))[1] / episodes
         )
 
-    most = min(BLOCK, job.task.number("test") or BLOCK)
+    most = min(BLOCK, job.task.task_count("test") or BLOCK)
     number = min(most, max(4, int(BUDGET / seconds(min(4, most)))))
     console.say(f"{number} episodes, scored as in a {what}")
     return EpisodeTime(modes, number, seconds(number))
