@@ -21,9 +21,9 @@ from metalearn_cli.learning.learner import Learner
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.device import Precision, resolve_device
-from metalearn_cli.system.measure import memory, peak_memory, timed
+from metalearn_cli.system.measure import begin_peak, peak_memory, timed
 from metalearn_cli.tasks.base import Batch
-from metalearn_cli.tuning.bench import SIZE, count_flop, product
+from metalearn_cli.tuning.bench import PRODUCT_SIZE, count_flop, product
 from metalearn_cli.tuning.prepare import prepare
 
 # Which convolution is the faster one is a row of the tables, not left to timing.
@@ -99,7 +99,7 @@ def begin(words: str) -> Way:
     device, dtype = learner.device, torch.bfloat16 if job.run.precision is Precision.bf16 else learner.dtype
     batch = draw_tasks(job, device)
     prepare(job, None, Quiet())
-    before = memory(device)
+    before = begin_peak(device)
     for step in range(3):
         learner.step(batch, step)
     peak = peak_memory(device)
@@ -129,7 +129,7 @@ def race(workload: str, words: str, device: torch.device, rounds: int) -> None:
     for name, way in ways.items():
         seconds = statistics.median(way.steps)
         ratio = statistics.median(ways["fp32"].steps) / seconds
-        bound = 2 * SIZE[way.learner.device.type] ** 3 / statistics.median(way.products)
+        bound = 2 * PRODUCT_SIZE[way.learner.device.type] ** 3 / statistics.median(way.products)
         peak = "" if way.peak is None else f"{way.peak / 1e6:.0f}"
         print(f"| {name} | {1 / seconds:.3g} | {ratio:.2f} | {work / seconds / bound:.1%} | {peak} |", flush=True)
 

@@ -14,6 +14,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import Count, NonNegative, Positive, Share, check_limits
 
 # What an optimizer keeps for each parameter, under torch's names: exp_avg, exp_avg_sq, step; or momentum_buffer.
 Slots = dict[str, list[Tensor]]
@@ -35,29 +36,20 @@ class Schedule(Enum):
 @dataclass(frozen=True)
 class Optimizer:
     method: Method = Method.adam
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.0  # sgd only
-    clip_value: float | None = None  # each component of the meta-gradient into [-clip_value, clip_value]
-    clip_norm: float | None = None  # the norm of the whole meta-gradient to at most this
+    lr: NonNegative = 1e-3
+    weight_decay: NonNegative = 0.0
+    momentum: Share = 0.0  # sgd only
+    clip_value: Positive | None = None  # each component of the meta-gradient into [-clip_value, clip_value]
+    clip_norm: Positive | None = None  # the norm of the whole meta-gradient to at most this
     schedule: Schedule = Schedule.constant
-    decay: float = 0.5
-    decay_every: int | None = None
-    schedule_steps: int | None = None  # where linear and cosine reach 0; null: the run's `steps`
+    decay: NonNegative = 0.5
+    decay_every: Count | None = None
+    schedule_steps: Count | None = None  # where linear and cosine reach 0; null: the run's `steps`
 
     def __post_init__(self) -> None:
-        for name in ("lr", "weight_decay", "momentum", "clip_value", "clip_norm", "decay"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise UserError(f"optimizer.{name}={value} must be a finite number, 0 or above")
-        for name in ("clip_value", "clip_norm", "decay_every", "schedule_steps"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"optimizer.{name}={value} must be above 0, or null for none")
+        check_limits(self, "optimizer.")
         if self.schedule is Schedule.step and self.decay_every is None:
             raise UserError("optimizer.schedule=step needs optimizer.decay_every, e.g. optimizer.decay_every=2000")
-        if self.momentum >= 1:
-            raise UserError(f"optimizer.momentum={self.momentum} must be below 1, e.g. 0.9")
         if self.decay_every is not None and self.schedule is not Schedule.step:
             raise UserError(f"optimizer.decay_every={self.decay_every} belongs to optimizer.schedule=step")
         if self.momentum and self.method is not Method.sgd:

@@ -1,11 +1,14 @@
 """A reader of the README and the pages finds links that lead somewhere, and pages that say whom they are for."""
 
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 
 import pytest
 from places import ROOT
+
+from metalearn_cli.cli import main
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
 
@@ -48,3 +51,22 @@ def test_the_site_leads_to_every_page() -> None:
     config = (ROOT / "docs" / "zensical.toml").read_text()
     for page in PAGES:
         assert f'"{page.relative_to(ROOT).as_posix()}"' in config, page
+
+
+def train_commands(page: Path) -> set[str]:
+    """The keys of each training on a page that is whole: a command on a line of its own, or words in `...`."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^(?:    )?metalearn train (.*)$", text, re.MULTILINE)
+    spans = re.findall(r"`(?:metalearn train )?((?:experiment|algo|task)=\w[^`]*)`", text)
+    # A sweep is no single job, and what stands for a user's own file or class is not there.
+    return {keys for keys in [*lines, *spans] if not re.search(r"-m |\.\.\.|root=|_target_|/ROW", keys)}
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_the_keys_of_a_training_on_a_page_are_right(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for keys in train_commands(page):
+        words = shlex.split(keys.replace("--cfg job", ""), comments=True)
+        code = main(["train", *words, "--cfg", "job"])
+        assert code == 0, capsys.readouterr().err

@@ -19,6 +19,11 @@ def blocks() -> list[tuple[str | None, str, str]]:
     return [(name or None, language, text) for name, language, text in found]
 
 
+def test_the_algorithm_imports_what_there_is() -> None:
+    (algorithm,) = (text for name, _, text in blocks() if name and name.endswith("/cosine.py"))
+    exec(algorithm, {"__name__": "cosine"})
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_every_command(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from benchmarks.speed.runner import Runner, Setting, Unsupported
 from benchmarks.speed.variants import MODULES
 from benchmarks.speed.workloads import Workload
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.allocator import Allocator, give_back, set_allocator
-from metalearn_cli.system.measure import memory, peak_memory
+from metalearn_cli.system.allocator import Allocator, set_allocator, trim_heap
+from metalearn_cli.system.measure import begin_peak, peak_memory
 
 Answer = dict[str, Any]
 
@@ -39,7 +39,7 @@ class Child:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.module = importlib.import_module(f"benchmarks.speed.variants.{MODULES[kind]}")
         self.runner: Runner | None = None
-        self.base = memory(self.device) or 0
+        self.base = begin_peak(self.device) or 0
         self.idle_since = time.process_time()
 
     def build(self, workload: Workload) -> Answer:
@@ -47,12 +47,12 @@ class Child:
         is between steps."""
         self.runner = None
         gc.collect()
-        give_back()
+        trim_heap()
         self.runner = self.module.build(workload, Setting(False, self.device.type, self.option))
         first = self._time(1)
         gc.collect()
-        give_back()
-        held = (memory(self.device) or 0) - self.base  # the peak is that of what follows
+        trim_heap()
+        held = (begin_peak(self.device) or 0) - self.base  # the peak is that of what follows
         return {"first": first, "held": held}
 
     def slice(self, steps: int) -> Answer:

@@ -165,13 +165,6 @@ def running_average(buffers: Params, stats: Params) -> Params:
     return {name: buffers[name].lerp(value.detach().mean(0), 0.1) for name, value in stats.items()}
 
 
-def require_steps(**steps: int) -> None:
-    """Refuse a number of inner steps (or reads) below 1."""
-    for name, value in steps.items():
-        if value < 1:
-            raise UserError(f"algo.{name}={value} must be at least 1")
-
-
 def require_equal_sizes(spec: Spec, **keys: object) -> None:
     """Refuse what needs support sets of one size, where the task's vary: each key that is not at its neutral value."""
     for key, value in keys.items():

@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,13 +34,12 @@ from metalearn_cli.algorithms.base import (
     Update,
     require_equal_sizes,
     require_one_way,
-    require_steps,
     running_average,
 )
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, final_of
-from metalearn_cli.algorithms.optimizee import Optimizee, require_optimizee
-from metalearn_cli.errors import UserError
+from metalearn_cli.algorithms.optimizee import Optimizee
 from metalearn_cli.nets.base import Net
+from metalearn_cli.system.limits import Count, Limit, NonNegative, check_limits
 from metalearn_cli.tasks.base import Batch, Support
 
 WORST = 1e6  # the loss of a candidate that diverged
@@ -62,22 +61,28 @@ class HandPosition(NamedTuple):
     step: int  # t
 
 
+Rates = Annotated[
+    tuple[float, ...],
+    Limit(
+        "a list of finite numbers above 0, e.g. [0.001,0.01,0.1]",
+        lambda rates: len(rates) > 0 and all(0 < rate < math.inf for rate in rates),
+    ),
+]
+
+
 @dataclass(frozen=True)
 class HandOptimizer(Algorithm):
     method: Rule = Rule.adam
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # the candidates, R
-    start_std: float = 0.01  # theta_0 ~ N(0, start_std^2)
-    batch_size: int | None = None  # support examples per step; null: all of them
-    horizon: int = 100  # steps on one optimizee in training
-    test_steps: int = 100  # steps at validation and test
+    rates: Rates = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # the candidates, R
+    start_std: NonNegative = 0.01  # theta_0 ~ N(0, start_std^2)
+    batch_size: Count | None = None  # support examples per step; null: all of them
+    horizon: Count = 100  # steps on one optimizee in training
+    test_steps: Count = 100  # steps at validation and test
 
     batch_norm = BatchNorm.transductive
 
     def __post_init__(self) -> None:
-        require_steps(horizon=self.horizon, test_steps=self.test_steps)
-        require_optimizee(self.start_std, self.batch_size)
-        if not self.rates or not all(0 < rate < math.inf for rate in self.rates):
-            raise UserError(f"algo.rates={list(self.rates)} must be finite numbers above 0, e.g. [0.001,0.01,0.1]")
+        check_limits(self, "algo.")
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("hand_optimizer", net.spec)

@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,14 +41,14 @@ from metalearn_cli.algorithms.base import (
     Update,
     require_equal_sizes,
     require_one_way,
-    require_steps,
     running_average,
 )
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, log_sign
-from metalearn_cli.algorithms.optimizee import Optimizee, require_optimizee
+from metalearn_cli.algorithms.optimizee import Optimizee
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.layers import init_lstm, linear, lstm_cell
+from metalearn_cli.system.limits import Count, Limit, NonNegative, Positive, check_limits
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -70,31 +70,29 @@ class LearnedPosition(NamedTuple):
 
 @dataclass(frozen=True)
 class LearnedOptimizer(Algorithm):
-    hidden: tuple[int, ...] = (20, 20)  # units of each LSTM layer; none: a linear function of the gradient
+    # Units of each LSTM layer; none: a linear function of the gradient.
+    hidden: Annotated[
+        tuple[int, ...],
+        Limit("a list of widths, each 1 or above, e.g. [20,20]", lambda widths: min(widths, default=1) >= 1),
+    ] = (20, 20)
     preprocess: Preprocess = Preprocess.none
-    p: float = 10.0  # of log_sign; 5 in the authors' code
-    scale: float = 1.0  # of the LSTM's output; for networks 0.1 in the paper, 0.01 in the authors' code
-    start_std: float = 0.01  # theta_0 ~ N(0, start_std^2)
-    batch_size: int | None = None  # support examples per step; null: all of them
-    unroll: int = 20  # steps between two updates of the optimizer
-    horizon: int = 100  # steps on one optimizee in training
-    test_steps: int = 100  # steps at validation and test
+    p: Positive = 10.0  # of log_sign; 5 in the authors' code
+    scale: Positive = 1.0  # of the LSTM's output; for networks 0.1 in the paper, 0.01 in the authors' code
+    start_std: NonNegative = 0.01  # theta_0 ~ N(0, start_std^2)
+    batch_size: Count | None = None  # support examples per step; null: all of them
+    unroll: Count = 20  # steps between two updates of the optimizer
+    horizon: Count = 100  # steps on one optimizee in training
+    test_steps: Count = 100  # steps at validation and test
 
     batch_norm = BatchNorm.transductive
 
     def __post_init__(self) -> None:
-        require_steps(unroll=self.unroll, horizon=self.horizon, test_steps=self.test_steps)
-        require_optimizee(self.start_std, self.batch_size)
+        check_limits(self, "algo.")
         if self.horizon % self.unroll:
             raise UserError(
                 f"algo.horizon={self.horizon} must be a multiple of algo.unroll={self.unroll}, "
                 f"e.g. {self.unroll * math.ceil(self.horizon / self.unroll)}"
             )
-        if any(width < 1 for width in self.hidden):
-            raise UserError(f"algo.hidden={list(self.hidden)} must name widths of at least 1, e.g. [20,20]")
-        for name in ("p", "scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"algo.{name}={getattr(self, name)} must be a finite number above 0")
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("learned_optimizer", net.spec)

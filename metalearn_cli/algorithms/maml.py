@@ -18,7 +18,6 @@ Running statistics are kept beside it, for the batch-norm mode `running`; traini
 docs/algorithms.md tells how it relates to the others.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way, require_steps
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way
 from metalearn_cli.algorithms.inner_loop import (
     AdaptedNet,
     Descent,
@@ -39,6 +38,7 @@ from metalearn_cli.algorithms.inner_loop import (
 )
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.system.limits import Count, NonNegative, check_limits
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -58,9 +58,9 @@ class AdaptedPart(Enum):
 
 @dataclass(frozen=True)
 class MAML(Algorithm):
-    inner_lr: float = 0.01  # alpha
-    inner_steps: int = 1  # K in training
-    test_steps: int = 10  # K at validation and test
+    inner_lr: NonNegative = 0.01  # alpha
+    inner_steps: Count = 1  # K in training
+    test_steps: Count = 10  # K at validation and test
     first_order: bool = False
     inner_loss: InnerLoss = InnerLoss.mean
     adapted: AdaptedPart = AdaptedPart.all
@@ -70,9 +70,7 @@ class MAML(Algorithm):
     batch_norm = BatchNorm.transductive
 
     def __post_init__(self) -> None:
-        if not 0 <= self.inner_lr < math.inf:
-            raise UserError(f"algo.inner_lr={self.inner_lr} must be a finite number, 0 or above, e.g. 0.01")
-        require_steps(inner_steps=self.inner_steps, test_steps=self.test_steps)
+        check_limits(self, "algo.")
         if self.remat and self.first_order:
             raise UserError(
                 "algo.remat=true would save nothing with algo.first_order=true, which keeps no inner step: leave it out"

@@ -54,9 +54,9 @@ from metalearn_cli.algorithms.embedding import (
     squared_distance,
 )
 from metalearn_cli.algorithms.inner_loop import per_task
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
+from metalearn_cli.system.limits import Natural, NonNegative, Positive, check_limits
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -78,24 +78,18 @@ class Vote(Enum):
 @dataclass(frozen=True)
 class Matching(Algorithm):
     kernel: Kernel = Kernel.cosine
-    temperature: float = 10.0  # multiplies the similarities: above 1 makes the attention sharper
+    temperature: Positive = 10.0  # multiplies the similarities: above 1 makes the attention sharper
     learn_temperature: bool = False  # from `temperature` on
     vote: Vote = Vote.softmax
     fce: bool = False  # full context embeddings
-    reads: int = 3  # K of the attention LSTM; 0: f = f'
-    test_steps: int = 0  # of fine-tuning at validation and test
-    fine_tune_lr: float = 0.01
+    reads: Natural = 3  # K of the attention LSTM; 0: f = f'
+    test_steps: Natural = 0  # of fine-tuning at validation and test
+    fine_tune_lr: NonNegative = 0.01
 
     batch_norm = BatchNorm.running
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"algo.temperature={self.temperature} must be a positive number, e.g. 10")
-        if not 0 <= self.fine_tune_lr < math.inf:
-            raise UserError(f"algo.fine_tune_lr={self.fine_tune_lr} must be a finite number, 0 or above, e.g. 0.01")
-        for name, value in (("reads", self.reads), ("test_steps", self.test_steps)):
-            if value < 0:
-                raise UserError(f"algo.{name}={value} must be 0 or above")
+        check_limits(self, "algo.")
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("matching", net, rng)

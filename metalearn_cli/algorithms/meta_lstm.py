@@ -21,13 +21,13 @@ docs/algorithms.md tells how it relates to the others.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way, require_steps
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way
 from metalearn_cli.algorithms.inner_loop import (
     AdaptedNet,
     from_vector,
@@ -38,9 +38,9 @@ from metalearn_cli.algorithms.inner_loop import (
     to_vector,
 )
 from metalearn_cli.algorithms.rematerialise import unroll
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params, standard_normal
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
+from metalearn_cli.system.limits import Count, Limit, check_limits
 from metalearn_cli.tasks.base import Batch, Support
 
 LEARNER = "learner."  # the prefix of theta_0 among the meta-parameters; a user's module may have an `lstm` of its own
@@ -66,21 +66,18 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class MetaLSTM(Algorithm):
-    inner_steps: int = 12  # updates in training
-    test_steps: int = 12  # updates at validation and test
-    hidden: int = 20  # units of the first layer
-    bn_momentum: float = 0.95  # weight of the newest support pass in an episode's batch-norm statistics
+    inner_steps: Count = 12  # updates in training
+    test_steps: Count = 12  # updates at validation and test
+    hidden: Count = 20  # units of the first layer
+    # Weight of the newest support pass in an episode's batch-norm statistics.
+    bn_momentum: Annotated[float, Limit("above 0 and at most 1", lambda value: 0 < value <= 1)] = 0.95
     gradient_divided_twice: bool = False  # by the number of support examples, as the authors' code does
     remat: bool = False  # compute each update again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.inductive
 
     def __post_init__(self) -> None:
-        require_steps(inner_steps=self.inner_steps, test_steps=self.test_steps)
-        if self.hidden < 1:
-            raise UserError(f"algo.hidden={self.hidden} must be at least 1")
-        if not 0 < self.bn_momentum <= 1:
-            raise UserError(f"algo.bn_momentum={self.bn_momentum} must be above 0 and at most 1, e.g. 0.95")
+        check_limits(self, "algo.")
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("meta_lstm", net.spec)

@@ -18,11 +18,11 @@ docs/algorithms.md tells how it relates to the others.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way, require_steps
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way
 from metalearn_cli.algorithms.inner_loop import (
     AdaptedNet,
     Descent,
@@ -33,31 +33,34 @@ from metalearn_cli.algorithms.inner_loop import (
     query_update,
     require_head,
 )
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
+from metalearn_cli.system.limits import Count, Limit, check_limits
 from metalearn_cli.tasks.base import Batch, Support
 
 RATE = "rate:"  # before a parameter's name: its alpha; no module of a user's has a colon in its name
 
 
+RateRange = Annotated[
+    tuple[float, ...],
+    Limit(
+        "two rates, 0 or above, the lower first, e.g. [0.005,0.1]; give the same value twice for a fixed start",
+        lambda rates: len(rates) == 2 and 0 <= rates[0] <= rates[1] < math.inf,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class MetaSGD(Algorithm):
-    initial_lr: tuple[float, ...] = (0.005, 0.1)  # every alpha starts at one value, drawn between the two
-    inner_steps: int = 1
-    test_steps: int = 1
+    initial_lr: RateRange = (0.005, 0.1)  # every alpha starts at one value, drawn between the two
+    inner_steps: Count = 1
+    test_steps: Count = 1
     head: Head = Head.learned  # mean: the rates likewise
     remat: bool = False  # compute each inner step again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.transductive
 
     def __post_init__(self) -> None:
-        low, high = self.initial_lr if len(self.initial_lr) == 2 else (math.nan, math.nan)
-        if not 0 <= low <= high < math.inf:
-            raise UserError(
-                f"algo.initial_lr={list(self.initial_lr)} must be two rates, 0 or above, the lower first, "
-                "e.g. [0.005,0.1]; twice the same for a start that is not drawn"
-            )
-        require_steps(inner_steps=self.inner_steps, test_steps=self.test_steps)
+        check_limits(self, "algo.")
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("meta_sgd", net.spec)

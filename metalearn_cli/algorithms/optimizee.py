@@ -3,14 +3,12 @@
 Shapes: T tasks, S support examples, P parameters of the network (its coordinates).
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.inner_loop import from_vector, minibatch, support_gradient, to_vector
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.seeding import normals
 from metalearn_cli.tasks.base import Support
@@ -57,11 +55,3 @@ class Optimizee:
             self.net, self.parameters(theta), support, self.net.shapes, second_order=False
         )
         return VectorGradient(loss, to_vector(gradient), stats)
-
-
-def require_optimizee(start_std: float, batch_size: int | None) -> None:
-    """Refuse a start or a minibatch that makes no sense."""
-    if not 0 <= start_std < math.inf:
-        raise UserError(f"algo.start_std={start_std} must be a finite number, 0 or above, e.g. 0.01")
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"algo.batch_size={batch_size} must be at least 1, or null for the whole support set")

@@ -13,7 +13,6 @@ Differs from the paper in: nothing known; the paper does not print the step size
 docs/algorithms.md tells how it relates to the others.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,26 +26,24 @@ from metalearn_cli.algorithms.base import (
     Predictor,
     Update,
     gradient_update,
-    require_steps,
     task_loss,
 )
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, gradient_descent
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
+from metalearn_cli.system.limits import Count, NonNegative, check_limits
 from metalearn_cli.tasks.base import Batch, Support
 
 
 @dataclass(frozen=True)
 class Pretrain(Algorithm):
-    inner_lr: float = 0.02  # alpha, at validation and test
-    test_steps: int = 10
+    inner_lr: NonNegative = 0.02  # alpha, at validation and test
+    test_steps: Count = 10
 
     batch_norm = BatchNorm.transductive
 
     def __post_init__(self) -> None:
-        if not 0 <= self.inner_lr < math.inf:
-            raise UserError(f"algo.inner_lr={self.inner_lr} must be a finite number, 0 or above, e.g. 0.02")
-        require_steps(test_steps=self.test_steps)
+        check_limits(self, "algo.")
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         if net.spec.kind == "classes":

@@ -17,7 +17,6 @@ them). `train/loss` is the query loss after adapting, which training does not us
 docs/algorithms.md tells how it relates to the others.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -34,7 +33,6 @@ from metalearn_cli.algorithms.base import (
     Update,
     require_equal_sizes,
     require_one_way,
-    require_steps,
     running_average,
     task_loss,
 )
@@ -48,8 +46,8 @@ from metalearn_cli.algorithms.inner_loop import (
     require_head,
     support_gradient,
 )
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.system.limits import Count, NonNegative, check_limits
 from metalearn_cli.tasks.base import Batch, Support
 
 BETA2, EPSILON = 0.999, 1e-8  # Adam's own
@@ -77,23 +75,18 @@ class AdamState(NamedTuple):
 @dataclass(frozen=True)
 class Reptile(Algorithm):
     inner_optimizer: InnerOptimizer = InnerOptimizer.adam
-    inner_lr: float = 1e-3
-    inner_steps: int = 5  # k in training
-    inner_batch: int | None = 10  # examples of a minibatch in training; None: the whole support set
-    test_steps: int = 50  # k at validation and test
-    test_batch: int | None = 5  # examples of a minibatch there
+    inner_lr: NonNegative = 1e-3
+    inner_steps: Count = 5  # k in training
+    inner_batch: Count | None = 10  # examples of a minibatch in training; None: the whole support set
+    test_steps: Count = 50  # k at validation and test
+    test_batch: Count | None = 5  # examples of a minibatch there
     adam_slots: AdamSlots = AdamSlots.keep
     head: Head = Head.learned  # mean: the second moments likewise
 
     batch_norm = BatchNorm.one_query
 
     def __post_init__(self) -> None:
-        if not 0 <= self.inner_lr < math.inf:
-            raise UserError(f"algo.inner_lr={self.inner_lr} must be a finite number, 0 or above, e.g. 0.001")
-        require_steps(inner_steps=self.inner_steps, test_steps=self.test_steps)
-        for name in ("inner_batch", "test_batch"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"algo.{name}={getattr(self, name)} must be at least 1, or null for the whole support")
+        check_limits(self, "algo.")
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         require_one_way("reptile", net.spec)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.compare.comparison import Comparison, Difference, make_comparison
 from metalearn_cli.compare.conclusions import cautions, conclusions
 from metalearn_cli.compare.groups import differences, parts, split_arguments
@@ -20,11 +21,11 @@ from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.text import printable
 from metalearn_cli.system.text_table import aligned, finite
 
-MODES = ("transductive", "inductive", "running", "one_query")
+MODES = tuple(mode.name for mode in BatchNorm)
 
 
 def compare(arguments: list[str]) -> None:
-    """Print what `arguments`, folders and options, have for a difference."""
+    """Print the differences between the runs in these folders."""
     given, options = split_arguments(arguments, ("out", "batch_norm", "step"), "compare")
     out = Path(options["out"]) if "out" in options else None
     if out is not None and not out.absolute().parent.is_dir():
@@ -39,10 +40,10 @@ def compare(arguments: list[str]) -> None:
         tell(printable(f"note: {job} failed, and is left out: {sentence}"))
     if len(found) < 2:
         what = f"{found[0].name} is one configuration" if found else "no folder was given"
-        raise UserError(f"{what}, and a comparison wants two: metalearn compare outputs/a outputs/b")
+        raise UserError(f"{what}, and a comparison needs two: metalearn compare outputs/a outputs/b")
     comparison = make_comparison(found, mode, None if step is None else int(step))
     settings = setting_lines([part.runs[0] for part in found])
-    show("\n".join(map(printable, lines(comparison, settings))))
+    show("\n".join(map(printable, comparison_lines(comparison, settings))))
     if out is not None:
         write_durably(out, (json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n").encode())
 
@@ -54,7 +55,7 @@ def setting_lines(some: list[RunFolder], most: int = 8) -> list[str]:
     return said + ([f"  and {len(keys) - most} keys more"] if len(keys) > most else [])
 
 
-def lines(comparison: Comparison, settings: list[str]) -> list[str]:
+def comparison_lines(comparison: Comparison, settings: list[str]) -> list[str]:
     metric = comparison.metric
     steps = {side.inner_steps for side in comparison.sides} if comparison.step is None else {comparison.step}
     last = f"inner step {steps.pop()}" if len(steps) == 1 else "the last inner step of each side"
@@ -71,48 +72,58 @@ def lines(comparison: Comparison, settings: list[str]) -> list[str]:
     said += aligned(rows, "lrrrrl")
     if settings:
         said += ["", "they differ in", *settings]
-    for one, p, sentence in zip(comparison.differences, comparison.p_values, conclusions(comparison), strict=True):
-        said += ["", f"{one.second.name} minus {one.first.name}", *_difference_lines(one, p, comparison)]
+    for difference, p, sentence in zip(
+        comparison.differences, comparison.p_values, conclusions(comparison), strict=True
+    ):
+        said += [
+            "",
+            f"{difference.second.name} minus {difference.first.name}",
+            *_difference_lines(difference, p, comparison),
+        ]
         said += textwrap.wrap(f"{sentence}.", 100, initial_indent="  ", subsequent_indent="  ")
     if said_too := cautions(comparison):
         said += ["", *(line for caution in said_too for line in textwrap.wrap(f"note: {caution}", 100))]
     return said
 
 
-def _difference_lines(one: Difference, p: float | None, comparison: Comparison) -> list[str]:
+def _difference_lines(difference: Difference, p: float | None, comparison: Comparison) -> list[str]:
     metric = comparison.metric
     rows: list[list[str]] = []
 
     def add(name: str, estimate: Estimate, how: str) -> None:
         low, high = (figure(end, metric, True) for end in (estimate.low, estimate.high))
-        difference = figure(estimate.mean, metric, True)
         rows.append(
-            [f"  {name}", difference, f"{low} to {high}", f"p {estimate.p:.2g}", how.format(f"{estimate.df:.4g}")]
+            [
+                f"  {name}",
+                figure(estimate.mean, metric, True),
+                f"{low} to {high}",
+                f"p {estimate.p:.2g}",
+                how.format(f"{estimate.df:.4g}"),
+            ]
         )
 
-    if one.episodes is not None and one.as_if_unpaired is not None:
-        add("over test episodes", one.episodes, "paired t, {} degrees of freedom")
-        half = one.episodes.half
-        wider = f", {one.as_if_unpaired.half / half:.2g} times as wide" if half else ""
-        add("the same, unpaired", one.as_if_unpaired, f"Welch's t{wider}")
-    if one.seeds is not None and one.both is not None:
+    if difference.episodes is not None and difference.as_if_unpaired is not None:
+        add("over test episodes", difference.episodes, "paired t, {} degrees of freedom")
+        half = difference.episodes.half
+        wider = f", {difference.as_if_unpaired.half / half:.2g} times as wide" if half else ""
+        add("the same, unpaired", difference.as_if_unpaired, f"Welch's t{wider}")
+    if difference.seeds is not None and difference.both is not None:
         add(
             "over training seeds",
-            one.seeds,
-            ("paired t, by seed" if one.seeds_paired else "Welch's t") + ", {} degrees of freedom",
+            difference.seeds,
+            ("paired t, by seed" if difference.seeds_paired else "Welch's t") + ", {} degrees of freedom",
         )
-        add("over both", one.both, "both half widths, added as squares")
+        add("over both", difference.both, "both half widths, added as squares")
     said = aligned([["", "difference", "95% interval", "", ""], *rows], "lrlll") if rows else []
-    better, worse = one.shares
-    ranks = "" if one.wilcoxon is None else f"; Wilcoxon's signed ranks: p {one.wilcoxon:.2g}"
-    said.append(f"  better on {better:.1%} of the episodes, worse on {worse:.1%}{ranks}")
+    ranks = "" if difference.wilcoxon is None else f"; Wilcoxon's signed ranks: p {difference.wilcoxon:.2g}"
+    said.append(f"  better on {difference.better_on:.1%} of the episodes, worse on {difference.worse_on:.1%}{ranks}")
     if len(comparison.differences) > 1 and p is not None:
         said.append(f"  p {p:.2g} after Holm's correction")
     return said
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """What out=FILE gets: every figure, accuracies in 0..1."""
+    """The content of out=FILE: every figure, accuracies in 0..1."""
     return {
         "metric": comparison.metric,
         "inner_step": comparison.step,
@@ -124,19 +135,19 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         ],
         "differences": [
             {
-                "first": one.first.name,
-                "second": one.second.name,
-                "episodes": _estimate(one.episodes, "paired t"),
-                "unpaired": _estimate(one.as_if_unpaired, "Welch's t"),
-                "seeds": _estimate(one.seeds, "paired t, by seed" if one.seeds_paired else "Welch's t"),
-                "both": _estimate(one.both, "half widths over seeds and over episodes, added as squares"),
-                "wilcoxon_p": one.wilcoxon,
-                "better_on": one.shares[0],
-                "worse_on": one.shares[1],
+                "first": difference.first.name,
+                "second": difference.second.name,
+                "episodes": _estimate(difference.episodes, "paired t"),
+                "unpaired": _estimate(difference.as_if_unpaired, "Welch's t"),
+                "seeds": _estimate(difference.seeds, "paired t, by seed" if difference.seeds_paired else "Welch's t"),
+                "both": _estimate(difference.both, "half widths over seeds and over episodes, added as squares"),
+                "wilcoxon_p": difference.wilcoxon,
+                "better_on": difference.better_on,
+                "worse_on": difference.worse_on,
                 "p_holm": p,
                 "conclusion": sentence,
             }
-            for one, p, sentence in zip(
+            for difference, p, sentence in zip(
                 comparison.differences, comparison.p_values, conclusions(comparison), strict=True
             )
         ],

@@ -32,7 +32,8 @@ class Difference(NamedTuple):
     episodes: Estimate | None  # over test episodes, of these very models; None: a mean is not finite
     as_if_unpaired: Estimate | None  # the same without knowing that the episodes are the same
     wilcoxon: float | None
-    shares: tuple[float, float]  # of the episodes, on which the second is better, and on which it is worse
+    better_on: float  # the share of the episodes on which the second is better
+    worse_on: float
     seeds: Estimate | None  # over training seeds, on these very episodes; None: a side has one seed
     seeds_paired: bool
     both: Estimate | None  # over seeds and episodes together
@@ -148,7 +149,7 @@ def difference(metric: str, first: Side, second: Side) -> Difference:
         gain = np.nan_to_num(gain, nan=0.0, posinf=np.inf, neginf=-np.inf)  # both infinite: alike
     better, worse = ((gain > 0).mean(), (gain < 0).mean())[:: 1 if is_better(metric, 1, 0) else -1]
     if not np.isfinite(gain).all():
-        return Difference(first, second, None, None, wilcoxon(gain), (better, worse), None, False, None)
+        return Difference(first, second, None, None, wilcoxon(gain), better, worse, None, False, None)
     over_episodes, over_seeds, both = paired(gain), None, None
     seeds_paired = first.seeds == second.seeds
     if min(len(first.seeds), len(second.seeds)) > 1:
@@ -156,4 +157,4 @@ def difference(metric: str, first: Side, second: Side) -> Difference:
         over_seeds = paired(gains(metric, *by_seed)) if seeds_paired else unpaired(*(side.mean(0) for side in by_seed))
         both = together(over_seeds, over_episodes)
     ranks, alone = wilcoxon(gain), unpaired(first.values.mean(0), second.values.mean(0))
-    return Difference(first, second, over_episodes, alone, ranks, (better, worse), over_seeds, seeds_paired, both)
+    return Difference(first, second, over_episodes, alone, ranks, better, worse, over_seeds, seeds_paired, both)

@@ -13,19 +13,19 @@ from metalearn_cli.system.console import Console, Progress
 
 
 class Part(NamedTuple):
-    """The runs of one argument that differ in their seed at most."""
+    """The runs of one argument that differ in nothing but their seed."""
 
     name: str
     runs: list[RunFolder]  # by seed
 
     @property
     def settings(self) -> str:
-        """What decides the result, but for the seed."""
+        """The keys that decide the result, except the seed."""
         return repr(sorted(configuration(self.runs[0]).items()))
 
 
 def split_arguments(arguments: list[str], keys: tuple[str, ...], command: str) -> tuple[list[str], dict[str, str]]:
-    """Folders, and the options among `keys`; a folder's name may hold an equal sign, as those of a sweep's jobs do."""
+    """Split into folders and options, whose names are `keys`. A folder's name may have an equals sign."""
     folders: list[str] = []
     options: dict[str, str] = {}
     for argument in arguments:
@@ -42,7 +42,7 @@ def split_arguments(arguments: list[str], keys: tuple[str, ...], command: str) -
 
 
 def parts(argument: str, one_of_each: bool = True) -> list[Part]:
-    """The runs of an argument, those that differ in their seed alone together.
+    """The runs of an argument, grouped: those that differ only in their seed belong together.
 
     Raises UserError where two are alike in their seed too; without `one_of_each` such runs are parts of their own.
     """
@@ -75,13 +75,13 @@ def group(folders: list[Path], argument: str, one_of_each: bool) -> list[Part]:
 
 
 def swept(some: list[RunFolder]) -> list[str]:
-    """The keys, but for the seed, whose values on the command line differ between runs."""
+    """The keys, except the seed, whose values on the command line differ between runs."""
     keys = sorted({key for run in some for key in run.overrides} - {"seed", "name"})
     return [key for key in keys if len({run.overrides.get(key) for run in some}) > 1]
 
 
 def configuration(run: RunFolder) -> dict[str, Any]:
-    """What decides the result, but for the seed."""
+    """The keys that decide the result, except the seed."""
     free = (runs.FREE - {"steps"}) | {"seed"}
     return {key: value for key, value in run.config.items() if key not in free and not key.startswith("paper")}
 

@@ -23,7 +23,7 @@ def t_p_value(t: float, df: float) -> float:
 
 
 def t_quantile(df: float, p: float = 0.05) -> float:
-    """The t beyond which, to either side together, lies p: the half width of an interval in standard errors."""
+    """The t beyond which, on both sides together, lies p: the half width of an interval in standard errors."""
     from scipy.special import stdtrit
 
     return float(-stdtrit(df, p / 2))
@@ -77,13 +77,13 @@ def gains(metric: str, first: Values, second: Values) -> Values:
 
 
 def paired(differences: Values) -> Estimate:
-    """Of the mean of differences [N], N at least 2."""
+    """The estimate of a mean from its differences [N], N at least 2."""
     number = len(differences)
     return estimate(float(differences.mean()), float(differences.var(ddof=1)) / number, number - 1)
 
 
 def unpaired(first: Values, second: Values) -> Estimate:
-    """Of the mean of `second` minus that of `first`, as if they had nothing to do with each other: Welch's t."""
+    """The mean of `second` minus that of `first`, as if they had nothing to do with each other: Welch's t."""
     parts = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in (first, second)]
     variance, squares = sum(part for part, _ in parts), sum(part**2 / df for part, df in parts)
     df = variance**2 / squares if squares else float(sum(df for _, df in parts))
@@ -91,16 +91,19 @@ def unpaired(first: Values, second: Values) -> Estimate:
 
 
 def together(over_seeds: Estimate, over_episodes: Estimate) -> Estimate:
-    """One mean with two sources of noise. The half widths are added as squares, since the degrees of freedom that a sum
-    of variances has by Satterthwaite give too narrow an interval where a few seeds decide; p is that of the widest
-    interval without 0. What seeds and episodes share is counted twice: a little too wide rather than too narrow."""
+    """The estimate of one mean with two sources of noise.
+
+    The half widths are added as squares: the degrees of freedom that a sum of variances has by Satterthwaite give too
+    narrow an interval where a few seeds decide. p belongs to the widest interval without 0. What seeds and episodes
+    share is counted twice, which makes the interval a little too wide rather than too narrow.
+    """
     parts = over_seeds, over_episodes
     mean, df = over_episodes.mean, over_seeds.df
 
     def half(p: float) -> float:
-        return math.sqrt(sum(t_quantile(one.df, p) ** 2 * one.variance for one in parts if one.variance))
+        return math.sqrt(sum(t_quantile(part.df, p) ** 2 * part.variance for part in parts if part.variance))
 
-    variance = sum(one.variance for one in parts)
+    variance = sum(part.variance for part in parts)
     if variance == 0:
         return estimate(mean, 0.0, df)
     low, high = -30.0, 0.0  # p as a power of ten

@@ -1,11 +1,14 @@
-"""What a job runs on: its device, its learner, and what is set for the whole process."""
+"""The learner of a job, on the device that it names."""
 
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.step import Execution
+from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.seeding import generator
+from metalearn_cli.system.compiled import require_compiler
+from metalearn_cli.system.cuda_graph import require_gpu
 from metalearn_cli.system.device import Precision, check_precision, own_device
 from metalearn_cli.system.ranks import ALONE, Ranks
 
@@ -22,6 +25,21 @@ def require_shares(job: Job, ranks: Ranks) -> None:
     for key in ("compile", "cuda_graph"):
         if ranks.size > 1 and getattr(settings, key):
             raise UserError(f"{key}=true is for one process, and these are {ranks.size} ranks: give {key}=false")
+
+
+def require_parts(job: Job, ranks: Ranks = ALONE) -> Params:
+    """Raises UserError where the device is missing or the parts do not fit together -> what will be learned, by the
+    names of a checkpoint, on the CPU. Nothing is made on the device."""
+    device = own_device(job.run.device, ranks)
+    check_precision(job.run.precision, device)
+    if job.run.compile:
+        require_compiler(device)
+    if job.run.cuda_graph:
+        require_gpu(device)
+    params, buffers = job.algo.init(job.net, generator(job.run.seed, "init"))
+    return {f"params.{name}": value for name, value in params.items()} | {
+        f"buffers.{name}": value for name, value in buffers.items()
+    }
 
 
 def new_learner(job: Job, ranks: Ranks = ALONE) -> Learner:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from metalearn_cli.config.conf_folder import GROUPS, PRESETS, conf_dir, flatten, list_choices
 from metalearn_cli.errors import nearest
+from metalearn_cli.system.limits import words_of
 
 # Hydra's plugins by the extra that has them.
 _EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
@@ -18,10 +19,10 @@ _EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slu
 
 def describe(kind: Any) -> str:
     """A type in the user's words."""
+    if words := words_of(kind):
+        return words
     options = [option for option in getattr(kind, "__args__", ()) if option is not type(None)]
     or_null = " or null" if type(None) in getattr(kind, "__args__", ()) else ""
-    if set(options) == {int, str}:
-        return f"a whole number or a word{or_null}"
     if len(options) == 1:
         kind = options[0]
     if isinstance(kind, type) and issubclass(kind, Enum):

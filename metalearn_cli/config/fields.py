@@ -8,20 +8,23 @@ from dataclasses import make_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metalearn_cli.config.explain import describe
 from metalearn_cli.errors import UserError, nearest
+from metalearn_cli.system import limits
+from metalearn_cli.system.limits import check_limit
 
 PACKAGE = "metalearn_cli."
 
 
 def types_in_source(target: str, injected: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The types of the keys of dataclass `target`, package.module.Class of this package; an enum in them has the names
-    of its members, and a field that is a dataclass stands for its own fields. What no key can be of is Any."""
+    """The types of the keys of dataclass `target`, package.module.Class of this package, with their limits; an enum in
+    them has the names of its members, and a field that is a dataclass stands for its own fields. What no key can be of
+    is Any."""
     module, _, name = target.rpartition(".")
     types: dict[str, Any] = {}
     for field in _definition(module, name).body:
@@ -67,6 +70,8 @@ def _type_of(annotation: ast.expr, module: str) -> Any:
             return tuple[_type_of(item, module), ...]  # type: ignore[misc]
         case ast.Subscript(value=ast.Name(id="dict")):
             return dict[str, Any]
+        case ast.Subscript(value=ast.Name(id="Annotated")):  # the words and the range stand beside the type
+            return eval(compile(ast.Expression(annotation), module, "eval"), dict(vars(limits)))
         case ast.Name(id=name) if isinstance(getattr(builtins, name, None), type):
             return getattr(builtins, name)
         case ast.Name(id=name):
@@ -76,7 +81,11 @@ def _type_of(annotation: ast.expr, module: str) -> Any:
 
 def _class_of(name: str, module: str) -> Any:
     for part in _source(module).body:
+        if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == name:
+            return _type_of(part.value, module)
         if isinstance(part, ast.ImportFrom) and name in {alias.name for alias in part.names}:
+            if part.module == limits.__name__:
+                return getattr(limits, name)
             return _class_of(name, str(part.module)) if str(part.module).startswith(PACKAGE) else Any
         if isinstance(part, ast.ClassDef) and part.name == name:
             if any(isinstance(base, ast.Name) and base.id == "Enum" for base in part.bases):
@@ -89,7 +98,8 @@ def _class_of(name: str, module: str) -> Any:
 def typed(types: dict[str, Any], node: DictConfig, prefix: str, owner: str) -> DictConfig:
     """The values of `node` in their types, those of `owner`'s keys; missing where `node` has none. Raises UserError for
     any other key, and for a value of another type."""
-    schema = OmegaConf.structured(make_dataclass("Keys", list(types.items())))
+    keys = make_dataclass("Keys", list(types.items()))
+    schema, without_limits = OmegaConf.structured(keys), get_type_hints(keys)
     for key, value in ((key, node[key]) for key in map(str, node) if not OmegaConf.is_missing(node, key)):
         if key not in types:
             hint = nearest(key, types, prefix)
@@ -102,8 +112,11 @@ def typed(types: dict[str, Any], node: DictConfig, prefix: str, owner: str) -> D
             schema[key] = value
         except OmegaConfBaseException as error:
             raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}") from error
-        if _is_nested(value, types[key]):
+        if _is_nested(value, without_limits[key]):
             raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}")
+        fitting = schema[key]
+        plain = OmegaConf.to_container(fitting) if OmegaConf.is_config(fitting) else fitting
+        check_limit(f"{prefix}{key}", plain, types[key])
     return schema  # type: ignore[no-any-return]
 
 

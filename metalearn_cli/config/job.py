@@ -9,20 +9,22 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
-from metalearn_cli.config.conf_folder import GROUPS, conf_dir, run_keys
-from metalearn_cli.config.overrides import check_name, compose_run, given_twice, keys_of
+from metalearn_cli.config.conf_folder import GROUPS, conf_dir, flatten, run_keys
+from metalearn_cli.config.overrides import compose_run, given_twice, keys_of
 from metalearn_cli.config.schema import (
+    ConfigSource,
     build,
-    check,
-    default_values,
+    checked_fields,
+    class_of,
+    default_keys,
+    described,
     field_types,
     import_class,
-    path_of,
-    plain,
-    values_of,
+    note_on_defaults,
+    to_yaml,
 )
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import parse_expectation
@@ -30,11 +32,21 @@ from metalearn_cli.nets.base import Net
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
-from metalearn_cli.system.device import Precision, check_threads
-from metalearn_cli.system.measure import parse_memory
+from metalearn_cli.system.device import Precision
+from metalearn_cli.system.limits import (
+    Chunk,
+    Count,
+    Device,
+    Memory,
+    Name,
+    Natural,
+    Paper,
+    Threads,
+    check_limits,
+)
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
-from metalearn_cli.tasks.resized import Adapted
+from metalearn_cli.tasks.resized import ResizedImages
 
 
 class Select(Enum):
@@ -51,52 +63,37 @@ class Logger(Enum):
 class Run:
     """The keys that belong to no group; conf/config.yaml explains each and has its value."""
 
-    name: str | None
-    seed: int
-    episodes_seed: int
-    steps: int
-    tasks_per_step: int
-    test_episodes: int
+    name: Name | None
+    seed: Natural
+    episodes_seed: Natural
+    steps: Natural
+    tasks_per_step: Count
+    test_episodes: Count
     batch_norm: BatchNorm | None
     other_batch_norm: tuple[BatchNorm, ...]
-    eval_every: int
-    eval_episodes: int
+    eval_every: Natural
+    eval_episodes: Count
     select: Select
-    log_every: int
-    save_every: int
-    keep: int
-    device: str
+    log_every: Count
+    save_every: Count
+    keep: Count
+    device: Device
     precision: Precision
     deterministic: bool
-    threads: int | None
+    threads: Threads | None
     allocator: Allocator
     compile: bool
     cuda_graph: bool
-    tasks_per_chunk: int | str | None  # a number, or "auto"
-    memory: str | None  # a size, or "auto"
+    tasks_per_chunk: Chunk | None
+    memory: Memory | None
     logger: Logger | None
     expect: str | None
     trust: bool
     lock: bool
-    paper: dict[str, Any] | None
+    paper: Paper | None
 
     def __post_init__(self) -> None:
-        for key in ("tasks_per_step", "test_episodes", "eval_episodes", "log_every", "save_every", "keep"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key}={getattr(self, key)} must be at least 1")
-        check_threads(self.threads)
-        chunk = self.tasks_per_chunk
-        if chunk is not None and chunk != "auto" and (isinstance(chunk, str) or chunk < 1):
-            raise UserError(f"tasks_per_chunk={chunk} must be a whole number from 1 on, auto or null")
-        if self.memory not in (None, "auto"):
-            parse_memory(self.memory)
-        for key in ("steps", "seed", "episodes_seed", "eval_every"):
-            if getattr(self, key) < 0:
-                raise UserError(f"{key}={getattr(self, key)} must be 0 or above")
-        if self.name is not None:
-            check_name(self.name)
-        if self.paper is not None and not {"mean", "source"} <= self.paper.keys():
-            raise UserError("paper must have a mean and a source, e.g. paper={mean:0.9,source:mine}")
+        check_limits(self, "")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,8 +101,8 @@ class Run:
 
 
 class Job(NamedTuple):
-    """Everything that a run is made of, checked; nothing has been drawn or written yet, and of data a user's table is
-    read and a user's folder listed at most."""
+    """Everything that a run is made of, checked. Nothing has been drawn or written yet; at most a user's table has been
+    read, or a user's folder listed."""
 
     run: Run
     algo: Algorithm
@@ -128,6 +125,12 @@ class Job(NamedTuple):
         others = self.run.other_batch_norm if self.net.init_stats() else ()
         return [self.headline, *(mode for mode in others if mode is not self.headline)]
 
+    @property
+    def given_values(self) -> dict[str, Any]:
+        """What the command line gave, by key: in a sweep, what was swept, and what is the same in all its jobs."""
+        values = {**flatten(self.config), **self.choices}
+        return {key: values[key] for key in sorted(self.given) if key in values and key != "name"}
+
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
         """This rank's tasks of meta-iteration `step`, counted from 0: the whole is a function of the seed and the step
         alone, and every rank draws it."""
@@ -136,18 +139,18 @@ class Job(NamedTuple):
 
 
 def load_job(overrides: list[str]) -> Job:
-    """Compose, check and build. Raises UserError, before any data are touched."""
+    """Compose, check and build a job. Raises UserError before any data are touched."""
     return train_job(*compose_run(overrides), overrides)
 
 
 def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str]) -> Job:
-    """The job of a training with this configuration, which these overrides asked for."""
-    given = keys_of(overrides)
+    """The job of a training with this configuration, for which these overrides asked."""
+    given = frozenset(keys_of(overrides))
     if "paper" not in given and any(key.partition(".")[0] in GROUPS for key in given):
         composed.paper = None  # the published figure belongs to the experiment as it stands
     elif composed.paper is not None:  # its other tests are made by `reproduce` alone
         composed.paper = {key: value for key, value in composed.paper.items() if key != "tests"}
-    job = make_job(composed, choices, given, trust=True)
+    job = make_job(composed, choices, ConfigSource(given, trust=True))
     job = job._replace(notes=[*job.notes, *given_twice(overrides)])
     if (lacking := _why_no_validation(job)) is None:
         return job
@@ -164,9 +167,9 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
 
 
 def _why_no_validation(job: Job) -> str | None:
-    """What keeps the task from giving validation tasks; None where nothing does."""
+    """Why the task has no validation tasks; None where it has some."""
     if "val" not in job.task.splits:
-        what = "classes" if job.task.number("test") is None else "tasks"
+        what = "classes" if job.task.task_count("test") is None else "tasks"
         return f"task={job.choices['task']} has no validation {what} with this split"
     try:
         job.task.check_split("val")
@@ -176,53 +179,44 @@ def _why_no_validation(job: Job) -> str | None:
 
 
 def make_job(
-    node: DictConfig,
-    choices: dict[str, str],
-    given: set[str],
-    trust: bool,
-    input_shape: tuple[int, ...] | None = None,
+    node: DictConfig, choices: dict[str, str], source: ConfigSource, input_shape: tuple[int, ...] | None = None
 ) -> Job:
-    """Check and build a whole configuration; `given` are the keys that stand on the command line.
-
-    Without `trust`, only classes of this package are imported: a run folder may come from anywhere. With `input_shape`
-    the task's images get that shape.
-    """
-    groups = {group: node.pop(group) for group in GROUPS}
-    for group, part in groups.items():
-        if not isinstance(part, DictConfig) or "_target_" not in part:
+    """Check and build a whole configuration. With `input_shape` the images of the task get that shape."""
+    for group in GROUPS:
+        if not isinstance(node[group], DictConfig) or "_target_" not in node[group]:
             raise UserError(f"{conf_dir() / group / choices[group]}.yaml has no _target_, the class that it is about")
-    run = Run(**check(Run, node, ""))
-    notes: list[str] = []
-
-    def make(group: str, base: type, **injected: Any) -> Any:
-        return build(groups[group], group, base, given, trust, notes, **injected)
-
-    optimizer: Optimizer = make("optimizer", Optimizer)
+    run = Run(**checked_fields(Run, OmegaConf.masked_copy(node, [str(key) for key in node if key not in GROUPS]), ""))
+    optimizer: Optimizer = build(node.optimizer, "optimizer", Optimizer, source)
     if optimizer.anneals and optimizer.schedule_steps is None and run.steps > 0:
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)
-    task: TaskDistribution = make("task", TaskDistribution)
-    run = _each_task_once(run, task, given, notes)
-    shown = task if input_shape is None else Adapted(task, input_shape)
-    net: Net = make("model", Net, spec=shown.spec)
-    algo: Algorithm = make("algo", Algorithm)
+    task = build_task(node.task, source)
+    run, notes = _cap_episodes_to_tasks(run, task, source.given)
+    shown = task if input_shape is None else ResizedImages(task, input_shape)
+    net: Net = build(node.model, "model", Net, source, shown.spec)
+    algo: Algorithm = build(node.algo, "algo", Algorithm, source)
     if run.expect is not None:
         parse_expectation(run.expect, task.spec.metric, algo.test_steps)
-    config = plain(dataclasses.asdict(run))
-    choices = dict(choices)
-    for group, part in (("algo", algo), ("task", task), ("model", net), ("optimizer", optimizer)):
-        if f"{group}._target_" in given:  # no longer the chosen yaml's
-            choices[group] = (net.target if part is net else type(part)).__name__
-        config[group] = {"_target_": path_of(type(part)), **plain(values_of(part, frozenset({"spec"})))}
-    config["model"] = {"_target_": path_of(net.target), **plain(net.keys())}
-    return Job(run, algo, shown, net, optimizer, choices, config, notes, frozenset(given))
+    parts = {"algo": algo, "task": task, "model": net, "optimizer": optimizer}
+    # A class that the command names is no longer the chosen yaml's.
+    own = {group: class_of(part).__name__ for group, part in parts.items() if f"{group}._target_" in source.given}
+    config = to_yaml(dataclasses.asdict(run)) | {group: described(part) for group, part in parts.items()}
+    notes = [note for group in GROUPS for note in note_on_defaults(node[group], group, source)] + notes
+    return Job(run, algo, shown, net, optimizer, {**choices, **own}, config, notes, source.given)
 
 
-def _each_task_once(run: Run, task: TaskDistribution, given: set[str], notes: list[str]) -> Run:
-    """The run with no more episodes than there are tasks, where those are counted. More on the command line is refused;
-    a preset's number is one for tasks without end."""
+def build_task(node: DictConfig | dict[str, Any], source: ConfigSource) -> TaskDistribution:
+    """The task that a configuration's `task` describes. Its data may be read."""
+    task: TaskDistribution = build(node, "task", TaskDistribution, source)
+    return task
+
+
+def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given: frozenset[str]) -> tuple[Run, list[str]]:
+    """The run with no more episodes than there are tasks, where those are counted, and a sentence on each number that
+    is another one now. More on the command line is refused; a preset's number is meant for tasks without end."""
+    notes: list[str] = []
     splits: dict[str, tuple[Split, str]] = {"test_episodes": ("test", "test"), "eval_episodes": ("val", "validation")}
     for key, (split, word) in splits.items():
-        asked, there_are = getattr(run, key), task.number(split) if split in task.splits else None
+        asked, there_are = getattr(run, key), task.task_count(split) if split in task.splits else None
         if there_are is None or asked <= there_are:
             continue
         if key in given:
@@ -233,27 +227,27 @@ def _each_task_once(run: Run, task: TaskDistribution, given: set[str], notes: li
         fewer: Any = {key: there_are}
         run = dataclasses.replace(run, **fewer)
         notes.append(f"{key}={there_are}, not {asked}: there are no more {word} tasks, and each is scored once")
-    return run
+    return run, notes
 
 
 def key_defaults(job: Job) -> dict[str, Any]:
-    """What each key is where nobody sets it, by its whole name: in a run of a version without the key, that is what
-    was done."""
+    """The value of each key where nobody sets it, by its whole name: in a run of a version without the key, that is
+    what was done."""
     defaults = run_keys()
     for group, part in (("algo", job.algo), ("task", job.task), ("model", job.net), ("optimizer", job.optimizer)):
-        own = default_values(part.target if isinstance(part, Net) else type(part), frozenset({"spec"}))
-        defaults |= {f"{group}.{key}": plain(value) for key, value in own.items() if value != MISSING}
+        values = default_keys(class_of(part))
+        defaults |= {f"{group}.{key}": to_yaml(value) for key, value in values.items() if value != MISSING}
     return defaults
 
 
-def gone_keys(config: dict[str, Any], groups: list[str], trust: bool) -> dict[str, Any]:
-    """The keys in the configuration of a run that there are no longer, of those that belong to no group and of these
-    groups."""
+def removed_keys(config: dict[str, Any], groups: list[str], trust: bool) -> dict[str, Any]:
+    """The keys in the configuration of a run that this version does not have, of those that belong to no group and of
+    these groups."""
     known = {field.name for field in dataclasses.fields(Run)} | set(GROUPS)
-    gone = {key: value for key, value in config.items() if key not in known}
+    removed = {key: value for key, value in config.items() if key not in known}
     for group in groups:
         cls = import_class(config[group]["_target_"], group, trust)
         if dataclasses.is_dataclass(cls):
-            keys = {"_target_", *field_types(cls, frozenset({"spec"}))}
-            gone |= {f"{group}.{key}": value for key, value in config[group].items() if key not in keys}
-    return gone
+            keys = {"_target_", *field_types(cls)}
+            removed |= {f"{group}.{key}": value for key, value in config[group].items() if key not in keys}
+    return removed

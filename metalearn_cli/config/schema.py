@@ -1,4 +1,4 @@
-"""Dataclasses as the schema of the configuration, and objects built of it.
+"""Check the configuration against dataclasses, and build objects of it.
 
 Each group (`algo`, `task`, `model`, `optimizer`) names its class in `_target_`, and its other keys are that class's
 fields; a field that is a dataclass itself stands for the fields of that one.
@@ -10,7 +10,7 @@ import inspect
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -19,17 +19,25 @@ from metalearn_cli.config.fields import typed
 from metalearn_cli.errors import UserError, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.user_module import module_net
+from metalearn_cli.tasks.base import Spec
 
-# Where the classes are that a run's folder may name; importing another module may do something.
+# Where the classes are that the folder of a run may name; importing another module may run anything.
 _PARTS = tuple(f"metalearn_cli.{part}." for part in ("algorithms", "tasks", "nets", "optimizer"))
 
 
+class ConfigSource(NamedTuple):
+    """Where a configuration comes from."""
+
+    given: frozenset[str] = frozenset()  # the keys that the command names
+    trust: bool = False  # whether it may name classes outside of this package, whose code importing runs
+
+
 def build(
-    node: DictConfig, group: str, base: type, given: set[str], trust: bool, notes: list[str], **injected: Any
+    node: DictConfig | dict[str, Any], group: str, base: type, source: ConfigSource, spec: Spec | None = None
 ) -> Any:
-    """The object that a group of the configuration describes: `_target_` with the other keys as its fields."""
-    target = str(node.pop("_target_"))
-    cls = import_class(target, group, trust)
+    """The object that a group of the configuration describes: `_target_` with the other keys as its fields. A network
+    gets the `spec` of the task too."""
+    target, cls = str(node["_target_"]), import_class(node["_target_"], group, source.trust)
     is_module = base is Net and isinstance(cls, type) and issubclass(cls, torch.nn.Module)
     if not is_module and not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
         or_module = " or a torch.nn.Module" if base is Net else ""
@@ -37,39 +45,46 @@ def build(
             f"{group}._target_={target} must be a frozen dataclass that implements {path_of(base)}{or_module}"
         )
     try:
-        if f"{group}._target_" in given:
-            defaults = default_values(cls, frozenset(injected))
-            node = _without_the_yamls(node, group, target, defaults, given, notes)
+        keys = _keys_of_class(node, group, cls, source)
         if is_module:
-            arguments: Any = OmegaConf.to_container(node)
-            return module_net(cls, injected["spec"], arguments)
-        return _assemble(cls, check(cls, node, f"{group}.", injected=frozenset(injected)), injected)
+            assert spec is not None  # guaranteed by the caller
+            return module_net(cls, spec, keys)
+        values = checked_fields(cls, OmegaConf.create(keys), f"{group}.")
+        return _assemble(cls, values, {} if spec is None else {"spec": spec})
     except UserError:
         raise
     except Exception as error:  # whatever a user's class may raise
-        if _is_ours(target):
+        if target.startswith("metalearn_cli."):
             raise
         raise UserError(f"{group}._target_={target} cannot be made: {failure_sentence(error)}") from error
 
 
-def _without_the_yamls(
-    node: DictConfig, group: str, target: str, defaults: dict[str, Any], given: set[str], notes: list[str]
-) -> DictConfig:
-    """The keys for a class that the command line names: what it gives itself, and the yaml's where the class has no
-    default. The yaml that was chosen belongs to another class: its other keys are dropped, and where a default is
-    another value than the yaml's, a note says so."""
-    kept: dict[str, Any] = {}
-    own: list[str] = []
+def _keys_of_class(node: DictConfig | dict[str, Any], group: str, cls: type, source: ConfigSource) -> dict[str, Any]:
+    """The keys of a group but `_target_`. Where the command names the class, the chosen yaml belongs to another one: of
+    its keys those stay that the command names, or for which this class has no default."""
+    keys: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else dict(node)
+    del keys["_target_"]
+    if f"{group}._target_" not in source.given:
+        return dict(keys)
+    defaults = default_keys(cls)
+    named = {key for key in keys if any(f"{name}.".startswith(f"{group}.{key}.") for name in source.given)}
+    return {key: value for key, value in keys.items() if key in named or defaults.get(key) == MISSING}
+
+
+def note_on_defaults(node: DictConfig, group: str, source: ConfigSource) -> list[str]:
+    """A sentence where the command names a class whose own defaults are other values than those of the chosen yaml."""
+    if f"{group}._target_" not in source.given:
+        return []
+    target = str(node["_target_"])
     asked: Any = OmegaConf.to_container(node)
-    for key, value in asked.items():
-        is_given = any(name == f"{group}.{key}" or name.startswith(f"{group}.{key}.") for name in given)
-        if is_given or defaults.get(key) == MISSING:
-            kept[key] = value
-        elif key in defaults and (default := plain(defaults[key])) != value:
-            own.append(f"{group}.{key}={default} (not {value})")
-    if own:
-        notes.append(f"{target}'s own defaults stand: {', '.join(own)}")
-    return OmegaConf.create(kept)
+    cls = import_class(target, group, source.trust)
+    kept, defaults = _keys_of_class(node, group, cls, source), default_keys(cls)
+    differing = [
+        f"{group}.{key}={default} (not {value})"
+        for key, value in asked.items()
+        if key not in kept and key in defaults and (default := to_yaml(defaults[key])) != value
+    ]
+    return [f"{target}'s own defaults stand: {', '.join(differing)}"] if differing else []
 
 
 def import_class(target: str, group: str, trust: bool) -> Any:
@@ -77,7 +92,7 @@ def import_class(target: str, group: str, trust: bool) -> Any:
     if not target.startswith(_PARTS):
         if not trust:
             raise UserError(
-                f"the run's {group}._target_={target} is no part of metalearn that can be chosen, and "
+                f"the run's {group}._target_={target} is not a part of metalearn that can be chosen, and "
                 "importing it would run its code: give trust=true if you trust it"
             )
         if (here := str(Path.cwd())) not in sys.path:
@@ -98,38 +113,37 @@ def import_class(target: str, group: str, trust: bool) -> Any:
     return getattr(imported, name)
 
 
-def _is_ours(target: str) -> bool:
-    return target.startswith("metalearn_cli.")
-
-
 def path_of(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def check(cls: type, node: DictConfig, prefix: str, injected: frozenset[str] = frozenset()) -> dict[str, Any]:
+def checked_fields(cls: type, node: DictConfig, prefix: str) -> dict[str, Any]:
     """The fields of dataclass `cls` as this node gives them, of the right types. Raises UserError for any other key."""
-    schema = typed(field_types(cls, injected), node, prefix, path_of(cls))
+    schema = typed(field_types(cls), node, prefix, path_of(cls))
     named = set(map(str, node))  # also those that are ???, which are not `in node`
-    for name, default in field_defaults(cls, injected).items():
+    for name, default in default_keys(cls).items():
         if name not in named:
             schema[name] = default
         if OmegaConf.is_missing(schema, name):
             raise UserError(f"{prefix}{name} has no value: give {prefix}{name}=...")
-    given = {str(name): schema[name] for name in schema}
-    values = {name: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for name, v in given.items()}
+    values = {str(name): OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for name, v in schema.items()}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def field_types(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
+    """The types of the keys of a class: those of its fields, and of the fields of a field that is a dataclass."""
     types: dict[str, Any] = {}
-    for name, hint in _fields(cls, injected).items():
-        types |= field_types(hint, frozenset()) if dataclasses.is_dataclass(hint) else {name: hint}
+    for name, hint in _fields(cls).items():
+        types |= field_types(hint) if dataclasses.is_dataclass(hint) else {name: hint}
     return types
 
 
-def field_defaults(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
-    """MISSING for a field without."""
-    hints, defaults = _fields(cls, injected), {}
+def default_keys(cls: Any) -> dict[str, Any]:
+    """The values that the keys of a class have where nobody gives them; MISSING for a key without."""
+    if issubclass(cls, torch.nn.Module):
+        arguments = inspect.signature(cls).parameters.values()
+        return {p.name: MISSING if p.default is inspect.Parameter.empty else p.default for p in arguments}
+    hints, defaults = _fields(cls), {}
     for f in dataclasses.fields(cls):
         if f.name not in hints:
             continue
@@ -139,47 +153,49 @@ def field_defaults(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
         if not dataclasses.is_dataclass(hint := hints[f.name]):
             defaults[f.name] = default
         else:
-            defaults |= field_defaults(hint, frozenset()) if default is MISSING else values_of(default, frozenset())
+            defaults |= default_keys(hint) if default is MISSING else _field_values(default)
     return defaults
 
 
-def values_of(part: Any, injected: frozenset[str]) -> dict[str, Any]:
-    """The keys of an object with their values."""
+def class_of(part: Any) -> type:
+    """The class that `_target_` names for this object."""
+    return part.target if isinstance(part, Net) else type(part)
+
+
+def described(part: Any) -> dict[str, Any]:
+    """The group of the configuration by which `build` makes this object again."""
+    keys = part.keys() if isinstance(part, Net) else _field_values(part)
+    return {"_target_": path_of(class_of(part)), **to_yaml(keys)}
+
+
+def _field_values(part: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name, hint in _fields(type(part), injected).items():
+    for name, hint in _fields(type(part)).items():
         value = getattr(part, name)
-        values |= values_of(value, frozenset()) if dataclasses.is_dataclass(hint) else {name: value}
+        values |= _field_values(value) if dataclasses.is_dataclass(hint) else {name: value}
     return values
 
 
 def _assemble(cls: Any, values: dict[str, Any], injected: dict[str, Any]) -> Any:
     """The object whose keys have these values."""
     arguments = dict(injected)
-    for name, hint in _fields(cls, frozenset(injected)).items():
+    for name, hint in _fields(cls).items():
         arguments[name] = _assemble(hint, values, {}) if dataclasses.is_dataclass(hint) else values[name]
     return cls(**arguments)
 
 
-def _fields(cls: Any, injected: frozenset[str]) -> dict[str, Any]:
-    """The types of a class's own fields."""
-    hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name not in injected}
+def _fields(cls: Any) -> dict[str, Any]:
+    """The types of a class's own fields; the `spec` of a network is no key."""
+    hints, injected = get_type_hints(cls, include_extras=True), "spec" if issubclass(cls, Net) else None
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name != injected}
 
 
-def default_values(cls: type, injected: frozenset[str]) -> dict[str, Any]:
-    """The defaults of a part's keys: a dataclass's fields, or the arguments of a module's constructor."""
-    if not issubclass(cls, torch.nn.Module):
-        return field_defaults(cls, injected)
-    arguments = inspect.signature(cls).parameters.values()
-    return {p.name: MISSING if p.default is inspect.Parameter.empty else p.default for p in arguments}
-
-
-def plain(value: Any) -> Any:
+def to_yaml(value: Any) -> Any:
     """Enums as their names, tuples as lists: what yaml and a later command line can read again."""
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: to_yaml(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [to_yaml(item) for item in value]
     return value

@@ -121,7 +121,7 @@ def by_shares(names: list[str], root: str, shares: Shares, needs: dict[str, int]
     split gets fewer than two."""
     both = {"test": shares.test, "val": shares.val}
     given = {split: share for split, share in both.items() if share is not None}
-    if any(not 0 <= share < 1 for share in given.values()) or sum(given.values()) >= 1:
+    if sum(given.values()) >= 1:
         words = " and ".join(f"task.{split}_share={share}" for split, share in given.items())
         raise UserError(f"{words} must be shares of the classes, e.g. 0.2, that leave some of them for training")
     if not shares.is_enough(len(names), dict.fromkeys(SPLITS, 2)):

@@ -20,8 +20,8 @@ from metalearn_cli.datasets.formats import Broken as Broken  # for whoever decod
 from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.modes import check, plain
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import MIN_SIDE
 
-MIN_SIDE = 8  # pixels; what is smaller is an icon or an accident
 MAX_PIXELS = 100_000_000  # 300 MB once decoded; a small file can claim any size
 
 

@@ -17,6 +17,7 @@ from metalearn_cli.nets.base import Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
+from metalearn_cli.system.limits import Count, Positive, check_limits
 from metalearn_cli.tasks.base import Spec
 
 BLOCKS = ("block1", "block2", "block3", "block4")
@@ -38,15 +39,16 @@ class Init(Enum):
 @dataclass(frozen=True)
 class Conv4(Net):
     spec: Spec
-    filters: int = 64
+    filters: Count = 64
     downsample: Downsample = Downsample.max_pool
     spatial_mean: bool = False  # features: the mean over the last image instead of all its pixels
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
     init_weights: Init = Init.torch  # of the convolutions, and of the head where head_std is null
-    head_std: float | None = None  # normal weights of this standard deviation, cut at two of them, zero bias
+    head_std: Positive | None = None  # normal weights of this standard deviation, cut at two of them, zero bias
     convolution: Convolution = Convolution.auto
 
     def __post_init__(self) -> None:
+        check_limits(self, "model.")
         if len(self.spec.input_shape) != 3:
             raise UserError(
                 f"model=conv4 wants images, and this task's examples have shape {list(self.spec.input_shape)}: "
@@ -57,10 +59,6 @@ class Conv4(Net):
                 f"model=conv4 halves an image four times, and {self.spec.input_shape[1]}x{self.spec.input_shape[2]} "
                 "is too small for that: take images of 16x16 or more, or model.downsample=stride"
             )
-        if self.filters < 1:
-            raise UserError(f"model.filters={self.filters} must be at least 1")
-        if self.head_std is not None and not 0 < self.head_std < math.inf:
-            raise UserError(f"model.head_std={self.head_std} must be a positive number or null")
 
     def variants(self) -> dict[str, Net]:
         ways = (Convolution.grouped, Convolution.product) if self.convolution is Convolution.auto else ()

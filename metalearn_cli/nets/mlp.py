@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Forward, Net, Params
 from metalearn_cli.nets.layers import batch_norm, init_linear, linear
+from metalearn_cli.system.limits import Limit, Positive, check_limits
 from metalearn_cli.tasks.base import Spec
 
 
@@ -28,20 +29,26 @@ class Activation(Enum):
         return function(x)
 
 
+Widths = Annotated[
+    tuple[int, ...],
+    Limit(
+        "a list of the widths of one layer or more, each 1 or above, e.g. [40,40]",
+        lambda widths: min(widths, default=0) >= 1,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class MLP(Net):
     spec: Spec
-    hidden: tuple[int, ...] = (40, 40)
+    hidden: Widths = (40, 40)
     activation: Activation = Activation.relu
     batch_norm: bool = False  # after each hidden layer, before its activation
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
-    init_std: float | None = None  # of normal weights, cut at two of them, with zero biases; null: torch's default
+    init_std: Positive | None = None  # of normal weights, cut at two of them, with zero biases; null: torch's default
 
     def __post_init__(self) -> None:
-        if not self.hidden or min(self.hidden) < 1:
-            raise UserError(f"model.hidden={list(self.hidden)} must name the width of at least one layer, e.g. [40,40]")
-        if self.init_std is not None and not 0 < self.init_std < math.inf:
-            raise UserError(f"model.init_std={self.init_std} must be a positive number or null")
+        check_limits(self, "model.")
 
     def init(self, rng: torch.Generator) -> Params:
         params: Params = {}

@@ -24,7 +24,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import evaluate
 from metalearn_cli.learning.scores import after, figure, with_interval
-from metalearn_cli.papers.verdict import OWN, Measured, mean_of, read_measured, verdict
+from metalearn_cli.papers.verdict import OWN, RowResult, mean_of, read_measured, verdict
 from metalearn_cli.run_folder import records, runs
 from metalearn_cli.run_folder.series import Damage, each_line, read_timing, training_seconds
 from metalearn_cli.system.console import Console, tell
@@ -106,7 +106,7 @@ def reproduce(names: list[str], seeds: list[int], budget: float | None, override
     return "\n\n".join(shown)
 
 
-def _shown(seeds: tuple[Measured, ...], path: Path) -> str:
+def _shown(seeds: tuple[RowResult, ...], path: Path) -> str:
     """What came of one test of a row, beside what was published."""
     first, means = seeds[0], [seed.mean for seed in seeds]
     metric, unit = first.metric, " %" if first.metric == "accuracy" else ""
@@ -131,7 +131,7 @@ def _shown(seeds: tuple[Measured, ...], path: Path) -> str:
     return "\n".join([title, *(f"  {key:<8} {value}" for key, value in fields.items() if value)])
 
 
-def _train(row: Row, seed: int) -> list[Measured]:
+def _train(row: Row, seed: int) -> list[RowResult]:
     """One seed of a row -> the line of each test."""
     arguments = [f"experiment={row.name}", f"seed={seed}", *row.overrides, f"name={row.folder}/seed={seed}"]
     whole = load_job(arguments).run.steps
@@ -164,7 +164,7 @@ def _train(row: Row, seed: int) -> list[Measured]:
         tested = eval_run(*load_eval_job(command), command)[1] if cell.key else results
         label = row.label if cell is headline else f"{row.label}, {cell.label}"
         test = shlex.join(["metalearn", "eval", *command]) if cell.key else ""
-        lines.append(Measured(**about, cell=label, test=test, **_figures(tested, cell)))
+        lines.append(RowResult(**about, cell=label, test=test, **_figures(tested, cell)))
     return lines
 
 
@@ -229,10 +229,10 @@ def _length(steps: int, eval_every: int, log_every: int) -> list[str]:
     return [f"steps={steps}", f"log_every={log_every}", *([f"eval_every={eval_every}"] if eval_every else [])]
 
 
-def _append(lines: list[Measured], path: Path) -> None:
+def _append(lines: list[RowResult], path: Path) -> None:
     """Add the lines that are not in the file yet."""
 
-    def without_day(line: Measured) -> str:  # another look at the same run, on another day, is not news
+    def without_day(line: RowResult) -> str:  # another look at the same run, on another day, is not news
         return json.dumps(dataclasses.asdict(dataclasses.replace(line, date="", inner_steps=None)))
 
     written = set(map(without_day, read_measured(path)))

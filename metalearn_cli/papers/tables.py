@@ -5,11 +5,11 @@ from pathlib import Path
 from statistics import mean
 
 from metalearn_cli.config import conf_folder
-from metalearn_cli.datasets import known_sets
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
-from metalearn_cli.papers.verdict import OURS, OWN, Measured, interval_over_seeds, mean_of, read_measured, verdict
+from metalearn_cli.papers.verdict import OURS, OWN, RowResult, interval_over_seeds, mean_of, read_measured, verdict
 from metalearn_cli.system.text_table import aligned
+from metalearn_cli.tasks.known_sets import about_sets
 
 COLUMNS = (
     *("row", "test", "paper", "ours", "+- 95%", "over seeds", "seeds", "each", "median", "diverged", "batch norm"),
@@ -39,7 +39,7 @@ def measured_table(task: str, path: Path) -> str:
     if path != OWN and not path.exists():
         raise UserError(f"results={path}: there is no such file")
     paths = [each for each in dict.fromkeys((OURS, path)) if each.exists()]
-    tests: dict[tuple[str, str], list[Measured]] = {}
+    tests: dict[tuple[str, str], list[RowResult]] = {}
     for result in (result for each in paths for result in read_measured(each)):
         if _task(result.row).startswith(task):
             tests.setdefault((result.row, result.cell), []).append(result)
@@ -70,7 +70,7 @@ def measured_table(task: str, path: Path) -> str:
     return "\n".join([*aligned(rows, ALIGN), *notes, about])
 
 
-def _cells(seeds: list[Measured]) -> list[str]:
+def _cells(seeds: list[RowResult]) -> list[str]:
     """The line of one test of a row."""
     first, means = seeds[0], [seed.mean for seed in seeds]
     metric, over_seeds = first.metric, interval_over_seeds(means)
@@ -89,7 +89,7 @@ def _cells(seeds: list[Measured]) -> list[str]:
     ]
 
 
-def _command(first: Measured, seeds: str) -> str:
+def _command(first: RowResult, seeds: str) -> str:
     """What does it all again: the row with these seeds, or the commands of a line that was made otherwise."""
     word, _, budget = first.cell.partition(",")[0].partition(" ")
     if word != "reproduce":
@@ -100,7 +100,7 @@ def _command(first: Measured, seeds: str) -> str:
 
 def _metric(row: str) -> str:
     """The metric of a row: accuracies on images, errors on curves."""
-    return "accuracy" if any(_task(row).startswith(name) for name in known_sets.SETS) else "mse"
+    return "accuracy" if any(_task(row).startswith(name) for name in about_sets()) else "mse"
 
 
 def _task(row: str) -> str:

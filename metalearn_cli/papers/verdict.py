@@ -25,7 +25,7 @@ class Published(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measured:
+class RowResult:
     """A line of a results.jsonl: one test of a row with one seed. Accuracies are in 0..1."""
 
     row: str
@@ -68,16 +68,16 @@ class Measured:
             return None
 
 
-def read_measured(path: Path) -> list[Measured]:
+def read_measured(path: Path) -> list[RowResult]:
     """The lines of a results.jsonl; of each row, seed and test the newest one. A last line that a killed process left
     unfinished is skipped. Raises UserError for a line that is not such a result."""
-    damage, names = Damage(), {each.name for each in dataclasses.fields(Measured)}
-    newest: dict[tuple[str, int, str], Measured] = {}
+    damage, names = Damage(), {each.name for each in dataclasses.fields(RowResult)}
+    newest: dict[tuple[str, int, str], RowResult] = {}
     for number, line in each_line(path, damage):
         if not _is_result(line):
             damage.lines.append(f"{path} line {number} is not the result of a row, with its seed, mean and interval")
             break
-        result = Measured(**{name: value for name, value in line.items() if name in names})
+        result = RowResult(**{name: value for name, value in line.items() if name in names})
         newest[result.row, result.seed, result.cell] = result
     if damage.lines:
         raise UserError(f"{damage.lines[0]}: mend or remove the line")
@@ -101,7 +101,7 @@ def interval_over_seeds(means: list[float | None]) -> float | None:
     return None if len(means) < 2 or None in means else paired(np.array(means, dtype=np.float64)).half
 
 
-def verdict(paper: Published | None, seeds: list[Measured]) -> str:
+def verdict(paper: Published | None, seeds: list[RowResult]) -> str:
     """How the mean over seeds stands to the published figure.
 
     It is within the intervals where the two differ by no more than the intervals of both, and that of several seeds,

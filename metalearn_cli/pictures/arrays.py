@@ -1,25 +1,51 @@
-"""What a learner does with the first test tasks, as numbers: `metalearn report` draws them without data or checkpoint.
+"""What a learner does with the first tasks of a split, as numbers: they are drawn without data or checkpoint.
 
 Arrays of examples.npz, of N images of the first task, and of P points of each of the first tasks T:
   classes  support_x, query_x [N, H, W, 1 or 3] uint8; support_y, query_y, predicted [N]; probability [N] of what was
            predicted; queries and right: how many query images there were, and how many were classified rightly;
            names [way] of the classes, where the data have them
   values   support_x, support_y, query_x, query_y [T, P], where tasks differ in size padded with NaN; line_x [T, 200];
-           line_y [K, T, 200] after steps [K]
+           line_y [K, T, 200] after steps [K]; errors [K, T] of the query points
+Runs of earlier versions lack errors, and conditions: the inner steps and the batch-norm mode in words.
 """
 
 import math
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.base import BatchNorm, task_metric
+from metalearn_cli.config.job import Job
+from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner
-from metalearn_cli.tasks.base import Batch
+from metalearn_cli.tasks.base import Batch, Split, draw_slice
 
 TASKS, POINTS = 4, 200
 CLASSES, SUPPORT, QUERY = 20, 5, 15  # of a classification task, at most, and images of each class
 SIDE = 64  # pixels that an image has at most
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+
+
+def first_tasks(learner: Learner, job: Job, split: Split, batch_norm: BatchNorm) -> Arrays:
+    """The first episodes of `split`; {} where this kind of task has no picture."""
+    spec = job.task.spec
+    is_images = spec.kind == "classes" and len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3)
+    if not is_images and not (spec.kind == "values" and spec.input_shape == (1,) and spec.outputs == 1):
+        return {}
+    draw = draw_slice(draw_block(job.task, split, job.run.episodes_seed, 0), 0, TASKS)
+    batch = job.task.gather(draw, learner.device)
+    tensors = (of_classes if is_images else of_values)(learner, batch, batch_norm)
+    names = job.task.label_names(draw) if is_images else ()
+    arrays: Arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    steps = learner.algorithm.test_steps
+    conditions = f"{steps or 'no'} inner step{'s' * (steps != 1)}"
+    conditions += f", batch norm {batch_norm.name}" if learner.net.init_stats() else ""
+    return arrays | {"conditions": np.array(conditions)} | ({"names": np.array(names)} if names else {})
 
 
 def of_classes(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str, Tensor]:
@@ -42,19 +68,27 @@ def of_classes(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[st
 
 
 def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str, Tensor]:
-    """One-dimensional regressions: the points, and the network's line before adapting, after one step and after all."""
+    """One-dimensional regressions: the points, and the network's line before adapting, after one step and after all.
+
+    Where batch norm takes the query's own statistics, a line has those of its 200 points, and an error those of the
+    query points.
+    """
     batch = batch.first(TASKS).to(learner.dtype)
-    alone = [batch.task(number) for number in range(len(batch.key))]
-    ends = [torch.cat([one.support_x, one.query_x], 1).aminmax(dim=1, keepdim=True) for one in alone]
+    tasks = [batch.task(number) for number in range(len(batch.key))]
+    ends = [torch.cat([task.support_x, task.query_x], 1).aminmax(dim=1, keepdim=True) for task in tasks]
     low, high = (torch.cat(end) for end in zip(*ends, strict=True))
     grid = low + (high - low) * torch.linspace(0, 1, POINTS, dtype=low.dtype, device=low.device).view(1, -1, 1)
     steps = sorted({0, min(1, learner.algorithm.test_steps), learner.algorithm.test_steps})
-    lines = [learner.adapt(batch.support, number)(grid, batch_norm)[..., 0] for number in steps]
-    found = {"line_x": grid[..., 0].float(), "line_y": torch.stack(lines).float(), "steps": torch.tensor(steps)}
+    predictors = [learner.adapt(batch.support, number) for number in steps]
+    lines = [predict(grid, batch_norm)[..., 0] for predict in predictors]
+    values = [predict(batch.query_x, batch_norm, batch.query_mask) for predict in predictors]
+    errors = [task_metric(learner.net.spec, y, batch.query_y, batch.query_mask) for y in values]
+    arrays = {"line_x": grid[..., 0].float(), "line_y": torch.stack(lines).float(), "steps": torch.tensor(steps)}
+    arrays["errors"] = torch.stack(errors).float()
     for name in ("support_x", "support_y", "query_x", "query_y"):
-        rows = [getattr(one, name).flatten().float() for one in alone]
-        found[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan)
-    return found
+        rows = [getattr(task, name).flatten().float() for task in tasks]
+        arrays[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan)
+    return arrays
 
 
 def _few(labels: Tensor, most: int) -> Tensor:

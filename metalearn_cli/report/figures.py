@@ -1,4 +1,4 @@
-"""The figures of a page, from what run folders hold. Series i is the i-th run of the page, also in the legend."""
+"""The figures of a page, drawn from run folders. Series i is the i-th run of the page, also in the legend."""
 
 import math
 from bisect import bisect_left
@@ -9,7 +9,7 @@ import numpy as np
 from metalearn_cli.compare.best_setting import validation
 from metalearn_cli.compare.groups import Part, swept
 from metalearn_cli.report.charts import Line, line_chart
-from metalearn_cli.report.distributions import NO_SPREAD, Spread, best_so_far, categories, ridges, scatter
+from metalearn_cli.report.distributions import NO_SPREAD, Spread, best_so_far, category_chart, ridges, scatter
 from metalearn_cli.run_folder.outcome import read_outcome
 from metalearn_cli.run_folder.read import RunFolder, episodes
 from metalearn_cli.run_folder.series import Curve
@@ -20,11 +20,10 @@ MOST_CATEGORIES = 6  # values of a key that stand beside one another; more numbe
 Figures = list[tuple[str, str]]  # a caption, and the SVG
 BANDS = 4  # of more curves the bands would hide each other
 BASELINES = {"constant": "mean of the support", "oracle": "the task itself"}
-OPTIMIZERS = ("learned_optimizer", "hand_optimizer")
 
 
 def metric_of(run: RunFolder) -> str | None:
-    """accuracy or mse, also of a run that is not finished."""
+    """The metric of a run, which need not be finished: accuracy or mse."""
     if run.results is not None:
         return str(run.results["metric"])
     return next((metric for metric in ("accuracy", "mse") if f"val/{metric}" in run.metrics.curves), None)
@@ -39,7 +38,7 @@ def learning_curves(every: list[RunFolder]) -> Figures:
     groups: dict[tuple[str, str], list[tuple[int, RunFolder]]] = {}
     for i, run in enumerate(every):
         if (metric := metric_of(run)) is not None and not run.is_evaluation:
-            groups.setdefault((task_of(run), metric), []).append((i, run))
+            groups.setdefault((task_name(run), metric), []).append((i, run))
     found: Figures = []
     for (task, metric), own in groups.items():
         factor, name = (100 if metric == "accuracy" else 1), f"val/{metric}"
@@ -52,13 +51,13 @@ def learning_curves(every: list[RunFolder]) -> Figures:
             validation += [Line(i, points, label=str(i + 1), ring=tested, dots=len(points) < 12)] if points else []
         if loss:
             caption = f"{task}, training: the query loss after adapting, mean over a step's meta-batch"
-            found.append((caption, line_chart(loss, caption, "meta-iterations", "loss", wide(loss))))
+            found.append((caption, line_chart(loss, caption, ("meta-iterations", "loss"), wide(loss))))
         if validation:
             is_log = metric == "mse" and wide(validation)
             is_ringed = any(line.ring in dict(line.points) for line in validation)
             ring = "; the ring is the checkpoint that was tested" if is_ringed else ""
             caption = f"{task}, validation after the last inner step{ring}"
-            found.append((caption, line_chart(validation, caption, "meta-iterations", unit(metric), is_log)))
+            found.append((caption, line_chart(validation, caption, ("meta-iterations", unit(metric)), is_log)))
     return found
 
 
@@ -76,12 +75,12 @@ def thinned(curve: Curve | None, kept: int | None = None) -> list[tuple[float, f
     return [(float(curve.steps[i]), float(values[i])) for i in chosen.tolist()]
 
 
-def task_of(run: RunFolder) -> str:
+def task_name(run: RunFolder) -> str:
     return str((run.results or {}).get("task") or run.environment.get("choices", {}).get("task", "task"))
 
 
 def wide(lines: list[Line]) -> bool:
-    """Whether the values want a logarithmic axis."""
+    """Whether the values need a logarithmic axis."""
     values = [y for line in lines for _, y in line.points if np.isfinite(y)]
     return bool(values) and min(values) > 0 and max(values) > 30 * min(values)
 
@@ -111,14 +110,11 @@ def inner_steps(every: list[RunFolder]) -> Figures:
         if len(curves) > BANDS:
             curves = [line._replace(band=None) for line in curves]
         bands = "; bands are 95% intervals over episodes" if len(curves) <= BANDS else ""
-        optimizers = {(run.results or {}).get("algo") for _, run in own} & set(OPTIMIZERS)
         caption = f"{task}: test after each inner step, 0 before adapting{bands}"
-        if optimizers:
-            caption = f"{task}: the loss while each optimizer works, learned and by hand{bands}"
         is_log = metric == "mse" and wide(curves)
         first = max(line.points[0][1] for line in curves)
         top = 3 * first if metric == "mse" and not is_log else None  # a curve that runs away leaves the rest readable
-        found.append((caption, line_chart(curves, caption, "inner steps", unit(metric), is_log, levels, top)))
+        found.append((caption, line_chart(curves, caption, ("inner steps", unit(metric)), is_log, levels, top)))
     return found
 
 
@@ -127,12 +123,12 @@ def by_task(every: list[RunFolder]) -> dict[tuple[str, str], list[tuple[int, Run
     groups: dict[tuple[str, str], list[tuple[int, RunFolder]]] = {}
     for i, run in enumerate(every):
         if run.results is not None:
-            groups.setdefault((task_of(run), run.results["metric"]), []).append((i, run))
+            groups.setdefault((task_name(run), run.results["metric"]), []).append((i, run))
     return groups
 
 
 def distributions(every: list[RunFolder]) -> Figures:
-    """One value per test episode."""
+    """The distributions over test episodes, one value for each."""
     found: Figures = []
     for (task, metric), own in by_task(every).items():
         rows = []
@@ -145,7 +141,7 @@ def distributions(every: list[RunFolder]) -> Figures:
     return found
 
 
-def sweep(found: list[Part]) -> Figures:
+def sweep_figures(found: list[Part]) -> Figures:
     """The results of a sweep's settings in their order, and by each key that was swept; seeds are the spread."""
     done = [(part, [run for run in part.runs if run.results is not None]) for part in found]
     done = sorted(((part, some) for part, some in done if some), key=lambda one: _number(one[1]))
@@ -175,7 +171,7 @@ def sweep(found: list[Part]) -> Figures:
         else:
             title += "; the bar is their mean"
             points = [(names.index(name), spread) for name, spread in zip(own, spreads, strict=True)]
-            drawn = categories(names, points, title, key, unit(metric))
+            drawn = category_chart(names, points, title, key, unit(metric))
         found_figures.append((title, drawn))
     return found_figures
 

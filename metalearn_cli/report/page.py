@@ -1,4 +1,4 @@
-"""One HTML page of some runs, which loads nothing from anywhere."""
+"""One HTML page on some runs, which loads nothing from anywhere."""
 
 import shlex
 import time
@@ -14,7 +14,7 @@ from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import after
 from metalearn_cli.report.charts import COLOURS, breakable
-from metalearn_cli.report.figures import Figures, by_task, distributions, inner_steps, learning_curves, sweep
+from metalearn_cli.report.figures import Figures, by_task, distributions, inner_steps, learning_curves, sweep_figures
 from metalearn_cli.report.first_tasks import first_task
 from metalearn_cli.report.rows import ALIGN, HEADER, cells
 from metalearn_cli.run_folder.read import RunFolder
@@ -41,7 +41,7 @@ def page(
     sweeps: list[Sweep],
     warned: list[str],
 ) -> str:
-    """`rows` are those of the table, and whether each is one over seeds."""
+    """The page; `rows` are the rows of the table, each with whether it is a mean over seeds."""
     legend = _legend(every)
     again = legend if len(every) <= LEGEND else ""
     defaults = {chosen: _defaults(chosen) for chosen in set(map(_choices, every))}  # to compose one takes long
@@ -49,7 +49,7 @@ def page(
         _figures("Learning curves", learning_curves(every), legend),
         _figures("Adapting to a test task", inner_steps(every), again),
         _figures("Test episodes", distributions(every), again),
-        *(_figures(f"Sweep {one.name}", sweep(one.parts), _paragraphs(one.best)) for one in sweeps),
+        *(_figures(f"Sweep {one.name}", sweep_figures(one.parts), _paragraphs(one.best)) for one in sweeps),
         _first_tasks(every),
         "<h2>What was run</h2>" + "".join(_run(run, i, defaults[_choices(run)]) for i, run in enumerate(every, 1)),
     ]
@@ -108,7 +108,7 @@ def _warnings(warned: list[str]) -> str:
 
 
 def _table(rows: list[tuple[dict[str, Any], bool]]) -> str:
-    """Without the columns that have nothing in any row."""
+    """The table without columns that are empty in every row."""
     number, lines = 0, []
     for one, is_over_seeds in rows:
         number += not is_over_seeds
@@ -148,18 +148,16 @@ def _paragraphs(sentences: list[str]) -> str:
 
 
 def _first_tasks(every: list[RunFolder]) -> str:
-    """Of the first seed of each configuration is enough: of the first few runs."""
+    """The first test tasks of the first few runs."""
     shown = []
     for i, run in enumerate(every[:PICTURED]):
-        inside = first_task(run)
-        inside = f'<div class="figures">{inside}</div>' if inside.startswith("<figure") else inside
-        shown.append(f"<h3>{i + 1}  {escape(str(run.folder))}</h3>{inside}")
+        shown.append(f"<h3>{i + 1}  {escape(str(run.folder))}</h3>{first_task(run)}")
     rest = f"<p>Those of the other {len(every) - PICTURED} runs are left out.</p>" if len(every) > PICTURED else ""
     return f"<h2>The first test tasks</h2>{''.join(shown)}{rest}"
 
 
 def _run(run: RunFolder, number: int, defaults: dict[str, Any] | None) -> str:
-    """Everything that tells how a run came about; `defaults` are those of its choices."""
+    """Everything that tells how a run came about; `defaults` are the keys of its choices."""
     environment = run.environment
     commit = environment.get("git_commit")
     dirty = " with changes that were not committed" if environment.get("git_dirty") else ""
@@ -188,7 +186,7 @@ def _run(run: RunFolder, number: int, defaults: dict[str, Any] | None) -> str:
 
 
 def _state(run: RunFolder) -> str:
-    """How far a run is that was not tested after all its steps."""
+    """How far an unfinished run is."""
     left = run.unfinished
     if left is None:
         return ""

@@ -1,4 +1,4 @@
-"""`metalearn report`: some runs as a table, here and as a CSV, and as one page."""
+"""`metalearn report`: runs as a table on the screen, as a CSV file, and as one page."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from metalearn_cli.compare.best_setting import best_sentences
 from metalearn_cli.compare.groups import Part, parts, split_arguments
 from metalearn_cli.errors import UserError
 from metalearn_cli.report.page import Sweep, page
-from metalearn_cli.report.rows import ALIGN, HEADER, as_csv, cells, failed_row, over_seeds, row, warnings
+from metalearn_cli.report.rows import ALIGN, HEADER, cells, failed_row, rows_as_csv, run_row, seeds_row, warnings_of
 from metalearn_cli.run_folder.find import find
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.system.console import show, tell
@@ -23,7 +23,7 @@ def report(arguments: list[str]) -> None:
     """Print the table of `arguments`, folders and options, and write the two files."""
     given, options = split_arguments(arguments, ("out", "csv"), "report")
     if not given:
-        raise UserError("report wants the folder of a run, of an evaluation or of a sweep: metalearn report outputs/a")
+        raise UserError("report needs the folder of a run, of an evaluation or of a sweep: metalearn report outputs/a")
     for key, path in options.items():
         if path != "null" and not Path(path).absolute().parent.is_dir():
             raise UserError(f"{key}={path}: there is no folder {Path(path).absolute().parent}")
@@ -35,7 +35,7 @@ def report(arguments: list[str]) -> None:
     paths = _places(given, every) | options
     rows = _rows([part for some in found.values() for part in some], every)
     rows += [(failed_row(job, sentence), False) for job, sentence in failed.items()]
-    warned = [*(f"{job} failed: {sentence}" for job, sentence in failed.items()), *warnings(every)]
+    warned = [*(f"{job} failed: {sentence}" for job, sentence in failed.items()), *warnings_of(every)]
     sweeps = [Sweep(argument, some, best_sentences(some)) for argument, some in found.items() if len(some) > 1]
     title = str(every[0].folder) if len(every) == 1 else f"{len(every)} runs: {', '.join(given)}"
     made = page(title, every, rows, sweeps, warned) if paths["out"] != "null" else ""
@@ -46,7 +46,9 @@ def report(arguments: list[str]) -> None:
     for sentence in warned:
         tell(f"note: {printable(sentence)}")
     if paths["csv"] != "null":
-        write_durably(Path(paths["csv"]), as_csv([one for one, is_over_seeds in rows if not is_over_seeds]).encode())
+        write_durably(
+            Path(paths["csv"]), rows_as_csv([one for one, is_over_seeds in rows if not is_over_seeds]).encode()
+        )
         show(f"the table is in {paths['csv']}")
     if paths["out"] != "null":
         write_durably(Path(paths["out"]), lines(made).encode())
@@ -54,7 +56,7 @@ def report(arguments: list[str]) -> None:
 
 
 def _places(given: list[str], every: list[RunFolder]) -> dict[str, str]:
-    """Where the page and the table go: of one folder into it; of several beside them, by their names."""
+    """Where the page and the table go: into a single folder, or beside several folders, named after them."""
     if len(given) == 1 and Path(given[0]).is_dir():
         return {"out": str(Path(given[0]) / "report.html"), "csv": str(Path(given[0]) / "results.csv")}
     folders = sorted({run.folder.absolute() for run in every})
@@ -70,14 +72,14 @@ def _once(every: list[RunFolder]) -> list[RunFolder]:
 
 
 def _rows(found: list[Part], every: list[RunFolder]) -> list[tuple[dict[str, Any], bool]]:
-    """A row for each run, and one over the seeds of a configuration after them."""
+    """A row for each run, and after the seeds of a configuration one for their mean."""
     rows: list[tuple[dict[str, Any], bool]] = []
     left = {run.folder.resolve() for run in every}
     for part in found:
         for run in part.runs:
             if run.folder.resolve() in left:
                 left.remove(run.folder.resolve())
-                rows.append((row(run), False))
-        if (one := over_seeds(part)) is not None:
+                rows.append((run_row(run), False))
+        if (one := seeds_row(part)) is not None:
             rows.append((one, True))
     return rows

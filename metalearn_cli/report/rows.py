@@ -1,4 +1,4 @@
-"""What a run was and what came of it: the rows of the table and of results.csv, and what to be warned of."""
+"""What a run was and what came of it: the rows of the table and of results.csv, and the warnings beside them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from metalearn_cli.compare.groups import Part
 from metalearn_cli.compare.statistics import paired
 from metalearn_cli.config.conf_folder import conf_dir, list_choices
-from metalearn_cli.learning.scores import after
+from metalearn_cli.learning.scores import after, figure
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.series import training_seconds
 from metalearn_cli.system import text
@@ -20,8 +20,8 @@ COLUMNS = (
 )
 
 
-def row(run: RunFolder) -> dict[str, Any]:
-    """Raw figures, accuracies in 0..1; None where there is none."""
+def run_row(run: RunFolder) -> dict[str, Any]:
+    """The raw figures of a run, accuracies in 0..1; None where there is none."""
     results, choices = run.results or {}, run.environment.get("choices", {})
     figures = {key: results.get(key) for key in ("metric", "mean", "ci95", "median", "batch_norm", "episodes")}
     return {
@@ -48,43 +48,36 @@ def row(run: RunFolder) -> dict[str, Any]:
 
 
 def failed_row(job: str, sentence: str) -> dict[str, Any]:
-    """Of a job that failed before it had a configuration."""
+    """The row of a job that failed before it had a configuration."""
     return {**dict.fromkeys(COLUMNS), "name": job, "state": "failed", "failed": sentence}
 
 
 def minutes(run: RunFolder) -> float | None:
-    """How long the training took."""
+    """The minutes that the training took."""
     seconds = training_seconds(run.timing)
     return None if seconds is None else seconds / 60
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    return text.as_csv([COLUMNS, *([one[name] for name in COLUMNS] for one in rows)])
+def rows_as_csv(rows: list[dict[str, Any]]) -> str:
+    return text.as_csv([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)])
 
 
-def cells(one: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
     """A row for a person: accuracies in percent, way and shot together."""
-    percent = one["metric"] == "accuracy"
-    metric = f"{one['metric']}{', %' if percent else ''}{after(one['inner_steps'])}"
-    done = "" if one["steps_done"] is None else f", step {one['steps_done']:,}"
-    sizes = "/".join(str(one[key]) for key in ("way", "shot") if one[key] is not None)
-    taken = "" if one["minutes"] is None else f"{one['minutes']:.2g}"
-    is_tested = one["metric"] is not None
+    metric, diverged = str(row["metric"]), row["diverged"]
+    texts = {name: "" if value is None else str(value) for name, value in row.items()}
+    done = "" if row["steps_done"] is None else f", step {row['steps_done']:,}"
+    mean, ci95, median = ("" if row[key] is None else figure(row[key], metric) for key in ("mean", "ci95", "median"))
+    if row["metric"] is None:
+        state = f"{row['state']}{done}"
+    else:
+        state = f"{metric}{', %' if metric == 'accuracy' else ''}{after(row['inner_steps'])}"
+        mean = mean or "not finite"
     return [
-        str(one["name"]),
-        metric if is_tested else f"{one['state']}{done}",
-        _number(one["mean"], percent) or ("not finite" if is_tested else ""),
-        _number(one["ci95"], percent),
-        _number(one["median"], percent),
-        f"{one['diverged']:.2%}" if one["diverged"] or (one["inner_steps"] and one["diverged"] is not None) else "",
-        *(
-            "" if one["seed"] is None else str(one["seed"]),
-            str(one["algo"] or ""),
-            str(one["task"] or ""),
-            sizes,
-            "" if one["steps"] is None else str(one["steps"]),
-        ),
-        *(one["batch_norm"] or "", taken),
+        *(texts["name"], state, mean, ci95, median),
+        f"{diverged:.2%}" if diverged or (row["inner_steps"] and diverged is not None) else "",
+        *(texts["seed"], texts["algo"], texts["task"], "/".join(filter(None, (texts["way"], texts["shot"])))),
+        *(texts["steps"], texts["batch_norm"], "" if row["minutes"] is None else f"{row['minutes']:.2g}"),
     ]
 
 
@@ -95,16 +88,10 @@ HEADER = [
 ALIGN = "llrrrrrllrrlr"
 
 
-def _number(value: float | None, percent: bool) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.2f}" if percent else f"{value:.4g}"
-
-
-def over_seeds(part: Part) -> dict[str, Any] | None:
+def seeds_row(part: Part) -> dict[str, Any] | None:
     """A row for the seeds of one configuration, with the interval over seeds; None where there is one seed, or a run is
     not finished."""
-    rows = [row(run) for run in part.runs]
+    rows = [run_row(run) for run in part.runs]
     if len(rows) < 2 or any(one["mean"] is None for one in rows):
         return None
     found = paired(np.array([one["mean"] for one in rows]))
@@ -120,8 +107,8 @@ def over_seeds(part: Part) -> dict[str, Any] | None:
     }
 
 
-def warnings(every: list[RunFolder]) -> list[str]:
-    """What makes the figures say less than they seem to: a sentence each, with the runs that it is about."""
+def warnings_of(every: list[RunFolder]) -> list[str]:
+    """A sentence for each reason why the figures say less than they seem to, with the runs that it is about."""
     about: dict[str, list[str]] = {}
     for run in every:
         name, results, choices = str(run.folder), run.results, run.environment.get("choices", {})
@@ -138,7 +125,7 @@ def warnings(every: list[RunFolder]) -> list[str]:
         if run.environment.get("git_dirty"):
             about.setdefault("the source had changes that were not committed", []).append(name)
         if "config" not in results:
-            sentence = "of a version that kept no hashes: nothing proves that the files are as it wrote them"
+            sentence = "made by a version that kept no hashes: nothing proves that the files are as it wrote them"
             about.setdefault(sentence, []).append(name)
         if (debug := choices.get("debug")) is not None:
             about.setdefault(f"debug={debug} is a first look, not a result", []).append(name)
@@ -160,7 +147,7 @@ def warnings(every: list[RunFolder]) -> list[str]:
 
 
 def _unfinished(every: list[RunFolder]) -> list[str]:
-    """How far each of those is that have steps to go or were not tested, and how it goes on."""
+    """A sentence on each run that has steps to go or was not tested: how far it is, and how it goes on."""
     said = []
     for run in every:
         if (left := run.unfinished) is None:
@@ -174,7 +161,7 @@ def _unfinished(every: list[RunFolder]) -> list[str]:
 
 
 def _damage(every: list[RunFolder], most: int = 5) -> list[str]:
-    """What of the runs' files is left out, line by line; of a file with many such lines the first ones."""
+    """What is left out of the runs' files, line by line; only the first of many lines."""
     said = []
     for run in every:
         said += [f"{sentence}: left out" if " line " in sentence else sentence for sentence in run.damage[:most]]

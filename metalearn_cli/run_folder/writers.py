@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -65,10 +66,9 @@ class Writers:
         if results["mean"] is not None:
             self._tensorboard.add_scalar(name, results["mean"], results["step"])
 
-    def picture(self, step: int, name: str, drawn: Tensor) -> None:
-        """drawn [H, W, 3] uint8."""
+    def picture(self, step: int, name: str, drawn: Image.Image) -> None:
         if self._writes:
-            self._tensorboard.add_image(name, drawn, step, dataformats="HWC")
+            self._tensorboard.add_image(name, np.asarray(drawn), step, dataformats="HWC")
 
     def sync(self) -> None:
         """Everything written so far is on disk: to be called before a checkpoint makes it final."""

@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process the launcher has made for it, and what became of it: its outcome.json."""
+"""One job of a sweep, in whatever process the launcher has started, and its outcome.json."""
 
 import hashlib
 import math
@@ -24,6 +24,7 @@ from metalearn_cli.system.console import Console, tell
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.signals import Interrupted
 from metalearn_cli.training.run import train_run
+from metalearn_cli.training.session import never
 
 STUDY_FILE = "optuna.log"  # in the folder of a sweep that is a search
 
@@ -36,7 +37,7 @@ def run_job(
     composed: DictConfig,
     pruning: Pruning | None = None,
 ) -> float | None:
-    """The job that Hydra has composed -> its best validation result, for the sweeper."""
+    """Run the job that Hydra has composed -> its best validation result, for the sweeper."""
     os.chdir(here)
     overrides = [unquote(text) for text in HydraConfig.get().overrides.task]
     values = label(text for text in overrides if text.partition("=")[0] in swept)
@@ -64,7 +65,7 @@ def label(swept: Any) -> str:
 
 
 def folder_of(sweep: Path, values: str) -> Path:
-    """A name that is too long for a file system is cut, and told from others by a hash."""
+    """The folder of the job with these values. A name that is too long for a file system is cut, and gets a hash."""
     name = values.replace("/", "_")
     if len(name.encode()) > 255:
         digest = hashlib.sha256(values.encode()).hexdigest()[:16]
@@ -82,7 +83,7 @@ def _run(
     choices = chosen(HydraConfig.get().runtime.choices)
     try:
         job = train_job(node, choices, overrides)
-        gives_up = pruning.verdict if pruning is not None else None
+        gives_up = pruning.verdict if pruning is not None else never
         _, results = train_run(job, [*overrides, f"name={name}"], gives_up=gives_up, number=HydraConfig.get().job.num)
         best = best_validation(folder)
         if pruning is not None and best is None:
@@ -106,7 +107,8 @@ def _run(
 
 
 def one_of_several_gpus(device: str, hydra: Any) -> str:
-    """Jobs beside one another on a machine take its GPUs in turn, where device=auto leaves it to them."""
+    """The GPU of a job: jobs that run side by side on a machine take its GPUs in turn, where device=auto leaves it
+    open."""
     is_beside_others = hydra.runtime.choices["hydra/launcher"] in ("joblib", "submitit_local")
     gpus = torch.cuda.device_count() if is_beside_others and device == "auto" and torch.cuda.is_available() else 0
     return f"cuda:{hydra.job.num % gpus}" if gpus > 1 else device

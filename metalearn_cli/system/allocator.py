@@ -21,9 +21,9 @@ class Allocator(Enum):
 
 
 def set_allocator(allocator: Allocator) -> bool:
-    """For this whole process -> whether it could be set: only glibc has the call.
+    """Set the allocator of this whole process -> whether it could be set: only glibc has the call.
 
-    `default` after `tuned` (in a sweep) is glibc's start, without the threshold that it would have raised by itself.
+    `default` after `tuned` (in a sweep) is as glibc starts, without the threshold that it would have raised by itself.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -34,7 +34,7 @@ def set_allocator(allocator: Allocator) -> bool:
     return all(mallopt(name, value) == 1 for name, value in values.items())
 
 
-def give_back() -> None:
-    """Return the memory that is kept to the system, where the C library can: of work that was larger than the rest."""
+def trim_heap() -> None:
+    """Return the memory that is kept to the system, where the C library can, after work that took much of it."""
     if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)

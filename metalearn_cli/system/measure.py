@@ -1,6 +1,5 @@
 """Time and memory of work on a device."""
 
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +7,11 @@ from typing import TypeVar
 
 import torch
 
-from metalearn_cli.errors import UserError
-
 Result = TypeVar("Result")
 
 
 def timed(device: torch.device, calls: int, work: Callable[[int], Result]) -> tuple[list[Result], float]:
-    """work(0), work(1), ... -> what they return, and the seconds of one call."""
+    """Call work(0), work(1), ... -> what they return, and the seconds of one call."""
     synchronise(device)
     began = time.perf_counter()
     results = [work(call) for call in range(calls)]
@@ -27,8 +24,8 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def memory(device: torch.device) -> int | None:
-    """Bytes that are in use now; from here on the peak is counted. None where the system does not tell."""
+def begin_peak(device: torch.device) -> int | None:
+    """Count the peak of memory from now on -> the bytes that are in use; None where the system does not tell."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
@@ -40,7 +37,7 @@ def memory(device: torch.device) -> int | None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that were in use since `memory` was asked."""
+    """The most bytes that were in use since `begin_peak`."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
 
 
@@ -52,7 +49,7 @@ def is_out_of_memory(failure: Exception) -> bool:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process could hold, with those that it holds. None where the system does not tell."""
+    """The bytes that this process could hold, with those that it holds; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     held = _resident("VmRSS")
@@ -60,24 +57,24 @@ def free_memory(device: torch.device) -> int | None:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    if not found or held is None:
+    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    if not available or held is None:
         return None
-    return held + min([1024 * int(found[0]), *_left_in_cgroups()])
+    return held + min([1024 * int(available[0]), *_free_in_cgroups()])
 
 
-def _left_in_cgroups() -> list[int]:
-    """Bytes that a container or a scheduler leaves to its processes, where it has set a bound."""
-    left = []
+def _free_in_cgroups() -> list[int]:
+    """The bytes that a container or a scheduler leaves to its processes, where it has set a bound."""
+    free = []
     for limit, used in (  # of versions 2 and 1
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
         try:
-            left.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
         except (OSError, ValueError):  # no such file, or "max"
             continue
-    return left
+    return free
 
 
 def _resident(field: str) -> int | None:
@@ -85,13 +82,5 @@ def _resident(field: str) -> int | None:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    return 1024 * int(found[0]) if found else None
-
-
-def parse_memory(text: str) -> int:
-    """Bytes of "4GB", "512 MB", "1.5GiB". Raises UserError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kMGT])(i?)B", text.strip())
-    if not found or not float(found[1]):
-        raise UserError(f"memory={text} must be a size with its unit, e.g. memory=4GB or memory=512MB, or auto")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** (1 + "kMGT".index(found[2])))
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith(f"{field}:")]
+    return 1024 * kilobytes[0] if kilobytes else None

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import Count, Way, check_limits
 from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
-from metalearn_cli.tasks.variable_sizes import draw_variable, draw_way
+from metalearn_cli.tasks.variable_sizes import Chosen, Most, draw_variable, draw_way
 
 
 class Rotations(Enum):
@@ -44,12 +45,14 @@ class Classes:
 
 @dataclass(frozen=True)
 class Episodes:
-    way: int = 5  # classes of a validation or test task; with `variable` the most
-    shot: int = 1  # support images of each; with `variable` what a class counts for at most in the size of the support
-    query: int = 15  # query images of each; with `variable` the most
-    train_way: int | None = None  # of a training task; null: the same as `way`
-    train_shot: int | None = None  # of a training task; null: the same as `shot`
-    train_query: int | None = None  # of a training task; null: the same as `query`
+    way: Way = 5  # classes of a validation or test task; with `variable` the most
+    shot: Count = (
+        1  # support images of each; with `variable` what a class counts for at most in the size of the support
+    )
+    query: Count = 15  # query images of each; with `variable` the most
+    train_way: Way | None = None  # of a training task; null: the same as `way`
+    train_shot: Count | None = None  # of a training task; null: the same as `shot`
+    train_query: Count | None = None  # of a training task; null: the same as `query`
     train_splits: tuple[str, ...] = ("train",)  # whose classes are trained on; those of test never
     rotations: Rotations = Rotations.none
     within_group: bool = False  # all classes of a task are of one alphabet or superclass
@@ -57,6 +60,9 @@ class Episodes:
     variable: bool = False  # way and shot vary, see tasks/variable_sizes.py
     min_way: int = 5  # with `variable`: the least number of classes
     max_support: int = 500  # with `variable`: support images of a task at most
+
+    def __post_init__(self) -> None:
+        check_limits(self, "task.")
 
     def spec(self, input_shape: tuple[int, ...]) -> Spec:
         return Spec(input_shape, self.way, self.train_way or self.way, "classes", padded=self.variable)
@@ -96,14 +102,12 @@ class Episodes:
         """Raises UserError for episodes that these classes of a split cannot give; `about` says what the number of
         classes depends on."""
         (way_key, way), (shot_key, shot), (query_key, query) = self.size(split).items()
-        for key, value, least in ((way_key, way, 2), (shot_key, shot, 1), (query_key, query, 1)):
-            if value < least:
-                raise UserError(f"task.{key}={value} must be at least {least}")
         splits = self.train_splits if split == "train" else (split,)
         where = f"the {' and '.join(splits)} split{about}"
         number = len(classes.start) * (4 if self._turns_are_classes(split) else 1)
         if way > number:
-            raise UserError(f"task.{way_key}={way} is more than the {number} classes of {where}")
+            turned = f" (by rotations={self.rotations.name})" if self._turns_are_classes(split) else ""
+            raise UserError(f"task.{way_key}={way} is more than the {number} classes{turned} of {where}")
         if self.within_group:
             if classes.group is None:
                 raise UserError("task.within_group=true wants classes in groups, and those of this data set have none")
@@ -147,9 +151,8 @@ class Episodes:
         start, count = classes.start[choice], classes.count[choice]
         if self.variable:
             sizes = draw_way(self.min_way, limit.expand(tasks), rng)
-            draw = draw_variable(
-                start, count, turn, int(classes.count.max()), sizes, shot, query, self.max_support, rng
-            )
+            most = Most(shot, query, self.max_support)
+            draw = draw_variable(Chosen(start, count, turn), int(classes.count.max()), sizes, most, rng)
         else:
             draw = draw_episodes(start, count, turn, shot, query, rng)
         return draw | draw_augment(draw, self.augment, rng) if split == "train" else draw

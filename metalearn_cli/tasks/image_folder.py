@@ -9,9 +9,9 @@ above a class is its group, for `within_group`. Pixels are in 0..1 and not stand
 from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Annotated
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from metalearn_cli.datasets import class_splits, image_folder
@@ -20,61 +20,57 @@ from metalearn_cli.datasets.image_folder import Contents, How, Packed, some
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.labels import Layout
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.pictures import MIN_SIDE, Resize
+from metalearn_cli.datasets.pictures import Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import Limit, Natural, Share, Side, Text, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
-from metalearn_cli.tasks.label_names import label_names
+from metalearn_cli.tasks.images import label_names
+
+Filter = Annotated[
+    str,
+    Limit(
+        "one of nearest, lanczos, bilinear, bicubic, box, hamming",
+        lambda name: name.lower() in ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"),
+    ),
+]
+TwoColumns = Annotated[
+    tuple[str, ...],
+    Limit("two columns of task.labels, the one of the paths first, e.g. [path,label]", lambda names: len(names) == 2),
+]
 
 
 @dataclass(frozen=True)
 class ImageFolder(TaskDistribution):
     episodes: Episodes = Episodes()
-    root: str = field(kw_only=True)  # the folder
-    size: int = 84  # pixels a side
-    channels: int = 3  # 3: colours, 1: grey
+    root: Text = field(kw_only=True)  # the folder
+    size: Side = 84  # pixels a side
+    channels: Annotated[int, Limit("3 (colours) or 1 (grey)", lambda value: value in (1, 3))] = 3
     resize: Resize = Resize.crop
-    resample: str = "lanczos"  # how sizes change, as Pillow names it
-    by_way_of: int | None = None  # pixels a side that an image gets first
-    margin: int = 0  # pixels on each side that are cut off after the size is changed
+    resample: Filter = "lanczos"  # how sizes change, as Pillow names it
+    by_way_of: Side | None = None  # pixels a side that an image gets first
+    margin: Natural = 0  # pixels on each side that are cut off after the size is changed
     inverted: bool = False  # dark ink becomes bright
     whole: bool = False  # a large JPEG is decoded in its full size
     ink: Ink = Ink.as_is  # what becomes of photographed ink
-    val_share: float | None = None  # of the classes; null: 0.2, and at least five where there are 15 classes or more
-    test_share: float | None = None
+    val_share: Share | None = None  # of the classes; null: 0.2, and at least five where there are 15 classes or more
+    test_share: Share | None = None
     split_seed: int = 0  # of the split at random
     split_lists: str | None = None  # the folder of train.txt, val.txt and test.txt
     min_images: int = 1  # classes with fewer that can be used are left out
     skip_broken: bool = False  # files that cannot be used are left out
     skip_twice: bool = False  # of images with the same pixels all but the first are left out
     labels: str | None = None  # a table that says of which class each image is
-    label_columns: tuple[str, ...] = ("path", "label")  # of the table
+    label_columns: TwoColumns = ("path", "label")  # of the table
     pattern: str | None = None  # of file names, which has {class} in it
 
     def __post_init__(self) -> None:
-        if not self.root.strip():
-            raise UserError("task.root= is empty: give the folder whose folders are the classes")
-        if self.size < MIN_SIDE:
-            raise UserError(f"task.size={self.size} must be at least {MIN_SIDE}")
-        if self.channels not in (1, 3):
-            raise UserError(f"task.channels={self.channels} must be 3 (colours) or 1 (grey)")
-        if self.resample.upper() not in Image.Resampling.__members__:
-            known = ", ".join(name.lower() for name in Image.Resampling.__members__)
-            raise UserError(f"task.resample={self.resample} must be one of {known}")
-        if self.margin < 0 or (self.by_way_of is not None and self.by_way_of < MIN_SIDE):
-            raise UserError(
-                f"task.margin={self.margin} must be 0 or above, and task.by_way_of={self.by_way_of} at least {MIN_SIDE}"
-            )
+        check_limits(self, "task.")
         if self.ink is Ink.evened and (self.channels, self.resize) in ((3, self.resize), (1, Resize.pad)):
             raise UserError(
                 f"task.ink=evened wants grey pictures that are whole: task.channels=1, not {self.channels}, and "
                 "task.resize=crop or stretch"
-            )
-        if len(self.label_columns) != 2:
-            raise UserError(
-                f"task.label_columns=[{','.join(self.label_columns)}] must be two columns of task.labels: that of the "
-                "paths and that of the classes"
             )
         if self.labels is not None and self.pattern is not None:
             raise UserError(
@@ -188,7 +184,7 @@ class ImageFolder(TaskDistribution):
     def fingerprint(self) -> str:
         return self._packed.images.fingerprint
 
-    def classes(self, split: Split) -> frozenset[str]:
+    def identities(self, split: Split) -> frozenset[str]:
         folder = expand(self.root).resolve()
         return frozenset(f"{folder}/{self._names[position]}" for position in self._positions[split].tolist())
 
@@ -202,8 +198,8 @@ class ImageFolder(TaskDistribution):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._packed.images.on(device), device)
 
-    def is_far(self, device: torch.device) -> bool:
-        return self._packed.images.is_far(device)
+    def may_wait_for_disk(self, device: torch.device) -> bool:
+        return self._packed.images.may_wait_for_disk(device)
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
         return label_names(draw, self._packed.images, self._parts.inside)

@@ -17,7 +17,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import Count, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
 
 
@@ -30,12 +30,11 @@ class Entries(Enum):
 
 @dataclass(frozen=True)
 class Quadratics(TaskDistribution):
-    dimension: int = 10  # D
+    dimension: Count = 10  # D
     entries: Entries = Entries.gaussian
 
     def __post_init__(self) -> None:
-        if self.dimension < 1:
-            raise UserError(f"task.dimension={self.dimension} must be at least 1")
+        check_limits(self, "task.")
 
     @property
     def spec(self) -> Spec:

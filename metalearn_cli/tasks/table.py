@@ -11,19 +11,20 @@ tasks' targets, what the mean of all of them would be tested with.
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.point_set import PointSet, from_columns, read_npz
+from metalearn_cli.datasets.point_set import PointSet, Roles, from_columns, read_npz
 from metalearn_cli.datasets.table_file import SUFFIXES, read_columns
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import check_plain
-from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.finite import CountedTasks, count_tasks
-from metalearn_cli.tasks.splits import by_file, by_shares, by_words
+from metalearn_cli.system.limits import Limit, Share, check_limits
+from metalearn_cli.tasks.base import Batch, ColumnNames, Draw, Spec, Split, TaskDistribution
+from metalearn_cli.tasks.finite import FiniteTasks, count_tasks
+from metalearn_cli.tasks.splits import by_file, by_fraction, by_labels
 
 
 class Loss(Enum):
@@ -36,12 +37,24 @@ class Standardise(Enum):
     false = auto()
 
 
+Target = Annotated[
+    Any,
+    Limit(
+        "the name of a column, or a list of them, e.g. [y1,y2]",
+        lambda names: (
+            isinstance(names, str)
+            or (isinstance(names, list | tuple) and len(names) > 0 and all(isinstance(name, str) for name in names))
+        ),
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Table(TaskDistribution):
     root: str  # the file
     task_column: str = "task"
     set_column: str | None = None  # whose cells say support or query; null: `set`, where there is one
-    target: Any = "y"  # a column, or a list of them
+    target: Target = "y"  # a column, or a list of them
     features: tuple[str, ...] | None = None  # null: all other columns
     loss: Loss = Loss.values
     standardise: Standardise = Standardise.train
@@ -50,12 +63,11 @@ class Table(TaskDistribution):
     split_column: str | None = None  # whose cells say train, val or test, the same in all rows of a task
     split_file: str | None = None  # three lists of tasks, as JSON
     split_seed: int = 0  # of a split by shares
-    val_share: float = 0.2
-    test_share: float = 0.2
+    val_share: Share = 0.2
+    test_share: Share = 0.2
 
     def __post_init__(self) -> None:
-        if not self._targets or not all(isinstance(name, str) for name in self._targets):
-            raise UserError(f"task.target={self.target} must be the name of a column, or a list of them, e.g. [y1,y2]")
+        check_limits(self, "task.")
         if self.loss is Loss.classes and len(self._targets) > 1:
             raise UserError(f"task.target={list(self._targets)} is of several columns, and task.loss=classes wants one")
         if self.split_column and self.split_file:
@@ -74,14 +86,14 @@ class Table(TaskDistribution):
         return self._tasks.fingerprint
 
     @property
-    def columns(self) -> Columns | None:
+    def columns(self) -> ColumnNames | None:
         return self._tasks.columns
 
-    def classes(self, split: Split) -> frozenset[str]:
-        return self._tasks.classes(split)
+    def identities(self, split: Split) -> frozenset[str]:
+        return self._tasks.identities(split)
 
-    def number(self, split: Split) -> int:
-        return self._tasks.number(split)
+    def task_count(self, split: Split) -> int:
+        return self._tasks.task_count(split)
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         return self._tasks.draw(tasks, split, rng)
@@ -93,14 +105,14 @@ class Table(TaskDistribution):
         return self._tasks.gather(draw, device)
 
     @cached_property
-    def _tasks(self) -> CountedTasks:
+    def _tasks(self) -> FiniteTasks:
         points = self._read()
         if points.split is not None:
-            members = by_words(points.source, points.names, points.split)
+            members = by_labels(points.source, points.names, points.split)
         elif self.split_file is not None:
             members = by_file(expand(self.split_file), points.names)
         else:
-            members = by_shares(points.source, points.names, self.split_seed, self.val_share, self.test_share)
+            members = by_fraction(points.source, points.names, self.split_seed, self.val_share, self.test_share)
         standardise = self.standardise is Standardise.train
         return count_tasks(points, members, self.loss is Loss.classes, standardise, self.shot, self.query)
 
@@ -123,5 +135,5 @@ class Table(TaskDistribution):
         except OSError as error:
             raise UserError(f"task.root={self.root} cannot be read ({error.strerror or error})") from error
         set_column = self.set_column or ("set" if "set" in columns.cells else None)
-        by = (self.task_column, set_column, self.split_column, self.features, self._targets)
-        return from_columns(columns, *by, classes)
+        roles = Roles(self.task_column, set_column, self.split_column, self.features, self._targets)
+        return from_columns(columns, roles, classes)

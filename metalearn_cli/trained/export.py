@@ -16,13 +16,14 @@ import safetensors.torch
 from omegaconf import OmegaConf
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config.schema import check
+from metalearn_cli.config.schema import checked_fields
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder.records import sealed
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.console import show, tell
-from metalearn_cli.system.device import Precision, check_threads, set_process
+from metalearn_cli.system.device import Precision, set_process
 from metalearn_cli.system.files import sync_folder, write_durably
+from metalearn_cli.system.limits import Device, Threads
 from metalearn_cli.system.text import printable
 from metalearn_cli.tasks.example_format import to_json
 from metalearn_cli.trained import novelty_threshold
@@ -40,8 +41,8 @@ class Export:
 
     run: str
     out: str
-    device: str | None = None  # on which the flag is calibrated; None: the run's
-    threads: int | None = None
+    device: Device | None = None  # on which the flag is calibrated; None: the run's
+    threads: Threads | None = None
     trust: bool = False
 
 
@@ -78,8 +79,7 @@ def _keys(given: dict[str, Any]) -> Export:
     for key in ("run", "out"):
         if key not in given:
             raise UserError(f"export wants {key}=: metalearn export run=outputs/my-run out=DIR")
-    keys = Export(**check(Export, OmegaConf.create(given), ""))
-    check_threads(keys.threads)
+    keys = Export(**checked_fields(Export, OmegaConf.create(given), ""))
     return keys
 
 

@@ -10,16 +10,17 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config.schema import check
+from metalearn_cli.config.schema import checked_fields
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.console import show, tell
-from metalearn_cli.system.device import Precision, check_threads, set_process
+from metalearn_cli.system.device import Precision, set_process
 from metalearn_cli.system.files import write_durably
+from metalearn_cli.system.limits import Device, Threads
 from metalearn_cli.system.text import as_csv, printable
 from metalearn_cli.system.text_table import aligned
-from metalearn_cli.tasks.base import Columns
+from metalearn_cli.tasks.base import ColumnNames
 from metalearn_cli.tasks.example_format import with_ink
 from metalearn_cli.tasks.tones import warnings
 from metalearn_cli.trained import file_inputs, novelty_threshold
@@ -41,9 +42,9 @@ class Predict:
     query: str
     out: str | None = None
     batch_norm: BatchNorm = BatchNorm.inductive
-    device: str | None = None  # None: the run's
+    device: Device | None = None  # None: the run's
     precision: Precision | None = None  # None: the run's
-    threads: int | None = None
+    threads: Threads | None = None
     allocator: Allocator = Allocator.tuned
     trust: bool = False
     ink: Ink | None = None  # None: the run's
@@ -88,8 +89,7 @@ def _keys(given: dict[str, Any]) -> tuple[Predict, int | None]:
             raise UserError(
                 f"predict wants {key}={example}: metalearn predict run=outputs/my-run support=DIR query=DIR"
             )
-    keys = Predict(**check(Predict, OmegaConf.create(given), ""))
-    check_threads(keys.threads)
+    keys = Predict(**checked_fields(Predict, OmegaConf.create(given), ""))
     return keys, test_steps
 
 
@@ -147,7 +147,7 @@ def _of_table(keys: Predict, model: Model) -> Rows:
     return Rows(names, cells, [dict(zip(names, row, strict=True)) for row in cells])
 
 
-def _outside(model: Model, support: Points, query: Points, columns: Columns) -> list[bool] | None:
+def _outside(model: Model, support: Points, query: Points, columns: ColumnNames) -> list[bool] | None:
     """Which queries lie outside of the range of the training's inputs; None where that is not known. What lies outside
     is said, of the support too."""
     if columns.x_range is None:

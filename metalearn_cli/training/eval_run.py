@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.assemble import new_learner, require_parts
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.learning.learner import require_same_model
 from metalearn_cli.run_folder import checkpoint, records, runs, scored_parts
 from metalearn_cli.run_folder.unfinished import launcher
 from metalearn_cli.system.files import refuse_link
@@ -19,13 +20,9 @@ from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
 from metalearn_cli.tasks.tones import drawn, warnings
 from metalearn_cli.trained.loading import examples_in
-from metalearn_cli.training.eval_job import (
-    _same_data,
-)
-from metalearn_cli.training.run import (
-    _console,
-    _same_everywhere,
-)
+from metalearn_cli.training.eval_job import is_same_data
+from metalearn_cli.training.run import console_of, same_everywhere
+from metalearn_cli.training.session import Session
 from metalearn_cli.training.test import test
 from metalearn_cli.tuning.prepare import prepare
 
@@ -35,11 +32,12 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
 
     The folder's name is made of what is tested, so that the same command finds its results again -> folder, results.
     """
-    learner = new_learner(job, ranks)
-    fingerprint = _same_everywhere(job, ranks)
+    fresh = require_parts(job, ranks)
+    fingerprint = same_everywhere(job, ranks)
     tested, about = ranks.from_first(lambda: _tested(run, job, fingerprint))
     notes = [*job.notes, *job.task.notes(), *about, *_unlike_the_training(run, job)]
-    learner.load_state_dict(tested.tensors)
+    weights = {name: value for name, value in tested.tensors.items() if not name.startswith("optimizer.")}
+    require_same_model(weights, fresh, job.net)
     what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}
     digest = hashlib.sha256(json.dumps([what, fingerprint, tested.step], sort_keys=True).encode()).hexdigest()
     folder = run / "eval" / f"{job.choices['task']}-{digest[:8]}"
@@ -51,7 +49,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
 
     ranks.from_first(new_folder)
     locked = runs.lock(folder, job.run.lock) if ranks.is_first else contextlib.nullcontext()
-    with locked, closing(_console(folder / "eval.log", ranks)) as console:
+    with locked, closing(console_of(folder / "eval.log", ranks)) as console:
         for note in notes:
             console.say(note)
         results, changed = ranks.from_first(lambda: runs.read_results(folder, job.config))
@@ -69,7 +67,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
                     job = prepare(job, folder, console, ranks)
                 learner = new_learner(job, ranks)
                 learner.load_state_dict(tested.tensors)
-                results = test(learner, job, folder, tested.step, console, interrupt)
+                results = test(Session(learner, job, folder, console, interrupt), tested.step)
         except BaseException as failure:
             if isinstance(failure, Interrupted) and (folder / scored_parts.FOLDER).exists():
                 again = shlex.join([*launcher(ranks), "eval", *overrides])
@@ -82,7 +80,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
 
 
 def _unlike_the_training(run: Path, job: Job) -> list[str]:
-    """What the user should know of their own pictures."""
+    """Sentences on how the user's pictures differ from those of the training."""
     if not set(Preparation.KEYS) <= job.config["task"].keys():
         return []
     tones = examples_in(run, runs.load_config(run / "config.yaml"), job.run.trust).tones
@@ -93,9 +91,9 @@ def _unlike_the_training(run: Path, job: Job) -> list[str]:
 
 
 def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoint, list[str]]:
-    """The checkpoint that a run tested, or its newest, and what the user should know about that."""
+    """Load the checkpoint that a run tested, or its newest, with notes for the user."""
     defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
-    if _same_data(job.config["task"], defaults | runs.load_config(run / "config.yaml")["task"]):
+    if is_same_data(job.config["task"], defaults | runs.load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
     tested, skipped = runs.load_tested(run)
     if (run / "results.json").exists():

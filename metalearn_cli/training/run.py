@@ -1,4 +1,4 @@
-"""What the commands do: one training in its run folder, one evaluation of a run, and how results are printed."""
+"""One training in its folder: check, take the folder, prepare, train, and say what came of it."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from metalearn_cli.config.assemble import new_learner, require_shares
+from metalearn_cli.config.assemble import new_learner, require_parts, require_shares
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.run_folder import environment, records, runs, scored_parts
@@ -22,12 +22,13 @@ from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
 from metalearn_cli.tasks.example_format import going_on, to_json, trained_on
 from metalearn_cli.training import continued
-from metalearn_cli.training.loop import GivesUp, train
+from metalearn_cli.training.loop import train
+from metalearn_cli.training.session import GivesUp, Session, never
 from metalearn_cli.tuning.prepare import prepare
 
 
 def train_run(
-    job: Job, overrides: list[str], ranks: Ranks = ALONE, gives_up: GivesUp | None = None, number: int | None = None
+    job: Job, overrides: list[str], ranks: Ranks = ALONE, gives_up: GivesUp = never, number: int | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Train in the run's folder, or take the results of a run that is already finished -> folder, results. Raises
     Pruned where a search gives the run up. `number`: that of a job of a sweep."""
@@ -36,8 +37,8 @@ def train_run(
     # What is wrong with the device, the parts or the data is said before a folder is made.
     check_installed(job.run.logger.name if job.run.logger else None)
     require_shares(job, ranks)
-    new_learner(job, ranks)
-    fingerprint = _same_everywhere(job, ranks)
+    require_parts(job, ranks)
+    fingerprint = same_everywhere(job, ranks)
     notes = job.task.notes()  # read the data
 
     def new_folder() -> Path:
@@ -46,7 +47,7 @@ def train_run(
         return folder
 
     folder = ranks.from_first(new_folder)
-    with _first_in(folder, job, ranks) as about, closing(_console(folder / "train.log", ranks, number)) as console:
+    with _first_in(folder, job, ranks) as about, closing(console_of(folder / "train.log", ranks, number)) as console:
         for note in job.notes:
             (console.say if number is None else console.note)(note)  # a sweep has said those of its jobs
         for note in [*notes, *about]:
@@ -58,13 +59,14 @@ def train_run(
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
                     job = prepare(job, folder, console, ranks)
-                results = train(new_learner(job, ranks), job, folder, console, interrupt, gives_up)
+                session = Session(new_learner(job, ranks), job, folder, console, interrupt)
+                results = train(session, gives_up)
         except Interrupted as signal:
             raise Interrupted(signal.code - 128, how_to_continue(folder, overrides, ranks)) from signal
         except Pruned as end:
             console.say(f"{folder} is {end}")
             raise
-        except Exception as error:  # whoever called says it on the screen
+        except Exception as error:  # the caller says it on the screen
             with contextlib.suppress(OSError):  # the disk may be full, which is what failed
                 console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
             raise
@@ -87,7 +89,7 @@ def _begin(
         console.say(difference)
     runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
     examples = trained_on(job.task)
-    with contextlib.suppress(UserError):  # it is written anew, whatever has become of it
+    with contextlib.suppress(UserError):  # it is written again, whatever has become of it
         examples = going_on(examples, records.read_json(folder / "task.json"))
     records.write_json(folder / "task.json", to_json(examples))
     classes = {str(split): job.task.class_names(split) for split in job.task.splits}
@@ -98,7 +100,7 @@ def _begin(
 
 @contextlib.contextmanager
 def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
-    """The run's folder taken by the first rank, and found to be this run's -> what nothing proves of it."""
+    """Take the folder of the run in the first rank, and check that it is this run's -> notes on what nothing proves."""
     if not ranks.is_first:
         yield []
         return
@@ -109,12 +111,12 @@ def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
         yield about
 
 
-def _console(log: Path, ranks: Ranks, job: int | None = None) -> Console:
+def console_of(log: Path, ranks: Ranks, job: int | None = None) -> Console:
     return Console(log, job=job) if ranks.is_first else Console(is_silent=True)
 
 
-def _same_everywhere(job: Job, ranks: Ranks) -> str:
-    """The fingerprint of the data. Raises UserError where the ranks were given different commands or data."""
+def same_everywhere(job: Job, ranks: Ranks) -> str:
+    """Return the fingerprint of the data. Raises UserError where the ranks have different commands or data."""
     fingerprint = job.task.fingerprint
     for what, own in (("configuration", json.dumps(job.config, sort_keys=True)), ("data", fingerprint)):
         each = ranks.gather(own)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta
-from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.assemble import new_learner, require_parts
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange
@@ -24,18 +24,18 @@ from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.device import Precision
-from metalearn_cli.system.measure import memory, peak_memory, timed
+from metalearn_cli.system.measure import begin_peak, peak_memory, timed
 from metalearn_cli.tasks.base import Batch
 from metalearn_cli.tuning.prepare import prepare
 
 TURN = 0.1  # seconds that the steps of a round take at least, and its products
 BUDGET = 15.0  # seconds of all rounds, and of the episodes in each choice of modes
 LEAST, MOST = 5, 50  # rounds
-SIZE = {"cpu": 2048, "cuda": 4096}  # of the product's square matrices
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 4096}  # of the product's square matrices
 
 
 class Round(NamedTuple):
-    """Seconds of one call each."""
+    """Seconds of one call of each part."""
 
     draw: float
     gather: float
@@ -43,18 +43,18 @@ class Round(NamedTuple):
     product: float
 
 
-class Episodes(NamedTuple):
+class EpisodeTime(NamedTuple):
     modes: list[BatchNorm]
     number: int
     seconds: float  # of one
 
 
-class Measured(NamedTuple):
+class Timings(NamedTuple):
     times: Round  # medians
     rounds: int
     work: int  # FLOP of a step
     peak: int | None  # bytes of memory at a step's peak above those before the first one; None: unknown here
-    episodes: dict[str, Episodes]
+    episodes: dict[str, EpisodeTime]
 
 
 def bench(job: Job, console: Console) -> str:
@@ -62,14 +62,14 @@ def bench(job: Job, console: Console) -> str:
 
     Raises UserError for what `train` would refuse, and where the configuration does not train.
     """
-    new_learner(job)  # says what is wrong with the device or the parts
+    require_parts(job)
     _ = job.task.fingerprint  # reads the data, or says what is missing
     for note in (*job.notes, *job.task.notes()):
         console.say(note)
     job = prepare(job, None, console)
     learner = new_learner(job)
     try:
-        return table(job, learner.device, measure(job, learner, console))
+        return table(job, learner.device, time_parts(job, learner, console))
     except NonFinite as failure:
         raise UserError(
             f"the {failure.what} of step {failure.step} is not finite, so that there is nothing to measure: "
@@ -77,14 +77,15 @@ def bench(job: Job, console: Console) -> str:
         ) from failure
 
 
-def measure(job: Job, learner: Learner, console: Console) -> Measured:
+def time_parts(job: Job, learner: Learner, console: Console) -> Timings:
+    """Time the parts of a step beside matrix products, and episodes in each choice of modes."""
     device = learner.device
     batch = job.task.gather(job.training_draw(0), device)
     if job.run.compile or job.run.cuda_graph:
         console.say("compiling, or capturing, the step, which can take minutes")
         learner.warm_up(batch, 0)
     console.say("two steps to warm up, and for the peak of memory")
-    before = memory(device)
+    before = begin_peak(device)
     learner.step(batch, 0)
     _, step_once = timed(device, 1, lambda _: learner.step(batch, 1))
     peak = peak_memory(device)
@@ -107,13 +108,13 @@ def measure(job: Job, learner: Learner, console: Console) -> Measured:
     if modes["test"] == modes["validation"]:
         del modes["validation"]
     episodes = {what: time_episodes(job, learner, modes[what], what, console) for what in modes}
-    return Measured(times, number, work, None if before is None or peak is None else peak - before, episodes)
+    return Timings(times, number, work, None if before is None or peak is None else peak - before, episodes)
 
 
 def one_round(
     job: Job, learner: Learner, first: int, steps: int, multiply: Callable[[int], Tensor], products: int
 ) -> Round:
-    """`steps` meta-iterations from number `first` on, part by part, and then as long a turn of matrix products."""
+    """Time `steps` meta-iterations from number `first` on, part by part, and then as long a turn of matrix products."""
     device = learner.device
     draws, drawing = timed(device, steps, lambda i: job.training_draw(first + i))
     batches, gathering = timed(device, steps, lambda i: job.task.gather(draws[i], device))
@@ -124,15 +125,16 @@ def one_round(
 
 
 def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]:
-    """One product of two square matrices, as fast as this device has it."""
-    size = SIZE[device.type]
+    """A function that makes one product of two square matrices, as fast as this device can."""
+    size = PRODUCT_SIZE[device.type]
     a, b = (torch.rand(size, size, generator=generator("bench", i)).to(device, dtype) for i in range(2))
     out = torch.empty_like(a)
     return lambda _: torch.mm(a, b, out=out)
 
 
 def count_flop(learner: Learner, batch: Batch) -> int:
-    """Twice the multiplications of a step's matrix products and convolutions, those of every derivative among them."""
+    """Count twice the multiplications of a step's matrix products and convolutions, those of every derivative
+    included."""
     params = {name: value.detach().requires_grad_() for name, value in learner.meta.params.items()}
     meta = Meta(params, learner.meta.buffers)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flop}) as mode:
@@ -146,7 +148,8 @@ def count_flop(learner: Learner, batch: Batch) -> int:
 
 
 def _backward_flop(grad: list[int], x: list[int], weight: list[int], *rest: Any, out_shape: Any = None) -> int:
-    """Of convolution_backward, from the shapes of its arguments: each gradient that is asked for costs a forward.
+    """The FLOP of convolution_backward, from the shapes of its arguments: each gradient that is asked for costs a
+    forward.
 
     torch's own formula takes the groups of a grouped convolution's weight gradient for one (torch 2.13).
     """
@@ -155,26 +158,26 @@ def _backward_flop(grad: list[int], x: list[int], weight: list[int], *rest: Any,
     return 2 * math.prod(x if transposed else grad) * math.prod(weight[1:]) * asked
 
 
-def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str, console: Console) -> Episodes:
-    """A block of test episodes in these batch-norm modes, or as many of it as the time allows, after four."""
+def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str, console: Console) -> EpisodeTime:
+    """Time a block of test episodes in these batch-norm modes, or as many of it as the time allows, after four."""
 
     seed, device = job.run.episodes_seed, learner.device
 
-    def seconds(count: int) -> float:
+    def seconds(number: int) -> float:
         """Seconds of one episode."""
-        episodes = EpisodeRange("test", count, seed)
-        return timed(device, 1, lambda _: evaluate(learner, job.task, episodes, modes))[1] / count
+        episodes = EpisodeRange("test", number, seed)
+        return timed(device, 1, lambda _: evaluate(learner, job.task, episodes, modes))[1] / number
 
-    most = min(BLOCK, job.task.number("test") or BLOCK)
+    most = min(BLOCK, job.task.task_count("test") or BLOCK)
     number = min(most, max(4, int(BUDGET / seconds(min(4, most)))))
     console.say(f"{number} episodes, scored as in a {what}")
-    return Episodes(modes, number, seconds(number))
+    return EpisodeTime(modes, number, seconds(number))
 
 
-def table(job: Job, device: torch.device, measured: Measured) -> str:
+def table(job: Job, device: torch.device, measured: Timings) -> str:
     settings, times = job.run, measured.times
     whole = times.draw + times.gather + times.step
-    size = SIZE[device.type]
+    size = PRODUCT_SIZE[device.type]
     rate, bound = measured.work / times.step, 2 * size**3 / times.product
     peak = "unknown on this system" if measured.peak is None else f"{measured.peak / 1e6:.4g} MB"
     lines = [

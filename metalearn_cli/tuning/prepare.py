@@ -1,4 +1,4 @@
-"""How this machine runs a job: what is set for the process, and what is chosen here.
+"""Prepare this process for a job: set what holds for all of it, and choose what is left to this machine.
 
 What was chosen stands in the run's choices.json and is chosen again when the run goes on: sums in another order are
 other bits.
@@ -17,7 +17,7 @@ from metalearn_cli.run_folder import records, runs
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.device import DEFAULT_THREADS, own_device, set_process
 from metalearn_cli.system.ranks import ALONE, Ranks, busy, cores
-from metalearn_cli.tuning.autotune import fastest_convolution, fit, may_cut, may_rematerialise, size
+from metalearn_cli.tuning.autotune import bytes_shown, choose_chunk, fastest_convolution, may_cut, may_rematerialise
 
 
 def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALONE) -> Job:
@@ -56,7 +56,7 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
             for key in ("compile", "cuda_graph"):
                 if settings.memory and getattr(settings, key):
                     console.say(f"memory={settings.memory} is measured without {key}=true, which takes more")
-            best = ranks.from_first(lambda: fit(job, device, console, ranks))
+            best = ranks.from_first(lambda: choose_chunk(job, device, console, ranks))
             chosen |= {"tasks_per_chunk": best.tasks, "memory": settings.memory, "peak_memory": best.peak}
             chosen["remat"] = best.remat
         job = _as_chosen(job, chosen, console, ranks)
@@ -68,7 +68,7 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
 
 
 def _too_many(threads: int) -> str | None:
-    """A sentence where this machine has work for its processors besides; their number stays as it is."""
+    """A sentence where other processes keep this machine busy; the number of threads stays as it is."""
     processors, others = os.cpu_count() or 1, busy()
     fitting = max(1, math.floor(processors - others))
     if fitting >= threads or os.environ.get("OMP_NUM_THREADS"):  # somebody has thought of it
@@ -80,7 +80,7 @@ def _too_many(threads: int) -> str | None:
 
 
 def _chosen(folder: Path | None) -> dict[str, Any]:
-    """What was chosen in a run's folder before. A run of a version that kept denormal numbers keeps them."""
+    """Read what was chosen in the folder of a run earlier. A run of a version that kept denormal numbers keeps them."""
     if folder is None or not ((folder / "choices.json").exists() or (folder / "checkpoints").exists()):
         return {"denormals_are_zero": True}
     return {**runs.choices(folder), "denormals_are_zero": runs.denormals_are_zero(folder)}
@@ -94,6 +94,6 @@ def _as_chosen(job: Job, chosen: dict[str, Any], console: Console, ranks: Ranks)
         algo = dataclasses.replace(algo, remat=True)
         said.append("inner steps are computed again in the backward pass")
     if chosen.get("memory") and chosen.get("peak_memory"):
-        said.append(f"{size(chosen['peak_memory'])} at the peak, for memory={chosen['memory']}")
+        said.append(f"{bytes_shown(chosen['peak_memory'])} at the peak, for memory={chosen['memory']}")
     console.say(f"{tasks} of {', '.join(said)}")
     return job._replace(algo=algo, run=dataclasses.replace(job.run, tasks_per_chunk=tasks, memory=None))

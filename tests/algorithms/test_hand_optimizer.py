@@ -148,11 +148,11 @@ def test_the_tuned_rate_is_far_better_than_the_first_one() -> None:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        ({"rates": ()}, r"algo.rates=\[\] must be finite numbers above 0"),
-        ({"rates": (0.1, math.nan)}, r"algo.rates=\[0.1, nan\] must be finite numbers above 0"),
-        ({"rates": (0.0,)}, r"algo.rates=\[0.0\] must be finite numbers above 0"),
-        ({"horizon": 0}, "algo.horizon=0 must be at least 1"),
-        ({"batch_size": -1}, "algo.batch_size=-1 must be at least 1"),
+        ({"rates": ()}, r"algo.rates=\[\] must be a list of finite numbers above 0"),
+        ({"rates": (0.1, math.nan)}, r"algo.rates=\[0.1, nan\] must be a list of finite numbers above 0"),
+        ({"rates": (0.0,)}, r"algo.rates=\[0.0\] must be a list of finite numbers above 0"),
+        ({"horizon": 0}, "algo.horizon=0 must be a whole number, 1 or above"),
+        ({"batch_size": -1}, "algo.batch_size=-1 must be a whole number, 1 or above"),
         ({"start_std": -1.0}, "algo.start_std=-1.0 must be a finite number, 0 or above"),
     ],
 )

@@ -288,14 +288,14 @@ def test_it_learns_quadratics() -> None:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        ({"unroll": 0}, "algo.unroll=0 must be at least 1"),
+        ({"unroll": 0}, "algo.unroll=0 must be a whole number, 1 or above"),
         ({"horizon": 90}, r"algo.horizon=90 must be a multiple of algo.unroll=20, e.g. 100"),
-        ({"test_steps": 0}, "algo.test_steps=0 must be at least 1"),
-        ({"batch_size": 0}, "algo.batch_size=0 must be at least 1, or null"),
+        ({"test_steps": 0}, "algo.test_steps=0 must be a whole number, 1 or above"),
+        ({"batch_size": 0}, "algo.batch_size=0 must be a whole number, 1 or above, or null"),
         ({"start_std": math.nan}, "algo.start_std=nan must be a finite number"),
         ({"scale": math.inf}, "algo.scale=inf must be a finite number above 0"),
         ({"p": 0.0}, "algo.p=0.0 must be a finite number above 0"),
-        ({"hidden": (20, 0)}, r"algo.hidden=\[20, 0\] must name widths of at least 1"),
+        ({"hidden": (20, 0)}, r"algo.hidden=\[20, 0\] must be a list of widths, each 1 or above"),
     ],
 )
 def test_settings_out_of_range_are_refused(bad: dict[str, Any], sentence: str) -> None:

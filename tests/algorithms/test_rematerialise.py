@@ -22,7 +22,7 @@ from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
-from metalearn_cli.system.measure import memory, peak_memory
+from metalearn_cli.system.measure import begin_peak, peak_memory
 from metalearn_cli.tasks.base import Batch
 
 CPU = torch.device("cpu")
@@ -107,7 +107,7 @@ def test_second_order_keeps_the_square_root_of_the_steps(monkeypatch: pytest.Mon
     assert many - one < 24 * state  # 2 * 12
 
 
-@pytest.mark.skipif(memory(CPU) is None, reason="the system does not tell")
+@pytest.mark.skipif(begin_peak(CPU) is None, reason="the system does not tell")
 @pytest.mark.parametrize(
     "algorithm",
     [
@@ -125,7 +125,7 @@ def test_memory_is_flat_over_a_thousand_steps(algorithm: Algorithm) -> None:
     for steps in (1000, 3, 100):
         changed = dataclasses.replace(algorithm, inner_steps=steps)  # type: ignore[type-var, call-arg]
         learners.append(Learner(changed, net, Optimizer(), torch.Generator().manual_seed(0)))
-    before = memory(CPU)
+    before = begin_peak(CPU)
     learners[0].step(batch, 0)
     peak = peak_memory(CPU)
     assert before is not None

@@ -28,7 +28,7 @@ BAD = {
     "a key twice": (MAML + "inner_lr: 0.5\n", f" line {LINES + 1} is not right: found duplicate key inner_lr"),
     "not closed": (MAML + "x: [1, 2\n", f" line {LINES + 2} is not right: expected ',' or ']'"),
     "10 MB": (MAML + "# " + "x" * 10_000_000, " bytes, and 131,072 are read at most"),
-    "no text": (MAML.encode() + b"# \xff\xfe", " is no text in UTF-8"),
+    "no text": (MAML.encode() + b"# \xff\xfe", " is not text in UTF-8"),
     "a zero byte": (MAML + "\0", " is not right: special characters are not allowed"),
     "nothing": ("", " has no _target_, the class that it is about"),
     "a word": ("word\n", " has no _target_"),
@@ -40,7 +40,7 @@ NAMED = {
     "unknown class": (MAML.replace("maml.MAML", "maml.MALM"), "did you mean metalearn_cli.algorithms.maml.MAML?"),
     "unknown module": (MAML.replace("s.maml", "s.mami"), "algo._target_=metalearn_cli.algorithms.mami.MAML cannot be"),
     "unknown key": (MAML + "warp: 1\n", "algo.warp is not a key of MAML"),
-    "a word for a number": (MAML.replace("0.01", "much"), "algo.inner_lr=much must be a number"),
+    "a word for a number": (MAML.replace("0.01", "much"), "algo.inner_lr=much must be a finite number"),
     "a reference to nothing": (MAML.replace("0.01", "${nothing}"), "nothing"),
 }
 
@@ -70,7 +70,7 @@ OF_A_RUN = {
     "a tab": (GOOD + "\tx: 1\n", f"config.yaml line {len(GOOD.splitlines()) + 1}"),
     "a key twice": (GOOD + "seed: 3\n", f"config.yaml line {len(GOOD.splitlines()) + 1}"),
     "10 MB": (GOOD + "# " + "x" * 10_000_000, "and 131,072 are read at most"),
-    "no text": (GOOD.encode() + b"# \xff\xfe", "is no text in UTF-8"),
+    "no text": (GOOD.encode() + b"# \xff\xfe", "is not text in UTF-8"),
     "nothing": ("", "holds no configuration"),
     "a word": ("word\n", "has no algo._target_"),
     "a list": ("- 1\n", "holds no configuration"),

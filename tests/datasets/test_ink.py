@@ -108,8 +108,8 @@ def test_colours_are_never_evened() -> None:
         ({"ink": Ink.evened}, "task.ink=evened wants grey pictures that are whole: task.channels=1, not 3"),
         ({"ink": Ink.evened, "channels": 1, "resize": Resize.pad}, "task.resize=crop or stretch"),
         ({"resample": "sharp"}, "task.resample=sharp must be one of nearest, "),
-        ({"margin": -1}, "task.margin=-1 must be 0 or above"),
-        ({"by_way_of": 4}, "task.by_way_of=4 at least 8"),
+        ({"margin": -1}, "task.margin=-1 must be a whole number, 0 or above"),
+        ({"by_way_of": 4}, "task.by_way_of=4 must be a whole number of pixels, 8 or above"),
     ],
 )
 def test_keys_that_say_nothing_are_a_sentence(keys: dict[str, Any], sentence: str, own_images: Path) -> None:

@@ -31,8 +31,8 @@ MUTANTS = (
     Mutant("system/signals.py", "agreed = self._agree(self.number)", "agreed = self.number", RANKS),
     Mutant(
         "training/loop.py",
-        "if (is_due or verdict or interrupted) and ranks.is_first:",
-        "if is_due or verdict or interrupted:",
+        "        if not learner.ranks.is_first:\n            return\n",
+        "",
         RANKS,
     ),
     Mutant("learning/evaluate.py", "in ranks.gather(mine) if", "in [mine] if", RANKS),
@@ -63,21 +63,26 @@ MUTANTS = (
         '_ = {f"buffers.',
         "tests/learning/test_learner.py tests/resume/test_kill.py",
     ),
-    Mutant("config/job.py", '"train", step))', '"train", step + 1))', "tests/test_cli.py"),
+    Mutant("config/job.py", '"train", step))', '"train", step + 1))', "tests/training/test_run.py"),
     Mutant("run_folder/writers.py", 'if line["step"] <= step', "if True", "tests/resume/test_kill.py"),
     Mutant(
         "training/loop.py",
-        "    return newest.step, best",
-        "    return newest.step + 1, best",
+        "    return Reached(newest.step, best",
+        "    return Reached(newest.step + 1, best",
         "tests/resume/test_kill.py",
     ),
     Mutant(
         "training/loop.py",
-        "done % settings.save_every == 0",
-        "done % settings.save_every == 1",
+        "step % settings.save_every == 0",
+        "step % settings.save_every == 1",
         "tests/resume/test_kill.py",
     ),
-    Mutant("run_folder/runs.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "tests/test_cli.py"),
+    Mutant(
+        "run_folder/runs.py",
+        "fcntl.LOCK_EX | fcntl.LOCK_NB",
+        "fcntl.LOCK_SH | fcntl.LOCK_NB",
+        "tests/run_folder/test_runs.py",
+    ),
     # What a person waits for
     Mutant(
         "training/test.py", "scored_parts.write(kept, place, parts[place])", "pass", "tests/training/test_waiting.py"
@@ -107,7 +112,7 @@ MUTANTS = (
         "training/test.py",
         '"test", total, settings.episodes_seed',
         '"train", total, settings.episodes_seed',
-        "tests/test_cli.py",
+        "tests/training/test_run.py",
     ),
     Mutant("learning/scores.py", "1.96", "1.0", "tests/learning/test_evaluate.py"),
     Mutant("algorithms/base.py", ".argmax(-1) == y", ".argmax(-1) != y", LABELS),

@@ -1,5 +1,6 @@
 """Running the real command in a process of its own. Forked: importing torch anew would take most of the time."""
 
+import json
 import os
 import signal
 import sys
@@ -7,12 +8,14 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
 from metalearn_cli.cli import main
 from metalearn_cli.system.signals import catch, end_at_once
+
+TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick"]  # a run of a second
 
 
 class Finished(NamedTuple):
@@ -110,3 +113,9 @@ def wait_ranks(folder: Path, pids: list[int]) -> tuple[list[int], str]:
     """Their exit codes, and what all of them have said."""
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     return codes, (folder / "err").read_text()
+
+
+def results(folder: Path, name: str) -> dict[str, Any]:
+    """The content of results.json of the run of this name."""
+    content: dict[str, Any] = json.loads((folder / "outputs" / name / "results.json").read_text())
+    return content

@@ -313,7 +313,7 @@ def test_rates_follow_their_schedule() -> None:
     ("bad", "sentence"),
     [
         ({"lr": float("inf")}, "optimizer.lr=inf"),
-        ({"clip_norm": 0.0}, "optimizer.clip_norm=0.0 must be above 0"),
+        ({"clip_norm": 0.0}, "optimizer.clip_norm=0.0 must be a finite number above 0"),
         ({"schedule": Schedule.step}, "optimizer.decay_every"),
         ({"momentum": 0.9}, "optimizer=sgd"),
     ],

@@ -15,7 +15,7 @@ from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.papers import reproduce
 from metalearn_cli.papers.tables import ALIGN, COLUMNS, measured_table
-from metalearn_cli.papers.verdict import OURS, Measured, Published, mean_of, read_measured, verdict
+from metalearn_cli.papers.verdict import OURS, Published, RowResult, mean_of, read_measured, verdict
 
 RIGHT = [name for name, side in zip(COLUMNS, ALIGN, strict=True) if side == "r"]
 SHORT = ["reproduce", "pretrain/sinusoid", "--budget", "2s", "threads=1"]
@@ -252,9 +252,9 @@ def test_seeds_of_a_row_are_one_line_of_the_table(tmp_path: Path, monkeypatch: p
     assert row.endswith("  metalearn reproduce maml/omniglot_5w1s --seeds 0,1")
 
 
-def a_row(published: str, means: list[float | None], ci95: float | None, **more: object) -> list[Measured]:
+def a_row(published: str, means: list[float | None], ci95: float | None, **more: object) -> list[RowResult]:
     keys: dict[str, Any] = {"row": "r", "cell": "c", "metric": "accuracy", "length": "100 steps", **more}
-    return [Measured(seed=n, published=published, mean=mean, ci95=ci95, **keys) for n, mean in enumerate(means)]
+    return [RowResult(seed=n, published=published, mean=mean, ci95=ci95, **keys) for n, mean in enumerate(means)]
 
 
 def test_published_figures_as_texts() -> None:

@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from problems import DOUBLE, images, points
@@ -14,7 +15,8 @@ from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
-from metalearn_cli.pictures.raster import BLUE, GREEN, ORANGE, RED, SKY, episode, fits
+from metalearn_cli.pictures.arrays import Arrays, of_classes, of_values
+from metalearn_cli.pictures.raster import BLUE, GREEN, ORANGE, RED, SKY, heading, picture
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Spec, Support
 
@@ -51,9 +53,19 @@ def learner(algorithm: Algorithm, spec: Spec) -> Learner:
     return Learner(algorithm, MLP(spec, hidden=[8]), Optimizer(), generator(0, "init"), DOUBLE)
 
 
-def where(picture: Tensor, colour: str) -> Tensor:
+def arrays(algorithm: Algorithm, spec: Spec, batch: Batch) -> Arrays:
+    tensors = (of_classes if spec.kind == "classes" else of_values)(learner(algorithm, spec), batch, MODE)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def drawn(algorithm: Algorithm, spec: Spec, batch: Batch) -> Tensor:
+    """The picture, uint8 [H, W, 3]."""
+    return torch.from_numpy(np.array(picture(arrays(algorithm, spec, batch))))
+
+
+def where(image: Tensor, colour: str) -> Tensor:
     """The pixels of that colour, [H, W]."""
-    return (picture == torch.tensor(list(bytes.fromhex(colour[1:])))).all(-1)
+    return (image == torch.tensor(list(bytes.fromhex(colour[1:])))).all(-1)
 
 
 def box(mask: Tensor) -> tuple[int, int, int, int]:
@@ -70,54 +82,47 @@ def logits(batch: Batch, wrong: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize(("tasks", "height"), [(1, 370), (2, 370), (3, 680), (6, 680)])
-def test_fits_of_any_number_of_tasks(tasks: int, height: int) -> None:
-    spec, batch = points(tasks=tasks)
-    picture = fits(learner(MAML(), spec), batch, MODE)
-    assert picture.shape == (height, 1040, 3)
-    assert picture.dtype == torch.uint8
+def test_curves_of_any_number_of_tasks(tasks: int, height: int) -> None:
+    image = drawn(MAML(), *points(tasks=tasks))
+    assert image.shape == (height, 1040, 3)
+    assert image.dtype == torch.uint8
 
 
-def test_fits_shows_that_the_learner_adapts() -> None:
-    spec, batch = points()
-    still, adapted = (fits(learner(MAML(inner_lr=rate), spec), batch, MODE) for rate in (0.0, 0.1))
-    again = fits(learner(MAML(inner_lr=0.1), spec), batch, MODE)
-    assert torch.equal(adapted, again)
-    _, _, left, right = box((still != adapted)[60:].any(-1))
-    assert left < 520 < right  # in both columns
-
-
-def test_fits_draws_each_line_at_its_height() -> None:
-    spec, batch = points(tasks=1)
-    panel = fits(learner(Answers((-0.5, 0.0, 0.25, 0.5)), spec), batch, MODE)[60:]
+def test_each_line_is_drawn_at_its_height() -> None:
+    panel = drawn(Answers((-0.5, 0.0, 0.25, 0.5)), *points(tasks=1))[60:]
     before, first, last = (box(where(panel, colour))[:2] for colour in (ORANGE, SKY, BLUE))
     assert last[1] < first[0]  # rows count downwards
     assert first[1] < before[0]
 
 
-def test_fits_with_one_inner_step_draws_two_lines() -> None:
-    spec, batch = points()
-    picture = fits(learner(MAML(test_steps=1), spec), batch, MODE)
-    assert not where(picture, SKY).any()
-    assert where(picture, BLUE).any()
+def test_one_inner_step_draws_two_lines() -> None:
+    image = drawn(MAML(test_steps=1), *points())
+    assert not where(image, SKY).any()
+    assert where(image, BLUE).any()
+
+
+def test_a_run_of_an_earlier_version_has_no_errors_and_no_conditions() -> None:
+    shown = arrays(MAML(), *points())
+    later = picture(shown)
+    del shown["errors"]
+    assert heading(shown) == "5 support points"
+    assert picture(shown).size == later.size
+    assert np.array(picture(shown)).tolist() != np.array(later).tolist()
 
 
 @pytest.mark.parametrize("value", [1e30, float("inf"), float("nan")])
-def test_fits_of_a_learner_that_diverged_still_shows_the_truth(value: float) -> None:
-    spec, batch = points(tasks=1)
-    panel = fits(learner(Answers((0.0, value)), spec), batch, MODE)[60:]
+def test_a_learner_that_diverged_still_shows_the_truth(value: float) -> None:
+    panel = drawn(Answers((0.0, value)), *points(tasks=1))[60:]
     top, bottom, left, right = box(where(panel, "#000000")[30:])  # support points, below the title
     assert bottom - top > 40
     assert right - left > 200
 
 
-@pytest.mark.parametrize("wrong", range(9))
+@pytest.mark.parametrize("wrong", [0, 4, 8])
 def test_a_wrong_prediction_changes_the_frame_of_its_image_and_nothing_else(wrong: int) -> None:
     spec, batch = images(query=3, size=14)
     y = batch.query_y[0].tolist()
-    none, one = (
-        episode(learner(Answers((logits(batch, w),)), spec), batch, MODE)[89:]  # below headline and legend
-        for w in ([], [wrong])
-    )
+    none, one = (drawn(Answers((logits(batch, w),)), spec, batch)[89:] for w in ([], [wrong]))  # below the legend
     assert not where(none, RED).any()
     top, bottom, left, right = box((none != one).any(-1))
     assert top == 82 * y[wrong]  # a row for each class
@@ -133,16 +138,13 @@ def test_a_wrong_prediction_changes_the_frame_of_its_image_and_nothing_else(wron
     [(2, 1, 1, 16, 1), (3, 7, 17, 28, 3), (22, 1, 2, 20, 1), (2, 2, 2, 84, 3), (2, 1, 1, 224, 3)],
 )
 def test_episodes_of_any_size(way: int, shot: int, query: int, size: int, channels: int) -> None:
-    spec, batch = images(1, way, shot, query, size, channels)
-    first, second = (episode(learner(ProtoNet(), spec), batch, MODE) for _ in range(2))
-    assert first.dtype == torch.uint8
-    assert first.shape[2] == 3
-    assert max(first.shape) < 2000
-    assert torch.equal(first, second)
+    image = drawn(ProtoNet(), *images(1, way, shot, query, size, channels))
+    assert image.shape[2] == 3
+    assert max(image.shape) < 2000
 
 
 def test_more_images_than_fit_do_not_widen_the_picture() -> None:
-    spec, many = images(1, way=2, shot=40, query=40)
-    _, some = images(1, way=2, shot=6, query=16)
-    shapes = [episode(learner(ProtoNet(), spec), batch, MODE).shape for batch in (many, some)]
-    assert shapes[0] == shapes[1]
+    many, some = (arrays(ProtoNet(), *images(1, 2, shot, query)) for shot, query in ((40, 40), (6, 16)))
+    assert picture(many).size == picture(some).size
+    assert heading(many).startswith(f"{many['right']} of 80 query images right (")
+    assert heading(many).endswith(" (30 are shown)")

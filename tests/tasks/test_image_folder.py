@@ -587,7 +587,7 @@ def test_each_split_draws_its_own_classes(flat: Path) -> None:
         assert sum(map(len, drawn.values())) == 16, "all classes, each in one split"
         assert set.union(*drawn.values()) == {f"c{c:02}" for c in range(16)}
         for split, names in drawn.items():
-            assert {Path(name).name for name in task.classes(split)} == names
+            assert {Path(name).name for name in task.identities(split)} == names
     assert "val" not in drawn
     assert len(drawn["test"]) == 6
 
@@ -595,9 +595,9 @@ def test_each_split_draws_its_own_classes(flat: Path) -> None:
 def test_the_split_is_of_the_classes_and_the_seed_alone(flat: Path) -> None:
     base = task_on(flat)
     other = task_on(flat, way=2, shot=1, train_way=3, size=32)
-    assert base.classes("test") == other.classes("test")
-    assert base.classes("test") != task_on(flat, split_seed=1).classes("test")
-    assert {split: len(base.classes(split)) for split in base.splits} == {"train": 5, "val": 5, "test": 5}
+    assert base.identities("test") == other.identities("test")
+    assert base.identities("test") != task_on(flat, split_seed=1).identities("test")
+    assert {split: len(base.identities(split)) for split in base.splits} == {"train": 5, "val": 5, "test": 5}
 
 
 @pytest.mark.parametrize(
@@ -746,10 +746,10 @@ def test_a_class_with_too_few_images_is_named_with_what_would_be_right(flat: Pat
             "split has 2 images, and task.shot=3 with task.query=1 asks for 4: give more images (10 of 10 ",
         ),
         ({"train_query": 7}, "task.shot=1 with task.train_query=7 asks for 8: give task.train_query=1, or"),
-        ({"size": 7}, "task.size=7 must be at least 8"),
+        ({"size": 7}, "task.size=7 must be a whole number of pixels, 8 or above"),
         ({"channels": 4}, "task.channels=4 must be 3 (colours) or 1 (grey)"),
-        ({"val_share": 1.5}, "task.val_share=1.5 must be shares of the classes, e.g. 0.2"),
-        ({"test_share": float("nan")}, "task.test_share=nan must be shares of the classes"),
+        ({"val_share": 1.5}, "task.val_share=1.5 must be a share, 0 or above and below 1"),
+        ({"test_share": float("nan")}, "task.test_share=nan must be a share"),
         ({"val_share": 0.5, "test_share": 0.5}, "task.test_share=0.5 and task.val_share=0.5 must be shares"),
         ({"test_share": 0.05}, "the 15 classes of task.root="),
     ],
@@ -852,7 +852,7 @@ from PIL import Image
 from metalearn_cli.datasets.pictures import Resize
 from metalearn_cli.datasets.image_folder import How, find_classes, load
 from metalearn_cli.datasets.preparation import Preparation
-from metalearn_cli.system.measure import memory, peak_memory
+from metalearn_cli.system.measure import begin_peak, peak_memory
 
 root = Path(sys.argv[2])
 for number in range(512):
@@ -860,7 +860,7 @@ for number in range(512):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(path, compress_level=1)
 found = find_classes(str(root))
-before = memory(torch.device("cpu"))
+before = begin_peak(torch.device("cpu"))
 images = load(str(root), found, ["0", "1"], How(Preparation(256, 3, Resize.crop))).images
 print((peak_memory(torch.device("cpu")) - before) / images.pixels.numel())
 """

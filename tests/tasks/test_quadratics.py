@@ -55,5 +55,5 @@ def test_support_and_query_are_the_same_and_a_slice_is_a_slice() -> None:
 
 
 def test_a_dimension_below_1_is_refused() -> None:
-    with pytest.raises(UserError, match=r"task.dimension=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"task.dimension=0 must be a whole number, 1 or above"):
         Quadratics(dimension=0)

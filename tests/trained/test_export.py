@@ -311,7 +311,7 @@ def test_odd_widths_in_an_export_are_a_sentence(path: str, tmp_path: Path, expor
         ("config.model.filters", 10**6, "of another model than its configuration: "),  # 36 TB
         ("config.model.filters", 2**40, "cannot be made ("),
         ("config.model.filters", 10**400, "cannot be made ("),
-        ("config.model.filters", -3, "model.filters=-3 must be at least 1"),
+        ("config.model.filters", -3, "model.filters=-3 must be a whole number, 1 or above"),
         ("unlike", 3, "holds no thresholds of the flag"),
         ("unlike.0", [], "holds no thresholds of the flag"),
         ("unlike.0.way", "5", "holds no thresholds of the flag (way is '5')"),
@@ -354,7 +354,7 @@ def test_code_of_others_runs_with_trust_only(
     content = json.loads((model / "model.json").read_text())
     content["config"]["algo"]["_target_"] = "foreign_maml.Mine"
     rewrite(model / "model.json", content)
-    with pytest.raises(UserError, match=r"algo\._target_=foreign_maml\.Mine is no part of metalearn.*trust=true"):
+    with pytest.raises(UserError, match=r"algo\._target_=foreign_maml\.Mine is not a part of metalearn.*trust=true"):
         metalearn_cli.load(model)
     assert not Path("ran").exists()
     assert metalearn_cli.load(model, trust=True).read([own / "class00/0.png"]).shape == (1, 3, 16, 16)
@@ -364,7 +364,7 @@ def test_code_of_others_runs_with_trust_only(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("run={run} out=exported threads=0", "threads=0 must be from 1 to 1024"),
+        ("run={run} out=exported threads=0", "threads=0 must be a whole number from 1 to 1024"),
         ("run={run}", "export wants out="),
         ("out=x", "export wants run="),
         ("run={run} out={run}", "is there already"),

@@ -409,7 +409,7 @@ def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
         ("run={run} support={s} quary={q} query={q}", "did you mean query?"),
         ("run={run} support={s} query={q} query={q}", "query= is given twice"),
         ("run={run} support={s} query={q} batch_norm=train", "batch_norm=train must be one of transductive, inductive"),
-        ("run={run} support={s} query={q} threads=0", "threads=0 must be from 1 to 1024"),
+        ("run={run} support={s} query={q} threads=0", "threads=0 must be a whole number from 1 to 1024"),
         ("run={run} support={s} query={q} device=cuda:7", "device=cuda:7, but torch sees"),
         ("run={run} support={s} query={q} precision=tf32 device=cpu", "precision=tf32 is for NVIDIA GPUs"),
         ("run={run} support={s} query={q} algo.test_steps=3", "takes no inner steps"),
@@ -500,7 +500,7 @@ def test_a_larger_picture_is_first_as_large_as_the_scans(tmp_path: Path) -> None
 
 
 def resample_of(name: str) -> object:
-    from metalearn_cli.datasets.omniglot import Resample
+    from metalearn_cli.tasks.omniglot import Resample
 
     return Resample[name]
 
@@ -515,7 +515,7 @@ def test_a_real_character_too(tmp_path: Path, omniglot_root: str) -> None:
             name for name in archive.namelist() if name.startswith(f"{character}/") and name.endswith(".png")
         )
         (tmp_path / "a.png").write_bytes(archive.read(names[3]))
-    images = task._images
+    images = task.images
     place = int(images.start[images.names.index(character)]) + 3
     assert torch.equal(task.preparation.read(tmp_path / "a.png"), images.pixels[place])
 

@@ -26,7 +26,7 @@ TINY = ["model.hidden=[8]", "algo.test_steps=1", "threads=1"]
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "BUDGET", 1e-9)
     monkeypatch.setattr(bench, "TURN", 1e-9)
-    monkeypatch.setattr(bench, "SIZE", {"cpu": 16, "cuda": 16})
+    monkeypatch.setattr(bench, "PRODUCT_SIZE", {"cpu": 16, "cuda": 16})
 
 
 def test_it_measures_what_train_would_do_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_the_work_of_products_is_counted_as_well() -> None:
 def test_the_peak_of_memory_is_that_since_it_was_asked() -> None:
     cpu, size = torch.device("cpu"), 200 * 2**20
     torch.ones(2 * size, dtype=torch.uint8)
-    before = bench.memory(cpu)
+    before = bench.begin_peak(cpu)
     torch.ones(size, dtype=torch.uint8)
     peak = bench.peak_memory(cpu)
     assert before is not None
@@ -122,7 +122,7 @@ def test_the_peak_of_memory_is_that_since_it_was_asked() -> None:
 
 
 def test_unknown_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "memory", lambda device: None)
+    monkeypatch.setattr(bench, "begin_peak", lambda device: None)
     done = run(tmp_path, "bench", *TINY)
     assert done.code == 0, done.err
     assert re.search(r"^memory +unknown on this system", done.out, re.MULTILINE)

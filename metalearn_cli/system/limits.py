@@ -1,0 +1,98 @@
+"""Ranges of the keys, declared in their types: read from the source before torch is imported, and checked in Python."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+from metalearn_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a value must be, besides its type. `holds` is not asked about null."""
+
+    words: str  # "algo.inner_lr=-1.0 must be " + words
+    holds: Callable[[Any], bool]
+
+
+MIN_SIDE = 8  # pixels; a smaller picture is an icon or an accident
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "4GB", "512 MB", "1.5GiB"; 0 for what is not a size."""
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) *([kMGT])(i?)B", text.strip())
+    return int(float(size[1]) * (1024 if size[3] else 1000) ** (1 + "kMGT".index(size[2]))) if size else 0
+
+
+def _is_folder_name(name: str) -> bool:
+    """Whether it names a folder inside outputs/, in one line and without signs that a terminal would obey."""
+    path = Path(name)
+    return (
+        bool(name.strip() and path.parts) and not path.is_absolute() and ".." not in path.parts and name.isprintable()
+    )
+
+
+Count = Annotated[int, Limit("a whole number, 1 or above", lambda value: value >= 1)]
+Natural = Annotated[int, Limit("a whole number, 0 or above", lambda value: value >= 0)]
+Way = Annotated[int, Limit("a whole number, 2 or above", lambda value: value >= 2)]
+Side = Annotated[int, Limit(f"a whole number of pixels, {MIN_SIDE} or above", lambda value: value >= MIN_SIDE)]
+Threads = Annotated[int, Limit("a whole number from 1 to 1024", lambda value: 1 <= value <= 1024)]
+NonNegative = Annotated[float, Limit("a finite number, 0 or above", lambda value: 0 <= value < math.inf)]
+Positive = Annotated[float, Limit("a finite number above 0", lambda value: 0 < value < math.inf)]
+Share = Annotated[float, Limit("a share, 0 or above and below 1, e.g. 0.2", lambda value: 0 <= value < 1)]
+Text = Annotated[str, Limit("a text that is not empty", lambda value: bool(value.strip()))]
+Name = Annotated[str, Limit("the name of a folder inside outputs/", _is_folder_name)]
+Device = Annotated[
+    str, Limit("auto, cpu, cuda or cuda:N", lambda value: bool(re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value)))
+]
+Memory = Annotated[
+    str,
+    Limit(
+        "auto or a size with its unit, e.g. 4GB or 512MB", lambda value: value == "auto" or bool(parse_memory(value))
+    ),
+]
+
+
+Chunk = Annotated[
+    int | str,
+    Limit(
+        "auto or a whole number, 1 or above", lambda value: value == "auto" or (isinstance(value, int) and value >= 1)
+    ),
+]
+Paper = Annotated[
+    dict[str, Any],
+    Limit(
+        "a mapping that has a mean and a source, e.g. {mean:0.9,source:mine}",
+        lambda value: {"mean", "source"} <= value.keys(),
+    ),
+]
+
+
+def limit_of(kind: Any) -> Limit | None:
+    """The limit that a type declares, as Count and `Count | None` do."""
+    metadata = [extra for part in (kind, *get_args(kind)) for extra in getattr(part, "__metadata__", ())]
+    return next((extra for extra in metadata if isinstance(extra, Limit)), None)
+
+
+def words_of(kind: Any) -> str:
+    """What a value of this type must be, in the user's words; "" where the type declares no limit."""
+    limit = limit_of(kind)
+    return limit.words + (", or null" if type(None) in get_args(kind) else "") if limit else ""
+
+
+def check_limit(key: str, value: Any, kind: Any) -> None:
+    """Raises UserError where `value` is outside of the limit that type `kind` declares."""
+    limit = limit_of(kind)
+    if limit is not None and value is not None and not limit.holds(value):
+        shown = f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else value
+        raise UserError(f"{key}={shown} must be {words_of(kind)}")
+
+
+def check_limits(part: object, prefix: str) -> None:
+    """Raises UserError where a field of this dataclass is outside of its type's limit; its key is `prefix` + name."""
+    for name, kind in get_type_hints(type(part), include_extras=True).items():
+        if limit_of(kind) is not None:
+            check_limit(f"{prefix}{name}", getattr(part, name), kind)
