@@ -188,8 +188,8 @@ def _validation(some: list[RunFolder]) -> float:
 
 def _number(some: list[RunFolder]) -> int:
     """The place of a setting in its sweep, where the sweep has noted it."""
-    numbers = [(read_outcome(run.folder) or {}).get("number") for run in some]
-    return min((number for number in numbers if isinstance(number, int)), default=0)
+    outcomes = [outcome for run in some if (outcome := read_outcome(run.folder)) is not None]
+    return min((outcome.number for outcome in outcomes), default=0)
 
 
 def _as_number(name: str) -> tuple[float, str]:

@@ -24,6 +24,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figures, has_diverged
 from metalearn_cli.run_folder.validate import check_episodes
 from metalearn_cli.system.files import read_bytes, read_text, write_durably
+from metalearn_cli.system.typed_json import Record, from_json, to_json
 
 HASH = "content_sha256"
 EDITED = "edited"  # true where somebody has changed the file on purpose: then it is taken as it stands
@@ -130,6 +131,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a record with a hash of its content, which `read_json` looks at."""
     write_durably(path, (json.dumps(sealed(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_record(kind: type[Record], path: Path) -> Record:
+    """Read the record of this kind at `path`. Raises UserError where it is missing, damaged or changed."""
+    return from_json(kind, read_json(path), path)
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write a record with a hash of its content."""
+    write_json(path, to_json(record))
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from metalearn_cli.system.files import (
 from metalearn_cli.version import __version__
 
 OUTPUTS = Path("outputs")
-NOT_ENDED = "it did not come to its end"  # what outcome.json says of a job while it runs
 # What may differ when a run goes on; `steps` may only grow, which `check_same` sees to.
 FREE = frozenset(
     {
@@ -306,17 +305,6 @@ def is_edited(path: Path) -> bool:
     if path.suffix == ".json":
         return bool(records.read_object(path).get(records.EDITED))
     return path.exists() and re.search(rb"^edited: *true\b", read_bytes(path), re.MULTILINE) is not None
-
-
-def choices(folder: Path) -> dict[str, Any]:
-    """What was chosen for a run on its machine; nothing where it has not begun."""
-    path = folder / "choices.json"
-    return records.read_json(path) if path.exists() else {}
-
-
-def denormals_are_zero(folder: Path) -> bool:
-    """Whether a run computes with denormal numbers as 0; one of a version that kept them does not."""
-    return choices(folder).get("denormals_are_zero") is True
 
 
 def check_parts(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.datasets.preparation import Preparation
-from metalearn_cli.run_folder import checkpoint, records, runs, scored_parts
+from metalearn_cli.run_folder import checkpoint, runs, scored_parts
+from metalearn_cli.run_folder.choices import read_choices, write_choices
 from metalearn_cli.run_folder.unfinished import launcher
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.ranks import ALONE, Ranks
@@ -62,7 +63,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
             return folder, results
         try:
             if ranks.is_first:
-                records.write_json(folder / "choices.json", runs.choices(run))
+                write_choices(folder, read_choices(run))
                 runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():

@@ -26,10 +26,12 @@ from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import figures, has_diverged, is_better, steps_to_show, summarise
 from metalearn_cli.pictures.first_tasks import first_tasks, fit_picture, picture
 from metalearn_cli.run_folder import checkpoint, records, runs, scored_parts
+from metalearn_cli.run_folder.choices import read_choices
 from metalearn_cli.run_folder.series import validations
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.signals import Interrupt
+from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, draw_slice
 from metalearn_cli.tasks.resized import Adapted
 
@@ -145,8 +147,13 @@ def _score_test(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm]
 def _kept_parts(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm]) -> Path:
     """Where the parts of this test are kept."""
     parts = [job.config[key] for key in ("algo", "task", "model", "precision", "episodes_seed")]
-    chosen = records.read_json(folder / "choices.json") if (folder / "choices.json").exists() else {}
-    about = [*parts, chosen, job.run.tasks_per_chunk, job.task.fingerprint, [mode.name for mode in modes]]
+    about = [
+        *parts,
+        to_json(read_choices(folder)),
+        job.run.tasks_per_chunk,
+        job.task.fingerprint,
+        [mode.name for mode in modes],
+    ]
     return folder / scored_parts.FOLDER / scored_parts.key_of(learner, about)
 
 

@@ -42,7 +42,7 @@ class Search(NamedTuple):
     peak: int | None  # of that one, where it was tried
 
 
-def fastest_convolution(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> str:
+def fastest_convolution(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> Convolution:
     """How a step is fastest, with as many tasks at once as is asked for (auto: one, which fits if any does)."""
     seconds = {}
     chunk = 1 if job.run.tasks_per_chunk == "auto" or (job.run.memory and may_cut(job)) else job.run.tasks_per_chunk
@@ -51,9 +51,11 @@ def fastest_convolution(job: Job, device: torch.device, console: Console, ranks:
         assert isinstance(job.net, Conv4)  # whoever calls
         with_way = job._replace(net=dataclasses.replace(job.net, convolution=way))
         batch = job.task.gather(job.training_draw(0, ranks), device)
-        seconds[way.name] = _seconds(still_learner(with_way, chunk), batch)
-    console.say("a step takes " + ", ".join(f"{value:.3g} s by {name} convolution" for name, value in seconds.items()))
-    return min(seconds, key=lambda name: seconds[name])
+        seconds[way] = _seconds(still_learner(with_way, chunk), batch)
+    console.say(
+        "a step takes " + ", ".join(f"{value:.3g} s by {way.name} convolution" for way, value in seconds.items())
+    )
+    return min(seconds, key=lambda way: seconds[way])
 
 
 def fit(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> Tried:
