@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.papers.report import write
 from benchmarks.papers.rows import ROWS, Row
 from metalearn_cli.papers.verdict import figures, measured, provenance
-from metalearn_cli.run_folder.records import read_json
+from metalearn_cli.run_folder.results import read_results
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -81,7 +81,7 @@ def measure(row: Row, seed: int) -> list[dict[str, Any]]:
                 "test": test,
                 "cell": cell.label,
                 "published": cell.published,
-                **figures(read_json(tested / "results.json"), cell.step, cell.mode),
+                **figures(read_results(tested), cell.step, cell.mode),
             }
         )
     return lines

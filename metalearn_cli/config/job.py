@@ -6,13 +6,14 @@ The values stand in conf/, the types and ranges in the classes: each group of th
 
 import dataclasses
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from omegaconf import MISSING, DictConfig
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
-from metalearn_cli.config.conf_folder import GROUPS, conf_dir, run_keys
+from metalearn_cli.config.conf_folder import GROUPS, Paper, conf_dir, run_keys
 from metalearn_cli.config.overrides import check_name, compose_run, given_twice, keys_of
 from metalearn_cli.config.schema import (
     argument_defaults,
@@ -35,6 +36,7 @@ from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.device import Precision, check_threads
 from metalearn_cli.system.measure import parse_memory
 from metalearn_cli.system.ranks import ALONE, Ranks
+from metalearn_cli.system.typed_json import from_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
 from metalearn_cli.tasks.resized import Adapted
 
@@ -97,8 +99,14 @@ class Run:
                 raise UserError(f"{key}={getattr(self, key)} must be 0 or above")
         if self.name is not None:
             check_name(self.name)
-        if self.paper is not None and not {"mean", "source"} <= self.paper.keys():
-            raise UserError("paper must have a mean and a source, e.g. paper={mean:0.9,source:mine}")
+        try:
+            _ = self.paper_record
+        except UserError:
+            raise UserError("paper must have a mean and a source, e.g. paper={mean:0.9,source:mine}") from None
+
+    @property
+    def paper_record(self) -> Paper | None:
+        return None if self.paper is None else from_json(Paper, self.paper, Path("paper"))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -111,7 +111,7 @@ def _train(name: str, paper: dict[str, Any], seed: int, budget: float | None, ov
     # task.root, or a budget's keys, leave the row what it is.
     job = job._replace(run=dataclasses.replace(job.run, paper=paper), config={**job.config, "paper": paper})
     folder, results = train_run(job, given)
-    steps = results["steps"]  # of a run that was begun under another preset, that one's
+    steps = results.steps  # of a run that was begun under another preset, that one's
     is_short = steps < whole or "short run" in paper["source"]
     length = f"{steps:,} of {whole:,} steps" if steps < whole else f"{steps:,} steps"
     return {
@@ -124,9 +124,9 @@ def _train(name: str, paper: dict[str, Any], seed: int, budget: float | None, ov
         **provenance(folder),
         "test": "",
         "cell": f"reproduce {duration(budget)}" if budget else "reproduce",
-        "published": published(paper, results["metric"] == "accuracy"),
+        "published": published(paper, results.metric == "accuracy"),
         **figures(results, paper.get("step"), None),
-        "inner_steps": results["per_step"][-1 if paper.get("step") is None else paper["step"]]["step"],
+        "inner_steps": results.per_step[-1 if paper.get("step") is None else paper["step"]].step,
     }
 
 

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 from metalearn_cli.compare.statistics import t_quantile
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import is_finite, number
-from metalearn_cli.run_folder import records, runs
+from metalearn_cli.learning.scores import number
+from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.environment import read_environment
+from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.series import Damage, each_line, read_timing, training_seconds
+from metalearn_cli.system.typed_json import is_finite
 
 
 class Published(NamedTuple):
@@ -38,33 +41,33 @@ def measured(path: Path) -> list[dict[str, Any]]:
 
 def provenance(folder: Path) -> dict[str, Any]:
     """What a run was made with, and how long its training took."""
-    made = records.read_json(folder / "environment.json")
-    commit = made["git_commit"]
+    made = read_environment(folder)
+    commit = made.git_commit
     timing = read_timing(folder / "timing.jsonl")
     if timing.damage:
         raise UserError(f"{timing.damage[0]}: mend or remove the line")
     return {
         "steps": runs.load_config(folder / "config.yaml")["steps"],
         "minutes": round((training_seconds(timing) or 0.0) / 60, 1),
-        "commit": commit[:7] + "+" * bool(made["git_dirty"]) if commit else f"metalearn {made['metalearn']}",
-        "torch": made["torch"],
-        "device": made["gpu"] or made["processor"],
+        "commit": commit[:7] + "+" * bool(made.git_dirty) if commit else f"metalearn {made.metalearn}",
+        "torch": made.torch,
+        "device": made.gpu or made.processor,
     }
 
 
-def figures(results: dict[str, Any], step: int | None, mode: str | None) -> dict[str, Any]:
-    """Of a results.json: the test after `step` inner steps (None: all of them), or in another batch-norm mode."""
-    row = results["per_step"][-1 if step is None else step]
-    found = results["other_batch_norm"][mode] if mode not in (None, results["batch_norm"]) else row
-    others = {} if mode else results["other_batch_norm"]
+def figures(results: Results, step: int | None, mode: str | None) -> dict[str, Any]:
+    """The test after `step` inner steps (None: all of them), or in another batch-norm mode."""
+    row = results.per_step[-1 if step is None else step]
+    shown = row if mode in (None, results.batch_norm) else results.other_batch_norm[mode]
+    others = {} if mode else results.other_batch_norm
     return {
-        **{name: found[name] for name in ("mean", "ci95", "median")},
-        "others": {mode: [figure["mean"], figure["ci95"]] for mode, figure in others.items()},
-        "diverged": row["diverged"],
-        "metric": results["metric"],
-        "batch_norm": mode or results["batch_norm"],
-        "episodes": results["episodes"],
-        "episodes_sha256": results["episodes_sha256"][:16],
+        **{"mean": shown.mean, "ci95": shown.ci95, "median": shown.median},
+        "others": {mode: [figure.mean, figure.ci95] for mode, figure in others.items()},
+        "diverged": row.diverged,
+        "metric": results.metric,
+        "batch_norm": mode or results.batch_norm,
+        "episodes": results.episodes,
+        "episodes_sha256": results.episodes_sha256[:16],
     }
 
 

@@ -25,8 +25,9 @@ from metalearn_cli.report.charts import (
     scale,
 )
 from metalearn_cli.report.figures import Figures
-from metalearn_cli.run_folder.read import RunFolder, episodes
+from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.records import arrays_of
+from metalearn_cli.run_folder.results import read_episodes
 from metalearn_cli.system.files import read_bytes
 
 MOST_PIXELS = 30_000_000  # of test.png
@@ -40,7 +41,7 @@ def first_task(run: RunFolder) -> str:
     if not file.exists():
         return f"<p>{_fallback(run.folder / 'test.png')}</p>"
     shown = arrays_of(file)
-    metric = episodes(run)["metric"]
+    metric = read_episodes(run.folder, run.results)["metric"]
     try:
         figures = fits(shown, metric) if "predicted" not in shown else []
         if not figures:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
+from metalearn_cli.run_folder.environment import Environment
 from metalearn_cli.run_folder.outcome import NOT_ENDED, read_outcome
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.ranks import ALONE, Ranks
@@ -46,7 +47,7 @@ class Unfinished(NamedTuple):
 
 
 def unfinished(
-    folder: Path, config: dict[str, Any], given: list[str], environment: dict[str, Any], step: int
+    folder: Path, config: dict[str, Any], given: list[str], environment: Environment, step: int
 ) -> Unfinished:
     """`step` is that of the last line of its logs, and `given` what the command line gave."""
     checkpoints = folder / "checkpoints"
@@ -62,7 +63,7 @@ def unfinished(
         holder,
         None if holder else why_failed(folder),
         outcome.pruned if outcome else None,
-        command(folder, config, given, environment.get("ranks", 1)),
+        command(folder, config, given, environment.ranks),
     )
 
 

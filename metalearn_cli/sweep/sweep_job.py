@@ -17,9 +17,10 @@ from metalearn_cli.config.job import train_job
 from metalearn_cli.config.overrides import chosen, unquote
 from metalearn_cli.errors import Pruned, RunFailed, UserError
 from metalearn_cli.learning.learner import NonFinite
-from metalearn_cli.learning.scores import is_better, shortfall
+from metalearn_cli.learning.scores import is_better
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.outcome import NOT_ENDED, Outcome, read_outcome, write_outcome
+from metalearn_cli.run_folder.results import shortfall
 from metalearn_cli.run_folder.series import validations
 from metalearn_cli.sweep.pruning import Pruning
 from metalearn_cli.system.console import Console, tell
@@ -89,14 +90,14 @@ def _run(
         _, results = train_run(job, [*overrides, f"name={name}"], gives_up=gives_up, number=HydraConfig.get().job.num)
         best = best_validation(folder)
         if pruning is not None and best is None:
-            failed = f"no validation {results['metric']} of it was finite"
+            failed = f"no validation {results.metric} of it was finite"
             return dataclasses.replace(begun, failed=failed, diverged=True), None
         outcome = dataclasses.replace(
             begun,
-            metric=results["metric"],
-            mean=results["mean"],
-            ci95=results["ci95"],
-            inner_steps=results["per_step"][-1]["step"],
+            metric=results.metric,
+            mean=results.mean,
+            ci95=results.ci95,
+            inner_steps=results.last.step,
             shortfall=shortfall(job.run.expect, results),
         )
         return outcome, best

@@ -12,8 +12,8 @@ from metalearn_cli.config.schema import build
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError, nearest
-from metalearn_cli.run_folder import records, runs
-from metalearn_cli.run_folder.validate import check_environment
+from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.environment import FILE, read_environment
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.resized import can_adapt
@@ -36,14 +36,14 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         raise UserError(f"{run} {runs.gone_keys(run, gone)}")
     for override in overrides:
         _check_eval_key(override, config, has_own_task="task._target_" in given)
-    records = _choices(run / "environment.json")
+    choices_of_run = _choices(run)
     rest = [override for override in overrides if not override.startswith("run=")]
     on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]
     if "task" in given:
         composed, choices = compose_config(on_task)
         config["task"] = OmegaConf.to_container(composed.task)
         config["task"] |= _own_preparation(run, config["task"], set(given), trust)
-        records["task"] = choices["task"]
+        choices_of_run["task"] = choices["task"]
         rest = [override for override in rest if override not in on_task]
     for override in rest:
         _set(config, override, has_own_task="task._target_" in given)
@@ -55,20 +55,18 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     if on_task:
         own = _where_it_stands_now(runs.load_config(run / "config.yaml")["task"], config["task"])
         both = _task(own, set(), trust), _task(config["task"], set(given), trust)
-        input_shape = _check_task(run, records["task"], *both)
-    job = make_job(OmegaConf.create(config), records, set(given), trust, input_shape)
+        input_shape = _check_task(run, choices_of_run["task"], *both)
+    job = make_job(OmegaConf.create(config), choices_of_run, set(given), trust, input_shape)
     if "task" in given and set(Preparation.KEYS) <= config["task"].keys():
         notes.append(str(job.task.preparation))
     return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
 
 
-def _choices(path: Path) -> dict[str, str]:
+def _choices(run: Path) -> dict[str, str]:
     """The chosen yaml of each group, as a run has recorded it; that of the task becomes the name of a folder."""
-    environment = records.read_json(path)
-    check_environment(path, environment)
-    choices: dict[str, str] = environment.get("choices", {})
+    choices = read_environment(run).choices
     if missing := [group for group in GROUPS if group not in choices]:
-        raise UserError(f"{path} has no choices.{missing[0]}: it is not whole, or of another version")
+        raise UserError(f"{run / FILE} has no choices.{missing[0]}: it is not whole, or of another version")
     return choices
 
 

@@ -15,6 +15,7 @@ from metalearn_cli.learning.scores import is_better
 from metalearn_cli.pictures.first_tasks import picture
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.loggers import new_mirror
+from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.writers import Writers
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.measure import is_out_of_memory
@@ -30,7 +31,7 @@ GivesUp = Callable[[Path], str | None]
 
 def train(
     learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt, gives_up: GivesUp | None = None
-) -> dict[str, Any]:
+) -> Results:
     """Meta-train from the newest checkpoint in `folder` (or from the start), then meta-test -> results.json's content.
 
     Everything that happens at a step is a function of the configuration and the step, so that a run which was killed
@@ -62,7 +63,7 @@ def train(
 
 def _train(
     learner: Learner, job: Job, folder: Path, console: Console, interrupt: Interrupt, gives_up: GivesUp | None
-) -> dict[str, Any]:
+) -> Results:
     settings, task, ranks = job.run, job.task, learner.ranks
     checkpoints = folder / "checkpoints"
     done, best, to_validate = resume(learner, checkpoints, settings.keep, console)
@@ -127,7 +128,7 @@ def _train(
                 raise Pruned(verdict)
         tested = choose_step(learner, job, folder, best, console, interrupt)
         results = test(learner, job, folder, tested, console, interrupt)
-        writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
+        writers.inner_steps(f"test/{results.metric}_over_inner_steps", results.per_step)
         writers.hparams(given_settings(job), results)
         mirror.finish(results)
     return results

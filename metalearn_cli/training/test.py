@@ -1,5 +1,6 @@
 """Validate and test a learner; write results.json and episodes.npz."""
 
+import dataclasses
 import hashlib
 import io
 import shutil
@@ -25,8 +26,9 @@ from metalearn_cli.learning.evaluate import (
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import figures, has_diverged, is_better, steps_to_show, summarise
 from metalearn_cli.pictures.first_tasks import first_tasks, fit_picture, picture
-from metalearn_cli.run_folder import checkpoint, records, runs, scored_parts
+from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.choices import read_choices
+from metalearn_cli.run_folder.results import Results, StepResult, write_results
 from metalearn_cli.run_folder.series import validations
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.files import write_durably
@@ -88,8 +90,8 @@ def validate(
             lambda done: progress.advance(done, "episodes"),
         )
     scores = found.scores[job.headline]
-    per_step = [figures(values)["mean"] for values in scores.metric.T]
-    loss = figures(scores.loss[:, -1])["mean"]
+    per_step = [figures(values).mean for values in scores.metric.T]
+    loss = figures(scores.loss[:, -1]).mean
     values = {"val/loss": loss, f"val/{metric}": per_step[-1]}
     if len(per_step) > 1:
         shown = steps_to_show(len(per_step) - 1)
@@ -104,7 +106,7 @@ def test(
     step: int,
     console: Console,
     interrupt: Interrupt,
-) -> dict[str, Any]:
+) -> Results:
     """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into `folder`.
 
     A signal ends it at once: what was scored is kept, and the next call goes on with it.
@@ -159,17 +161,21 @@ def _kept_parts(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm]
 
 def _write_test(
     learner: Learner, job: Job, folder: Path, found: Evaluation, step: int, modes: list[BatchNorm], console: Console
-) -> dict[str, Any]:
+) -> Results:
     settings, headline = job.run, modes[0]
     results = summarise_test(job, found, step, modes)
-    results["learned"] = job.algo.learned(learner.meta)
     errors = baselines(job.task, "test", settings.test_episodes, settings.episodes_seed, learner.device)
-    results["baselines"] = {name: figures(error) for name, error in errors.items()}
     arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
     arrays["episode"] = found.hashes.numpy()
     episodes = npz(arrays)
-    results |= {"episodes_npz": hashlib.sha256(episodes).hexdigest(), "config": runs.deciding(job.config)}
+    results = dataclasses.replace(
+        results,
+        learned=job.algo.learned(learner.meta),
+        baselines={name: figures(error) for name, error in errors.items()},
+        episodes_npz=hashlib.sha256(episodes).hexdigest(),
+        config=runs.deciding(job.config),
+    )
     (folder / "results.json").unlink(missing_ok=True)  # of fewer steps: its values are not there any longer
     write_durably(folder / "episodes.npz", episodes)
     if (drawn := picture(learner, job, "test", headline)) is not None:
@@ -180,47 +186,46 @@ def _write_test(
         write_durably(folder / "examples.npz", npz(shown))
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
         console.show(fit_picture(learner, job, headline))
-    records.write_json(folder / "results.json", results)
+    write_results(folder, results)
     shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results
 
 
-def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm]) -> dict[str, Any]:
-    """The content of results.json; the first mode is the headline."""
+def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm]) -> Results:
+    """Summarise the scores of a test; the first mode is the headline."""
     spec, scores = job.task.spec, found.scores[modes[0]]
     before = scores.loss[:, 0]
     diverged = has_diverged(spec.kind, scores.loss, before)
-    per_step = [
-        {"step": number, **summarise(scores.metric[:, number], diverged[:, number])}
+    per_step = tuple(
+        StepResult(number, *summarise(scores.metric[:, number], diverged[:, number]))
         for number in range(scores.metric.shape[1])
-    ]
+    )
     last = per_step[-1]
-    return {
-        "split": "test",
-        "episodes": len(scores.metric),
-        "episodes_sha256": found.episodes_sha256,
-        "metric": spec.metric,
-        "mean": last["mean"],
-        "ci95": last["ci95"],
-        "median": last["median"],
-        "per_step": per_step,
-        "batch_norm": modes[0].name if job.net.init_stats() else None,
-        "other_batch_norm": {
+    return Results(
+        episodes=len(scores.metric),
+        episodes_sha256=found.episodes_sha256,
+        metric=spec.metric,
+        mean=last.mean,
+        ci95=last.ci95,
+        median=last.median,
+        per_step=per_step,
+        batch_norm=modes[0].name if job.net.init_stats() else None,
+        other_batch_norm={
             mode.name: summarise(metric[:, 0], has_diverged(spec.kind, loss, before)[:, 0])
             for mode, (loss, metric) in found.scores.items()
             if mode is not modes[0]
         },
-        "algo": job.choices["algo"],
-        "task": job.choices["task"],
-        "adapted": job.task.rule if isinstance(job.task, Adapted) else None,
-        "experiment": job.choices.get("experiment"),
-        "seed": job.run.seed,
-        "episodes_seed": job.run.episodes_seed,
-        "step": step,
-        "steps": job.run.steps,
-        "select": job.run.select.name,
-        "paper": job.run.paper,
-    }
+        algo=job.choices["algo"],
+        task=job.choices["task"],
+        adapted=job.task.rule if isinstance(job.task, Adapted) else None,
+        experiment=job.choices.get("experiment"),
+        seed=job.run.seed,
+        episodes_seed=job.run.episodes_seed,
+        step=step,
+        steps=job.run.steps,
+        select=job.run.select.name,
+        paper=job.run.paper_record,
+    )
 
 
 def npz(arrays: dict[str, Any]) -> bytes:
