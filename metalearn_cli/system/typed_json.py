@@ -125,6 +125,8 @@ def _choices(hint: Any) -> list[Any]:
 def _fits(hint: Any, value: object) -> bool:
     """Whether the value is of this type; what is inside of a list or an object is not looked at."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
     if origin is Annotated:
         return _fits(arguments[0], value) and all(rule.holds(value) for rule in arguments[1:])
     if origin in (Union, types.UnionType):
