@@ -101,7 +101,7 @@ def test_of_many_damaged_lines_the_first_are_named(runs: Path, capsys: pytest.Ca
             "environment.json",
             ["choices", "algo"],
             [],
-            "environment.json: choices.algo is [], and the name of a file in one folder is expected",
+            "environment.json: choices.algo is [], and a text is expected",
         ),
     ],
 )
