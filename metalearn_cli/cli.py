@@ -225,7 +225,7 @@ def bench_command(arguments: list[str]) -> int:
 
 def reproduce_command(arguments: list[str]) -> int:
     from metalearn_cli.papers.reproduce import parse_budget, reproduce
-    from metalearn_cli.papers.tables import listing, table
+    from metalearn_cli.papers.tables import listing, measured_table
     from metalearn_cli.papers.verdict import OWN
     from metalearn_cli.system.console import show
 
@@ -250,7 +250,7 @@ def reproduce_command(arguments: list[str]) -> int:
     if rest == ["--list"] and not given:
         show(listing())
     elif given.keys() == {"--table"} and given["--table"] and not rest:
-        show(table(given["--table"], results))
+        show(measured_table(given["--table"], results))
     elif names and "--table" not in given and "--list" not in rest:
         budget = parse_budget(given["--budget"]) if "--budget" in given else None
         show(reproduce(names, [int(seed) for seed in seeds], budget, overrides, results))

@@ -88,7 +88,10 @@ def paper_of(experiment: str) -> dict[str, Any]:
     for default in node.get("defaults", []):
         if isinstance(default, str) and default.startswith("/experiment/"):
             paper |= paper_of(default.removeprefix("/experiment/"))
-    return paper | (node.get("paper") or {})
+    own = node.get("paper") or {}
+    if "mean" in own:
+        paper.pop("tests", None)  # of another row
+    return paper | own
 
 
 def published() -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from omegaconf import MISSING, DictConfig
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
-from metalearn_cli.config.conf_folder import GROUPS, Paper, conf_dir, run_keys
+from metalearn_cli.config.conf_folder import GROUPS, Paper, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import check_name, compose_run, given_twice, keys_of
 from metalearn_cli.config.schema import (
     argument_defaults,
@@ -100,12 +100,12 @@ class Run:
         if self.name is not None:
             check_name(self.name)
         try:
-            _ = self.paper_record
+            _ = self.published
         except UserError:
             raise UserError("paper must have a mean and a source, e.g. paper={mean:0.9,source:mine}") from None
 
     @property
-    def paper_record(self) -> Paper | None:
+    def published(self) -> Paper | None:
         return None if self.paper is None else from_json(Paper, self.paper, Path("paper"))
 
     @property
@@ -138,6 +138,12 @@ class Job(NamedTuple):
         others = self.run.other_batch_norm if self.net.init_stats() else ()
         return [self.headline, *(mode for mode in others if mode is not self.headline)]
 
+    @property
+    def given_values(self) -> dict[str, Any]:
+        """What the command line gave, by key: in a sweep, what was swept, and what is the same in all its jobs."""
+        values = {**flatten(self.config), **self.choices}
+        return {key: values[key] for key in sorted(self.given) if key in values and key != "name"}
+
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
         """This rank's tasks of meta-iteration `step`, counted from 0: the whole is a function of the seed and the step
         alone, and every rank draws it."""
@@ -155,6 +161,8 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
     given = keys_of(overrides)
     if "paper" not in given and any(key.partition(".")[0] in GROUPS for key in given):
         composed.paper = None  # the published figure belongs to the experiment as it stands
+    elif composed.paper is not None:  # its other tests are made by `reproduce` alone
+        composed.paper = {key: value for key, value in composed.paper.items() if key != "tests"}
     job = make_job(composed, choices, given, trust=True)
     job = job._replace(notes=[*job.notes, *given_twice(overrides)])
     if (lacking := _why_no_validation(job)) is None:

@@ -109,16 +109,22 @@ def _finite(value: Tensor) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def number(value: float | None, percent: bool) -> str:
+def figure(value: float | None, metric: str, sign: bool = False) -> str:
+    """A value of the metric for a person: accuracies in percent, and "-" for one that is not finite."""
     if value is None:
         return "-"
-    return f"{100 * value:.2f}" if percent else f"{value:.4g}"
-
-
-def figure(value: float, metric: str, sign: bool = False) -> str:
-    """A value of the metric, accuracies in percent."""
     plus = "+" if sign else ""
     return f"{100 * value:{plus}.2f}" if metric == "accuracy" else f"{value:{plus}.4g}"
+
+
+def with_interval(mean: float | None, ci95: float | None, metric: str) -> str:
+    """A mean with the half width of its interval, where it has one."""
+    return figure(mean, metric) + ("" if ci95 is None else f" +- {figure(ci95, metric)}")
+
+
+def in_unit(metric: str) -> str:
+    """The metric's name with the unit of its figures."""
+    return f"{metric} in %" if metric == "accuracy" else metric
 
 
 def after(inner_steps: int | None) -> str:

@@ -1,7 +1,8 @@
 """`metalearn reproduce`: train and test a paper's row, and say how what comes of it stands to what was published.
 
-A row is a preset of conf/experiment that names a published figure. Its runs are outputs/reproduce/NAME/seed=N, which an
-interrupted command continues. Each becomes a line of outputs/reproduce/results.jsonl, or of another file that is named.
+A row is a preset of conf/experiment that names a published figure, and in `paper.tests` what else was published of it.
+Its runs are outputs/reproduce/NAME/seed=N, which an interrupted command continues. Each test becomes a line of
+outputs/reproduce/results.jsonl, or of another file that is named.
 """
 
 import dataclasses
@@ -9,12 +10,11 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable
 from contextlib import closing
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metalearn_cli.config import conf_folder
 from metalearn_cli.config.assemble import new_learner
@@ -22,13 +22,17 @@ from metalearn_cli.config.job import Job, load_job
 from metalearn_cli.config.overrides import keys_of
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.evaluate import evaluate
-from metalearn_cli.learning.scores import after, number
-from metalearn_cli.papers.verdict import OWN, Published, figures, mean_of, measured, provenance, published, verdict
+from metalearn_cli.learning.scores import after, figure, with_interval
+from metalearn_cli.papers.verdict import OWN, Measured, mean_of, read_measured, verdict
 from metalearn_cli.run_folder import runs
-from metalearn_cli.run_folder.series import Damage, each_line
+from metalearn_cli.run_folder.environment import read_environment
+from metalearn_cli.run_folder.results import Results
+from metalearn_cli.run_folder.series import Damage, each_line, read_timing, training_seconds
 from metalearn_cli.system.console import Console, tell
 from metalearn_cli.system.files import Log, write_durably
 from metalearn_cli.system.measure import timed
+from metalearn_cli.training.eval_job import load_eval_job
+from metalearn_cli.training.eval_run import eval_run
 from metalearn_cli.training.run import train_run
 from metalearn_cli.tuning.prepare import prepare
 
@@ -43,90 +47,144 @@ _VALIDATIONS = 10  # of a run that a budget cuts short, where the preset has mor
 _OF_VALIDATION = 16  # episodes that are timed
 
 
+class Cell(NamedTuple):
+    """One published figure of a row, and the test that it is of."""
+
+    mean: float
+    ci95: float | None = None
+    step: int | None = None  # how many inner steps it is after; None: the last
+    key: str = ""  # what `metalearn eval` is given, e.g. task.shot=10; "": the training's own test
+    batch_norm: str | None = None  # the mode, where it is not the headline's
+
+    @property
+    def label(self) -> str:
+        return self.key or self.batch_norm or f"step {self.step}"
+
+
+class Row(NamedTuple):
+    """A preset with its published figures, and what it is trained with here."""
+
+    name: str
+    source: str
+    cells: list[Cell]  # the first is the headline
+    budget: float | None  # seconds of training
+    overrides: list[str]
+
+    @property
+    def label(self) -> str:
+        return f"reproduce {duration(self.budget)}" if self.budget else "reproduce"
+
+    @property
+    def folder(self) -> str:
+        """Where in outputs/ its runs are."""
+        return f"reproduce/{self.name}" + (f"-{duration(self.budget)}" if self.budget else "")
+
+
 def reproduce(names: list[str], seeds: list[int], budget: float | None, overrides: list[str], path: Path) -> str:
     """Train and test each row with each seed, or take what an earlier command made of it -> what to show."""
-    known = conf_folder.published()
+    published = conf_folder.published()
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {','.join(map(str, seeds))} names a seed twice: give each once")
     for name in names:
-        if name not in known:
-            raise UserError(
-                f"{name} is no row with a published figure{_near(name, known)} (reproduce --list names them)"
-            )
+        if name not in published:
+            near = "".join(f": did you mean {match}?" for match in get_close_matches(name, published, n=1))
+            raise UserError(f"{name} is not a row with a published figure{near} (reproduce --list names them)")
     for key in sorted(keys_of(overrides)):
         if key not in KEYS:
             raise UserError(f"{key} would make another row of it: reproduce takes {', '.join(KEYS)}")
     if path.parent != OWN.parent and not path.parent.is_dir():
         raise UserError(f"results={path}: there is no folder {path.parent}: make it first")
-    measured(path)  # what is wrong with the file is said now, not when a row is trained
+    read_measured(path)  # what is wrong with the file is said now, not when a row is trained
     shown = []
     for name in names:
-        lines = [_train(name, known[name], seed, budget, overrides) for seed in seeds]
-        _append(lines, path)
-        shown.append(_shown(name, known[name], seeds, lines, path))
+        paper = published[name]
+        headline = Cell(paper["mean"], paper.get("ci95"), paper.get("step"))
+        cells = [headline, *(Cell(**cell) for cell in paper.get("tests", []))]
+        row = Row(name, paper["source"], cells, budget, overrides)
+        by_seed = [_train(row, seed) for seed in seeds]
+        _append([result for results in by_seed for result in results], path)
+        shown += [_shown(results, path) for results in zip(*by_seed, strict=True)]
     return "\n\n".join(shown)
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f": did you mean {near[0]}?" if near else ""
-
-
-def _shown(name: str, paper: dict[str, Any], seeds: list[int], lines: list[dict[str, Any]], path: Path) -> str:
-    """What came of a row, by its seeds' lines, beside what was published."""
-    first, percent = lines[0], lines[0]["metric"] == "accuracy"
-    means, unit = [line["mean"] for line in lines], " %" if percent else ""
-    ours = mean_of(means)
-    shown = f"{number(ours, percent)} +- {number(first['ci95'], percent)}{unit}"
+def _shown(seeds: tuple[Measured, ...], path: Path) -> str:
+    """What came of one test of a row, beside what was published."""
+    first, means = seeds[0], [seed.mean for seed in seeds]
+    metric, unit = first.metric, " %" if first.metric == "accuracy" else ""
+    ours = f"{with_interval(mean_of(means), first.ci95, metric)}{unit}"
     if len(seeds) > 1:
-        shown += f", the mean of seeds {', '.join(map(str, seeds))}: {', '.join(number(m, percent) for m in means)}"
-    mode = f", batch norm {first['batch_norm']}" if first["batch_norm"] else ""
-    interval = f" +- {number(paper['ci95'], percent)}" if paper.get("ci95") is not None else ""
-    others = [
-        f"{mode} {number(mean, percent)} +- {number(ci95, percent)}" for mode, (mean, ci95) in first["others"].items()
-    ]
-    test = f"{first['metric']}{after(first['inner_steps'])}, over {first['episodes']} episodes{mode}"
+        numbers = ", ".join(str(seed.seed) for seed in seeds)
+        ours += f", the mean of seeds {numbers}: {', '.join(figure(mean, metric) for mean in means)}"
+    mode = f", batch norm {first.batch_norm}" if first.batch_norm else ""
+    test = f"{metric}{after(first.inner_steps)}, over {first.episodes} episodes{mode}"
     fields = {
-        "paper": f"{number(paper['mean'], percent)}{interval}{unit} ({paper['source']})",
-        "ours": f"{shown} ({test}; seed {seeds[0]}'s interval)",
-        "median": number(first["median"], percent),
-        "diverged": f"{max(line['diverged'] for line in lines):.2%}" if first["inner_steps"] else "",
-        "beside": ", ".join(others),
-        "length": f"{first['length']}, {first['minutes']:.1f} minutes of training on {first['device']}",
-        "command": first["command"],
-        "verdict": verdict(Published(paper["mean"], paper.get("ci95")), means, first["ci95"], percent, first["length"]),
+        "paper": f"{first.published}{unit} ({first.source})",
+        "ours": f"{ours} ({test}; seed {first.seed}'s interval)",
+        "median": figure(first.median, metric),
+        "diverged": f"{max(seed.diverged for seed in seeds):.2%}" if first.inner_steps else "",
+        "beside": ", ".join(f"{mode} {with_interval(*other, metric)}" for mode, other in first.others.items()),
+        "length": f"{first.length}, {first.minutes:.1f} minutes of training on {first.device}",
+        "command": "; ".join(filter(None, (first.command, first.test))),
+        "verdict": verdict(first.paper, list(seeds)),
         "in": str(path),
     }
-    return "\n".join([name, *(f"  {key:<8} {value}" for key, value in fields.items() if value)])
+    title = first.row + "".join(f", {label}" for label in first.cell.split(", ")[1:])
+    return "\n".join([title, *(f"  {key:<8} {value}" for key, value in fields.items() if value)])
 
 
-def _train(name: str, paper: dict[str, Any], seed: int, budget: float | None, overrides: list[str]) -> dict[str, Any]:
-    """One seed of a row -> its line."""
-    suffix = f"-{duration(budget)}" if budget else ""
-    given = [f"experiment={name}", f"seed={seed}", *overrides, f"name=reproduce/{name}{suffix}/seed={seed}"]
-    whole = load_job(given).run.steps
-    if budget:
-        given[1:1] = _kept_steps(runs.OUTPUTS / "reproduce" / f"{name}{suffix}") or fit_budget(load_job(given), budget)
-    job = load_job(given)
+def _train(row: Row, seed: int) -> list[Measured]:
+    """One seed of a row -> the line of each test."""
+    arguments = [f"experiment={row.name}", f"seed={seed}", *row.overrides, f"name={row.folder}/seed={seed}"]
+    whole = load_job(arguments).run.steps
+    if row.budget:
+        kept = _kept_steps(runs.OUTPUTS / row.folder)
+        arguments[1:1] = kept or fit_budget(load_job(arguments), row.budget)
+    job, headline = load_job(arguments), row.cells[0]
     # task.root, or a budget's keys, leave the row what it is.
+    paper = {"mean": headline.mean, "ci95": headline.ci95, "step": headline.step, "source": row.source}
     job = job._replace(run=dataclasses.replace(job.run, paper=paper), config={**job.config, "paper": paper})
-    folder, results = train_run(job, given)
+    folder, results = train_run(job, arguments)
     steps = results.steps  # of a run that was begun under another preset, that one's
-    is_short = steps < whole or "short run" in paper["source"]
+    made = read_environment(folder)
+    commit, timing = made.git_commit, read_timing(folder / "timing.jsonl")
+    if timing.damage:
+        raise UserError(f"{timing.damage[0]}: mend or remove the line")
     length = f"{steps:,} of {whole:,} steps" if steps < whole else f"{steps:,} steps"
+    about: dict[str, Any] = {
+        **{"row": row.name, "seed": seed, "source": row.source, "steps": steps, "date": str(date.today())},
+        "command": shlex.join(["metalearn", "train", *arguments]),
+        "length": f"short run: {length}" if steps < whole or "short run" in row.source else length,
+        "minutes": round((training_seconds(timing) or 0.0) / 60, 1),
+        "commit": commit[:7] + "+" * bool(made.git_dirty) if commit else f"metalearn {made.metalearn}",
+        "torch": made.torch,
+        "device": made.gpu or made.processor,
+    }
+    lines = []
+    for cell in row.cells:
+        command = [f"run={folder}", cell.key]
+        tested = eval_run(*load_eval_job(command), command)[1] if cell.key else results
+        label = row.label if cell is headline else f"{row.label}, {cell.label}"
+        test = shlex.join(["metalearn", "eval", *command]) if cell.key else ""
+        lines.append(Measured(**about, cell=label, test=test, **_figures(tested, cell)))
+    return lines
+
+
+def _figures(results: Results, cell: Cell) -> dict[str, Any]:
+    """What a test's results have for a published figure."""
+    at_step = results.per_step[-1 if cell.step is None else cell.step]
+    mode = cell.batch_norm
+    figures = at_step if mode in (None, results.batch_norm) else results.other_batch_norm[mode]
+    others = results.other_batch_norm if mode is None else {}
     return {
-        "row": name,
-        "seed": seed,
-        "command": shlex.join(["metalearn", "train", *given]),
-        "length": f"short run: {length}" if is_short else length,
-        "source": paper["source"],
-        "date": str(date.today()),
-        **provenance(folder),
-        "test": "",
-        "cell": f"reproduce {duration(budget)}" if budget else "reproduce",
-        "published": published(paper, results.metric == "accuracy"),
-        **figures(results, paper.get("step"), None),
-        "inner_steps": results.per_step[-1 if paper.get("step") is None else paper["step"]].step,
+        **{"mean": figures.mean, "ci95": figures.ci95, "median": figures.median},
+        "others": {mode: (other.mean, other.ci95) for mode, other in others.items()},
+        "diverged": at_step.diverged,
+        "inner_steps": at_step.step,
+        "metric": results.metric,
+        "batch_norm": mode or results.batch_norm,
+        "episodes": results.episodes,
+        "episodes_sha256": results.episodes_sha256[:16],
+        "published": with_interval(cell.mean, cell.ci95, results.metric),
     }
 
 
@@ -174,18 +232,21 @@ def _length(steps: int, eval_every: int, log_every: int) -> list[str]:
     return [f"steps={steps}", f"log_every={log_every}", *([f"eval_every={eval_every}"] if eval_every else [])]
 
 
-def _append(lines: list[dict[str, Any]], path: Path) -> None:
-    """Add what is not there yet."""
-    # The day of another look at the same run is no news, nor is a key that lines of before do not have.
-    there = [{**line, "date": None, "inner_steps": None} for line in measured(path)]
+def _append(lines: list[Measured], path: Path) -> None:
+    """Add the lines that are not in the file yet."""
+
+    def without_day(line: Measured) -> str:  # another look at the same run, on another day, is not news
+        return json.dumps(dataclasses.asdict(dataclasses.replace(line, date="", inner_steps=None)))
+
+    written = set(map(without_day, read_measured(path)))
     _ = list(each_line(path, damage := Damage()))
     if damage.cut is not None:
         tell(f"{damage.cut}, by a process that was killed: it is removed")
         write_durably(path, b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     with closing(Log(path)) as file:
         for line in lines:
-            if {**line, "date": None, "inner_steps": None} not in there:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
+            if without_day(line) not in written:
+                file.write(json.dumps(dataclasses.asdict(line), allow_nan=False) + "\n")
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}

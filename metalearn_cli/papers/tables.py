@@ -2,109 +2,106 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
+from statistics import mean
 
 from metalearn_cli.config import conf_folder
 from metalearn_cli.datasets import known_sets
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import after, number
-from metalearn_cli.papers.verdict import OURS, OWN, mean_of, measured, over_seeds, parse_published, published, verdict
+from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
+from metalearn_cli.papers.verdict import OURS, OWN, Measured, interval_over_seeds, mean_of, read_measured, verdict
 from metalearn_cli.system.text_table import aligned
 
 COLUMNS = (
-    "row",
-    "test",
-    "paper",
-    "ours",
-    "+- 95%",
-    "over seeds",
-    "seeds",
-    "batch norm",
-    "verdict",
-    "length",
-    "command",
+    *("row", "test", "paper", "ours", "+- 95%", "over seeds", "seeds", "each", "median", "diverged", "batch norm"),
+    *("other modes", "verdict", "length", "minutes", "command"),
 )
+ALIGN = "llrrrrllrrllllrl"
 
 
 def listing() -> str:
     """Every row: what was published, and what it is."""
     rows = [["row", "metric", "paper", "after", "what it is"]]
     for name, paper in conf_folder.published().items():
+        metric = _metric(name)
         step = after(paper.get("step")).removeprefix(" after ")
-        percent = _is_percent(name)
-        metric = "accuracy, %" if percent else "mse"
-        rows.append([name, metric, published(paper, percent), step, conf_folder.describe("experiment", name)])
+        shown = with_interval(paper["mean"], paper.get("ci95"), metric)
+        rows.append([name, in_unit(metric), shown, step, conf_folder.describe("experiment", name)])
     return "\n".join(aligned(rows, "llrll"))
 
 
-def table(task: str, path: Path) -> str:
+def measured_table(task: str, path: Path) -> str:
     """What was measured of the rows on a task, by the lines of a checkout and of `path`, and which rows were not.
 
     Raises UserError where no row is on this task.
     """
     papers = conf_folder.published()
-    known = [name for name in papers if _task_of(name).startswith(task)]
+    known = [name for name in papers if _task(name).startswith(task)]
     if path != OWN and not path.exists():
         raise UserError(f"results={path}: there is no such file")
     paths = [each for each in dict.fromkeys((OURS, path)) if each.exists()]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in (line for each in paths for line in measured(each)):
-        if _task_of(line["row"]).startswith(task):
-            groups.setdefault((line["row"], line["cell"]), []).append(line)
-    if not known and not groups:
+    tests: dict[tuple[str, str], list[Measured]] = {}
+    for result in (result for each in paths for result in read_measured(each)):
+        if _task(result.row).startswith(task):
+            tests.setdefault((result.row, result.cell), []).append(result)
+    if not known and not tests:
         tasks = [
-            name for name in conf_folder.list_choices("task") if any(_task_of(row).startswith(name) for row in papers)
+            name for name in conf_folder.list_choices("task") if any(_task(row).startswith(name) for row in papers)
         ]
         raise UserError(f"no row is on the task {task}: there are rows on {', '.join(tasks)}")
-    rows = [list(COLUMNS)]
-    rows += [_measured(row, cell, sorted(lines, key=_seed)) for (row, cell), lines in groups.items()]
-    seen = {row for row, _ in groups}
+    rows = [list(COLUMNS), *(_cells(sorted(seeds, key=lambda seed: seed.seed)) for seeds in tests.values())]
+    measured = {row for row, _ in tests}
     for name in known:
-        if name not in seen:
-            figure = published(papers[name], _is_percent(name))
-            rows.append([name, "", figure, *[""] * 5, "not measured here", "", f"metalearn reproduce {name}"])
-    percent = "; accuracies in %" if any(map(_is_percent, [*known, *seen])) else ""
+        if name not in measured:
+            shown = with_interval(papers[name]["mean"], papers[name].get("ci95"), _metric(name))
+            cells = {
+                "row": name,
+                "paper": shown,
+                "verdict": "not measured here",
+                "command": f"metalearn reproduce {name}",
+            }
+            rows.append([cells.get(column, "") for column in COLUMNS])
+    percent = "; accuracies in %" if any(_metric(row) == "accuracy" for row in [*known, *measured]) else ""
+    results = [result for seeds in tests.values() for result in seeds]
+    sources = "; ".join(dict.fromkeys(result.source for result in results if result.source))
+    made = sorted({f"{result.device}, torch {result.torch}, {result.date}" for result in results if result.date})
+    notes = [f"published: {sources}"] * bool(sources) + [f"measured: {'; '.join(made)}"] * bool(made)
     about = f"ours is the mean over seeds, +- 95% that of the first seed over its test episodes{percent}; "
     about += f"from {' and '.join(map(str, paths or [path]))}"
-    return "\n".join([*aligned(rows, "llrrrrllllll"[: len(COLUMNS)]), about])
+    return "\n".join([*aligned(rows, ALIGN), *notes, about])
 
 
-def _measured(row: str, cell: str, lines: list[dict[str, Any]]) -> list[str]:
-    """The seeds of one test of a row."""
-    first, percent, length = lines[0], lines[0]["metric"] == "accuracy", lines[0]["length"]
-    if " of " in length and "short run" not in length:  # as the tables of papers write it
-        length = f"short run: {length}"
-    means = [line["mean"] for line in lines]
-    paper = parse_published(first["published"], percent)
-    finite = [mean for mean in means if mean is not None]
-    of_seeds = over_seeds(finite) if len(finite) == len(means) else None
-    seeds = ",".join(str(line["seed"]) for line in lines)
+def _cells(seeds: list[Measured]) -> list[str]:
+    """The line of one test of a row."""
+    first, means = seeds[0], [seed.mean for seed in seeds]
+    metric, over_seeds = first.metric, interval_over_seeds(means)
+    medians = [seed.median for seed in seeds if seed.median is not None]
+    numbers = ",".join(str(seed.seed) for seed in seeds)
+    is_marked = "short run" in first.length or not first.is_short
     return [
-        *(row, f"{cell}{after(first.get('inner_steps'))}", first["published"]),
-        *(number(mean_of(means), percent), number(first["ci95"], percent)),
-        *("" if of_seeds is None else number(of_seeds, percent), seeds, first.get("batch_norm") or "none"),
-        verdict(paper, means, first["ci95"], percent, length) if paper else "nothing to compare with",
-        *(length, _command(row, cell, seeds, first)),
+        *(first.row, first.cell + ("" if "step" in first.cell else after(first.inner_steps)), first.published),
+        *(figure(mean_of(means), metric), figure(first.ci95, metric)),
+        *("" if over_seeds is None else figure(over_seeds, metric), numbers),
+        *(", ".join(figure(value, metric) for value in means), figure(mean(medians) if medians else None, metric)),
+        *(f"{max(seed.diverged for seed in seeds):.2%}", first.batch_norm or "none"),
+        ", ".join(f"{mode} {with_interval(*other, metric)}" for mode, other in first.others.items()),
+        *(verdict(first.paper, seeds), first.length if is_marked else f"short run: {first.length}"),
+        *(f"{mean(seed.minutes for seed in seeds):.1f}", _command(first, numbers)),
     ]
 
 
-def _command(row: str, cell: str, seeds: str, first: dict[str, Any]) -> str:
-    """What does it all again: the row with these seeds, or what a table of papers has been made by."""
-    word, _, budget = cell.partition(" ")
+def _command(first: Measured, seeds: str) -> str:
+    """What does it all again: the row with these seeds, or the commands of a line that was made otherwise."""
+    word, _, budget = first.cell.partition(",")[0].partition(" ")
     if word != "reproduce":
-        return str(first.get("command", ""))
-    more = ["--budget", budget] if budget else []
-    return shlex.join(["metalearn", "reproduce", row, *(["--seeds", seeds] if seeds != "0" else []), *more])
+        return "; ".join(filter(None, (first.command, first.test)))
+    more = [*(["--seeds", seeds] if seeds != "0" else []), *(["--budget", budget] if budget else [])]
+    return shlex.join(["metalearn", "reproduce", first.row, *more])
 
 
-def _seed(line: dict[str, Any]) -> int:
-    return int(line["seed"])
+def _metric(row: str) -> str:
+    """The metric of a row: accuracies on images, errors on curves."""
+    return "accuracy" if any(_task(row).startswith(name) for name in known_sets.SETS) else "mse"
 
 
-def _is_percent(row: str) -> bool:
-    """Rows on images have accuracies, those on curves errors."""
-    return any(_task_of(row).startswith(name) for name in known_sets.SETS)
-
-
-def _task_of(row: str) -> str:
+def _task(row: str) -> str:
     return row.partition("/")[2]

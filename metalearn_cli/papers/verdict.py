@@ -1,18 +1,23 @@
-"""What came of a run beside what a paper published: where its figures are from, and the verdict."""
+"""What came of a paper's row: its line in a results.jsonl, and the verdict beside what was published."""
 
+import dataclasses
 import math
 import statistics
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metalearn_cli.compare.statistics import t_quantile
+import numpy as np
+
+from metalearn_cli.compare.statistics import paired
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import number
+from metalearn_cli.learning.scores import figure
 from metalearn_cli.run_folder import runs
-from metalearn_cli.run_folder.environment import read_environment
-from metalearn_cli.run_folder.results import Results
-from metalearn_cli.run_folder.series import Damage, each_line, read_timing, training_seconds
+from metalearn_cli.run_folder.series import Damage, each_line
 from metalearn_cli.system.typed_json import is_finite
+
+OWN = runs.OUTPUTS / "reproduce" / "results.jsonl"  # what `reproduce` writes
+OURS = Path("benchmarks/papers/results.jsonl")  # what the authors of a checkout have measured; it is only read
 
 
 class Published(NamedTuple):
@@ -20,103 +25,101 @@ class Published(NamedTuple):
     ci95: float | None
 
 
-OWN = runs.OUTPUTS / "reproduce" / "results.jsonl"  # what `reproduce` writes
-OURS = Path("benchmarks/papers/results.jsonl")  # of a checkout, what its authors have measured; read alone
+@dataclass(frozen=True)
+class Measured:
+    """A line of a results.jsonl: one test of a row with one seed. Accuracies are in 0..1."""
+
+    row: str
+    seed: int
+    cell: str  # which test it is
+    published: str  # in percent, e.g. "98.70 +- 0.40"
+    metric: str
+    length: str
+    mean: float | None
+    ci95: float | None
+    median: float | None = None
+    diverged: float = 0.0
+    inner_steps: int | None = None
+    batch_norm: str | None = None
+    others: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)  # batch-norm mode: mean, ci95
+    episodes: int = 0
+    episodes_sha256: str = ""
+    steps: int = 0
+    minutes: float = 0.0
+    command: str = ""
+    test: str = ""  # the command, where another one than the training's tested it
+    source: str = ""
+    date: str = ""
+    commit: str = ""
+    torch: str = ""
+    device: str = ""
+
+    @property
+    def is_short(self) -> bool:
+        return "short run" in self.length or " of " in self.length
+
+    @property
+    def paper(self) -> Published | None:
+        """The published figure as a number; None where nothing was published."""
+        words, scale = self.published.split(), 100 if self.metric == "accuracy" else 1
+        try:
+            ci95 = float(words[2]) / scale if words[1:2] == ["+-"] else None
+            return Published(float(words[0]) / scale, ci95)
+        except (ValueError, IndexError):
+            return None
 
 
-def measured(path: Path) -> list[dict[str, Any]]:
-    """The lines of a results.jsonl, of each row, seed and test the newest one; a last line that a killed process left
-    unfinished is not one. Raises UserError for a line that is no such result."""
-    damage = Damage()
-    objects = dict(each_line(path, damage))
-    for at, line in objects.items():
-        texts = all(isinstance(line.get(key), str) for key in ("row", "cell", "metric", "published", "length"))
-        figures = all(line.get(key, 0) is None or is_finite(line.get(key)) for key in ("mean", "ci95"))
-        if not (texts and figures and isinstance(line.get("seed"), int)):
-            damage.lines.append(f"{path} line {at} is no result of a row, with its seed, mean and interval")
+def read_measured(path: Path) -> list[Measured]:
+    """The lines of a results.jsonl; of each row, seed and test the newest one. A last line that a killed process left
+    unfinished is skipped. Raises UserError for a line that is not such a result."""
+    damage, names = Damage(), {each.name for each in dataclasses.fields(Measured)}
+    newest: dict[tuple[str, int, str], Measured] = {}
+    for number, line in each_line(path, damage):
+        if not _is_result(line):
+            damage.lines.append(f"{path} line {number} is not the result of a row, with its seed, mean and interval")
+            break
+        result = Measured(**{name: value for name, value in line.items() if name in names})
+        newest[result.row, result.seed, result.cell] = result
     if damage.lines:
         raise UserError(f"{damage.lines[0]}: mend or remove the line")
-    return list({(line["row"], line["seed"], line["cell"]): line for line in objects.values()}.values())
+    return list(newest.values())
 
 
-def provenance(folder: Path) -> dict[str, Any]:
-    """What a run was made with, and how long its training took."""
-    made = read_environment(folder)
-    commit = made.git_commit
-    timing = read_timing(folder / "timing.jsonl")
-    if timing.damage:
-        raise UserError(f"{timing.damage[0]}: mend or remove the line")
-    return {
-        "steps": runs.load_config(folder / "config.yaml")["steps"],
-        "minutes": round((training_seconds(timing) or 0.0) / 60, 1),
-        "commit": commit[:7] + "+" * bool(made.git_dirty) if commit else f"metalearn {made.metalearn}",
-        "torch": made.torch,
-        "device": made.gpu or made.processor,
-    }
-
-
-def figures(results: Results, step: int | None, mode: str | None) -> dict[str, Any]:
-    """The test after `step` inner steps (None: all of them), or in another batch-norm mode."""
-    row = results.per_step[-1 if step is None else step]
-    shown = row if mode in (None, results.batch_norm) else results.other_batch_norm[mode]
-    others = {} if mode else results.other_batch_norm
-    return {
-        **{"mean": shown.mean, "ci95": shown.ci95, "median": shown.median},
-        "others": {mode: [figure.mean, figure.ci95] for mode, figure in others.items()},
-        "diverged": row.diverged,
-        "metric": results.metric,
-        "batch_norm": mode or results.batch_norm,
-        "episodes": results.episodes,
-        "episodes_sha256": results.episodes_sha256[:16],
-    }
-
-
-def published(paper: dict[str, Any], percent: bool) -> str:
-    interval = f" +- {number(paper['ci95'], percent)}" if paper.get("ci95") is not None else ""
-    return number(paper["mean"], percent) + interval
-
-
-def parse_published(text: str, percent: bool) -> Published | None:
-    """ "98.7 +- 0.4" -> 0.987 and 0.004; None where nothing was published."""
-    words = text.split()
-    scale = 100 if percent else 1
-    try:
-        return Published(float(words[0]) / scale, float(words[2]) / scale if words[1:2] == ["+-"] else None)
-    except (ValueError, IndexError):
-        return None
+def _is_result(line: dict[str, Any]) -> bool:
+    texts = all(isinstance(line.get(key), str) for key in ("row", "cell", "metric", "published", "length"))
+    figures = all(line.get(key, 0) is None or is_finite(line.get(key)) for key in ("mean", "ci95"))
+    return texts and figures and isinstance(line.get("seed"), int)
 
 
 def mean_of(means: list[float | None]) -> float | None:
-    """Over seeds; None where one of them diverged."""
+    """The mean over seeds; None where one of them diverged."""
     finite = [mean for mean in means if mean is not None]
     return statistics.mean(finite) if len(finite) == len(means) else None
 
 
-def over_seeds(means: list[float]) -> float | None:
-    """The half width of the 95% interval of the mean over seeds, by Student's t; None of one seed."""
-    if len(means) < 2:
-        return None
-    return t_quantile(len(means) - 1) * statistics.stdev(means) / math.sqrt(len(means))
+def interval_over_seeds(means: list[float | None]) -> float | None:
+    """The half width of the 95% interval of the mean over seeds; None for a single seed, or where one diverged."""
+    return None if len(means) < 2 or None in means else paired(np.array(means, dtype=np.float64)).half
 
 
-def verdict(
-    paper: Published, means: list[float | None], ci95: float | None, higher_is_better: bool, length: str
-) -> str:
+def verdict(paper: Published | None, seeds: list[Measured]) -> str:
     """How the mean over seeds stands to the published figure.
 
-    Within: by no more than the intervals of both, and that of the seeds where there are several, allow together. Where
-    that is more than the published figure itself, as of errors that a few diverged tasks make, any mean would be.
+    It is within the intervals where the two differ by no more than the intervals of both, and that of several seeds,
+    allow together. Where that is more than the published figure itself, as for errors that a few diverged tasks make,
+    any mean would be within, so that there is no verdict.
     """
+    if paper is None:
+        return "nothing to compare with"
+    means, first = [seed.mean for seed in seeds], seeds[0]
     ours = mean_of(means)
-    short = "a short run, " if "short run" in length else ""
-    if ours is None or ci95 is None:
+    short = "a short run, " if first.is_short else ""
+    if ours is None or first.ci95 is None:
         return f"{short}diverged"
-    finite = [mean for mean in means if mean is not None]
-    of_seeds = over_seeds(finite) or 0.0
-    gap = ours - paper.mean if higher_is_better else paper.mean - ours
-    allowed = math.hypot(paper.ci95 or 0.0, ci95, of_seeds)
+    gap = ours - paper.mean if first.metric == "accuracy" else paper.mean - ours
+    allowed = math.hypot(paper.ci95 or 0.0, first.ci95, interval_over_seeds(means) or 0.0)
     if allowed > abs(paper.mean):
         return f"{short}no verdict: the interval is wider than the published figure"
     if abs(gap) <= allowed:
         return f"{short}within the intervals"
-    return f"{short}{'better' if gap > 0 else 'worse'} by {number(abs(gap), higher_is_better).strip()}"
+    return f"{short}{'better' if gap > 0 else 'worse'} by {figure(abs(gap), first.metric)}"

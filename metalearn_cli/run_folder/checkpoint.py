@@ -120,9 +120,11 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def prune(folder: Path, keep: int, best_step: int | None) -> None:
-    """Remove all but the newest `keep` and the best."""
-    for path in list_newest_first(folder)[keep:]:
-        if step_of(path) != best_step:
+    """Remove all but the newest `keep` and the best, and the second file of a step, whose writer was killed."""
+    paths = list_newest_first(folder)
+    steps = [step_of(path) for path in paths]
+    for number, path in enumerate(paths):
+        if steps[number] in steps[:number] or (number >= keep and steps[number] != best_step):
             path.unlink()
 
 

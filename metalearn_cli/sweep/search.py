@@ -29,7 +29,7 @@ from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import train_job
 from metalearn_cli.config.overrides import compose_config, quote
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import number
+from metalearn_cli.learning.scores import figure, in_unit
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.outcome import Outcome, read_outcome
 from metalearn_cli.run_folder.series import validations
@@ -185,8 +185,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def summary(trial: FrozenTrial, metric: str) -> str:
-    percent = metric == "accuracy"
-    return f"trial {trial.number}, val {metric}{' in %' if percent else ''} {number(trial.value, percent)}"
+    return f"trial {trial.number}, val {in_unit(metric)} {figure(trial.value, metric)}"
 
 
 def trials(folder: Path, metric: str) -> tuple[list[Outcome], list[str], list[float | None]]:

@@ -29,7 +29,7 @@ from metalearn_cli.config.conf_folder import conf_dir
 from metalearn_cli.config.job import Job, train_job
 from metalearn_cli.config.overrides import check_name, compose_config, quote, refuse_hydra, several_texts
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import after, number
+from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.outcome import Outcome
 from metalearn_cli.sweep.sweep_job import STUDY_FILE, folder_of, outcomes, run_job
@@ -242,12 +242,12 @@ def _print_table(folder: Path, outcomes: list[Outcome], best: list[str], validat
         if outcome.pruned:
             lines.append(f"{values}  {outcome.pruned}")
             continue
-        percent = outcome.metric == "accuracy"
-        validation = f"val {number(validations[place], percent)}, " if validations is not None else ""
-        figure = f"{number(outcome.mean, percent)} +- {number(outcome.ci95, percent)}"
+        metric = outcome.metric or ""
+        validation = f"val {figure(validations[place], metric)}, " if validations is not None else ""
+        test = f"{in_unit(metric)} {with_interval(outcome.mean, outcome.ci95, metric)}"
         short = f": {outcome.shortfall}" if outcome.shortfall else ""
         step = after(outcome.inner_steps)
-        lines.append(f"{values}  {validation}{outcome.metric}{' in %' if percent else ''} {figure}{step}{short}")
+        lines.append(f"{values}  {validation}{test}{step}{short}")
         code = code or (3 if short else 0)
     lines += best
     lines.append(f"results are in {folder}")

@@ -27,6 +27,7 @@ from metalearn_cli.system.console import Console, tell
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.signals import Interrupted
 from metalearn_cli.training.run import train_run
+from metalearn_cli.training.session import never
 
 STUDY_FILE = "optuna.log"  # in the folder of a sweep that is a search
 
@@ -86,7 +87,7 @@ def _run(
     choices = chosen(HydraConfig.get().runtime.choices)
     try:
         job = train_job(node, choices, overrides)
-        gives_up = pruning.verdict if pruning is not None else None
+        gives_up = pruning.verdict if pruning is not None else never
         _, results = train_run(job, [*overrides, f"name={name}"], gives_up=gives_up, number=HydraConfig.get().job.num)
         best = best_validation(folder)
         if pruning is not None and best is None:

@@ -27,6 +27,7 @@ from metalearn_cli.training.run import (
     _console,
     _same_everywhere,
 )
+from metalearn_cli.training.session import Session
 from metalearn_cli.training.test import test
 from metalearn_cli.tuning.prepare import prepare
 
@@ -70,7 +71,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
                     job = prepare(job, folder, console, ranks)
                 learner = new_learner(job, ranks)
                 learner.load_state_dict(tested.tensors)
-                results = test(learner, job, folder, tested.step, console, interrupt)
+                results = test(Session(learner, job, folder, console, interrupt), tested.step)
         except BaseException as failure:
             if isinstance(failure, Interrupted) and (folder / scored_parts.FOLDER).exists():
                 again = shlex.join([*launcher(ranks), "eval", *overrides])

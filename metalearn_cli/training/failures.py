@@ -2,33 +2,50 @@
 
 from pathlib import Path
 
-from metalearn_cli.config.job import Job
-from metalearn_cli.learning.learner import Learner, NonFinite
+from metalearn_cli.errors import RunFailed, UserError, failure_sentence
+from metalearn_cli.learning.learner import NonFinite
 from metalearn_cli.run_folder import checkpoint
-from metalearn_cli.system.measure import peak_memory
+from metalearn_cli.system.measure import is_out_of_memory, peak_memory
+from metalearn_cli.training.session import Session
 
 
-def non_finite_sentence(failure: NonFinite, checkpoints: Path) -> str:
-    tasks = f" in tasks {failure.tasks} of the meta-batch" if failure.tasks else ""
-    return (
-        f"the {failure.what} of step {failure.step} is not finite{tasks}, so training stopped before the update; "
-        f"{last_good(checkpoints)}; try a lower algo.inner_lr or optimizer.lr, or optimizer.clip_norm=1"
+def explained(failure: Exception, session: Session) -> UserError | RunFailed:
+    """Say why training stopped, what of it is saved, and what to do."""
+    last_good = _last_good(session.checkpoints)
+    if isinstance(failure, NonFinite):
+        tasks = f" in tasks {failure.tasks} of the meta-batch" if failure.tasks else ""
+        return UserError(
+            f"the {failure.what} of step {failure.step} is not finite{tasks}, so training stopped before the update; "
+            f"{last_good}; try a lower algo.inner_lr or optimizer.lr, or optimizer.clip_norm=1"
+        )
+    if isinstance(failure, OSError):  # a full disk, a folder that is gone
+        return UserError(
+            f"{failure.strerror or failure}: {failure.filename or session.folder}, so training stopped; {last_good}; "
+            "mend it, and give the same command again"
+        )
+    where = f"in step {session.learner.begun} or a test after it"
+    if is_out_of_memory(failure):
+        peak = peak_memory(session.learner.device)
+        held = f", {peak / 1e6:.4g} MB at the most" if peak else ""
+        return UserError(
+            f"there is not enough memory on {session.learner.device} {where}{held}, so training stopped; {last_good}; "
+            f"{_less_memory(session)}"
+        )
+    return RunFailed(
+        f"{failure_sentence(failure)}, so training stopped {where}; {last_good}; mend it, and give the same command "
+        "again"
     )
 
 
-def out_of_memory_sentence(learner: Learner, job: Job, checkpoints: Path) -> str:
-    """What took how much, and what makes it less. Nothing is made smaller by itself."""
-    peak = peak_memory(learner.device)
-    held = f", {peak / 1e6:.4g} MB at the most" if peak else ""
-    at_once = job.run.tasks_per_chunk or job.run.tasks_per_step
+def _less_memory(session: Session) -> str:
+    """What would take less memory. Nothing is made smaller by itself."""
+    algo, settings = session.job.algo, session.job.run
+    at_once = settings.tasks_per_chunk or settings.tasks_per_step
     ways = [f"memory=auto, or tasks_per_chunk below {at_once}, changes no result"] if at_once != 1 else []
-    ways += [f"algo.{key}=true" for key in ("remat", "first_order") if getattr(job.algo, key, None) is False]
-    return (
-        f"there is not enough memory on {learner.device} in step {learner.begun} or a test after it{held}, so training "
-        f"stopped; {last_good(checkpoints)}; {', or '.join([*ways, 'fewer algo.inner_steps or examples of a task'])}"
-    )
+    ways += [f"algo.{key}=true" for key in ("remat", "first_order") if getattr(algo, key, None) is False]
+    return ", or ".join([*ways, "fewer algo.inner_steps or examples of a task"])
 
 
-def last_good(checkpoints: Path) -> str:
+def _last_good(checkpoints: Path) -> str:
     paths = checkpoint.list_newest_first(checkpoints)
     return f"the last good checkpoint is {paths[0]}" if paths else "there is no checkpoint yet"

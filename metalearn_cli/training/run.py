@@ -22,12 +22,13 @@ from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
 from metalearn_cli.tasks.example_format import going_on, to_json, trained_on
 from metalearn_cli.training import continued
-from metalearn_cli.training.loop import GivesUp, train
+from metalearn_cli.training.loop import train
+from metalearn_cli.training.session import GivesUp, Session, never
 from metalearn_cli.tuning.prepare import prepare
 
 
 def train_run(
-    job: Job, overrides: list[str], ranks: Ranks = ALONE, gives_up: GivesUp | None = None, number: int | None = None
+    job: Job, overrides: list[str], ranks: Ranks = ALONE, gives_up: GivesUp = never, number: int | None = None
 ) -> tuple[Path, Results]:
     """Train in the run's folder, or take the results of a run that is already finished -> folder, results. Raises
     Pruned where a search gives the run up. `number`: that of a job of a sweep."""
@@ -58,7 +59,8 @@ def train_run(
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
                     job = prepare(job, folder, console, ranks)
-                results = train(new_learner(job, ranks), job, folder, console, interrupt, gives_up)
+                session = Session(new_learner(job, ranks), job, folder, console, interrupt)
+                results = train(session, gives_up)
         except Interrupted as signal:
             raise Interrupted(signal.code - 128, how_to_continue(folder, overrides, ranks)) from signal
         except Pruned as end:

@@ -1,4 +1,4 @@
-"""Validate and test a learner; write results.json and episodes.npz."""
+"""Test a learner; write results.json and episodes.npz."""
 
 import dataclasses
 import hashlib
@@ -12,117 +12,46 @@ import numpy as np
 from PIL import Image
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config.job import Job, Select
+from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import BLOCK, draw_episodes
 from metalearn_cli.learning.evaluate import (
     EpisodeScores,
     Evaluation,
     baselines,
-    evaluate,
     evaluation,
     part_size,
     score_episodes,
 )
-from metalearn_cli.learning.learner import Learner
-from metalearn_cli.learning.scores import figures, has_diverged, is_better, steps_to_show, summarise
+from metalearn_cli.learning.scores import figures, has_diverged, summarise
 from metalearn_cli.pictures.first_tasks import first_tasks, fit_picture, picture
-from metalearn_cli.run_folder import checkpoint, runs, scored_parts
+from metalearn_cli.run_folder import runs, scored_parts
 from metalearn_cli.run_folder.choices import read_choices
 from metalearn_cli.run_folder.results import Results, StepResult, write_results
-from metalearn_cli.run_folder.series import validations
-from metalearn_cli.system.console import Console, Progress
+from metalearn_cli.system.console import Progress
 from metalearn_cli.system.files import write_durably
-from metalearn_cli.system.signals import Interrupt
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, draw_slice
 from metalearn_cli.tasks.resized import Adapted
+from metalearn_cli.training.session import Session
 
 
-def choose_step(
-    learner: Learner, job: Job, folder: Path, best: dict[str, Any] | None, console: Console, interrupt: Interrupt
-) -> int:
-    """The step that is tested, which is said with the reason; the learner then has its parameters.
-
-    The last step is validated too, where another one was: if eval_every has left it out, its validation is of this
-    choice alone. It stands in no file, so that a run that is prolonged is as one that was long from the start.
-    """
-    settings, metric, last = job.run, job.task.spec.metric, job.run.steps
-    scores = learner.ranks.from_first(lambda: validations(folder, metric))
-    if settings.select is Select.best and best is not None and last not in scores:
-        _, scores[last] = validate(learner, job, console, interrupt)
-        console.say(f"step {last}, the last, has val {metric} {_shown(scores[last])}")
-        if is_better(metric, scores[last], best["value"]):
-            best = {"step": last, "value": scores[last]}
-    if last == 0:
-        tested, why = 0, "before any training"
-    elif settings.select is Select.last:
-        tested, why = last, "the last"
-    elif best is None:
-        tested, why = last, f"the last, as there was {'no finite' if scores else 'no'} validation to choose by"
-    else:
-        tested, why = best["step"], f"the best of {len(scores)} validation{'s' * (len(scores) != 1)} by {metric}"
-    console.say(f"testing step {tested}, {why}")
-    if tested != last:
-        chosen = learner.ranks.from_first(lambda: checkpoint.load_step(folder / "checkpoints", tested))
-        learner.load_state_dict(chosen.tensors)
-    return tested
-
-
-def _shown(score: float | None) -> str:
-    return "not finite" if score is None else f"{score:.4f}"
-
-
-def validate(
-    learner: Learner, job: Job, console: Console, interrupt: Interrupt
-) -> tuple[dict[str, float], float | None]:
-    """Score the validation episodes -> the values for metrics.jsonl, and the one that chooses the best checkpoint.
-
-    `val/accuracy` (or `val/mse`) is after the last inner step, `val/accuracy_step0` before the first, and so on,
-    of many steps about a dozen. A signal ends it at once.
-    """
-    settings, metric = job.run, job.task.spec.metric
-    with (
-        interrupt.leaving_at_once(),
-        Progress(console, "validate", settings.eval_episodes, passing=True) as progress,
-    ):
-        found = evaluate(
-            *(learner, job.task, "val", settings.eval_episodes, settings.episodes_seed, [job.headline]),
-            lambda done: progress.advance(done, "episodes"),
-        )
-    scores = found.scores[job.headline]
-    per_step = [figures(values).mean for values in scores.metric.T]
-    loss = figures(scores.loss[:, -1]).mean
-    values = {"val/loss": loss, f"val/{metric}": per_step[-1]}
-    if len(per_step) > 1:
-        shown = steps_to_show(len(per_step) - 1)
-        values |= {f"val/{metric}_step{number}": per_step[number] for number in shown}
-    return {name: value for name, value in values.items() if value is not None}, per_step[-1]
-
-
-def test(
-    learner: Learner,
-    job: Job,
-    folder: Path,
-    step: int,
-    console: Console,
-    interrupt: Interrupt,
-) -> Results:
-    """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into `folder`.
+def test(session: Session, step: int) -> Results:
+    """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into the folder.
 
     A signal ends it at once: what was scored is kept, and the next call goes on with it.
     """
+    with session.interrupt.leaving_at_once():
+        scored = _score_test(session)
+        return session.learner.ranks.from_first(lambda: _write_test(session, scored, step))
+
+
+def _score_test(session: Session) -> Evaluation:
+    """Score the test in parts of its blocks; those that take long are kept until all are scored."""
+    learner, job, _, console, _ = session
     modes = job.test_modes
-    with interrupt.leaving_at_once():
-        found = _score_test(learner, job, folder, modes, console)
-        results = learner.ranks.from_first(lambda: _write_test(learner, job, folder, found, step, modes, console))
-    return results
-
-
-def _score_test(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm], console: Console) -> Evaluation:
-    """In parts of its blocks; those that take long are kept until all are scored."""
     settings, ranks, total = job.run, learner.ranks, job.run.test_episodes
     size = part_size(learner)
-    kept = ranks.from_first(lambda: _kept_parts(learner, job, folder, modes))
+    kept = ranks.from_first(lambda: _kept_parts(session))
     parts = ranks.from_first(lambda: scored_parts.read(kept, modes))
     if before := sum(len(part[modes[0]].loss) for part in parts.values()):
         console.say(f"going on with the test after {before} of {total} episodes, which were scored earlier")
@@ -146,31 +75,25 @@ def _score_test(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm]
     return evaluation(job.task, draws, scored)
 
 
-def _kept_parts(learner: Learner, job: Job, folder: Path, modes: list[BatchNorm]) -> Path:
-    """Where the parts of this test are kept."""
+def _kept_parts(session: Session) -> Path:
+    """The folder in which the parts of this test are kept."""
+    learner, job, folder, _, _ = session
     parts = [job.config[key] for key in ("algo", "task", "model", "precision", "episodes_seed")]
-    about = [
-        *parts,
-        to_json(read_choices(folder)),
-        job.run.tasks_per_chunk,
-        job.task.fingerprint,
-        [mode.name for mode in modes],
-    ]
+    chosen = to_json(read_choices(folder))
+    about = [*parts, chosen, job.run.tasks_per_chunk, job.task.fingerprint, [mode.name for mode in job.test_modes]]
     return folder / scored_parts.FOLDER / scored_parts.key_of(learner, about)
 
 
-def _write_test(
-    learner: Learner, job: Job, folder: Path, found: Evaluation, step: int, modes: list[BatchNorm], console: Console
-) -> Results:
-    settings, headline = job.run, modes[0]
-    results = summarise_test(job, found, step, modes)
+def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
+    learner, job, folder, console, _ = session
+    settings, modes = job.run, job.test_modes
     errors = baselines(job.task, "test", settings.test_episodes, settings.episodes_seed, learner.device)
-    arrays = {"loss": found.scores[headline].loss.numpy(), "metric": found.scores[headline].metric.numpy()}
-    arrays |= {f"metric_{mode.name}": found.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
-    arrays["episode"] = found.hashes.numpy()
+    arrays = {"loss": scored.scores[job.headline].loss.numpy(), "metric": scored.scores[job.headline].metric.numpy()}
+    arrays |= {f"metric_{mode.name}": scored.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
+    arrays["episode"] = scored.hashes.numpy()
     episodes = npz(arrays)
     results = dataclasses.replace(
-        results,
+        summarise_test(job, scored, step, modes),
         learned=job.algo.learned(learner.meta),
         baselines={name: figures(error) for name, error in errors.items()},
         episodes_npz=hashlib.sha256(episodes).hexdigest(),
@@ -178,14 +101,14 @@ def _write_test(
     )
     (folder / "results.json").unlink(missing_ok=True)  # of fewer steps: its values are not there any longer
     write_durably(folder / "episodes.npz", episodes)
-    if (drawn := picture(learner, job, "test", headline)) is not None:
+    if (drawn := picture(learner, job, "test", job.headline)) is not None:
         file = io.BytesIO()
         Image.fromarray(drawn.numpy()).save(file, "PNG")
         write_durably(folder / "test.png", file.getvalue())
-    if shown := first_tasks(learner, job, headline):
-        write_durably(folder / "examples.npz", npz(shown))
+    if tasks := first_tasks(learner, job, job.headline):
+        write_durably(folder / "examples.npz", npz(tasks))
     if job.task.spec.kind == "values" and job.task.spec.input_shape == (1,) and job.task.spec.outputs == 1:
-        console.show(fit_picture(learner, job, headline))
+        console.show(fit_picture(learner, job, job.headline))
     write_results(folder, results)
     shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results
@@ -224,7 +147,7 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         step=step,
         steps=job.run.steps,
         select=job.run.select.name,
-        paper=job.run.paper_record,
+        paper=job.run.published,
     )
 
 

@@ -3,21 +3,25 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+from places import ROOT
 
 from metalearn_cli.cli import main
 from metalearn_cli.commands.completion import completions
 from metalearn_cli.config import conf_folder
+from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.papers import reproduce
-from metalearn_cli.papers.tables import COLUMNS, table
-from metalearn_cli.papers.verdict import Published, mean_of, measured, parse_published, verdict
+from metalearn_cli.papers.tables import ALIGN, COLUMNS, measured_table
+from metalearn_cli.papers.verdict import OURS, Measured, Published, mean_of, read_measured, verdict
 
-RIGHT = ("paper", "ours", "+- 95%", "over seeds")  # whose cells end together
+RIGHT = [name for name, side in zip(COLUMNS, ALIGN, strict=True) if side == "r"]
 SHORT = ["reproduce", "pretrain/sinusoid", "--budget", "2s", "threads=1"]
 
 
+WIDE = "no verdict: the interval is wider than the published figure"
 WORDS = {"metric": "mse", "published": "2.41", "length": "10 steps"}
 LINE: dict[str, object] = {"row": "maml/sinusoid", "seed": 0, "cell": "c", "mean": 1, "ci95": 0.1, **WORDS}
 
@@ -39,14 +43,17 @@ def test_a_budget_fixes_the_steps_once(
     assert main([*SHORT, "--seeds", "0,1"]) == 0
     shown = capsys.readouterr().out
     found = lines("outputs/reproduce/results.jsonl")
-    assert [line["seed"] for line in found] == [0, 1]
-    assert found[0]["steps"] == found[1]["steps"] == 75
+    assert [line["seed"] for line in found] == [0, 0, 0, 1, 1, 1]
+    assert [line["inner_steps"] for line in found] == [1, 5, 10] * 2
+    assert [line["published"] for line in found[:3]] == ["2.41", "2.23", "2.19"]
+    assert {line["steps"] for line in found} == {75}
     assert str(found[0]["length"]).startswith("short run: ")
     assert "a short run, worse by" in shown
     assert "paper    2.41" in shown
     assert f"steps={found[0]['steps']}" in str(found[0]["command"])
     results = json.loads(Path("outputs/reproduce/pretrain/sinusoid-2s/seed=0/results.json").read_text())
     assert found[0]["mean"] == results["per_step"][1]["mean"]  # the published figure is that after one step
+    assert found[2]["mean"] == results["mean"]
     assert found[0]["episodes_sha256"] == results["episodes_sha256"][:16]
 
     monkeypatch.setattr(reproduce, "timed", lambda *given: pytest.fail("the steps are fixed: nothing is timed again"))
@@ -55,6 +62,18 @@ def test_a_budget_fixes_the_steps_once(
     assert again.err.count("already finished") == 2
     assert again.out == shown
     assert lines("outputs/reproduce/results.jsonl") == found  # no line twice
+
+
+def test_a_row_is_tested_in_each_way_that_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "maml/sinusoid_frequency_20s", "--budget", "2s", "threads=1"]) == 0
+    found = lines("outputs/reproduce/results.jsonl")
+    keys = ["", "task.shot=5", "task.shot=10"]
+    folder = Path("outputs/reproduce/maml/sinusoid_frequency_20s-2s/seed=0")
+    assert [line["test"] for line in found] == ["", *(f"metalearn eval run={folder} {key}" for key in keys[1:])]
+    assert [line["published"] for line in found] == ["0.48 +- 0.08", "1.29 +- 0.2", "0.76 +- 0.12"]
+    evaluated = {json.loads(path.read_text())["mean"] for path in folder.glob("eval/*/results.json")}
+    assert {line["mean"] for line in found[1:]} == evaluated
 
 
 def test_in_a_checkout_the_authors_lines_are_read_and_not_written(
@@ -66,7 +85,7 @@ def test_in_a_checkout_the_authors_lines_are_read_and_not_written(
     papers.write_text(json.dumps({**LINE, "cell": "1 step", "mean": 0.615}) + "\n")
     assert main(SHORT) == 0
     assert lines(str(papers)) == [{**LINE, "cell": "1 step", "mean": 0.615}]
-    assert len(lines(str(own))) == 1
+    assert len(lines(str(own))) == 3
     assert f"  in       {own}" in capsys.readouterr().out
     assert main(["reproduce", "--table", "sinusoid"]) == 0
     shown = capsys.readouterr().out
@@ -74,8 +93,8 @@ def test_in_a_checkout_the_authors_lines_are_read_and_not_written(
     assert "  0.615  " in shown
     assert shown.rstrip().endswith(f"from {papers} and {own}")
     assert main([*SHORT, f"results={papers}"]) == 0  # whoever keeps that file names it
-    assert len(lines(str(papers))) == 2
-    assert len(lines(str(own))) == 1
+    assert len(lines(str(papers))) == 4
+    assert len(lines(str(own))) == 3
     capsys.readouterr()
     assert main([*SHORT, "results=nowhere/x.jsonl"]) == 1
     assert "results=nowhere/x.jsonl: there is no folder nowhere: make it first" in capsys.readouterr().err
@@ -92,14 +111,16 @@ def test_the_table_of_what_was_reproduced(
     assert main(["reproduce", "--table", "sinusoid"]) == 0
     shown = capsys.readouterr().out
     header, *rows = shown.splitlines()
-    (measured_row,) = (row for row in rows if row.startswith("pretrain/sinusoid "))
+    measured_row, *others = (row for row in rows if row.startswith("pretrain/sinusoid "))
+    assert [" ".join(row.split()[1:5]) for row in others] == ["reproduce 2s, step 5", "reproduce 2s, step 10"]
     starts = [header.index(name) for name in COLUMNS if name not in RIGHT]
-    assert all(row[start - 2 : start] == "  " for row in rows[:-1] for start in starts if start)  # it is aligned
+    assert all(row[start - 2 : start] == "  " for row in rows[:-3] for start in starts if start)  # it is aligned
     line = lines("outputs/reproduce/results.jsonl")[0]
     for part in ("reproduce 2s after 1 inner step", "2.41", f"{line['mean']:.4g}", f"{line['ci95']:.4g}", "none"):
         assert f"  {part}  " in measured_row, part
     assert "  a short run, worse by " in measured_row
-    assert measured_row.endswith("  short run: 75 of 70,000 steps  metalearn reproduce pretrain/sinusoid --budget 2s")
+    assert "  short run: 75 of 70,000 steps  " in measured_row
+    assert measured_row.endswith("  metalearn reproduce pretrain/sinusoid --budget 2s")
     (other,) = (row for row in rows if row.startswith("maml/sinusoid "))
     assert other.split()[1] == "0.67"
     assert other.endswith("metalearn reproduce maml/sinusoid")
@@ -114,7 +135,6 @@ def test_a_long_budget_is_the_row_itself(
     monkeypatch.chdir(tmp_path)
     whole = conf_folder.paper_of("maml/omniglot_quick")
     assert "short run" in whole["source"]  # a preset that is short itself is never called the paper's length
-    assert verdict(Published(0.987, 0.004), [0.9865], 0.006, True, "2,500 steps") == "within the intervals"
     assert main(["reproduce", "maml/sinusoid", "--budget", "1s", "threads=1"]) == 1
     assert "--budget 1s is too short for this row here: give" in capsys.readouterr().err
     assert not Path("outputs").exists()
@@ -123,8 +143,8 @@ def test_a_long_budget_is_the_row_itself(
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (["maml/sinusod"], "maml/sinusod is no row with a published figure: did you mean maml/sinusoid?"),
-        (["learned_optimizer/quadratics"], "is no row with a published figure"),
+        (["maml/sinusod"], "maml/sinusod is not a row with a published figure: did you mean maml/sinusoid?"),
+        (["learned_optimizer/quadratics"], "is not a row with a published figure"),
         (["maml/sinusoid", "algo.inner_lr=1"], "algo.inner_lr would make another row of it"),
         (["maml/sinusoid", "--seeds", "0,0"], "--seeds 0,0 names a seed twice: give each once"),
         (["maml/sinusoid", "name=mine"], "name would make another row of it"),
@@ -158,7 +178,7 @@ def test_the_list_has_every_published_figure(capsys: pytest.CaptureFixture[str])
     assert header.split() == ["row", "metric", "paper", "after", "what", "it", "is"]
     listed = [row.split()[0] for row in rows]
     maml = rows[listed.index("maml/omniglot_5w1s")]
-    assert maml[header.index("metric") :].startswith("accuracy, %  98.70 +- 0.40  3 inner steps   MAML on Omniglot")
+    assert maml[header.index("metric") :].startswith("accuracy in %  98.70 +- 0.40  3 inner steps   MAML on Omniglot")
     sinusoid = rows[listed.index("maml/sinusoid")][header.index("metric") :]
     assert sinusoid.split()[:5] == ["mse", "0.67", "1", "inner", "step"]
     assert listed == list(conf_folder.published())
@@ -180,15 +200,15 @@ def test_of_a_row_measured_twice_the_newest_counts(tmp_path: Path) -> None:
     path.write_text(
         "".join(json.dumps(line) + "\n" for line in (old, {**old, "seed": 1}, {**old, "mean": 2})) + '{"row'
     )
-    assert [(line["seed"], line["mean"]) for line in measured(path)] == [(0, 2), (1, 1)]
+    assert [(line.seed, line.mean) for line in read_measured(path)] == [(0, 2), (1, 1)]
 
 
 @pytest.mark.parametrize("change", [{"mean": "x"}, {"row": None}, {"seed": None}, {"published": 1}, {"ci95": math.nan}])
 def test_a_line_that_is_no_result_is_named(change: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in (LINE, {**LINE, **change})))
-    with pytest.raises(UserError, match=r"results.jsonl line 2 is no result of a row"):
-        measured(path)
+    with pytest.raises(UserError, match=r"results.jsonl line 2 is not the result of a row"):
+        read_measured(path)
 
 
 def test_a_damaged_line_is_named_before_anything_is_trained(
@@ -211,8 +231,9 @@ def test_a_line_that_a_killed_process_left_unfinished_does_not_spoil_the_next(
     path = Path("outputs/reproduce/results.jsonl")
     path.parent.mkdir(parents=True)
     path.write_text('{"row": "maml/sinu')
-    reproduce._append([LINE], path)
-    assert lines(str(path)) == [LINE]
+    (line,) = a_row("2.41", [1.0], 0.1)
+    reproduce._append([line], path)
+    assert read_measured(path) == [line]
     assert f"{path} line 1 is cut off, by a process that was killed: it is removed" in capsys.readouterr().err
 
 
@@ -224,34 +245,68 @@ def test_seeds_of_a_row_are_one_line_of_the_table(tmp_path: Path, monkeypatch: p
     accuracy |= {"cell": "reproduce", "length": "2,500 of 60,000 steps", "batch_norm": "transductive"}
     found = [{**accuracy, "seed": seed, "mean": mean} for seed, mean in ((1, 0.97), (0, 0.95))]
     path.write_text("".join(json.dumps(line) + "\n" for line in found))
-    (row,) = (line for line in table("omniglot", path).splitlines() if line.startswith("maml/omniglot_5w1s "))
+    (row,) = (line for line in measured_table("omniglot", path).splitlines() if line.startswith("maml/omniglot_5w1s "))
     for part in ("98.70 +- 0.40", "96.00", "0.20", "12.71", "0,1", "transductive", "short run: 2,500 of 60,000 steps"):
         assert f"  {part}  " in row, part  # 12.71 of Student's t with one degree of freedom times 1 %
     assert "  a short run, within the intervals  " in row
     assert row.endswith("  metalearn reproduce maml/omniglot_5w1s --seeds 0,1")
 
 
+def a_row(published: str, means: list[float | None], ci95: float | None, **more: object) -> list[Measured]:
+    keys: dict[str, Any] = {"row": "r", "cell": "c", "metric": "accuracy", "length": "100 steps", **more}
+    return [Measured(seed=n, published=published, mean=mean, ci95=ci95, **keys) for n, mean in enumerate(means)]
+
+
 def test_published_figures_as_texts() -> None:
-    assert parse_published("98.7 +- 0.4", True) == Published(0.987, 0.004)
-    assert parse_published("1.17 +- 0.16 [M]", False) == Published(1.17, 0.16)
-    assert parse_published("2.41", False) == Published(2.41, None)
-    assert parse_published("none", True) is None
+    for text, metric, expected in (
+        *(("98.7 +- 0.4", "accuracy", Published(0.987, 0.004)), ("1.17 +- 0.16 [M]", "mse", Published(1.17, 0.16))),
+        *(("2.41", "mse", Published(2.41, None)), ("none", "accuracy", None)),
+    ):
+        (result,) = a_row(text, [0.5], None, metric=metric)
+        assert result.paper == expected
 
 
-def test_verdicts() -> None:
-    paper = Published(0.90, 0.01)
-    assert verdict(paper, [0.905], 0.01, True, "100 steps") == "within the intervals"
-    assert verdict(paper, [0.93], 0.01, True, "100 steps") == "better by 3.00"
-    assert verdict(paper, [0.85], 0.01, True, "short run: 10 of 100 steps") == "a short run, worse by 5.00"
-    assert verdict(Published(2.0, None), [1.5], 0.1, False, "100 steps") == "better by 0.5"  # an error
-    assert verdict(paper, [None, 0.9], None, True, "100 steps") == "diverged"
-    assert mean_of([1.0, None]) is None
-    assert (
-        verdict(paper, [0.86, 0.88], 0.001, True, "100 steps") == "within the intervals"
-    )  # t of one degree of freedom
-    # Seeds far apart say little, and the verdict says no more.
-    assert verdict(paper, [0.84, 0.94], 0.001, True, "100 steps") == "within the intervals"
-    wide = "no verdict: the interval is wider than the published figure"
-    assert verdict(Published(0.35, None), [0.36, 1.6e28, 24400.0], 0.04, False, "100 steps") == wide
-    assert verdict(Published(0.35, None), [11000.0], 22000.0, False, "100 steps") == wide
-    assert verdict(paper, [0.8699, 0.8701], 0.001, True, "100 steps").startswith("worse by")
+@pytest.mark.parametrize(
+    ("means", "ci95", "more", "expected"),
+    [
+        ([0.905], 0.01, {}, "within the intervals"),
+        ([0.93], 0.01, {}, "better by 3.00"),
+        ([0.85], 0.01, {"length": "short run: 10 of 100 steps"}, "a short run, worse by 5.00"),
+        ([1.5], 0.1, {"published": "2", "metric": "mse"}, "better by 0.5"),  # an error
+        ([None, 0.9], None, {}, "diverged"),
+        ([0.86, 0.88], 0.001, {}, "within the intervals"),  # t of one degree of freedom
+        ([0.84, 0.94], 0.001, {}, "within the intervals"),  # seeds far apart say little, and the verdict says no more
+        ([0.8699, 0.8701], 0.001, {}, "worse by 3.00"),
+        ([0.36, 1.6e28, 24400.0], 0.04, {"published": "0.35", "metric": "mse"}, WIDE),
+        ([11000.0], 22000.0, {"published": "0.35", "metric": "mse"}, WIDE),
+        ([0.9865], 0.006, {"published": "none"}, "nothing to compare with"),
+    ],
+)
+def test_verdicts(means: list[float | None], ci95: float | None, more: dict[str, object], expected: str) -> None:
+    seeds = a_row(
+        str(more.get("published", "90 +- 1")), means, ci95, **{k: v for k, v in more.items() if k != "published"}
+    )
+    assert verdict(seeds[0].paper, seeds) == expected
+    assert (mean_of(means) is None) == (None in means)
+
+
+def test_the_tables_of_benchmarks_are_what_the_command_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = [" ".join(line.split()) for line in (ROOT / "benchmarks/papers/README.md").read_text().splitlines()]
+    for task in ("sinusoid", "omniglot", "cifar_fs"):
+        printed = [" ".join(line.split()) for line in measured_table(task, OURS).splitlines()]
+        assert [line for line in printed if "not measured here" not in line and line not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        ("maml/sinusoid_code_start", ["step 5", "step 10"]),  # those of the preset that it is made from
+        ("maml/sinusoid_frequency_10s", ["task.shot=5", "task.shot=20"]),
+        ("protonet/omniglot_20w1s", []),  # another row, with its own figure
+        ("reptile/omniglot_5w1s", ["transductive"]),
+    ],
+)
+def test_the_other_published_tests_of_a_row(row: str, labels: list[str]) -> None:
+    assert [reproduce.Cell(**test).label for test in conf_folder.paper_of(row).get("tests", [])] == labels
+    assert "tests" not in (load_job([f"experiment={row}"]).run.paper or {})

@@ -87,6 +87,16 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     ]
 
 
+def test_of_a_step_that_was_saved_twice_one_file_stays(tmp_path: Path) -> None:
+    """The process was killed when it had written the second one, and before it removed the first."""
+    (tmp_path / "other").mkdir()
+    other = checkpoint.save(tmp_path / "other", 4, TENSORS, {"best": None, "to_validate": True})
+    save(tmp_path, 3, 4)
+    other.rename(tmp_path / other.name)
+    checkpoint.prune(tmp_path, keep=3, best_step=4)
+    assert [checkpoint.step_of(path) for path in checkpoint.list_newest_first(tmp_path)] == [4, 3]
+
+
 @pytest.mark.row("A7")
 def test_the_file_is_durable_before_it_gets_its_name_and_the_name_before_we_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
