@@ -55,7 +55,7 @@ class Room(NamedTuple):
     bound: float | None  # None: unknown
 
 
-def fastest_convolution(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> str:
+def fastest_convolution(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> Convolution:
     """The convolution by which a step is fastest, with as many tasks at once as the job asks for (auto: one, which fits
     if any number does)."""
     seconds = {}
@@ -65,9 +65,11 @@ def fastest_convolution(job: Job, device: torch.device, console: Console, ranks:
         assert isinstance(job.net, Conv4)  # guaranteed by the caller
         with_way = job._replace(net=dataclasses.replace(job.net, convolution=way))
         batch = job.task.gather(job.training_draw(0, ranks), device)
-        seconds[way.name] = _seconds(still_learner(with_way, chunk), batch)
-    console.say("a step takes " + ", ".join(f"{value:.3g} s by {name} convolution" for name, value in seconds.items()))
-    return min(seconds, key=lambda name: seconds[name])
+        seconds[way] = _seconds(still_learner(with_way, chunk), batch)
+    console.say(
+        "a step takes " + ", ".join(f"{value:.3g} s by {way.name} convolution" for way, value in seconds.items())
+    )
+    return min(seconds, key=lambda way: seconds[way])
 
 
 def choose_chunk(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> Tried:
