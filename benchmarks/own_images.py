@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from metalearn_cli.datasets import cifar_fs
 from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.paths import data_root
+from metalearn_cli.tasks import cifar_fs
 
 
 def save(picture: Image.Image, path: Path, kind: int) -> None:
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--mishaps", action="store_true")
     chosen = parser.parse_args()
     for listed in tqdm(cifar_fs.classes(), desc="writing classes", disable=None):
-        folder = chosen.folder / listed.superclass / listed.name
+        folder = chosen.folder / listed.group / listed.name
         folder.mkdir(parents=True)
         source = data_root() / "cifar-fs" / "cifar100" / "data" / listed.name
         for number, path in enumerate(sorted(source.glob("*.png"))[: chosen.images]):

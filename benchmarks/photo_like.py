@@ -25,10 +25,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.ink import Ink
-from metalearn_cli.datasets.omniglot import characters
 from metalearn_cli.system.device import Precision
 from metalearn_cli.tasks.example_format import with_ink
-from metalearn_cli.tasks.omniglot import Omniglot
+from metalearn_cli.tasks.omniglot import Omniglot, characters
 from metalearn_cli.trained.loading import make, read, task_of
 
 TASKS, WAY, SHOTS, QUERIES = 12, 5, (1, 5), 3

@@ -10,11 +10,11 @@ from pathlib import Path
 from metalearn_cli.commands.completion import COMPLETION, completions
 from metalearn_cli.commands.help import COMMANDS, HELP, HELPS
 from metalearn_cli.config import conf_folder
-from metalearn_cli.datasets import known_sets
 from metalearn_cli.errors import RunFailed, SaidByAnother, UserError
 from metalearn_cli.system.console import tell
 from metalearn_cli.system.signals import Interrupted, catch, end_at_once, leave_at_once, restore
 from metalearn_cli.system.text import printable
+from metalearn_cli.tasks.known_sets import about_sets
 from metalearn_cli.version import __version__
 
 _WITHOUT_OPTIONS = ("eval", "predict", "export", "compare", "report", "bench")  # keys and folders alone
@@ -275,7 +275,7 @@ def report_command(arguments: list[str]) -> int:
 
 def data_command(arguments: list[str]) -> int:
     from metalearn_cli.commands.data import ACTIONS, data
-    from metalearn_cli.datasets.packed_sets import clean, list_packed
+    from metalearn_cli.commands.packed_sets import clean, list_packed
 
     match arguments:
         case ["list"]:
@@ -328,9 +328,9 @@ def list_command(arguments: list[str]) -> int:
 def task_line(choice: str) -> str:
     """What a task is; of one with a data set whether it is here, its size, its licence, and who made it."""
     about = conf_folder.describe("task", choice)
-    if (known := known_sets.SETS.get(choice)) is None:
+    if (known := about_sets().get(choice)) is None:
         return about
-    is_here = bool(os.environ.get("METALEARN_DATA")) and known_sets.is_in(choice, known_sets.folder_of(choice))
+    is_here = bool(os.environ.get("METALEARN_DATA")) and known.is_in(known.folder_of())
     size = f"{known.classes:>5,} classes  {known.images:>7,} images"
     makers = about.partition("(")[2].partition(")")[0]
     return f"{'found' if is_here else 'missing':<7}  {size}  {known.licence:<13}  {makers}"

@@ -1,3 +1,4 @@
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from cases import nightly, noise
 from PIL import Image
 
-from metalearn_cli.datasets import cifar_fs, cub, mini_imagenet, omniglot, tiered_imagenet
 from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.datasets.packed_set import packed
+from metalearn_cli.tasks import cifar_fs, mini_imagenet, omniglot
+from metalearn_cli.tasks.images import ImageTask
+from metalearn_cli.tasks.known_sets import about_sets
 
 
 def tries_of(marker: pytest.Mark) -> int:
@@ -160,8 +163,13 @@ def small_mini_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_images(
     packed_omniglot: None, random_cifar_fs: Path, small_mini_imagenet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every image task as a run finds it, without its data."""
-    monkeypatch.setattr(tiered_imagenet, "load", lambda *_: noise(608))
-    monkeypatch.setattr(cub, "load", lambda *_: noise(200))
+    """Every image task as a run finds it, without its data. Commands find those above; of the others only this process
+    has images."""
     monkeypatch.setattr(mini_imagenet, "IMAGES", 4)
+    monkeypatch.setattr(mini_imagenet.MiniImageNet, "fewest", 4)
     monkeypatch.setenv("METALEARN_DATA", str(small_mini_imagenet))
+    for name, about in about_sets().items():
+        module = importlib.import_module(f"metalearn_cli.tasks.{name}")
+        if not about.packed_files() and not about.is_in(about.folder_of()):
+            cls = next(cls for cls in ImageTask.__subclasses__() if cls.__module__ == module.__name__)
+            monkeypatch.setattr(cls, "images", noise(about.classes, shape=cls().preparation.shape))

@@ -1,9 +1,9 @@
 """Completion of commands, keys, values and runs in a shell."""
 
 from metalearn_cli.commands.help import COMMANDS
+from metalearn_cli.commands.packed_sets import packed_sets
 from metalearn_cli.config import conf_folder
-from metalearn_cli.datasets import known_sets
-from metalearn_cli.datasets.packed_sets import packed_sets
+from metalearn_cli.tasks.known_sets import about_sets
 
 COMPLETION = {
     "bash": """\
@@ -104,7 +104,7 @@ def _data_options(before: list[str]) -> list[str]:
         case ["clean", *names]:
             return [f"{one.name} " for one in packed_sets() if one.name not in names] + ["unused="] * (not names)
         case [action]:
-            return [f"{name} " for name in (*known_sets.SETS, *(["image_folder"] if action == "prepare" else []))]
+            return [f"{name} " for name in (*about_sets(), *(["image_folder"] if action == "prepare" else []))]
         case ["prepare", "image_folder", *_]:
             return [f"{key}=" for key in conf_folder.keys_of("task", "image_folder")]
         case ["prepare", *_]:

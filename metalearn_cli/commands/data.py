@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from metalearn_cli.config.conf_folder import keys_of
 from metalearn_cli.datasets.download import fetch
-from metalearn_cli.datasets.known_sets import SETS, folder_of, is_in, packed_files
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.unpack import unpack
-from metalearn_cli.errors import UserError
+from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import sync_folder, turn
+from metalearn_cli.tasks.known_sets import about_sets
 
 if TYPE_CHECKING:
     from metalearn_cli.datasets.image_set import Source
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 ACTIONS = ("prepare", "verify", "path")  # with the name of a data set
 OWN = "image_folder"  # a folder of one's own, which `prepare` takes with the keys of the task
 KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}
-
-# What others have published of Omniglot's archives; the images themselves are checked when they are packed.
-_MD5 = {
-    "images_background": "68d2efa1b9178cc56df9314c21c6e718",
-    "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
-}
 
 
 def data(action: str, name: str, options: list[str]) -> None:
@@ -46,10 +40,8 @@ def data(action: str, name: str, options: list[str]) -> None:
             f"data {action} knows no folder of your own: data prepare {OWN} task.root=DIR packs one, and data list "
             "says where"
         )
-    if name not in SETS:
-        from metalearn_cli.errors import nearest
-
-        raise UserError(f"there is no data set {name}{nearest(name, SETS)}")
+    if name not in about_sets():
+        raise UserError(f"there is no data set {name}{nearest(name, about_sets())}")
     given = {}
     for option in options:
         key, equals, value = option.removeprefix("task.").partition("=")
@@ -72,9 +64,9 @@ def prepare(name: str, root: str | None, archive: Path | None) -> None:
     """Get the source where it is missing, and pack it where it is not packed."""
     from metalearn_cli.datasets.packed_set import find, packed
 
-    known, is_packed = SETS[name], _is_packed(name, root)
-    if not is_packed and not is_in(name, folder_of(name, root)):
-        _get(name, folder_of(name, root), archive)
+    known, is_packed = about_sets()[name], _is_packed(name, root)
+    if not is_packed and not known.is_in(known.folder_of(root)):
+        _get(name, known.folder_of(root), archive)
     elif archive is not None:
         tell(f"{archive} is not read, as {known.title} is there already")
     source = _source(name, root)
@@ -88,7 +80,6 @@ def prepare(name: str, root: str | None, archive: Path | None) -> None:
 def prepare_own(options: list[str]) -> None:
     """Pack a folder of one's own as a run with these keys of the task would."""
     from metalearn_cli.config.job import load_job
-    from metalearn_cli.errors import nearest
     from metalearn_cli.tasks.image_folder import ImageFolder
 
     known = keys_of("task", OWN)
@@ -110,11 +101,12 @@ def verify(name: str, root: str | None) -> None:
     from metalearn_cli.datasets.image_set import Unpacked, fingerprint_of
     from metalearn_cli.datasets.packed_set import open_packed
 
-    known, folder, paths = SETS[name], _folder(name, root), packed_files(name)
+    known, folder = about_sets()[name], _folder(name, root)
+    paths = known.packed_files()
     stem = fingerprint = None
     if folder is None:
         show("source: METALEARN_DATA is not set")
-    elif is_in(name, folder):
+    elif known.is_in(folder):
         stem, read = _source(name, root)
         unpacked = read()
         assert isinstance(unpacked, Unpacked)  # that of all data sets which can be prepared
@@ -137,22 +129,24 @@ def verify(name: str, root: str | None) -> None:
 
 def where(name: str, root: str | None) -> None:
     """The folder of the source, and the packed files, a line each."""
-    folder, paths = _folder(name, root), packed_files(name)
+    known, folder = about_sets()[name], _folder(name, root)
+    paths = known.packed_files()
     for path in ([] if folder is None else [folder]) + paths:
         show(str(path))
     if folder is None:
-        tell(f"METALEARN_DATA is not set, so that the source of {SETS[name].title} is not looked for")
-    elif not is_in(name, folder):
-        tell(f"{SETS[name].title} is not in {folder}: {SETS[name].instructions}")
+        tell(f"METALEARN_DATA is not set, so that the source of {known.title} is not looked for")
+    elif not known.is_in(folder):
+        tell(f"{known.title} is not in {folder}: {known.instructions}")
     if not paths:
-        tell(f"{SETS[name].title} is not packed yet")
+        tell(f"{known.title} is not packed yet")
 
 
 def _folder(name: str, root: str | None) -> Path | None:
     """Where the source is looked for; None where nobody has said so, and the set is packed."""
-    if root is None and not os.environ.get("METALEARN_DATA") and packed_files(name):
+    known = about_sets()[name]
+    if root is None and not os.environ.get("METALEARN_DATA") and known.packed_files():
         return None
-    return folder_of(name, root)
+    return known.folder_of(root)
 
 
 def _contents(names: tuple[str, ...], images: int, fingerprint: str) -> str:
@@ -160,7 +154,7 @@ def _contents(names: tuple[str, ...], images: int, fingerprint: str) -> str:
 
 
 def _source(name: str, root: str | None) -> "Source":
-    source: Source = importlib.import_module(f"metalearn_cli.datasets.{name}").source(root=root)
+    source: Source = importlib.import_module(f"metalearn_cli.tasks.{name}").source(root=root)
     return source
 
 
@@ -176,11 +170,12 @@ def _is_packed(name: str, root: str | None) -> bool:
 
 def _get(name: str, folder: Path, archive: Path | None) -> None:
     """Put the source in its folder. Raises UserError where only the user can."""
-    known = SETS[name]
-    if archive is None and name != "omniglot":
+    known = about_sets()[name]
+    if archive is None and not known.downloads:
         raise UserError(f"{known.title} is not in {folder}: {known.instructions}")
-    if archive is not None and name == "omniglot":
-        raise UserError(f"archive={archive}: Omniglot's archives are read as they are: put both in {folder}")
+    if archive is not None and known.downloads:
+        names = " and ".join(file for file, _, _ in known.downloads)
+        raise UserError(f"archive={archive}: {known.title} is read from its archives: put {names} in {folder}")
     if archive is not None and not archive.is_file():
         raise UserError(f"archive={archive} is no file")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -189,34 +184,27 @@ def _get(name: str, folder: Path, archive: Path | None) -> None:
             raise UserError(
                 f"{folder.parent} stands on a file system that cannot lock files: put the data set in {folder} yourself"
             )
-        if is_in(name, folder):  # another process was faster
+        if known.is_in(folder):  # another process was faster
             return
-        if archive is None:
-            _fetch_omniglot(folder)
-        else:
+        if archive is not None:
             _unpack(name, archive, folder)
-
-
-def _fetch_omniglot(folder: Path) -> None:
-    from metalearn_cli.datasets.omniglot import ADDRESS, ARCHIVES
-
-    folder.mkdir(exist_ok=True)
-    for stem in ARCHIVES:
-        path = folder / f"{stem}.zip"
-        if not path.exists():
-            _follow(f"fetching {path.name}", fetch(f"{ADDRESS}/{path.name}", path, _MD5[stem]))
+            return
+        folder.mkdir(exist_ok=True)
+        for file, address, md5 in known.downloads:
+            if not (folder / file).exists():
+                _follow(f"fetching {file}", fetch(address, folder / file, md5))
 
 
 def _unpack(name: str, archive: Path, folder: Path) -> None:
     """Unpack beside the folder, and rename what is wanted of it into the folder."""
-    temporary = folder.resolve().parent / f".{folder.name}.unpacking"
+    known, temporary = about_sets()[name], folder.resolve().parent / f".{folder.name}.unpacking"
     shutil.rmtree(temporary, ignore_errors=True)  # a killed process's
     try:
         _follow(f"unpacking {archive.name}", unpack(archive, temporary))
         inside = [temporary, *sorted(temporary.glob("*/")), *sorted(temporary.glob("*/*/"))]  # it may be a folder down
-        if not (holding := [path for path in inside if is_in(name, path)]):
-            layouts = " or ".join(", ".join(layout) for layout in SETS[name].layouts)
-            raise UserError(f"{archive} does not hold {SETS[name].title}, which would be {layouts}")
+        if not (holding := [path for path in inside if known.is_in(path)]):
+            layouts = " or ".join(", ".join(layout) for layout in known.layouts)
+            raise UserError(f"{archive} does not hold {known.title}, which would be {layouts}")
         try:
             _source(name, str(holding[0]))  # counts and names
         except UserError as sentence:

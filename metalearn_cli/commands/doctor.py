@@ -18,11 +18,11 @@ from packaging.specifiers import SpecifierSet
 from metalearn_cli.config import conf_folder
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import load_job
-from metalearn_cli.datasets.known_sets import SETS, folder_of, is_in, packed_files
 from metalearn_cli.datasets.paths import cache_root
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
 from metalearn_cli.system.ranks import cores as usable_cores
+from metalearn_cli.tasks.known_sets import about_sets
 from metalearn_cli.version import __version__
 
 _NAME = "metalearn-cli"
@@ -147,10 +147,10 @@ def _data() -> Iterator[Finding]:
             "WRONG", "data", f"METALEARN_DATA={root} is no folder: make it, or set it to the one of the data sets"
         )
         return
-    for name, known in SETS.items():
-        folder = folder_of(name)
-        if is_in(name, folder):
-            packed = "packed" if packed_files(name) else "not packed yet, which its first run does"
+    for name, known in about_sets().items():
+        folder = known.folder_of()
+        if known.is_in(folder):
+            packed = "packed" if known.packed_files() else "not packed yet, which its first run does"
             yield Finding("ok", name, f"found in {folder}, {packed}")
         else:
             yield Finding("note", name, f"{known.title} is not in {folder}: {known.instructions}")

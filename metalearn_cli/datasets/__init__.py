@@ -1,1 +1,1 @@
-"""One image set a file: where its data come from, its classes and splits; and packing and reading them."""
+"""Reading data: pictures, tables and archives; and packing image sets."""

@@ -5,11 +5,11 @@ from pathlib import Path
 from statistics import mean
 
 from metalearn_cli.config import conf_folder
-from metalearn_cli.datasets import known_sets
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
 from metalearn_cli.papers.verdict import OURS, OWN, RowResult, interval_over_seeds, mean_of, read_measured, verdict
 from metalearn_cli.system.text_table import aligned
+from metalearn_cli.tasks.known_sets import about_sets
 
 COLUMNS = (
     *("row", "test", "paper", "ours", "+- 95%", "over seeds", "seeds", "each", "median", "diverged", "batch norm"),
@@ -100,7 +100,7 @@ def _command(first: RowResult, seeds: str) -> str:
 
 def _metric(row: str) -> str:
     """The metric of a row: accuracies on images, errors on curves."""
-    return "accuracy" if any(_task(row).startswith(name) for name in known_sets.SETS) else "mse"
+    return "accuracy" if any(_task(row).startswith(name) for name in about_sets()) else "mse"
 
 
 def _task(row: str) -> str:

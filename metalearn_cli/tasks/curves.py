@@ -1,29 +1,24 @@
 """One-dimensional regression: what all families of curves share.
 
-`Points` holds the keys that every family has, and draws the inputs, x ~ U(-5, 5) unless a family says otherwise; a
-family adds which curves there are. (Its fields stand among the task's own keys, `task.shot=5`, see tasks/episodes.py.)
+A family says which curves there are: its formula, and what is drawn of each task. `Points` holds the keys that every
+family has. (Its fields stand among the task's own keys, `task.shot=5`, see tasks/episodes.py.)
 
 `task.noise` is the standard deviation of Gaussian noise on the targets, of support and query points alike: that is how
 the papers with noise have their data. No predictor's expected error is below its square, which is what the test reports
 as `oracle`, the curve without the noise. The three splits are three independent streams of tasks from the same family.
 
-Shapes: T tasks, S support points, Q query points.
+Shapes: T tasks, S support points, Q query points, B points of either.
 """
 
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.system.limits import Count, NonNegative, check_limits
-from metalearn_cli.tasks.base import Batch, Columns, Draw, Range, Spec, Split, draw_keys, on_device
-
-SPEC = Spec(input_shape=(1,), outputs=1, train_outputs=1, kind="values")
-COLUMNS = Columns(("x",), ("y",), x_range=Range((-5.0,), (5.0,)))
-
-# (the coefficients of T tasks, each [T, 1, 1], x [T, B, 1]) -> y [T, B, 1].
-Curve = Callable[[Draw, Tensor], Tensor]
+from metalearn_cli.tasks.base import Batch, Columns, Draw, Range, Spec, Split, TaskDistribution, draw_keys, on_device
 
 
 @dataclass(frozen=True)
@@ -37,16 +32,17 @@ class Points:
     def __post_init__(self) -> None:
         check_limits(self, "task.")
 
-    def draw(self, tasks: int, split: Split, rng: torch.Generator, gaussian: bool = False) -> Draw:
-        """support_x [T, S, 1] and query_x [T, Q, 1] from U(-5, 5), or N(0, 1), the keys [T], and with noise that of
-        each target. It is drawn last, so that with and without it the tasks are the same."""
+    def draw(self, tasks: int, split: Split, rng: torch.Generator, middle: Tensor | None = None) -> Draw:
+        """support_x [T, S, 1] and query_x [T, Q, 1] from U(-5, 5), or N(middle, 1) with a middle [T, 1, 1], the keys
+        [T], and with noise that of each target. It is drawn last, so that with and without it the tasks are the same.
+        """
         shot, query = self.shot, self.query
         if split == "train":
             shot, query = self.train_shot or shot, self.train_query or query
 
         def inputs(number: int) -> Tensor:
-            if gaussian:
-                return torch.randn(tasks, number, 1, generator=rng)
+            if middle is not None:
+                return middle + torch.randn(tasks, number, 1, generator=rng)
             return 10 * torch.rand(tasks, number, 1, generator=rng) - 5
 
         draw = {"support_x": inputs(shot), "query_x": inputs(query), "key": draw_keys(tasks, rng)}
@@ -55,26 +51,63 @@ class Points:
             draw["query_noise"] = self.noise * torch.randn(tasks, query, 1, generator=rng)
         return draw
 
-    def fingerprint(self, family: str) -> str:
-        """The name of the data: the family's formula and ranges, and the noise where there is any."""
-        return f"{family}, noise of sd {self.noise:g}" if self.noise else family
+
+class CurveTask(TaskDistribution):
+    """A family of curves. A final class is a frozen dataclass with `points` and the family's own keys."""
+
+    middles: ClassVar[tuple[float, float] | None] = None  # x ~ N(m, 1) with m from this range; None: x ~ U(-5, 5)
+    points: Points
+
+    @property
+    @abstractmethod
+    def formula(self) -> str:
+        """The family's name, formula and ranges."""
+
+    @abstractmethod
+    def coefficients(self, tasks: int, rng: torch.Generator) -> Draw:
+        """What tells the curves of T = `tasks` tasks from one another, by name, [T, 1, number] each."""
+
+    @abstractmethod
+    def curve(self, at: Draw, x: Tensor) -> Tensor:
+        """The curves with the coefficients `at`, at x [T, B, 1] -> y [T, B, 1]."""
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(input_shape=(1,), outputs=1, train_outputs=1, kind="values")
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return ("train", "val", "test")
+
+    @property
+    def columns(self) -> Columns:
+        # With middles three deviations more on each side, where all but 0.01% of the inputs lie.
+        low, high = (self.middles[0] - 3.0, self.middles[1] + 3.0) if self.middles else (-5.0, 5.0)
+        return Columns(("x",), ("y",), x_range=Range((low,), (high,)))
+
+    @property
+    def fingerprint(self) -> str:
+        noise = self.points.noise
+        return f"{self.formula}, noise of sd {noise:g}" if noise else self.formula
+
+    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        coefficients = self.coefficients(tasks, rng)
+        middle = uniform(tasks, *self.middles, rng) if self.middles else None
+        return coefficients | self.points.draw(tasks, split, rng, middle)
+
+    def gather(self, draw: Draw, device: torch.device) -> Batch:
+        at = on_device(draw, device)
+        support_y, query_y = self.curve(at, at["support_x"]), self.curve(at, at["query_x"])
+        if "support_noise" in at:
+            support_y, query_y = support_y + at["support_noise"], query_y + at["query_noise"]
+        return Batch(at["support_x"], support_y, at["query_x"], query_y, at["key"])
+
+    def oracle(self, draw: Draw, device: torch.device) -> Tensor:
+        """The curves themselves at the query points."""
+        at = on_device(draw, device)
+        return self.curve(at, at["query_x"])
 
 
-def gather_points(draw: Draw, device: torch.device, curve: Curve) -> Batch:
-    """The tasks of a draw with their noise, where there is any."""
-    at = on_device(draw, device)
-    support_y, query_y = curve(at, at["support_x"]), curve(at, at["query_x"])
-    if "support_noise" in at:
-        support_y, query_y = support_y + at["support_noise"], query_y + at["query_noise"]
-    return Batch(at["support_x"], support_y, at["query_x"], query_y, at["key"])
-
-
-def true_values(draw: Draw, device: torch.device, curve: Curve) -> Tensor:
-    """The curves themselves at the query points, [T, Q, 1]."""
-    at = on_device(draw, device)
-    return curve(at, at["query_x"])
-
-
-def uniform(tasks: int, low: float, high: float, rng: torch.Generator) -> Tensor:
-    """A coefficient of each task from U(low, high), [T, 1, 1]."""
-    return low + (high - low) * torch.rand(tasks, 1, 1, generator=rng)
+def uniform(tasks: int, low: float, high: float, rng: torch.Generator, number: int = 1) -> Tensor:
+    """So many coefficients of each task from U(low, high), [T, 1, number]."""
+    return low + (high - low) * torch.rand(tasks, 1, number, generator=rng)

@@ -106,7 +106,8 @@ class Episodes:
         where = f"the {' and '.join(splits)} split{about}"
         number = len(classes.start) * (4 if self._turns_are_classes(split) else 1)
         if way > number:
-            raise UserError(f"task.{way_key}={way} is more than the {number} classes of {where}")
+            turned = f" (by rotations={self.rotations.name})" if self._turns_are_classes(split) else ""
+            raise UserError(f"task.{way_key}={way} is more than the {number} classes{turned} of {where}")
         if self.within_group:
             if classes.group is None:
                 raise UserError("task.within_group=true wants classes in groups, and those of this data set have none")

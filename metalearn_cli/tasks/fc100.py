@@ -1,73 +1,67 @@
-"""Few-shot classification on FC100 (Oreshkin et al. 2018, TADAM, arXiv 1805.10123).
+"""FC100: the images of CIFAR-100, split by superclass (Oreshkin et al. 2018, TADAM, arXiv 1805.10123).
 
-The 100 classes of CIFAR-100 with 600 colour images of 32 x 32 pixels each, split 60 / 20 / 20 by superclass, so that
-the test is further from the training than in CIFAR-FS. Pixels are in 0..1 and not standardised.
+12 superclasses are for training (60 classes), 4 for validation (20) and 4 for the test (20), so that classes of two
+splits resemble each other less than in CIFAR-FS. The numbers of the superclasses, in the order of their names, are
+those of the authors' code (datasets/create_dataset_cifar100.py). Images, checks and the packed set are CIFAR-FS's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets import cifar_fs, fc100
-from metalearn_cli.datasets.image_set import ImageSet
-from metalearn_cli.datasets.pictures import Resize
-from metalearn_cli.datasets.preparation import Preparation
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
-from metalearn_cli.tasks.label_names import label_names
+from metalearn_cli.datasets.image_set import Source
+from metalearn_cli.tasks import cifar_fs
+from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.tasks.images import ImageTask
+from metalearn_cli.tasks.known_sets import About
+
+_SUPERCLASSES = {
+    "train": (1, 2, 3, 4, 5, 6, 9, 10, 15, 17, 18, 19),
+    "val": (8, 11, 13, 16),  # large carnivores, large herbivores, invertebrates but insects, small mammals
+    "test": (0, 7, 12, 14),  # aquatic mammals, insects, medium mammals, people
+}
+
+
+def source(root: str | None = None) -> Source:
+    return cifar_fs.source(root)
 
 
 @dataclass(frozen=True)
-class FC100(TaskDistribution):
+class FC100(ImageTask):
     episodes: Episodes = Episodes()
     root: str | None = None  # the folder that holds cifar100/; null: $METALEARN_DATA/cifar-fs
 
-    def __post_init__(self) -> None:
-        self.check_split("test")
-        self.check_split("train")
-
-    def check_split(self, split: Split) -> None:
-        positions = self._positions[split]
-        count = torch.full_like(positions, cifar_fs.IMAGES)
-        self.episodes.check(split, Classes(positions, count, cifar_fs.superclasses()[positions]))
-
-    @property
-    def spec(self) -> Spec:
-        return self.episodes.spec((3, cifar_fs.SIZE, cifar_fs.SIZE))
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        return tuple(self._positions)
+    about = About(
+        title="FC100",
+        folder="cifar-fs",
+        layouts=(("cifar100/data",),),
+        classes=100,
+        images=60000,
+        licence="not stated",
+        instructions="its images are those of CIFAR-FS: fetch cifar100.zip from "
+        "https://drive.google.com/file/d/1pTsCCMDj45kzFYgrnO67BWVbKs48Q3NI/view by hand, which a program cannot, and "
+        "give metalearn data prepare fc100 archive=cifar100.zip",
+    )
+    fewest = cifar_fs.IMAGES
+    preparation = cifar_fs.CifarFS.preparation
 
     @property
-    def preparation(self) -> Preparation:
-        return Preparation(cifar_fs.SIZE, 3, Resize.crop)
+    def source(self) -> Source:
+        return source(self.root)
 
     @property
-    def fingerprint(self) -> str:
-        return self._images.fingerprint
+    def split_classes(self) -> dict[str, Tensor]:
+        return {
+            split: torch.isin(self.groups, torch.tensor(numbers)).nonzero().flatten()
+            for split, numbers in _SUPERCLASSES.items()
+        }
 
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        classes = Classes(self._images.start, self._images.count, cifar_fs.superclasses())
-        return self.episodes.draw(tasks, split, classes.of(self._positions[split]), rng)
+    @property
+    def groups(self) -> Tensor:
+        return cifar_fs.superclasses()
 
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_episodes(draw, self._images.on(device), device)
-
-    def label_names(self, draw: Draw) -> tuple[str, ...]:
-        return label_names(draw, self._images)
-
-    def classes(self, split: Split) -> frozenset[str]:
-        """CIFAR-FS and FC100 have the same classes, in other splits."""
-        return frozenset(f"CIFAR-100's {cifar_fs.classes()[c].name}" for c in self._positions[split].tolist())
-
-    @cached_property
-    def _positions(self) -> dict[Split, Tensor]:
-        """The classes of each split, as positions in the packed set, [classes]."""
-        return self.episodes.pool(fc100.split_classes())
-
-    @cached_property
-    def _images(self) -> ImageSet:
-        return fc100.load(self.root)
+    @property
+    def shared_names(self) -> Sequence[str]:
+        return cifar_fs.shared_names()

@@ -26,7 +26,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Limit, Natural, Share, Side, Text, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
-from metalearn_cli.tasks.label_names import label_names
+from metalearn_cli.tasks.images import label_names
 
 Filter = Annotated[
     str,

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.system.limits import NonNegative, check_limits
-from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.curves import COLUMNS, SPEC, Points, gather_points, true_values
+from metalearn_cli.tasks.base import Draw
+from metalearn_cli.tasks.curves import CurveTask, Points, uniform
 
 
 @dataclass(frozen=True)
-class Sinusoid(TaskDistribution):
+class Sinusoid(CurveTask):
     points: Points = Points()
     turns: NonNegative = 0.5  # phi is drawn from 0 to so many whole turns
 
@@ -29,76 +29,32 @@ class Sinusoid(TaskDistribution):
         check_limits(self, "task.")
 
     @property
-    def spec(self) -> Spec:
-        return SPEC
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        return ("train", "val", "test")
-
-    @property
-    def columns(self) -> Columns:
-        return COLUMNS
-
-    @property
-    def fingerprint(self) -> str:
+    def formula(self) -> str:
         end = "pi" if self.turns == 0.5 else f"{2 * self.turns:g} pi"
-        family = f"sinusoid: y = A sin(x - phi), A in [0.1, 5], phi in [0, {end}], x in [-5, 5]"
-        return self.points.fingerprint(family)
+        return f"sinusoid: y = A sin(x - phi), A in [0.1, 5], phi in [0, {end}], x in [-5, 5]"
 
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+    def coefficients(self, tasks: int, rng: torch.Generator) -> Draw:
         return {
-            "amplitude": 0.1 + 4.9 * torch.rand(tasks, 1, 1, generator=rng),
-            "phase": 2 * math.pi * self.turns * torch.rand(tasks, 1, 1, generator=rng),
-            **self.points.draw(tasks, split, rng),
+            "amplitude": uniform(tasks, 0.1, 5, rng),
+            "phase": uniform(tasks, 0, 2 * math.pi * self.turns, rng),
         }
 
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_points(draw, device, _shifted)
-
-    def oracle(self, draw: Draw, device: torch.device) -> Tensor:
-        return true_values(draw, device, _shifted)
+    def curve(self, at: Draw, x: Tensor) -> Tensor:
+        return at["amplitude"] * torch.sin(x - at["phase"])
 
 
 @dataclass(frozen=True)
-class SinusoidFrequency(TaskDistribution):
+class SinusoidFrequency(CurveTask):
     points: Points = Points()
 
-    @property
-    def spec(self) -> Spec:
-        return SPEC
+    formula = "sinusoid_frequency: y = A sin(w x + b), A in [0.1, 5], w in [0.8, 1.2], b in [0, pi], x in [-5, 5]"
 
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        return ("train", "val", "test")
-
-    @property
-    def columns(self) -> Columns:
-        return COLUMNS
-
-    @property
-    def fingerprint(self) -> str:
-        family = "sinusoid_frequency: y = A sin(w x + b), A in [0.1, 5], w in [0.8, 1.2], b in [0, pi], x in [-5, 5]"
-        return self.points.fingerprint(family)
-
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+    def coefficients(self, tasks: int, rng: torch.Generator) -> Draw:
         return {
-            "amplitude": 0.1 + 4.9 * torch.rand(tasks, 1, 1, generator=rng),
-            "frequency": 0.8 + 0.4 * torch.rand(tasks, 1, 1, generator=rng),
-            "phase": math.pi * torch.rand(tasks, 1, 1, generator=rng),
-            **self.points.draw(tasks, split, rng),
+            "amplitude": uniform(tasks, 0.1, 5, rng),
+            "frequency": uniform(tasks, 0.8, 1.2, rng),
+            "phase": uniform(tasks, 0, math.pi, rng),
         }
 
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_points(draw, device, _scaled)
-
-    def oracle(self, draw: Draw, device: torch.device) -> Tensor:
-        return true_values(draw, device, _scaled)
-
-
-def _shifted(at: Draw, x: Tensor) -> Tensor:
-    return at["amplitude"] * torch.sin(x - at["phase"])
-
-
-def _scaled(at: Draw, x: Tensor) -> Tensor:
-    return at["amplitude"] * torch.sin(at["frequency"] * x + at["phase"])
+    def curve(self, at: Draw, x: Tensor) -> Tensor:
+        return at["amplitude"] * torch.sin(at["frequency"] * x + at["phase"])

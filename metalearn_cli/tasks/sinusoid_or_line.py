@@ -19,49 +19,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.curves import COLUMNS, SPEC, Points, gather_points, true_values, uniform
+from metalearn_cli.tasks.base import Draw
+from metalearn_cli.tasks.curves import CurveTask, Points, uniform
 
 
 @dataclass(frozen=True)
-class SinusoidOrLine(TaskDistribution):
+class SinusoidOrLine(CurveTask):
     points: Points = Points(noise=0.3)
 
-    @property
-    def spec(self) -> Spec:
-        return SPEC
+    formula = (
+        "sinusoid_or_line: y = A sin(x - phi), A in [0.1, 5], phi in [0, pi], or y = a x + b, a and b in [-3, 3], "
+        "x in [-5, 5]"
+    )
 
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        return ("train", "val", "test")
-
-    @property
-    def columns(self) -> Columns:
-        return COLUMNS
-
-    @property
-    def fingerprint(self) -> str:
-        sinusoid = "y = A sin(x - phi), A in [0.1, 5], phi in [0, pi]"
-        family = f"sinusoid_or_line: {sinusoid}, or y = a x + b, a and b in [-3, 3], x in [-5, 5]"
-        return self.points.fingerprint(family)
-
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+    def coefficients(self, tasks: int, rng: torch.Generator) -> Draw:
         return {
             "is_line": torch.rand(tasks, 1, 1, generator=rng) < 0.5,
             "amplitude": uniform(tasks, 0.1, 5, rng),
             "phase": uniform(tasks, 0, math.pi, rng),
             "slope": uniform(tasks, -3, 3, rng),
             "intercept": uniform(tasks, -3, 3, rng),
-            **self.points.draw(tasks, split, rng),
         }
 
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_points(draw, device, _curve)
-
-    def oracle(self, draw: Draw, device: torch.device) -> Tensor:
-        return true_values(draw, device, _curve)
-
-
-def _curve(at: Draw, x: Tensor) -> Tensor:
-    sinusoid = at["amplitude"] * torch.sin(x - at["phase"])
-    return torch.where(at["is_line"], at["slope"] * x + at["intercept"], sinusoid)
+    def curve(self, at: Draw, x: Tensor) -> Tensor:
+        sinusoid = at["amplitude"] * torch.sin(x - at["phase"])
+        return torch.where(at["is_line"], at["slope"] * x + at["intercept"], sinusoid)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.system.limits import Count, check_limits
-from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.curves import COLUMNS, SPEC, Points, gather_points, true_values
+from metalearn_cli.tasks.base import Draw
+from metalearn_cli.tasks.curves import CurveTask, Points, uniform
 
 
 @dataclass(frozen=True)
-class Steps(TaskDistribution):
+class Steps(CurveTask):
     points: Points = Points()
     jumps: Count = 3  # J
 
@@ -27,33 +27,12 @@ class Steps(TaskDistribution):
         check_limits(self, "task.")
 
     @property
-    def spec(self) -> Spec:
-        return SPEC
+    def formula(self) -> str:
+        return f"steps: y is -1 or 1 and changes at {self.jumps} places in [-2.5, 2.5], x in [-5, 5]"
 
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        return ("train", "val", "test")
+    def coefficients(self, tasks: int, rng: torch.Generator) -> Draw:
+        return {"places": uniform(tasks, -2.5, 2.5, rng, self.jumps)}
 
-    @property
-    def columns(self) -> Columns:
-        return COLUMNS
-
-    @property
-    def fingerprint(self) -> str:
-        family = f"steps: y is -1 or 1 and changes at {self.jumps} places in [-2.5, 2.5], x in [-5, 5]"
-        return self.points.fingerprint(family)
-
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        places = 5 * torch.rand(tasks, 1, self.jumps, generator=rng) - 2.5
-        return {"places": places, **self.points.draw(tasks, split, rng)}
-
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_points(draw, device, _curve)
-
-    def oracle(self, draw: Draw, device: torch.device) -> Tensor:
-        return true_values(draw, device, _curve)
-
-
-def _curve(at: Draw, x: Tensor) -> Tensor:
-    below = (at["places"] < x).sum(-1, keepdim=True)  # [T, B, J] -> [T, B, 1]
-    return 2.0 * (below % 2) - 1
+    def curve(self, at: Draw, x: Tensor) -> Tensor:
+        below = (at["places"] < x).sum(-1, keepdim=True)  # [T, B, J] -> [T, B, 1]
+        return 2.0 * (below % 2) - 1

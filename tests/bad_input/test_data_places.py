@@ -8,13 +8,13 @@ from commands import run
 from PIL import Image
 
 from metalearn_cli.config.job import load_job
-from metalearn_cli.datasets import known_sets
 from metalearn_cli.errors import UserError
+from metalearn_cli.tasks.known_sets import about_sets
 
 
 @pytest.mark.row("C6")
 @pytest.mark.parametrize("kind", ["missing", "empty", "a file"])
-@pytest.mark.parametrize("task", [*known_sets.SETS, "image_folder", "table"])
+@pytest.mark.parametrize("task", [*about_sets(), "image_folder", "table"])
 def test_a_folder_without_its_data_is_named_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, kind: str
 ) -> None:
@@ -30,8 +30,9 @@ def test_a_folder_without_its_data_is_named_with_the_way_out(
     sentence = str(refused.value)
     assert str(root) in sentence
     assert "\n" not in sentence
-    if task in known_sets.SETS:
-        assert f"data prepare {task}" in sentence or "METALEARN_DATA" in sentence
+    if task in about_sets():
+        assert "metalearn data prepare " in sentence
+        assert "; or set METALEARN_DATA to" in sentence
     assert not (tmp_path / "cache").exists()
 
 

@@ -17,10 +17,13 @@ from servers import Server, serve
 from metalearn_cli.cli import main
 from metalearn_cli.commands import data
 from metalearn_cli.commands.completion import completions
-from metalearn_cli.datasets import cifar_fs, cub, download, known_sets, omniglot, unpack
+from metalearn_cli.config.conf_folder import list_choices
+from metalearn_cli.datasets import download, unpack
 from metalearn_cli.datasets import packed_set as cache
-from metalearn_cli.datasets.cifar_fs import Listed
-from metalearn_cli.datasets.omniglot import Character
+from metalearn_cli.datasets.class_lists import ListedClass
+from metalearn_cli.tasks import cifar_fs, cub, omniglot
+from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.omniglot import Omniglot
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +70,7 @@ def cifar(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for i, image in enumerate(images):
                 archive.writestr(f"cifar100/data/{name}/{i}.png", png(image))
             sha256 = hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
-            listed.append(Listed(name, "train", sha256[:16]))
+            listed.append(ListedClass(name, "train", sha256=sha256[:16]))
         archive.writestr("__MACOSX/cifar100/data/._apple", b"junk")
     monkeypatch.setattr(cifar_fs, "classes", lambda: tuple(listed))
     monkeypatch.setattr(cifar_fs, "IMAGES", 2)
@@ -96,7 +99,7 @@ def birds(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def letters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server of two archives with a character each, and the list of them."""
     listed, files = [], {}
-    for number, stem in enumerate(omniglot.ARCHIVES):
+    for number, stem in enumerate(("images_background", "images_evaluation")):
         images = [noise(20 * number + i, "L", (105, 105)) for i in range(20)]
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
@@ -104,12 +107,15 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 archive.writestr(f"{stem}/A/character01/0001_{i:02}.png", png(image))
         files[f"/{stem}.zip"] = file.getvalue()
         sha256 = hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
-        listed.append(Character(f"{stem}/A/character01", "train", sha256[:16]))
-        monkeypatch.setitem(data._MD5, stem, hashlib.md5(files[f"/{stem}.zip"], usedforsecurity=False).hexdigest())
+        listed.append(ListedClass(f"{stem}/A/character01", "train", sha256=sha256[:16]))
     monkeypatch.setattr(omniglot, "characters", lambda: tuple(listed))
     monkeypatch.setattr(download, "_PAUSE", 0.0)
     with serve(files) as server:
-        monkeypatch.setattr(omniglot, "ADDRESS", server.address)
+        downloads = tuple(
+            (name[1:], f"{server.address}{name}", hashlib.md5(content, usedforsecurity=False).hexdigest())
+            for name, content in files.items()
+        )
+        monkeypatch.setitem(about_sets(), "omniglot", Omniglot.about._replace(downloads=downloads))
         yield server
 
 
@@ -140,8 +146,10 @@ def test_omniglot_is_fetched_packed_and_then_left_alone(
 def test_a_fetch_that_fails_goes_on_with_the_next_call(
     home: Path, letters: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    letters.breaks_after = [10**9, 50_000, 0, 0, 0]
-    assert "give the same command again, which goes on after the 50000 bytes" in refusal(capsys, "prepare", "omniglot")
+    letters.breaks_after = [10**9, 50_000, 0, 0]
+    assert "give the same command again, which continues after the 50000 bytes" in refusal(
+        capsys, "prepare", "omniglot"
+    )
     assert everything(home / "data") == {"omniglot/images_background.zip", "omniglot/images_evaluation.zip.part"}
     code, out, _ = command(capsys, "prepare", "omniglot")
     assert code == 0
@@ -207,7 +215,7 @@ def test_cifar_100s_archive_is_unpacked_and_packed(
 ) -> None:
     code, out, err = command(capsys, "prepare", name, f"archive={cifar}")
     assert (code, err) == (0, "")
-    assert f"{known_sets.SETS[name].title} is ready: 2 classes, 4 images, fingerprint " in out
+    assert f"{about_sets()[name].title} is ready: 2 classes, 4 images, fingerprint " in out
     assert f"in {home}/cache/cifar-fs-32x32." in out
     assert everything(home / "data") >= {
         f"cifar-fs/cifar100/data/{c}/{i}.png" for c in ("apple", "bear") for i in (0, 1)
@@ -216,7 +224,7 @@ def test_cifar_100s_archive_is_unpacked_and_packed(
     code, out, err = command(capsys, "prepare", name, f"archive={cifar}")
     assert code == 0
     assert "there was nothing to do" in out
-    assert f"{cifar} is not read, as {known_sets.SETS[name].title} is there already" in err
+    assert f"{cifar} is not read, as {about_sets()[name].title} is there already" in err
 
 
 def test_an_archive_beside_its_images_is_in_nobodys_way(
@@ -246,7 +254,7 @@ def test_an_archive_with_a_folder_around_the_layout_is_understood(
 
 
 def test_what_only_the_user_can_fetch_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, known in known_sets.SETS.items():
+    for name, known in about_sets().items():
         if name != "omniglot":
             sentence = refusal(capsys, "prepare", name)
             assert sentence == f"{known.title} is not in {home}/data/{known.folder}: {known.instructions}"
@@ -268,7 +276,7 @@ def test_archives_that_are_not_to_be_unpacked_leave_nothing(
     sentence = refusal(capsys, "prepare", "cifar_fs", f"archive={other}")
     assert sentence == f"{other} does not hold CIFAR-FS, which would be cifar100/data"
     assert refusal(capsys, "prepare", "cifar_fs", "archive=none.zip") == "archive=none.zip is no file"
-    assert "read as they are" in refusal(capsys, "prepare", "omniglot", f"archive={other}")
+    assert "put images_background.zip and" in refusal(capsys, "prepare", "omniglot", f"archive={other}")
     other.write_bytes(cifar.read_bytes()[:2000])
     assert f"{other} is " in refusal(capsys, "prepare", "cifar_fs", f"archive={other}")
     assert not list(home.rglob("*.png"))
@@ -291,15 +299,13 @@ def test_what_a_killed_process_has_unpacked_is_unpacked_anew(
 ) -> None:
     pid = os.fork()
     if pid == 0:
-        write = unpack._write
+        write = unpack._unpack
 
-        def write_and_die(archive: Path, folder: Path, total: int) -> Iterator[tuple[int, int]]:
-            for step in write(archive, folder, total):
-                if step[0] > total // 2:
-                    os._exit(7)
-                yield step
+        def write_and_die(archive: Path, folder: Path) -> Iterator[tuple[int, None]]:
+            yield next(write(archive, folder))
+            os._exit(7)
 
-        unpack._write = write_and_die  # type: ignore[assignment]
+        unpack._unpack = write_and_die  # type: ignore[assignment]
         main(["data", "prepare", "cifar_fs", f"archive={cifar}"])
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
@@ -443,13 +449,13 @@ def test_list_says_what_is_found(home: Path, letters: Server, capsys: pytest.Cap
     lines = {line.split()[0]: line for line in out.splitlines()}
     assert " ".join(lines["omniglot"].split()[1:]) == "found 1,623 classes 32,460 images MIT Lake et al. 2015"
     assert " ".join(lines["cub"].split()[1:]) == "missing 200 classes 11,788 images research only Wah et al. 2011"
-    assert max(len(lines[name]) for name in known_sets.SETS) <= 100
+    assert max(len(lines[name]) for name in about_sets()) <= 100
     assert f"data sets are looked for in {home}/data" in err
     assert "Finn et al. 2017" in lines["sinusoid"]
 
 
 def test_every_data_set_is_a_task_and_reads_what_the_list_says() -> None:
-    for name, known in known_sets.SETS.items():
-        assert (Path(known_sets.__file__).with_name(f"{name}.py")).is_file()
+    for name, known in about_sets().items():
+        assert name in list_choices("task")
         assert known.folder == known.folder.lower()
-    assert known_sets.SETS["omniglot"].classes == len(omniglot.characters())
+    assert about_sets()["omniglot"] == Omniglot.about

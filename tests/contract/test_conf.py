@@ -16,10 +16,10 @@ from metalearn_cli.cli import main
 from metalearn_cli.config import conf_folder, schema
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job, load_job
-from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 
 CONF = conf_folder.conf_dir()
 CHOICES = [(group, choice) for group in conf_folder.GROUPS for choice in conf_folder.list_choices(group)]
@@ -101,8 +101,8 @@ def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) 
 @pytest.mark.parametrize("experiment", PRESETS)
 @pytest.mark.usefixtures("packed_images")
 def test_every_preset_takes_steps_in_its_debug_form(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mini_imagenet, "load", lambda *_: noise(100, 600))
-    monkeypatch.setattr(mini_imagenet, "IMAGES", 600)
+    monkeypatch.setattr(MiniImageNet, "images", noise(100, 600))
+    monkeypatch.setattr(MiniImageNet, "fewest", 600)
     nearest = ["task.resample=nearest"] * ("omniglot" in experiment)  # as what is packed
     job = load_job([f"experiment={experiment}", "debug=quick", *nearest])
     take_steps(job, new_learner(job))

@@ -11,9 +11,9 @@ from commands import run
 from PIL import Image
 from problems import image_task
 
+from metalearn_cli.commands.packed_sets import list_packed
 from metalearn_cli.datasets import paths
 from metalearn_cli.datasets.labels import compiled
-from metalearn_cli.datasets.packed_sets import list_packed
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.image_folder import ImageFolder
 

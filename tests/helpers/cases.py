@@ -1,12 +1,14 @@
 """Parameters of tests, and made images that several of them use."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
 
-from metalearn_cli.datasets.image_set import ImageSet
+from metalearn_cli.datasets.image_set import ImageSet, Source
+from metalearn_cli.datasets.packed_set import packed
 
 
 def nightly(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -14,9 +16,15 @@ def nightly(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
     return [pytest.param(*case, marks=pytest.mark.nightly) for case in cases]
 
 
-def noise(classes: int, images: int = 4) -> ImageSet:
-    """Images of 84 x 84 in each of so many classes, which are one another's neighbours in few random bytes."""
-    line = torch.randint(256, (classes * images + 3 * 84 * 84,), generator=torch.Generator().manual_seed(0))
-    pixels = line.to(torch.uint8).unfold(0, 3 * 84 * 84, 1)[: classes * images].view(-1, 3, 84, 84)
+def load(source: Source) -> ImageSet:
+    """An image set as its task loads it."""
+    return packed(*source)
+
+
+def noise(classes: int, images: int = 4, shape: tuple[int, ...] = (3, 84, 84)) -> ImageSet:
+    """So many images of each of so many classes, which are one another's neighbours in few random bytes."""
+    size = math.prod(shape)
+    line = torch.randint(256, (classes * images + size,), generator=torch.Generator().manual_seed(0))
+    pixels = line.to(torch.uint8).unfold(0, size, 1)[: classes * images].view(-1, *shape)
     names, first = tuple(map(str, range(classes))), images * torch.arange(classes)
     return ImageSet(pixels, names, first, torch.full((classes,), images), "noise")

@@ -11,18 +11,19 @@ from metalearn_cli.config.job import Job
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
+from metalearn_cli.tasks.known_sets import about_sets
 
 PAIRS = [(algo, task) for algo in conf_folder.list_choices("algo") for task in conf_folder.list_choices("task")]
 
 # The gate takes each algorithm on one task of each kind of input, and each task with one algorithm of each family.
 KINDS, FAMILIES = ("omniglot", "sinusoid", "table"), ("maml", "protonet", "hand_optimizer")
 
-# Tasks with the shapes and the draws of another one, from other data: a step is tested on each, a kill on the other.
-ALIKE = ("fc100", "tiered_imagenet", "cub")
+# Image sets with the shapes and the draws of another one: a step is tested on each, a kill on the other.
+ALIKE = about_sets().keys() - {"omniglot", "cifar_fs", "mini_imagenet"}
 
 _IMAGES = ["model.filters=2", "task.query=1"]
 _SMALL = {
-    **dict.fromkeys(("omniglot", "cifar_fs", "fc100", "mini_imagenet", "tiered_imagenet", "cub"), _IMAGES),
+    **dict.fromkeys(about_sets(), _IMAGES),
     "image_folder": [*_IMAGES, "task.size=16"],
     "sinusoid": ["model.hidden=[8]"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],

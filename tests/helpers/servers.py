@@ -23,7 +23,6 @@ class Server:
         self.says_length = True
         self.breaks_after: list[int] = []  # bytes of each of the next answers, until the line breaks
         self.answers: dict[str, int] = {}  # the code for a path, instead of its file
-        self.shifts = 0  # bytes by which an answer begins elsewhere than was asked
         self.requests: list[Request] = []
         self.address = ""
 
@@ -36,7 +35,7 @@ class Server:
             return
         first = 0
         if wanted is not None and self.knows_range and (found := re.fullmatch(r"bytes=(\d+)-", wanted)):
-            first = int(found[1]) + self.shifts
+            first = int(found[1])
             if first >= len(data):
                 self.requests.append(Request(handler.path, wanted, 0))
                 handler.send_response(416)

@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from curve_draws import check_ranges, gathered
 from problems import points_task
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.base import Split, TaskDistribution, draw_slice
+from metalearn_cli.tasks.base import Batch, Draw, Split, TaskDistribution, draw_sha256, draw_slice
 from metalearn_cli.tasks.harmonics import Harmonics
 from metalearn_cli.tasks.sinusoid import Sinusoid, SinusoidFrequency
 from metalearn_cli.tasks.sinusoid_or_line import SinusoidOrLine
@@ -17,6 +16,38 @@ from metalearn_cli.tasks.steps import Steps
 
 CPU = torch.device("cpu")
 FAMILIES = (Sinusoid, SinusoidFrequency, SinusoidOrLine, Harmonics, Steps)
+
+
+def gathered(task: TaskDistribution, tasks: int = 2000) -> tuple[Draw, Batch]:
+    draw = task.draw(tasks, "train", generator(0, "train", 0))
+    return draw, task.gather(draw, torch.device("cpu"))
+
+
+def check_ranges(*uniform: tuple[torch.Tensor, float, float]) -> None:
+    for values, low, high in uniform:
+        assert low <= values.min() < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < values.max() <= high
+        assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.03 * (high - low))
+
+
+@pytest.mark.parametrize(("turns", "end"), [(0.5, math.pi), (1.0, 2 * math.pi)])
+def test_mamls_and_reptiles_family(turns: float, end: float) -> None:
+    draw, batch = gathered(points_task(Sinusoid, train_shot=7, train_query=3, turns=turns))
+    expected = draw["amplitude"] * torch.sin(batch.support_x - draw["phase"])
+    assert torch.equal(batch.support_y, expected)
+    assert torch.equal(batch.query_y, draw["amplitude"] * torch.sin(batch.query_x - draw["phase"]))
+    assert batch.support_x.shape == (2000, 7, 1)
+    assert batch.query_x.shape == (2000, 3, 1)
+    check_ranges((draw["amplitude"], 0.1, 5), (draw["phase"], 0, end), (batch.support_x, -5, 5))
+
+
+def test_meta_sgds_family() -> None:
+    draw, batch = gathered(SinusoidFrequency())
+    curve = draw["amplitude"] * torch.sin(draw["frequency"] * batch.support_x + draw["phase"])
+    assert torch.equal(batch.support_y, curve)
+    assert torch.equal(batch.query_y, draw["amplitude"] * torch.sin(draw["frequency"] * batch.query_x + draw["phase"]))
+    check_ranges((draw["amplitude"], 0.1, 5), (draw["phase"], 0, math.pi), (draw["frequency"], 0.8, 1.2))
+    check_ranges((batch.support_x, -5, 5), (batch.query_x, -5, 5))
 
 
 def test_half_are_sinusoids_and_half_are_lines() -> None:
@@ -87,8 +118,20 @@ def test_noise_is_added_to_support_and_query_and_moves_nothing_else(family: type
 
 def test_each_family_has_a_fingerprint_of_its_own() -> None:
     tasks = [family() for family in FAMILIES]
-    assert len({task.fingerprint for task in [*tasks, Steps(jumps=1)]}) == len(FAMILIES) + 1
+    assert len({task.fingerprint for task in [*tasks, Steps(jumps=1), Sinusoid(turns=1.0)]}) == len(FAMILIES) + 2
     assert all(task.splits == ("train", "val", "test") for task in tasks)
+
+
+def test_episodes_are_those_of_all_versions_before() -> None:
+    """Hashes of 25 tasks each, from the commit before there was noise (4a03afb): runs of both can be compared."""
+    expected = {
+        Sinusoid(): "5b1122ea462d2cdd e072179594fc5806",
+        Sinusoid(turns=1.0): "46d384eb9b721be7 3e5cbbfa5fb01be6",
+        SinusoidFrequency(): "a6620fe85fd7a1f9 f21bada7b4fd0b3f",
+    }
+    for task, hashes in expected.items():
+        draws = [task.draw(25, split, generator(0, split, 3)) for split in ("train", "test")]
+        assert " ".join(draw_sha256([draw], task.fingerprint)[:16] for draw in draws) == hashes
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -97,3 +140,7 @@ def test_settings_out_of_range_are_refused() -> None:
             points_task(Steps, noise=noise)
     with pytest.raises(UserError, match=r"task\.jumps=0 must be a whole number, 1 or above"):
         Steps(jumps=0)
+    with pytest.raises(UserError, match=r"task\.train_shot=0 must be a whole number, 1 or above"):
+        points_task(Sinusoid, train_shot=0)
+    with pytest.raises(UserError, match=r"task\.turns=nan"):
+        Sinusoid(turns=float("nan"))

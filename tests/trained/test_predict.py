@@ -500,7 +500,7 @@ def test_a_larger_picture_is_first_as_large_as_the_scans(tmp_path: Path) -> None
 
 
 def resample_of(name: str) -> object:
-    from metalearn_cli.datasets.omniglot import Resample
+    from metalearn_cli.tasks.omniglot import Resample
 
     return Resample[name]
 
@@ -515,7 +515,7 @@ def test_a_real_character_too(tmp_path: Path, omniglot_root: str) -> None:
             name for name in archive.namelist() if name.startswith(f"{character}/") and name.endswith(".png")
         )
         (tmp_path / "a.png").write_bytes(archive.read(names[3]))
-    images = task._images
+    images = task.images
     place = int(images.start[images.names.index(character)]) + 3
     assert torch.equal(task.preparation.read(tmp_path / "a.png"), images.pixels[place])
 

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import load
 from PIL import Image
 from problems import image_task
 
 from metalearn_cli.datasets import packed_set as cache
-from metalearn_cli.datasets import tiered_imagenet
+from metalearn_cli.datasets.class_lists import ListedClass, by_split, numbered
 from metalearn_cli.datasets.pictures import Resample, as_tensor
-from metalearn_cli.datasets.tiered_imagenet import Listed
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks import tiered_imagenet
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 from metalearn_cli.tasks.tiered_imagenet import TieredImageNet
 
@@ -32,7 +33,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             few = bytes(torch.randint(256, (75,), generator=rng, dtype=torch.uint8).tolist())
             image = Image.frombytes("RGB", (5, 5), few).resize((84, 84) if i else (120, 60))
             image.save(root / split / name / f"{name}_{i}.JPEG")
-    monkeypatch.setattr(tiered_imagenet, "classes", lambda: tuple(Listed(*row) for row in SMALL))
+    monkeypatch.setattr(tiered_imagenet, "classes", lambda: tuple(ListedClass(*row) for row in SMALL))
     monkeypatch.setattr(tiered_imagenet, "IMAGES", {"train": 9, "val": 2, "test": 2})
     monkeypatch.setattr(tiered_imagenet, "FEWEST", 2)
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
@@ -41,7 +42,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refusal(root: Path) -> str:
     with pytest.raises(UserError) as caught:
-        tiered_imagenet.load(Resample.lanczos, str(root))
+        load(tiered_imagenet.source(str(root)))
     assert not list(root.parent.glob("cache/*")), "something was packed"
     return str(caught.value)
 
@@ -49,13 +50,13 @@ def refusal(root: Path) -> str:
 def test_the_list_has_the_papers_numbers() -> None:
     listed = tiered_imagenet.classes()
     assert len({one.name for one in listed}) == 608
-    parts = tiered_imagenet.split_classes()
+    parts = by_split(tiered_imagenet.classes())
     assert {name: len(part) for name, part in parts.items()} == {"train": 351, "val": 97, "test": 160}
     assert torch.equal(torch.cat(list(parts.values())), torch.arange(608))
-    categories = {split: {one.category for one in listed if one.split == split} for split in parts}
+    categories = {split: {one.group for one in listed if one.split == split} for split in parts}
     assert {split: len(names) for split, names in categories.items()} == {"train": 20, "val": 6, "test": 8}
     assert len(set.union(*categories.values())) == 34
-    assert torch.equal(tiered_imagenet.categories().unique(), torch.arange(34))
+    assert torch.equal(numbered(listed.group for listed in tiered_imagenet.classes()).unique(), torch.arange(34))
     for split in parts:
         names = [one.name for one in listed if one.split == split]
         assert names == sorted(names)
@@ -63,36 +64,23 @@ def test_the_list_has_the_papers_numbers() -> None:
 
 
 def test_images_of_all_sizes_are_packed_in_the_order_of_the_list(small: Path) -> None:
-    images = tiered_imagenet.load(Resample.lanczos, str(small))
+    images = load(tiered_imagenet.source(str(small)))
     assert images.names == ("train/n1", "train/n3", "train/n5", "val/n2", "test/n4")
     assert images.count.tolist() == [3, 2, 4, 2, 2]
     for place, name in ((0, "train/n1/n1_0"), (3, "train/n3/n3_0"), (12, "test/n4/n4_1")):
         picture = Image.open(small / f"{name}.JPEG").convert("RGB")
         assert torch.equal(images.pixels[place], as_tensor(picture.resize((84, 84), Image.Resampling.LANCZOS)))
-    assert tiered_imagenet.load(Resample.box, str(small)).fingerprint != images.fingerprint
+    assert load(tiered_imagenet.source(str(small), Resample.box)).fingerprint != images.fingerprint
 
 
 def test_the_same_folder_is_not_packed_again_but_for_other_names(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = tiered_imagenet.load(Resample.lanczos, str(small))
+    before = load(tiered_imagenet.source(str(small)))
     with monkeypatch.context() as patch:
         patch.setattr(cache, "_pack", None)
         moved = small.rename(small.parent / "moved")
-        assert tiered_imagenet.load(Resample.lanczos, str(moved)).fingerprint == before.fingerprint
+        assert load(tiered_imagenet.source(str(moved))).fingerprint == before.fingerprint
     (moved / "val/n2/n2_0.JPEG").rename(moved / "val/n2/n2_9.JPEG")
-    assert tiered_imagenet.load(Resample.lanczos, str(moved)).fingerprint != before.fingerprint
-
-
-@pytest.mark.row("C6")
-def test_missing_data_say_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
-    with pytest.raises(UserError) as caught:
-        tiered_imagenet.load(Resample.lanczos)
-    sentence = str(caught.value)
-    assert sentence.startswith(
-        f"tieredImageNet is not in {tmp_path}/tiered-imagenet (no train/ there): put there train/"
-    )
-    assert "METALEARN_DATA" in sentence
-    assert "task.root" in sentence
+    assert load(tiered_imagenet.source(str(moved))).fingerprint != before.fingerprint
 
 
 @pytest.mark.row("C5")
@@ -123,7 +111,7 @@ def test_each_split_draws_its_own_classes() -> None:
     task = image_task(TieredImageNet, way=20, query=1)
     for split in task.splits:
         drawn = task.draw(500, split, generator(split))["query_image"] // 4
-        assert set(drawn.flatten().tolist()) == set(tiered_imagenet.split_classes()[split].tolist())
+        assert set(drawn.flatten().tolist()) == set(by_split(tiered_imagenet.classes())[split].tolist())
 
 
 @pytest.mark.usefixtures("packed_images")
@@ -131,9 +119,9 @@ def test_classes_of_a_task_can_be_of_one_category() -> None:
     task = image_task(TieredImageNet, query=1, within_group=True)
     for split in task.splits:
         drawn = task.draw(500, split, generator(split))["support_image"] // 4
-        category = tiered_imagenet.categories()[drawn]
+        category = numbered(listed.group for listed in tiered_imagenet.classes())[drawn]
         assert (category == category[:, :1]).all()
-        assert set(drawn.flatten().tolist()) == set(tiered_imagenet.split_classes()[split].tolist())
+        assert set(drawn.flatten().tolist()) == set(by_split(tiered_imagenet.classes())[split].tolist())
 
 
 def test_it_tests_on_classes_that_mini_imagenet_trains_on() -> None:

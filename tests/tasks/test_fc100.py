@@ -7,9 +7,10 @@ import torch
 from commands import run
 from problems import image_task
 
-from metalearn_cli.datasets import cifar_fs, fc100
+from metalearn_cli.datasets.class_lists import numbered
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks import cifar_fs
 from metalearn_cli.tasks.base import draw_sha256
 from metalearn_cli.tasks.cifar_fs import CifarFS
 from metalearn_cli.tasks.fc100 import FC100
@@ -22,10 +23,10 @@ SUPERCLASSES = {
 
 
 def test_the_split_is_by_superclass() -> None:
-    parts = fc100.split_classes()
+    parts = FC100().split_classes
     assert {name: len(part) for name, part in parts.items()} == {"train": 60, "val": 20, "test": 20}
     assert torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(100))
-    found = {name: {cifar_fs.classes()[c].superclass for c in part.tolist()} for name, part in parts.items()}
+    found = {name: {cifar_fs.classes()[c].group for c in part.tolist()} for name, part in parts.items()}
     assert {name: sorted(found[name]) for name in SUPERCLASSES} == SUPERCLASSES
     assert len(found["train"]) == 12
     assert not found["train"] & {*SUPERCLASSES["val"], *SUPERCLASSES["test"]}
@@ -46,9 +47,9 @@ def test_each_split_draws_all_its_classes_and_no_others() -> None:
     for split in task.splits:
         draw = task.draw(2000, split, generator(split))
         drawn = torch.cat([draw["support_image"], draw["query_image"]]).flatten() // 20  # of 20 images in this cache
-        assert set(drawn.tolist()) == set(fc100.split_classes()[split].tolist())
+        assert set(drawn.tolist()) == set(FC100().split_classes[split].tolist())
     within = image_task(FC100, query=1, within_group=True).draw(500, "test", generator(0))
-    superclass = cifar_fs.superclasses()[within["support_image"] // 20]
+    superclass = numbered(listed.group for listed in cifar_fs.classes())[within["support_image"] // 20]
     assert (superclass == superclass[:, :1]).all()
     assert set(superclass.flatten().tolist()) == {0, 7, 12, 14}
 

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import load
 from PIL import Image
 from problems import image_task
 
-from metalearn_cli.datasets import cub
 from metalearn_cli.datasets import packed_set as cache
-from metalearn_cli.datasets.cub import Region
 from metalearn_cli.datasets.pictures import as_tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.cub import CUB
+from metalearn_cli.tasks import cub
+from metalearn_cli.tasks.cub import CUB, Region
 
 COUNTS = {"001.Albatross": 3, "002.Auk": 2, "003.Bunting": 2, "004.Wren": 4}
 BOXES = ["10.5 20.0 30.0 25.0", "-1.0 0.0 102.0 60.5"]  # left, top, width, height; the second is a little too large
@@ -44,20 +44,20 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refusal(root: Path, region: Region = Region.whole) -> str:
     with pytest.raises(UserError) as caught:
-        cub.load(region, str(root))
+        load(cub.source(str(root), region))
     assert not list(root.parent.glob("cache/*")), "something was packed"
     return str(caught.value)
 
 
 def test_the_split_is_by_the_number_of_the_class() -> None:
-    parts = cub.split_classes()
+    parts = CUB().split_classes
     assert {name: len(part) for name, part in parts.items()} == {"train": 100, "val": 50, "test": 50}
     assert torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(200))
     assert [parts[name][:2].tolist() for name in ("train", "val", "test")] == [[0, 2], [1, 5], [3, 7]]
 
 
 def test_images_are_packed_by_name(small: Path) -> None:
-    images = cub.load(Region.whole, str(small))
+    images = load(cub.source(str(small)))
     assert images.names == tuple(COUNTS)
     assert images.count.tolist() == [3, 2, 2, 4]
     for place, name in ((0, "001.Albatross/Bird_7"), (2, "001.Albatross/Bird_9"), (10, "004.Wren/Bird_9")):
@@ -66,7 +66,7 @@ def test_images_are_packed_by_name(small: Path) -> None:
 
 
 def test_each_region_is_packed_apart(small: Path) -> None:
-    found = {region: cub.load(region, str(small)) for region in Region}
+    found = {region: load(cub.source(str(small), region)) for region in Region}
     assert len({images.fingerprint for images in found.values()}) == 3
     assert len(list((small.parent / "cache").iterdir())) == 3
     picture = Image.open(small / "CUB_200_2011/images/001.Albatross/Bird_9.jpg")  # number 1, with the first box
@@ -81,27 +81,15 @@ def test_each_region_is_packed_apart(small: Path) -> None:
 def test_a_set_is_packed_anew_where_files_or_the_boxes_that_it_uses_change(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {region: cub.load(region, str(small)).fingerprint for region in Region}
+    before = {region: load(cub.source(str(small), region)).fingerprint for region in Region}
     path = small / "CUB_200_2011/bounding_boxes.txt"
     path.write_text(path.read_text().replace("10.5", "11.5"))
     with monkeypatch.context() as patch:
         patch.setattr(cache, "_pack", None)
-        assert cub.load(Region.whole, str(small)).fingerprint == before[Region.whole]
-    assert cub.load(Region.box, str(small)).fingerprint != before[Region.box]
+        assert load(cub.source(str(small))).fingerprint == before[Region.whole]
+    assert load(cub.source(str(small), Region.box)).fingerprint != before[Region.box]
     Image.new("RGB", (30, 30)).save(small / "CUB_200_2011/images/002.Auk/Bird_9.jpg")
-    assert cub.load(Region.whole, str(small)).fingerprint != before[Region.whole]
-
-
-@pytest.mark.row("C6")
-def test_missing_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
-    with pytest.raises(UserError) as caught:
-        cub.load(Region.whole)
-    sentence = str(caught.value)
-    assert sentence.startswith(f"CUB-200-2011 is not in {tmp_path}/cub (no CUB_200_2011/images there)")
-    assert "fetch CUB_200_2011.tgz from https://data.caltech.edu/" in sentence
-    assert "metalearn data prepare cub archive=CUB_200_2011.tgz" in sentence
-    assert "task.root" in sentence
+    assert load(cub.source(str(small))).fingerprint != before[Region.whole]
 
 
 def test_incomplete_and_odd_lists_are_named(small: Path) -> None:
@@ -139,7 +127,7 @@ def test_each_split_draws_its_own_classes() -> None:
     assert task.spec == ((3, 84, 84), 5, 5, "classes", False, True)
     for split in task.splits:
         drawn = task.draw(500, split, generator(split))["support_image"] // 4
-        assert set(drawn.flatten().tolist()) == set(cub.split_classes()[split].tolist())
+        assert set(drawn.flatten().tolist()) == set(CUB().split_classes[split].tolist())
 
 
 def test_impossible_request_is_a_sentence() -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import load
 from PIL import Image
 from problems import image_task
 
-from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.datasets.pictures import Resample, as_tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks import mini_imagenet
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 
 CLASSES = {"train": ("n3", "n1"), "val": ("n2", "n5"), "test": ("n4", "n0")}
@@ -76,22 +77,22 @@ def flat(tables: Path, tmp_path: Path) -> Path:
 
 def refusal(root: Path) -> str:
     with pytest.raises(UserError) as caught:
-        mini_imagenet.load(Resample.lanczos, str(root))
+        load(mini_imagenet.source(str(root)))
     assert not list(root.parent.glob("cache/*")), "something was packed"
     return str(caught.value)
 
 
 def test_all_layouts_give_the_same_set(folders: Path, tables: Path, flat: Path) -> None:
-    one = mini_imagenet.load(Resample.lanczos, str(folders))
+    one = load(mini_imagenet.source(str(folders)))
     assert one.names == ("train/n1", "train/n3", "val/n2", "val/n5", "test/n0", "test/n4")
     assert one.pixels.shape == (18, 3, 84, 84)
     assert one.start.tolist() == [0, 3, 6, 9, 12, 15]
     red = Image.open(folders / "train/n3/n3_1.jpg").convert("RGB").split()[0]
     assert bytes(one.pixels[4, 0].flatten().tolist()) == red.tobytes()
     (folders.parent / "cache").rename(folders.parent / "first")
-    assert mini_imagenet.load(Resample.lanczos, str(tables)).fingerprint == one.fingerprint
+    assert load(mini_imagenet.source(str(tables))).fingerprint == one.fingerprint
     (folders.parent / "cache").rename(folders.parent / "second")
-    assert mini_imagenet.load(Resample.lanczos, str(flat)).fingerprint == one.fingerprint
+    assert load(mini_imagenet.source(str(flat))).fingerprint == one.fingerprint
 
 
 def test_a_flat_layout_without_its_tables_is_a_sentence(flat: Path) -> None:
@@ -114,7 +115,7 @@ def test_other_sizes_and_modes_become_84x84_rgb_as_asked(folders: Path, resample
     large.save(folders / "train/n1/n1_0.jpg")
     small.convert("L").save(folders / "train/n1/n1_1.jpg")
     small.convert("CMYK").save(folders / "train/n1/n1_2.jpg")
-    images = mini_imagenet.load(resample, str(folders))
+    images = load(mini_imagenet.source(str(folders), resample))
     how = {Resample.lanczos: Image.Resampling.LANCZOS, Resample.box: Image.Resampling.BOX}[resample]
     for i in range(3):
         expected = Image.open(folders / f"train/n1/n1_{i}.jpg").convert("RGB").resize((84, 84), how)
@@ -123,38 +124,26 @@ def test_other_sizes_and_modes_become_84x84_rgb_as_asked(folders: Path, resample
 
 def test_the_two_resamplings_are_packed_apart(folders: Path) -> None:
     picture(1, (200, 100)).save(folders / "train/n1/n1_0.jpg")
-    lanczos, box = (mini_imagenet.load(resample, str(folders)) for resample in (Resample.lanczos, Resample.box))
+    lanczos, box = (load(mini_imagenet.source(str(folders), resample)) for resample in (Resample.lanczos, Resample.box))
     assert lanczos.fingerprint != box.fingerprint
 
 
 def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(folders: Path) -> None:
     cache = folders.parent / "cache"
-    before = mini_imagenet.load(Resample.lanczos, str(folders))
+    before = load(mini_imagenet.source(str(folders)))
     moved = folders.rename(folders.parent / "moved")
-    assert mini_imagenet.load(Resample.lanczos, str(moved)).fingerprint == before.fingerprint
+    assert load(mini_imagenet.source(str(moved))).fingerprint == before.fingerprint
     assert len(list(cache.iterdir())) == 1
     picture(99).save(moved / "val/n2/n2_0.jpg")
-    assert mini_imagenet.load(Resample.lanczos, str(moved)).fingerprint != before.fingerprint
+    assert load(mini_imagenet.source(str(moved))).fingerprint != before.fingerprint
     assert len(list(cache.iterdir())) == 2
-
-
-@pytest.mark.row("C6")
-def test_missing_data_say_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
-    with pytest.raises(UserError) as caught:
-        mini_imagenet.load(Resample.lanczos)
-    sentence = str(caught.value)
-    assert sentence.startswith(f"miniImageNet is not in {tmp_path}/mini-imagenet: put there train/, val/ and test/")
-    assert "images/ with train.csv, val.csv and test.csv" in sentence
-    assert "METALEARN_DATA" in sentence
-    assert "task.root" in sentence
 
 
 def test_half_a_layout_is_missing_data(folders: Path, tables: Path) -> None:
     shutil.rmtree(folders / "val")
-    assert refusal(folders).startswith(f"miniImageNet is not in {folders}: ")
+    assert refusal(folders).startswith(f"miniImageNet is not in {folders}, which needs ")
     (tables / "val.csv").unlink()
-    assert refusal(tables).startswith(f"miniImageNet is not in {tables}: ")
+    assert refusal(tables).startswith(f"miniImageNet is not in {tables}, which needs ")
 
 
 @pytest.fixture
@@ -172,8 +161,8 @@ def caches(folders: Path, tmp_path: Path) -> Path:
 
 
 def test_pickled_caches_give_the_same_set_as_the_images(folders: Path, caches: Path) -> None:
-    one = mini_imagenet.load(Resample.lanczos, str(folders))
-    other = mini_imagenet.load(Resample.box, str(caches))
+    one = load(mini_imagenet.source(str(folders)))
+    other = load(mini_imagenet.source(str(caches), Resample.box))
     assert other.names == one.names
     assert torch.equal(other.pixels, one.pixels)
     assert other.fingerprint == one.fingerprint
@@ -186,7 +175,7 @@ def test_a_pickled_cache_that_would_run_something_is_refused(caches: Path, tmp_p
     assert "mini-imagenet-cache-val.pkl is no cache of images: it would run os.system" in refusal(caches)
     assert not (tmp_path / "ran").exists()
     (caches / "mini-imagenet-cache-val.pkl").unlink()
-    assert refusal(caches).startswith(f"miniImageNet is not in {caches}: ")
+    assert refusal(caches).startswith(f"miniImageNet is not in {caches}, which needs ")
 
 
 def test_a_pickled_cache_is_counted_like_a_folder(caches: Path) -> None:
@@ -216,10 +205,10 @@ def test_another_split_than_ravis_is_said_and_packed(
 ) -> None:
     ravis = {name: split for split, names in CLASSES.items() for name in names}
     monkeypatch.setattr(mini_imagenet, "ravis_split", lambda: ravis)
-    mini_imagenet.load(Resample.lanczos, str(folders))
+    load(mini_imagenet.source(str(folders)))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(mini_imagenet, "ravis_split", lambda: {**ravis, "n2": "train", "n1": "val"})
-    mini_imagenet.load(Resample.box, str(folders))
+    load(mini_imagenet.source(str(folders), Resample.box))
     assert capsys.readouterr().err == (
         f"{folders} does not split miniImageNet as Ravi and Larochelle did (2 of 6 classes, e.g. train/n1): results do "
         "not compare with those of papers that use their split\n"
@@ -247,7 +236,7 @@ def test_a_class_in_two_splits_is_refused(folders: Path, tables: Path) -> None:
 
 def test_other_files_among_the_classes_are_named(folders: Path) -> None:
     (folders / "val" / ".DS_Store").write_bytes(b"junk")
-    mini_imagenet.load(Resample.lanczos, str(folders))
+    load(mini_imagenet.source(str(folders)))
     shutil.rmtree(folders.parent / "cache")
     (folders / "val" / "n2_7.jpg").touch()
     assert refusal(folders).startswith(f"{folders}/val/n2_7.jpg is no folder of a class")
@@ -311,6 +300,6 @@ def test_each_split_draws_its_own_images(folders: Path) -> None:
 
 def test_the_real_numbers_part_100_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mini_imagenet, "CLASSES", {"train": 64, "val": 16, "test": 20})
-    parts = mini_imagenet.split_classes()
+    parts = MiniImageNet().split_classes
     assert {name: len(part) for name, part in parts.items()} == {"train": 64, "val": 16, "test": 20}
     assert torch.equal(torch.cat(list(parts.values())), torch.arange(100))

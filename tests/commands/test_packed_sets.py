@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import load
 from PIL import Image
 from problems import image_task
 
 from metalearn_cli.cli import main
 from metalearn_cli.commands.completion import completions
-from metalearn_cli.datasets import mini_imagenet
 from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.datasets.packed_set import packed
 from metalearn_cli.datasets.pictures import Resample
 from metalearn_cli.errors import UserError
+from metalearn_cli.tasks import mini_imagenet
 from metalearn_cli.tasks.image_folder import ImageFolder
 
 
@@ -207,7 +208,7 @@ def test_packing_says_every_ten_seconds_how_far_it_is(
     if data_set == "image_folder":
         task_on(own_images).notes()
     else:
-        mini_imagenet.load(Resample.box, str(small_mini_imagenet / "mini-imagenet"))
+        load(mini_imagenet.source(str(small_mini_imagenet / "mini-imagenet"), Resample.box))
     lines = capsys.readouterr().err.splitlines()
     name, number = {"image_folder": ("images", 30), "mini_imagenet": ("miniImageNet", 100)}[data_set]
     told = [

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from metalearn_cli.datasets.known_sets import SETS, packed_files
 from metalearn_cli.datasets.paths import cache_root, turn_of
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.console import show
 from metalearn_cli.system.files import turn
+from metalearn_cli.tasks.known_sets import about_sets
 
 
 class PackedSet(NamedTuple):
@@ -62,7 +62,7 @@ def _source(one: PackedSet) -> str:
         from metalearn_cli.datasets.image_folder import whence  # imports torch
 
         return whence(one.name)
-    return ", ".join(known.title for name, known in SETS.items() if one.path in packed_files(name))
+    return ", ".join(known.title for known in about_sets().values() if one.path in known.packed_files())
 
 
 def clean(words: list[str]) -> None:
@@ -105,8 +105,8 @@ def _unused(found: list[PackedSet], days: str) -> list[PackedSet]:
 
 def _named(found: list[PackedSet], name: str) -> list[PackedSet]:
     """One set, or all of a known data set."""
-    if name in SETS:
-        chosen = [one for one in found if one.path in packed_files(name)]
+    if known := about_sets().get(name):
+        chosen = [one for one in found if one.path in known.packed_files()]
     else:
         chosen = [one for one in found if one.name == name]
     if not chosen:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import load
 
-from metalearn_cli.datasets import omniglot
 from metalearn_cli.datasets.image_set import ImageSet
-from metalearn_cli.datasets.omniglot import Resample
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks import omniglot
 from metalearn_cli.tasks.base import Draw, TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes, Rotations
 from metalearn_cli.tasks.image_folder import ImageFolder
@@ -42,7 +42,7 @@ def check(task: TaskDistribution, images: ImageSet, whole: dict[str, str]) -> tu
 def test_omniglot(rotations: Rotations, variable: bool) -> None:
     task = Omniglot(Episodes(way=8, shot=3, query=2, rotations=rotations, variable=variable, min_way=3))
     whole = {name.partition("/")[2]: name for name in (one.name for one in omniglot.characters())}
-    names = check(task, omniglot.load(Resample.nearest), whole)
+    names = check(task, load(omniglot.source()), whole)
     turns = any("turned" in name for name in names)
     assert turns == (rotations in (Rotations.as_classes, Rotations.per_episode))
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import load
 from commands import run
 from PIL import Image
 from problems import image_task
 
-from metalearn_cli.datasets import cifar_fs
-from metalearn_cli.datasets.cifar_fs import Listed
+from metalearn_cli.datasets.class_lists import ListedClass, by_split
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks import cifar_fs
 from metalearn_cli.tasks.base import Split, draw_sha256
 from metalearn_cli.tasks.cifar_fs import CifarFS
 
@@ -32,7 +33,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pixels = [bytes(torch.randint(256, (3072,), generator=rng, dtype=torch.uint8).tolist()) for _ in range(3)]
         for i, data in enumerate(pixels):
             Image.frombytes("RGB", (32, 32), data).save(folder / f"{name}_s_{i:06}.png")
-        listed.append(Listed(name, "train", hashlib.sha256(b"".join(pixels)).hexdigest()[:16]))
+        listed.append(ListedClass(name, "train", sha256=hashlib.sha256(b"".join(pixels)).hexdigest()[:16]))
     monkeypatch.setattr(cifar_fs, "classes", lambda: tuple(listed))
     monkeypatch.setattr(cifar_fs, "IMAGES", 3)
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
@@ -45,7 +46,7 @@ def image_of(root: Path, number: int = 1) -> Path:
 
 def refusal(root: Path) -> str:
     with pytest.raises(UserError) as caught:
-        cifar_fs.load(str(root))
+        load(cifar_fs.source(str(root)))
     assert not list(root.glob("cache/*")), "something was packed"
     return str(caught.value)
 
@@ -54,7 +55,7 @@ def test_list_has_the_papers_split() -> None:
     listed = cifar_fs.classes()
     assert list(listed) == sorted(listed)
     assert len({one.name for one in listed}) == len({one.sha256 for one in listed}) == 100
-    parts = cifar_fs.split_classes()
+    parts = by_split(cifar_fs.classes())
     assert {name: len(part) for name, part in parts.items()} == {"train": 64, "val": 16, "test": 20}
     assert torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(100))
 
@@ -66,7 +67,7 @@ def test_the_official_lists_are_the_shipped_ones(cifar_fs_root: str) -> None:
 
 
 def test_real_images_give_the_known_pixels_and_draws(cifar_fs_root: str) -> None:
-    images = cifar_fs.load(cifar_fs_root)
+    images = load(cifar_fs.source(cifar_fs_root))
     assert images.pixels.shape == (60000, 3, 32, 32)
     assert torch.equal(images.start, 600 * torch.arange(100))
     assert torch.equal(images.count, torch.full((100,), 600))
@@ -77,14 +78,14 @@ def test_real_images_give_the_known_pixels_and_draws(cifar_fs_root: str) -> None
 
 
 def test_pixels_stand_in_the_order_of_the_names_and_need_the_folder_no_more(small: Path) -> None:
-    images = cifar_fs.load(str(small))
+    images = load(cifar_fs.source(str(small)))
     assert images.pixels.shape == (6, 3, 32, 32)
     assert images.names == NAMES
     picture = Image.open(image_of(small))
     for channel, band in enumerate(picture.split()):
         assert bytes(images.pixels[4, channel].flatten().tolist()) == band.tobytes()
     (small / "cifar100").rename(small / "away")
-    assert torch.equal(cifar_fs.load(str(small)).pixels, images.pixels)
+    assert torch.equal(load(cifar_fs.source(str(small))).pixels, images.pixels)
 
 
 def test_other_compression_and_hidden_files_are_accepted(small: Path) -> None:
@@ -92,20 +93,7 @@ def test_other_compression_and_hidden_files_are_accepted(small: Path) -> None:
     picture.save(image_of(small), "png", compress_level=0)
     for folder in (small / "cifar100/data", small / "cifar100/data/bear"):
         (folder / ".DS_Store").write_bytes(b"junk")
-    assert cifar_fs.load(str(small)).pixels.shape == (6, 3, 32, 32)
-
-
-@pytest.mark.row("C6")
-def test_missing_data_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
-    with pytest.raises(UserError) as caught:
-        cifar_fs.load()
-    sentence = str(caught.value)
-    assert f"no folder {tmp_path}/cifar-fs/cifar100/data" in sentence
-    assert "fetch cifar100.zip from https://drive.google.com/file/d/" in sentence
-    assert f"metalearn data prepare cifar_fs archive=cifar100.zip puts it in {tmp_path}/cifar-fs" in sentence
-    assert "task.root" in sentence
+    assert load(cifar_fs.source(str(small))).pixels.shape == (6, 3, 32, 32)
 
 
 def test_missing_and_unknown_classes_are_named(small: Path) -> None:
