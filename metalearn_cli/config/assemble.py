@@ -3,6 +3,7 @@
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
+from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.compiled import require_compiler
@@ -25,15 +26,19 @@ def require_shares(job: Job, ranks: Ranks) -> None:
             raise UserError(f"{key}=true is for one process, and these are {ranks.size} ranks: give {key}=false")
 
 
-def check_parts(job: Job, ranks: Ranks = ALONE) -> None:
-    """Raises UserError where the device is missing or the parts do not fit together. Nothing is made on the device."""
+def check_parts(job: Job, ranks: Ranks = ALONE) -> Params:
+    """Raises UserError where the device is missing or the parts do not fit together -> what will be learned, by the
+    names of a checkpoint, on the CPU. Nothing is made on the device."""
     device = own_device(job.run.device, ranks)
     check_precision(job.run.precision, device)
-    _ = job.algo.init(job.net, generator(job.run.seed, "init"))
     if job.run.compile:
         require_compiler(device)
     if job.run.cuda_graph:
         require_gpu(device)
+    params, buffers = job.algo.init(job.net, generator(job.run.seed, "init"))
+    return {f"params.{name}": value for name, value in params.items()} | {
+        f"buffers.{name}": value for name, value in buffers.items()
+    }
 
 
 def new_learner(job: Job, ranks: Ranks = ALONE) -> Learner:

@@ -145,7 +145,7 @@ class Job(NamedTuple):
 
 
 def load_job(overrides: list[str]) -> Job:
-    """Compose, check and build. Raises UserError, before any data are touched."""
+    """Compose, check and build a job. Raises UserError before any data are touched."""
     return train_job(*compose_run(overrides), overrides)
 
 
@@ -173,7 +173,7 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
 
 
 def _why_no_validation(job: Job) -> str | None:
-    """What keeps the task from giving validation tasks; None where nothing does."""
+    """Why the task has no validation tasks; None where it has some."""
     if "val" not in job.task.splits:
         what = "classes" if job.task.number("test") is None else "tasks"
         return f"task={job.choices['task']} has no validation {what} with this split"

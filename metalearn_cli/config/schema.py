@@ -1,4 +1,4 @@
-"""Dataclasses as the schema of the configuration, and objects built of it.
+"""Check the configuration against dataclasses, and build objects of it.
 
 Each group (`algo`, `task`, `model`, `optimizer`) names its class in `_target_`, and its other keys are that class's
 fields; a field that is a dataclass itself stands for the fields of that one.
@@ -90,7 +90,7 @@ def import_class(target: str, group: str, trust: bool) -> Any:
     if not target.startswith(_PARTS):
         if not trust:
             raise UserError(
-                f"the run's {group}._target_={target} is no part of metalearn that can be chosen, and "
+                f"the run's {group}._target_={target} is not a part of metalearn that can be chosen, and "
                 "importing it would run its code: give trust=true if you trust it"
             )
         if (here := str(Path.cwd())) not in sys.path:

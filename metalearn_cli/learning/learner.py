@@ -265,20 +265,26 @@ class Learner:
     def load_state_dict(self, state: Params) -> None:
         """Raises UserError, and changes nothing, where names or shapes are not this learner's."""
         own = self._named()
-        differing = sorted(own.keys() ^ state.keys())
-        differing += sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-        heads = [name for name in differing if "head." in name and name in own.keys() & state.keys()]
-        if differing and differing == heads and self.net.spec.kind == "classes":
-            outputs = len(state[heads[0]])
-            raise UserError(
-                f"the last layer of this checkpoint tells {outputs} classes apart, and not {len(own[heads[0]])}: give "
-                f"task.way={outputs}, or train with another way"
-            )
-        if differing:
-            raise UserError(
-                f"this checkpoint holds another model: {differing[0]} (and {len(differing) - 1} more) is missing on "
-                "one side or has another shape; take the model, task and algorithm that it was trained with"
-            )
+        require_same_model(state, own, self.net)
         for name, value in own.items():
             value.copy_(state[name])
         self._state.stopped.zero_()
+
+
+def require_same_model(state: Params, own: Params, net: Net) -> None:
+    """Raises UserError where the names or shapes in a checkpoint's `state` are not the `own` ones of this network."""
+    shared = own.keys() & state.keys()
+    differing = sorted(own.keys() ^ state.keys())
+    differing += sorted(name for name in shared if own[name].shape != state[name].shape)
+    heads = [name for name in differing if "head." in name and name in shared]
+    if differing and differing == heads and net.spec.kind == "classes":
+        outputs = len(state[heads[0]])
+        raise UserError(
+            f"the last layer of this checkpoint tells {outputs} classes apart, and not {len(own[heads[0]])}: give "
+            f"task.way={outputs}, or train with another way"
+        )
+    if differing:
+        raise UserError(
+            f"this checkpoint holds another model: {differing[0]} (and {len(differing) - 1} more) is missing on one "
+            "side or has another shape; take the model, task and algorithm that it was trained with"
+        )

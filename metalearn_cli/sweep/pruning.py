@@ -1,4 +1,4 @@
-"""Whether a trial of a search goes on, asked after each of its validations."""
+"""Decide after each validation of a trial whether it goes on."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ class Pruning:
 
 
 def study_in_memory(metric: str, trials: list[Any], sampler: Any = None) -> Any:
-    """An optuna.Study of these trials that nobody else sees."""
+    """Make an optuna.Study of these trials in memory."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -42,7 +42,7 @@ from metalearn_cli.system.console import tell
 from metalearn_cli.system.files import write_durably
 
 
-def run(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[str]) -> None:
+def run_search(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[str]) -> None:
     """Launch batch after batch until there are enough trials, or one was stopped by a signal or has failed.
 
     A failure of the machine is nothing that a sampler should know of: such a trial stays as it was, running."""
@@ -150,10 +150,10 @@ def is_refused(study: optuna.Study, trial: FrozenTrial, search: Search, folder: 
     if not begun or has_begun(folder, trial):
         return False
     here, there = ([*search.overrides, *overrides_of(one)] for one in (trial, begun[0]))
-    return not fits(here) and fits(there)
+    return not can_be_made(here) and can_be_made(there)
 
 
-def fits(overrides: list[str]) -> bool:
+def can_be_made(overrides: list[str]) -> bool:
     GlobalHydra.instance().clear()  # which composing wants for itself, and no launcher needs
     try:
         check_parts(train_job(*compose_config(overrides), overrides))

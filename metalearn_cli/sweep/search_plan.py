@@ -1,4 +1,4 @@
-"""What a search is asked for: the space, how it is searched, and what may not change when it goes on."""
+"""The plan of a search: the space, how it is searched, and what may not change when it goes on."""
 
 import re
 from typing import Any, NamedTuple
@@ -16,11 +16,11 @@ from metalearn_cli.run_folder import runs
 
 
 class Search(NamedTuple):
-    """What is searched, by what. A number of trials in all, of which so many are launched together."""
+    """What is searched and how: `trials` in all, of which `together` are launched at once."""
 
     space: dict[str, BaseDistribution]  # by the key as the command line gives it, with a + or without
     metric: str
-    sampler: DictConfig  # which is made anew for each trial
+    sampler: DictConfig  # which is made again for each trial
     pruner: BasePruner
     trials: int
     together: int
@@ -30,7 +30,8 @@ class Search(NamedTuple):
 
 
 def plan(sweeper: DictConfig, space: dict[str, BaseDistribution], fixed: list[str], jobs: list[Job]) -> Search:
-    """What hydra.sweeper asks for. Raises UserError where that is wrong, or trials could not be compared."""
+    """Make the plan for which hydra.sweeper asks. Raises UserError for mistakes in it, or where trials cannot be
+    compared."""
     for key in ("n_trials", "n_jobs"):
         if not isinstance(sweeper[key], int) or sweeper[key] < 1:
             raise UserError(f"hydra.sweeper.{key}={sweeper[key]} must be a whole number from 1 on")
@@ -43,8 +44,8 @@ def plan(sweeper: DictConfig, space: dict[str, BaseDistribution], fixed: list[st
                 f"a search compares trials by their validations, and eval_every={run.eval_every} with "
                 f"steps={run.steps} has none: give an eval_every from 1 to {run.steps}"
             )
-    make("sampler", sweeper.sampler)
-    pruner: BasePruner = make("pruner", sweeper.pruner)
+    instantiate_part("sampler", sweeper.sampler)
+    pruner: BasePruner = instantiate_part("pruner", sweeper.pruner)
     asked = dict(text.lstrip("+").split("=", 1) for text in fixed if not re.match(r"sweep=|\+*hydra[./]", text))
     asked = {key: value for key, value in asked.items() if key not in runs.FREE - {"steps", "eval_every"}}
     asked |= {
@@ -56,7 +57,7 @@ def plan(sweeper: DictConfig, space: dict[str, BaseDistribution], fixed: list[st
     return Search(space, metrics[0], sweeper.sampler, pruner, *how_many, fixed, asked, jobs[0].run.lock)
 
 
-def make(part: str, node: Any) -> Any:
+def instantiate_part(part: str, node: Any) -> Any:
     choices = list_choices(f"hydra/sweeper/{part}")
     files = [conf_dir() / "hydra/sweeper" / part / f"{choice}.yaml" for choice in choices]
     classes = [OmegaConf.select(OmegaConf.load(file), "_target_") for file in files]

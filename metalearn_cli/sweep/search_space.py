@@ -1,4 +1,4 @@
-"""What a search may choose from: Hydra's grammar of sweeps as Optuna's distributions.
+"""Translate Hydra's grammar of sweeps into Optuna's distributions.
 
 choice(a,b) or a,b          one of them
 interval(0.1,1)             a number between; tag(log,interval(0.001,1)) by its order of magnitude
@@ -15,7 +15,7 @@ from metalearn_cli.errors import UserError
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """Raises UserError where there is nothing to choose from."""
+    """Translate one override. Raises UserError where there is nothing to choose from."""
     swept, given = override.value(), override.input_line
     if unknown := sorted(swept.tags - {"log", "int"}) if isinstance(swept, IntervalSweep | RangeSweep) else []:
         raise UserError(f"{given}: a search knows the tags log and int, not {unknown[0]}")
@@ -43,7 +43,7 @@ def _interval(given: str | None, swept: IntervalSweep) -> BaseDistribution:
         raise UserError(f"{given}: an interval goes from a lower number to a higher one{whole}")
     if is_log and low <= 0:
         raise UserError(
-            f"{given}: tag(log) wants an interval above 0{', in whole numbers from 1 on' if is_whole else ''}"
+            f"{given}: tag(log) needs an interval above 0{', in whole numbers from 1 on' if is_whole else ''}"
         )
     return IntDistribution(int(low), int(high), log=is_log) if is_whole else FloatDistribution(low, high, log=is_log)
 
@@ -56,14 +56,14 @@ def _range(given: str | None, swept: RangeSweep) -> BaseDistribution:
         raise UserError(f"{given} is empty")
     low, high, step, is_log = values[0], values[-1], abs(swept.step), "log" in swept.tags
     if is_log and (low <= 0 or step != 1):
-        raise UserError(f"{given}: tag(log) wants a range of whole numbers above 0 in steps of 1, or an interval")
+        raise UserError(f"{given}: tag(log) needs a range of whole numbers above 0 in steps of 1, or an interval")
     if isinstance(low, int) and isinstance(step, int):
         return IntDistribution(low, high, step=1 if is_log else step, log=is_log)
     return FloatDistribution(_round(low), _round(high), step=_round(step))
 
 
 def shortened(value: object, of: BaseDistribution) -> object:
-    """A float with six digits, as it will stand in the name of a folder: what is recorded is what is trained."""
+    """Round a float to six digits, as it will stand in the name of a folder: what is recorded is what is trained."""
     if not isinstance(value, float) or not isinstance(of, FloatDistribution):
         return value
     return min(max(_round(value), of.low), of.high)

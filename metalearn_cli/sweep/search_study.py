@@ -25,7 +25,7 @@ NAME = "metalearn"  # optuna.load_study(study_name=NAME, storage=...)
 
 
 def tidy(folder: Path) -> None:
-    """Put away what a killed process has left: half a line, and Optuna's own lock; this one holds the folder."""
+    """Remove what a killed process has left: half a line, and Optuna's own lock; this process holds the folder."""
     path = folder / STUDY_FILE
     path.with_name(f"{STUDY_FILE}.lock").unlink(missing_ok=True)
     if path.exists() and (written := read_bytes(path, MOST_BYTES)) and not written.endswith(b"\n"):
@@ -33,13 +33,13 @@ def tidy(folder: Path) -> None:
 
 
 def open_storage(folder: Path) -> JournalStorage:
-    """Raises UserError for a damaged file."""
+    """Open the journal. Raises UserError where it is damaged."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = folder / STUDY_FILE
     os.close(open_plain(path, os.O_RDWR | os.O_CREAT))  # Optuna itself would follow a link
     try:
         return JournalStorage(JournalFileBackend(str(path)))
-    except Exception as error:  # whatever Optuna raises where a line is none of its own
+    except Exception as error:  # whatever Optuna raises for a line that it has not written
         raise UserError(
             f"{path} has a damaged line ({type(error).__name__}: {error}): take a copy of the file, or another name"
         ) from error
@@ -48,8 +48,8 @@ def open_storage(folder: Path) -> JournalStorage:
 def open_study(
     folder: Path, storage: JournalStorage, metric: str, asked: dict[str, str], space: dict[str, BaseDistribution]
 ) -> optuna.Study:
-    """The study, with what it searches. Raises UserError where that is something else than before, or where a trial is
-    none of this search."""
+    """Open the study, with what it searches. Raises UserError where it searched something else, or where a trial is not
+    of this search."""
     if NAME in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=NAME, storage=storage)
     else:
@@ -58,21 +58,21 @@ def open_study(
         study.set_user_attr("search", asked)
     before = study.user_attrs["search"]
     if not isinstance(before, dict) or [one.name.lower() for one in study.directions] != [direction(metric)]:
-        raise UserError(f"{folder / STUDY_FILE} holds no search of this program: take another name")
+        raise UserError(f"{folder / STUDY_FILE} does not hold a search of this program: take another name")
     if changes := [key for key in sorted(before.keys() | asked.keys()) if before.get(key) != asked.get(key)]:
         shown = ", ".join(f"{key}: {before.get(key)} -> {asked.get(key)}" for key in changes)
         raise UserError(f"{folder} holds another search ({shown}): take another name")
     for trial in study.trials:
         if odd := why_foreign(trial, space):
             raise UserError(
-                f"trial {trial.number} in {folder / STUDY_FILE} is none that this search has made ({odd}): take "
+                f"trial {trial.number} in {folder / STUDY_FILE} was not made by this search ({odd}): take "
                 "another name, or the file from before it was changed"
             )
     return study
 
 
 def why_foreign(trial: FrozenTrial, space: dict[str, BaseDistribution]) -> str | None:
-    """What of a trial is not as a search of this space writes it; None where all is."""
+    """What in a trial differs from what a search of this space writes; None where nothing does."""
     if odd := sorted(trial.params.keys() ^ space.keys()):
         return f"{odd[0]} is {'not searched' if odd[0] in trial.params else 'missing'}"
     for key, of in space.items():

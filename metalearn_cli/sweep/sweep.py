@@ -56,7 +56,7 @@ def sweep(overrides: list[str]) -> int:
     names = [override.partition("=")[2] for override in overrides if override.startswith("name=")]
     fixed, swept = _split([override for override in overrides if not override.startswith("name=")])
     if not swept:
-        raise UserError("-m wants a key with several values, e.g. seed=0,1,2")
+        raise UserError("-m needs a key with several values, e.g. seed=0,1,2")
     hydra = _hydra_keys(fixed)
     if hydra.runtime.choices["hydra/sweeper"] == "optuna":
         if importlib.util.find_spec("optuna") is None:
@@ -90,7 +90,7 @@ def sweep(overrides: list[str]) -> int:
         if plan is None:
             main.multirun("config", job, given)
         else:
-            search.run(plan, folder, job, main, given)
+            search.run_search(plan, folder, job, main, given)
     except Interrupted as signal:  # between two jobs
         raise Interrupted(signal.code - 128, "the same command with the same name continues the sweep") from signal
     except UserError:
@@ -110,8 +110,8 @@ def sweep(overrides: list[str]) -> int:
 
 
 def _split(overrides: list[str]) -> tuple[list[str], dict[str, Override | list[str]]]:
-    """The overrides with one value, and by their key those with several, as Hydra's grammar reads them; of a free-text
-    key its values."""
+    """Part the overrides with one value from those with several, by key: as Hydra's grammar reads them, or as the
+    values of a free-text key."""
     fixed: list[str] = []
     swept: dict[str, Override | list[str]] = {}
     for text in overrides:
@@ -142,12 +142,12 @@ def _split(overrides: list[str]) -> tuple[list[str], dict[str, Override | list[s
 
 
 def _listing(key: str, values: list[str]) -> str:
-    """These values of a key in Hydra's grammar."""
+    """Write the values of a key in Hydra's grammar."""
     return f"{key}={','.join(quote(f'{key}={value}').removeprefix(f'{key}=') for value in values)}"
 
 
 def _folder(name: str | None, is_search: bool) -> Path:
-    """Where the sweep of this name stands; without a name, a new one."""
+    """Make the folder of the sweep of this name, or a new one where there is no name."""
     if name is not None:
         check_limit("name", name, Name)
         if (runs.OUTPUTS / name / "config.yaml").exists():
@@ -172,9 +172,9 @@ def _listed(override: Override) -> list[str]:
 
 
 def _check_each(fixed: list[str], values: dict[str, list[str]], overrides: list[str]) -> list[Job]:
-    """A typo in a key or a choice is no reason for many failed jobs: each value is composed once before the first job.
+    """Compose each value once before the first job, so that a typo fails one job at most -> the jobs that can succeed.
 
-    Raises UserError where no job can succeed -> those that can."""
+    Raises UserError where none can."""
     first = {key: f"{key}={each[0]}" for key, each in values.items()}
     jobs: list[Job] = []
     failures: list[UserError] = []
@@ -191,7 +191,7 @@ def _check_each(fixed: list[str], values: dict[str, list[str]], overrides: list[
 
 
 def _hydra_keys(overrides: list[str]) -> Any:
-    """What these overrides make of Hydra's own configuration."""
+    """Compose Hydra's own configuration with these overrides."""
     overrides = [text for text in overrides if re.match(r"sweep=|\+*hydra[./]", text)]
     compose_config(overrides)  # says what is wrong with them
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -216,7 +216,7 @@ def _share_cores(hydra: Any, jobs: int) -> list[str]:
 
 
 def _main() -> Hydra:
-    """What hydra.main makes of sys.argv: nothing public takes its arguments."""
+    """Make what hydra.main makes of sys.argv: no public function takes its arguments."""
     version.setbase("1.3")
     return Hydra.create_main_hydra2("metalearn", create_config_search_path(str(conf_dir())))
 

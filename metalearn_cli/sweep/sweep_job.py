@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process the launcher has made for it, and what became of it: its outcome.json."""
+"""One job of a sweep, in whatever process the launcher has started, and its outcome.json."""
 
 import dataclasses
 import hashlib
@@ -40,7 +40,7 @@ def run_job(
     composed: DictConfig,
     pruning: Pruning | None = None,
 ) -> float | None:
-    """The job that Hydra has composed -> its best validation result, for the sweeper."""
+    """Run the job that Hydra has composed -> its best validation result, for the sweeper."""
     os.chdir(here)
     overrides = [unquote(text) for text in HydraConfig.get().overrides.task]
     values = label(text for text in overrides if text.partition("=")[0] in swept)
@@ -68,7 +68,7 @@ def label(swept: Any) -> str:
 
 
 def folder_of(sweep: Path, values: str) -> Path:
-    """A name that is too long for a file system is cut, and told from others by a hash."""
+    """The folder of the job with these values. A name that is too long for a file system is cut, and gets a hash."""
     name = values.replace("/", "_")
     if len(name.encode()) > 255:
         digest = hashlib.sha256(values.encode()).hexdigest()[:16]
@@ -118,7 +118,8 @@ def _run(
 
 
 def one_of_several_gpus(device: str, hydra: Any) -> str:
-    """Jobs beside one another on a machine take its GPUs in turn, where device=auto leaves it to them."""
+    """The GPU of a job: jobs that run side by side on a machine take its GPUs in turn, where device=auto leaves it
+    open."""
     is_beside_others = hydra.runtime.choices["hydra/launcher"] in ("joblib", "submitit_local")
     gpus = torch.cuda.device_count() if is_beside_others and device == "auto" and torch.cuda.is_available() else 0
     return f"cuda:{hydra.job.num % gpus}" if gpus > 1 else device

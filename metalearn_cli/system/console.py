@@ -1,6 +1,6 @@
-"""Telling the user what is going on: sentences, and a bar on a terminal or plain lines in a log. All on stderr.
+"""Tell the user what is going on: sentences, and a bar on a terminal or plain lines in a log, all on stderr.
 
-Here text leaves the program, and what a terminal would obey in it is written out.
+Text leaves the program here, so that characters which a terminal would obey are written out.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ T = TypeVar("T")
 
 
 def show(text: str) -> None:
-    """Results, on stdout. A reader who has read enough (`| head`) or is gone (a closed terminal) is no mistake."""
+    """Print results on stdout. A reader who has read enough (`| head`) or is gone (a closed terminal) is not an
+    error."""
     try:
         print(lines(text), flush=True)
     except OSError as error:
@@ -31,7 +32,7 @@ def show(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """A sentence on stderr, after which the work goes on or ends as it would, whether or not somebody can read it."""
+    """Say a sentence on stderr. The work goes on or ends as it would, whether or not somebody can read it."""
     with contextlib.suppress(OSError):
         print(lines(text), file=sys.stderr, flush=True)
 
@@ -53,15 +54,15 @@ class Console:
         self.note(text)
 
     def say_once(self, text: str) -> None:
-        """What holds of all jobs of a sweep: the first one says it."""
+        """Say what holds for all jobs of a sweep: the first one does."""
         (self.note if self._job else self.say)(text)
 
     def show(self, picture: str) -> None:
-        """A picture in characters, for who sits at a terminal before a single run."""
+        """Show a picture in characters to a user who sits at a terminal before a single run."""
         (self.say if self._job is None and sys.stderr.isatty() else self.note)(picture)
 
     def note(self, text: str) -> None:
-        """In the log alone, where the screen shows it otherwise. A line that does not begin a record is set in."""
+        """Write into the log alone. A line that does not begin a record is indented."""
         if self._log:
             record = lines(text).rstrip("\n").replace("\n", "\n    ")
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record}\n")
@@ -102,11 +103,11 @@ class Progress:
         self._bar.close()
 
     def is_due(self) -> bool:
-        """Whether it is time to say something, where nobody has for a while."""
+        """Whether it is time to say something, since nothing was said for a while."""
         return time.monotonic() - self._spoke >= (10 if self._bar.disable else 1)
 
     def advance(self, done: int, note: str = "") -> None:
-        """`done` of `total` are done; `note` is shown beside it."""
+        """Show that `done` of `total` are done, with a `note` beside it."""
         self._bar.update(done - self._bar.n)
         if note:
             self._bar.set_postfix_str(note, refresh=False)
@@ -128,7 +129,7 @@ class Progress:
 
 
 def follow(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """So many items, one after another, while it is shown how many of them are done."""
+    """Yield the items one after another, and show how many of them are done."""
     with Progress(Console(), what, total) as progress:
         for number, item in enumerate(items):
             progress.advance(number, "done" if number else "")

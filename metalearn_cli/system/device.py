@@ -21,7 +21,8 @@ class Precision(Enum):
 
 
 def resolve_device(text: str) -> torch.device:
-    """auto: the GPU where there is one. Raises UserError for a device that is not here; nothing falls back."""
+    """The device of this name; auto is the GPU where there is one. Raises UserError for a device that is not here:
+    there is no other choice in its place."""
     check_limit("device", text, Device)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text == "auto":
@@ -35,21 +36,22 @@ def resolve_device(text: str) -> torch.device:
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Raises UserError where this device has no such products: nothing is computed in another precision than asked."""
+    """Raises UserError where this device has no such products: nothing is computed in a precision that was not asked
+    for."""
     if precision is Precision.tf32 and device.type == "cpu":
         raise UserError("precision=tf32 is for NVIDIA GPUs, and this device is the cpu: take precision=fp32")
     if precision in (Precision.tf32, Precision.bf16) and device.type == "cuda":
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
         if capability < (8, 0) and torch.version.hip is None:
-            raise UserError(f"precision={precision.name} wants a GPU of 2020 (Ampere) or later, not {name}: take fp32")
+            raise UserError(f"precision={precision.name} needs a GPU of 2020 (Ampere) or later, not {name}: take fp32")
 
 
 DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process has set another number
 
 
 def own_device(text: str, ranks: Ranks) -> torch.device:
-    """The device that the key names; of several ranks on the GPUs of a machine, each has its own. Raises UserError for
-    one that is not here."""
+    """The device that the key names; with several ranks on the GPUs of a machine, each rank has its own GPU. Raises
+    UserError for a device that is not here."""
     device = resolve_device(text)
     if ranks.size == 1 or device.type == "cpu":
         return device
@@ -88,8 +90,8 @@ def set_process(
 
 
 def set_denormals(are_zero: bool) -> bool:
-    """Whether numbers below 1e-38 are 0 from now on, with which a processor computes a hundred times as fast: in this
-    thread, in those that it starts, and in those of OpenMP -> whether they are."""
+    """Treat numbers below 1e-38 as 0 from now on, or keep them, with which a processor is a hundred times slower: in
+    this thread, in those that it starts, and in those of OpenMP -> whether they are 0 now."""
     _ = np.finfo(np.float32), np.finfo(np.float64)  # kept by numpy, which before 2.0 warns where it finds none later
     torch.set_flush_denormal(are_zero)
     if _shares_of_zeros() not in (0.0, 1.0):  # threads of OpenMP are as they were started: end them

@@ -1,5 +1,5 @@
-"""Writing a file so that it exists whole or not at all, also after a power cut; files that grow line by line; one
-process after another; and reading what somebody else may have put there."""
+"""Files that exist whole or not at all, also after a power cut; files that grow line by line; locks that let one
+process in after another; and the reading of files that somebody else may have made."""
 
 import contextlib
 import errno
@@ -16,12 +16,12 @@ MOST_BYTES = 1 << 26  # of a record; a run's are far smaller
 
 
 def open_plain(path: Path, flags: int) -> int:
-    """A descriptor of this very file. Raises OSError for a link, which may lead anywhere, and for what is no file: a
-    pipe that nobody fills, a device without an end."""
+    """Open this very file -> its descriptor. Raises OSError for a link, which may lead anywhere, and for anything that
+    is not a plain file: a pipe that nobody fills, a device without an end."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        words = {errno.ELOOP: "it is a link, and a plain file is wanted", errno.ENXIO: "it is no plain file"}
+        words = {errno.ELOOP: "it is a link, and a plain file is expected", errno.ENXIO: "it is not a plain file"}
         error.strerror = words.get(error.errno or 0, error.strerror)
         raise
     try:
@@ -33,14 +33,14 @@ def open_plain(path: Path, flags: int) -> int:
 
 
 def check_plain(path: Path, descriptor: int | None = None) -> None:
-    """Raises OSError where that, or what a link there leads to, is no plain file."""
+    """Raises OSError where the path, or what a link there leads to, is not a plain file."""
     if not stat.S_ISREG((path.stat() if descriptor is None else os.fstat(descriptor)).st_mode):
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "it is not a plain file", str(path))
 
 
 def open_bytes(path: Path, most: int = MOST_BYTES) -> BinaryIO:
-    """A file that somebody else may have put there, to be read. Raises OSError for a link, for what is no plain file,
-    and for more bytes than such a file can have."""
+    """Open a file for reading that somebody else may have made. Raises OSError for a link, for anything that is not a
+    plain file, and for more than `most` bytes."""
     file = open(open_plain(path, os.O_RDONLY), "rb")
     if (size := os.fstat(file.fileno()).st_size) > most:
         file.close()
@@ -49,7 +49,7 @@ def open_bytes(path: Path, most: int = MOST_BYTES) -> BinaryIO:
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The content of such a file."""
+    """Read the content of such a file."""
     with open_bytes(path, most) as file:
         return file.read(os.fstat(file.fileno()).st_size)  # and no more, should it grow
 
@@ -59,13 +59,13 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     try:
         return read_bytes(path, most).decode()
     except UnicodeDecodeError as error:
-        raise OSError(errno.EILSEQ, "it is no text in UTF-8", str(path)) from error
+        raise OSError(errno.EILSEQ, "it is not text in UTF-8", str(path)) from error
 
 
 def refuse_link(folder: Path) -> None:
-    """Raises OSError where a folder inside of a run's is a link: what is written there would be elsewhere."""
+    """Raises OSError where a folder inside the folder of a run is a link: what is written would be elsewhere."""
     if folder.is_symlink():
-        raise OSError(errno.ELOOP, "it is a link, and a folder is wanted", str(folder))
+        raise OSError(errno.ELOOP, "it is a link, and a folder is expected", str(folder))
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -100,7 +100,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
-    """To a file without a buffer, which may take less at once."""
+    """Write all of it to a file without a buffer, which may take less at once."""
     rest = memoryview(data).cast("B")
     while rest:
         rest = rest[file.write(rest) :]
@@ -115,7 +115,7 @@ class Log:
         self._path = path
 
     def write(self, text: str) -> None:
-        """Raises OSError with the file's name."""
+        """Append a text. Raises OSError with the name of the file."""
         try:
             write_all(self._file, text.encode())
         except OSError as error:
@@ -123,7 +123,7 @@ class Log:
             raise
 
     def sync(self) -> None:
-        """All of it is on disk."""
+        """Make sure that all of it is on disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -132,8 +132,8 @@ class Log:
 
 @contextlib.contextmanager
 def turn(folder: Path, waiting: str) -> Iterator[bool]:
-    """Wait until no other process holds this folder, and hold it; False where the file system cannot lock. Whoever has
-    to wait says `waiting`.
+    """Wait until no other process holds this folder, and hold it; False where the file system cannot lock. A process
+    that has to wait says `waiting`.
 
     The folder itself is locked, so that no lock file is left in it; the kernel frees it when its holder dies.
     """
@@ -147,10 +147,10 @@ def turn(folder: Path, waiting: str) -> Iterator[bool]:
 @contextlib.contextmanager
 def turn_at(path: Path, waiting: str | None) -> Iterator[bool]:
     """Hold a lock file at `path`, which is gone afterwards, as `turn` holds a folder. With `waiting` None nobody waits,
-    and False is also the answer where another process holds it.
+    and the answer is False also where another process holds it.
 
-    Whoever held it has removed it, perhaps while another waited for it and a third has made a new one: it counts only
-    while it is the one at `path`.
+    The last holder has removed its file, perhaps while another process waited for it and a third made a new one: a
+    lock counts only on the file that is at `path`.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)

@@ -28,14 +28,14 @@ from metalearn_cli.system.signals import Interrupted
 Item = TypeVar("Item")
 Named = dict[str, Tensor]
 
-# With a rank that is connected and does not answer, as the others do not while the first one alone times, writes or
-# sends something. One that has died is noticed by its connection, at once.
-_PATIENCE = timedelta(hours=6)
+# How long a rank is waited for that is connected and does not answer, as the others do not while the first one alone
+# times, writes or sends something. A rank that has died is noticed at once, by its connection.
+_TIMEOUT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is. All of them call the same methods in the same order."""
+    """The number of this process among all that train together. All of them call the same methods in the same order."""
 
     rank: int = 0
     size: int = 1
@@ -48,13 +48,14 @@ class Ranks:
         return self.rank == 0
 
     def share(self, tasks: int) -> tuple[int, int]:
-        """Of so many tasks this rank's first one, and the one after its last."""
+        """The half-open range of `tasks` tasks that this rank computes."""
         return tasks * self.rank // self.size, tasks * (self.rank + 1) // self.size
 
     def mean(self, loss: Tensor, gradient: Named, buffers: Named) -> tuple[Tensor, Named, Named]:
-        """The loss [T / N] of this rank's tasks, and means over them -> the loss [T] of all, and the means over all.
+        """Exchange the loss [T / N] of this rank's tasks, and means over them -> the loss [T] of all, and the means
+        over all.
 
-        In one call, in which the ranks get the same bits.
+        It is one collective call, which gives all ranks the same bits.
         """
         if self.size == 1:
             return loss, gradient, buffers
@@ -62,7 +63,7 @@ class Ranks:
         losses[self.rank] = loss
         tensors = [value / self.size for value in (*gradient.values(), *buffers.values())]
         flat = torch.cat([losses.flatten(), *(tensor.flatten() for tensor in tensors)])
-        with self._talking():
+        with self._collective():
             dist.all_reduce(flat)
         summed, *rest = torch.split(flat, [losses.numel(), *(tensor.numel() for tensor in tensors)])
         values = iter([part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(rest, tensors, strict=True)])
@@ -73,41 +74,41 @@ class Ranks:
         )
 
     def agree(self, number: int | None) -> int | None:
-        """The highest of the ranks' numbers, which are above 0; None where none has one."""
+        """The highest of the ranks' numbers, which are above 0; None where no rank has a number."""
         if self.size == 1:
             return number
         highest = torch.tensor(number or 0)  # on the CPU: a GPU is not waited for
-        with self._talking():
+        with self._collective():
             dist.all_reduce(highest, dist.ReduceOp.MAX)
         return int(highest) or None
 
     def gather(self, item: Item) -> list[Item]:
-        """Every rank's item, in their order."""
+        """The items of all ranks, in their order."""
         items = [item] * self.size
         if self.size > 1:
-            with self._talking():
+            with self._collective():
                 dist.all_gather_object(items, item)
         return items
 
     def from_first(self, work: Callable[[], Item]) -> Item:
-        """What `work` returns in the first rank, which alone does it."""
+        """Do `work` in the first rank alone -> what it returns, in every rank."""
         items: list[Any] = [work() if self.is_first else None]
         if self.size > 1:
-            with self._talking():
+            with self._collective():
                 dist.broadcast_object_list(items)
         result: Item = items[0]
         return result
 
     @contextlib.contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _collective(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:  # torch's own, of a connection that broke
-            _hang_up()
+            _disconnect()
             raise self._reason(error) from error
 
     def _reason(self, error: RuntimeError) -> BaseException:
-        """Why another rank ended."""
+        """The exception that says why another rank ended."""
         try:
             if self.store.check(["failed"]):
                 failed = json.loads(self.store.get("failed"))
@@ -126,7 +127,7 @@ class Ranks:
         return _FromAnother(f"the {self.size} ranks lost one another ({what})")
 
     def _end(self, failure: BaseException) -> bool:
-        """Let the other ranks know why this one ends -> whether it falls to this one to say so."""
+        """Let the other ranks know why this one ends -> whether this one tells the user."""
         sentence = str(failure) or type(failure).__name__
         if not isinstance(failure, _FromAnother):
             kind = "" if isinstance(failure, UserError | RunFailed) else f"{type(failure).__name__}: "
@@ -134,13 +135,13 @@ class Ranks:
         signal = failure.code - 128 if isinstance(failure, Interrupted) else 0
         try:
             self.store.compare_set("failed", "", json.dumps({"signal": signal, "sentence": sentence}))
-            _hang_up()
+            _disconnect()
             if self.is_first:
                 self.store.set("said", "")
             else:
                 self.store.wait(["said"], timedelta(seconds=5))
         except RuntimeError:  # the first rank is gone
-            _hang_up()
+            _disconnect()
             return True
         return self.is_first
 
@@ -158,9 +159,9 @@ def join() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in os.environ:
         yield ALONE
         return
-    store, rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))  # type: ignore[attr-defined]
+    store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     local = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size))
     ranks = Ranks(rank, size, *local, dist.PrefixStore("metalearn", store))  # type: ignore[attr-defined]
     try:
@@ -171,17 +172,17 @@ def join() -> Iterator[Ranks]:
             raise SaidByAnother(failure.code if isinstance(failure, Interrupted) else 1) from failure
         raise
     finally:
-        _hang_up()
+        _disconnect()
 
 
-def _hang_up() -> None:
+def _disconnect() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def busy() -> float:
-    """Processors of this machine that other processes keep busy, as far as both the last minute's load and what runs at
-    this moment say so."""
+    """The number of processors that other processes keep busy: the lower one of the last minute's load and of what runs
+    at this moment."""
     try:
         load = os.getloadavg()[0]
         runs_now = Path("/proc/loadavg").read_text().split()[3].partition("/")[0]
@@ -194,8 +195,8 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, "200000 100000": micr
 
 
 def cores() -> int:
-    """Processor cores that this process may use, by its affinity and by its container's quota; one that runs two
-    threads at once counts once."""
+    """The number of processor cores that this process may use, by its affinity and by its container's quota; a core
+    that runs two threads at once counts once."""
     logical = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     try:

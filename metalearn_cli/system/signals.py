@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):  # no `except Exception` on the way may take it for a fault
-    """The user (or the scheduler) wants the program to end; `code` is the exit code, 130, 143 or 129."""
+    """The user or the scheduler asks the program to end; `code` is the exit code, 130, 143 or 129."""
 
     def __init__(self, number: int, advice: str = "") -> None:
         super().__init__(number, advice)
@@ -40,7 +40,7 @@ class Interrupt:
     def __exit__(self, *failure: object) -> None:
         if self.number is None:
             restore(self._before)
-        else:  # what is on its way out is not stopped once more
+        else:  # what is ending is not stopped a second time
             catch(end_at_once)
 
     def has_come(self) -> bool:
@@ -61,7 +61,8 @@ class Interrupt:
 
     @contextlib.contextmanager
     def leaving_at_once(self) -> Iterator[None]:
-        """Where a piece of work takes long and nothing is new since the last checkpoint."""
+        """Raise Interrupted at once when a signal comes, in work that takes long and adds nothing to the last
+        checkpoint."""
 
         def leave(number: int, frame: FrameType | None) -> None:
             if self.number is not None:
@@ -71,7 +72,7 @@ class Interrupt:
 
         before = catch(leave)
         try:
-            self._leave()  # one that came before
+            self._leave()  # a signal that came earlier
             yield
         finally:
             restore(before)

@@ -1,22 +1,23 @@
-"""Text that may be anybody's, as a terminal, a log and a spreadsheet may have it: names of classes and files, values of
-a run's folder."""
+"""Text that may come from anybody (names of classes and files, values in the folder of a run), made safe for a
+terminal, a log and a spreadsheet."""
 
 import re
 from collections.abc import Iterable
 from typing import Any
 
-# What a terminal obeys (C0, C1), what turns the direction of writing, what ends a line, and what is no letter at all.
+# What a terminal obeys (C0, C1), what turns the direction of writing, what ends a line, and what is not a character at
+# all.
 _OBEYED = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _ONE_LINE, _LINES = re.compile(f"[{_OBEYED}]"), re.compile(f"(?![\n\t])[{_OBEYED}]")
 
 
 def printable(text: str) -> str:
-    """Put a text into one line, in which signs that are obeyed are written out, as in \\x1b."""
+    """Put a text into one line, with the characters that a terminal obeys written out, as in \\x1b."""
     return _ONE_LINE.sub(_written_out, text)
 
 
 def lines(text: str) -> str:
-    """Write such signs out in a text of several lines, which may have tabs."""
+    """Write such characters out in a text of several lines, which may have tabs."""
     return _LINES.sub(_written_out, text)
 
 
@@ -25,8 +26,8 @@ def _written_out(sign: re.Match[str]) -> str:
 
 
 def as_csv(rows: Iterable[Iterable[Any]]) -> str:
-    """A table for a spreadsheet, which takes a text that begins like a formula for one: it gets an apostrophe in front,
-    unless it is a number."""
+    """Write a table for a spreadsheet. A text that begins like a formula, and is not a number, gets an apostrophe in
+    front."""
     return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""Yaml that somebody else may have written: what is wrong with it is said by file and line."""
+"""Read yaml that somebody else may have written, and say by file and line what is wrong with it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +17,8 @@ _Events: Any = getattr(yaml, "CLoader", yaml.Loader)  # libyaml, where PyYAML ha
 
 
 def load(path: Path) -> Any:
-    """The content as plain values; nothing in it is imported, run or looked up. It may be somebody else's, and no link:
-    what a run writes has no references, which OmegaConf is slow to read."""
+    """Read the content as plain values; nothing in it is imported, run or looked up. Links are refused, and so are
+    references, which no run writes and which OmegaConf is slow to read."""
     text = _text(path, read_text)
     try:
         for event in _checked(text, path):
@@ -31,12 +31,12 @@ def load(path: Path) -> Any:
     except UserError:
         raise
     except Exception as error:  # what OmegaConf raises where yaml is right but no configuration
-        raise UserError(f"{path} is no configuration ({' '.join(str(error).split())}): mend or remove it") from error
+        raise UserError(f"{path} is not a configuration ({' '.join(str(error).split())}): mend or remove it") from error
 
 
-def check(path: Path) -> None:
-    """Raises UserError for a file that would take long to read: a large one, or few lines that stand for many. It is of
-    conf/, the user's own, and may be reached through a link."""
+def refuse_slow(path: Path) -> None:
+    """Raises UserError for a file that would take long to read: a large one, or few lines that stand for many. It
+    belongs to conf/, the user's own, and may be reached through a link."""
 
     def follow(path: Path, most: int) -> str:
         check_plain(path)
@@ -45,7 +45,7 @@ def check(path: Path) -> None:
     try:
         for _ in _checked(_text(path, follow), path):
             pass
-    except yaml.YAMLError:  # whoever makes values of it says that better
+    except yaml.YAMLError:  # said better where values are made of it
         pass
 
 
@@ -57,7 +57,7 @@ def _text(path: Path, read: Callable[[Path, int], str]) -> str:
 
 
 def _checked(text: str, path: Path) -> Iterator[Any]:
-    """What a parser sees. Raises UserError for what would become many values, or many in one another; YAMLError."""
+    """Yield what a parser sees. Raises UserError for what would become many values or many levels, and YAMLError."""
     level = 0
     try:
         for event in yaml.parse(text, Loader=_Events):
@@ -75,7 +75,7 @@ def _checked(text: str, path: Path) -> Iterator[Any]:
 
 
 def sentence(error: yaml.YAMLError, path: Path | None = None) -> str:
-    """What is wrong, in which line of which file."""
+    """Say what is wrong, in which line of which file."""
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or " ".join(str(error).split())
     file: Any = path or (mark.name if mark else getattr(error, "name", "a yaml file"))

@@ -1,7 +1,7 @@
-"""A run that goes on under other defaults: with the values that it began with.
+"""Continue a run under other defaults with the values that it began with.
 
 A default, or a preset's content, may have changed since the run's folder was made. Where the command asks for the same
-choices (algorithm, task, network, preset), a key that nobody has named, neither then nor now, keeps its value.
+choices (algorithm, task, network, preset), a key that was named neither then nor now keeps its value.
 """
 
 from copy import deepcopy
@@ -19,12 +19,12 @@ from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.environment import read_environment
 from metalearn_cli.system.files import read_text
 
-# The word on these is of who gives the command, and never of the folder: files, and what this machine or user wants.
+# The command decides on these, and never the folder: files, and what this machine or user needs.
 OF_NOW = {*FREE_TEXT, "trust", "lock", "logger", "device", "threads", "allocator", "compile", "cuda_graph", "memory"}
 
 
 class Begun(NamedTuple):
-    """What the folder of a run holds of how it began."""
+    """How a run began, by what its folder holds."""
 
     folder: Path
     config: dict[str, Any]  # flat
@@ -33,7 +33,7 @@ class Begun(NamedTuple):
 
 
 def begun(name: str | None) -> Begun | None:
-    """Read how the run of this name began; None where there is no such run, or nothing that says it."""
+    """Read how the run of this name began; None where there is no such run, or no record of it."""
     folder = runs.OUTPUTS / (name or "")
     paths = [folder / file for file in ("config.yaml", "environment.json", "overrides.txt")]
     if name is None or not all(path.is_file() for path in paths):
@@ -47,7 +47,7 @@ def begun(name: str | None) -> Begun | None:
 
 
 def as_begun(job: Job, before: Begun | None) -> Job:
-    """The job with the values of before for what nobody has named, and a sentence on them."""
+    """The job with the earlier values of all keys that were not named, and a sentence on them."""
     if before is None or _chosen(before.choices) != _chosen(job.choices):
         return job
     now = flatten(job.config)
@@ -56,7 +56,7 @@ def as_begun(job: Job, before: Begun | None) -> Job:
         for key, value in now.items()
         if before.config.get(key, value) != value and _is_open(key, before.given | job.given, before.config[key])
     }
-    ends = "optimizer.schedule_steps"  # follows from `steps`, where nobody names it
+    ends = "optimizer.schedule_steps"  # follows from `steps`, where it is not named
     if ends in kept and before.config.get("steps") != kept.get("steps", now["steps"]):
         del kept[ends]
     if not kept:
@@ -83,7 +83,7 @@ def _chosen(choices: dict[str, str]) -> dict[str, str]:
 
 
 def _is_open(key: str, given: frozenset[str], value: Any) -> bool:
-    """Whether nobody has named the key, and a folder may say what it is."""
+    """Whether the key was not named, and a folder may decide on it."""
     named = any(key == name or key.startswith(f"{name}.") for name in given - {*GROUPS, *PRESETS})
     is_choice = key in OF_NOW or key.endswith("._target_") or key.partition(".")[0] == "paper" or "${" in str(value)
     return not named and not is_choice

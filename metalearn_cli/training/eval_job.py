@@ -1,4 +1,4 @@
-"""The job of `metalearn eval`: a run's own configuration, with what may be set otherwise at a test."""
+"""The job of `metalearn eval`: the configuration of a run, with the keys changed that a test may change."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -22,7 +22,7 @@ from metalearn_cli.trained.loading import examples_in
 
 
 def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
-    """The run's own configuration, with what may be set otherwise at a test."""
+    """Check and build the job of an evaluation -> the folder of the run, and the job."""
     values = {_key(override): override.partition("=")[2] for override in overrides}
     if "run" not in values:
         raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
@@ -68,7 +68,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
 
 
 def _choices(run: Path) -> dict[str, str]:
-    """The chosen yaml of each group, as a run has recorded it; that of the task becomes the name of a folder."""
+    """Read which yaml the run chose in each group; the one of the task becomes the name of a folder."""
     choices = read_environment(run).choices
     if missing := [group for group in GROUPS if group not in choices]:
         raise UserError(f"{run / FILE} has no choices.{missing[0]}: it is not whole, or of another version")
@@ -76,7 +76,8 @@ def _choices(run: Path) -> dict[str, str]:
 
 
 def _own_preparation(run: Path, task: dict[str, Any], given: set[str], trust: bool) -> dict[str, Any]:
-    """The keys by which pictures of the user's own are prepared as the run's were, but for those that are given."""
+    """The keys by which the user's own pictures are prepared as those of the run were, without the keys that are
+    given."""
     own = examples_in(run, runs.load_config(run / "config.yaml"), trust).preparation
     if own is None or not set(Preparation.KEYS) <= task.keys():
         return {}
@@ -86,7 +87,8 @@ def _own_preparation(run: Path, task: dict[str, Any], given: set[str], trust: bo
 
 
 def _where_it_stands_now(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """The run's own task: where its folder is gone and the same task is asked for in another folder, in that one."""
+    """The run's own task. Where its folder is gone and the same task is asked for in another folder, it is in that
+    one."""
     gone = own.get("root") is not None and not expand(own["root"]).exists()
     is_same = own["_target_"] == other["_target_"] and other.get("root") is not None
     return {**own, "root": other["root"]} if gone and is_same else own
@@ -100,8 +102,8 @@ def is_same_data(task: dict[str, Any], own: dict[str, Any]) -> bool:
 
 
 def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribution) -> tuple[int, ...] | None:
-    """Raises UserError where another task than the run's own has examples that its network cannot take, or classes that
-    it learned -> the shape that the task's images must get; None: they have it."""
+    """Raises UserError where the task of the test has examples that the run's network cannot take, or classes that it
+    has learned -> the shape that its images need to get; None: they have it."""
     (kind, shape), (own_kind, own_shape) = ((task.spec.kind, list(task.spec.input_shape)) for task in (other, own))
     is_same = (kind, shape) == (own_kind, own_shape)
     if not is_same and not (kind == own_kind and can_adapt(other.spec, own.spec.input_shape)):
@@ -136,7 +138,7 @@ def _key(override: str) -> str:
 
 
 def _set(config: dict[str, Any], override: str, has_own_task: bool) -> None:
-    """key=value in the configuration of a run, which has the key."""
+    """Set key=value in the configuration of a run, which has the key."""
     key, value = parse_override(override)
     if "${" in override:
         raise UserError(f"{override}: an evaluation takes plain values, not references")

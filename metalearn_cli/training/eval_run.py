@@ -8,9 +8,10 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
-from metalearn_cli.config.assemble import new_learner
+from metalearn_cli.config.assemble import check_parts, new_learner
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.learning.learner import require_same_model
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.choices import read_choices, write_choices
 from metalearn_cli.run_folder.results import Results
@@ -32,11 +33,12 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
 
     The folder's name is made of what is tested, so that the same command finds its results again -> folder, results.
     """
-    learner = new_learner(job, ranks)
+    fresh = check_parts(job, ranks)
     fingerprint = same_everywhere(job, ranks)
     tested, about = ranks.from_first(lambda: _tested(run, job, fingerprint))
     notes = [*job.notes, *job.task.notes(), *about, *_unlike_the_training(run, job)]
-    learner.load_state_dict(tested.tensors)
+    weights = {name: value for name, value in tested.tensors.items() if not name.startswith("optimizer.")}
+    require_same_model(weights, fresh, job.net)
     what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}
     digest = hashlib.sha256(json.dumps([what, fingerprint, tested.step], sort_keys=True).encode()).hexdigest()
     folder = run / "eval" / f"{job.choices['task']}-{digest[:8]}"
@@ -79,7 +81,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
 
 
 def _unlike_the_training(run: Path, job: Job) -> list[str]:
-    """What the user should know of their own pictures."""
+    """Sentences on how the user's pictures differ from those of the training."""
     if not set(Preparation.KEYS) <= job.config["task"].keys():
         return []
     tones = examples_in(run, runs.load_config(run / "config.yaml"), job.run.trust).tones
@@ -90,7 +92,7 @@ def _unlike_the_training(run: Path, job: Job) -> list[str]:
 
 
 def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoint, list[str]]:
-    """The checkpoint that a run tested, or its newest, and what the user should know about that."""
+    """Load the checkpoint that a run tested, or its newest, with notes for the user."""
     defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
     if is_same_data(job.config["task"], defaults | runs.load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)

@@ -22,7 +22,7 @@ from metalearn_cli.tasks.base import Batch
 from metalearn_cli.training.failures import explained
 from metalearn_cli.training.session import GivesUp, Session, never
 from metalearn_cli.training.test import test
-from metalearn_cli.training.validation import Best, choose_step, shown, write_validation
+from metalearn_cli.training.validation import Best, choose_step, score_shown, write_validation
 
 
 def train(session: Session, gives_up: GivesUp = never) -> Results:
@@ -121,7 +121,7 @@ class Events:
         if improved and score is not None:
             reached.best = Best(reached.step, score)
         verdict = gives_up(folder) if reached.step < job.run.steps else None
-        self._progress.advance(reached.step, f"val {job.task.spec.metric} {shown(score)}")
+        self._progress.advance(reached.step, f"val {job.task.spec.metric} {score_shown(score)}")
         self.save_or_leave(is_new=improved or verdict is not None)
         self.give_up(verdict)
 

@@ -1,4 +1,4 @@
-"""What the commands do: one training in its run folder, one evaluation of a run, and how results are printed."""
+"""One training in its folder: check, take the folder, prepare, train, and say what came of it."""
 
 import contextlib
 import json
@@ -66,7 +66,7 @@ def train_run(
         except Pruned as end:
             console.say(f"{folder} is {end}")
             raise
-        except Exception as error:  # whoever called says it on the screen
+        except Exception as error:  # the caller says it on the screen
             with contextlib.suppress(OSError):  # the disk may be full, which is what failed
                 console.note(f"failed: {error if isinstance(error, UserError) else traceback.format_exc()}")
             raise
@@ -89,7 +89,7 @@ def _begin(
         console.say(difference)
     runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
     examples = trained_on(job.task)
-    with contextlib.suppress(UserError):  # it is written anew, whatever has become of it
+    with contextlib.suppress(UserError):  # it is written again, whatever has become of it
         examples = going_on(examples, records.read_json(folder / "task.json"))
     records.write_json(folder / "task.json", to_json(examples))
     classes = {str(split): job.task.class_names(split) for split in job.task.splits}
@@ -100,7 +100,7 @@ def _begin(
 
 @contextlib.contextmanager
 def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
-    """The run's folder taken by the first rank, and found to be this run's -> what nothing proves of it."""
+    """Take the folder of the run in the first rank, and check that it is this run's -> notes on what nothing proves."""
     if not ranks.is_first:
         yield []
         return
@@ -116,7 +116,7 @@ def console_of(log: Path, ranks: Ranks, job: int | None = None) -> Console:
 
 
 def same_everywhere(job: Job, ranks: Ranks) -> str:
-    """The fingerprint of the data. Raises UserError where the ranks were given different commands or data."""
+    """Return the fingerprint of the data. Raises UserError where the ranks have different commands or data."""
     fingerprint = job.task.fingerprint
     for what, own in (("configuration", json.dumps(job.config, sort_keys=True)), ("data", fingerprint)):
         each = ranks.gather(own)

@@ -70,7 +70,7 @@ def choose_step(session: Session, best: Best | None) -> int:
     if settings.select is Select.best and best is not None and last not in scores:
         _, score = validate(session)
         scores[last] = score
-        console.say(f"step {last}, the last, has val {metric} {shown(score)}")
+        console.say(f"step {last}, the last, has val {metric} {score_shown(score)}")
         if score is not None and is_better(metric, score, best.value):
             best = Best(last, score)
     if last == 0:
@@ -88,5 +88,5 @@ def choose_step(session: Session, best: Best | None) -> int:
     return tested
 
 
-def shown(score: float | None) -> str:
+def score_shown(score: float | None) -> str:
     return "not finite" if score is None else f"{score:.4f}"

@@ -34,7 +34,7 @@ PRODUCT_SIZE = {"cpu": 2048, "cuda": 4096}  # of the product's square matrices
 
 
 class Round(NamedTuple):
-    """Seconds of one call each."""
+    """Seconds of one call of each part."""
 
     draw: float
     gather: float
@@ -113,7 +113,7 @@ def time_parts(job: Job, learner: Learner, console: Console) -> Timings:
 def one_round(
     job: Job, learner: Learner, first: int, steps: int, multiply: Callable[[int], Tensor], products: int
 ) -> Round:
-    """`steps` meta-iterations from number `first` on, part by part, and then as long a turn of matrix products."""
+    """Time `steps` meta-iterations from number `first` on, part by part, and then as long a turn of matrix products."""
     device = learner.device
     draws, drawing = timed(device, steps, lambda i: job.training_draw(first + i))
     batches, gathering = timed(device, steps, lambda i: job.task.gather(draws[i], device))
@@ -124,7 +124,7 @@ def one_round(
 
 
 def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]:
-    """One product of two square matrices, as fast as this device has it."""
+    """A function that makes one product of two square matrices, as fast as this device can."""
     size = PRODUCT_SIZE[device.type]
     a, b = (torch.rand(size, size, generator=generator("bench", i)).to(device, dtype) for i in range(2))
     out = torch.empty_like(a)
@@ -132,7 +132,8 @@ def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]
 
 
 def count_flop(learner: Learner, batch: Batch) -> int:
-    """Twice the multiplications of a step's matrix products and convolutions, those of every derivative among them."""
+    """Count twice the multiplications of a step's matrix products and convolutions, those of every derivative
+    included."""
     params = {name: value.detach().requires_grad_() for name, value in learner.meta.params.items()}
     meta = Meta(params, learner.meta.buffers)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flop}) as mode:
@@ -146,7 +147,8 @@ def count_flop(learner: Learner, batch: Batch) -> int:
 
 
 def _backward_flop(grad: list[int], x: list[int], weight: list[int], *rest: Any, out_shape: Any = None) -> int:
-    """Of convolution_backward, from the shapes of its arguments: each gradient that is asked for costs a forward.
+    """The FLOP of convolution_backward, from the shapes of its arguments: each gradient that is asked for costs a
+    forward.
 
     torch's own formula takes the groups of a grouped convolution's weight gradient for one (torch 2.13).
     """
@@ -156,12 +158,12 @@ def _backward_flop(grad: list[int], x: list[int], weight: list[int], *rest: Any,
 
 
 def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str, console: Console) -> EpisodeTime:
-    """A block of test episodes in these batch-norm modes, or as many of it as the time allows, after four."""
+    """Time a block of test episodes in these batch-norm modes, or as many of it as the time allows, after four."""
 
     seed, device = job.run.episodes_seed, learner.device
 
     def seconds(episodes: int) -> float:
-        """Of one."""
+        """Seconds of one episode."""
         return (
             timed(device, 1, lambda _: evaluate(learner, job.task, "test", episodes, seed, modes, ignore))[1] / episodes
         )

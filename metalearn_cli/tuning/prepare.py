@@ -1,4 +1,4 @@
-"""How this machine runs a job: what is set for the process, and what is chosen here.
+"""Prepare this process for a job: set what holds for all of it, and choose what is left to this machine.
 
 What was chosen stands in the run's choices.json and is chosen again when the run goes on: sums in another order are
 other bits.
@@ -71,7 +71,7 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
 
 
 def _too_many(threads: int) -> str | None:
-    """A sentence where this machine has work for its processors besides; their number stays as it is."""
+    """A sentence where other processes keep this machine busy; the number of threads stays as it is."""
     processors, others = os.cpu_count() or 1, busy()
     fitting = max(1, math.floor(processors - others))
     if fitting >= threads or os.environ.get("OMP_NUM_THREADS"):  # somebody has thought of it
@@ -83,7 +83,7 @@ def _too_many(threads: int) -> str | None:
 
 
 def _chosen(folder: Path | None) -> Choices:
-    """What was chosen in a run's folder earlier. A run of a version that kept denormal numbers keeps them."""
+    """Read what was chosen in the folder of a run earlier. A run of a version that kept denormal numbers keeps them."""
     if folder is None or not ((folder / FILE).exists() or (folder / "checkpoints").exists()):
         return Choices(denormals_are_zero=True)
     return read_choices(folder)

@@ -56,7 +56,7 @@ def test_a_file_that_is_a_link_is_neither_read_nor_written(attempt: int, folder:
     assert "Traceback" not in refused.err
     said = refused.err.splitlines()[-1]
     assert f"outputs/run/{name}" in said
-    assert "it is a link, and a plain file is wanted" in said
+    assert "it is a link, and a plain file is expected" in said
     assert "hunter2" not in shown(folder)
     assert base64.b64encode(SECRET.encode()).decode()[:16] not in shown(folder)
 
@@ -68,7 +68,7 @@ def test_a_log_that_is_a_link_gets_no_line(folder: Path, name: str) -> None:
     (folder / "outputs/run" / name).symlink_to(folder / "secret")
     refused = run(folder, *COMMANDS["train on"])
     assert refused.code == 1
-    assert f"it is a link, and a plain file is wanted: outputs/run/{name}" in refused.err.splitlines()[-1]
+    assert f"it is a link, and a plain file is expected: outputs/run/{name}" in refused.err.splitlines()[-1]
 
 
 @pytest.mark.row("C22")
@@ -95,7 +95,7 @@ def test_checkpoints_that_are_a_link_are_neither_read_nor_removed(folder: Path, 
     before = sorted(path.name for path in (folder / "elsewhere").iterdir())
     refused = run(folder, *COMMANDS[command])
     assert refused.code == 1
-    assert "it is a link, and a folder is wanted: outputs/run/checkpoints" in refused.err.splitlines()[-1]
+    assert "it is a link, and a folder is expected: outputs/run/checkpoints" in refused.err.splitlines()[-1]
     assert sorted(path.name for path in (folder / "elsewhere").iterdir()) == before
 
 
@@ -115,7 +115,7 @@ def test_an_evaluation_stays_inside_of_its_run(folder: Path, inside: bool) -> No
     link.symlink_to(folder / "elsewhere")
     refused = run(folder, *COMMANDS["eval"])
     assert refused.code == 1
-    said = f"it is a link, and a folder is wanted: {link.relative_to(folder)}"
+    said = f"it is a link, and a folder is expected: {link.relative_to(folder)}"
     assert said in refused.err.splitlines()[-1]
     assert not list((folder / "elsewhere").iterdir())
 

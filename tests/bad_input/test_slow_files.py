@@ -167,10 +167,10 @@ def test_tables_of_the_user_that_nobody_fills(made: Path, tmp_path: Path) -> Non
     folder = copy(made, tmp_path)
     for name in ("p.csv", "p.npz", "p.json"):
         os.mkfifo(folder / name)
-    check_refused(run(folder, "predict", "run=outputs/run", "support=s.csv", "query=p.csv"), "it is no plain file")
-    check_refused(run(folder, "predict", "run=outputs/run", "support=p.csv", "query=q.csv"), "it is no plain file")
+    check_refused(run(folder, "predict", "run=outputs/run", "support=s.csv", "query=p.csv"), "it is not a plain file")
+    check_refused(run(folder, "predict", "run=outputs/run", "support=p.csv", "query=q.csv"), "it is not a plain file")
     for name in ("p.csv", "p.npz"):
-        check_refused(run(folder, "train", "task=table", f"task.root={name}"), "it is no plain file")
+        check_refused(run(folder, "train", "task=table", f"task.root={name}"), "it is not a plain file")
 
 
 @pytest.mark.row("C25")
@@ -181,5 +181,5 @@ def test_no_more_is_read_than_a_record_has(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="it has 4 bytes, and 3 are read at most"):
         files.read_bytes(path, 3)
     path.write_bytes(b"\xff")
-    with pytest.raises(OSError, match="it is no text in UTF-8"):
+    with pytest.raises(OSError, match="it is not text in UTF-8"):
         files.read_text(path)

@@ -127,7 +127,7 @@ def test_a_figure_that_cannot_be_trusted_is_a_sentence(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("overrides.txt", b"name=\xff\n", "a/overrides.txt cannot be read (it is no text in UTF-8)"),
+        ("overrides.txt", b"name=\xff\n", "a/overrides.txt cannot be read (it is not text in UTF-8)"),
         ("config.yaml", b"steps: 20\n", "a/config.yaml has no seed"),
         ("config.yaml", b"steps: 20\nseed: [0]\n", "a/config.yaml: seed is [0], and a whole number is expected"),
         ("results.json", b"[" * 100_000, "a/results.json cannot be read"),

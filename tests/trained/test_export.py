@@ -354,7 +354,7 @@ def test_code_of_others_runs_with_trust_only(
     content = json.loads((model / "model.json").read_text())
     content["config"]["algo"]["_target_"] = "foreign_maml.Mine"
     rewrite(model / "model.json", content)
-    with pytest.raises(UserError, match=r"algo\._target_=foreign_maml\.Mine is no part of metalearn.*trust=true"):
+    with pytest.raises(UserError, match=r"algo\._target_=foreign_maml\.Mine is not a part of metalearn.*trust=true"):
         metalearn_cli.load(model)
     assert not Path("ran").exists()
     assert metalearn_cli.load(model, trust=True).read([own / "class00/0.png"]).shape == (1, 3, 16, 16)

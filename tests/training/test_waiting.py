@@ -1,6 +1,5 @@
 """What a person waits for: says how far it is, answers a signal at once, and is not lost when it is stopped."""
 
-import json
 import os
 import signal
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Finished, start, wait
+from commands import Finished, results, start, wait
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
@@ -220,11 +219,6 @@ def test_which_step_is_tested_is_said_with_the_reason(tmp_path: Path) -> None:
     assert what_is_tested(done.err) == ["testing step 4, the best of 1 validation by mse"]
 
 
-def results(folder: Path) -> dict[str, object]:
-    content: dict[str, object] = json.loads((folder / "outputs/run/results.json").read_text())
-    return content
-
-
 def test_the_last_step_is_validated_too_and_a_prolonged_run_is_as_one_long_one(tmp_path: Path) -> None:
     short = [*RUN, "eval_episodes=4", "test_episodes=4"]
     # Steps 4 and 6: a rate at which each step is better than the one before, or worse.
@@ -233,7 +227,7 @@ def test_the_last_step_is_validated_too_and_a_prolonged_run_is_as_one_long_one(t
         done = go(folder, "train", *short, "steps=6", f"optimizer.lr={rate}")
         assert what_is_tested(done.err) == [f"testing step {step}, the best of 2 validations by mse"], done.err
         assert "step 6, the last, has val mse" in done.err
-        assert results(folder)["step"] == step
+        assert results(folder, "run")["step"] == step
         assert '"step": 6, "val' not in (folder / "outputs/run/metrics.jsonl").read_text()
         assert go(folder, "train", *short, "steps=8", f"optimizer.lr={rate}").code == 0
         whole = folder / "whole"
@@ -248,7 +242,7 @@ def test_no_steps_test_what_is_there(tmp_path: Path) -> None:
     done = go(tmp_path, "train", *short, "steps=0")
     assert done.code == 0, done.err
     assert what_is_tested(done.err) == ["testing step 0, before any training"]
-    assert (results(tmp_path)["step"], results(tmp_path)["steps"]) == (0, 0)
+    assert [results(tmp_path, "run")[key] for key in ("step", "steps")] == [0, 0]
     assert "already finished, 0 steps" in go(tmp_path, "train", *short, "steps=0").err
     assert go(tmp_path, "eval", "run=outputs/run").code == 0
     assert go(tmp_path, "report", "outputs/run", "out=report.html").code == 0
