@@ -69,7 +69,7 @@ class RandomPixels(TaskDistribution):
     def fingerprint(self) -> str:
         return self._images.fingerprint
 
-    def is_far(self, device: torch.device) -> bool:
+    def may_wait_for_disk(self, device: torch.device) -> bool:
         return not self.in_memory
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:

@@ -26,7 +26,7 @@ def require_shares(job: Job, ranks: Ranks) -> None:
             raise UserError(f"{key}=true is for one process, and these are {ranks.size} ranks: give {key}=false")
 
 
-def check_parts(job: Job, ranks: Ranks = ALONE) -> Params:
+def require_parts(job: Job, ranks: Ranks = ALONE) -> Params:
     """Raises UserError where the device is missing or the parts do not fit together -> what will be learned, by the
     names of a checkpoint, on the CPU. Nothing is made on the device."""
     device = own_device(job.run.device, ranks)

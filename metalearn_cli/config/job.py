@@ -16,7 +16,7 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.config.conf_folder import GROUPS, Paper, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import compose_run, given_twice, keys_of
 from metalearn_cli.config.schema import (
-    Source,
+    ConfigSource,
     build,
     checked_fields,
     class_of,
@@ -48,7 +48,7 @@ from metalearn_cli.system.limits import (
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import from_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
-from metalearn_cli.tasks.resized import Adapted
+from metalearn_cli.tasks.resized import ResizedImages
 
 
 class Select(Enum):
@@ -156,7 +156,7 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
         composed.paper = None  # the published figure belongs to the experiment as it stands
     elif composed.paper is not None:  # its other tests are made by `reproduce` alone
         composed.paper = {key: value for key, value in composed.paper.items() if key != "tests"}
-    job = make_job(composed, choices, Source(given, trust=True))
+    job = make_job(composed, choices, ConfigSource(given, trust=True))
     job = job._replace(notes=[*job.notes, *given_twice(overrides)])
     if (lacking := _why_no_validation(job)) is None:
         return job
@@ -175,7 +175,7 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
 def _why_no_validation(job: Job) -> str | None:
     """Why the task has no validation tasks; None where it has some."""
     if "val" not in job.task.splits:
-        what = "classes" if job.task.number("test") is None else "tasks"
+        what = "classes" if job.task.task_count("test") is None else "tasks"
         return f"task={job.choices['task']} has no validation {what} with this split"
     try:
         job.task.check_split("val")
@@ -185,7 +185,7 @@ def _why_no_validation(job: Job) -> str | None:
 
 
 def make_job(
-    node: DictConfig, choices: dict[str, str], source: Source, input_shape: tuple[int, ...] | None = None
+    node: DictConfig, choices: dict[str, str], source: ConfigSource, input_shape: tuple[int, ...] | None = None
 ) -> Job:
     """Check and build a whole configuration. With `input_shape` the images of the task get that shape."""
     for group in GROUPS:
@@ -197,7 +197,7 @@ def make_job(
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)
     task = build_task(node.task, source)
     run, notes = _cap_episodes_to_tasks(run, task, source.given)
-    shown = task if input_shape is None else Adapted(task, input_shape)
+    shown = task if input_shape is None else ResizedImages(task, input_shape)
     net: Net = build(node.model, "model", Net, source, shown.spec)
     algo: Algorithm = build(node.algo, "algo", Algorithm, source)
     if run.expect is not None:
@@ -210,7 +210,7 @@ def make_job(
     return Job(run, algo, shown, net, optimizer, {**choices, **own}, config, notes, source.given)
 
 
-def build_task(node: DictConfig | dict[str, Any], source: Source) -> TaskDistribution:
+def build_task(node: DictConfig | dict[str, Any], source: ConfigSource) -> TaskDistribution:
     """The task that a configuration's `task` describes. Its data may be read."""
     task: TaskDistribution = build(node, "task", TaskDistribution, source)
     return task
@@ -222,7 +222,7 @@ def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given: frozenset[st
     notes: list[str] = []
     splits: dict[str, tuple[Split, str]] = {"test_episodes": ("test", "test"), "eval_episodes": ("val", "validation")}
     for key, (split, word) in splits.items():
-        asked, there_are = getattr(run, key), task.number(split) if split in task.splits else None
+        asked, there_are = getattr(run, key), task.task_count(split) if split in task.splits else None
         if there_are is None or asked <= there_are:
             continue
         if key in given:

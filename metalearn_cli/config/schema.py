@@ -25,14 +25,16 @@ from metalearn_cli.tasks.base import Spec
 _PARTS = tuple(f"metalearn_cli.{part}." for part in ("algorithms", "tasks", "nets", "optimizer"))
 
 
-class Source(NamedTuple):
+class ConfigSource(NamedTuple):
     """Where a configuration comes from."""
 
     given: frozenset[str] = frozenset()  # the keys that the command names
     trust: bool = False  # whether it may name classes outside of this package, whose code importing runs
 
 
-def build(node: DictConfig | dict[str, Any], group: str, base: type, source: Source, spec: Spec | None = None) -> Any:
+def build(
+    node: DictConfig | dict[str, Any], group: str, base: type, source: ConfigSource, spec: Spec | None = None
+) -> Any:
     """The object that a group of the configuration describes: `_target_` with the other keys as its fields. A network
     gets the `spec` of the task too."""
     target, cls = str(node["_target_"]), import_class(node["_target_"], group, source.trust)
@@ -57,7 +59,7 @@ def build(node: DictConfig | dict[str, Any], group: str, base: type, source: Sou
         raise UserError(f"{group}._target_={target} cannot be made: {failure_sentence(error)}") from error
 
 
-def _keys_of_class(node: DictConfig | dict[str, Any], group: str, cls: type, source: Source) -> dict[str, Any]:
+def _keys_of_class(node: DictConfig | dict[str, Any], group: str, cls: type, source: ConfigSource) -> dict[str, Any]:
     """The keys of a group but `_target_`. Where the command names the class, the chosen yaml belongs to another one: of
     its keys those stay that the command names, or for which this class has no default."""
     keys: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else dict(node)
@@ -69,7 +71,7 @@ def _keys_of_class(node: DictConfig | dict[str, Any], group: str, cls: type, sou
     return {key: value for key, value in keys.items() if key in named or defaults.get(key) == MISSING}
 
 
-def note_on_defaults(node: DictConfig, group: str, source: Source) -> list[str]:
+def note_on_defaults(node: DictConfig, group: str, source: ConfigSource) -> list[str]:
     """A sentence where the command names a class whose own defaults are other values than those of the chosen yaml."""
     if f"{group}._target_" not in source.given:
         return []

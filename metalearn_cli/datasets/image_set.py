@@ -55,7 +55,7 @@ class ImageSet:
             self._copies[device] = self.pixels.to(device) if fits else self.pixels
         return self._copies[device]
 
-    def is_far(self, device: torch.device) -> bool:
+    def may_wait_for_disk(self, device: torch.device) -> bool:
         """Whether images for this device may have to come from a disk: of a packed set that no start reads through, or
         for which memory is scarce."""
         large = min(READ_AT_EVERY_START, (free_memory(torch.device("cpu")) or math.inf) / 2)

@@ -47,16 +47,18 @@ class PointSet(NamedTuple):
     targets: tuple[str, ...] = ()
 
 
-def from_columns(
-    columns: Columns,
-    task_column: str,
-    set_column: str | None,
-    split_column: str | None,
-    features: Sequence[str] | None,
-    targets: Sequence[str],
-    classes: bool,
-) -> PointSet:
-    """`features` None: every column that is none of the others."""
+class Roles(NamedTuple):
+    """What the columns of a table hold, by their names."""
+
+    task: str
+    set: str | None  # support or query
+    split: str | None  # train, val or test
+    features: Sequence[str] | None  # None: every column that is none of the others
+    targets: Sequence[str]
+
+
+def from_columns(columns: Columns, roles: Roles, classes: bool) -> PointSet:
+    task_column, set_column, split_column, features, targets = roles
     rows = columns.texts(task_column, "task_column")
     number = {name: position for position, name in enumerate(dict.fromkeys(rows))}
     task = np.asarray([number[name] for name in rows])

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from metalearn_cli.config.assemble import check_parts
+from metalearn_cli.config.assemble import require_parts
 from metalearn_cli.config.job import train_job
 from metalearn_cli.config.overrides import compose_config, quote
 from metalearn_cli.errors import UserError
@@ -156,7 +156,7 @@ def is_refused(study: optuna.Study, trial: FrozenTrial, search: Search, folder: 
 def can_be_made(overrides: list[str]) -> bool:
     GlobalHydra.instance().clear()  # which composing wants for itself, and no launcher needs
     try:
-        check_parts(train_job(*compose_config(overrides), overrides))
+        require_parts(train_job(*compose_config(overrides), overrides))
     except UserError:
         return False
     return True

@@ -54,7 +54,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnNames:
     """The columns of a table, from which a task's points are made."""
 
     features: tuple[str, ...]
@@ -136,7 +136,7 @@ class TaskDistribution(ABC):
         """Raises UserError where `split` cannot give such tasks. Only a run that validates asks for "val"; what every
         run needs is checked when the distribution is made."""
 
-    def classes(self, split: Split) -> frozenset[str]:
+    def identities(self, split: Split) -> frozenset[str]:
         """The names of the classes of `split`, where the fields choose them or another task has the same, or of its
         tasks, where those are counted: a model that was trained on one of them must not be tested on it. None where
         there is no such danger."""
@@ -144,9 +144,9 @@ class TaskDistribution(ABC):
 
     def class_names(self, split: Split) -> list[str]:
         """The same for a reader, sorted, once the data are read."""
-        return sorted(self.classes(split))
+        return sorted(self.identities(split))
 
-    def number(self, split: Split) -> int | None:
+    def task_count(self, split: Split) -> int | None:
         """How many tasks there are, where they are counted: each is then tested once. None: as many as are drawn."""
         return None
 
@@ -159,14 +159,14 @@ class TaskDistribution(ABC):
         """Choose T = `tasks` tasks: a pure function of its arguments, on the CPU. Holds `key` [T] int64."""
 
     def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
-        """The tasks with these numbers [T], of 0 to number(split) - 1."""
+        """The tasks with these numbers [T], of 0 to task_count(split) - 1."""
         raise NotImplementedError  # of a distribution that counts its tasks
 
     @abstractmethod
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         """The tasks of a draw (or of a slice of one) as float32 tensors on `device`."""
 
-    def is_far(self, device: torch.device) -> bool:
+    def may_wait_for_disk(self, device: torch.device) -> bool:
         """Whether gathering on `device` may wait for a disk, so that it is worth a thread of its own, in which `draw`
         and `gather` are called then."""
         return False
@@ -181,7 +181,7 @@ class TaskDistribution(ABC):
         return None
 
     @property
-    def columns(self) -> Columns | None:
+    def columns(self) -> ColumnNames | None:
         """From which columns the examples are made. None where no column has a name."""
         return None
 

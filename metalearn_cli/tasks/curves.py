@@ -18,7 +18,17 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.system.limits import Count, NonNegative, check_limits
-from metalearn_cli.tasks.base import Batch, Columns, Draw, Range, Spec, Split, TaskDistribution, draw_keys, on_device
+from metalearn_cli.tasks.base import (
+    Batch,
+    ColumnNames,
+    Draw,
+    Range,
+    Spec,
+    Split,
+    TaskDistribution,
+    draw_keys,
+    on_device,
+)
 
 
 @dataclass(frozen=True)
@@ -80,10 +90,10 @@ class CurveTask(TaskDistribution):
         return ("train", "val", "test")
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> ColumnNames:
         # With middles three deviations more on each side, where all but 0.01% of the inputs lie.
         low, high = (self.middles[0] - 3.0, self.middles[1] + 3.0) if self.middles else (-5.0, 5.0)
-        return Columns(("x",), ("y",), x_range=Range((low,), (high,)))
+        return ColumnNames(("x",), ("y",), x_range=Range((low,), (high,)))
 
     @property
     def fingerprint(self) -> str:

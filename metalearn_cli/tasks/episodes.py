@@ -18,7 +18,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Count, Way, check_limits
 from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
-from metalearn_cli.tasks.variable_sizes import draw_variable, draw_way
+from metalearn_cli.tasks.variable_sizes import Chosen, Most, draw_variable, draw_way
 
 
 class Rotations(Enum):
@@ -151,9 +151,8 @@ class Episodes:
         start, count = classes.start[choice], classes.count[choice]
         if self.variable:
             sizes = draw_way(self.min_way, limit.expand(tasks), rng)
-            draw = draw_variable(
-                start, count, turn, int(classes.count.max()), sizes, shot, query, self.max_support, rng
-            )
+            most = Most(shot, query, self.max_support)
+            draw = draw_variable(Chosen(start, count, turn), int(classes.count.max()), sizes, most, rng)
         else:
             draw = draw_episodes(start, count, turn, shot, query, rng)
         return draw | draw_augment(draw, self.augment, rng) if split == "train" else draw

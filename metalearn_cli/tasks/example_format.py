@@ -12,7 +12,7 @@ from PIL import Image
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Columns, Range, Scale, Spec, TaskDistribution
+from metalearn_cli.tasks.base import ColumnNames, Range, Scale, Spec, TaskDistribution
 from metalearn_cli.tasks.tones import Tones, tones_of
 
 LARGEST, LARGEST_SIDE = 100_000_000, 10_000  # numbers of an example or of outputs; pixels
@@ -21,14 +21,14 @@ LARGEST, LARGEST_SIDE = 100_000_000, 10_000  # numbers of an example or of outpu
 class Examples(NamedTuple):
     spec: Spec
     preparation: Preparation | None  # of pictures
-    columns: Columns | None  # of a table
+    columns: ColumnNames | None  # of a table
     tones: Tones | None = None  # of the training's pictures, of a run on ink
 
 
 def examples_of(task: TaskDistribution) -> Examples:
     preparation, columns = task.preparation, task.columns
     if columns is None and len(task.spec.input_shape) == 1:
-        columns = Columns(_names("x", task.spec.input_shape[0]), _names("y", task.spec.outputs))
+        columns = ColumnNames(_names("x", task.spec.input_shape[0]), _names("y", task.spec.outputs))
     elif columns is not None and not columns.features:  # of arrays
         outputs = 1 if columns.labels else task.spec.outputs
         columns = dataclasses.replace(
@@ -88,7 +88,7 @@ def from_json(content: dict[str, Any]) -> Examples:
     if columns is not None:
         features, targets, labels = (tuple(columns[name]) for name in ("features", "targets", "labels"))
         scales = _scale(columns["x_scale"]), _scale(columns["y_scale"])
-        columns = Columns(features, targets, *scales, labels, _range(columns.get("x_range")))
+        columns = ColumnNames(features, targets, *scales, labels, _range(columns.get("x_range")))
         _check_columns(columns, spec)
     return Examples(spec, preparation, columns, _tones(content.get("tones")))
 
@@ -138,7 +138,7 @@ def _check_preparation(preparation: Preparation, spec: Spec) -> None:
         raise ValueError(f"pictures become {list(made)}, and input_shape is {list(spec.input_shape)}")
 
 
-def _check_columns(columns: Columns, spec: Spec) -> None:
+def _check_columns(columns: ColumnNames, spec: Spec) -> None:
     outputs = 1 if spec.kind == "classes" else spec.outputs
     pairs = [("features", columns.features, spec.input_shape), ("targets", columns.targets, (outputs,))]
     for name, names, wanted in pairs:

@@ -25,7 +25,7 @@ from metalearn_cli.datasets.point_set import Array, PointSet, array_of, from_arr
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import (
     Batch,
-    Columns,
+    ColumnNames,
     Draw,
     Range,
     Scale,
@@ -36,11 +36,11 @@ from metalearn_cli.tasks.base import (
     on_device,
 )
 from metalearn_cli.tasks.episodes import sort_keys
-from metalearn_cli.tasks.splits import by_shares, by_words
+from metalearn_cli.tasks.splits import by_fraction, by_labels
 
 
 @dataclass(frozen=True, eq=False)
-class CountedTasks(TaskDistribution):
+class FiniteTasks(TaskDistribution):
     x: Tensor  # [N, F] float32, one task after another
     y: Tensor  # [N, outputs] float32, or [N] int64
     start: Tensor  # [M] int64: the first point of each task
@@ -51,9 +51,9 @@ class CountedTasks(TaskDistribution):
     members: Mapping[Split, Tensor]  # the tasks of each split
     asked: Spec  # of a network
     names: tuple[str, ...]  # of the tasks, [M]
-    identities: tuple[str, ...]  # a hash of the points of each task, [M]: a name alone could change
+    point_hashes: tuple[str, ...]  # a hash of the points of each task, [M]: a name alone could change
     digest: str  # a hash of all of it
-    made_of: Columns | None = None
+    made_of: ColumnNames | None = None
     _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -69,17 +69,17 @@ class CountedTasks(TaskDistribution):
         return tuple(self.members)
 
     @property
-    def columns(self) -> Columns | None:
+    def columns(self) -> ColumnNames | None:
         return self.made_of
 
-    def classes(self, split: Split) -> frozenset[str]:
-        return frozenset(self.identities[task] for task in self.members[split].tolist())
+    def identities(self, split: Split) -> frozenset[str]:
+        return frozenset(self.point_hashes[task] for task in self.members[split].tolist())
 
-    def number(self, split: Split) -> int:
+    def task_count(self, split: Split) -> int:
         return len(self.members[split])
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        number = self.number(split)
+        number = self.task_count(split)
         rounds = [torch.randperm(number, generator=rng) for _ in range(math.ceil(tasks / number))]
         return self.draw_numbers(torch.cat(rounds)[:tasks], split, rng)
 
@@ -128,7 +128,7 @@ def from_list(
     split_seed: int = 0,
     val_share: float = 0.2,
     test_share: float = 0.2,
-) -> CountedTasks:
+) -> FiniteTasks:
     """Tasks (x_train, y_train, x_val, y_val) of arrays, tensors or lists: x [points, F] or [points], y [points] or
     [points, outputs]; for classes y [points], of whole numbers or texts.
 
@@ -144,9 +144,9 @@ def from_list(
             raise UserError(f"{source} has {len(tasks)} tasks and {len(words)} in {what}: one for each is wanted")
     points = from_arrays(source, names, [[_array(part) for part in task] for task in tasks], classes)
     if split is None:
-        members = by_shares(source, names, split_seed, val_share, test_share)
+        members = by_fraction(source, names, split_seed, val_share, test_share)
     else:
-        members = by_words("split", names, split)
+        members = by_labels("split", names, split)
     return count_tasks(points, members, classes, standardise)
 
 
@@ -161,7 +161,7 @@ def count_tasks(
     standardise: bool = False,
     shot: int | None = None,
     query: int | None = None,
-) -> CountedTasks:
+) -> FiniteTasks:
     """`standardise`: the numbers minus their mean over the points of the training tasks, over their deviation. `shot`
     and `query` (None: all others) divide points that are not divided."""
     names, count = points.names, torch.from_numpy(points.size)
@@ -173,7 +173,7 @@ def count_tasks(
     trained = torch.isin(torch.arange(len(names)).repeat_interleave(count), members["train"]).numpy()
     x, y = points.x, points.y
     extremes = (x[trained].min(0).tolist(), x[trained].max(0).tolist())
-    columns = Columns(points.features, points.targets, x_range=Range(*map(tuple, extremes)))
+    columns = ColumnNames(points.features, points.targets, x_range=Range(*map(tuple, extremes)))
     if standardise:
         columns = replace(columns, x_scale=_scale(x[trained]), y_scale=None if classes else _scale(y[trained]))
         x, y = _scaled(x, columns.x_scale), _scaled(y, columns.y_scale)
@@ -191,7 +191,7 @@ def count_tasks(
     whole = hashlib.sha256(json.dumps([names, count.tolist(), divided, list(inputs.shape)]).encode())
     whole.update(inputs.numpy().tobytes() + targets.numpy().tobytes())
     identities = tuple(f"the task with the points {digest[:16]}" for digest in digests)
-    return CountedTasks(
+    return FiniteTasks(
         *(inputs, targets, start, count, support, queries, points.support is None),
         *(members, spec, tuple(names), identities, whole.hexdigest(), columns),
     )

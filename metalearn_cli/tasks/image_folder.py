@@ -184,7 +184,7 @@ class ImageFolder(TaskDistribution):
     def fingerprint(self) -> str:
         return self._packed.images.fingerprint
 
-    def classes(self, split: Split) -> frozenset[str]:
+    def identities(self, split: Split) -> frozenset[str]:
         folder = expand(self.root).resolve()
         return frozenset(f"{folder}/{self._names[position]}" for position in self._positions[split].tolist())
 
@@ -198,8 +198,8 @@ class ImageFolder(TaskDistribution):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self._packed.images.on(device), device)
 
-    def is_far(self, device: torch.device) -> bool:
-        return self._packed.images.is_far(device)
+    def may_wait_for_disk(self, device: torch.device) -> bool:
+        return self._packed.images.may_wait_for_disk(device)
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
         return label_names(draw, self._packed.images, self._parts.inside)

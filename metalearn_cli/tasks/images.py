@@ -85,13 +85,13 @@ class ImageTask(TaskDistribution):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self.images.on(device), device)
 
-    def is_far(self, device: torch.device) -> bool:
-        return self.images.is_far(device)
+    def may_wait_for_disk(self, device: torch.device) -> bool:
+        return self.images.may_wait_for_disk(device)
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
         return label_names(draw, self.images, self.folders)
 
-    def classes(self, split: Split) -> frozenset[str]:
+    def identities(self, split: Split) -> frozenset[str]:
         names = self.shared_names
         return frozenset(names[position] for position in self._positions[split].tolist()) if names else frozenset()
 

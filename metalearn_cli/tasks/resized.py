@@ -18,7 +18,7 @@ from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 
 
 @dataclass(frozen=True)
-class Adapted(TaskDistribution):
+class ResizedImages(TaskDistribution):
     task: TaskDistribution  # of images with 1 or 3 channels
     input_shape: tuple[int, ...]  # that they get
 
@@ -37,8 +37,8 @@ class Adapted(TaskDistribution):
     def fingerprint(self) -> str:
         return self.task.fingerprint
 
-    def classes(self, split: Split) -> frozenset[str]:
-        return self.task.classes(split)
+    def identities(self, split: Split) -> frozenset[str]:
+        return self.task.identities(split)
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
         return self.task.label_names(draw)
@@ -57,8 +57,8 @@ class Adapted(TaskDistribution):
         before, after = (" x ".join(map(str, shape)) for shape in (self.task.spec.input_shape, self.input_shape))
         return f"images of {before} become {after} ({'; '.join(how)})"
 
-    def number(self, split: Split) -> int | None:
-        return self.task.number(split)
+    def task_count(self, split: Split) -> int | None:
+        return self.task.task_count(split)
 
     def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
         return self.task.draw_numbers(numbers, split, rng)
@@ -71,8 +71,8 @@ class Adapted(TaskDistribution):
         support_x, query_x = (_fitted(x, self.input_shape) for x in (batch.support_x, batch.query_x))
         return batch._replace(support_x=support_x, query_x=query_x)
 
-    def is_far(self, device: torch.device) -> bool:
-        return self.task.is_far(device)
+    def may_wait_for_disk(self, device: torch.device) -> bool:
+        return self.task.may_wait_for_disk(device)
 
 
 def can_adapt(spec: Spec, input_shape: tuple[int, ...]) -> bool:

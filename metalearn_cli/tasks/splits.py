@@ -20,7 +20,9 @@ from metalearn_cli.tasks.base import Split
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-def by_shares(source: str, names: Sequence[str], seed: int, val_share: float, test_share: float) -> dict[Split, Tensor]:
+def by_fraction(
+    source: str, names: Sequence[str], seed: int, val_share: float, test_share: float
+) -> dict[Split, Tensor]:
     """The positions of each split's tasks, shuffled by the seed and the names alone, whatever their order."""
     for key, share in (("val_share", val_share), ("test_share", test_share)):
         check_limit(f"task.{key}", share, Share)
@@ -48,7 +50,7 @@ def by_shares(source: str, names: Sequence[str], seed: int, val_share: float, te
     return {split: part.sort().values for split, part in zip(SPLITS, parts, strict=True) if len(part)}
 
 
-def by_words(source: str, names: Sequence[str], splits: Sequence[str]) -> dict[Split, Tensor]:
+def by_labels(source: str, names: Sequence[str], splits: Sequence[str]) -> dict[Split, Tensor]:
     """One of train, val and test for each task, [M]."""
     for name, split in zip(names, splits, strict=True):
         if split not in SPLITS:
@@ -83,4 +85,4 @@ def by_file(path: Path, names: Sequence[str]) -> dict[Split, Tensor]:
             words[name] = split
     if lacking := [name for name in names if name not in words]:
         raise UserError(f"{path} lists {len(lacking)} of the tasks nowhere, e.g. {lacking[0]}: {wanted}")
-    return by_words(str(path), names, [words[name] for name in names])
+    return by_labels(str(path), names, [words[name] for name in names])

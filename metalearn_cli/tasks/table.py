@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.point_set import PointSet, from_columns, read_npz
+from metalearn_cli.datasets.point_set import PointSet, Roles, from_columns, read_npz
 from metalearn_cli.datasets.table_file import SUFFIXES, read_columns
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import check_plain
 from metalearn_cli.system.limits import Limit, Share, check_limits
-from metalearn_cli.tasks.base import Batch, Columns, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.finite import CountedTasks, count_tasks
-from metalearn_cli.tasks.splits import by_file, by_shares, by_words
+from metalearn_cli.tasks.base import Batch, ColumnNames, Draw, Spec, Split, TaskDistribution
+from metalearn_cli.tasks.finite import FiniteTasks, count_tasks
+from metalearn_cli.tasks.splits import by_file, by_fraction, by_labels
 
 
 class Loss(Enum):
@@ -86,14 +86,14 @@ class Table(TaskDistribution):
         return self._tasks.fingerprint
 
     @property
-    def columns(self) -> Columns | None:
+    def columns(self) -> ColumnNames | None:
         return self._tasks.columns
 
-    def classes(self, split: Split) -> frozenset[str]:
-        return self._tasks.classes(split)
+    def identities(self, split: Split) -> frozenset[str]:
+        return self._tasks.identities(split)
 
-    def number(self, split: Split) -> int:
-        return self._tasks.number(split)
+    def task_count(self, split: Split) -> int:
+        return self._tasks.task_count(split)
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         return self._tasks.draw(tasks, split, rng)
@@ -105,14 +105,14 @@ class Table(TaskDistribution):
         return self._tasks.gather(draw, device)
 
     @cached_property
-    def _tasks(self) -> CountedTasks:
+    def _tasks(self) -> FiniteTasks:
         points = self._read()
         if points.split is not None:
-            members = by_words(points.source, points.names, points.split)
+            members = by_labels(points.source, points.names, points.split)
         elif self.split_file is not None:
             members = by_file(expand(self.split_file), points.names)
         else:
-            members = by_shares(points.source, points.names, self.split_seed, self.val_share, self.test_share)
+            members = by_fraction(points.source, points.names, self.split_seed, self.val_share, self.test_share)
         standardise = self.standardise is Standardise.train
         return count_tasks(points, members, self.loss is Loss.classes, standardise, self.shot, self.query)
 
@@ -135,5 +135,5 @@ class Table(TaskDistribution):
         except OSError as error:
             raise UserError(f"task.root={self.root} cannot be read ({error.strerror or error})") from error
         set_column = self.set_column or ("set" if "set" in columns.cells else None)
-        by = (self.task_column, set_column, self.split_column, self.features, self._targets)
-        return from_columns(columns, *by, classes)
+        roles = Roles(self.task_column, set_column, self.split_column, self.features, self._targets)
+        return from_columns(columns, roles, classes)

@@ -12,6 +12,7 @@ Shapes: T tasks, W classes of a task at most, S and Q support and query examples
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,40 +25,49 @@ def draw_way(least: int, most: Tensor, rng: torch.Generator) -> Tensor:
     return least + (torch.rand(len(most), generator=rng, dtype=torch.float64) * (most - least + 1)).long()
 
 
-def draw_variable(
-    start: Tensor,
-    count: Tensor,
-    turn: Tensor | None,
-    most: int,
-    way: Tensor,
-    shot: int,
-    query: int,
-    max_support: int,
-    rng: torch.Generator,
-) -> Draw:
+class Chosen(NamedTuple):
+    """The classes of T tasks, in the order of their labels."""
+
+    start: Tensor  # [T, W]: the first image of each
+    images: Tensor  # [T, W]: how many it has
+    turn: Tensor | None  # [T, W]: by how many quarter turns they are seen; None: they are never turned
+
+
+class Most(NamedTuple):
+    """The most that a task of sizes that vary has."""
+
+    shot: int  # of a class, that counts in the size of the support set
+    query: int  # of a class
+    max_support: int  # of a task
+
+
+def draw_variable(chosen: Chosen, largest: int, way: Tensor, most: Most, rng: torch.Generator) -> Draw:
     """The first way[t] of the classes that were chosen, with support sets of sizes that are drawn.
 
-    start, count, turn [T, W] (see draw_episodes), way [T] -> support_image, support_turn, support_y, support_mask
-    [T, S], query_* [T, Q], way, key [T], with S the lesser of max_support and W * shot, and Q = W * query. `most` is
-    the size of the largest class that there is, so that every draw has one shape.
+    way [T] -> support_image, support_turn, support_y, support_mask [T, S], query_* [T, Q], way, key [T], with S the
+    lesser of max_support and W * shot, and Q = W * query. `largest` is the size of the largest class that there is, so
+    that every draw has one shape.
     """
+    start, count, turn = chosen
+    shot, query, max_support = most
     tasks, classes = start.shape
     present = torch.arange(classes) < way[:, None]
-    queries = count.masked_fill(~present, most).amin(1).div(2, rounding_mode="floor").clamp(max=query)[:, None]
+    queries = count.masked_fill(~present, largest).amin(1).div(2, rounding_mode="floor").clamp(max=query)[:, None]
     shots = _draw_shots(count, count - queries, present, shot, max_support, rng)
-    number = torch.arange(most)
-    keys = torch.rand(tasks, classes, most, generator=rng, dtype=torch.float64)
+    number = torch.arange(largest)
+    keys = torch.rand(tasks, classes, largest, generator=rng, dtype=torch.float64)
     image = start[..., None] + keys.masked_fill_(number >= count[..., None], -1).argsort(descending=True)
     after = shots[..., None] + queries[..., None] * present[..., None]  # a class that is not present has none
     draw: Draw = {"way": way}
     parts = {
-        "support": (number < shots[..., None], min(max_support, classes * min(shot, most - 1))),
+        "support": (number < shots[..., None], min(max_support, classes * min(shot, largest - 1))),
         "query": ((number >= shots[..., None]) & (number < after), classes * query),
     }
     for name, (real, size) in parts.items():
-        order = torch.rand(tasks, classes * most, generator=rng, dtype=torch.float64)
-        order = order.masked_fill_(~real.flatten(1), -1).topk(min(size, classes * most)).indices  # the real ones first
-        mask, label = real.flatten(1).gather(1, order), order // most
+        order = torch.rand(tasks, classes * largest, generator=rng, dtype=torch.float64)
+        # The real ones first.
+        order = order.masked_fill_(~real.flatten(1), -1).topk(min(size, classes * largest)).indices
+        mask, label = real.flatten(1).gather(1, order), order // largest
         draw[f"{name}_mask"] = mask
         draw[f"{name}_y"] = label.masked_fill(~mask, 0)
         draw[f"{name}_image"] = torch.where(mask, image.flatten(1).gather(1, order), start[:, :1])

@@ -19,7 +19,7 @@ from metalearn_cli.datasets.table_file import Columns as Table
 from metalearn_cli.datasets.table_file import read_columns
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import check_plain
-from metalearn_cli.tasks.base import Columns
+from metalearn_cli.tasks.base import ColumnNames
 
 
 class Labelled(NamedTuple):
@@ -125,14 +125,14 @@ def _images_at(path: Path, query: str) -> tuple[list[Path], list[str]]:
     return [path], []
 
 
-def points(file: str, key: str, columns: Columns) -> Points:
+def points(file: str, key: str, columns: ColumnNames) -> Points:
     """The features in a table, by their own names, or by x, or x1, x2, ..."""
     table = _table(Path(file).expanduser(), key)
     names = _present(table, columns.features, "x")
     return Points(np.stack([table.numbers(name) for name in names], 1), names, table)
 
 
-def targets(table: Table, columns: Columns) -> Array:
+def targets(table: Table, columns: ColumnNames) -> Array:
     """The values in a table [n, outputs], by the targets' own names, or by y, or y1, y2, ...; or its labels [n]."""
     names = _present(table, columns.targets, "y")
     if columns.labels:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.config.job import build_task
-from metalearn_cli.config.schema import Source, build
+from metalearn_cli.config.schema import ConfigSource, build
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
@@ -81,7 +81,7 @@ def _check(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
 
 def task_of(config: dict[str, Any], trust: bool, **keys: Any) -> TaskDistribution:
     """The task of a run, with these keys set otherwise."""
-    return build_task({**config["task"], **keys}, Source(trust=trust))
+    return build_task({**config["task"], **keys}, ConfigSource(trust=trust))
 
 
 def _read_export(folder: Path) -> Stored:
@@ -130,8 +130,8 @@ def make(
     place = resolve_device(device)
     check_precision(precision, place)
     spec = stored.examples.spec
-    net: Net = build(stored.config["model"], "model", Net, Source(trust=trust), spec)
-    algo: Algorithm = build(stored.config["algo"], "algo", Algorithm, Source(trust=trust))
+    net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), spec)
+    algo: Algorithm = build(stored.config["algo"], "algo", Algorithm, ConfigSource(trust=trust))
     if test_steps is not None:
         if "test_steps" not in stored.config["algo"]:
             raise UserError(f"algo.test_steps={test_steps}: the run's algorithm takes no inner steps")

@@ -84,7 +84,7 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
     if "val" not in task.splits:
         raise UserError("the run has no validation classes")
     task.check_split("val")
-    number = task.number("val")
+    number = task.task_count("val")
     episodes = EPISODES if number is None else min(EPISODES, number)
     net, meta, _ = for_way(model.algo, model.net, model.meta, task.spec.outputs)
     net = model.in_precision(net)

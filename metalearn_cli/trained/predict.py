@@ -20,7 +20,7 @@ from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.limits import Device, Threads
 from metalearn_cli.system.text import as_csv, printable
 from metalearn_cli.system.text_table import aligned
-from metalearn_cli.tasks.base import Columns
+from metalearn_cli.tasks.base import ColumnNames
 from metalearn_cli.tasks.example_format import with_ink
 from metalearn_cli.tasks.tones import warnings
 from metalearn_cli.trained import file_inputs, novelty_threshold
@@ -147,7 +147,7 @@ def _of_table(keys: Predict, model: Model) -> Rows:
     return Rows(names, cells, [dict(zip(names, row, strict=True)) for row in cells])
 
 
-def _outside(model: Model, support: Points, query: Points, columns: Columns) -> list[bool] | None:
+def _outside(model: Model, support: Points, query: Points, columns: ColumnNames) -> list[bool] | None:
     """Which queries lie outside of the range of the training's inputs; None where that is not known. What lies outside
     is said, of the support too."""
     if columns.x_range is None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from metalearn_cli.config.conf_folder import GROUPS, PRESETS, flatten
 from metalearn_cli.config.job import Job, make_job
 from metalearn_cli.config.overrides import FREE_TEXT, keys_of
-from metalearn_cli.config.schema import Source
+from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.environment import read_environment
@@ -71,7 +71,7 @@ def as_begun(job: Job, before: Begun | None) -> Job:
         node[name] = value
     try:  # without the names of classes, whose own defaults would stand otherwise
         given = frozenset(key for key in job.given if not key.endswith("._target_"))
-        made = make_job(OmegaConf.create(config), job.choices, Source(given, trust=True))
+        made = make_job(OmegaConf.create(config), job.choices, ConfigSource(given, trust=True))
     except UserError as error:
         raise UserError(f"{before.folder} cannot go on with {said}, as it began: {error}") from error
     notes = [*job.notes, f"going on with {said}, as this run began"]

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from metalearn_cli.config.conf_folder import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.config.job import Job, build_task, make_job, removed_keys
 from metalearn_cli.config.overrides import compose_config, given_twice, parse_override
-from metalearn_cli.config.schema import Source
+from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError, nearest
@@ -33,7 +33,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     runs.check_parts(run / "config.yaml", config, GROUPS)
     # Only who gives the command decides whether foreign code runs, and never the folder.
     trust = "trust" in values and parse_override(f"trust={values['trust']}")[1] is True
-    source = Source(frozenset(values), trust)
+    source = ConfigSource(frozenset(values), trust)
     kept = [group for group in GROUPS if group not in values and f"{group}._target_" not in values]
     if removed := removed_keys(config, kept, trust):
         raise UserError(f"{run} {runs.gone_keys(run, removed)}")
@@ -59,7 +59,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in values else None  # of another protocol
     input_shape = None
     if on_task:
-        trained_on = build_task(_where_it_stands_now(own["task"], config["task"]), Source(trust=trust))
+        trained_on = build_task(_where_it_stands_now(own["task"], config["task"]), ConfigSource(trust=trust))
         input_shape = _check_task(run, choices["task"], trained_on, build_task(config["task"], source))
     job = make_job(OmegaConf.create(config), choices, source, input_shape)
     if "task" in values and set(Preparation.KEYS) <= config["task"].keys():
@@ -111,10 +111,10 @@ def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribu
             f"task={name} has {kind} of examples of shape {shape}, and the model of {run} takes {own_kind} of "
             f"{own_shape}: take a task like the run's"
         )
-    if both := sorted(own.classes("train") & other.classes("test")):
-        what = "classes" if other.number("test") is None else "tasks"
+    if both := sorted(own.identities("train") & other.identities("test")):
+        what = "classes" if other.task_count("test") is None else "tasks"
         raise UserError(
-            f"{len(both)} of the {len(other.classes('test'))} {what} of this test were trained on by {run}, e.g. "
+            f"{len(both)} of the {len(other.identities('test'))} {what} of this test were trained on by {run}, e.g. "
             f"{both[0]}: take the split that it was trained with"
         )
     return None if is_same else own.spec.input_shape

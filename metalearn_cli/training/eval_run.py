@@ -8,7 +8,7 @@ import shutil
 from contextlib import closing
 from pathlib import Path
 
-from metalearn_cli.config.assemble import check_parts, new_learner
+from metalearn_cli.config.assemble import new_learner, require_parts
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.learning.learner import require_same_model
@@ -33,7 +33,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
 
     The folder's name is made of what is tested, so that the same command finds its results again -> folder, results.
     """
-    fresh = check_parts(job, ranks)
+    fresh = require_parts(job, ranks)
     fingerprint = same_everywhere(job, ranks)
     tested, about = ranks.from_first(lambda: _tested(run, job, fingerprint))
     notes = [*job.notes, *job.task.notes(), *about, *_unlike_the_training(run, job)]

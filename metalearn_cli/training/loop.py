@@ -171,7 +171,7 @@ def training_batches(job: Job, learner: Learner, first: int) -> Generator[Batch]
         return job.task.gather(job.training_draw(step, learner.ranks), learner.device)
 
     steps = range(first, job.run.steps)
-    yield from ahead(gather, steps) if job.task.is_far(learner.device) else map(gather, steps)
+    yield from ahead(gather, steps) if job.task.may_wait_for_disk(learner.device) else map(gather, steps)
 
 
 def resume(session: Session) -> Reached:

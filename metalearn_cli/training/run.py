@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from metalearn_cli.config.assemble import check_parts, new_learner, require_shares
+from metalearn_cli.config.assemble import new_learner, require_parts, require_shares
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.run_folder import environment, records, runs, scored_parts
@@ -37,7 +37,7 @@ def train_run(
     # What is wrong with the device, the parts or the data is said before a folder is made.
     check_installed(job.run.logger.name if job.run.logger else None)
     require_shares(job, ranks)
-    check_parts(job, ranks)
+    require_parts(job, ranks)
     fingerprint = same_everywhere(job, ranks)
     notes = job.task.notes()  # read the data
 

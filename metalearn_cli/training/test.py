@@ -32,7 +32,7 @@ from metalearn_cli.system.console import Progress
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, draw_slice
-from metalearn_cli.tasks.resized import Adapted
+from metalearn_cli.tasks.resized import ResizedImages
 from metalearn_cli.training.session import Session
 
 
@@ -138,7 +138,7 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         },
         algo=job.choices["algo"],
         task=job.choices["task"],
-        adapted=job.task.rule if isinstance(job.task, Adapted) else None,
+        adapted=job.task.rule if isinstance(job.task, ResizedImages) else None,
         experiment=job.choices.get("experiment"),
         seed=job.run.seed,
         episodes_seed=job.run.episodes_seed,

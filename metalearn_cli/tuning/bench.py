@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta
-from metalearn_cli.config.assemble import check_parts, new_learner
+from metalearn_cli.config.assemble import new_learner, require_parts
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import BLOCK
@@ -61,7 +61,7 @@ def bench(job: Job, console: Console) -> str:
 
     Raises UserError for what `train` would refuse, and where the configuration does not train.
     """
-    check_parts(job)
+    require_parts(job)
     _ = job.task.fingerprint  # reads the data, or says what is missing
     for note in (*job.notes, *job.task.notes()):
         console.say(note)
@@ -168,7 +168,7 @@ def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str,
             timed(device, 1, lambda _: evaluate(learner, job.task, "test", episodes, seed, modes, ignore))[1] / episodes
         )
 
-    most = min(BLOCK, job.task.number("test") or BLOCK)
+    most = min(BLOCK, job.task.task_count("test") or BLOCK)
     number = min(most, max(4, int(BUDGET / seconds(min(4, most)))))
     console.say(f"{number} episodes, scored as in a {what}")
     return EpisodeTime(modes, number, seconds(number))

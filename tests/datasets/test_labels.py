@@ -52,8 +52,8 @@ def test_a_table_and_a_pattern_give_what_folders_give(own_images: Path, flat: Pa
     for keys in ({"labels": str(labels)}, {"pattern": "{class}_*"}, {"pattern": "{class}_#.png"}):
         task = task_on(flat, **keys)
         assert task.fingerprint == by_folders.fingerprint, "classes, their order and all pixels"
-        assert {Path(name).name for name in task.classes("test")} == {
-            Path(name).name for name in by_folders.classes("test")
+        assert {Path(name).name for name in task.identities("test")} == {
+            Path(name).name for name in by_folders.identities("test")
         }
         assert not [note for note in task.notes() if "left out" in note or "packed before" in note]
 
@@ -78,7 +78,7 @@ def test_a_label_with_a_slash_is_a_class_in_a_group_or_a_split(flat: Path, tmp_p
     assert task._groups is not None
     rows = [(name, f"{'train' if label < 'class09' else 'test'}/{label}") for name, label in rows_of(flat)]
     task = task_on(flat, labels=str(table(tmp_path / "b.csv", rows)))
-    assert (task.splits, len(task.classes("test"))) == (("train", "test"), 6)
+    assert (task.splits, len(task.identities("test"))) == (("train", "test"), 6)
 
 
 def test_what_no_row_names_is_said_and_what_is_not_there_is_refused(flat: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_pattern_names_classes_in_their_folders_and_the_rest(flat: Path) -> No
     with pytest.raises(UserError, match=r"1 of the files .* test/class11_99.png cannot be read \(No such file"):
         _ = task_on(flat, pattern="{class}_*").fingerprint
     task = task_on(flat, pattern="{class}_*", skip_broken=True)
-    assert (task.splits, len(task.classes("test"))) == (("train", "test"), 5)
+    assert (task.splits, len(task.identities("test"))) == (("train", "test"), 5)
     assert "not as task.pattern={class}_* says, and left out (1): train/odd.png" in task.notes()
     assert task_on(flat, pattern="*/{class}_*", skip_broken=True).splits == ("train", "val", "test")
 

@@ -72,7 +72,7 @@ def probe(before: Callable[[], object] = lambda: None) -> Callable[[], None]:
 
         Learner.step, Learner.evaluate = probed_step, probed_evaluate  # type: ignore[method-assign]
         ImageFolder.gather = probed_gather  # type: ignore[method-assign]
-        ImageFolder.is_far = lambda self, device: True  # type: ignore[method-assign]
+        ImageFolder.may_wait_for_disk = lambda self, device: True  # type: ignore[method-assign]
 
     return first
 

@@ -97,7 +97,7 @@ def far(monkeypatch: pytest.MonkeyPatch) -> None:
         assert is_training == (threading.current_thread() is not threading.main_thread())
         return gather(self, draw, device)
 
-    monkeypatch.setattr(ImageFolder, "is_far", lambda self, device: True)
+    monkeypatch.setattr(ImageFolder, "may_wait_for_disk", lambda self, device: True)
     monkeypatch.setattr(ImageFolder, "gather", in_thread)
 
 
@@ -209,12 +209,12 @@ def test_each_rank_gathers_its_share_ahead(tmp_path: Path, own_images: Path, far
 def test_sets_that_are_far(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     images = ImageSet.of(torch.zeros(10, 1, 10, 10, dtype=torch.uint8), ("a",), torch.tensor([10]))
-    assert not images.is_far(cpu)
+    assert not images.may_wait_for_disk(cpu)
     monkeypatch.setattr(base, "free_memory", lambda device: 1500)
-    assert images.is_far(cpu), "more than half of what is free"
+    assert images.may_wait_for_disk(cpu), "more than half of what is free"
     monkeypatch.setattr(base, "free_memory", lambda device: None)
-    assert not images.is_far(cpu)
+    assert not images.may_wait_for_disk(cpu)
     monkeypatch.setattr(base, "READ_AT_EVERY_START", 999)
-    assert images.is_far(cpu), "not read through at the start"
-    assert not images.is_far(torch.device("meta")), "they are on the device"
+    assert images.may_wait_for_disk(cpu), "not read through at the start"
+    assert not images.may_wait_for_disk(torch.device("meta")), "they are on the device"
     assert measure.free_memory(cpu)

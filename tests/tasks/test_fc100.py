@@ -55,8 +55,8 @@ def test_each_split_draws_all_its_classes_and_no_others() -> None:
 
 
 def test_it_has_classes_that_cifar_fs_trains_on() -> None:
-    assert len(CifarFS().classes("train") & FC100().classes("test")) == 11
-    assert not FC100().classes("train") & FC100().classes("test")
+    assert len(CifarFS().identities("train") & FC100().identities("test")) == 11
+    assert not FC100().identities("train") & FC100().identities("test")
 
 
 @pytest.mark.usefixtures("packed_images")

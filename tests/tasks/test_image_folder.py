@@ -587,7 +587,7 @@ def test_each_split_draws_its_own_classes(flat: Path) -> None:
         assert sum(map(len, drawn.values())) == 16, "all classes, each in one split"
         assert set.union(*drawn.values()) == {f"c{c:02}" for c in range(16)}
         for split, names in drawn.items():
-            assert {Path(name).name for name in task.classes(split)} == names
+            assert {Path(name).name for name in task.identities(split)} == names
     assert "val" not in drawn
     assert len(drawn["test"]) == 6
 
@@ -595,9 +595,9 @@ def test_each_split_draws_its_own_classes(flat: Path) -> None:
 def test_the_split_is_of_the_classes_and_the_seed_alone(flat: Path) -> None:
     base = task_on(flat)
     other = task_on(flat, way=2, shot=1, train_way=3, size=32)
-    assert base.classes("test") == other.classes("test")
-    assert base.classes("test") != task_on(flat, split_seed=1).classes("test")
-    assert {split: len(base.classes(split)) for split in base.splits} == {"train": 5, "val": 5, "test": 5}
+    assert base.identities("test") == other.identities("test")
+    assert base.identities("test") != task_on(flat, split_seed=1).identities("test")
+    assert {split: len(base.identities(split)) for split in base.splits} == {"train": 5, "val": 5, "test": 5}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from metalearn_cli.tasks.base import Draw, TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes, Rotations
 from metalearn_cli.tasks.image_folder import ImageFolder
 from metalearn_cli.tasks.omniglot import Omniglot
-from metalearn_cli.tasks.resized import Adapted
+from metalearn_cli.tasks.resized import ResizedImages
 from metalearn_cli.tasks.sinusoid import Sinusoid
 
 
@@ -50,7 +50,7 @@ def test_omniglot(rotations: Rotations, variable: bool) -> None:
 @pytest.mark.usefixtures("packed_omniglot")
 def test_images_that_were_made_to_fit_keep_their_names() -> None:
     task = Omniglot(Episodes(way=3, query=2, rotations=Rotations.none))
-    adapted = Adapted(task, (3, 20, 20))
+    adapted = ResizedImages(task, (3, 20, 20))
     assert adapted.label_names(drawn(adapted)) == task.label_names(drawn(task)) != ()
 
 

@@ -13,7 +13,7 @@ from problems import image_task
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.cifar_fs import CifarFS
 from metalearn_cli.tasks.omniglot import Omniglot
-from metalearn_cli.tasks.resized import Adapted, can_adapt
+from metalearn_cli.tasks.resized import ResizedImages, can_adapt
 from metalearn_cli.tasks.sinusoid import Sinusoid
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def as_image(x: torch.Tensor) -> Image.Image:
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 14, 20), (1, 32, 32), (3, 48, 48)])
 def test_images_of_colour_are_those_that_pillow_makes(shape: tuple[int, ...]) -> None:
     own = image_task(CifarFS, shot=2, query=1)
-    task = Adapted(own, shape)
+    task = ResizedImages(own, shape)
     draw = task.draw(2, "test", generator(0))
     before, after = own.gather(draw, CPU), task.gather(draw, CPU)
     for name in ("support_x", "query_x"):
@@ -50,7 +50,7 @@ def test_images_of_colour_are_those_that_pillow_makes(shape: tuple[int, ...]) ->
 def test_grey_becomes_colour_by_repeating() -> None:
     own = image_task(Omniglot, query=1)
     draw = own.draw(2, "test", generator(0))
-    x, found = (task.gather(draw, CPU).query_x for task in (own, Adapted(own, (3, 28, 28))))
+    x, found = (task.gather(draw, CPU).query_x for task in (own, ResizedImages(own, (3, 28, 28))))
     assert found.shape == (2, 5, 3, 28, 28)
     assert all(torch.equal(found[:, :, channel], x[:, :, 0]) for channel in range(3))
 
@@ -58,14 +58,14 @@ def test_grey_becomes_colour_by_repeating() -> None:
 @pytest.mark.usefixtures("packed_images")
 def test_the_tasks_are_those_of_the_other_distribution() -> None:
     own = image_task(CifarFS, query=1, train_splits=("train", "val"))
-    task = Adapted(own, (1, 28, 28))
+    task = ResizedImages(own, (1, 28, 28))
     drawn, expected = (one.draw(3, "test", generator(0)) for one in (task, own))
     assert drawn.keys() == expected.keys()
     assert all(torch.equal(drawn[name], expected[name]) for name in drawn)
     assert task.spec == own.spec._replace(input_shape=(1, 28, 28))
     assert (task.splits, task.fingerprint) == (own.splits, own.fingerprint)
     assert task.rule == RULE
-    assert Adapted(own, (3, 28, 28)).rule == "images of 3 x 32 x 32 become 3 x 28 x 28 (bilinear, antialiased)"
+    assert ResizedImages(own, (3, 28, 28)).rule == "images of 3 x 32 x 32 become 3 x 28 x 28 (bilinear, antialiased)"
 
 
 def test_only_images_are_made_fit() -> None:

@@ -71,7 +71,7 @@ def write_csv(path: Path, tasks: Arrays, header: str = "task,set,x1,x2,y") -> Pa
 
 def whole(task: TaskDistribution, split: Split) -> Batch:
     """All tasks of a split."""
-    number = task.number(split)
+    number = task.task_count(split)
     assert number is not None
     return task.gather(task.draw_numbers(torch.arange(number), split, torch.Generator()), CPU)
 
@@ -329,7 +329,7 @@ def test_the_constant_is_the_mean_of_each_real_support_set() -> None:
 def test_it_is_learned_from_python() -> None:
     task = from_list(ragged(20), standardise=True)
     learner = Learner(MAML(inner_lr=0.1), MLP(task.spec), Optimizer(lr=0.01), generator(0))
-    number = task.number("test")
+    number = task.task_count("test")
 
     def error() -> float:
         scores = evaluate(learner, task, "test", number, 0, [BatchNorm.transductive], lambda done: None).scores
@@ -676,13 +676,13 @@ def test_a_task_is_known_by_its_points_whatever_it_is_called_and_however_they_st
     split = ["train"] * 3 + ["test"] * 2
     first = from_list(tasks, split=split, names=list("abcde"))
     again = from_list([[part[::-1] for part in task] for task in tasks], split=split, names=list("vwxyz"))
-    assert first.classes("train") == again.classes("train")
-    assert not first.classes("train") & first.classes("test")
+    assert first.identities("train") == again.identities("train")
+    assert not first.identities("train") & first.identities("test")
     labels = [["cat", "dog", "cat", "dog"], ["cat", "dog", "cat"]]
     named = [[x, labels[0], q, labels[1]] for x, _, q, _ in tasks]
     longer = [*named[:4], [named[4][0], ["horse", "dog", "cat", "cat"], named[4][2], labels[1]]]
     one, other = (from_list(some, split=split, classes=True) for some in (named, longer))
-    assert one.classes("train") == other.classes("train")
+    assert one.identities("train") == other.identities("train")
 
 
 def test_other_shots_are_no_other_data(tmp_path: Path) -> None:

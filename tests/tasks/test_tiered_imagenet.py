@@ -125,8 +125,8 @@ def test_classes_of_a_task_can_be_of_one_category() -> None:
 
 
 def test_it_tests_on_classes_that_mini_imagenet_trains_on() -> None:
-    assert "ImageNet's n02108089" in MiniImageNet().classes("train") & TieredImageNet().classes("test")
-    assert not TieredImageNet().classes("train") & TieredImageNet().classes("test")
+    assert "ImageNet's n02108089" in MiniImageNet().identities("train") & TieredImageNet().identities("test")
+    assert not TieredImageNet().identities("train") & TieredImageNet().identities("test")
 
 
 def test_impossible_request_is_a_sentence() -> None:
