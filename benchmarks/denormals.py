@@ -30,7 +30,7 @@ from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import load_job
 from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import evaluate
-from metalearn_cli.run_folder.environment import environment
+from metalearn_cli.run_folder.environment import processor
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.device import Precision, set_denormals, set_process
 from metalearn_cli.tasks.base import Batch
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="steps of each workload of benchmarks/speed")
     rounds = parser.parse_args().rounds
     set_process(Precision.fp32, 1, Allocator.tuned)
-    made = f"cpu ({environment(1)['processor']}), one thread, torch {torch.__version__}, {datetime.date.today()};\n"
+    made = f"cpu ({processor()}), one thread, torch {torch.__version__}, {datetime.date.today()};\n"
     made += f"a load of {os.getloadavg()[0]:.0f} on {os.cpu_count()} processors"
     print(HEAD.format(made=made, command=" ".join(PROTONET), steps=STEPS, rounds=rounds))
     print("| denormal numbers | seconds | the slowest step | the median step |\n|---|---|---|---|")

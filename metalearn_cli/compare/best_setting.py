@@ -4,7 +4,7 @@ Jobs that differ in their seed alone are one setting; its figure is the mean ove
 """
 
 from bisect import bisect_right
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from metalearn_cli.compare.groups import Part, swept
 from metalearn_cli.compare.statistics import paired
 from metalearn_cli.learning.scores import after, figure, is_better
 from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.run_folder.results import Results
 
 
 class Setting(NamedTuple):
@@ -19,12 +20,12 @@ class Setting(NamedTuple):
     means: list[float]  # the test of each seed
     ci95: float | None  # of one seed: over test episodes
     validation: float | None  # mean over seeds
-    results: dict[str, Any]  # of its first seed
+    results: Results  # of its first seed
 
 
 def best_sentences(found: list[Part]) -> list[str]:
     """A sentence for each task, metric and set of test episodes with two settings or more."""
-    groups: dict[tuple[Any, ...], list[Setting]] = {}
+    groups: dict[tuple[str | None, str, str], list[Setting]] = {}
     left_out: list[str] = []
     pruned = 0
     keys = swept([part.runs[0] for part in found])
@@ -36,7 +37,7 @@ def best_sentences(found: list[Part]) -> list[str]:
             else:
                 left_out.append(name)
             continue
-        key = one.results.get("task"), one.results["metric"], one.results["episodes_sha256"]
+        key = one.results.task, one.results.metric, one.results.episodes_sha256
         groups.setdefault(key, []).append(one)
     tail = f" (left out, since a job of it has no figure: {'; '.join(left_out)})" if left_out else ""
     tail += f" (pruned: {pruned})" if pruned else ""
@@ -51,20 +52,19 @@ def best_sentences(found: list[Part]) -> list[str]:
 def _setting(name: str, part: Part) -> Setting | None:
     """None where a seed of it failed, is not finished, or has no finite mean."""
     results = [run.results for run in part.runs if run.results is not None and run.unfinished is None]
-    means = [one["mean"] for one in results if one["mean"] is not None]
+    means = [one.mean for one in results if one.mean is not None]
     if len(means) < len(part.runs):
         return None
     validations = [value for value in map(validation, part.runs) if value is not None]
     mean = float(np.mean(validations)) if len(validations) == len(part.runs) else None
-    return Setting(name, means, results[0]["ci95"], mean, results[0])
+    return Setting(name, means, results[0].ci95, mean, results[0])
 
 
 def validation(run: RunFolder) -> float | None:
     """The newest one that is not after the checkpoint that was tested; None where there was none."""
-    results = run.results or {}
-    if (curve := run.metrics.curves.get(f"val/{results['metric']}")) is None:
+    if run.results is None or (curve := run.metrics.curves.get(f"val/{run.results.metric}")) is None:
         return None
-    number = bisect_right(curve.steps, results.get("step", 0))  # of those that are not after it
+    number = bisect_right(curve.steps, run.results.step)  # of those that are not after it
     return curve.values[number - 1] if number else None
 
 
@@ -77,12 +77,12 @@ def _sentence(settings: list[Setting], metric: str) -> str:
             best = one
     unit = " %" if metric == "accuracy" else ""
     seeds, half = len(best.means), best.ci95
-    over = f"over {best.results['episodes']:,} test episodes of one seed"
+    over = f"over {best.results.episodes:,} test episodes of one seed"
     if seeds > 1:
         half, over = paired(np.array(best.means)).half, f"over {seeds} seeds"
     interval = "" if half is None else f" ± {figure(half, metric)}"
     test = f"test {metric} {figure(float(np.mean(best.means)), metric)}{interval}{unit}"
-    test += f"{after(best.results['per_step'][-1]['step'])}, {over}"
+    test += f"{after(best.results.last.step)}, {over}"
     if by_validation and best.validation is not None:
         return f"best on validation ({metric} {figure(best.validation, metric)}{unit}): {best.name}; {test}"
     return f"best on the test, which flatters it (some job has no validation to choose by): {best.name}; {test}"

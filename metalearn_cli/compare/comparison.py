@@ -4,7 +4,7 @@ E episodes and S seeds of a side. The difference of two runs on one episode is w
 is hard or easy falls out of it. Seeds are another source of noise than episodes, and have an interval of their own.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from metalearn_cli.compare.groups import Part, differences
 from metalearn_cli.compare.statistics import Estimate, gains, holm, paired, together, unpaired, wilcoxon
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import is_better
-from metalearn_cli.run_folder.read import RunFolder, Values, episodes
+from metalearn_cli.run_folder.read import RunFolder, Values
+from metalearn_cli.run_folder.results import Results, read_episodes
 
 
 class Side(NamedTuple):
@@ -58,43 +59,47 @@ def make_comparison(found: list[Part], mode: str | None = None, step: int | None
     every = [run for part in found for run in part.runs]
     if unfinished := [run.folder for run in every if run.results is None]:
         raise UserError(f"{unfinished[0]} has no results.json: finish it with the command that began it, then compare")
-    first = every[0]
+    metric = _results(every[0]).metric
     for run in every[1:]:
-        if _of(run, "metric") != _of(first, "metric"):
+        if (other := _results(run).metric) != metric:
             raise UserError(
-                f"{first.folder} was tested by {_of(first, 'metric')} and {run.folder} by {_of(run, 'metric')}: only "
-                "tests by one metric can be compared"
+                f"{every[0].folder} was tested by {metric} and {run.folder} by {other}: only tests by one metric can "
+                "be compared"
             )
     number = common_episodes(every)
     sides = [make_side(part, number, mode, step) for part in found]
-    made = [difference(_of(first, "metric"), sides[0], side) for side in sides[1:]]
+    made = [difference(metric, sides[0], side) for side in sides[1:]]
     p_values = [None if one.decisive is None else one.decisive.p for one in made]
     known = holm([p for p in p_values if p is not None])
     corrected = [None if p is None else known.pop(0) for p in p_values]
-    shortest = min(every, key=lambda run: int(_of(run, "episodes")))
-    return Comparison(_of(first, "metric"), step, number, _of(shortest, "episodes_sha256"), sides, made, corrected)
+    shortest = min(every, key=lambda run: _results(run).episodes)
+    return Comparison(metric, step, number, _results(shortest).episodes_sha256, sides, made, corrected)
 
 
-def _of(run: RunFolder, key: str) -> Any:
-    """A figure of a run that is finished."""
-    return (run.results or {})[key]
+def _results(run: RunFolder) -> Results:
+    assert run.results is not None  # checked by `make_comparison`
+    return run.results
 
 
 def common_episodes(every: list[RunFolder]) -> int:
     """How many episodes all these runs were tested on. Raises UserError where they were not the same ones."""
-    first, numbers = every[0], sorted({int(_of(run, "episodes")) for run in every})
+    first, numbers = every[0], sorted({_results(run).episodes for run in every})
     if numbers[0] < 2:
         raise UserError(f"{first.folder} was tested on one episode, which says nothing about others: test on more")
-    hashes = {run.folder: episodes(run).get("episode") for run in every} if len(numbers) > 1 else {}
+    hashes = (
+        {run.folder: read_episodes(run.folder, _results(run)).get("episode") for run in every}
+        if len(numbers) > 1
+        else {}
+    )
     for run in every[1:]:
-        if _of(run, "episodes_sha256") == _of(first, "episodes_sha256"):
+        if _results(run).episodes_sha256 == _results(first).episodes_sha256:
             continue
         one, other = hashes.get(first.folder), hashes.get(run.folder)
-        if _of(run, "episodes") != _of(first, "episodes") and (one is None or other is None):
+        if _results(run).episodes != _results(first).episodes and (one is None or other is None):
             most = max(numbers)
             raise UserError(
-                f"{first.folder} was tested on {_of(first, 'episodes')} episodes and {run.folder} on "
-                f"{_of(run, 'episodes')}, before each episode's hash was kept, so that nothing proves that the first "
+                f"{first.folder} was tested on {_results(first).episodes} episodes and {run.folder} on "
+                f"{_results(run).episodes}, before each episode's hash was kept, so that nothing proves that the first "
                 f"ones are the same: metalearn eval run=... test_episodes={most} for both"
             )
         if one is None or other is None or not np.array_equal(one[: numbers[0]], other[: numbers[0]]):
@@ -110,8 +115,8 @@ def common_episodes(every: list[RunFolder]) -> int:
 
 def make_side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
     rows = [_values(run, mode, step)[:number] for run in part.runs]
-    headline = part.runs[0].results or {}
-    batch_norm = (mode or headline["batch_norm"]) if headline.get("batch_norm") else None
+    headline = _results(part.runs[0])
+    batch_norm = (mode or headline.batch_norm) if headline.batch_norm else None
     values = np.stack(rows).astype(np.float64)
     # Only an error can be NaN, and then it is beyond every bound.
     return Side(
@@ -120,17 +125,18 @@ def make_side(part: Part, number: int, mode: str | None, step: int | None) -> Si
         np.nan_to_num(values, nan=np.inf),
         batch_norm,
         part.settings,
-        headline["per_step"][-1]["step"] if headline else None,
+        headline.last.step,
     )
 
 
 def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:
     """The metric of a run on each of its episodes, [E]."""
-    arrays, results = episodes(run), run.results or {}
+    results = _results(run)
+    arrays = read_episodes(run.folder, results)
     headline = arrays["metric"]  # [E, K + 1]
     if step is not None and step >= headline.shape[1]:
         raise UserError(f"step={step}: {run.folder} was tested with {headline.shape[1] - 1} inner steps")
-    if mode is None or results["batch_norm"] in (None, mode):
+    if mode is None or results.batch_norm in (None, mode):
         values: Values = headline[:, -1 if step is None else step]
         return values
     if step not in (None, headline.shape[1] - 1):

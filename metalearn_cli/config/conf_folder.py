@@ -1,6 +1,7 @@
 """Where conf/ is and what can be chosen in it. Imports nothing heavy, so that lists and completions are quick."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.system import yaml_files
+from metalearn_cli.system.typed_json import Count
 
 GROUPS = ("algo", "task", "model", "optimizer")  # name a class each
 PRESETS = ("experiment", "debug", "sweep")  # set keys of all groups, or who runs the jobs of a sweep
@@ -64,6 +66,19 @@ def describe(group: str, choice: str) -> str:
     lines = (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
     comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
     return comments[0] if comments else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """A published figure."""
+
+    mean: float
+    ci95: float | None = None
+    step: Count | None = None  # the inner step that it is of; None: the last
+    source: str
+
+    def omitted(self) -> tuple[str, ...]:
+        return tuple(key for key in ("ci95", "step") if getattr(self, key) is None)
 
 
 def paper_of(experiment: str) -> dict[str, Any]:

@@ -3,28 +3,35 @@
 import math
 import operator
 import re
-import sys
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.typed_json import Share
 
 
-class Figures(TypedDict):
+class Figures(NamedTuple):
+    """Each is None where it is not finite."""
+
     mean: float | None
     ci95: float | None
     median: float | None
 
 
-class Summary(Figures):
-    diverged: float
+class Summary(NamedTuple):
+    """Figures, and the share of episodes that diverged."""
+
+    mean: float | None
+    ci95: float | None
+    median: float | None
+    diverged: Share
 
 
 def summarise(metric: Tensor, diverged: Tensor) -> Summary:
     """One value per episode [E] and who diverged [E] bool -> the figures, and the share of those who did."""
-    return {**figures(metric), "diverged": diverged.double().mean().item()}
+    return Summary(*figures(metric), diverged.double().mean().item())
 
 
 def figures(metric: Tensor) -> Figures:
@@ -37,11 +44,7 @@ def figures(metric: Tensor) -> Figures:
     metric = metric.double()
     metric = metric.where(~metric.isnan(), math.inf)  # only an error can be NaN, and then it is beyond every bound
     ci95 = 1.96 * metric.std(correction=0) / math.sqrt(len(metric))
-    return {
-        "mean": _finite(metric.mean()),
-        "ci95": _finite(ci95),
-        "median": _finite(metric.quantile(0.5)),
-    }
+    return Figures(_finite(metric.mean()), _finite(ci95), _finite(metric.quantile(0.5)))
 
 
 def has_diverged(kind: str, loss: Tensor, before: Tensor) -> Tensor:
@@ -94,28 +97,11 @@ def parse_expectation(text: str, metric: str, steps: int) -> Expectation:
     return expectation
 
 
-def shortfall(text: str | None, results: dict[str, Any]) -> str | None:
-    """How results.json's content falls short of `expect`, with the value measured; None where it does not."""
-    if text is None:
-        return None
-    expectation = parse_expectation(text, results["metric"], len(results["per_step"]) - 1)
-    mean = (results if expectation.step is None else results["per_step"][expectation.step])["mean"]
-    if expectation.met(mean):
-        return None
-    name = results["metric"] + ("" if expectation.step is None else f"_step{expectation.step}")
-    return f"{name} is {'not finite' if mean is None else f'{mean:.6g}'} and falls short of expect={text!r}"
-
-
 def _is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
     except ValueError:
         return False
-
-
-def is_finite(value: object) -> bool:
-    """Whether that is a number that a float can hold."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _finite(value: Tensor) -> float | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.tasks.base import Spec
 
 Params = dict[str, Tensor]
@@ -65,9 +66,9 @@ class Net(ABC):
     def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""
 
-    def variants(self) -> dict[str, "Net"]:
-        """The same function, computed in several ways of which a GPU's fastest is found by timing; by name. None where
-        there is no choice, or it is made."""
+    def variants(self) -> dict[Convolution, "Net"]:
+        """The same function by each way to convolve, of which a GPU's fastest is found by timing. None where there is
+        no choice, or it is made."""
         return {}
 
     @property

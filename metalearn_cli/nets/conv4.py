@@ -60,9 +60,9 @@ class Conv4(Net):
                 "is too small for that: take images of 16x16 or more, or model.downsample=stride"
             )
 
-    def variants(self) -> dict[str, Net]:
+    def variants(self) -> dict[Convolution, Net]:
         ways = (Convolution.grouped, Convolution.product) if self.convolution is Convolution.auto else ()
-        return {way.name: replace(self, convolution=way) for way in ways}
+        return {way: replace(self, convolution=way) for way in ways}
 
     @property
     def feature_count(self) -> int:

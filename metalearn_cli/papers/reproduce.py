@@ -25,7 +25,9 @@ from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import evaluate
 from metalearn_cli.learning.scores import after, figure, with_interval
 from metalearn_cli.papers.verdict import OWN, RowResult, mean_of, read_measured, verdict
-from metalearn_cli.run_folder import records, runs
+from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.environment import read_environment
+from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.series import Damage, each_line, read_timing, training_seconds
 from metalearn_cli.system.console import Console, tell
 from metalearn_cli.system.files import Log, write_durably
@@ -143,9 +145,9 @@ def _train(row: Row, seed: int) -> list[RowResult]:
     paper = {"mean": headline.mean, "ci95": headline.ci95, "step": headline.step, "source": row.source}
     job = job._replace(run=dataclasses.replace(job.run, paper=paper), config={**job.config, "paper": paper})
     folder, results = train_run(job, arguments)
-    steps = results["steps"]  # of a run that was begun under another preset, that one's
-    made = records.read_json(folder / "environment.json")
-    commit, timing = made["git_commit"], read_timing(folder / "timing.jsonl")
+    steps = results.steps  # of a run that was begun under another preset, that one's
+    made = read_environment(folder)
+    commit, timing = made.git_commit, read_timing(folder / "timing.jsonl")
     if timing.damage:
         raise UserError(f"{timing.damage[0]}: mend or remove the line")
     length = f"{steps:,} of {whole:,} steps" if steps < whole else f"{steps:,} steps"
@@ -154,9 +156,9 @@ def _train(row: Row, seed: int) -> list[RowResult]:
         "command": shlex.join(["metalearn", "train", *arguments]),
         "length": f"short run: {length}" if steps < whole or "short run" in row.source else length,
         "minutes": round((training_seconds(timing) or 0.0) / 60, 1),
-        "commit": commit[:7] + "+" * bool(made["git_dirty"]) if commit else f"metalearn {made['metalearn']}",
-        "torch": made["torch"],
-        "device": made["gpu"] or made["processor"],
+        "commit": commit[:7] + "+" * bool(made.git_dirty) if commit else f"metalearn {made.metalearn}",
+        "torch": made.torch,
+        "device": made.gpu or made.processor,
     }
     lines = []
     for cell in row.cells:
@@ -168,22 +170,22 @@ def _train(row: Row, seed: int) -> list[RowResult]:
     return lines
 
 
-def _figures(results: dict[str, Any], cell: Cell) -> dict[str, Any]:
+def _figures(results: Results, cell: Cell) -> dict[str, Any]:
     """What a test's results have for a published figure."""
-    at_step = results["per_step"][-1 if cell.step is None else cell.step]
-    is_headline = cell.batch_norm in (None, results["batch_norm"])
-    figures = at_step if is_headline else results["other_batch_norm"][cell.batch_norm]
-    others = results["other_batch_norm"] if cell.batch_norm is None else {}
+    at_step = results.per_step[-1 if cell.step is None else cell.step]
+    mode = cell.batch_norm
+    figures = at_step if mode in (None, results.batch_norm) else results.other_batch_norm[mode]
+    others = results.other_batch_norm if mode is None else {}
     return {
-        **{name: figures[name] for name in ("mean", "ci95", "median")},
-        "others": {mode: (other["mean"], other["ci95"]) for mode, other in others.items()},
-        "diverged": at_step["diverged"],
-        "inner_steps": at_step["step"],
-        "metric": results["metric"],
-        "batch_norm": cell.batch_norm or results["batch_norm"],
-        "episodes": results["episodes"],
-        "episodes_sha256": results["episodes_sha256"][:16],
-        "published": with_interval(cell.mean, cell.ci95, results["metric"]),
+        **{"mean": figures.mean, "ci95": figures.ci95, "median": figures.median},
+        "others": {mode: (other.mean, other.ci95) for mode, other in others.items()},
+        "diverged": at_step.diverged,
+        "inner_steps": at_step.step,
+        "metric": results.metric,
+        "batch_norm": mode or results.batch_norm,
+        "episodes": results.episodes,
+        "episodes_sha256": results.episodes_sha256[:16],
+        "published": with_interval(cell.mean, cell.ci95, results.metric),
     }
 
 

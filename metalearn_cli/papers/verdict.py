@@ -11,9 +11,10 @@ import numpy as np
 
 from metalearn_cli.compare.statistics import paired
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import figure, is_finite
+from metalearn_cli.learning.scores import figure
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.series import Damage, each_line
+from metalearn_cli.system.typed_json import is_finite
 
 OWN = runs.OUTPUTS / "reproduce" / "results.jsonl"  # what `reproduce` writes
 OURS = Path("benchmarks/papers/results.jsonl")  # what the authors of a checkout have measured; it is only read

@@ -2,7 +2,6 @@
 
 import math
 from bisect import bisect_left
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,8 @@ from metalearn_cli.compare.groups import Part, swept
 from metalearn_cli.report.charts import Line, line_chart
 from metalearn_cli.report.distributions import NO_SPREAD, Spread, best_so_far, category_chart, ridges, scatter
 from metalearn_cli.run_folder.outcome import read_outcome
-from metalearn_cli.run_folder.read import RunFolder, episodes
+from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.run_folder.results import read_episodes
 from metalearn_cli.run_folder.series import Curve
 
 MOST_POINTS = 1000  # of a curve on the page, which is 440 wide
@@ -25,7 +25,7 @@ BASELINES = {"constant": "mean of the support", "oracle": "the task itself"}
 def metric_of(run: RunFolder) -> str | None:
     """The metric of a run, which need not be finished: accuracy or mse."""
     if run.results is not None:
-        return str(run.results["metric"])
+        return run.results.metric
     return next((metric for metric in ("accuracy", "mse") if f"val/{metric}" in run.metrics.curves), None)
 
 
@@ -46,7 +46,7 @@ def learning_curves(every: list[RunFolder]) -> Figures:
         for i, run in own:
             points = thinned(run.metrics.curves.get("train/loss"))
             loss += [Line(i, points, label=str(i + 1))] if points else []
-            tested = (run.results or {}).get("step")
+            tested = run.results.step if run.results else None
             points = [(step, factor * value) for step, value in thinned(run.metrics.curves.get(name), tested)]
             validation += [Line(i, points, label=str(i + 1), ring=tested, dots=len(points) < 12)] if points else []
         if loss:
@@ -76,7 +76,7 @@ def thinned(curve: Curve | None, kept: int | None = None) -> list[tuple[float, f
 
 
 def task_name(run: RunFolder) -> str:
-    return str((run.results or {}).get("task") or run.environment.get("choices", {}).get("task", "task"))
+    return (run.results and run.results.task) or run.environment.choices.get("task", "task")
 
 
 def wide(lines: list[Line]) -> bool:
@@ -93,18 +93,19 @@ def inner_steps(every: list[RunFolder]) -> Figures:
         curves, levels = [], {}
         factor = 100 if metric == "accuracy" else 1
         for i, run in own:
-            results: dict[str, Any] = run.results or {}
-            rows = [one for one in results["per_step"] if one["mean"] is not None]
+            if (results := run.results) is None:
+                continue
+            rows = [(row.step, row.mean, row.ci95 or 0.0) for row in results.per_step if row.mean is not None]
             if len(rows) < 2:
                 continue
-            points = [(one["step"], factor * one["mean"]) for one in rows]
-            band = [factor * (one["ci95"] or 0.0) for one in rows]
+            points = [(float(step), factor * mean) for step, mean, _ in rows]
+            band = [factor * ci95 for _, _, ci95 in rows]
             curves.append(Line(i, points, band, str(i + 1), dots=len(points) <= 12))
-            for name, one in (results.get("baselines") or {}).items():
-                if one["mean"] is not None and (name != "oracle" or one["mean"] > 0):
-                    levels[BASELINES.get(name, name)] = one["mean"]
-            if (paper := results.get("paper")) is not None:
-                levels["published"] = factor * paper["mean"]
+            for name, baseline in results.baselines.items():
+                if baseline.mean is not None and (name != "oracle" or baseline.mean > 0):
+                    levels[BASELINES.get(name, name)] = baseline.mean
+            if results.paper is not None:
+                levels["published"] = factor * results.paper.mean
         if not curves:
             continue
         if len(curves) > BANDS:
@@ -123,7 +124,7 @@ def by_task(every: list[RunFolder]) -> dict[tuple[str, str], list[tuple[int, Run
     groups: dict[tuple[str, str], list[tuple[int, RunFolder]]] = {}
     for i, run in enumerate(every):
         if run.results is not None:
-            groups.setdefault((task_name(run), run.results["metric"]), []).append((i, run))
+            groups.setdefault((task_name(run), run.results.metric), []).append((i, run))
     return groups
 
 
@@ -133,7 +134,9 @@ def distributions(every: list[RunFolder]) -> Figures:
     for (task, metric), own in by_task(every).items():
         rows = []
         for i, run in own:
-            values = np.asarray(episodes(run)["metric"][:, -1], dtype=np.float64)
+            if run.results is None:
+                continue
+            values = np.asarray(read_episodes(run.folder, run.results)["metric"][:, -1], dtype=np.float64)
             values = np.where(np.isnan(values), np.inf, values) * (100 if metric == "accuracy" else 1)
             rows.append((i, str(i + 1), values))
         caption = f"{task}: one value for each test episode. Bar: the middle half; line: median; dot: mean"
@@ -152,7 +155,7 @@ def sweep_figures(found: list[Part]) -> Figures:
     factor = 100 if metric == "accuracy" else 1
     spreads = []
     for _, some in done:
-        means = [factor * mean for run in some if (mean := (run.results or {})["mean"]) is not None]
+        means = [factor * mean for run in some if run.results is not None and (mean := run.results.mean) is not None]
         is_whole = len(means) == len(some)  # a seed that diverged is no figure
         spreads.append(Spread(float(np.mean(means)), min(means), max(means)) if is_whole else NO_SPREAD)
     judged, chosen = [one.mean for one in spreads], "on the test, which flatters it"
@@ -184,8 +187,8 @@ def _validation(some: list[RunFolder]) -> float:
 
 def _number(some: list[RunFolder]) -> int:
     """The place of a setting in its sweep, where the sweep has noted it."""
-    numbers = [(read_outcome(run.folder) or {}).get("number") for run in some]
-    return min((number for number in numbers if isinstance(number, int)), default=0)
+    outcomes = [outcome for run in some if (outcome := read_outcome(run.folder)) is not None]
+    return min((outcome.number for outcome in outcomes), default=0)
 
 
 def _as_number(name: str) -> tuple[float, str]:

@@ -83,15 +83,14 @@ above.</footer>
 
 def _lead(every: list[RunFolder]) -> str:
     done = [run for run in every if run.results is not None]
-    if len(every) == 1 and done:
-        results = done[0].results or {}
-        factor, unit = (100, "%") if results["metric"] == "accuracy" else (1, "")
-        if results["mean"] is None:
-            return f"{escape(results['metric'])}: the mean over {results['episodes']} test episodes is not finite"
-        mean, ci95 = factor * results["mean"], factor * (results["ci95"] or 0.0)
+    if len(every) == 1 and (results := every[0].results) is not None:
+        factor, unit = (100, "%") if results.metric == "accuracy" else (1, "")
+        if results.mean is None:
+            return f"{escape(results.metric)}: the mean over {results.episodes} test episodes is not finite"
+        mean, ci95 = factor * results.mean, factor * (results.ci95 or 0.0)
         return (
-            f"{escape(results['metric'])} {mean:.4g} ± {ci95:.2g}{unit}{after(results['per_step'][-1]['step'])}, over "
-            f"{results['episodes']} test episodes of {escape(str(results.get('task')))}"
+            f"{escape(results.metric)} {mean:.4g} ± {ci95:.2g}{unit}{after(results.last.step)}, over "
+            f"{results.episodes} test episodes of {escape(str(results.task))}"
         )
     if len(every) == 1 and (left := every[0].unfinished) is not None:
         return f"{left.state}, {left.progress}"
@@ -159,22 +158,22 @@ def _first_tasks(every: list[RunFolder]) -> str:
 def _run(run: RunFolder, number: int, defaults: dict[str, Any] | None) -> str:
     """Everything that tells how a run came about; `defaults` are the keys of its choices."""
     environment = run.environment
-    commit = environment.get("git_commit")
-    dirty = " with changes that were not committed" if environment.get("git_dirty") else ""
-    versions = [f"{key} {environment[key]}" for key in ("metalearn", "torch", "python") if environment.get(key)]
-    device = environment.get("gpu") if str(run.config.get("device")) != "cpu" else None
+    commit = environment.git_commit
+    dirty = " with changes that were not committed" if environment.git_dirty else ""
+    versions = [f"{key} {value}" for key in ("metalearn", "torch", "python") if (value := getattr(environment, key))]
+    device = environment.gpu if str(run.config.get("device")) != "cpu" else None
     command = shlex.join(["metalearn", "eval" if run.is_evaluation else "train", *run.given])
-    learned = ", ".join(f"{name} {value:.4g}" for name, value in ((run.results or {}).get("learned") or {}).items())
+    learned = ", ".join(f"{name} {value:.4g}" for name, value in (run.results.learned if run.results else {}).items())
     facts = {
         **({"state": _state(run)} if run.unfinished else {}),
         "command": f"<code>{escape(command)}</code>",
         "device": escape(
-            f"{device or 'cpu: ' + str(environment.get('processor', 'not known'))}, {run.config.get('precision')}"
+            f"{device or 'cpu: ' + (environment.processor or 'not known')}, {run.config.get('precision')}"
         ),
         "versions": escape(", ".join(versions)),
         "git commit": escape(f"{commit}{dirty}" if commit else "not a checkout"),
-        "data": escape(str(environment.get("data", "not known"))),
-        "test episodes": escape(str((run.results or {}).get("episodes_sha256", "not tested yet"))),
+        "data": escape(environment.data or "not known"),
+        "test episodes": escape(run.results.episodes_sha256 if run.results else "not tested yet"),
         **({"learned": escape(learned)} if learned else {}),
     }
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
@@ -196,7 +195,7 @@ def _state(run: RunFolder) -> str:
 
 def _choices(run: RunFolder) -> tuple[str, ...]:
     """The chosen algorithm, task, model and optimizer, as a command line names them."""
-    choices = run.environment.get("choices", {})
+    choices = run.environment.choices
     return tuple(f"{group}={choices[group]}" for group in GROUPS if group in choices)
 
 
@@ -212,7 +211,7 @@ def _defaults(chosen: tuple[str, ...]) -> dict[str, Any] | None:
 
 def _changes(run: RunFolder, defaults: dict[str, Any] | None) -> str:
     """The keys that are not the defaults of the chosen algorithm, task, model and optimizer."""
-    choices = run.environment.get("choices", {})
+    choices = run.environment.choices
     if defaults is None:
         return ""
     skipped = {"name", "paper", "threads"}

@@ -22,27 +22,27 @@ COLUMNS = (
 
 def run_row(run: RunFolder) -> dict[str, Any]:
     """The raw figures of a run, accuracies in 0..1; None where there is none."""
-    results, choices = run.results or {}, run.environment.get("choices", {})
-    figures = {key: results.get(key) for key in ("metric", "mean", "ci95", "median", "batch_norm", "episodes")}
+    results, choices = run.results, run.environment.choices
+    keys = ("metric", "mean", "ci95", "median", "batch_norm", "episodes", "episodes_sha256")
+    figures = {key: getattr(results, key, None) for key in keys}
     return {
         "name": str(run.folder),
-        "algo": results.get("algo", choices.get("algo")),
-        "task": results.get("task", choices.get("task")),
+        "algo": (results and results.algo) or choices.get("algo"),
+        "task": (results and results.task) or choices.get("task"),
         "way": run.config.get("task.way"),
         "shot": run.config.get("task.shot"),
         "steps": run.config.get("steps"),
         "seed": run.config.get("seed"),
         **figures,
-        "diverged": results["per_step"][-1].get("diverged") if results else None,
-        "episodes_sha256": results.get("episodes_sha256"),
-        "tested_step": results.get("step"),
+        "diverged": results.last.diverged if results else None,
+        "tested_step": results.step if results else None,
         "minutes": minutes(run),
-        "published": (results.get("paper") or {}).get("mean"),
-        "git_commit": run.environment.get("git_commit"),
-        "git_dirty": run.environment.get("git_dirty"),
-        "inner_steps": results["per_step"][-1]["step"] if results else None,
+        "published": results.paper.mean if results and results.paper else None,
+        "git_commit": run.environment.git_commit,
+        "git_dirty": run.environment.git_dirty,
+        "inner_steps": results.last.step if results else None,
         "state": run.unfinished.state if run.unfinished else "finished",
-        "steps_done": run.unfinished.step if run.unfinished else results.get("step"),
+        "steps_done": run.unfinished.step if run.unfinished else getattr(results, "step", None),
         "failed": run.unfinished.failed if run.unfinished else None,
     }
 
@@ -111,20 +111,20 @@ def warnings_of(every: list[RunFolder]) -> list[str]:
     """A sentence for each reason why the figures say less than they seem to, with the runs that it is about."""
     about: dict[str, list[str]] = {}
     for run in every:
-        name, results, choices = str(run.folder), run.results, run.environment.get("choices", {})
+        name, results, choices = str(run.folder), run.results, run.environment.choices
         if results is None:
             continue
-        if share := results["per_step"][-1].get("diverged"):
+        if share := results.last.diverged:
             sentence = "some test tasks diverged; they stand in the mean, so look at the median too"
             about.setdefault(sentence, []).append(f"{name} ({share:.2%})")
-        if results["mean"] is None:
+        if results.mean is None:
             about.setdefault("the mean is not finite", []).append(name)
-        if results.get("batch_norm") == "transductive":
+        if results.batch_norm == "transductive":
             sentence = "transductive batch norm: the query examples of a task help to classify each other"
             about.setdefault(sentence, []).append(name)
-        if run.environment.get("git_dirty"):
+        if run.environment.git_dirty:
             about.setdefault("the source had changes that were not committed", []).append(name)
-        if "config" not in results:
+        if results.config is None:
             sentence = "made by a version that kept no hashes: nothing proves that the files are as it wrote them"
             about.setdefault(sentence, []).append(name)
         if (debug := choices.get("debug")) is not None:
@@ -135,8 +135,8 @@ def warnings_of(every: list[RunFolder]) -> list[str]:
     hashes: dict[tuple[Any, ...], set[str]] = {}
     for run in every:
         if run.results is not None:
-            key = run.results.get("task"), run.results["metric"]
-            hashes.setdefault(key, set()).add(run.results["episodes_sha256"])
+            key = run.results.task, run.results.metric
+            hashes.setdefault(key, set()).add(run.results.episodes_sha256)
     said = [
         f"the runs on {task} were tested on {len(found)} different sets of episodes: their means do not compare"
         for (task, _), found in hashes.items()
@@ -153,7 +153,7 @@ def _unfinished(every: list[RunFolder]) -> list[str]:
         if (left := run.unfinished) is None:
             continue
         if run.results is not None:
-            tested = f"tested after {run.results['steps']:,} steps, which the figures are of, and was given more: "
+            tested = f"tested after {run.results.steps:,} steps, which the figures are of, and was given more: "
         else:
             tested = ""
         said.append(f"{run.folder}: {tested}{left.sentence}")
@@ -175,7 +175,7 @@ def _some(names: list[str], most: int = 4) -> str:
 
 def published_steps(run: RunFolder) -> int | None:
     """The steps of the experiment that a run began with."""
-    experiment = run.environment.get("choices", {}).get("experiment")
+    experiment = run.environment.choices.get("experiment")
     if experiment is None or experiment not in list_choices("experiment"):
         return None
     steps = OmegaConf.select(OmegaConf.load(conf_dir() / "experiment" / f"{experiment}.yaml"), "steps")

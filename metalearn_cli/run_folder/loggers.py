@@ -22,6 +22,7 @@ from metalearn_cli.config.conf_folder import flatten
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import records, runs
+from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.series import read_lines
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.files import refuse_link
@@ -132,7 +133,12 @@ def check_installed(logger: str | None) -> None:
 
 class Mirror:
     def __init__(
-        self, folder: Path, logger: str | None, config: dict[str, Any], results: Line | None, say: Callable[[str], None]
+        self,
+        folder: Path,
+        logger: str | None,
+        config: dict[str, Any],
+        results: Results | None,
+        say: Callable[[str], None],
     ) -> None:
         """Open the run at the logger, or go on with it. With `results` of a run that is finished, only where something
         is left to be sent."""
@@ -164,7 +170,7 @@ class Mirror:
                 f"{self._logger} failed ({self._failure}): training goes on, and what is missing is sent at the end"
             )
 
-    def finish(self, results: Line) -> None:
+    def finish(self, results: Results) -> None:
         """The rest of the lines, and the figures of the test."""
         if self._remote is None:
             return
@@ -205,10 +211,10 @@ class Mirror:
         records.write_json(self._path, self._records)
 
 
-def final_figures(results: Line) -> dict[str, float]:
+def final_figures(results: Results) -> dict[str, float]:
     """test/accuracy, test/accuracy_ci95 and so on, those that are finite."""
-    name = f"test/{results['metric']}"
-    figures = {name: results["mean"], f"{name}_ci95": results["ci95"], f"{name}_median": results["median"]}
+    name = f"test/{results.metric}"
+    figures = {name: results.mean, f"{name}_ci95": results.ci95, f"{name}_median": results.median}
     return {key: value for key, value in figures.items() if value is not None}
 
 
@@ -216,6 +222,6 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def new_mirror(folder: Path, job: Job, results: dict[str, Any] | None, console: Console, ranks: Ranks) -> Mirror:
+def new_mirror(folder: Path, job: Job, results: Results | None, console: Console, ranks: Ranks) -> Mirror:
     logger = job.run.logger.name if job.run.logger and ranks.is_first else None
     return Mirror(folder, logger, job.config, results, console.say)

@@ -12,16 +12,27 @@ from numpy import float64
 
 from metalearn_cli.config.conf_folder import GROUPS, PRESETS, flatten, run_keys
 from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder import records, runs
+from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
+from metalearn_cli.run_folder.environment import Environment, read_environment
 from metalearn_cli.run_folder.outcome import damage_of_outcome
-from metalearn_cli.run_folder.records import arrays_of
+from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.series import Series, read_series, read_timing
 from metalearn_cli.run_folder.unfinished import Unfinished, unfinished
-from metalearn_cli.run_folder.validate import check_config, check_environment, check_episodes
 from metalearn_cli.system.files import read_text
+from metalearn_cli.system.typed_json import Count, from_json
 
 OF_A_COMMAND = {*GROUPS, *PRESETS, "hydra", "sweep", "run", "name"}  # that a configuration need not have
 Values = npt.NDArray[float64]
+
+
+class RunKeys(NamedTuple):
+    """The keys of a configuration that every run has."""
+
+    seed: int
+    steps: Count
+    name: str | None = None
+    log_every: Count | None = None
 
 
 class RunFolder(NamedTuple):
@@ -30,8 +41,8 @@ class RunFolder(NamedTuple):
     folder: Path
     config: dict[str, Any]  # flat, {"algo.inner_lr": 0.1, ...}
     overrides: dict[str, str]  # what the command line gave
-    environment: dict[str, Any]
-    results: dict[str, Any] | None  # None: it is not finished
+    environment: Environment
+    results: Results | None  # None: it is not finished
     metrics: Series  # metrics.jsonl
     timing: Series  # timing.jsonl
     damage: list[str]  # a sentence for what is missing, or is left out since it is not as a run writes it
@@ -46,23 +57,18 @@ class RunFolder(NamedTuple):
 def read(folder: Path) -> RunFolder:
     """Raises UserError where the figures cannot be trusted; what only makes them poorer is in `damage`."""
     config = flatten(runs.load_config(folder / "config.yaml"))
-    check_config(folder / "config.yaml", config)
-    environment = _json(folder / "environment.json") or {}
-    check_environment(folder / "environment.json", environment)
-    results, changed = runs.read_results(folder, config)
+    from_json(RunKeys, config, folder / "config.yaml")
+    environment = read_environment(folder) if (folder / ENVIRONMENT).exists() else Environment()
+    results, changed = runs.checked_results(folder, config)
     given, damage = _given(folder / "overrides.txt", {*config, *run_keys()})
     metrics, timing = read_series(folder / "metrics.jsonl"), read_timing(folder / "timing.jsonl")
     damage += [*changed, *metrics.damage, *timing.damage, *damage_of_outcome(folder)]
     overrides = {key.lstrip("+"): value for key, _, value in (one.partition("=") for one in given)}
     left = None
-    if results is None or results.get("steps", config["steps"]) < config["steps"]:
+    if results is None or results.steps < config["steps"]:
         left = unfinished(folder, config, given, environment, max(metrics.last, timing.last))
     run = RunFolder(folder, config, overrides, environment, results, metrics, timing, damage, given, left)
     return run._replace(damage=[*damage, *missing(run)])
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    return records.read_json(path) if path.exists() else None
 
 
 def _given(path: Path, keys: set[str]) -> tuple[list[str], list[str]]:
@@ -88,20 +94,12 @@ def missing(run: RunFolder) -> list[str]:
     """A sentence for each file that a run of this kind has, and for lines that were cut from the end of a finished
     one's."""
     logs = () if run.is_evaluation else ("metrics.jsonl", "timing.jsonl")
-    names = ("overrides.txt", "environment.json", *(logs if run.results is not None else ()))
+    names = ("overrides.txt", ENVIRONMENT, *(logs if run.results is not None else ()))
     found = [f"{run.folder / name} is missing" for name in names if not (run.folder / name).exists()]
     if run.results is None or run.is_evaluation or not (every := run.config.get("log_every")):
         return found
-    last = int(run.results.get("steps") or 0) // every * every
+    last = run.results.steps // every * every
     for name, series in (("metrics.jsonl", run.metrics), ("timing.jsonl", run.timing)):
         if (run.folder / name).exists() and series.last < last:
             found.append(f"{run.folder / name} ends at step {series.last}, and the run's last line was of step {last}")
     return found
-
-
-def episodes(run: RunFolder) -> dict[str, npt.NDArray[Any]]:
-    """episodes.npz: one value for each test episode, and after each inner step."""
-    path = run.folder / "episodes.npz"
-    arrays = arrays_of(path)
-    check_episodes(path, arrays, run.results or {})
-    return arrays

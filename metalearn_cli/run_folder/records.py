@@ -3,37 +3,27 @@
 A record, which is a file of JSON, carries the hash of its own content; results.json has that of episodes.npz too, from
 which its figures are computed again. `runs.check_config` holds config.yaml against the keys in the checkpoints, whose
 names carry their hashes, and in results.json. docs/records.md has the whole.
-
-Shapes: E episodes, K inner steps.
 """
 
 import hashlib
 import io
 import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import figures, has_diverged
-from metalearn_cli.run_folder.validate import check_episodes
 from metalearn_cli.system.files import read_bytes, read_text, write_durably
+from metalearn_cli.system.typed_json import Record, from_json, to_json
 
 HASH = "content_sha256"
 EDITED = "edited"  # true where somebody has changed the file on purpose: then it is taken as it stands
-KINDS = {"accuracy": "classes", "mse": "values"}  # by the metric
 MOST_BYTES = 1 << 30  # of arrays, packed or not: a number for each of some million episodes after each inner step
-_CLOSE = 1e-6  # of a figure that is computed again: another machine sums in another order
-_AGAIN = "put it back, or metalearn eval run=... tests the run once more"
 
 Array = npt.NDArray[Any]
-Row = dict[str, Any]  # figures by their names
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
@@ -58,57 +48,6 @@ def _hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
-def check_figures(folder: Path, results: dict[str, Any]) -> None:
-    """Raises UserError where the figures of results.json are not those of episodes.npz. Without that file there is
-    nothing to hold them against."""
-    path = folder / "episodes.npz"
-    if not path.exists():
-        return
-    if results.get("episodes_npz") not in (None, hashlib.sha256(read_bytes(path, MOST_BYTES)).hexdigest()):
-        raise UserError(f"{path} is not the file that results.json beside it was made of: {_AGAIN}")
-    arrays = arrays_of(path)
-    check_episodes(path, arrays, results)
-    for where, row, computed in _computed(results, arrays):
-        for name, value in computed.items():
-            if not _is_close(row.get(name), value):
-                raise UserError(
-                    f"{folder / 'results.json'}: {where}{name} is {row.get(name)}, and by the values in episodes.npz "
-                    f"it is {value}: {_AGAIN}"
-                )
-
-
-def _computed(results: Row, arrays: dict[str, Array]) -> Iterator[tuple[str, Row, Row]]:
-    """The place of each figure in results.json, what stands there, and what episodes.npz says."""
-    steps = [_figures(values) for values in arrays["metric"].T]
-    yield "", results, steps[-1]
-    shares = _diverged(results["metric"], arrays)
-    for number, (row, computed) in enumerate(zip(results["per_step"], steps, strict=True)):
-        yield f"per_step[{number}].", row, computed | ({"diverged": shares[number]} if shares else {})
-    for mode, row in (results.get("other_batch_norm") or {}).items():
-        if (values := arrays.get(f"metric_{mode}")) is not None:
-            yield f"other_batch_norm.{mode}.", row, _figures(values)
-
-
-def _figures(values: Array) -> Row:
-    return {**figures(torch.from_numpy(values.astype(np.float64)))}
-
-
-def _diverged(metric: str, arrays: dict[str, Array]) -> list[float]:
-    """The share of diverged episodes after each inner step; [] where the losses were not kept."""
-    loss = arrays.get("loss")
-    if loss is None or loss.shape != arrays["metric"].shape or loss.dtype not in (np.float32, np.float64):
-        return []
-    losses = torch.from_numpy(loss)
-    shares: list[float] = has_diverged(KINDS[metric], losses, losses[:, 0]).double().mean(0).tolist()
-    return shares
-
-
-def _is_close(stands: Any, computed: float | None) -> bool:
-    if stands is None or computed is None:
-        return stands is computed
-    return isinstance(stands, int | float) and math.isclose(stands, computed, rel_tol=_CLOSE, abs_tol=1e-9)
-
-
 def arrays_of(path: Path) -> dict[str, Array]:
     """Read the arrays of an .npz. Raises UserError where it is missing or damaged."""
     try:
@@ -130,6 +69,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a record with a hash of its content, which `read_json` looks at."""
     write_durably(path, (json.dumps(sealed(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_record(kind: type[Record], path: Path) -> Record:
+    """Read the record of this kind at `path`. Raises UserError where it is missing, damaged or changed."""
+    return from_json(kind, read_json(path), path)
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write a record with a hash of its content."""
+    write_json(path, to_json(record))
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from omegaconf import OmegaConf
 from metalearn_cli.config.conf_folder import flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import checkpoint, records
-from metalearn_cli.run_folder.environment import environment
-from metalearn_cli.run_folder.validate import check_results
+from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
+from metalearn_cli.run_folder.environment import environment_here, read_environment, write_environment
+from metalearn_cli.run_folder.results import FILE as RESULTS
+from metalearn_cli.run_folder.results import Results, check_figures, read_results
 from metalearn_cli.system import yaml_files
 from metalearn_cli.system.files import (
     open_plain,
@@ -31,7 +33,6 @@ from metalearn_cli.system.files import (
 from metalearn_cli.version import __version__
 
 OUTPUTS = Path("outputs")
-NOT_ENDED = "it did not come to its end"  # what outcome.json says of a job while it runs
 # What may differ when a run goes on; `steps` may only grow, which `check_same` sees to.
 FREE = frozenset(
     {
@@ -170,8 +171,7 @@ def check_same(folder: Path, config: dict[str, Any], defaults: dict[str, Any], g
 
 def gone_keys(folder: Path, keys: dict[str, Any]) -> str:
     """What is wrong with a run that has these keys, which there are no longer."""
-    path = folder / "environment.json"
-    version = records.read_json(path).get("metalearn", "?") if path.exists() else "?"
+    version = read_environment(folder).metalearn or "?" if (folder / ENVIRONMENT).exists() else "?"
     given = ", ".join(f"{key}={keys[key]}" for key in sorted(keys))
     return (
         f"was started by metalearn {version} with {given}, which metalearn {__version__} does not have: use the "
@@ -181,10 +181,10 @@ def gone_keys(folder: Path, keys: dict[str, Any]) -> str:
 
 def check_same_data(folder: Path, fingerprint: str) -> None:
     """Raises UserError where the folder holds a run on other data: a user's own images may have changed."""
-    path = folder / "environment.json"
-    if path.exists() and (before := records.read_json(path).get("data", fingerprint)) != fingerprint:
+    data = read_environment(folder).data if (folder / ENVIRONMENT).exists() else None
+    if data not in (None, fingerprint):
         raise UserError(
-            f"the data of {folder} have changed: their hash was {str(before)[:16]} when it was trained, and is "
+            f"the data of {folder} have changed: their hash was {data[:16]} when it was trained, and is "
             f"{fingerprint[:16]}; put them back, or train in a run of another name"
         )
 
@@ -203,10 +203,8 @@ def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     """The checkpoint that a run has tested, or its newest one, and what the user should know of it: what was skipped to
     get it, and what of the folder is not proved. Raises UserError where the folder does not stand as it was written."""
     skipped: list[str] = []
-    if (path := run / "results.json").exists():
-        if not isinstance(step := records.read_json(path).get("step"), int):
-            raise UserError(f"{path}: step is {step!r}, where a whole number is wanted: mend or remove the file")
-        tested = checkpoint.load_step(run / "checkpoints", step)
+    if (run / RESULTS).exists():
+        tested = checkpoint.load_step(run / "checkpoints", read_results(run).step)
     else:
         newest, skipped = checkpoint.load_newest(run / "checkpoints")
         if newest is None:
@@ -225,17 +223,16 @@ def load_config(path: Path) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != records.EDITED}
 
 
-def read_results(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+def checked_results(folder: Path, config: dict[str, Any]) -> tuple[Results | None, list[str]]:
     """The results in a folder with this configuration (None: there are none), and a sentence for what was changed on
     purpose. Raises UserError where results.json, episodes.npz or config.yaml is not as it was written."""
-    path = folder / "results.json"
+    path = folder / RESULTS
     if not path.exists():
         return None, []
-    results = records.read_json(path)
-    check_results(path, results)
-    changed = check_config(folder, flatten(config), results.get("config"), path.name)
+    results = read_results(folder)
+    changed = check_config(folder, flatten(config), results.config, path.name)
     if not is_edited(path):
-        records.check_figures(folder, results)
+        check_figures(folder, results)
     return results, [*changed, *check_records(folder)]
 
 
@@ -297,7 +294,7 @@ def unproved(folder: Path, proof: dict[str, Any] | None) -> list[str]:
 
 def _records(folder: Path) -> dict[Path, dict[str, Any]]:
     """The records that decide what is predicted or printed, as they stand in the folder."""
-    names = ("environment.json", "task.json", "results.json", "unlike.json", "model.json")
+    names = (ENVIRONMENT, "task.json", RESULTS, "unlike.json", "model.json")
     return {path: records.read_object(path) for name in names if (path := folder / name).exists()}
 
 
@@ -306,17 +303,6 @@ def is_edited(path: Path) -> bool:
     if path.suffix == ".json":
         return bool(records.read_object(path).get(records.EDITED))
     return path.exists() and re.search(rb"^edited: *true\b", read_bytes(path), re.MULTILINE) is not None
-
-
-def choices(folder: Path) -> dict[str, Any]:
-    """What was chosen for a run on its machine; nothing where it has not begun."""
-    path = folder / "choices.json"
-    return records.read_json(path) if path.exists() else {}
-
-
-def denormals_are_zero(folder: Path) -> bool:
-    """Whether a run computes with denormal numbers as 0; one of a version that kept them does not."""
-    return choices(folder).get("denormals_are_zero") is True
 
 
 def check_parts(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
@@ -346,4 +332,4 @@ def write_records(
     """config.yaml, overrides.txt, environment.json."""
     write_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_durably(folder / "overrides.txt", "".join(f"{override}\n" for override in overrides).encode())
-    records.write_json(folder / "environment.json", {**environment(ranks), "choices": choices, "data": fingerprint})
+    write_environment(folder, environment_here(ranks, choices, fingerprint))

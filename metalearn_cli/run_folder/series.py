@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import is_finite
 from metalearn_cli.system.files import open_bytes
+from metalearn_cli.system.typed_json import is_finite
 
 _BLOCK = 1 << 18  # bytes of a log that are read at once
 MOST_BYTES = 1 << 30  # of a log: the lines of some millions of steps

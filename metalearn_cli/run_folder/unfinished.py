@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
-from metalearn_cli.run_folder.outcome import read_outcome
+from metalearn_cli.run_folder.environment import Environment
+from metalearn_cli.run_folder.outcome import NOT_ENDED, read_outcome
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.ranks import ALONE, Ranks
 
@@ -46,14 +47,14 @@ class Unfinished(NamedTuple):
 
 
 def unfinished(
-    folder: Path, config: dict[str, Any], given: list[str], environment: dict[str, Any], step: int
+    folder: Path, config: dict[str, Any], given: list[str], environment: Environment, step: int
 ) -> Unfinished:
     """`step` is that of the last line of its logs, and `given` what the command line gave."""
     checkpoints = folder / "checkpoints"
     newest = checkpoint.list_newest_first(checkpoints)
     saved = checkpoint.step_of(newest[0]) if newest else None
     written = [*folder.iterdir(), *checkpoints.glob("*")]
-    holder = runs.holder(folder)
+    holder, outcome = runs.holder(folder), read_outcome(folder)
     return Unfinished(
         max(step, saved or 0),
         config["steps"],
@@ -61,8 +62,8 @@ def unfinished(
         saved,
         holder,
         None if holder else why_failed(folder),
-        (read_outcome(folder) or {}).get("pruned"),
-        command(folder, config, given, environment.get("ranks", 1)),
+        outcome.pruned if outcome else None,
+        command(folder, config, given, environment.ranks),
     )
 
 
@@ -81,9 +82,9 @@ def command(folder: Path, config: dict[str, Any], given: list[str], ranks: int =
 def why_failed(folder: Path) -> str | None:
     """The sentence of a job's or a run's failure, from its outcome.json or its log; None where it did not fail: it was
     stopped or killed."""
-    sentence = (read_outcome(folder) or {}).get("failed")
-    if sentence is not None and sentence != runs.NOT_ENDED:
-        return str(sentence)
+    outcome = read_outcome(folder)
+    if outcome is not None and outcome.failed not in (None, NOT_ENDED):
+        return outcome.failed
     return _last_failure(folder / "train.log")
 
 

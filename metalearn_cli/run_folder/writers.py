@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from metalearn_cli.run_folder.results import Results, StepResult
 from metalearn_cli.run_folder.series import (
     whole_lines,
 )
@@ -48,23 +49,23 @@ class Writers:
         for name, value in values.items():
             self._tensorboard.add_scalar(f"timing/{name}", value, step)
 
-    def inner_steps(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def inner_steps(self, name: str, rows: tuple[StepResult, ...]) -> None:
         """The test's mean after each inner step, as a curve over inner steps."""
         for row in rows:
-            if self._writes and row["mean"] is not None:
-                self._tensorboard.add_scalar(name, row["mean"], row["step"])
+            if self._writes and row.mean is not None:
+                self._tensorboard.add_scalar(name, row.mean, row.step)
 
-    def hparams(self, settings: dict[str, Any], results: dict[str, Any]) -> None:
+    def hparams(self, settings: dict[str, Any], results: Results) -> None:
         """A row of TensorBoard's table of runs: what was set, and the final test."""
         if not self._writes:
             return
         plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in settings.items()}
-        name = f"test/{results['metric']}"
+        name = f"test/{results.metric}"
         tensorboard, to_summaries = cast(Any, self._tensorboard), cast(Any, hparams)  # neither has types
         for summary in to_summaries(plain, {name: 0.0}):
             tensorboard.file_writer.add_summary(summary)  # its own add_hparams would write into a folder beside
-        if results["mean"] is not None:
-            self._tensorboard.add_scalar(name, results["mean"], results["step"])
+        if results.mean is not None:
+            self._tensorboard.add_scalar(name, results.mean, results.step)
 
     def picture(self, step: int, name: str, drawn: Image.Image) -> None:
         if self._writes:

@@ -7,6 +7,7 @@ batches before, and whether it is pruned of those and its own validations, so th
 moment goes on with the same command to the same trials.
 """
 
+import dataclasses
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -30,12 +31,13 @@ from metalearn_cli.config.overrides import compose_config, quote
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figure, in_unit
 from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.outcome import Outcome, read_outcome
 from metalearn_cli.run_folder.series import validations
 from metalearn_cli.sweep.pruning import Pruning, study_in_memory
 from metalearn_cli.sweep.search_plan import Search
 from metalearn_cli.sweep.search_space import shortened
 from metalearn_cli.sweep.search_study import NAME, open_storage, open_study, tidy
-from metalearn_cli.sweep.sweep_job import best_validation, folder_of, label, read_outcome
+from metalearn_cli.sweep.sweep_job import best_validation, folder_of, label
 from metalearn_cli.system.console import tell
 from metalearn_cli.system.files import write_durably
 
@@ -58,13 +60,13 @@ def run_search(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: 
             launcher = Plugins.instance().instantiate_launcher(context, partial(job, pruning=pruning), config)
             launch(launcher, fixed, study, batch, folder)
             outcomes = [read_outcome(folder_of(folder, values_of(trial))) for trial in batch]
-            came = [outcome for outcome in outcomes if outcome is not None and not outcome["stopped"]]
+            came = [outcome for outcome in outcomes if outcome is not None and not outcome.stopped]
             if len(came) < len(batch):
                 return  # a signal has come: it goes on with the next command
             failed = [
                 trial.number
                 for trial, outcome in zip(batch, came, strict=True)
-                if outcome["failed"] and not outcome.get("diverged") and not is_refused(study, trial, search, folder)
+                if outcome.failed and not outcome.diverged and not is_refused(study, trial, search, folder)
             ]
             for trial, outcome in zip(batch, came, strict=True):
                 if trial.number not in failed:
@@ -122,20 +124,20 @@ def tell_study(
     storage: JournalStorage,
     metric: str,
     trial: FrozenTrial,
-    outcome: dict[str, Any],
+    outcome: Outcome,
     folder: Path,
 ) -> None:
     """A trial that diverged is one that was given up, worse than any that was pruned: a sampler learns nothing from
     failed trials, and would go on where the others diverge."""
     of_run = folder_of(folder, values_of(trial))
-    if outcome["failed"]:
-        storage.set_trial_user_attr(trial._trial_id, "failed", outcome["failed"])
-        study.tell(trial.number, state=TrialState.PRUNED if outcome.get("diverged") else TrialState.FAIL)
+    if outcome.failed:
+        storage.set_trial_user_attr(trial._trial_id, "failed", outcome.failed)
+        study.tell(trial.number, state=TrialState.PRUNED if outcome.diverged else TrialState.FAIL)
         return
     for step, value in validations(of_run, metric).items():
         if value is not None:
             storage.set_trial_intermediate_value(trial._trial_id, step, value)
-    if outcome["pruned"]:
+    if outcome.pruned:
         study.tell(trial.number, state=TrialState.PRUNED)
     else:
         study.tell(trial.number, best_validation(of_run))
@@ -186,17 +188,21 @@ def summary(trial: FrozenTrial, metric: str) -> str:
     return f"trial {trial.number}, val {in_unit(metric)} {figure(trial.value, metric)}"
 
 
-def trials(folder: Path, metric: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The outcomes of all trials, in their order, and a line about the best, where there is one."""
+def trials(folder: Path, metric: str) -> tuple[list[Outcome], list[str], list[float | None]]:
+    """Return the outcomes of all trials in their order, a line about the best, where there is one, and each trial's
+    best validation result."""
     storage = open_storage(folder)
     if NAME not in optuna.get_all_study_names(storage):
-        return [], []  # the search has failed before it had one
+        return [], [], []  # the search has failed before it had one
     study = optuna.load_study(study_name=NAME, storage=storage)
-    found: list[dict[str, Any]] = []
+    outcomes: list[Outcome] = []
+    validated: list[float | None] = []
     for trial in study.trials:
         of_run = folder_of(folder, values_of(trial))
         if (outcome := read_outcome(of_run)) is not None:
             values = f"{trial.number:>3}  {values_of(trial)}"
-            found.append({**outcome, "values": values, "validation": best_validation(of_run)})
+            outcomes.append(dataclasses.replace(outcome, values=values))
+            validated.append(best_validation(of_run))
     best = best_trial(study)
-    return found, [f"best by validation: {summary(best, metric)}: {values_of(best)}"] if best else []
+    lines = [f"best by validation: {summary(best, metric)}: {values_of(best)}"] if best else []
+    return outcomes, lines, validated

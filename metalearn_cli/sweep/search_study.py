@@ -15,10 +15,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import is_finite
 from metalearn_cli.sweep.pruning import direction
 from metalearn_cli.sweep.sweep_job import STUDY_FILE
 from metalearn_cli.system.files import open_plain, read_bytes, write_durably
+from metalearn_cli.system.typed_json import is_finite
 
 MOST_BYTES = 1 << 28
 NAME = "metalearn"  # optuna.load_study(study_name=NAME, storage=...)

@@ -31,6 +31,7 @@ from metalearn_cli.config.overrides import compose_config, quote, refuse_hydra, 
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
 from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.outcome import Outcome
 from metalearn_cli.sweep.sweep_job import STUDY_FILE, folder_of, outcomes, run_job
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.limits import Name, check_limit
@@ -102,9 +103,9 @@ def sweep(overrides: list[str]) -> int:
     finally:
         GlobalHydra.instance().clear()
     done = outcomes(folder, launch)
-    if stopped := [outcome["stopped"] for outcome in done if outcome["stopped"]]:
+    if stopped := [outcome.stopped for outcome in done if outcome.stopped]:
         raise Interrupted(stopped[0], "the same command with the same name continues the sweep")
-    code = _print_table(folder, *(search.trials(folder, plan.metric) if plan else (done, _best(folder, done))))
+    code = _print_table(folder, *(search.trials(folder, plan.metric) if plan else (done, _best(folder, done), None)))
     return 1 if is_broken else code
 
 
@@ -220,33 +221,33 @@ def _main() -> Hydra:
     return Hydra.create_main_hydra2("metalearn", create_config_search_path(str(conf_dir())))
 
 
-def _best(folder: Path, outcomes: list[dict[str, Any]]) -> list[str]:
+def _best(folder: Path, outcomes: list[Outcome]) -> list[str]:
     """A sentence about the best setting of the jobs that have begun."""
-    jobs = [folder_of(folder, outcome["values"]) for outcome in outcomes]
+    jobs = [folder_of(folder, outcome.values) for outcome in outcomes]
     return best_sentences(group([job for job in jobs if (job / "config.yaml").exists()], str(folder), False))
 
 
-def _print_table(folder: Path, outcomes: list[dict[str, Any]], best: list[str]) -> int:
-    """A line for each job, of a search with its best validation result, and those about the best of them."""
-    width = max((len(outcome["values"]) for outcome in outcomes), default=0)
+def _print_table(folder: Path, outcomes: list[Outcome], best: list[str], validations: list[float | None] | None) -> int:
+    """Print a line for each job, of a search with its best validation result, and those about the best of them."""
+    width = max((len(outcome.values) for outcome in outcomes), default=0)
     code = 0
     lines: list[str] = []
-    for outcome in outcomes:
-        values = f"{outcome['values']:<{width}}"
-        if outcome["failed"] is not None:
+    for place, outcome in enumerate(outcomes):
+        values = f"{outcome.values:<{width}}"
+        if outcome.failed is not None:
             # In a search some values may diverge, as some are pruned: it has done its work where another did not.
-            is_given_up = outcome.get("diverged") and "validation" in outcome and best
-            lines.append(f"{values}  {'diverged' if is_given_up else 'failed'}: {outcome['failed']}")
+            is_given_up = outcome.diverged and validations is not None and best
+            lines.append(f"{values}  {'diverged' if is_given_up else 'failed'}: {outcome.failed}")
             code = code if is_given_up else 1
             continue
-        if outcome.get("pruned"):
-            lines.append(f"{values}  {outcome['pruned']}")
+        if outcome.pruned:
+            lines.append(f"{values}  {outcome.pruned}")
             continue
-        metric = outcome["metric"]
-        validation = f"val {figure(outcome['validation'], metric)}, " if "validation" in outcome else ""
-        test = f"{in_unit(metric)} {with_interval(outcome['mean'], outcome['ci95'], metric)}"
-        short = f": {outcome['shortfall']}" if outcome["shortfall"] else ""
-        step = after(outcome["inner_steps"])
+        metric = outcome.metric or ""
+        validation = f"val {figure(validations[place], metric)}, " if validations is not None else ""
+        test = f"{in_unit(metric)} {with_interval(outcome.mean, outcome.ci95, metric)}"
+        short = f": {outcome.shortfall}" if outcome.shortfall else ""
+        step = after(outcome.inner_steps)
         lines.append(f"{values}  {validation}{test}{step}{short}")
         code = code or (3 if short else 0)
     lines += best

@@ -1,5 +1,6 @@
 """One job of a sweep, in whatever process the launcher has started, and its outcome.json."""
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -15,9 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from metalearn_cli.config.job import train_job
 from metalearn_cli.config.overrides import chosen, unquote
 from metalearn_cli.errors import Pruned, RunFailed, UserError
-from metalearn_cli.learning.scores import is_better, shortfall
+from metalearn_cli.learning.scores import is_better
 from metalearn_cli.learning.step import NonFinite
-from metalearn_cli.run_folder import records, runs
+from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.outcome import NOT_ENDED, Outcome, read_outcome, write_outcome
+from metalearn_cli.run_folder.results import shortfall
 from metalearn_cli.run_folder.series import validations
 from metalearn_cli.sweep.pruning import Pruning
 from metalearn_cli.system.console import Console, tell
@@ -42,21 +45,21 @@ def run_job(
     overrides = [unquote(text) for text in HydraConfig.get().overrides.task]
     values = label(text for text in overrides if text.partition("=")[0] in swept)
     # Its own outcome is that of an earlier life, of a job that was preempted and comes again.
-    if any(outcome["stopped"] for outcome in outcomes(sweep, launch) if outcome["values"] != values):
+    if any(outcome.stopped for outcome in outcomes(sweep, launch) if outcome.values != values):
         return None
     tell(f"metalearn: {values}")
     folder = folder_of(sweep, values)
     refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"launch": launch, "number": HydraConfig.get().job.num, "values": values, "stopped": None, "pruned": None}
-    records.write_json(folder / "outcome.json", {**about, "failed": runs.NOT_ENDED})
+    begun = Outcome(launch, HydraConfig.get().job.num, values)
+    write_outcome(folder, dataclasses.replace(begun, failed=NOT_ENDED))
     best: float | None = None
     try:
-        outcome, best = _run(folder, composed, overrides, pruning)
+        outcome, best = _run(folder, composed, overrides, begun, pruning)
     except Interrupted as signal:
-        outcome = {"failed": None, "stopped": signal.code - 128}
-    records.write_json(folder / "outcome.json", {**about, **outcome})
-    return best if outcome["failed"] is None else math.nan
+        outcome = dataclasses.replace(begun, stopped=signal.code - 128)
+    write_outcome(folder, outcome)
+    return best if outcome.failed is None else math.nan
 
 
 def label(swept: Any) -> str:
@@ -74,9 +77,10 @@ def folder_of(sweep: Path, values: str) -> Path:
 
 
 def _run(
-    folder: Path, composed: DictConfig, overrides: list[str], pruning: Pruning | None
-) -> tuple[dict[str, Any], float | None]:
-    """One job -> its figures, or the sentence of its failure, which stands in its own log too; its best validation."""
+    folder: Path, composed: DictConfig, overrides: list[str], begun: Outcome, pruning: Pruning | None
+) -> tuple[Outcome, float | None]:
+    """Run one job -> its outcome, which has its figures, or the sentence of its failure, which stands in its own log
+    too; and its best validation."""
     name = folder.relative_to(runs.OUTPUTS).as_posix()
     device = one_of_several_gpus(composed.device, HydraConfig.get())
     node = OmegaConf.create({**composed, "name": name, "device": device})
@@ -87,12 +91,19 @@ def _run(
         _, results = train_run(job, [*overrides, f"name={name}"], gives_up=gives_up, number=HydraConfig.get().job.num)
         best = best_validation(folder)
         if pruning is not None and best is None:
-            return {"failed": f"no validation {results['metric']} of it was finite", "diverged": True}, None
-        figures = {key: results[key] for key in ("metric", "mean", "ci95")}
-        figures["inner_steps"] = results["per_step"][-1]["step"]
-        return {"failed": None, **figures, "shortfall": shortfall(job.run.expect, results)}, best
+            failed = f"no validation {results.metric} of it was finite"
+            return dataclasses.replace(begun, failed=failed, diverged=True), None
+        outcome = dataclasses.replace(
+            begun,
+            metric=results.metric,
+            mean=results.mean,
+            ci95=results.ci95,
+            inner_steps=results.last.step,
+            shortfall=shortfall(job.run.expect, results),
+        )
+        return outcome, best
     except Pruned as end:
-        return {"failed": None, "pruned": str(end)}, best_validation(folder)
+        return dataclasses.replace(begun, pruned=str(end)), best_validation(folder)
     except Exception as error:
         cause = error.__cause__ if isinstance(error, RunFailed) else error
         sentence = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(cause))
@@ -103,7 +114,7 @@ def _run(
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         failed = str(error) if isinstance(error, RunFailed) else sentence.strip().splitlines()[-1]
-        return {"failed": failed, "diverged": isinstance(error.__cause__, NonFinite)}, None
+        return dataclasses.replace(begun, failed=failed, diverged=isinstance(error.__cause__, NonFinite)), None
 
 
 def one_of_several_gpus(device: str, hydra: Any) -> str:
@@ -123,15 +134,7 @@ def best_validation(folder: Path) -> float | None:
     return best
 
 
-def outcomes(folder: Path, launch: str) -> list[dict[str, Any]]:
-    """What became of the jobs of this launch, in their order."""
+def outcomes(folder: Path, launch: str) -> list[Outcome]:
+    """Read what became of the jobs of this launch, in their order."""
     found = [outcome for path in folder.glob("*/outcome.json") if (outcome := read_outcome(path.parent)) is not None]
-    return sorted((one for one in found if one.get("launch") == launch), key=lambda one: int(one["number"]))
-
-
-def read_outcome(folder: Path) -> dict[str, Any] | None:
-    """Of the job in this folder; None where there is none, or one that is damaged."""
-    try:
-        return records.read_json(folder / "outcome.json")
-    except UserError:
-        return None
+    return sorted((one for one in found if one.launch == launch), key=lambda one: one.number)

@@ -62,7 +62,7 @@ Chunk = Annotated[
         "auto or a whole number, 1 or above", lambda value: value == "auto" or (isinstance(value, int) and value >= 1)
     ),
 ]
-Paper = Annotated[
+PaperNode = Annotated[
     dict[str, Any],
     Limit(
         "a mapping that has a mean and a source, e.g. {mean:0.9,source:mine}",

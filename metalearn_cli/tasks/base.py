@@ -33,7 +33,7 @@ class Spec(NamedTuple):
     complete: bool = True  # of classes: every task's support has each of them
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Literal["accuracy", "mse"]:
         return "accuracy" if self.kind == "classes" else "mse"
 
 

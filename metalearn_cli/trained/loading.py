@@ -15,6 +15,7 @@ from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.run_folder import checkpoint, records, runs
+from metalearn_cli.run_folder.choices import read_choices
 from metalearn_cli.system.device import Precision, check_precision, resolve_device
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.tasks.base import TaskDistribution
@@ -58,7 +59,7 @@ def read(folder: Path, trust: bool) -> Stored:
     unlike = kept(folder)
     examples = examples_in(folder, config, trust)
     tensors = {name: value for name, value in tested.tensors.items() if name.startswith(("params.", "buffers."))}
-    zero = runs.denormals_are_zero(folder)
+    zero = read_choices(folder).denormals_are_zero
     return Stored(folder, config, examples, tensors, tested.step, unlike, notes, zero)
 
 

@@ -15,7 +15,8 @@ from metalearn_cli.config.job import Job, make_job
 from metalearn_cli.config.overrides import FREE_TEXT, keys_of
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder import records, runs
+from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.environment import read_environment
 from metalearn_cli.system.files import read_text
 
 # The command decides on these, and never the folder: files, and what this machine or user needs.
@@ -37,13 +38,11 @@ def begun(name: str | None) -> Begun | None:
     paths = [folder / file for file in ("config.yaml", "environment.json", "overrides.txt")]
     if name is None or not all(path.is_file() for path in paths):
         return None
-    choices = records.read_json(folder / "environment.json").get("choices")
+    choices = read_environment(folder).choices
     try:
         overrides = read_text(folder / "overrides.txt").splitlines()
     except OSError as error:
         raise UserError(f"{folder / 'overrides.txt'} cannot be read ({error.strerror}): mend or remove it") from error
-    if not isinstance(choices, dict):
-        return None
     return Begun(folder, flatten(runs.load_config(folder / "config.yaml")), choices, frozenset(keys_of(overrides)))
 
 

@@ -13,8 +13,8 @@ from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError, nearest
-from metalearn_cli.run_folder import records, runs
-from metalearn_cli.run_folder.validate import check_environment
+from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.environment import FILE, read_environment
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.resized import can_adapt
@@ -40,7 +40,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     has_own_task = "task._target_" in values
     for override in overrides:
         _check_eval_key(override, config, has_own_task)
-    choices = _choices(run / "environment.json")
+    choices = _choices(run)
     rest = [override for override in overrides if not override.startswith("run=")]
     on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]
     notes: list[str] = []
@@ -67,13 +67,11 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
 
 
-def _choices(path: Path) -> dict[str, str]:
+def _choices(run: Path) -> dict[str, str]:
     """Read which yaml the run chose in each group; the one of the task becomes the name of a folder."""
-    environment = records.read_json(path)
-    check_environment(path, environment)
-    choices: dict[str, str] = environment.get("choices", {})
+    choices = read_environment(run).choices
     if missing := [group for group in GROUPS if group not in choices]:
-        raise UserError(f"{path} has no choices.{missing[0]}: it is not whole, or of another version")
+        raise UserError(f"{run / FILE} has no choices.{missing[0]}: it is not whole, or of another version")
     return choices
 
 

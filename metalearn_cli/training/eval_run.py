@@ -7,13 +7,14 @@ import shlex
 import shutil
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from metalearn_cli.config.assemble import new_learner, require_parts
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.learning.learner import require_same_model
-from metalearn_cli.run_folder import checkpoint, records, runs, scored_parts
+from metalearn_cli.run_folder import checkpoint, runs, scored_parts
+from metalearn_cli.run_folder.choices import read_choices, write_choices
+from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.unfinished import launcher
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.ranks import ALONE, Ranks
@@ -27,7 +28,7 @@ from metalearn_cli.training.test import test
 from metalearn_cli.tuning.prepare import prepare
 
 
-def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) -> tuple[Path, dict[str, Any]]:
+def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) -> tuple[Path, Results]:
     """Test the checkpoint that a run tested, with other episodes or on another task, in a folder of its own.
 
     The folder's name is made of what is tested, so that the same command finds its results again -> folder, results.
@@ -52,7 +53,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
     with locked, closing(console_of(folder / "eval.log", ranks)) as console:
         for note in notes:
             console.say(note)
-        results, changed = ranks.from_first(lambda: runs.read_results(folder, job.config))
+        results, changed = ranks.from_first(lambda: runs.checked_results(folder, job.config))
         for sentence in changed:
             console.say(sentence)
         if results is not None:
@@ -60,7 +61,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
             return folder, results
         try:
             if ranks.is_first:
-                records.write_json(folder / "choices.json", runs.choices(run))
+                write_choices(folder, read_choices(run))
                 runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():

@@ -5,7 +5,6 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import is_better
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.loggers import Mirror, new_mirror
+from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.writers import Writers
 from metalearn_cli.system.console import Progress
 from metalearn_cli.system.prefetch import ahead
@@ -25,7 +25,7 @@ from metalearn_cli.training.test import test
 from metalearn_cli.training.validation import Best, choose_step, score_shown, write_validation
 
 
-def train(session: Session, gives_up: GivesUp = never) -> dict[str, Any]:
+def train(session: Session, gives_up: GivesUp = never) -> Results:
     """Meta-train from the newest checkpoint in the folder (or from the start), then meta-test -> results.json's
     content.
 
@@ -43,7 +43,7 @@ def train(session: Session, gives_up: GivesUp = never) -> dict[str, Any]:
         raise explained(failure, session) from failure
 
 
-def _train(session: Session, gives_up: GivesUp) -> dict[str, Any]:
+def _train(session: Session, gives_up: GivesUp) -> Results:
     learner, job, folder, console, _ = session
     settings, ranks = job.run, learner.ranks
     reached = resume(session)
@@ -74,7 +74,7 @@ def _train(session: Session, gives_up: GivesUp) -> dict[str, Any]:
                 if reached.to_validate:
                     events.validate(gives_up)
         results = test(session, choose_step(session, reached.best))
-        writers.inner_steps(f"test/{results['metric']}_over_inner_steps", results["per_step"])
+        writers.inner_steps(f"test/{results.metric}_over_inner_steps", results.per_step)
         writers.hparams(job.given_values, results)
         mirror.finish(results)
     return results

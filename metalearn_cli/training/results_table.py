@@ -1,40 +1,40 @@
 """The results of a test as a table on the screen."""
 
 from pathlib import Path
-from typing import Any
 
-from metalearn_cli.learning.scores import figure, in_unit, shortfall, steps_to_show, with_interval
+from metalearn_cli.learning.scores import figure, in_unit, steps_to_show, with_interval
+from metalearn_cli.run_folder.results import Results, shortfall
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.text import printable
 
 
-def print_results(folder: Path, results: dict[str, Any], expect: str | None) -> int:
+def print_results(folder: Path, results: Results, expect: str | None) -> int:
     """The test as a table: inner steps, then the other batch-norm modes, the paper's figure, the folder.
 
     Returns the exit code: 3 where the test falls short of `expect`.
     """
-    metric = results["metric"]
-    mode = f", batch norm {results['batch_norm']}" if results["batch_norm"] else ""
+    metric = results.metric
+    mode = f", batch norm {results.batch_norm}" if results.batch_norm else ""
     lines: list[str] = []
-    lines.append(f"test {in_unit(metric)} over {results['episodes']} episodes{mode}")
-    per_step = results["per_step"]
-    adapts = len(per_step) > 1 or per_step[0]["diverged"] > 0  # what takes no inner steps does not diverge by them
+    lines.append(f"test {in_unit(metric)} over {results.episodes} episodes{mode}")
+    per_step = results.per_step
+    adapts = len(per_step) > 1 or per_step[0].diverged > 0  # what takes no inner steps does not diverge by them
     lines.append(f"{'inner steps  ' * adapts}{'mean':>9}  {'+- 95%':>8}  {'median':>9}{'  diverged' * adapts}")
     for row in (per_step[step] for step in steps_to_show(len(per_step) - 1)):  # results.json has them all
-        mean, ci95, median = (figure(row[key], metric) for key in ("mean", "ci95", "median"))
-        step, diverged = (f"{row['step']:>11}  ", f"  {row['diverged']:>8.2%}") if adapts else ("", "")
+        mean, ci95, median = (figure(value, metric) for value in (row.mean, row.ci95, row.median))
+        step, diverged = (f"{row.step:>11}  ", f"  {row.diverged:>8.2%}") if adapts else ("", "")
         lines.append(f"{step}{mean:>9}  {ci95:>8}  {median:>9}{diverged}")
-    for other, row in results["other_batch_norm"].items():
-        shown = with_interval(row["mean"], row["ci95"], metric)
+    for other, summary in results.other_batch_norm.items():
+        shown = with_interval(summary.mean, summary.ci95, metric)
         lines.append(f"with batch norm {other}{', after the last step' * adapts}: {shown}")
-    if baselines := results.get("baselines"):  # classes have none, nor have runs of before
-        errors = [f"{name}: {with_interval(row['mean'], row['ci95'], metric)}" for name, row in baselines.items()]
+    if results.baselines:  # classes have none
+        errors = [f"{name}: {with_interval(row.mean, row.ci95, metric)}" for name, row in results.baselines.items()]
         lines.append(", ".join(errors))
-    if results["learned"]:
-        lines.append("learned: " + ", ".join(f"{name} {value:.4g}" for name, value in results["learned"].items()))
-    if (paper := results["paper"]) is not None:
-        step = f" after {paper['step']} inner step(s)" if paper.get("step") is not None else ""
-        lines.append(f"published{step}: {with_interval(paper['mean'], paper.get('ci95'), metric)} ({paper['source']})")
+    if results.learned:
+        lines.append("learned: " + ", ".join(f"{name} {value:.4g}" for name, value in results.learned.items()))
+    if (paper := results.paper) is not None:
+        step = f" after {paper.step} inner step(s)" if paper.step is not None else ""
+        lines.append(f"published{step}: {with_interval(paper.mean, paper.ci95, metric)} ({paper.source})")
     lines.append(f"results are in {folder}")
     show("\n".join(map(printable, lines)))
     if (short := shortfall(expect, results)) is None:

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -16,6 +15,7 @@ from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.run_folder import environment, records, runs, scored_parts
 from metalearn_cli.run_folder.loggers import check_installed, new_mirror
+from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.unfinished import how_to_continue
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.ranks import ALONE, Ranks
@@ -29,7 +29,7 @@ from metalearn_cli.tuning.prepare import prepare
 
 def train_run(
     job: Job, overrides: list[str], ranks: Ranks = ALONE, gives_up: GivesUp = never, number: int | None = None
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Results]:
     """Train in the run's folder, or take the results of a run that is already finished -> folder, results. Raises
     Pruned where a search gives the run up. `number`: that of a job of a sweep."""
     begun = ranks.from_first(lambda: continued.begun(job.run.name))
@@ -76,7 +76,7 @@ def train_run(
 
 def _begin(
     folder: Path, job: Job, overrides: list[str], fingerprint: str, console: Console, ranks: Ranks
-) -> dict[str, Any] | None:
+) -> Results | None:
     """Check what the folder holds, and write down what will be done in it -> the results, where it is done already."""
     runs.check_same_data(folder, fingerprint)
     if (results := finished_results(folder, job, console)) is not None:
@@ -127,18 +127,18 @@ def same_everywhere(job: Job, ranks: Ranks) -> str:
     return fingerprint
 
 
-def finished_results(folder: Path, job: Job, console: Console) -> dict[str, Any] | None:
+def finished_results(folder: Path, job: Job, console: Console) -> Results | None:
     """The results of a run that has been tested after these steps, and as the job asks; where it was tested otherwise,
     a sentence says so."""
-    results, changed = runs.read_results(folder, job.config)
+    results, changed = runs.checked_results(folder, job.config)
     for sentence in changed:
         console.say(sentence)
-    if results is None or results["steps"] != job.run.steps:
+    if results is None or results.steps != job.run.steps:
         return None
     asked = {
-        "select": (job.run.select.name, results["select"]),
-        "test_episodes": (job.run.test_episodes, results["episodes"]),
-        "other_batch_norm": (_listed(mode.name for mode in job.test_modes[1:]), _listed(results["other_batch_norm"])),
+        "select": (job.run.select.name, results.select),
+        "test_episodes": (job.run.test_episodes, results.episodes),
+        "other_batch_norm": (_listed(mode.name for mode in job.test_modes[1:]), _listed(results.other_batch_norm)),
     }
     other = [f"{key}={now} (it was {then})" for key, (now, then) in asked.items() if now != then]
     if other:

@@ -1,5 +1,6 @@
 """Test a learner; write results.json and episodes.npz."""
 
+import dataclasses
 import hashlib
 import io
 import shutil
@@ -24,15 +25,18 @@ from metalearn_cli.learning.scores import figures, has_diverged, summarise
 from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.pictures.raster import picture, png
 from metalearn_cli.pictures.terminal import first_curve
-from metalearn_cli.run_folder import records, runs, scored_parts
+from metalearn_cli.run_folder import runs, scored_parts
+from metalearn_cli.run_folder.choices import read_choices
+from metalearn_cli.run_folder.results import Results, StepResult, write_results
 from metalearn_cli.system.console import Progress
 from metalearn_cli.system.files import write_durably
+from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, draw_slice
 from metalearn_cli.tasks.resized import ResizedImages
 from metalearn_cli.training.session import Session
 
 
-def test(session: Session, step: int) -> dict[str, Any]:
+def test(session: Session, step: int) -> Results:
     """Score the test episodes in every batch-norm mode, and write results.json and episodes.npz into the folder.
 
     A signal ends it at once: what was scored is kept, and the next call goes on with it.
@@ -76,23 +80,26 @@ def _kept_parts(session: Session) -> Path:
     """The folder in which the parts of this test are kept."""
     learner, job, folder, _, _ = session
     parts = [job.config[key] for key in ("algo", "task", "model", "precision", "episodes_seed")]
-    chosen = records.read_json(folder / "choices.json") if (folder / "choices.json").exists() else {}
+    chosen = to_json(read_choices(folder))
     about = [*parts, chosen, job.run.tasks_per_chunk, job.task.fingerprint, [mode.name for mode in job.test_modes]]
     return folder / scored_parts.FOLDER / scored_parts.key_of(learner, about)
 
 
-def _write_test(session: Session, scored: Evaluation, step: int) -> dict[str, Any]:
+def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
     learner, job, folder, console, _ = session
     settings, modes = job.run, job.test_modes
-    results = summarise_test(job, scored, step, modes)
-    results["learned"] = job.algo.learned(learner.meta)
     errors = baselines(job.task, EpisodeRange("test", settings.test_episodes, settings.episodes_seed), learner.device)
-    results["baselines"] = {name: figures(error) for name, error in errors.items()}
     arrays = {"loss": scored.scores[job.headline].loss.numpy(), "metric": scored.scores[job.headline].metric.numpy()}
     arrays |= {f"metric_{mode.name}": scored.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
     arrays["episode"] = scored.hashes.numpy()
     episodes = npz(arrays)
-    results |= {"episodes_npz": hashlib.sha256(episodes).hexdigest(), "config": runs.deciding(job.config)}
+    results = dataclasses.replace(
+        summarise_test(job, scored, step, modes),
+        learned=job.algo.learned(learner.meta),
+        baselines={name: figures(error) for name, error in errors.items()},
+        episodes_npz=hashlib.sha256(episodes).hexdigest(),
+        config=runs.deciding(job.config),
+    )
     (folder / "results.json").unlink(missing_ok=True)  # of fewer steps: its values are not there any longer
     write_durably(folder / "episodes.npz", episodes)
     if tasks := first_tasks(learner, job, "test", job.headline):
@@ -100,47 +107,46 @@ def _write_test(session: Session, scored: Evaluation, step: int) -> dict[str, An
         write_durably(folder / "examples.npz", npz(tasks))
         if "line_y" in tasks:
             console.show(first_curve(tasks))
-    records.write_json(folder / "results.json", results)
+    write_results(folder, results)
     shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results
 
 
-def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm]) -> dict[str, Any]:
-    """The content of results.json; the first mode is the headline."""
+def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm]) -> Results:
+    """Summarise the scores of a test; the first mode is the headline."""
     spec, scores = job.task.spec, found.scores[modes[0]]
     before = scores.loss[:, 0]
     diverged = has_diverged(spec.kind, scores.loss, before)
-    per_step = [
-        {"step": number, **summarise(scores.metric[:, number], diverged[:, number])}
+    per_step = tuple(
+        StepResult(number, *summarise(scores.metric[:, number], diverged[:, number]))
         for number in range(scores.metric.shape[1])
-    ]
+    )
     last = per_step[-1]
-    return {
-        "split": "test",
-        "episodes": len(scores.metric),
-        "episodes_sha256": found.episodes_sha256,
-        "metric": spec.metric,
-        "mean": last["mean"],
-        "ci95": last["ci95"],
-        "median": last["median"],
-        "per_step": per_step,
-        "batch_norm": modes[0].name if job.net.init_stats() else None,
-        "other_batch_norm": {
+    return Results(
+        episodes=len(scores.metric),
+        episodes_sha256=found.episodes_sha256,
+        metric=spec.metric,
+        mean=last.mean,
+        ci95=last.ci95,
+        median=last.median,
+        per_step=per_step,
+        batch_norm=modes[0].name if job.net.init_stats() else None,
+        other_batch_norm={
             mode.name: summarise(metric[:, 0], has_diverged(spec.kind, loss, before)[:, 0])
             for mode, (loss, metric) in found.scores.items()
             if mode is not modes[0]
         },
-        "algo": job.choices["algo"],
-        "task": job.choices["task"],
-        "adapted": job.task.rule if isinstance(job.task, ResizedImages) else None,
-        "experiment": job.choices.get("experiment"),
-        "seed": job.run.seed,
-        "episodes_seed": job.run.episodes_seed,
-        "step": step,
-        "steps": job.run.steps,
-        "select": job.run.select.name,
-        "paper": job.run.paper,
-    }
+        algo=job.choices["algo"],
+        task=job.choices["task"],
+        adapted=job.task.rule if isinstance(job.task, ResizedImages) else None,
+        experiment=job.choices.get("experiment"),
+        seed=job.run.seed,
+        episodes_seed=job.run.episodes_seed,
+        step=step,
+        steps=job.run.steps,
+        select=job.run.select.name,
+        paper=job.run.published,
+    )
 
 
 def npz(arrays: dict[str, Any]) -> bytes:

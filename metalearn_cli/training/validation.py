@@ -50,8 +50,8 @@ def validate(session: Session) -> tuple[dict[str, float], float | None]:
             lambda done: progress.advance(done, "episodes"),
         )
     scores = evaluation.scores[job.headline]
-    per_step = [figures(values)["mean"] for values in scores.metric.T]
-    loss = figures(scores.loss[:, -1])["mean"]
+    per_step = [figures(values).mean for values in scores.metric.T]
+    loss = figures(scores.loss[:, -1]).mean
     values = {"val/loss": loss, f"val/{metric}": per_step[-1]}
     if len(per_step) > 1:
         numbers = steps_to_show(len(per_step) - 1)

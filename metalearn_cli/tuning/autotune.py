@@ -15,6 +15,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import BLOCK, draw_block
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.step import NonFinite
+from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.system.allocator import trim_heap
 from metalearn_cli.system.console import Console
@@ -54,7 +55,7 @@ class Room(NamedTuple):
     bound: float | None  # None: unknown
 
 
-def fastest_convolution(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> str:
+def fastest_convolution(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> Convolution:
     """The convolution by which a step is fastest, with as many tasks at once as the job asks for (auto: one, which fits
     if any number does)."""
     seconds = {}
@@ -63,8 +64,10 @@ def fastest_convolution(job: Job, device: torch.device, console: Console, ranks:
     for way, net in job.net.variants().items():
         batch = job.task.gather(job.training_draw(0, ranks), device)
         seconds[way] = _seconds(still_learner(job._replace(net=net), chunk), batch)
-    console.say("a step takes " + ", ".join(f"{value:.3g} s by {name} convolution" for name, value in seconds.items()))
-    return min(seconds, key=lambda name: seconds[name])
+    console.say(
+        "a step takes " + ", ".join(f"{value:.3g} s by {way.name} convolution" for way, value in seconds.items())
+    )
+    return min(seconds, key=lambda way: seconds[way])
 
 
 def choose_chunk(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> Tried:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from metalearn_cli.config.job import Job
-from metalearn_cli.run_folder import records, runs
+from metalearn_cli.run_folder.choices import FILE, Choices, read_choices, write_choices
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.device import DEFAULT_THREADS, own_device, set_process
 from metalearn_cli.system.ranks import ALONE, Ranks, busy, cores
@@ -31,11 +31,11 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
     if device.type == "cuda":
         torch.cuda.set_device(device)
     chosen = ranks.from_first(lambda: _chosen(folder))
-    denormals_are_zero = chosen["denormals_are_zero"]
-    if chosen.get("ranks", 1) != ranks.size:
-        chosen = {"denormals_are_zero": denormals_are_zero}
+    denormals_are_zero = chosen.denormals_are_zero
+    if chosen.ranks != ranks.size:
+        chosen = Choices(denormals_are_zero)
     alone = DEFAULT_THREADS if ranks.size == 1 else max(1, cores() // ranks.local_size)
-    threads = settings.threads or ranks.from_first(lambda: chosen.get("threads", alone))
+    threads = settings.threads or ranks.from_first(lambda: chosen.threads or alone)
     with_what = set_process(settings.precision, threads, settings.allocator, settings.deterministic, denormals_are_zero)
     what = f"{job.choices['algo']} on {job.choices['task']}"
     where = f"{folder}: " if folder else ""
@@ -43,27 +43,28 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
     each = f"{ranks.size} ranks, each {device.type}" if ranks.size > 1 else str(device)
     console.say(f"{where}{what}, {each}, {precision}, {threads} CPU thread(s), {with_what}")
 
-    is_new = settings.threads is None and "threads" not in chosen and ranks.size == 1
+    is_new = settings.threads is None and chosen.threads is None and ranks.size == 1
     if is_new and (sentence := _too_many(threads)):
         console.say_once(sentence)
-    chosen = {**chosen, "threads": threads, "ranks": ranks.size}
+    chosen = dataclasses.replace(chosen, threads=threads, ranks=ranks.size)
     if device.type != "cpu" and (variants := job.net.variants()):
-        if "convolution" not in chosen:
-            chosen["convolution"] = ranks.from_first(lambda: fastest_convolution(job, device, console, ranks))
-        job = job._replace(net=variants[chosen["convolution"]])
+        fastest = chosen.convolution or ranks.from_first(lambda: fastest_convolution(job, device, console, ranks))
+        chosen = dataclasses.replace(chosen, convolution=fastest)
+        job = job._replace(net=variants[fastest])
     if settings.memory or settings.tasks_per_chunk == "auto":
-        if "tasks_per_chunk" not in chosen or settings.memory not in (None, chosen.get("memory")):
+        if chosen.tasks_per_chunk is None or settings.memory not in (None, chosen.memory):
             for key in ("compile", "cuda_graph"):
                 if settings.memory and getattr(settings, key):
                     console.say(f"memory={settings.memory} is measured without {key}=true, which takes more")
             best = ranks.from_first(lambda: choose_chunk(job, device, console, ranks))
-            chosen |= {"tasks_per_chunk": best.tasks, "memory": settings.memory, "peak_memory": best.peak}
-            chosen["remat"] = best.remat
+            chosen = dataclasses.replace(
+                chosen, tasks_per_chunk=best.tasks, memory=settings.memory, peak_memory=best.peak, remat=best.remat
+            )
         job = _as_chosen(job, chosen, console, ranks)
-    elif "tasks_per_chunk" in chosen and may_cut(job):  # for a bound that this command leaves out
+    elif chosen.tasks_per_chunk is not None and may_cut(job):  # for a bound that this command leaves out
         job = _as_chosen(job, chosen, console, ranks)
     if folder and ranks.is_first:
-        records.write_json(folder / "choices.json", chosen)
+        write_choices(folder, chosen)
     return job
 
 
@@ -79,21 +80,21 @@ def _too_many(threads: int) -> str | None:
     )
 
 
-def _chosen(folder: Path | None) -> dict[str, Any]:
+def _chosen(folder: Path | None) -> Choices:
     """Read what was chosen in the folder of a run earlier. A run of a version that kept denormal numbers keeps them."""
-    if folder is None or not ((folder / "choices.json").exists() or (folder / "checkpoints").exists()):
-        return {"denormals_are_zero": True}
-    return {**runs.choices(folder), "denormals_are_zero": runs.denormals_are_zero(folder)}
+    if folder is None or not ((folder / FILE).exists() or (folder / "checkpoints").exists()):
+        return Choices(denormals_are_zero=True)
+    return read_choices(folder)
 
 
-def _as_chosen(job: Job, chosen: dict[str, Any], console: Console, ranks: Ranks) -> Job:
+def _as_chosen(job: Job, chosen: Choices, console: Console, ranks: Ranks) -> Job:
     """The job with the number of tasks at once, and with inner steps computed again where that was chosen."""
-    tasks, said = chosen["tasks_per_chunk"], [f"{job.run.tasks_per_step // ranks.size} tasks go through at once"]
+    tasks, said = chosen.tasks_per_chunk, [f"{job.run.tasks_per_step // ranks.size} tasks go through at once"]
     algo: Any = job.algo
-    if may_rematerialise(job) and chosen.get("remat"):
+    if may_rematerialise(job) and chosen.remat:
         algo = dataclasses.replace(algo, remat=True)
         said.append("inner steps are computed again in the backward pass")
-    if chosen.get("memory") and chosen.get("peak_memory"):
-        said.append(f"{bytes_shown(chosen['peak_memory'])} at the peak, for memory={chosen['memory']}")
+    if chosen.memory and chosen.peak_memory:
+        said.append(f"{bytes_shown(chosen.peak_memory)} at the peak, for memory={chosen.memory}")
     console.say(f"{tasks} of {', '.join(said)}")
     return job._replace(algo=algo, run=dataclasses.replace(job.run, tasks_per_chunk=tasks, memory=None))

@@ -1,8 +1,5 @@
 """Row C26 of the fault matrix: records of a run in which a key is missing or has another value. The command ends with
 one sentence, or goes on, and never with a traceback.
-
-Records are not typed yet: the cases in UNTYPED end in a traceback today, and are strict, so that whoever mends them
-takes them from the list.
 """
 
 import copy as copies
@@ -93,7 +90,6 @@ CASES = [
     for place, values in places.items()
     for value in values
 ]
-UNTYPED = frozenset((Path(__file__).parent / "untyped_records.txt").read_text().splitlines())
 
 
 def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
@@ -131,10 +127,6 @@ def tells(one: Damage, made: Path, folder: Path) -> str | None:
 
 
 @pytest.mark.row("C26", ci=8, full=len(CASES))
-def test_a_damaged_record_is_a_sentence(
-    attempt: int, made: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_damaged_record_is_a_sentence(attempt: int, made: Path, tmp_path: Path) -> None:
     one = CASES[attempt * 37 % len(CASES)]
-    if one.name in UNTYPED:
-        request.applymarker(pytest.mark.xfail(reason="records are not typed yet", strict=True))
     assert tells(one, made, tmp_path) is None, one.name

@@ -114,7 +114,7 @@ def test_values_of_a_runs_folder_are_written_out_everywhere(made: Path, tmp_path
     attack = f'=1+1{EVIL}"><script>alert(1)</script><img src=x onerror=y>'
     results = json.loads((one / "results.json").read_text())
     results |= {"algo": attack, "task": attack, "batch_norm": attack, "learned": {attack: 1.0}}
-    results |= {"baselines": {attack: {"mean": 1.0, "ci95": 0.1}}, "episodes_sha256": attack}
+    results |= {"baselines": {attack: {"mean": 1.0, "ci95": 0.1, "median": None}}, "episodes_sha256": attack}
     forge(one / "results.json", results)
     environment = json.loads((one / "environment.json").read_text())
     environment |= {"processor": attack, "torch": attack, "git_commit": attack, "data": attack, "gpu": attack}

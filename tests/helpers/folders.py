@@ -42,8 +42,8 @@ def write_run(
     np.savez(folder / "episodes.npz", metric=curve, loss=loss, **others)
     results = {
         **{"split": "test", "episodes": len(last), "episodes_sha256": sha256, "metric": metric, "seed": seed},
-        **{"mean": after["mean"], "ci95": after["ci95"], "median": after["median"], "batch_norm": batch_norm},
-        **{"per_step": [{"step": 0, **first}, {"step": 1, **after}]},
+        **{"mean": after.mean, "ci95": after.ci95, "median": after.median, "batch_norm": batch_norm},
+        **{"per_step": [{"step": 0, **first._asdict()}, {"step": 1, **after._asdict()}]},
         **{"algo": "maml", "task": "sinusoid", "step": 20, "steps": 20, "other_batch_norm": {}},
     }
     (folder / "results.json").write_text(json.dumps(results))

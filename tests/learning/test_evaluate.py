@@ -61,23 +61,23 @@ def test_the_interval_covers_the_truth_in_95_of_100_tests() -> None:
     covered = 0
     for test in accuracy:
         found = summarise(test, torch.zeros(600))
-        assert found["mean"] is not None
-        assert found["ci95"] is not None
-        covered += abs(found["mean"] - 0.6) <= found["ci95"]
+        assert found.mean is not None
+        assert found.ci95 is not None
+        covered += abs(found.mean - 0.6) <= found.ci95
     assert 935 <= covered <= 965
 
 
 def test_figures_are_those_of_the_definition() -> None:
     found = summarise(torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([False, False, False, True]))
-    assert found["mean"] == 4.0
-    assert found["median"] == 2.5
-    assert found["diverged"] == 0.25
-    assert found["ci95"] == 1.96 * math.sqrt((9 + 4 + 1 + 36) / 4) / 2
+    assert found.mean == 4.0
+    assert found.median == 2.5
+    assert found.diverged == 0.25
+    assert found.ci95 == 1.96 * math.sqrt((9 + 4 + 1 + 36) / 4) / 2
 
 
 def test_diverged_episodes_stay_in_the_mean_and_are_counted() -> None:
     found = summarise(torch.tensor([1.0, float("inf"), 2.0]), torch.tensor([False, True, False]))
-    assert found == {"mean": None, "ci95": None, "median": 2.0, "diverged": 1 / 3}
+    assert found == (None, None, 2.0, 1 / 3)
     nan = float("nan")
     values = torch.tensor([[1.0, 10.5], [3.0, 9.0], [3.0, nan]])
     assert has_diverged("values", values, values[:, 0]).tolist() == [[False, True], [False, False], [False, True]]

@@ -22,6 +22,7 @@ from metalearn_cli.compare.groups import parts
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.report import figures, page
 from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.outcome import NOT_ENDED
 from metalearn_cli.run_folder.series import Curve
 
 VOID = {"meta", "link", "img", "br", "wbr"}
@@ -306,7 +307,7 @@ def failed_sweep(tmp_path: Path) -> None:
             (folder / name).unlink()
     outcome = {"launch": "a", "number": 2, "values": "seed=2", "stopped": None, "failed": "the loss is not finite"}
     (tmp_path / "sw/seed=2/outcome.json").write_text(json.dumps(outcome))
-    (tmp_path / "sw/seed=3/outcome.json").write_text(json.dumps({**outcome, "failed": runs.NOT_ENDED}))
+    (tmp_path / "sw/seed=3/outcome.json").write_text(json.dumps({**outcome, "failed": NOT_ENDED}))
 
 
 @pytest.mark.parametrize("argument", ["sw", "sw/*", "s*"])

@@ -88,20 +88,20 @@ def test_of_many_damaged_lines_the_first_are_named(runs: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("name", "place", "value", "said"),
     [
-        ("results.json", ["mean"], math.nan, "results.json: mean is nan, where a finite number or null is wanted"),
-        ("results.json", ["per_step"], [], "results.json: per_step is [], where a list of objects is wanted"),
-        ("results.json", ["per_step", 1, "diverged"], "x", "per_step[1].diverged is 'x', where a number from 0 to 1"),
+        ("results.json", ["mean"], math.nan, "results.json: mean is nan, and a finite number or null is expected"),
+        ("results.json", ["per_step"], [], "results.json: per_step is [], and a list of objects is expected"),
+        ("results.json", ["per_step", 1, "diverged"], "x", "per_step[1].diverged is 'x', and a number from 0 to 1"),
         ("results.json", ["per_step", 0, "mean"], ..., "results.json has no per_step[0].mean"),
-        ("results.json", ["learned"], {"rate": None}, "learned.rate is None, where a finite number is wanted"),
-        ("results.json", ["baselines"], {"oracle": 1}, "baselines.oracle is 1, where an object is wanted"),
-        ("results.json", ["metric"], "f1", "results.json: metric is 'f1', where accuracy or mse is wanted"),
+        ("results.json", ["learned"], {"rate": None}, "learned.rate is None, and a finite number is expected"),
+        ("results.json", ["baselines"], {"oracle": 1}, "baselines.oracle is 1, and an object is expected"),
+        ("results.json", ["metric"], "f1", "results.json: metric is 'f1', and accuracy or mse is expected"),
         ("results.json", ["episodes"], 7, "episodes.npz: metric is float64 of shape [8, 2]"),
-        ("environment.json", ["choices"], "maml", "environment.json: choices is 'maml', where an object is wanted"),
+        ("environment.json", ["choices"], "maml", "environment.json: choices is 'maml', and an object is expected"),
         (
             "environment.json",
             ["choices", "algo"],
             [],
-            "environment.json: choices.algo is [], where the name of a file in one folder is wanted",
+            "environment.json: choices.algo is [], and a text is expected",
         ),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_figure_that_cannot_be_trusted_is_a_sentence(
     [
         ("overrides.txt", b"name=\xff\n", "a/overrides.txt cannot be read (it is not text in UTF-8)"),
         ("config.yaml", b"steps: 20\n", "a/config.yaml has no seed"),
-        ("config.yaml", b"steps: 20\nseed: [0]\n", "a/config.yaml: seed is [0], where a whole number is wanted"),
+        ("config.yaml", b"steps: 20\nseed: [0]\n", "a/config.yaml: seed is [0], and a whole number is expected"),
         ("results.json", b"[" * 100_000, "a/results.json cannot be read"),
         ("episodes.npz", b"", "a/episodes.npz cannot be read"),
     ],

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from metalearn_cli.run_folder import (
     records,
     runs,
 )
+from metalearn_cli.run_folder.results import Results, StepResult, check_figures
 from metalearn_cli.trained import (
     export,  # noqa: F401 - the forks need not import them anew
     predict,  # noqa: F401 - the forks need not import them anew
@@ -178,21 +180,21 @@ def test_the_figures_are_computed_as_they_were_summarised(tmp_path: Path) -> Non
     metric[3, 1], metric[4, 2], metric[7:40, 3] = torch.nan, torch.inf, torch.inf
     np.savez(tmp_path / "episodes.npz", metric=metric.numpy(), loss=metric.numpy(), metric_running=metric[:, 1].numpy())
     diverged = scores.has_diverged("values", metric, metric[:, 0])
-    rows: list[Any] = [scores.summarise(*both) for both in zip(metric.T, diverged.T, strict=True)]
-    results = {"metric": "mse", "episodes": 51, **rows[-1], "per_step": rows, "other_batch_norm": {"running": rows[1]}}
-    records.check_figures(tmp_path, results)
+    summaries = [scores.summarise(*both) for both in zip(metric.T, diverged.T, strict=True)]
+    steps = tuple(StepResult(number, *summary) for number, summary in enumerate(summaries))
+    results = Results(
+        **{"episodes": 51, "episodes_sha256": "", "metric": "mse", "seed": 0, "step": 1, "steps": 1, "per_step": steps},
+        **{"mean": steps[-1].mean, "ci95": steps[-1].ci95, "median": steps[-1].median},
+        other_batch_norm={"running": summaries[1]},
+    )
+    check_figures(tmp_path, results)
     with pytest.raises(UserError, match=r"per_step\[3\]\.mean is 3, and by the values in episodes\.npz it is None"):
-        records.check_figures(tmp_path, results | {"per_step": [*rows[:3], rows[3] | {"mean": 3}]})
+        check_figures(tmp_path, replace(results, per_step=(*steps[:3], replace(steps[3], mean=3))))
 
 
 def test_killed_between_the_values_and_their_figures_a_prolonged_run_has_neither_old_nor_wrong_ones(here: Path) -> None:
-    picture = test.picture
-
-    def die(learner: Any, job: Any, split: Any, mode: Any) -> Any:
-        return os._exit(9) if split == "test" else picture(learner, job, split, mode)
-
     def patch() -> None:
-        test.picture = die
+        test.picture = lambda tasks: os._exit(9)
 
     assert wait(here, start(here, *COMMANDS["prolong"], first=patch)).code == 9
     assert not (here / "outputs/run/results.json").exists()
@@ -254,7 +256,7 @@ def test_a_run_of_a_version_before_is_accepted_with_one_sentence(tmp_path: Path)
     said = "outputs/run is of a version that kept no hashes: nothing proves that config.yaml, environment.json, "
     given = (MAML / "overrides.txt").read_text().splitlines()
     reported_too = (
-        "note: of a version that kept no hashes: nothing proves that the files are as it wrote them: outputs/run"
+        "note: made by a version that kept no hashes: nothing proves that the files are as it wrote them: outputs/run"
     )
     assert reported_too in run(tmp_path, *COMMANDS["report"]).err
     for command in (["eval", "run=outputs/run"], COMMANDS["predict"], ["train", *given], ["train", *given, "steps=25"]):

@@ -21,6 +21,7 @@ from metalearn_cli.config.job import load_job
 from metalearn_cli.config.overrides import quote
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.outcome import Outcome, read_outcome
 from metalearn_cli.sweep import sweep, sweep_job
 from metalearn_cli.training.run import train_run
 
@@ -174,7 +175,7 @@ def test_the_outcome_of_a_killed_life_is_none(tmp_path: Path) -> None:
     (tmp_path / "seed=0" / "outcome.json").write_text('{"failed": "it did not come to its end"}')
     idle: Any = Idle()
     search.launch(idle, [], study, study.trials, tmp_path)
-    assert sweep_job.read_outcome(tmp_path / "seed=0") is None
+    assert read_outcome(tmp_path / "seed=0") is None
 
 
 def test_the_verdict_is_that_of_the_pruner_on_the_validations_so_far(tmp_path: Path) -> None:
@@ -226,9 +227,9 @@ def test_a_failure_of_another_kind_is_told_as_one(whole: tuple[Path, Finished]) 
     folder, _ = whole
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage)
-    outcome = {"failed": "there is not enough memory", "diverged": False, "pruned": None}
+    outcome = Outcome(failed="there is not enough memory", diverged=False)
     search.tell_study(study, storage, "mse", study.ask(), outcome, folder)
-    assert (study.trials[0].state, study.trials[0].user_attrs) == (TrialState.FAIL, {"failed": outcome["failed"]})
+    assert (study.trials[0].state, study.trials[0].user_attrs) == (TrialState.FAIL, {"failed": outcome.failed})
 
 
 def test_where_a_trial_fails_the_search_waits_until_that_is_mended(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_a_gpu_convolves_by_the_faster_way_and_a_cpu_grouped(
     monkeypatch.setattr(autotune, "_seconds", seconds)
     monkeypatch.setattr(type(job), "training_draw", lambda *_: {})
     monkeypatch.setattr(type(job.task), "gather", lambda task, draw, device: None)
-    assert autotune.fastest_convolution(job, CPU, Console()) == fastest
+    assert autotune.fastest_convolution(job, CPU, Console()).name == fastest
     assert prepare(job, None, Console()).net.convolution is Convolution.auto  # type: ignore[attr-defined]
     assert new_learner(job).net.convolution is Convolution.auto  # type: ignore[attr-defined]
 

@@ -1,0 +1,159 @@
+"""What came of a test: results.json, and episodes.npz, from whose values its figures are computed again.
+
+Shapes: E episodes, K inner steps.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+
+from metalearn_cli.config.conf_folder import Paper
+from metalearn_cli.errors import UserError
+from metalearn_cli.learning.scores import Figures, Summary, figures, has_diverged, parse_expectation
+from metalearn_cli.run_folder.records import MOST_BYTES, Array, arrays_of, read_record, write_record
+from metalearn_cli.system.files import read_bytes
+from metalearn_cli.system.typed_json import Count, Json, Rule, Share
+
+FILE = "results.json"
+EPISODES = "episodes.npz"
+KINDS = {"accuracy": "classes", "mse": "values"}  # by the metric
+_CLOSE = 1e-6  # of a figure that is computed again: another machine sums in another order
+_AGAIN = "put it back, or metalearn eval run=... tests the run once more"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The test after an inner step."""
+
+    step: Count
+    mean: float | None  # None: not finite
+    ci95: float | None
+    median: float | None
+    diverged: Share  # of the episodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """A test; earlier versions wrote neither baselines nor hashes."""
+
+    split: str = "test"
+    episodes: Count
+    episodes_sha256: str
+    metric: Literal["accuracy", "mse"]
+    mean: float | None  # this and the next two are those after the last inner step
+    ci95: float | None
+    median: float | None
+    per_step: Annotated[tuple[StepResult, ...], Rule("a list of objects", bool)]  # K + 1, the first before adapting
+    batch_norm: str | None = None  # the mode of all figures above; None: the network has none
+    other_batch_norm: dict[str, Summary] = field(default_factory=dict)  # by their modes, after the last inner step
+    algo: str | None = None
+    task: str | None = None
+    adapted: str | None = None  # how the images of another task were made to fit
+    experiment: str | None = None
+    seed: int
+    episodes_seed: int = 0
+    step: Count  # of the checkpoint that was tested
+    steps: Count  # of the training
+    select: str = "best"
+    paper: Paper | None = None
+    learned: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, Figures] = field(default_factory=dict)
+    episodes_npz: str | None = None  # the hash of that file
+    config: Json | None = None  # the keys that decide what is trained
+
+    @property
+    def last(self) -> StepResult:
+        return self.per_step[-1]
+
+
+def read_results(folder: Path) -> Results:
+    """Read the results in this folder. Raises UserError where they are missing, damaged or changed."""
+    return read_record(Results, folder / FILE)
+
+
+def write_results(folder: Path, results: Results) -> None:
+    write_record(folder / FILE, results)
+
+
+def shortfall(text: str | None, results: Results) -> str | None:
+    """How the results fall short of `expect`, with the value measured; None where they do not."""
+    if text is None:
+        return None
+    expectation = parse_expectation(text, results.metric, len(results.per_step) - 1)
+    mean = results.mean if expectation.step is None else results.per_step[expectation.step].mean
+    if expectation.met(mean):
+        return None
+    name = results.metric + ("" if expectation.step is None else f"_step{expectation.step}")
+    return f"{name} is {'not finite' if mean is None else f'{mean:.6g}'} and falls short of expect={text!r}"
+
+
+def read_episodes(folder: Path, results: Results) -> dict[str, Array]:
+    """Read episodes.npz: a number for each test episode, and after each inner step. Raises UserError where they are not
+    the episodes of these results: E of them, and K + 1 numbers of each."""
+    path, again = folder / EPISODES, "metalearn eval run=... tests the run once more"
+    arrays = arrays_of(path)
+    shapes = {"metric": (results.episodes, len(results.per_step)), "episode": (results.episodes,)}
+    for name, array in arrays.items():
+        expected = shapes.get(name) or (shapes["episode"] if name.startswith("metric_") else array.shape)
+        if array.dtype.kind not in "biuf" or array.shape != expected:
+            shape = f"{array.dtype} of shape {list(array.shape)}"
+            raise UserError(f"{path}: {name} is {shape}, and the run's results.json says {list(expected)}: {again}")
+    if "metric" not in arrays:
+        raise UserError(f"{path} has no array metric: {again}")
+    return arrays
+
+
+def check_figures(folder: Path, results: Results) -> None:
+    """Raises UserError where the figures of results.json are not those of episodes.npz. Without that file there is
+    nothing to compare them with."""
+    path = folder / EPISODES
+    if not path.exists():
+        return
+    if results.episodes_npz not in (None, hashlib.sha256(read_bytes(path, MOST_BYTES)).hexdigest()):
+        raise UserError(f"{path} is not the file that results.json beside it was made of: {_AGAIN}")
+    for place, row, computed in _computed(results, read_episodes(folder, results)):
+        for name, value in computed.items():
+            written = getattr(row, name)
+            if not _is_close(written, value):
+                raise UserError(
+                    f"{folder / FILE}: {place}{name} is {written}, and by the values in episodes.npz it is {value}: "
+                    f"{_AGAIN}"
+                )
+
+
+def _computed(results: Results, arrays: dict[str, Array]) -> Iterator[tuple[str, object, dict[str, float | None]]]:
+    """The place of each figure in results.json, the record that holds it, and what episodes.npz says."""
+    steps = [_figures(values) for values in arrays["metric"].T]
+    yield "", results, steps[-1]
+    shares = _diverged(results.metric, arrays)
+    for number, (row, computed) in enumerate(zip(results.per_step, steps, strict=True)):
+        yield f"per_step[{number}].", row, computed | ({"diverged": shares[number]} if shares else {})
+    for mode, summary in results.other_batch_norm.items():
+        if (values := arrays.get(f"metric_{mode}")) is not None:
+            yield f"other_batch_norm.{mode}.", summary, _figures(values)
+
+
+def _figures(values: Array) -> dict[str, float | None]:
+    return figures(torch.from_numpy(values.astype(np.float64)))._asdict()
+
+
+def _diverged(metric: str, arrays: dict[str, Array]) -> list[float]:
+    """The share of diverged episodes after each inner step; [] where the losses were not kept."""
+    loss = arrays.get("loss")
+    if loss is None or loss.shape != arrays["metric"].shape or loss.dtype not in (np.float32, np.float64):
+        return []
+    losses = torch.from_numpy(loss)
+    shares: list[float] = has_diverged(KINDS[metric], losses, losses[:, 0]).double().mean(0).tolist()
+    return shares
+
+
+def _is_close(written: float | None, computed: float | None) -> bool:
+    if written is None or computed is None:
+        return written is computed
+    return math.isclose(written, computed, rel_tol=_CLOSE, abs_tol=1e-9)
