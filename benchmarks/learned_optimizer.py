@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.algorithms.hand_optimizer import HandOptimizer, Method
+from metalearn_cli.algorithms.hand_optimizer import HandOptimizer, UpdateRule
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job, load_job
 from metalearn_cli.learning.draws import EpisodeRange
@@ -106,7 +106,7 @@ def trained(row: str) -> dict[str, Tensor]:
     return checkpoint.load_step(OUTPUTS / "learned_optimizer" / row / "checkpoints", results["step"]).tensors
 
 
-def tuned(job: Job, method: Method, tuning: int) -> tuple[Learner, float]:
+def tuned(job: Job, method: UpdateRule, tuning: int) -> tuple[Learner, float]:
     """A baseline with the best of RATES at the horizon over `tuning` training tasks, and that rate."""
     fields = {name: getattr(job.algo, name) for name in ("start_std", "batch_size", "horizon", "test_steps")}
     algorithm = HandOptimizer(method, RATES, **fields)
@@ -130,7 +130,7 @@ def compare(problem: Problem, weights: dict[str, Tensor]) -> tuple[dict[str, Ten
     learner.load_state_dict(own)
     curves, rates = {}, {}
     curves["learned"], sha = score(learner, job, problem)
-    for method in Method:
+    for method in UpdateRule:
         baseline, rates[method.name] = tuned(job, method, problem.tuning)
         curves[method.name], same = score(baseline, job, problem)
         assert same == sha

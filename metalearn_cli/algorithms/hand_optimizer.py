@@ -45,7 +45,7 @@ from metalearn_cli.tasks.base import Batch, Support
 WORST = 1e6  # the loss of a candidate that diverged
 
 
-class Rule(Enum):
+class UpdateRule(Enum):
     sgd = "sgd"
     rmsprop = "rmsprop"
     adam = "adam"
@@ -72,7 +72,7 @@ Rates = Annotated[
 
 @dataclass(frozen=True)
 class HandOptimizer(Algorithm):
-    method: Rule = Rule.adam
+    method: UpdateRule = UpdateRule.adam
     rates: Rates = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # the candidates, R
     start_std: NonNegative = 0.01  # theta_0 ~ N(0, start_std^2)
     batch_size: Count | None = None  # support examples per step; null: all of them
@@ -131,15 +131,15 @@ class HandOptimizer(Algorithm):
         """One step on gradient [N, P], with the other settings of torch.optim."""
         theta, first, second, step = at
         match self.method:
-            case Rule.sgd:
+            case UpdateRule.sgd:
                 direction = gradient
-            case Rule.nesterov:
+            case UpdateRule.nesterov:
                 first = 0.9 * first + gradient
                 direction = gradient + 0.9 * first
-            case Rule.rmsprop:
+            case UpdateRule.rmsprop:
                 second = 0.99 * second + 0.01 * gradient.square()
                 direction = gradient / (second.sqrt() + 1e-8)
-            case Rule.adam:
+            case UpdateRule.adam:
                 first = 0.9 * first + 0.1 * gradient
                 second = 0.999 * second + 0.001 * gradient.square()
                 unbiased = (second / (1 - 0.999 ** (step + 1))).sqrt()

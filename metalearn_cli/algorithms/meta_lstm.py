@@ -55,7 +55,7 @@ class Gates(NamedTuple):
     input: Tensor  # i_t before the sigmoid, [T, P]
 
 
-class State(NamedTuple):
+class EpisodeState(NamedTuple):
     """What an update of T tasks takes and changes."""
 
     theta: Tensor  # the weights of the networks, [T, P]
@@ -97,15 +97,15 @@ class MetaLSTM(Algorithm):
             if left:
                 state = self._step(net, support, state)
 
-    def _start(self, meta: Meta, tasks: int) -> State:
+    def _start(self, meta: Meta, tasks: int) -> EpisodeState:
         theta_0 = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
         weights = {name: value for name, value in meta.params.items() if not name.startswith(LEARNER)}
         theta = to_vector(per_task(theta_0, tasks))
         hidden, gate = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
         stats = per_task(standard_normal(meta.buffers), tasks)
-        return State(theta, Gates((hidden, hidden), gate, gate), stats, weights)
+        return EpisodeState(theta, Gates((hidden, hidden), gate, gate), stats, weights)
 
-    def _step(self, net: Net, support: Support, state: State) -> State:
+    def _step(self, net: Net, support: Support, state: EpisodeState) -> EpisodeState:
         with torch.no_grad():  # constants for the meta-gradient
             params = from_vector(state.theta, net.shapes)
             loss, by_name, used = support_gradient(net, params, support, params, second_order=False)
@@ -115,7 +115,7 @@ class MetaLSTM(Algorithm):
                 gradient = gradient / size
             stats = {name: old.lerp(used[name].detach(), self.bn_momentum) for name, old in state.stats.items()}
         theta, gates = gated_update(state.meta, state.theta, state.gates, loss, gradient)
-        return State(theta, gates, stats, state.meta)
+        return EpisodeState(theta, gates, stats, state.meta)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
         update = partial(self._step, net, batch.support)

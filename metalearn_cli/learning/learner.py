@@ -11,7 +11,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_metric
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.step import ON_THE_CPU, Execution, State, StepRunner, Updater, check
+from metalearn_cli.learning.step import ON_THE_CPU, Execution, State, StepRunner, Updater, require_finite
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.system.compiled import unchanged
@@ -84,7 +84,7 @@ class Learner:
 
         What reads the state asks first: `evaluate`, `adapt` and `state_dict`.
         """
-        check(self._state)
+        require_finite(self._state)
 
     def evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
         """Adapt to the support set of each task, and score the query set.

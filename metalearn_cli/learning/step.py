@@ -136,12 +136,12 @@ class StepRunner:
         while True:
             carries = self._update(state, batch, carries, number, self._rate)
             if self._checks_every_update:
-                check(state)
+                require_finite(state)
             if carries is None:
                 return
 
 
-def check(state: State) -> None:
+def require_finite(state: State) -> None:
     """Raises NonFinite if an update of this state was not finite since the last call. A GPU is waited for."""
     if state.stopped:
         state.stopped.zero_()

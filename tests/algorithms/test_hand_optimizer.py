@@ -9,7 +9,7 @@ from problems import DOUBLE, images, points
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
-from metalearn_cli.algorithms.hand_optimizer import WORST, HandOptimizer, Rule
+from metalearn_cli.algorithms.hand_optimizer import WORST, HandOptimizer, UpdateRule
 from metalearn_cli.algorithms.inner_loop import minibatch
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.optimizee import Optimizee
@@ -27,15 +27,15 @@ MODE = BatchNorm.transductive
 CPU = torch.device("cpu")
 
 
-def torchs(method: Rule, theta: Tensor, rate: float) -> torch.optim.Optimizer:
+def torchs(method: UpdateRule, theta: Tensor, rate: float) -> torch.optim.Optimizer:
     match method:
-        case Rule.sgd:
+        case UpdateRule.sgd:
             return torch.optim.SGD([theta], rate)
-        case Rule.nesterov:
+        case UpdateRule.nesterov:
             return torch.optim.SGD([theta], rate, momentum=0.9, nesterov=True)
-        case Rule.rmsprop:
+        case UpdateRule.rmsprop:
             return torch.optim.RMSprop([theta], rate)
-        case Rule.adam:
+        case UpdateRule.adam:
             return torch.optim.Adam([theta], rate)
 
 
@@ -49,10 +49,10 @@ def quadratics(tasks: int = 3, dimension: int = 4, step: int = 0) -> Batch:
     return task.gather(task.draw(tasks, "train", generator(0, step)), CPU).to(torch.float64)
 
 
-@pytest.mark.parametrize("method", Rule)
+@pytest.mark.parametrize("method", UpdateRule)
 @pytest.mark.parametrize("batch_size", [None, 4])
 @pytest.mark.row("D3")
-def test_every_step_is_torchs(method: Rule, batch_size: int | None) -> None:
+def test_every_step_is_torchs(method: UpdateRule, batch_size: int | None) -> None:
     spec, batch = images()
     net = MLP(spec, hidden=(3,), activation=Activation.tanh)
     rates = (0.03, 0.1)
@@ -73,8 +73,8 @@ def test_every_step_is_torchs(method: Rule, batch_size: int | None) -> None:
             optimizer.step()
 
 
-@pytest.mark.parametrize("method", Rule)
-def test_training_sums_the_final_loss_of_every_rate(method: Rule) -> None:
+@pytest.mark.parametrize("method", UpdateRule)
+def test_training_sums_the_final_loss_of_every_rate(method: UpdateRule) -> None:
     """Each candidate as if it had been alone."""
     rates = (0.001, 0.01, 0.02)
     trained = learner(HandOptimizer(method, rates, horizon=7, test_steps=7))
@@ -94,14 +94,14 @@ def test_training_sums_the_final_loss_of_every_rate(method: Rule) -> None:
 
 
 def test_a_rate_that_diverges_neither_wins_nor_stops_the_run() -> None:
-    trained = learner(HandOptimizer(Rule.sgd, (1e200, 1e3, 0.01), horizon=30, test_steps=5))
+    trained = learner(HandOptimizer(UpdateRule.sgd, (1e200, 1e3, 0.01), horizon=30, test_steps=5))
     assert (trained.step(quadratics(), 0) == WORST).all()  # of the first: nothing is known yet
     found = trained.meta.buffers["final_loss"]
     assert found[:2].tolist() == [WORST, WORST]
     assert (trained.step(quadratics(), 1) < 100).all()
     assert found.argmin() == 2
     # All of them: the loss is as bad as can be, and still a number.
-    trained = learner(HandOptimizer(Rule.sgd, (1e200, 1e3), horizon=30, test_steps=5))
+    trained = learner(HandOptimizer(UpdateRule.sgd, (1e200, 1e3), horizon=30, test_steps=5))
     for step in range(2):
         assert (trained.step(quadratics(), step) == WORST).all()
 
@@ -109,10 +109,10 @@ def test_a_rate_that_diverges_neither_wins_nor_stops_the_run() -> None:
 def test_a_net_that_diverges_leaves_the_running_statistics_alone() -> None:
     spec, batch = images()
     net = Conv4(spec, filters=2)
-    trained = Learner(HandOptimizer(Rule.sgd, (1e200,), horizon=3), net, Optimizer(), generator(0))
+    trained = Learner(HandOptimizer(UpdateRule.sgd, (1e200,), horizon=3), net, Optimizer(), generator(0))
     trained.step(batch, 0)
     assert all(torch.isfinite(value).all() for value in trained.meta.buffers.values())
-    trained = Learner(HandOptimizer(Rule.sgd, (1e-3, 1e200), horizon=3), net, Optimizer(), generator(0))
+    trained = Learner(HandOptimizer(UpdateRule.sgd, (1e-3, 1e200), horizon=3), net, Optimizer(), generator(0))
     before = {name: value.clone() for name, value in trained.meta.buffers.items()}
     trained.step(batch, 0)
     assert all(not torch.equal(value, before[name]) for name, value in trained.meta.buffers.items())
@@ -121,7 +121,7 @@ def test_a_net_that_diverges_leaves_the_running_statistics_alone() -> None:
 def test_it_starts_where_the_learned_optimizer_starts_and_sees_the_same_minibatches() -> None:
     spec, batch = points()
     net = MLP(spec, hidden=(3,))
-    hand = HandOptimizer(Rule.sgd, (0.1,), start_std=0.5, batch_size=2)
+    hand = HandOptimizer(UpdateRule.sgd, (0.1,), start_std=0.5, batch_size=2)
     learned = LearnedOptimizer(hidden=(), scale=0.1, start_std=0.5, batch_size=2)
     descent = {"readout.weight": -torch.ones(1, 1), "readout.bias": torch.zeros(1)}
     params = {name: value.double() for name, value in descent.items()}

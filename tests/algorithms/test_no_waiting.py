@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metalearn_cli.algorithms.base import Algorithm, Meta
-from metalearn_cli.algorithms.hand_optimizer import HandOptimizer, Rule
+from metalearn_cli.algorithms.hand_optimizer import HandOptimizer, UpdateRule
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.matching import Kernel, Matching, Vote
 from metalearn_cli.algorithms.pretrain import Pretrain
@@ -84,7 +84,7 @@ MORE: list[Algorithm] = [
     MAML(first_order=True),
     Matching(kernel=Kernel.euclidean, vote=Vote.sum),
     Reptile(inner_optimizer=InnerOptimizer.sgd),
-    *(HandOptimizer(method, horizon=2) for method in Rule),
+    *(HandOptimizer(method, horizon=2) for method in UpdateRule),
 ]
 
 ON_VALUES = [Pretrain(), *(algorithm for algorithm in ALGORITHMS if not isinstance(algorithm, ProtoNet | Matching))]
