@@ -71,13 +71,16 @@ class Predictor(ABC):
         """query_x [T, 1, *input] -> out [T, 1, outputs], under the statistics of the support set and this example."""
 
 
+Carry = Any  # what an algorithm gives itself for another update from the same tasks
+
+
 class Update(NamedTuple):
     """What one meta-batch of T tasks asks for; gradient and buffers are means over the tasks."""
 
     gradient: Params  # by the name of the meta-parameter
     loss: Tensor  # [T], detached
     buffers: Params  # the new ones
-    carry: Any = None  # not None: call again with it, for another update from the same tasks
+    carry: Carry = None  # not None: call again with it, for another update from the same tasks
 
 
 class Algorithm(ABC):
@@ -98,7 +101,7 @@ class Algorithm(ABC):
         the meta-gradient runs through the steps, and never under no_grad."""
 
     @abstractmethod
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         """The update that the tasks of `batch` ask for at meta-iteration `step` (counted from 0).
 
         No `if` on a tensor's value, nor on `step`: under compile=true and cuda_graph=true it is an int64 tensor [].

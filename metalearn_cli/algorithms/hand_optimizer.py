@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import (
     Algorithm,
     BatchNorm,
+    Carry,
     Meta,
     Predictor,
     Update,
@@ -99,7 +100,7 @@ class HandOptimizer(Algorithm):
     def learned(self, meta: Meta) -> dict[str, float]:
         return {"rate": self.rates[int(meta.buffers["final_loss"].argmin())]}
 
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         tasks, candidates = len(batch.key), len(self.rates)
         given = {name: value for name, value in batch.support._asdict().items() if value is not None}
         every = Support(**{name: value.repeat_interleave(candidates, 0) for name, value in given.items()})  # [T*R, ...]

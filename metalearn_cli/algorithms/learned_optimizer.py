@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import (
     Algorithm,
     BatchNorm,
+    Carry,
     Meta,
     Predictor,
     Update,
@@ -114,7 +115,7 @@ class LearnedOptimizer(Algorithm):
             if left:
                 at = self.advance(meta.params, at, optimizee.gradient(at.theta, at.step).gradient)
 
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         optimizee = Optimizee(net, batch.support, self.batch_size)
         at: LearnedPosition = self.begin(optimizee) if carry is None else carry
         total = torch.zeros((), dtype=at.theta.dtype, device=at.theta.device)

@@ -21,11 +21,10 @@ docs/algorithms.md tells how it relates to the others.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, require_one_way
 from metalearn_cli.algorithms.inner_loop import (
     AdaptedNet,
     Descent,
@@ -97,7 +96,7 @@ class MAML(Algorithm):
         for phi in gradient_descent(net, self._start(net, meta), support, steps, not self.first_order):
             yield AdaptedNet(net, phi, meta.buffers, support)
 
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, not self.first_order, self.remat)
         return query_update(net, meta, phi, batch)
 

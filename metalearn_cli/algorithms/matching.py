@@ -30,7 +30,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +38,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import (
     Algorithm,
     BatchNorm,
+    Carry,
     Meta,
     Predictor,
     Update,
@@ -113,7 +113,7 @@ class Matching(Algorithm):
         name = "matching:log_temperature"
         return {"temperature": meta.params[name].exp().item()} if self.learn_temperature else {}
 
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         scorer = partial(self.log_probabilities, meta.params, batch.support, net.spec.train_outputs)
         return embedding_update(net, meta, batch, scorer)
 

@@ -21,13 +21,13 @@ docs/algorithms.md tells how it relates to the others.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, require_one_way
 from metalearn_cli.algorithms.inner_loop import (
     AdaptedNet,
     from_vector,
@@ -117,7 +117,7 @@ class MetaLSTM(Algorithm):
         theta, gates = gated_update(state.meta, state.theta, state.gates, loss, gradient)
         return EpisodeState(theta, gates, stats, state.meta)
 
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         update = partial(self._step, net, batch.support)
         end = unroll(update, self._start(meta, len(batch.key)), self.inner_steps, self.remat)
         return query_update(net, meta, from_vector(end.theta, net.shapes), batch)

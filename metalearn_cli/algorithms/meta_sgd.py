@@ -18,11 +18,11 @@ docs/algorithms.md tells how it relates to the others.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update, require_one_way
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, require_one_way
 from metalearn_cli.algorithms.inner_loop import (
     AdaptedNet,
     Descent,
@@ -88,7 +88,7 @@ class MetaSGD(Algorithm):
             "highest_rate": rates.max().item(),
         }
 
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, second_order=True, remat=self.remat)
         return query_update(net, meta, phi, batch)
 

@@ -15,13 +15,13 @@ docs/algorithms.md tells how it relates to the others.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from metalearn_cli.algorithms.base import (
     Algorithm,
     BatchNorm,
+    Carry,
     Meta,
     Predictor,
     Update,
@@ -58,7 +58,7 @@ class Pretrain(Algorithm):
         for phi in gradient_descent(net, start, support, steps, second_order=False):
             yield AdaptedNet(net, phi, meta.buffers, support)
 
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         x, y = torch.cat([batch.support_x, batch.query_x], 1), torch.cat([batch.support_y, batch.query_y], 1)
         mask = None
         if batch.support_mask is not None and batch.query_mask is not None:

@@ -16,12 +16,11 @@ docs/algorithms.md tells how it relates to the others.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, Update
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.embedding import (
     PredictorByEmbedding,
     embedding_update,
@@ -47,7 +46,7 @@ class ProtoNet(Algorithm):
         scorer = partial(logits, support, net.spec.outputs)
         yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer)
 
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         return embedding_update(net, meta, batch, partial(logits, batch.support, net.spec.train_outputs))
 
 

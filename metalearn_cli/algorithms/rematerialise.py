@@ -25,6 +25,9 @@ State = TypeVar("State")  # a tree (tuples, lists, dicts) of tensors and numbers
 AT_MOST = 32  # steps whose states are all kept: with networks for images they weigh less than what one step computes
 
 
+Context = Any  # torch's own, which takes any attribute
+
+
 def unroll(step: Callable[[State], State], state: State, steps: int, remat: bool) -> State:
     """`state` after `steps` times state = step(state). Rematerialised: differentiable once, and only in `state`.
 
@@ -62,7 +65,7 @@ def rematerialise(step: Callable[[State], State], state: State) -> State:
 
 class _Rematerialised(Function):
     @staticmethod
-    def forward(ctx: Any, step: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Context, step: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.step = step
         ctx.save_for_backward(*inputs)
         ctx.set_materialize_grads(False)
@@ -70,7 +73,7 @@ class _Rematerialised(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
         with torch.enable_grad():
             inputs = [

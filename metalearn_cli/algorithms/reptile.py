@@ -20,7 +20,7 @@ docs/algorithms.md tells how it relates to the others.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import (
     Algorithm,
     BatchNorm,
+    Carry,
     Meta,
     Predictor,
     Update,
@@ -139,7 +140,7 @@ class Reptile(Algorithm):
         stepped = torch._foreach_addcdiv(theta, slope, root, -self.inner_lr)
         return AdamState(dict(zip(names, stepped, strict=True)), dict(zip(names, moment, strict=True)), steps)
 
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Any = None) -> Update:
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         state = final_of(self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch))
         with torch.no_grad():
             gradient = {name: value - state.params[name].mean(0) for name, value in meta.params.items()}

@@ -3,7 +3,6 @@
 import json
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.text import printable
 from metalearn_cli.system.text_table import aligned, finite
+from metalearn_cli.system.typed_json import Json
 
 MODES = tuple(mode.name for mode in BatchNorm)
 
@@ -122,7 +122,7 @@ def _difference_lines(difference: Difference, p: float | None, comparison: Compa
     return said
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
+def as_json(comparison: Comparison) -> Json:
     """The content of out=FILE: every figure, accuracies in 0..1."""
     return {
         "metric": comparison.metric,
@@ -155,7 +155,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _estimate(estimate: Estimate | None, method: str) -> dict[str, Any] | None:
+def _estimate(estimate: Estimate | None, method: str) -> Json | None:
     if estimate is None:
         return None
     figures = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "p": estimate.p, "df": estimate.df}

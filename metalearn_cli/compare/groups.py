@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.find import find
@@ -80,7 +81,7 @@ def swept(some: list[RunFolder]) -> list[str]:
     return [key for key in keys if len({run.overrides.get(key) for run in some}) > 1]
 
 
-def configuration(run: RunFolder) -> dict[str, Any]:
+def configuration(run: RunFolder) -> Config:
     """The keys that decide the result, except the seed."""
     free = (runs.FREE - {"steps"}) | {"seed"}
     return {key: value for key, value in run.config.items() if key not in free and not key.startswith("paper")}

@@ -9,7 +9,9 @@ from omegaconf import OmegaConf
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.system import yaml_files
-from metalearn_cli.system.typed_json import Count
+from metalearn_cli.system.limits import Natural
+
+Config = dict[str, Any]  # a configuration as plain values, nested or flat
 
 GROUPS = ("algo", "task", "model", "optimizer")  # name a class each
 PRESETS = ("experiment", "debug", "sweep")  # set keys of all groups, or who runs the jobs of a sweep
@@ -74,17 +76,17 @@ class Paper:
 
     mean: float
     ci95: float | None = None
-    step: Count | None = None  # the inner step that it is of; None: the last
+    step: Natural | None = None  # the inner step that it is of; None: the last
     source: str
 
     def omitted(self) -> tuple[str, ...]:
         return tuple(key for key in ("ci95", "step") if getattr(self, key) is None)
 
 
-def paper_of(experiment: str) -> dict[str, Any]:
+def paper_of(experiment: str) -> Config:
     """The published figure that a preset names, or those presets that it is made from; {} where none does."""
     node: Any = yaml_files.load(conf_dir() / "experiment" / f"{experiment}.yaml")
-    paper: dict[str, Any] = {}
+    paper: Config = {}
     for default in node.get("defaults", []):
         if isinstance(default, str) and default.startswith("/experiment/"):
             paper |= paper_of(default.removeprefix("/experiment/"))
@@ -94,7 +96,7 @@ def paper_of(experiment: str) -> dict[str, Any]:
     return paper | own
 
 
-def published() -> dict[str, dict[str, Any]]:
+def published() -> dict[str, Config]:
     """The presets that name a published figure -> their `paper`."""
     papers = {name: paper_of(name) for name in list_choices("experiment")}
     return {name: paper for name, paper in papers.items() if "mean" in paper}
@@ -106,7 +108,7 @@ def keys_of(group: str, choice: str) -> list[str]:
     return [f"{group}.{key}" for key in node.get(group, node) if key not in ("defaults", "_target_")]
 
 
-def run_keys() -> dict[str, Any]:
+def run_keys() -> Config:
     """The keys of conf/config.yaml, and what they are where nobody sets them."""
     node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
     return {key: value for key, value in node.items() if key != "defaults"}
@@ -140,9 +142,9 @@ def folders_of_runs(typed: str) -> list[str]:
     return [f"{start}{name}{' ' if name in whole else '/'}" for name in plain]
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> Config:
     """{"algo": {"inner_lr": 0.1}} -> {"algo.inner_lr": 0.1}."""
-    flat: dict[str, Any] = {}
+    flat: Config = {}
     for key, value in config.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from metalearn_cli.config.conf_folder import GROUPS, PRESETS, conf_dir, flatten, list_choices
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS, Config, conf_dir, flatten, list_choices
 from metalearn_cli.errors import nearest
 from metalearn_cli.system.limits import words_of
 
@@ -75,7 +75,7 @@ def composition_sentence(error: Exception, overrides: list[str]) -> str:
     return " ".join(str(error).split())
 
 
-def _nearest_key(key: str, known: dict[str, Any], given: dict[str, Any]) -> str:
+def _nearest_key(key: str, known: Config, given: Config) -> str:
     """Among the keys of the key's own group, where it names one; a key of a user's class wants a +."""
     group, dot, _ = key.partition(".")
     keys = [name for name in flatten(known) if "_target_" not in name]

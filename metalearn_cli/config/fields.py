@@ -16,17 +16,17 @@ from omegaconf.errors import OmegaConfBaseException
 from metalearn_cli.config.explain import describe
 from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.system import limits
-from metalearn_cli.system.limits import check_limit
+from metalearn_cli.system.limits import Hint, check_limit
 
 PACKAGE = "metalearn_cli."
 
 
-def types_in_source(target: str, injected: frozenset[str] = frozenset()) -> dict[str, Any]:
+def types_in_source(target: str, injected: frozenset[str] = frozenset()) -> dict[str, Hint]:
     """The types of the keys of dataclass `target`, package.module.Class of this package, with their limits; an enum in
     them has the names of its members, and a field that is a dataclass stands for its own fields. What no key can be of
     is Any."""
     module, _, name = target.rpartition(".")
-    types: dict[str, Any] = {}
+    types: dict[str, Hint] = {}
     for field in _definition(module, name).body:
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
@@ -59,7 +59,7 @@ def _path(module: str) -> Path:
     return Path(__file__).parents[2] / f"{module.replace('.', '/')}.py"
 
 
-def _type_of(annotation: ast.expr, module: str) -> Any:
+def _type_of(annotation: ast.expr, module: str) -> Hint:
     """The type that an annotation of `module` means; of a dataclass its whole name."""
     match annotation:
         case ast.Constant(value=None):
@@ -79,7 +79,7 @@ def _type_of(annotation: ast.expr, module: str) -> Any:
     return Any
 
 
-def _class_of(name: str, module: str) -> Any:
+def _class_of(name: str, module: str) -> Hint:
     for part in _source(module).body:
         if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == name:
             return _type_of(part.value, module)
@@ -95,7 +95,7 @@ def _class_of(name: str, module: str) -> Any:
     return Any
 
 
-def typed(types: dict[str, Any], node: DictConfig, prefix: str, owner: str) -> DictConfig:
+def typed(types: dict[str, Hint], node: DictConfig, prefix: str, owner: str) -> DictConfig:
     """The values of `node` in their types, those of `owner`'s keys; missing where `node` has none. Raises UserError for
     any other key, and for a value of another type."""
     keys = make_dataclass("Keys", list(types.items()))

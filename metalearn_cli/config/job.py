@@ -13,7 +13,7 @@ import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
-from metalearn_cli.config.conf_folder import GROUPS, Paper, conf_dir, flatten, run_keys
+from metalearn_cli.config.conf_folder import GROUPS, Config, Paper, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import compose_run, given_twice, keys_of
 from metalearn_cli.config.schema import (
     ConfigSource,
@@ -116,7 +116,7 @@ class Job(NamedTuple):
     net: Net
     optimizer: Optimizer
     choices: dict[str, str]  # the chosen yaml of each group, e.g. {"algo": "maml", "experiment": "maml/sinusoid"}
-    config: dict[str, Any]  # all of it as plain values, as it is written to config.yaml
+    config: Config  # all of it as plain values, as it is written to config.yaml
     notes: list[str]  # what the user should know about how the command line was understood
     given: frozenset[str] = frozenset()  # the keys that stand on the command line
 
@@ -132,7 +132,7 @@ class Job(NamedTuple):
         return [self.headline, *(mode for mode in others if mode is not self.headline)]
 
     @property
-    def given_values(self) -> dict[str, Any]:
+    def given_values(self) -> Config:
         """What the command line gave, by key: in a sweep, what was swept, and what is the same in all its jobs."""
         values = {**flatten(self.config), **self.choices}
         return {key: values[key] for key in sorted(self.given) if key in values and key != "name"}
@@ -210,7 +210,7 @@ def make_job(
     return Job(run, algo, shown, net, optimizer, {**choices, **own}, config, notes, source.given)
 
 
-def build_task(node: DictConfig | dict[str, Any], source: ConfigSource) -> TaskDistribution:
+def build_task(node: DictConfig | Config, source: ConfigSource) -> TaskDistribution:
     """The task that a configuration's `task` describes. Its data may be read."""
     task: TaskDistribution = build(node, "task", TaskDistribution, source)
     return task
@@ -236,7 +236,7 @@ def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given: frozenset[st
     return run, notes
 
 
-def key_defaults(job: Job) -> dict[str, Any]:
+def key_defaults(job: Job) -> Config:
     """The value of each key where nobody sets it, by its whole name: in a run of a version without the key, that is
     what was done."""
     defaults = run_keys()
@@ -246,7 +246,7 @@ def key_defaults(job: Job) -> dict[str, Any]:
     return defaults
 
 
-def removed_keys(config: dict[str, Any], groups: list[str], trust: bool) -> dict[str, Any]:
+def removed_keys(config: Config, groups: list[str], trust: bool) -> Config:
     """The keys in the configuration of a run that this version does not have, of those that belong to no group and of
     these groups."""
     known = {field.name for field in dataclasses.fields(Run)} | set(GROUPS)

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metalearn_cli.config.conf_folder import GROUPS, PRESETS, conf_dir, list_choices
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS, Config, conf_dir, list_choices
 from metalearn_cli.config.explain import composition_sentence
 from metalearn_cli.config.fields import is_in_source, typed, types_in_source
 from metalearn_cli.datasets.paths import expand
@@ -147,11 +147,11 @@ def parse_override(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, str(value) if isinstance(value, QuotedString) else value
 
 
-def command_values(overrides: list[str], command: str, owner: str, more: dict[str, type]) -> dict[str, Any]:
+def command_values(overrides: list[str], command: str, owner: str, more: dict[str, type]) -> Config:
     """The keys and values of a command that composes no configuration: those of the class `owner`, and `more`. Raises
     UserError for a key that is none of them or is given twice, for a value of another type, and for a reference."""
     types = types_in_source(owner) | more
-    given: dict[str, Any] = {}
+    given: Config = {}
     for override in overrides:
         key, value = parse_override(override)
         if "${" in override:

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple, get_type_hints
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.fields import typed
 from metalearn_cli.errors import UserError, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.user_module import module_net
+from metalearn_cli.system.limits import Hint
 from metalearn_cli.tasks.base import Spec
 
 # Where the classes are that the folder of a run may name; importing another module may run anything.
@@ -32,9 +34,7 @@ class ConfigSource(NamedTuple):
     trust: bool = False  # whether it may name classes outside of this package, whose code importing runs
 
 
-def build(
-    node: DictConfig | dict[str, Any], group: str, base: type, source: ConfigSource, spec: Spec | None = None
-) -> Any:
+def build(node: DictConfig | Config, group: str, base: type, source: ConfigSource, spec: Spec | None = None) -> Any:
     """The object that a group of the configuration describes: `_target_` with the other keys as its fields. A network
     gets the `spec` of the task too."""
     target, cls = str(node["_target_"]), import_class(node["_target_"], group, source.trust)
@@ -59,7 +59,7 @@ def build(
         raise UserError(f"{group}._target_={target} cannot be made: {failure_sentence(error)}") from error
 
 
-def _keys_of_class(node: DictConfig | dict[str, Any], group: str, cls: type, source: ConfigSource) -> dict[str, Any]:
+def _keys_of_class(node: DictConfig | Config, group: str, cls: type, source: ConfigSource) -> Config:
     """The keys of a group but `_target_`. Where the command names the class, the chosen yaml belongs to another one: of
     its keys those stay that the command names, or for which this class has no default."""
     keys: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else dict(node)
@@ -117,7 +117,7 @@ def path_of(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def checked_fields(cls: type, node: DictConfig, prefix: str) -> dict[str, Any]:
+def checked_fields(cls: type, node: DictConfig, prefix: str) -> Config:
     """The fields of dataclass `cls` as this node gives them, of the right types. Raises UserError for any other key."""
     schema = typed(field_types(cls), node, prefix, path_of(cls))
     named = set(map(str, node))  # also those that are ???, which are not `in node`
@@ -130,15 +130,15 @@ def checked_fields(cls: type, node: DictConfig, prefix: str) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def field_types(cls: Any) -> dict[str, Any]:
+def field_types(cls: Hint) -> Config:
     """The types of the keys of a class: those of its fields, and of the fields of a field that is a dataclass."""
-    types: dict[str, Any] = {}
+    types: Config = {}
     for name, hint in _fields(cls).items():
         types |= field_types(hint) if dataclasses.is_dataclass(hint) else {name: hint}
     return types
 
 
-def default_keys(cls: Any) -> dict[str, Any]:
+def default_keys(cls: Hint) -> Config:
     """The values that the keys of a class have where nobody gives them; MISSING for a key without."""
     if issubclass(cls, torch.nn.Module):
         arguments = inspect.signature(cls).parameters.values()
@@ -157,26 +157,26 @@ def default_keys(cls: Any) -> dict[str, Any]:
     return defaults
 
 
-def class_of(part: Any) -> type:
+def class_of(part: object) -> type:
     """The class that `_target_` names for this object."""
     return part.target if isinstance(part, Net) else type(part)
 
 
-def described(part: Any) -> dict[str, Any]:
+def described(part: object) -> Config:
     """The group of the configuration by which `build` makes this object again."""
     keys = part.keys() if isinstance(part, Net) else _field_values(part)
     return {"_target_": path_of(class_of(part)), **to_yaml(keys)}
 
 
-def _field_values(part: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _field_values(part: object) -> Config:
+    values: Config = {}
     for name, hint in _fields(type(part)).items():
         value = getattr(part, name)
         values |= _field_values(value) if dataclasses.is_dataclass(hint) else {name: value}
     return values
 
 
-def _assemble(cls: Any, values: dict[str, Any], injected: dict[str, Any]) -> Any:
+def _assemble(cls: Hint, values: Config, injected: Config) -> Any:
     """The object whose keys have these values."""
     arguments = dict(injected)
     for name, hint in _fields(cls).items():
@@ -184,7 +184,7 @@ def _assemble(cls: Any, values: dict[str, Any], injected: dict[str, Any]) -> Any
     return cls(**arguments)
 
 
-def _fields(cls: Any) -> dict[str, Any]:
+def _fields(cls: Hint) -> Config:
     """The types of a class's own fields; the `spec` of a network is no key."""
     hints, injected = get_type_hints(cls, include_extras=True), "spec" if issubclass(cls, Net) else None
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name != injected}

@@ -27,16 +27,19 @@ _QUOTED = r'(^|[,;\t])"(?:[^"]|"")*'  # as far as its last quote
 _NOT_AVAILABLE = ("nan", "na", "n/a", "#n/a", "null", "none")  # what programs write for no number
 
 
+Cell = Any  # a text or a number, as the file has it
+
+
 class Columns(NamedTuple):
     path: Path
-    cells: dict[str, Sequence[Any]]  # by name; of each row text or a number
+    cells: dict[str, Sequence[Cell]]  # by name; of each row text or a number
     lines: list[int] | None  # of the file, where it has lines: that of each row
     separator: str = ","  # of the cells of texts
 
     def where(self, row: int) -> str:
         return f"{self.path} line {self.lines[row]}" if self.lines else f"{self.path} row {row + 1}"
 
-    def of(self, name: str, key: str = "") -> Sequence[Any]:
+    def of(self, name: str, key: str = "") -> Sequence[Cell]:
         """The cells of a column. Raises UserError where there is none; `key`: that of the task which names it."""
         if name not in self.cells:
             raise UserError(f"{self.path} has no column {name}{_by(key)}{nearest(name, self.cells)}")
@@ -69,7 +72,7 @@ class Columns(NamedTuple):
             f"{way_out}"
         )
 
-    def _with_points(self, name: str, cells: Sequence[Any]) -> list[str]:
+    def _with_points(self, name: str, cells: Sequence[Cell]) -> list[str]:
         """0,5 as 0.5. Raises UserError where a column, or a number, has both, as 1.000 may be a thousand; and in a file
         with tabs, which are written also where that is 1,000, where all cells could be that."""
         with_comma = [row for row, cell in enumerate(cells) if "," in cell]
@@ -245,13 +248,13 @@ def _by(key: str) -> str:
     return f" (task.{key})" if key else ""
 
 
-def shown(cell: Any) -> str:
+def shown(cell: Cell) -> str:
     """A cell as it stands in a sentence, which a long one must not fill."""
     text = " ".join(str(cell).split())
     return text if len(text) <= 60 else f"{text[:60]}... ({len(str(cell))} characters)"
 
 
-def _number(cell: Any) -> float:
+def _number(cell: Cell) -> float:
     """NaN where it is none: neither a moment in time, which numpy would count, nor 1_000, which Python would read."""
     if isinstance(cell, np.datetime64 | np.timedelta64) or (isinstance(cell, str) and "_" in cell):
         return math.nan
@@ -261,7 +264,7 @@ def _number(cell: Any) -> float:
         return math.nan
 
 
-def _is_missing(cell: Any) -> bool:
+def _is_missing(cell: Cell) -> bool:
     if isinstance(cell, float):
         return math.isnan(cell)
     return cell is None or (isinstance(cell, str) and not cell.strip())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.typed_json import Share
+from metalearn_cli.system.limits import Fraction
 
 
 class Figures(NamedTuple):
@@ -26,7 +26,7 @@ class Summary(NamedTuple):
     mean: float | None
     ci95: float | None
     median: float | None
-    diverged: Share
+    diverged: Fraction
 
 
 def summarise(metric: Tensor, diverged: Tensor) -> Summary:

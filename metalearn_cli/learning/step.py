@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, Meta, Update
+from metalearn_cli.algorithms.base import Algorithm, Carry, Meta, Update
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.optimizer import Optimizer, Slots
 from metalearn_cli.system.compiled import Compiled, require_compiler
@@ -66,8 +66,8 @@ class Updater:
     ranks: Ranks
 
     def __call__(
-        self, state: State, batch: Batch, carries: list[Any] | None, step: Any, rate: Tensor
-    ) -> list[Any] | None:
+        self, state: State, batch: Batch, carries: list[Carry] | None, step: Any, rate: Tensor
+    ) -> list[Carry] | None:
         """Update `state` -> what each chunk of the batch carries to the next update; None: there is none.
 
         `step`, counted from 0, is an int, or an int64 [] where this call is recorded; `rate` [] is its learning rate.
@@ -116,7 +116,7 @@ class StepRunner:
     def __init__(self, updater: Updater, execution: Execution) -> None:
         zero = torch.zeros((), device=execution.device)
         self._optimizer = updater.optimizer
-        self._update: Callable[..., list[Any] | None] = updater
+        self._update: Callable[..., list[Carry] | None] = updater
         self._number: Tensor | None = None  # of the step, where it must not be a constant of what is recorded
         if execution.compile:
             require_compiler(execution.device)

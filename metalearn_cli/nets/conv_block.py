@@ -29,6 +29,9 @@ from metalearn_cli.nets.layers import EPSILON, batch_norm, to_tasks
 _aten = torch.ops.aten
 
 
+Context = Any  # torch's own, which takes any attribute
+
+
 class Block(NamedTuple):
     """One block of a network, and how it is computed."""
 
@@ -89,14 +92,14 @@ class _PoolMoments(Function):
     """y [B, K, H, W] -> its 2x2 maxima [B, K, H // 2, W // 2], and mean and biased variance of each channel, [K]."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Context, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maxima, index = _aten.max_pool2d_with_indices(y, [2, 2], [2, 2])
         mean, var = moments(y)
         ctx.save_for_backward(y, index, mean)
         return maxima, mean, var
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+    def backward(ctx: Context, *slopes: Tensor) -> Tensor:
         y, index, mean = ctx.saved_tensors
         return _Spread.apply(y, index, slopes[0], *_of_moments(y, mean, *slopes[1:]))
 
@@ -105,13 +108,13 @@ class _Moments(Function):
     """y [B, K, H, W] -> mean and biased variance of each channel, [K]."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Context, y: Tensor) -> tuple[Tensor, Tensor]:
         mean, var = moments(y)
         ctx.save_for_backward(y, mean)
         return mean, var
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+    def backward(ctx: Context, *slopes: Tensor) -> Tensor:
         y, mean = ctx.saved_tensors
         return _Spread.apply(y, None, None, *_of_moments(y, mean, *slopes))
 
@@ -128,7 +131,9 @@ class _Spread(Function):
     and g None: without the first."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, index: Tensor | None, g: Tensor | None, shift: Tensor, scale: Tensor) -> Tensor:
+    def forward(
+        ctx: Context, y: Tensor, index: Tensor | None, g: Tensor | None, shift: Tensor, scale: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(y, index, scale)
         out = torch.addcmul(_wide(shift), y, _wide(scale)).contiguous(memory_format=torch.channels_last)
         if index is None or g is None:
@@ -139,7 +144,7 @@ class _Spread(Function):
         return out.add_(_aten.max_pool2d_with_indices_backward(g, y, [2, 2], [2, 2], [0, 0], [1, 1], False, index))
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, u: Tensor) -> tuple[Tensor | None, ...]:
         y, index, scale = ctx.saved_tensors
         taken, total, product = _Collect.apply(y, index, u)
         return u * _wide(scale) if ctx.needs_input_grad[0] else None, None, taken, total, product
@@ -150,7 +155,7 @@ class _Collect(Function):
     of u and u y over each channel, [K]."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, index: Tensor | None, u: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def forward(ctx: Context, y: Tensor, index: Tensor | None, u: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         ctx.save_for_backward(y, index, u)
         total, product = sums(u, y)
         if index is None:
@@ -159,7 +164,7 @@ class _Collect(Function):
         return taken.view(len(u), *index.shape[2:], -1).permute(0, 3, 1, 2), total, product
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, Tensor]:
+    def backward(ctx: Context, *slopes: Tensor) -> tuple[Tensor, None, Tensor]:
         y, index, u = ctx.saved_tensors
         return u * _wide(slopes[2]), None, _Spread.apply(y, index, *slopes)
 

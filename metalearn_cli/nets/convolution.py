@@ -24,6 +24,9 @@ from torch.autograd import Function
 _Slopes = tuple[Tensor | None, ...]
 
 
+Context = Any  # torch's own, which takes any attribute
+
+
 class Convolution(Enum):
     auto = "auto"  # grouped on a CPU; on a GPU the faster one, by timing when a run starts
     grouped = "grouped"
@@ -63,13 +66,13 @@ def _by_product(weight: Tensor, x: Tensor, stride: int) -> Tensor:
 
 class _Convolve(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.how = stride, groups
         return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
 
     @staticmethod
-    def backward(ctx: Any, y: Tensor) -> _Slopes:
+    def backward(ctx: Context, y: Tensor) -> _Slopes:
         x, weight = ctx.saved_tensors
         in_x, in_weight, *_ = ctx.needs_input_grad
         return (
@@ -84,13 +87,13 @@ class _InputSlope(Function):
     """`x` gives the shape only."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, y: Tensor, x: Tensor, stride: int, groups: int) -> Tensor:
+    def forward(ctx: Context, weight: Tensor, y: Tensor, x: Tensor, stride: int, groups: int) -> Tensor:
         ctx.save_for_backward(weight, y)
         ctx.how = stride, groups
         return _transpose(x, weight, y, stride, groups, in_x=True)
 
     @staticmethod
-    def backward(ctx: Any, x: Tensor) -> _Slopes:
+    def backward(ctx: Context, x: Tensor) -> _Slopes:
         weight, y = ctx.saved_tensors
         in_weight, in_y, *_ = ctx.needs_input_grad
         return (
@@ -106,13 +109,13 @@ class _WeightSlope(Function):
     """`weight` gives the shape only."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
+    def forward(ctx: Context, x: Tensor, y: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
         ctx.save_for_backward(x, y)
         ctx.how = stride, groups
         return _transpose(x, weight, y, stride, groups, in_x=False)
 
     @staticmethod
-    def backward(ctx: Any, weight: Tensor) -> _Slopes:
+    def backward(ctx: Context, weight: Tensor) -> _Slopes:
         x, y = ctx.saved_tensors
         in_x, in_y, *_ = ctx.needs_input_grad
         return (

@@ -14,7 +14,7 @@ from contextlib import closing
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from metalearn_cli.config import conf_folder
 from metalearn_cli.config.assemble import new_learner
@@ -32,6 +32,7 @@ from metalearn_cli.run_folder.series import Damage, each_line, read_timing, trai
 from metalearn_cli.system.console import Console, tell
 from metalearn_cli.system.files import Log, write_durably
 from metalearn_cli.system.measure import timed
+from metalearn_cli.system.typed_json import Json
 from metalearn_cli.training.eval_job import load_eval_job
 from metalearn_cli.training.eval_run import eval_run
 from metalearn_cli.training.run import train_run
@@ -151,7 +152,7 @@ def _train(row: Row, seed: int) -> list[RowResult]:
     if timing.damage:
         raise UserError(f"{timing.damage[0]}: mend or remove the line")
     length = f"{steps:,} of {whole:,} steps" if steps < whole else f"{steps:,} steps"
-    about: dict[str, Any] = {
+    about: Json = {
         **{"row": row.name, "seed": seed, "source": row.source, "steps": steps, "date": str(date.today())},
         "command": shlex.join(["metalearn", "train", *arguments]),
         "length": f"short run: {length}" if steps < whole or "short run" in row.source else length,
@@ -170,7 +171,7 @@ def _train(row: Row, seed: int) -> list[RowResult]:
     return lines
 
 
-def _figures(results: Results, cell: Cell) -> dict[str, Any]:
+def _figures(results: Results, cell: Cell) -> Json:
     """What a test's results have for a published figure."""
     at_step = results.per_step[-1 if cell.step is None else cell.step]
     mode = cell.batch_norm

@@ -5,7 +5,7 @@ import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figure
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.series import Damage, each_line
-from metalearn_cli.system.typed_json import is_finite
+from metalearn_cli.system.typed_json import Json, is_finite
 
 OWN = runs.OUTPUTS / "reproduce" / "results.jsonl"  # what `reproduce` writes
 OURS = Path("benchmarks/papers/results.jsonl")  # what the authors of a checkout have measured; it is only read
@@ -85,7 +85,7 @@ def read_measured(path: Path) -> list[RowResult]:
     return list(newest.values())
 
 
-def _is_result(line: dict[str, Any]) -> bool:
+def _is_result(line: Json) -> bool:
     texts = all(isinstance(line.get(key), str) for key in ("row", "cell", "metric", "published", "length"))
     figures = all(line.get(key, 0) is None or is_finite(line.get(key)) for key in ("mean", "ci95"))
     return texts and figures and isinstance(line.get("seed"), int)

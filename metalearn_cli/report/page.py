@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from metalearn_cli.compare.groups import Part
-from metalearn_cli.config.conf_folder import GROUPS, flatten
+from metalearn_cli.config.conf_folder import GROUPS, Config, flatten
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import after
 from metalearn_cli.report.charts import COLOURS, breakable
 from metalearn_cli.report.figures import Figures, by_task, distributions, inner_steps, learning_curves, sweep_figures
 from metalearn_cli.report.first_tasks import first_task
-from metalearn_cli.report.rows import ALIGN, HEADER, cells
+from metalearn_cli.report.rows import ALIGN, HEADER, TableRow, cells
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.version import __version__
 
@@ -37,7 +37,7 @@ class Sweep(NamedTuple):
 def page(
     title: str,
     every: list[RunFolder],
-    rows: list[tuple[dict[str, Any], bool]],
+    rows: list[tuple[TableRow, bool]],
     sweeps: list[Sweep],
     warned: list[str],
 ) -> str:
@@ -106,7 +106,7 @@ def _warnings(warned: list[str]) -> str:
     return f"{head}<ul>{items}</ul></section>"
 
 
-def _table(rows: list[tuple[dict[str, Any], bool]]) -> str:
+def _table(rows: list[tuple[TableRow, bool]]) -> str:
     """The table without columns that are empty in every row."""
     number, lines = 0, []
     for one, is_over_seeds in rows:
@@ -155,7 +155,7 @@ def _first_tasks(every: list[RunFolder]) -> str:
     return f"<h2>The first test tasks</h2>{''.join(shown)}{rest}"
 
 
-def _run(run: RunFolder, number: int, defaults: dict[str, Any] | None) -> str:
+def _run(run: RunFolder, number: int, defaults: Config | None) -> str:
     """Everything that tells how a run came about; `defaults` are the keys of its choices."""
     environment = run.environment
     commit = environment.git_commit
@@ -199,7 +199,7 @@ def _choices(run: RunFolder) -> tuple[str, ...]:
     return tuple(f"{group}={choices[group]}" for group in GROUPS if group in choices)
 
 
-def _defaults(chosen: tuple[str, ...]) -> dict[str, Any] | None:
+def _defaults(chosen: tuple[str, ...]) -> Config | None:
     """The configuration of these choices, flat; None for a class of the user's own."""
     try:
         composed, _ = compose_config(list(chosen))
@@ -209,7 +209,7 @@ def _defaults(chosen: tuple[str, ...]) -> dict[str, Any] | None:
     return flatten(plain)
 
 
-def _changes(run: RunFolder, defaults: dict[str, Any] | None) -> str:
+def _changes(run: RunFolder, defaults: Config | None) -> str:
     """The keys that are not the defaults of the chosen algorithm, task, model and optimizer."""
     choices = run.environment.choices
     if defaults is None:

@@ -4,13 +4,22 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from metalearn_cli.compare.best_setting import best_sentences
 from metalearn_cli.compare.groups import Part, parts, split_arguments
 from metalearn_cli.errors import UserError
 from metalearn_cli.report.page import Sweep, page
-from metalearn_cli.report.rows import ALIGN, HEADER, cells, failed_row, rows_as_csv, run_row, seeds_row, warnings_of
+from metalearn_cli.report.rows import (
+    ALIGN,
+    HEADER,
+    TableRow,
+    cells,
+    failed_row,
+    rows_as_csv,
+    run_row,
+    seeds_row,
+    warnings_of,
+)
 from metalearn_cli.run_folder.find import find
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.system.console import show, tell
@@ -71,9 +80,9 @@ def _once(every: list[RunFolder]) -> list[RunFolder]:
     return list({run.folder.resolve(): run for run in every}.values())
 
 
-def _rows(found: list[Part], every: list[RunFolder]) -> list[tuple[dict[str, Any], bool]]:
+def _rows(found: list[Part], every: list[RunFolder]) -> list[tuple[TableRow, bool]]:
     """A row for each run, and after the seeds of a configuration one for their mean."""
-    rows: list[tuple[dict[str, Any], bool]] = []
+    rows: list[tuple[TableRow, bool]] = []
     left = {run.folder.resolve() for run in every}
     for part in found:
         for run in part.runs:

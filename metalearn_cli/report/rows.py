@@ -20,7 +20,10 @@ COLUMNS = (
 )
 
 
-def run_row(run: RunFolder) -> dict[str, Any]:
+TableRow = dict[str, Any]  # a value for each of COLUMNS
+
+
+def run_row(run: RunFolder) -> TableRow:
     """The raw figures of a run, accuracies in 0..1; None where there is none."""
     results, choices = run.results, run.environment.choices
     keys = ("metric", "mean", "ci95", "median", "batch_norm", "episodes", "episodes_sha256")
@@ -47,7 +50,7 @@ def run_row(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def failed_row(job: str, sentence: str) -> dict[str, Any]:
+def failed_row(job: str, sentence: str) -> TableRow:
     """The row of a job that failed before it had a configuration."""
     return {**dict.fromkeys(COLUMNS), "name": job, "state": "failed", "failed": sentence}
 
@@ -58,11 +61,11 @@ def minutes(run: RunFolder) -> float | None:
     return None if seconds is None else seconds / 60
 
 
-def rows_as_csv(rows: list[dict[str, Any]]) -> str:
+def rows_as_csv(rows: list[TableRow]) -> str:
     return text.as_csv([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)])
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def cells(row: TableRow) -> list[str]:
     """A row for a person: accuracies in percent, way and shot together."""
     metric, diverged = str(row["metric"]), row["diverged"]
     texts = {name: "" if value is None else str(value) for name, value in row.items()}
@@ -88,7 +91,7 @@ HEADER = [
 ALIGN = "llrrrrrllrrlr"
 
 
-def seeds_row(part: Part) -> dict[str, Any] | None:
+def seeds_row(part: Part) -> TableRow | None:
     """A row for the seeds of one configuration, with the interval over seeds; None where there is one seed, or a run is
     not finished."""
     rows = [run_row(run) for run in part.runs]

@@ -9,12 +9,13 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import read_bytes, refuse_link, write_durably
 
@@ -26,12 +27,12 @@ _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.safetensors")
 class Checkpoint(NamedTuple):
     step: int
     tensors: dict[str, Tensor]  # on the CPU
-    record: dict[str, Any]  # what is not a tensor
+    record: Config  # what is not a tensor
 
     @property
-    def proof(self) -> dict[str, Any] | None:
+    def proof(self) -> Config | None:
         """The keys of the configuration that decide, with their values; None: of a version before."""
-        proof: dict[str, Any] | None = self.record.get("config")
+        proof: Config | None = self.record.get("config")
         return proof
 
     def __str__(self) -> str:
@@ -42,7 +43,7 @@ class Damaged(Exception):
     """A file whose content is not what its name says."""
 
 
-def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> Path:
+def save(folder: Path, step: int, tensors: dict[str, Tensor], record: Config) -> Path:
     text = json.dumps({"format": FORMAT, "step": step, **record}, sort_keys=True)
     data = safetensors.torch.save({name: tensor.cpu() for name, tensor in tensors.items()}, {"metalearn": text})
     path = folder / f"step-{step:08d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"

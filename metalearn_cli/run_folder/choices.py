@@ -5,7 +5,7 @@ from pathlib import Path
 
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.run_folder.records import read_record, write_record
-from metalearn_cli.system.typed_json import Size
+from metalearn_cli.system.limits import Count
 
 FILE = "choices.json"
 
@@ -15,10 +15,10 @@ class Choices:
     """A field that is None is left to the next command."""
 
     denormals_are_zero: bool = False  # numbers below the least normal one; an earlier version kept them
-    threads: Size | None = None
-    ranks: Size = 1
+    threads: Count | None = None
+    ranks: Count = 1
     convolution: Convolution | None = None  # the fastest one on a GPU
-    tasks_per_chunk: Size | None = None
+    tasks_per_chunk: Count | None = None
     memory: str | None = None  # the bound that tasks_per_chunk keeps
     peak_memory: int | None = None  # bytes, as it was measured
     remat: bool | None = None  # whether inner steps are computed again in the backward pass

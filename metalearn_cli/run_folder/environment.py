@@ -10,8 +10,9 @@ import torch
 
 from metalearn_cli.config.conf_folder import GROUPS
 from metalearn_cli.run_folder.records import read_record, write_record
+from metalearn_cli.system.limits import Count, FileName
 from metalearn_cli.system.text import printable
-from metalearn_cli.system.typed_json import Count, FileName, read_value
+from metalearn_cli.system.typed_json import read_value
 from metalearn_cli.version import __version__
 
 FILE = "environment.json"

@@ -3,7 +3,7 @@
 import glob
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder.unfinished import why_failed
@@ -58,6 +58,6 @@ def _failure(job: Path) -> str:
     return f"it did not begin; {f'the last it said: {said[-1]}' if said else 'nothing was said'}"
 
 
-def _natural(path: Path) -> list[Any]:
+def _natural(path: Path) -> list[str | float]:
     """seed=2 before seed=10."""
     return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", str(path)))]

@@ -15,9 +15,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from metalearn_cli.config.conf_folder import flatten
+from metalearn_cli.config.conf_folder import Config, flatten
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import records, runs
@@ -26,12 +26,11 @@ from metalearn_cli.run_folder.series import read_lines
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.ranks import Ranks
-from metalearn_cli.system.typed_json import read_value
+from metalearn_cli.system.typed_json import Json, read_value
 
 PROJECT = "metalearn"  # where the environment names none
 
-Line = dict[str, Any]
-Config = dict[str, Any]
+Line = Json
 
 
 class RemoteRun(NamedTuple):

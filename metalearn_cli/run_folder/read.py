@@ -5,12 +5,12 @@ Everything is read from the folders: neither data nor checkpoints are wanted, an
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy.typing as npt
 from numpy import float64
 
-from metalearn_cli.config.conf_folder import GROUPS, PRESETS, flatten, run_keys
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS, Config, flatten, run_keys
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
@@ -20,7 +20,8 @@ from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.series import Series, read_series, read_timing
 from metalearn_cli.run_folder.unfinished import Unfinished, unfinished
 from metalearn_cli.system.files import read_text
-from metalearn_cli.system.typed_json import Count, from_json
+from metalearn_cli.system.limits import Natural
+from metalearn_cli.system.typed_json import from_json
 
 OF_A_COMMAND = {*GROUPS, *PRESETS, "hydra", "sweep", "run", "name"}  # that a configuration need not have
 Values = npt.NDArray[float64]
@@ -30,16 +31,16 @@ class RunKeys(NamedTuple):
     """The keys of a configuration that every run has."""
 
     seed: int
-    steps: Count
+    steps: Natural
     name: str | None = None
-    log_every: Count | None = None
+    log_every: Natural | None = None
 
 
 class RunFolder(NamedTuple):
     """What a run or an evaluation has written."""
 
     folder: Path
-    config: dict[str, Any]  # flat, {"algo.inner_lr": 0.1, ...}
+    config: Config  # flat, {"algo.inner_lr": 0.1, ...}
     overrides: dict[str, str]  # what the command line gave
     environment: Environment
     results: Results | None  # None: it is not finished

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import read_bytes, read_text, write_durably
-from metalearn_cli.system.typed_json import Record, from_json, to_json
+from metalearn_cli.system.typed_json import Json, Record, from_json, to_json
 
 HASH = "content_sha256"
 EDITED = "edited"  # true where somebody has changed the file on purpose: then it is taken as it stands
@@ -26,12 +26,12 @@ MOST_BYTES = 1 << 30  # of arrays, packed or not: a number for each of some mill
 Array = npt.NDArray[Any]
 
 
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
+def sealed(content: Json) -> Json:
     """Return the content with a hash of it."""
     return {**content, HASH: _hash(content)}
 
 
-def unsealed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+def unsealed(path: Path, content: Json) -> Json:
     """Return the content without its hash. Raises UserError where the hash is not the content's."""
     inside = {key: value for key, value in content.items() if key not in (HASH, EDITED)}
     if HASH in content and not content.get(EDITED) and content[HASH] != _hash(inside):
@@ -42,7 +42,7 @@ def unsealed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     return inside
 
 
-def _hash(content: dict[str, Any]) -> str:
+def _hash(content: Json) -> str:
     """Hash the values, whatever the order of the keys, the spaces and the line breaks."""
     as_read = json.loads(json.dumps(content))  # texts for keys, lists for tuples
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
@@ -61,12 +61,12 @@ def arrays_of(path: Path) -> dict[str, Array]:
         raise UserError(f"{path} cannot be read ({error}): metalearn eval run=... tests the run once more") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """An object that a run has written. Raises UserError where it is missing, damaged or changed."""
     return unsealed(path, read_object(path))
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Json) -> None:
     """Write a record with a hash of its content, which `read_json` looks at."""
     write_durably(path, (json.dumps(sealed(content), indent=2, allow_nan=False) + "\n").encode())
 
@@ -81,9 +81,9 @@ def write_record(path: Path, record: object) -> None:
     write_json(path, to_json(record))
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> Json:
     try:
-        content: dict[str, Any] = json.loads(read_text(path))
+        content: Json = json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
     except (ValueError, RecursionError) as error:

@@ -18,7 +18,8 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import Figures, Summary, figures, has_diverged, parse_expectation
 from metalearn_cli.run_folder.records import MOST_BYTES, Array, arrays_of, read_record, write_record
 from metalearn_cli.system.files import read_bytes
-from metalearn_cli.system.typed_json import Count, Json, Rule, Share
+from metalearn_cli.system.limits import Fraction, Limit, Natural
+from metalearn_cli.system.typed_json import Json
 
 FILE = "results.json"
 EPISODES = "episodes.npz"
@@ -31,11 +32,11 @@ _AGAIN = "put it back, or metalearn eval run=... tests the run once more"
 class StepResult:
     """The test after an inner step."""
 
-    step: Count
+    step: Natural
     mean: float | None  # None: not finite
     ci95: float | None
     median: float | None
-    diverged: Share  # of the episodes
+    diverged: Fraction  # of the episodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +44,13 @@ class Results:
     """A test; earlier versions wrote neither baselines nor hashes."""
 
     split: str = "test"
-    episodes: Count
+    episodes: Natural
     episodes_sha256: str
     metric: Literal["accuracy", "mse"]
     mean: float | None  # this and the next two are those after the last inner step
     ci95: float | None
     median: float | None
-    per_step: Annotated[tuple[StepResult, ...], Rule("a list of objects", bool)]  # K + 1, the first before adapting
+    per_step: Annotated[tuple[StepResult, ...], Limit("a list of objects", bool)]  # K + 1, the first before adapting
     batch_norm: str | None = None  # the mode of all figures above; None: the network has none
     other_batch_norm: dict[str, Summary] = field(default_factory=dict)  # by their modes, after the last inner step
     algo: str | None = None
@@ -58,8 +59,8 @@ class Results:
     experiment: str | None = None
     seed: int
     episodes_seed: int = 0
-    step: Count  # of the checkpoint that was tested
-    steps: Count  # of the training
+    step: Natural  # of the checkpoint that was tested
+    steps: Natural  # of the training
     select: str = "best"
     paper: Paper | None = None
     learned: dict[str, float] = field(default_factory=dict)

@@ -12,11 +12,11 @@ import secrets
 import socket
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from omegaconf import OmegaConf
 
-from metalearn_cli.config.conf_folder import flatten
+from metalearn_cli.config.conf_folder import Config, flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import checkpoint, records
 from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
@@ -64,7 +64,7 @@ def is_free(key: str, free: frozenset[str] = FREE | TEST_KEYS) -> bool:
     return key in free or key.startswith("paper")
 
 
-def deciding(config: dict[str, Any]) -> dict[str, Any]:
+def deciding(config: Config) -> Config:
     """The keys of a configuration, flat, that decide what is trained: a checkpoint and results.json hold them with
     their values."""
     keys = {key: value for key, value in flatten(config).items() if not is_free(key)}
@@ -132,7 +132,7 @@ def holder(folder: Path) -> str | None:
     return None
 
 
-def check_same(folder: Path, config: dict[str, Any], defaults: dict[str, Any], given: frozenset[str]) -> None:
+def check_same(folder: Path, config: Config, defaults: Config, given: frozenset[str]) -> None:
     """Raises UserError where the folder holds a run of another configuration, with the keys that differ.
 
     A version without some key did what its default of now does, which `defaults` names. The keys of the test may differ
@@ -169,7 +169,7 @@ def check_same(folder: Path, config: dict[str, Any], defaults: dict[str, Any], g
         )
 
 
-def gone_keys(folder: Path, keys: dict[str, Any]) -> str:
+def gone_keys(folder: Path, keys: Config) -> str:
     """What is wrong with a run that has these keys, which there are no longer."""
     version = read_environment(folder).metalearn or "?" if (folder / ENVIRONMENT).exists() else "?"
     given = ", ".join(f"{key}={keys[key]}" for key in sorted(keys))
@@ -215,7 +215,7 @@ def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     return tested, [*(f"skipping {damage}" for damage in skipped), *notes]
 
 
-def load_config(path: Path) -> dict[str, Any]:
+def load_config(path: Path) -> Config:
     """A config.yaml as plain values; nothing in it is imported or run."""
     config = yaml_files.load(path)
     if not isinstance(config, dict) or not config:
@@ -223,7 +223,7 @@ def load_config(path: Path) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != records.EDITED}
 
 
-def checked_results(folder: Path, config: dict[str, Any]) -> tuple[Results | None, list[str]]:
+def checked_results(folder: Path, config: Config) -> tuple[Results | None, list[str]]:
     """The results in a folder with this configuration (None: there are none), and a sentence for what was changed on
     purpose. Raises UserError where results.json, episodes.npz or config.yaml is not as it was written."""
     path = folder / RESULTS
@@ -249,7 +249,7 @@ def check_written(folder: Path) -> list[str]:
     return unproved(folder, newest.proof)
 
 
-def check_config(folder: Path, config: dict[str, Any], proof: dict[str, Any] | None, by: str) -> list[str]:
+def check_config(folder: Path, config: Config, proof: Config | None, by: str) -> list[str]:
     """Raises UserError where a folder's config.yaml, flat, has another value than `proof` for a key that decides, with
     which `by` was made -> a sentence where somebody did that on purpose. `proof` None: of a version before."""
     path, proof = folder / "config.yaml", proof or {}
@@ -266,7 +266,7 @@ def check_config(folder: Path, config: dict[str, Any], proof: dict[str, Any] | N
     return []
 
 
-def _is_same(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
+def _is_same(one: Config, other: Config, key: str) -> bool:
     return key in one and (one[key] == other[key] or repr(one[key]) == repr(other[key]))  # nan is not nan
 
 
@@ -280,7 +280,7 @@ def check_records(folder: Path) -> list[str]:
     return [f"{path} was changed on purpose, and is taken as it stands" for path in edited]
 
 
-def unproved(folder: Path, proof: dict[str, Any] | None) -> list[str]:
+def unproved(folder: Path, proof: Config | None) -> list[str]:
     """A sentence on the files that a version has written which kept no hashes; `proof` is that of config.yaml."""
     names = ["config.yaml"] if proof is None else []
     marks = {records.HASH, records.EDITED}
@@ -292,7 +292,7 @@ def unproved(folder: Path, proof: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _records(folder: Path) -> dict[Path, dict[str, Any]]:
+def _records(folder: Path) -> dict[Path, Config]:
     """The records that decide what is predicted or printed, as they stand in the folder."""
     names = (ENVIRONMENT, "task.json", RESULTS, "unlike.json", "model.json")
     return {path: records.read_object(path) for name in names if (path := folder / name).exists()}
@@ -305,7 +305,7 @@ def is_edited(path: Path) -> bool:
     return path.exists() and re.search(rb"^edited: *true\b", read_bytes(path), re.MULTILINE) is not None
 
 
-def check_parts(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
+def check_parts(path: Path, config: Config, groups: tuple[str, ...]) -> None:
     """Raises UserError where these groups of a stored configuration name no class, or where it refers to something."""
     for group in groups:
         if not isinstance(config.get(group), dict) or not isinstance(config[group].get("_target_"), str):
@@ -323,7 +323,7 @@ def remove_temporary(folder: Path) -> None:
 
 def write_records(
     folder: Path,
-    config: dict[str, Any],
+    config: Config,
     overrides: list[str],
     choices: dict[str, str],
     fingerprint: str,

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -27,7 +26,7 @@ WORTH_KEEPING = 1.0  # seconds that a part took, from which on it is kept
 _NAME = re.compile(r"(\d{8})-(\d{1,8})-([0-9a-f]{16})\.safetensors")
 
 
-def key_of(learner: Learner, about: Any) -> str:
+def key_of(learner: Learner, about: object) -> str:
     """Name what these weights score in this version; `about` is what else decides it, as plain values."""
     weights = hashlib.sha256()
     for name, value in sorted({**learner.meta.params, **learner.meta.buffers}.items()):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import open_bytes
-from metalearn_cli.system.typed_json import is_finite
+from metalearn_cli.system.typed_json import Json, is_finite
 
 _BLOCK = 1 << 18  # bytes of a log that are read at once
 MOST_BYTES = 1 << 30  # of a log: the lines of some millions of steps
@@ -25,7 +25,7 @@ class Damage:
         self.cut: str | None = None  # one for a last line that a killed process has left unfinished
 
 
-Content = dict[str, Any] | str  # of a line: an object, or why it is none
+Content = Json | str  # of a line: an object, or why it is none
 
 
 def each_block(path: Path, damage: Damage) -> Iterator[tuple[int, list[Content]]]:
@@ -40,13 +40,13 @@ def each_block(path: Path, damage: Damage) -> Iterator[tuple[int, list[Content]]
             before += len(block)
 
 
-def each_line(path: Path, damage: Damage) -> Iterator[tuple[int, dict[str, Any]]]:
+def each_line(path: Path, damage: Damage) -> Iterator[tuple[int, Json]]:
     """The objects of a .jsonl file with the numbers of their lines; what is no object goes to `damage`."""
     for first, block in each_block(path, damage):
         yield from _objects(path, first, block, damage)
 
 
-def _objects(path: Path, first: int, block: list[Content], damage: Damage) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(path: Path, first: int, block: list[Content], damage: Damage) -> Iterator[tuple[int, Json]]:
     for number, content in enumerate(block, first):
         if isinstance(content, dict):
             yield number, content
@@ -72,7 +72,7 @@ def _parsed_alone(line: bytes) -> Content:
     return content if isinstance(content, dict) else "no object"
 
 
-def read_lines(path: Path, first: int = 0) -> list[dict[str, Any]]:
+def read_lines(path: Path, first: int = 0) -> list[Json]:
     """The objects of a .jsonl file from number `first` on, without a last line that a killed process left unfinished.
     Raises UserError for another damaged line."""
     damage = Damage()
@@ -83,8 +83,8 @@ def read_lines(path: Path, first: int = 0) -> list[dict[str, Any]]:
 
 
 def _whole(
-    path: Path, lines: Iterator[tuple[int, dict[str, Any]]], damage: Damage, before: int = 0, rate: str | None = None
-) -> Iterator[dict[str, Any]]:
+    path: Path, lines: Iterator[tuple[int, Json]], damage: Damage, before: int = 0, rate: str | None = None
+) -> Iterator[Json]:
     """What is whole of the lines after step `before` of a metrics.jsonl or timing.jsonl: each has a step, and its other
     values are finite numbers. With a `rate` each must have it, above 0, and a later step than the line before it."""
     for number, line in lines:
@@ -97,7 +97,7 @@ def _whole(
         yield line
 
 
-def _objection(line: dict[str, Any], before: int, rate: str | None) -> str | None:
+def _objection(line: Json, before: int, rate: str | None) -> str | None:
     """What such a line must not have after step `before`; None: it is as a run writes it."""
     step = line.get("step")
     if type(step) is not int or not 1 <= step < 2**63:
@@ -189,7 +189,7 @@ def validations(folder: Path, metric: str) -> dict[int, float | None]:
     return {line["step"]: line.get(f"val/{metric}") for line in lines if any(name.startswith("val/") for name in line)}
 
 
-def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+def whole_lines(path: Path) -> Iterator[Json]:
     """All but a last one that a killed process left unfinished. At the end UserError for another damaged line."""
     damage = Damage()
     yield from _whole(path, each_line(path, damage), damage)

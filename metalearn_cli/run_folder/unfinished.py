@@ -4,8 +4,9 @@ import re
 import shlex
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.environment import Environment
 from metalearn_cli.run_folder.outcome import NOT_ENDED, read_outcome
@@ -46,9 +47,7 @@ class Unfinished(NamedTuple):
         return f"{why}; last wrote {wrote}; {on} with: {self.command}"
 
 
-def unfinished(
-    folder: Path, config: dict[str, Any], given: list[str], environment: Environment, step: int
-) -> Unfinished:
+def unfinished(folder: Path, config: Config, given: list[str], environment: Environment, step: int) -> Unfinished:
     """`step` is that of the last line of its logs, and `given` what the command line gave."""
     checkpoints = folder / "checkpoints"
     newest = checkpoint.list_newest_first(checkpoints)
@@ -67,7 +66,7 @@ def unfinished(
     )
 
 
-def command(folder: Path, config: dict[str, Any], given: list[str], ranks: int = 1) -> str:
+def command(folder: Path, config: Config, given: list[str], ranks: int = 1) -> str:
     """What goes on with a run, from the folder that holds outputs/."""
     kept = [one for one in given if not one.startswith(("name=", "sweep=", "hydra"))]  # of a sweep: this job alone
     parts = folder.absolute().parts

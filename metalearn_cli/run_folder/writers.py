@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.run_folder.results import Results, StepResult
 from metalearn_cli.run_folder.series import (
     whole_lines,
@@ -55,7 +56,7 @@ class Writers:
             if self._writes and row.mean is not None:
                 self._tensorboard.add_scalar(name, row.mean, row.step)
 
-    def hparams(self, settings: dict[str, Any], results: Results) -> None:
+    def hparams(self, settings: Config, results: Results) -> None:
         """A row of TensorBoard's table of runs: what was set, and the final test."""
         if not self._writes:
             return

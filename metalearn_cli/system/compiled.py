@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.tensor_tree import Frame, take_tensors
+from metalearn_cli.system.tensor_tree import Frame, Tree, take_tensors
 
 aten = torch.ops.aten
 
@@ -39,7 +39,7 @@ def require_compiler(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def unchanged(state: Any) -> Iterator[None]:
+def unchanged(state: Tree) -> Iterator[None]:
     """Whatever happens to the tensors of this tree within, they are afterwards what they were."""
     tensors = tree_leaves(state)
     kept = [tensor.clone() for tensor in tensors]
@@ -60,10 +60,10 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._state: Any = None
+        self._state: Tree = None
         self._native: dict[Any, _Native] = {}
 
-    def __call__(self, state: Any, batch: tuple[Tensor | None, ...], carry: Any, *numbers: Tensor) -> Any:
+    def __call__(self, state: Tree, batch: tuple[Tensor | None, ...], carry: Tree, *numbers: Tensor) -> Tree:
         if state is not self._state:
             self._state, self._fixed, self._native = state, tree_leaves(state), {}
         leaves = tree_leaves(carry)

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.compiled import unchanged
+from metalearn_cli.system.tensor_tree import Tree
 
 
 def require_gpu(device: torch.device) -> None:
@@ -30,10 +31,10 @@ class Captured:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._state: Any = None
+        self._state: Tree = None
         self._graphs: dict[Any, _Graph] = {}
 
-    def __call__(self, state: Any, batch: tuple[Tensor | None, ...], carry: Any, *numbers: Tensor) -> None:
+    def __call__(self, state: Tree, batch: tuple[Tensor | None, ...], carry: Tree, *numbers: Tensor) -> None:
         if state is not self._state:
             self._state, self._graphs = state, {}
         key = tuple(None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from metalearn_cli.errors import UserError
 
+Hint = Any  # an annotation: a class, or what `typing` makes of some
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -35,6 +37,10 @@ def _is_folder_name(name: str) -> bool:
     )
 
 
+def _is_file_name(text: str) -> bool:
+    return text.isprintable() and text not in ("", ".", "..") and "/" not in text
+
+
 Count = Annotated[int, Limit("a whole number, 1 or above", lambda value: value >= 1)]
 Natural = Annotated[int, Limit("a whole number, 0 or above", lambda value: value >= 0)]
 Way = Annotated[int, Limit("a whole number, 2 or above", lambda value: value >= 2)]
@@ -43,8 +49,10 @@ Threads = Annotated[int, Limit("a whole number from 1 to 1024", lambda value: 1 
 NonNegative = Annotated[float, Limit("a finite number, 0 or above", lambda value: 0 <= value < math.inf)]
 Positive = Annotated[float, Limit("a finite number above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Limit("a share, 0 or above and below 1, e.g. 0.2", lambda value: 0 <= value < 1)]
+Fraction = Annotated[float, Limit("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 Text = Annotated[str, Limit("a text that is not empty", lambda value: bool(value.strip()))]
 Name = Annotated[str, Limit("the name of a folder inside outputs/", _is_folder_name)]
+FileName = Annotated[str, Limit("the name of a file in one folder", _is_file_name)]  # of which a path is made
 Device = Annotated[
     str, Limit("auto, cpu, cuda or cuda:N", lambda value: bool(re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value)))
 ]
@@ -71,19 +79,19 @@ PaperNode = Annotated[
 ]
 
 
-def limit_of(kind: Any) -> Limit | None:
+def limit_of(kind: Hint) -> Limit | None:
     """The limit that a type declares, as Count and `Count | None` do."""
     metadata = [extra for part in (kind, *get_args(kind)) for extra in getattr(part, "__metadata__", ())]
     return next((extra for extra in metadata if isinstance(extra, Limit)), None)
 
 
-def words_of(kind: Any) -> str:
+def words_of(kind: Hint) -> str:
     """What a value of this type must be, in the user's words; "" where the type declares no limit."""
     limit = limit_of(kind)
     return limit.words + (", or null" if type(None) in get_args(kind) else "") if limit else ""
 
 
-def check_limit(key: str, value: Any, kind: Any) -> None:
+def check_limit(key: str, value: object, kind: Hint) -> None:
     """Raises UserError where `value` is outside of the limit that type `kind` declares."""
     limit = limit_of(kind)
     if limit is not None and value is not None and not limit.holds(value):

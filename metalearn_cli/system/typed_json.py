@@ -8,32 +8,15 @@ import dataclasses
 import functools
 import sys
 import types
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import Hint
 
 Record = TypeVar("Record")
 Json = dict[str, Any]  # an object of JSON
-
-
-class Rule(NamedTuple):
-    """What a value needs besides its type; `words` say what is expected then."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-def _is_file_name(text: str) -> bool:
-    return text.isprintable() and text not in ("", ".", "..") and "/" not in text
-
-
-Count = Annotated[int, Rule("a whole number of 0 or above", lambda value: value >= 0)]
-Size = Annotated[int, Rule("a whole number of 1 or above", lambda value: value >= 1)]
-Share = Annotated[float, Rule("a number from 0 to 1", lambda value: 0 <= value <= 1)]
-FileName = Annotated[str, Rule("the name of a file in one folder", _is_file_name)]  # of which a path is made
 
 _WORDS = {
     bool: "true or false",
@@ -51,7 +34,7 @@ def from_json(kind: type[Record], content: object, path: Path) -> Record:
     return record
 
 
-def read_value(hint: Any, value: object, path: Path, place: str) -> Any:
+def read_value(hint: Hint, value: object, path: Path, place: str) -> Any:
     """Return a value as its annotation has it: enums by their names, tuples for lists, records for objects."""
     if not _fits(hint, value):
         shown = repr(value)
@@ -74,7 +57,7 @@ def read_value(hint: Any, value: object, path: Path, place: str) -> Any:
     return value
 
 
-def _read_record(kind: Any, content: Any, path: Path, above: str) -> Any:
+def _read_record(kind: Hint, content: Any, path: Path, above: str) -> Any:
     values: Json = {}
     for name, (hint, is_needed) in _fields(kind).items():
         if name in content:
@@ -88,7 +71,7 @@ def to_json(value: Any) -> Any:
     """Return what stands in a file for a record, or for a value in it."""
     if isinstance(value, Enum):
         return value.name
-    kind: Any = type(value)
+    kind: Hint = type(value)
     if _is_record(kind):
         content = {name: to_json(getattr(value, name)) for name in _fields(kind)}
         omitted = value.omitted() if hasattr(value, "omitted") else ()
@@ -99,7 +82,7 @@ def to_json(value: Any) -> Any:
 
 
 @functools.cache
-def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+def _fields(kind: Hint) -> dict[str, tuple[Hint, bool]]:
     """The annotation of each field, and whether it has no default."""
     hints = get_type_hints(kind, include_extras=True)
     if dataclasses.is_dataclass(kind):
@@ -109,26 +92,28 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     return {name: (hints[name], name not in kind._field_defaults) for name in kind._fields}
 
 
-def _is_record(kind: Any) -> bool:
+def _is_record(kind: Hint) -> bool:
     return isinstance(kind, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"))
 
 
-def _choices(hint: Any) -> list[Any]:
-    """The parts of a union, without their rules."""
-    if get_origin(hint) is Annotated:
+def _choices(hint: Hint) -> list[Hint]:
+    """The parts of a union, without their limits."""
+    origin: Hint = get_origin(hint)
+    if origin is Annotated:
         return _choices(get_args(hint)[0])
-    if get_origin(hint) in (Union, types.UnionType):
+    if origin in (Union, types.UnionType):
         return [inside for part in get_args(hint) for inside in _choices(part)]
     return [hint]
 
 
-def _fits(hint: Any, value: object) -> bool:
+def _fits(hint: Hint, value: object) -> bool:
     """Whether the value is of this type; what is inside of a list or an object is not looked at."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin: Hint = get_origin(hint)
+    arguments = get_args(hint)
     if hint is Any:
         return True
     if origin is Annotated:
-        return _fits(arguments[0], value) and all(rule.holds(value) for rule in arguments[1:])
+        return _fits(arguments[0], value) and all(limit.holds(value) for limit in arguments[1:])
     if origin in (Union, types.UnionType):
         return any(_fits(part, value) for part in arguments)
     if origin is Literal:
@@ -147,9 +132,10 @@ def _fits(hint: Any, value: object) -> bool:
     return isinstance(value, hint)
 
 
-def _words(hint: Any) -> str:
+def _words(hint: Hint) -> str:
     """Say what is expected."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin: Hint = get_origin(hint)
+    arguments = get_args(hint)
     if origin is Annotated:
         return str(arguments[1].words)
     if origin in (Union, types.UnionType):

@@ -10,12 +10,12 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from omegaconf import OmegaConf
 
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import checked_fields
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder.records import sealed
@@ -46,7 +46,7 @@ class Export:
     trust: bool = False
 
 
-def export(given: dict[str, Any]) -> None:
+def export(given: Config) -> None:
     """Export as the keys say; `given` are those of the command line, of the right types."""
     keys = _keys(given)
     out = Path(keys.out)
@@ -74,7 +74,7 @@ def export(given: dict[str, Any]) -> None:
     show(f"the model is in {out}")
 
 
-def _keys(given: dict[str, Any]) -> Export:
+def _keys(given: Config) -> Export:
     for key in ("run", "out"):
         if key not in given:
             raise UserError(f"export wants {key}=: metalearn export run=outputs/my-run out=DIR")

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.job import build_task
 from metalearn_cli.config.schema import ConfigSource, build
 from metalearn_cli.datasets.ink import Ink
@@ -21,7 +22,8 @@ from metalearn_cli.run_folder.task_record import FILE as TASK
 from metalearn_cli.run_folder.task_record import read_examples
 from metalearn_cli.system.device import Precision, check_precision, resolve_device
 from metalearn_cli.system.files import read_bytes
-from metalearn_cli.system.typed_json import Count, from_json, read_value
+from metalearn_cli.system.limits import Natural
+from metalearn_cli.system.typed_json import from_json, read_value
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible, with_ink
 from metalearn_cli.trained.model import Model
@@ -35,7 +37,7 @@ class Stored(NamedTuple):
     """What a folder holds."""
 
     folder: Path
-    config: dict[str, Any]  # algo, model, precision, device; of a run all of it
+    config: Config  # algo, model, precision, device; of a run all of it
     examples: Examples
     tensors: Params  # params.*, buffers.*
     step: int  # of the checkpoint
@@ -67,7 +69,7 @@ def read(folder: Path, trust: bool) -> Stored:
     return Stored(folder, config, examples, tensors, tested.step, unlike, notes, zero)
 
 
-def examples_in(folder: Path, config: dict[str, Any], trust: bool) -> Examples:
+def examples_in(folder: Path, config: Config, trust: bool) -> Examples:
     """What the examples of a run are."""
     if (folder / TASK).exists():
         return read_examples(folder)
@@ -77,13 +79,13 @@ def examples_in(folder: Path, config: dict[str, Any], trust: bool) -> Examples:
     return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=Ink.as_is))
 
 
-def _check(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
+def _check(path: Path, config: Config, groups: tuple[str, ...]) -> None:
     runs.check_parts(path, config, groups)
     if config.get("precision") not in Precision.__members__ or not isinstance(config.get("device"), str):
         raise UserError(f"{path} has no precision and device that there are: it is not whole, or of another version")
 
 
-def task_of(config: dict[str, Any], trust: bool, **keys: Any) -> TaskDistribution:
+def task_of(config: Config, trust: bool, **keys: object) -> TaskDistribution:
     """The task of a run, with these keys set otherwise."""
     return build_task({**config["task"], **keys}, ConfigSource(trust=trust))
 
@@ -94,10 +96,10 @@ class Exported:
 
     format: int = FORMAT
     metalearn: str = ""
-    step: Count
+    step: Natural
     weights: str  # the name of their file
     sha256: str  # its hash
-    config: dict[str, Any]  # algo, model, precision, device
+    config: Config  # algo, model, precision, device
     examples: Examples
     unlike: tuple[Threshold, ...]
     denormals_are_zero: bool = False

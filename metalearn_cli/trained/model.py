@@ -6,7 +6,6 @@ Shapes: S support examples, Q query examples, W classes, d numbers of an example
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,17 @@ from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
 from metalearn_cli.trained.novelty import Threshold, find, unlikeness
 from metalearn_cli.trained.other_way import for_way
-from metalearn_cli.trained.python_inputs import Picture, classes_of, labels, numbers, pictures, scaled, unscaled
+from metalearn_cli.trained.python_inputs import (
+    Given,
+    Label,
+    Picture,
+    classes_of,
+    labels,
+    numbers,
+    pictures,
+    scaled,
+    unscaled,
+)
 
 AT_ONCE = 256  # queries that go through together, where a prediction does not depend on its neighbours
 
@@ -43,7 +52,7 @@ class Model:
     thresholds: list[Threshold]  # beyond which a query is unlike every class
     reduced: bool = False  # products in bfloat16
 
-    def adapt(self, x: Any, y: Any) -> "Predictor":
+    def adapt(self, x: Given, y: Given) -> "Predictor":
         """Adapt to the support set of a task -> what predicts for it.
 
         x: files or PIL images, which are prepared as `metalearn predict` does it; or [S, C, H, W] in 0..1 as `read`
@@ -52,7 +61,7 @@ class Model:
         """
         x = self._inputs(x)
         if self.examples.spec.kind == "values":
-            classes: list[Any] = []
+            classes: list[Label] = []
             targets = self._values(y, len(x))
         else:
             classes, targets = self._labels(y, len(x))
@@ -107,7 +116,7 @@ class Model:
     def in_precision(self, net: Net) -> Net:
         return Reduced(net.spec, net) if self.reduced else net
 
-    def outside(self, x: Any) -> Tensor:
+    def outside(self, x: Given) -> Tensor:
         """x [n, d] as for `adapt` -> which lie outside of the range of the training tasks' inputs, [n] bool."""
         columns = self.examples.columns
         if columns is None or columns.x_range is None:
@@ -116,7 +125,7 @@ class Model:
         values = self._checked(x).double()
         return ((values < low) | (values > high)).any(1)
 
-    def numbers(self, x: Any) -> Tensor:
+    def numbers(self, x: Given) -> Tensor:
         """Examples of any kind that `adapt` takes as numbers, [n, ...]."""
         is_of_images = self.examples.columns is None and len(self.examples.spec.input_shape) == 3
         files = pictures(x) if is_of_images else None
@@ -125,12 +134,12 @@ class Model:
             raise UserError("x is empty: give a list of one example at least")
         return found
 
-    def _inputs(self, x: Any) -> Tensor:
+    def _inputs(self, x: Given) -> Tensor:
         """[n, *input] on the device."""
         columns = self.examples.columns
         return scaled(self._checked(x), columns.x_scale if columns else None).to(self.device, self.dtype)
 
-    def _checked(self, given: Any) -> Tensor:
+    def _checked(self, given: Given) -> Tensor:
         """[n, *input] in the units of whoever gave it, pixels in 0..1."""
         shape = self.examples.spec.input_shape
         x = self.numbers(given)
@@ -149,7 +158,7 @@ class Model:
             )
         return x
 
-    def _values(self, y: Any, number: int) -> Tensor:
+    def _values(self, y: Given, number: int) -> Tensor:
         """[S, outputs] on the device."""
         y, outputs = numbers(y), self.examples.spec.outputs
         if outputs == 1 and y.dim() == 1:
@@ -163,7 +172,7 @@ class Model:
         columns = self.examples.columns
         return scaled(y, columns.y_scale if columns else None).to(self.device, self.dtype)
 
-    def _labels(self, y: Any, number: int) -> tuple[list[Any], Tensor]:
+    def _labels(self, y: Given, number: int) -> tuple[list[Label], Tensor]:
         """The classes, and the place of each example's among them [S]."""
         found = labels(y, number)
         columns = self.examples.columns
@@ -186,14 +195,14 @@ class Predictor:
 
     model: Model
     adapted: Adapted
-    classes: list[Any]  # the labels in the order of the outputs; none for values
+    classes: list[Label]  # the labels in the order of the outputs; none for values
     threshold: Threshold | None
     note: str  # what the user should know of the adaptation
 
     def __repr__(self) -> str:
         return f"<{self.model!r} adapted to {self.classes or 'values'}>"
 
-    def __call__(self, x: Any) -> Tensor:
+    def __call__(self, x: Given) -> Tensor:
         """x [Q, ...] as for `adapt` -> the probability of each class [Q, W], or values in the units of y."""
         out = self.outputs(x)
         if self.classes:
@@ -201,7 +210,7 @@ class Predictor:
         columns = self.model.examples.columns
         return unscaled(out, columns.y_scale if columns else None)
 
-    def outputs(self, x: Any) -> Tensor:
+    def outputs(self, x: Given) -> Tensor:
         """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU."""
         mode, x = self.model.batch_norm, self.model.numbers(x)
         size = len(x) if mode is BatchNorm.transductive else AT_ONCE
@@ -212,7 +221,7 @@ class Predictor:
             ]
         return torch.cat(parts)
 
-    def unlike(self, x: Any) -> Tensor:
+    def unlike(self, x: Given) -> Tensor:
         """x [Q, ...] -> which look unlike every class, [Q] bool."""
         if self.threshold is None:
             raise UserError(

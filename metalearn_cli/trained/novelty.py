@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.system.typed_json import Size
+from metalearn_cli.system.limits import Count
 
 PROMISED = 0.05  # of the queries of new classes, all of a class of their support, that are flagged at most
 LEAST = 0.01  # of the queries of validation tasks, that are flagged in any case
@@ -32,8 +32,8 @@ class Threshold(NamedTuple):
     """Beyond which score a query is flagged, and what that was measured on."""
 
     value: float
-    way: Size
-    shot: Size
+    way: Count
+    shot: Count
     batch_norm: str
     test_steps: int
     step: int  # of the checkpoint

@@ -4,13 +4,12 @@ It is kept in the run's unlike.json with what it was measured on, and in an expo
 has kept, which promises nothing, is measured anew where the run's data are at hand, and used as it is where not.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import without_absent_classes
 from metalearn_cli.algorithms.inner_loop import final_of
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.run_folder import records, runs
@@ -132,7 +131,7 @@ def _classes(task: TaskDistribution, draw: Draw, tasks: Batch, before: int) -> l
     return found
 
 
-def _keys(own: dict[str, Any], way: int, shot: int) -> dict[str, Any]:
+def _keys(own: Config, way: int, shot: int) -> Config:
     """Of a task with validation tasks of this size, all alike; its training tasks stay what they are."""
     if not Episodes.__dataclass_fields__.keys() <= own.keys():  # a user's own task
         return {}

@@ -4,12 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import checked_fields
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
@@ -31,6 +32,8 @@ from metalearn_cli.trained.novelty import unlikeness
 
 DIGITS = 6
 OUTSIDE = "outside_training"
+
+Cell = str | int | float | bool
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,11 @@ class Rows(NamedTuple):
     """What is written: a column for each name."""
 
     names: list[str]
-    cells: list[list[Any]]  # of each query
-    nested: list[dict[str, Any]]  # the same for JSON
+    cells: Sequence[Sequence[Cell]]  # of each query
+    nested: list[Config]  # the same for JSON
 
 
-def predict(given: dict[str, Any]) -> None:
+def predict(given: Config) -> None:
     """Predict as the keys say; `given` are those of the command line, of the right types."""
     keys, test_steps = _keys(given)
     if keys.out is not None:
@@ -82,7 +85,7 @@ def predict(given: dict[str, Any]) -> None:
     show(f"{len(rows.cells)} predictions are in {keys.out}")
 
 
-def _keys(given: dict[str, Any]) -> tuple[Predict, int | None]:
+def _keys(given: Config) -> tuple[Predict, int | None]:
     test_steps = given.pop("algo.test_steps", None)
     for key, example in (("run", "outputs/my-run"), ("support", "DIR"), ("query", "DIR")):
         if key not in given:
@@ -171,13 +174,13 @@ def _outside(model: Model, support: Points, query: Points, columns: ColumnNames)
 
 
 def _classified(
-    about: Sequence[tuple[str, Any]], predictor: Predictor, outputs: Tensor, flag: str, flags: list[bool] | None
+    about: Sequence[tuple[str, Cell]], predictor: Predictor, outputs: Tensor, flag: str, flags: list[bool] | None
 ) -> Rows:
     """A row for each query: what it is, its label, the probability of each class, and the flag, where it is known."""
     classes = [printable(str(name)) for name in predictor.classes]
     names = [about[0][0], "label", *(f"p_{name}" for name in classes)] + ([] if flags is None else [flag])
-    cells: list[list[Any]] = []
-    nested: list[dict[str, Any]] = []
+    cells: list[list[Cell]] = []
+    nested: list[Config] = []
     for number, ((key, name), row) in enumerate(zip(about, outputs.double().softmax(-1), strict=True)):
         label = classes[int(row.argmax())]
         probabilities = [round_off(value) for value in row.tolist()]
@@ -195,7 +198,7 @@ def _csv(rows: Rows) -> str:
     return as_csv([rows.names, *([_word(cell) for cell in row] for row in rows.cells)])
 
 
-def _word(cell: Any) -> Any:
+def _word(cell: Cell) -> Cell:
     return str(cell).lower() if isinstance(cell, bool) else cell
 
 

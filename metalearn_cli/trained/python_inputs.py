@@ -18,9 +18,11 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Scale
 
 Picture = str | Path | Image.Image
+Given = Any  # numbers or labels in a tensor, an array or a list; or pictures
+Label = Any  # a text or a number, of the user's own
 
 
-def pictures(x: Any) -> list[Picture] | None:
+def pictures(x: Given) -> list[Picture] | None:
     """Files and PIL images, or one of them, as a list. None where it is something else."""
     if isinstance(x, Picture):
         return [x]
@@ -35,7 +37,7 @@ def pictures(x: Any) -> list[Picture] | None:
     return list(items)
 
 
-def numbers(values: Any) -> Tensor:
+def numbers(values: Given) -> Tensor:
     """[n, ...] on the CPU: as float64, which holds every number that is given; uint8 and float32 as they are."""
     try:
         if isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
@@ -50,7 +52,7 @@ def numbers(values: Any) -> Tensor:
     return tensor if tensor.dtype in (torch.uint8, torch.float32) else tensor.double()
 
 
-def labels(y: Any, number: int) -> list[Any]:
+def labels(y: Given, number: int) -> list[Label]:
     """A label for each of so many examples."""
     try:
         found = None if isinstance(y, str | bytes) else y.tolist() if isinstance(y, Tensor | np.ndarray) else list(y)
@@ -67,7 +69,7 @@ def labels(y: Any, number: int) -> list[Any]:
     return found
 
 
-def classes_of(found: list[Any]) -> list[Any]:
+def classes_of(found: list[Label]) -> list[Label]:
     """The different ones of these labels, sorted."""
     if len(kinds := dict.fromkeys(_kind(label) for label in found)) > 1:
         raise UserError(f"y has labels of the types {' and '.join(kinds)}: give all of one type, such as texts")
@@ -80,7 +82,7 @@ def classes_of(found: list[Any]) -> list[Any]:
     return classes
 
 
-def _kind(label: Any) -> str:
+def _kind(label: Label) -> str:
     """Its type, where all numbers are of one and a bool is none: True and 1 would be one class."""
     if isinstance(label, bool | np.bool_):
         return "bool"

@@ -6,11 +6,11 @@ choices (algorithm, task, network, preset), a key that was named neither then no
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from omegaconf import OmegaConf
 
-from metalearn_cli.config.conf_folder import GROUPS, PRESETS, flatten
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS, Config, flatten
 from metalearn_cli.config.job import Job, make_job
 from metalearn_cli.config.overrides import FREE_TEXT, keys_of
 from metalearn_cli.config.schema import ConfigSource
@@ -27,7 +27,7 @@ class Begun(NamedTuple):
     """How a run began, by what its folder holds."""
 
     folder: Path
-    config: dict[str, Any]  # flat
+    config: Config  # flat
     choices: dict[str, str]
     given: frozenset[str]  # the keys that its command named
 
@@ -82,14 +82,14 @@ def _chosen(choices: dict[str, str]) -> dict[str, str]:
     return {group: choice for group, choice in choices.items() if group != "sweep"}
 
 
-def _is_open(key: str, given: frozenset[str], value: Any) -> bool:
+def _is_open(key: str, given: frozenset[str], value: object) -> bool:
     """Whether the key was not named, and a folder may decide on it."""
     named = any(key == name or key.startswith(f"{name}.") for name in given - {*GROUPS, *PRESETS})
     is_choice = key in OF_NOW or key.endswith("._target_") or key.partition(".")[0] == "paper" or "${" in str(value)
     return not named and not is_choice
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Write a value as a command line has it."""
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"

@@ -2,11 +2,10 @@
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
-from metalearn_cli.config.conf_folder import EVAL_KEYS, GROUPS, PRESETS, flatten, run_keys
+from metalearn_cli.config.conf_folder import EVAL_KEYS, GROUPS, PRESETS, Config, flatten, run_keys
 from metalearn_cli.config.job import Job, build_task, make_job, removed_keys
 from metalearn_cli.config.overrides import compose_config, given_twice, parse_override
 from metalearn_cli.config.schema import ConfigSource
@@ -76,7 +75,7 @@ def _choices(run: Path) -> dict[str, str]:
     return choices
 
 
-def _own_preparation(run: Path, task: dict[str, Any], given: set[str], trust: bool) -> dict[str, Any]:
+def _own_preparation(run: Path, task: Config, given: set[str], trust: bool) -> Config:
     """The keys by which the user's own pictures are prepared as those of the run were, without the keys that are
     given."""
     own = examples_in(run, runs.load_config(run / "config.yaml"), trust).preparation
@@ -85,7 +84,7 @@ def _own_preparation(run: Path, task: dict[str, Any], given: set[str], trust: bo
     return {key: value for key, value in to_json(own).items() if key in Preparation.KEYS and f"task.{key}" not in given}
 
 
-def _where_it_stands_now(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _where_it_stands_now(own: Config, other: Config) -> Config:
     """The run's own task. Where its folder is gone and the same task is asked for in another folder, it is in that
     one."""
     gone = own.get("root") is not None and not expand(own["root"]).exists()
@@ -93,7 +92,7 @@ def _where_it_stands_now(own: dict[str, Any], other: dict[str, Any]) -> dict[str
     return {**own, "root": other["root"]} if gone and is_same else own
 
 
-def is_same_data(task: dict[str, Any], own: dict[str, Any]) -> bool:
+def is_same_data(task: Config, own: Config) -> bool:
     """Whether two tasks differ in the sizes of their episodes at most."""
     return task.keys() == own.keys() and all(
         task[key] == own[key] for key in task if key not in Episodes.__dataclass_fields__
@@ -119,7 +118,7 @@ def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribu
     return None if is_same else own.spec.input_shape
 
 
-def _check_eval_key(override: str, config: dict[str, Any], has_own_task: bool) -> None:
+def _check_eval_key(override: str, config: Config, has_own_task: bool) -> None:
     """Raises UserError for a key that an evaluation cannot set."""
     key = _key(override)
     if override.startswith("+") and not (has_own_task and key.startswith("task.")):
@@ -136,7 +135,7 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+")
 
 
-def _set(config: dict[str, Any], override: str, has_own_task: bool) -> None:
+def _set(config: Config, override: str, has_own_task: bool) -> None:
     """Set key=value in the configuration of a run, which has the key."""
     key, value = parse_override(override)
     if "${" in override:

@@ -119,7 +119,7 @@ OMNIGLOT = {
     },
     "C4": {
         "task.way=1": "task.way=1 must be a whole number, 2 or above",
-        "task.way=1700": "task.way=1700 is more than the 1692 classes of the test split",
+        "task.way=1700": "task.way=1700 is more than the 1692 classes (by rotations=as_classes) of the test split",
         "task.shot=15": "task.shot=15 and task.query=15 together are more than the 20 images",
         "task.query=0": "task.query=0 must be a whole number, 1 or above",
         "task.train_way=20": "task.train_way=20 must equal task.way=5",
@@ -129,7 +129,7 @@ OMNIGLOT = {
         "task.train_splits=train": "task.train_splits=train must be a list",
         "task.split=random1200": "by which select=best would choose: set select=last",
         "task.split=random1200 select=last eval_every=5": "eval_every=5 asks for validations",
-        "task.way=700": "task.way=700 is more than the 688 classes of the val split",
+        "task.way=700": "task.way=700 is more than the 688 classes (by rotations=as_classes) of the val split",
     },
     "C6": {
         "task.root=/nowhere": "Omniglot is not in /nowhere",
