@@ -16,6 +16,7 @@ from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
 from metalearn_cli.run_folder.environment import Environment, read_environment
 from metalearn_cli.run_folder.outcome import damage_of_outcome
+from metalearn_cli.run_folder.proof import checked_results
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.series import Series, read_series, read_timing
 from metalearn_cli.run_folder.unfinished import Unfinished, unfinished
@@ -60,7 +61,7 @@ def read(folder: Path) -> RunFolder:
     config = flatten(runs.load_config(folder / "config.yaml"))
     from_json(RunKeys, config, folder / "config.yaml")
     environment = read_environment(folder) if (folder / ENVIRONMENT).exists() else Environment()
-    results, changed = runs.checked_results(folder, config)
+    results, changed = checked_results(folder, config)
     given, damage = _given(folder / "overrides.txt", {*config, *run_keys()})
     metrics, timing = read_series(folder / "metrics.jsonl"), read_timing(folder / "timing.jsonl")
     damage += [*changed, *metrics.damage, *timing.damage, *damage_of_outcome(folder)]

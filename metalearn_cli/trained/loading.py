@@ -18,13 +18,13 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.run_folder import checkpoint, records, runs
 from metalearn_cli.run_folder.choices import read_choices
+from metalearn_cli.run_folder.proof import check_records, load_tested, unproved
 from metalearn_cli.run_folder.task_record import FILE as TASK
 from metalearn_cli.run_folder.task_record import read_examples
 from metalearn_cli.system.device import Precision, check_precision, resolve_device
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Natural
 from metalearn_cli.system.typed_json import from_json, read_value
-from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible, with_ink
 from metalearn_cli.trained.model import Model
 from metalearn_cli.trained.novelty import Threshold, Thresholds
@@ -59,7 +59,7 @@ def read(folder: Path, trust: bool) -> Stored:
     if missing := [key for key in ("algo", "task", "model", "precision", "device") if key not in config]:
         raise UserError(f"{folder / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
     _check(folder / "config.yaml", config, ("algo", "task", "model"))
-    tested, notes = runs.load_tested(folder)
+    tested, notes = load_tested(folder)
     if not (folder / "results.json").exists():
         notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
     unlike = read_thresholds(folder)
@@ -73,7 +73,9 @@ def examples_in(folder: Path, config: Config, trust: bool) -> Examples:
     """What the examples of a run are."""
     if (folder / TASK).exists():
         return read_examples(folder)
-    examples = examples_of(task_of(config, trust))  # of a version before, which left ink as it is
+    examples = examples_of(
+        build_task(config["task"], ConfigSource(trust=trust))
+    )  # of a version before, which left ink as it is
     if examples.preparation is None:
         return examples
     return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=Ink.as_is))
@@ -83,11 +85,6 @@ def _check(path: Path, config: Config, groups: tuple[str, ...]) -> None:
     runs.check_parts(path, config, groups)
     if config.get("precision") not in Precision.__members__ or not isinstance(config.get("device"), str):
         raise UserError(f"{path} has no precision and device that there are: it is not whole, or of another version")
-
-
-def task_of(config: Config, trust: bool, **keys: object) -> TaskDistribution:
-    """The task of a run, with these keys set otherwise."""
-    return build_task({**config["task"], **keys}, ConfigSource(trust=trust))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +127,7 @@ def _read_export(folder: Path) -> Stored:
         tensors,
         exported.step,
         list(exported.unlike),
-        [*runs.check_records(folder), *runs.unproved(folder, {})],
+        [*check_records(folder), *unproved(folder, {})],
         exported.denormals_are_zero,
     )
 

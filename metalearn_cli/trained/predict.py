@@ -27,7 +27,7 @@ from metalearn_cli.tasks.tones import warnings
 from metalearn_cli.trained import file_inputs, novelty_threshold
 from metalearn_cli.trained.file_inputs import Points
 from metalearn_cli.trained.loading import Stored, make, read
-from metalearn_cli.trained.model import Model, Predictor
+from metalearn_cli.trained.model import AdaptedModel, Model
 from metalearn_cli.trained.novelty import unlikeness
 
 DIGITS = 6
@@ -174,7 +174,7 @@ def _outside(model: Model, support: Points, query: Points, columns: ColumnNames)
 
 
 def _classified(
-    about: Sequence[tuple[str, Cell]], predictor: Predictor, outputs: Tensor, flag: str, flags: list[bool] | None
+    about: Sequence[tuple[str, Cell]], predictor: AdaptedModel, outputs: Tensor, flag: str, flags: list[bool] | None
 ) -> Rows:
     """A row for each query: what it is, its label, the probability of each class, and the flag, where it is known."""
     classes = [printable(str(name)) for name in predictor.classes]

@@ -78,7 +78,7 @@ MUTANTS = (
         "tests/resume/test_kill.py",
     ),
     Mutant(
-        "run_folder/runs.py",
+        "run_folder/lock.py",
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
         "tests/run_folder/test_runs.py",

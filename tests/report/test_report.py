@@ -21,7 +21,7 @@ from metalearn_cli.cli import main
 from metalearn_cli.compare.groups import parts
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.report import figures, page
-from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.outcome import NOT_ENDED
 from metalearn_cli.run_folder.series import Curve
 
@@ -368,7 +368,7 @@ def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:
 def test_a_run_that_is_at_work(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "outputs/mine", np.linspace(0, 1, 50), config={"steps": 1000})
     (folder / "results.json").unlink()
-    with runs.lock(folder, True):
+    with lock(folder, True):
         done = run(tmp_path, "report", "outputs/mine", "csv=null")
         assert re.search(r"^outputs/mine +running, step 20 ", done.out, re.MULTILINE)
         assert re.search(

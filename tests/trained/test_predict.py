@@ -22,8 +22,8 @@ from metalearn_cli.datasets.pictures import Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner
+from metalearn_cli.run_folder.proof import load_tested
 from metalearn_cli.run_folder.records import read_json
-from metalearn_cli.run_folder.runs import load_tested
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, draw_slice
 from metalearn_cli.tasks.cub import CUB, Region

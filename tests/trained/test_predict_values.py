@@ -14,7 +14,7 @@ import metalearn_cli
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder.runs import load_tested
+from metalearn_cli.run_folder.proof import load_tested
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.trained import predict  # noqa: F401 - the forks need not import it anew
 from metalearn_cli.training.eval_job import load_eval_job
