@@ -30,7 +30,7 @@ from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.system.device import Precision
 from metalearn_cli.tasks.example_format import with_ink
 from metalearn_cli.tasks.omniglot import Omniglot, characters
-from metalearn_cli.trained.loading import make, read
+from metalearn_cli.trained.loading import build_model, read_stored
 
 TASKS, WAY, SHOTS, QUERIES = 12, 5, (1, 5), 3
 WIDTH, HEIGHT = 300, 400
@@ -127,9 +127,9 @@ def write(file: bytes, kind: str, path: Path, rng: np.random.Generator) -> Path:
 
 def main(run: str, keep: str | None) -> None:
     torch.set_num_threads(1)
-    folder = read(Path(run), trust=False)
+    folder = read_stored(Path(run), trust=False)
     models = {
-        ink: make(
+        ink: build_model(
             folder._replace(examples=with_ink(folder.examples, ink)),
             *(BatchNorm.inductive, "cpu", Precision.fp32, None, False),
         )

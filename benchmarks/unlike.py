@@ -23,7 +23,7 @@ from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.device import Precision
 from metalearn_cli.tasks.base import Split, TaskDistribution, draw_slice
-from metalearn_cli.trained.loading import make, read
+from metalearn_cli.trained.loading import build_model, read_stored
 from metalearn_cli.trained.model import Model
 from metalearn_cli.trained.novelty import calibrated, unlikeness
 
@@ -79,8 +79,8 @@ def share(flagged: Tensor, classes: list[str]) -> str:
 
 def main(run: str, sizes: list[str]) -> None:
     torch.set_num_threads(1)
-    folder = read(Path(run), trust=False)
-    model = make(folder, BatchNorm.inductive, "cpu", Precision.fp32, None, trust=False)
+    folder = read_stored(Path(run), trust=False)
+    model = build_model(folder, BatchNorm.inductive, "cpu", Precision.fp32, None, trust=False)
     print("| size | score | accuracy | AUROC |\n|---|---|---|---|")
     rows = []
     for size in sizes:

@@ -13,7 +13,7 @@ from metalearn_cli.compare.groups import differences, parts, split_arguments
 from metalearn_cli.compare.statistics import Estimate
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figure
-from metalearn_cli.run_folder.find import find
+from metalearn_cli.run_folder.find import find_runs
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import write_durably
@@ -36,7 +36,7 @@ def compare(arguments: list[str]) -> None:
     if mode is not None and mode not in MODES:
         raise UserError(f"batch_norm={mode} must be one of {', '.join(MODES)}")
     found = [part for argument in given for part in parts(argument)]
-    for job, sentence in {job: why for argument in given for job, why in find(argument).failed.items()}.items():
+    for job, sentence in {job: why for argument in given for job, why in find_runs(argument).failed.items()}.items():
         tell(printable(f"note: {job} failed, and is left out: {sentence}"))
     if len(found) < 2:
         what = f"{found[0].name} is one configuration" if found else "no folder was given"

@@ -56,7 +56,7 @@ class RunFolder(NamedTuple):
         return self.folder.parent.name == "eval"
 
 
-def read(folder: Path) -> RunFolder:
+def read_run(folder: Path) -> RunFolder:
     """Raises UserError where the figures cannot be trusted; what only makes them poorer is in `damage`."""
     config = flatten(runs.load_config(folder / "config.yaml"))
     from_json(RunKeys, config, folder / "config.yaml")
@@ -85,7 +85,7 @@ def _given(path: Path, keys: set[str]) -> tuple[list[str], list[str]]:
         return re.split("[./]", key)[0] in OF_A_COMMAND or any(f"{one}.".startswith(f"{key}.") for one in keys)
 
     damage = [
-        f"{path} line {number} is no key=value" + (" of a run" if "=" in line else "")
+        f"{path} line {number} is not key=value" + (" of a run" if "=" in line else "")
         for number, line in enumerate(lines, 1)
         if line and not is_given(line)
     ]

@@ -44,7 +44,7 @@ class Unfinished(NamedTuple):
         why = f"failed at {self.progress}: {self.failed}" if self.failed else f"not finished, {self.progress}"
         if self.state == "pruned":
             return f"{self.pruned}, of {self.steps:,}; can be continued with: {self.command}"
-        on = f"goes on after step {self.saved:,}" if self.saved else "nothing is saved: begins anew"
+        on = f"goes on after step {self.saved:,}" if self.saved else "nothing is saved: begins again"
         return f"{why}; last wrote {wrote}; {on} with: {self.command}"
 
 

@@ -50,7 +50,7 @@ class Stored(NamedTuple):
         return "task" in self.config
 
 
-def read(folder: Path, trust: bool) -> Stored:
+def read_stored(folder: Path, trust: bool) -> Stored:
     """Raises UserError where that is neither a run nor an export, or not whole."""
     if (folder / EXPORT).is_file():
         return _read_export(folder)
@@ -132,7 +132,7 @@ def _read_export(folder: Path) -> Stored:
     )
 
 
-def make(
+def build_model(
     stored: Stored, batch_norm: BatchNorm, device: str, precision: Precision, test_steps: int | None, trust: bool
 ) -> Model:
     """The model in a folder. Raises UserError where its parts do not fit."""
@@ -196,7 +196,7 @@ def load(
     folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool, ink: str | None = None
 ) -> Model:
     """The model in a folder, for Python."""
-    stored = read(folder, trust)
+    stored = read_stored(folder, trust)
     precision = precision or stored.config["precision"]
     chosen = ("batch_norm", batch_norm, BatchNorm), ("precision", precision, Precision), ("ink", ink, Ink)
     for key, value, options in chosen:
@@ -205,4 +205,4 @@ def load(
     if precision == Precision.tf32.name:  # a setting of the whole process
         raise UserError("precision='tf32' is for commands: give precision='fp32', or set it in torch and give that")
     stored = stored._replace(examples=with_ink(stored.examples, None if ink is None else Ink[ink]))
-    return make(stored, BatchNorm[batch_norm], device, Precision[precision], None, trust)
+    return build_model(stored, BatchNorm[batch_norm], device, Precision[precision], None, trust)

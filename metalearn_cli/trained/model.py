@@ -20,7 +20,7 @@ from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
-from metalearn_cli.trained.novelty import Threshold, find, unlikeness
+from metalearn_cli.trained.novelty import Threshold, nearest_threshold, unlikeness
 from metalearn_cli.trained.other_way import for_way
 from metalearn_cli.trained.python_inputs import (
     Given,
@@ -105,7 +105,7 @@ class Model:
 
     def threshold(self, way: int, shot: int) -> Threshold | None:
         """Of the flag `unlike`, that for tasks of `way` classes with `shot` examples or more; None: it is not known."""
-        return find(self.thresholds, way, shot, self.algo.is_metric)
+        return nearest_threshold(self.thresholds, way, shot, self.algo.is_metric)
 
     def predictor(self, support: Support, outputs: int) -> tuple[Predictor, str]:
         """Adapt to support sets of so many classes or values -> what predicts, and what was done to the model, in a
@@ -145,7 +145,7 @@ class Model:
         if shape == (1,) and x.dim() == 1:
             x = x[:, None]
         if tuple(x.shape[1:]) != shape:
-            raise UserError(f"x is of shape {list(x.shape)}, and [n, {', '.join(map(str, shape))}] is wanted")
+            raise UserError(f"x is of shape {list(x.shape)}, and [n, {', '.join(map(str, shape))}] is expected")
         if x.dtype == torch.uint8 and len(shape) == 3:
             x = x * (1 / 255)
         if not x.isfinite().all():
@@ -164,7 +164,7 @@ class Model:
             y = y[:, None]
         if y.shape != (number, outputs):
             raise UserError(
-                f"y is of shape {list(y.shape)}, and [{number}, {outputs}] is wanted: {outputs} for each of x"
+                f"y is of shape {list(y.shape)}, and [{number}, {outputs}] is expected: {outputs} for each of x"
             )
         if not y.isfinite().all():
             raise UserError("y holds numbers that are not finite: give every example all of its values")

@@ -67,7 +67,7 @@ def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
     kind += f"{found.share:.1%} are flagged"
     if (found.way, found.shot) == (way, shot):
         if found.promised is None:
-            return f"flag `unlike`: by {kind}; measured by a version before, which promised more than it kept"
+            return f"flag `unlike`: by {kind}; measured by an earlier version, which promised more than it kept"
         few = "" if found.promised <= PROMISED else ": more validation classes would make it less"
         end = f"{found.promised:.0%} at most of the queries of new classes (upper end of a 95% interval{few})"
         return f"flag `unlike`: by {kind}; true for {end}"
@@ -138,7 +138,7 @@ def _keys(own: Config, way: int, shot: int) -> Config:
     return {**train, "way": way, "shot": shot, "query": min(own["query"], QUERIES), "variable": False}
 
 
-def keep(stored: Stored, found: Threshold) -> None:
+def keep_threshold(stored: Stored, found: Threshold) -> None:
     """In the run's folder, where it is not there yet, in the place of one for the same tasks; what other processes have
     kept there since it was read stays. Raises OSError."""
     with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):

@@ -85,7 +85,10 @@ MUTANTS = (
     ),
     # What a person waits for
     Mutant(
-        "training/test.py", "scored_parts.write(kept, place, parts[place])", "pass", "tests/training/test_waiting.py"
+        "training/test.py",
+        "scored_parts.write_part(kept, place, parts[place])",
+        "pass",
+        "tests/training/test_waiting.py",
     ),
     Mutant(
         "run_folder/scored_parts.py",

@@ -377,7 +377,7 @@ def test_a_run_that_is_at_work(tmp_path: Path) -> None:
     page = Page(written(tmp_path, done, "page").read_text())
     assert [(one["value"], one["max"]) for one in page.all("progress")] == [("20", "1000")]
     done = run(tmp_path, "report", "outputs/mine", "csv=null")
-    assert "nothing is saved: begins anew with: metalearn train seed=0 name=mine" in done.err
+    assert "nothing is saved: begins again with: metalearn train seed=0 name=mine" in done.err
     (folder / "checkpoints").mkdir()
     (folder / f"checkpoints/step-00000010-{'a' * 16}.safetensors").touch()
     done = run(tmp_path, "report", "outputs/mine", "csv=null")

@@ -32,7 +32,7 @@ from metalearn_cli.trained import (
     export,  # noqa: F401 - the forks need not import them anew
     predict,  # noqa: F401 - the forks need not import them anew
 )
-from metalearn_cli.trained.loading import read
+from metalearn_cli.trained.loading import read_stored
 from metalearn_cli.training import test
 
 TRAIN = ["train", "algo=maml", "task=sinusoid", "steps=4", "eval_every=2", "eval_episodes=4", "tasks_per_step=2"]
@@ -87,12 +87,12 @@ def test_one_digit_of_the_configuration_is_refused_by_every_command(here: Path, 
 
 def used(folder: Path) -> None:
     """As predict, eval, export and load read it."""
-    read(folder, False)
+    read_stored(folder, False)
 
 
 def reported(folder: Path) -> None:
     """As report and compare read it."""
-    folders.read(folder)
+    folders.read_run(folder)
 
 
 @pytest.mark.row("A19")

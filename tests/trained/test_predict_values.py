@@ -179,8 +179,8 @@ def test_a_tables_classes_keep_their_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("support", "query", "sentence"),
     [
-        ("x,z\n1,2\n", "x\n1\n", "s.csv has no column y: y wanted, and x, z found"),
-        ("x,y\n1,2\n", "z\n1\n", "q.csv has no column x: x wanted, and z found"),
+        ("x,z\n1,2\n", "x\n1\n", "s.csv has no column y: y expected, and x, z found"),
+        ("x,y\n1,2\n", "z\n1\n", "q.csv has no column x: x expected, and z found"),
         ("x,y\n1,2\n2,\n", "x\n1\n", "s.csv line 3 has nothing in column y"),
         ("x,y\n1,2\n2,nan\n", "x\n1\n", "s.csv line 3 holds nan in column y, which is no finite number: give every"),
         ("x,y\n1,2\n", "x\n1\nabc\n", "q.csv line 3 holds abc in column x, where a finite number is wanted: mend it"),
