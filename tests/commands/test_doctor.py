@@ -121,7 +121,7 @@ def test_its_help_is_its_own(option: str, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(doctor, "doctor", lambda: pytest.fail("it was asked for help only"))
     assert main(["doctor", option]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("metalearn doctor\n")
+    assert "\nmetalearn doctor\n" in out
     assert "Exit codes: 0 nothing is wrong, 1 something is" in out
     assert all(word in out for word in ("ok", "note", "WRONG", "METALEARN_DATA"))
 

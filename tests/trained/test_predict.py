@@ -403,8 +403,8 @@ def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("run={run} support={s}", "predict wants query=DIR"),
-        ("support={s} query={q}", "predict wants run=outputs/my-run"),
+        ("run={run} support={s}", "predict needs query=DIR"),
+        ("support={s} query={q}", "predict needs run=outputs/my-run"),
         ("run={run} support={s} query={q} steps=3", "predict has no key steps: choose from algo.test_steps"),
         ("run={run} support={s} quary={q} query={q}", "did you mean query?"),
         ("run={run} support={s} query={q} query={q}", "query= is given twice"),
