@@ -3,17 +3,17 @@
 The picture's mode and orientation become plain as datasets/pictures.py says, whatever the task.
 """
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from PIL import Image
 from torch import Tensor
 
 from metalearn_cli.datasets.ink import SIDE, Ink, evened
 from metalearn_cli.datasets.pictures import MAX_PIXELS, Resize, as_tensor, read_picture, square
+from metalearn_cli.system.typed_json import to_json
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,6 @@ class Preparation:
         *("size", "channels", "resize", "resample", "by_way_of", "margin", "inverted", "whole", "ink"),
     )  # those of a task of the user's own images
 
-    def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "resize": self.resize.name, "ink": self.ink.name}
-
-    @staticmethod
-    def from_json(content: dict[str, Any]) -> "Preparation":
-        """Raises KeyError, TypeError or ValueError where that is not what `to_json` makes, of this version or of one
-        before, which left ink as it is."""
-        enums = {"resize": Resize[content["resize"]], "ink": Ink[content.get("ink", Ink.as_is.name)]}
-        return Preparation(**{**content, **enums})
-
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.channels, self.size, self.size
@@ -53,7 +43,7 @@ class Preparation:
         plain = f"{self.size}x{self.size}x{self.channels}-{self.resize.name}"
         if self == Preparation(self.size, self.channels, self.resize):
             return plain
-        return f"{plain}-{hashlib.sha256(repr(sorted(self.to_json().items())).encode()).hexdigest()[:8]}"
+        return f"{plain}-{hashlib.sha256(repr(sorted(to_json(self).items())).encode()).hexdigest()[:8]}"
 
     def read(self, source: Path | Image.Image) -> Tensor:
         """[channels, size, size] uint8. Raises Broken."""

@@ -1,12 +1,11 @@
 """A run's metrics.jsonl at Weights & Biases or in MLflow too (`logger=wandb`, `logger=mlflow`).
 
-What is sent is the file, line by line, and only lines that a checkpoint has made final: a run that was killed and goes
-on leaves nothing out there, and repeats nothing (wandb, which sends from a process of its own, may get lines again
-after a SIGKILL: it drops them, since each has its number). logger.json in the run's folder holds, for each logger, the
-id of the run there, and how many lines it has got for sure.
+What is sent is the file, line by line, when a checkpoint has made the lines final. logger.json in the run's folder
+holds the id of the run at each logger, so that a run that goes on goes on there. After a crash some lines are sent
+again: wandb drops them by their numbers, and MLflow's curves may have the points of one step twice.
 
-A logger that cannot be opened stops a run before its first step. One that fails later does not: it is said, the lines
-are kept in metrics.jsonl, and are sent when the run ends, or when the same command is given again.
+A logger that cannot be opened stops a run before its first step. One that fails later does not: the user is told, the
+lines are in metrics.jsonl, and are sent when the run ends, or when the same command is given again.
 """
 
 import importlib.util
@@ -16,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metalearn_cli.config.conf_folder import flatten
 from metalearn_cli.config.job import Job
@@ -27,33 +26,40 @@ from metalearn_cli.run_folder.series import read_lines
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.ranks import Ranks
+from metalearn_cli.system.typed_json import read_value
 
 PROJECT = "metalearn"  # where the environment names none
 
 Line = dict[str, Any]
+Config = dict[str, Any]
+
+
+class RemoteRun(NamedTuple):
+    """What logger.json holds of the run at a logger."""
+
+    id: str
+    is_whole: bool = False  # whether all lines and the test have arrived
 
 
 class Remote(ABC):
-    """A run at a logger's."""
+    """A connection to a run at a logger."""
 
     id: str
-    is_prompt: bool  # what `send` was given has arrived when it returns; otherwise only when the run is closed there
+    reached: int = 0  # lines of earlier steps are there already
 
     @abstractmethod
     def send(self, lines: list[Line], first: int) -> None:
-        """The next lines of metrics.jsonl, of which the first is line `first`, counted from 0."""
+        """Send the next lines of metrics.jsonl; the first of them has number `first`, counted from 0."""
 
     @abstractmethod
     def end(self, final: dict[str, float] | None) -> None:
-        """Whole, with these figures of the test; None: it was stopped, and may go on."""
+        """Close the run with these figures of the test; None: it was stopped, and may go on."""
 
 
 class Wandb(Remote):
     """WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE=offline and the others hold as wandb has them."""
 
-    is_prompt = False
-
-    def __init__(self, folder: Path, run_id: str | None, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, run_id: str | None, config: Config) -> None:
         import wandb
 
         refuse_link(folder / "wandb")
@@ -85,9 +91,7 @@ class Wandb(Remote):
 class Mlflow(Remote):
     """MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME hold as mlflow has them."""
 
-    is_prompt = True
-
-    def __init__(self, folder: Path, run_id: str | None, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, run_id: str | None, config: Config) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
@@ -95,6 +99,9 @@ class Mlflow(Remote):
         if run_id is not None:
             self.id = run_id
             self._client.update_run(run_id, status="RUNNING")
+            names = self._client.get_run(run_id).data.metrics
+            points = [point for name in names for point in self._client.get_metric_history(run_id, name)]
+            self.reached = max((point.step for point in points), default=0)
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         known = self._client.get_experiment_by_name(name)
@@ -122,7 +129,7 @@ class Mlflow(Remote):
         self._client.set_terminated(self.id, "KILLED" if final is None else "FINISHED")
 
 
-REMOTES: dict[str, type[Any]] = {"wandb": Wandb, "mlflow": Mlflow}
+REMOTES: dict[str, Callable[[Path, str | None, Config], Remote]] = {"wandb": Wandb, "mlflow": Mlflow}
 
 
 def check_installed(logger: str | None) -> None:
@@ -132,46 +139,43 @@ def check_installed(logger: str | None) -> None:
 
 
 class Mirror:
+    """The run at the logger that was asked for, if any."""
+
     def __init__(
-        self,
-        folder: Path,
-        logger: str | None,
-        config: dict[str, Any],
-        results: Results | None,
-        say: Callable[[str], None],
+        self, folder: Path, logger: str | None, config: Config, results: Results | None, say: Callable[[str], None]
     ) -> None:
-        """Open the run at the logger, or go on with it. With `results` of a run that is finished, only where something
-        is left to be sent."""
-        self._folder, self._logger, self._say = folder, logger, say
+        """Open the run at the logger, or go on with it. With `results` the run is finished, and only opened where
+        something is left to be sent."""
+        self._folder, self._logger, self._say = folder, logger or "", say
         self._path = folder / "logger.json"
-        self._failure: str | None = None
+        content = records.read_json(self._path) if self._path.exists() else {}
+        self._runs: dict[str, RemoteRun] = read_value(dict[str, RemoteRun], content, self._path, "")
         self._remote: Remote | None = None
-        self._records: dict[str, Any] = records.read_json(self._path) if self._path.exists() else {}
-        record = self._records.get(logger or "", {"id": None, "lines": 0, "is_whole": False})
-        if logger is None or (results is not None and record["is_whole"]):
+        self._sent, self._has_failed = 0, False
+        known = self._runs.get(self._logger)
+        if logger is None or (results is not None and known is not None and known.is_whole):
             return
         try:
-            self._remote = REMOTES[logger](folder, record["id"], flatten(config))
+            self._remote = REMOTES[logger](folder, known.id if known else None, flatten(config))
         except Exception as error:  # whatever a logger may raise: no network, no login, a run that was deleted there
             raise UserError(f"logger={logger} cannot be opened: {_first_line(error)}") from error
-        self._record = self._records[logger] = {**record, "id": self._remote.id}
-        self._sent = int(record["lines"])
-        self._note(is_whole=False)
+        self._note(self._remote, is_whole=False)
 
     def send(self) -> None:
-        """The lines that came since; to be called when a checkpoint has made them final."""
-        if self._remote is None or self._failure is not None:
+        """Send the lines that came since; to be called when a checkpoint has made them final."""
+        if self._remote is None or self._has_failed:
             return
         try:
             self._send(self._remote)
         except Exception as error:
-            self._failure = _first_line(error)
+            self._has_failed = True
             self._say(
-                f"{self._logger} failed ({self._failure}): training goes on, and what is missing is sent at the end"
+                f"{self._logger} failed ({_first_line(error)}): training goes on, and what is missing is sent at the "
+                "end"
             )
 
     def finish(self, results: Results) -> None:
-        """The rest of the lines, and the figures of the test."""
+        """Send the rest of the lines, and the figures of the test."""
         if self._remote is None:
             return
         remote, self._remote = self._remote, None
@@ -179,16 +183,12 @@ class Mirror:
             self._send(remote)
             remote.end(final_figures(results))
         except Exception as error:
-            lines = len(read_lines(self._folder / "metrics.jsonl"))
-            self._say(
-                f"{self._logger} failed ({_first_line(error)}) and has {self._record['lines']} of the {lines} lines of "
-                "metrics.jsonl for sure: the same command again sends the rest"
-            )
+            self._say(f"{self._logger} failed ({_first_line(error)}): the same command again sends what is missing")
             return
-        self._note(is_whole=True)
+        self._note(remote, is_whole=True)
 
     def close(self) -> None:
-        """Of a run that stops before its end."""
+        """Close a run that stops before its end."""
         if self._remote is None:
             return
         remote, self._remote = self._remote, None
@@ -196,19 +196,16 @@ class Mirror:
             remote.end(None)
         except Exception as error:
             self._say(f"{self._logger} failed ({_first_line(error)}) when the run was closed there")
-            return
-        self._note(is_whole=False)
 
     def _send(self, remote: Remote) -> None:
-        if new := read_lines(self._folder / "metrics.jsonl", self._sent):
-            remote.send(new, self._sent)
-            self._sent += len(new)
-            if remote.is_prompt:
-                self._note(is_whole=False)
+        new = read_lines(self._folder / "metrics.jsonl", self._sent)
+        if missing := [line for line in new if line["step"] >= remote.reached]:
+            remote.send(missing, self._sent + len(new) - len(missing))
+        self._sent += len(new)
 
-    def _note(self, is_whole: bool) -> None:
-        self._record.update(lines=self._sent, is_whole=is_whole)
-        records.write_json(self._path, self._records)
+    def _note(self, remote: Remote, is_whole: bool) -> None:
+        self._runs[self._logger] = RemoteRun(remote.id, is_whole)
+        records.write_record(self._path, self._runs)
 
 
 def final_figures(results: Results) -> dict[str, float]:

@@ -5,14 +5,15 @@ A file may be damaged, or somebody's own: every number in it is looked at before
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import ColumnNames, Range, Scale, Spec, TaskDistribution
+from metalearn_cli.tasks.base import ColumnNames, Spec, TaskDistribution
 from metalearn_cli.tasks.tones import Tones, tones_of
 
 LARGEST, LARGEST_SIDE = 100_000_000, 10_000  # numbers of an example or of outputs; pixels
@@ -54,83 +55,42 @@ def with_ink(examples: Examples, ink: Ink | None) -> Examples:
     return examples._replace(preparation=dataclasses.replace(preparation, ink=ink))
 
 
-def going_on(examples: Examples, content: dict[str, Any]) -> Examples:
-    """Return the examples with the ink of the task.json that a run began with: an older version left ink as it is."""
-    before = content.get("preparation")
-    name = str(before.get("ink", Ink.as_is.name) if isinstance(before, dict) else None)
-    if examples.preparation is None or name not in Ink.__members__:
+def going_on(examples: Examples, earlier: Examples) -> Examples:
+    """Return the examples with the ink that a run began with: an older version left ink as it is."""
+    if examples.preparation is None or earlier.preparation is None:
         return examples
-    return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=Ink[name]))
+    return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=earlier.preparation.ink))
 
 
 def _names(letter: str, number: int) -> tuple[str, ...]:
     return (letter,) if number == 1 else tuple(f"{letter}{place}" for place in range(1, number + 1))
 
 
-def to_json(examples: Examples) -> dict[str, Any]:
-    spec, preparation, columns, tones = examples
-    return {
-        "spec": spec._asdict(),
-        "preparation": preparation.to_json() if preparation else None,
-        "columns": dataclasses.asdict(columns) if columns else None,
-        "tones": tones._asdict() if tones else None,
-    }
-
-
-def from_json(content: dict[str, Any]) -> Examples:
-    """Raises KeyError, TypeError or ValueError where that is not what `to_json` makes."""
-    spec = Spec(**{**content["spec"], "input_shape": tuple(content["spec"]["input_shape"])})
-    _check_spec(spec)
-    preparation, columns = content["preparation"], content["columns"]
-    if preparation is not None:
-        preparation = Preparation.from_json(preparation)
-        _check_preparation(preparation, spec)
-    if columns is not None:
-        features, targets, labels = (tuple(columns[name]) for name in ("features", "targets", "labels"))
-        scales = _scale(columns["x_scale"]), _scale(columns["y_scale"])
-        columns = ColumnNames(features, targets, *scales, labels, _range(columns.get("x_range")))
-        _check_columns(columns, spec)
-    return Examples(spec, preparation, columns, _tones(content.get("tones")))
-
-
-def _tones(content: dict[str, Any] | None) -> Tones | None:
-    """None also in what a version before has written."""
-    if content is None:
-        return None
-    found = Tones(tuple(content["brightness"]), tuple(content["spread"]))
-    for low, high in found:
-        if not all(type(one) is float and math.isfinite(one) for one in (low, high)):
-            raise ValueError(f"tones are from {low!r} to {high!r}")
-    return found
-
-
-def _range(content: dict[str, Any] | None) -> Range | None:
-    """None also in what a version before has written."""
-    return None if content is None else Range(tuple(content["low"]), tuple(content["high"]))
-
-
-def _scale(content: dict[str, Any] | None) -> Scale | None:
-    return None if content is None else Scale(tuple(content["mean"]), tuple(content["deviation"]))
+def require_plausible(examples: Examples, path: Path) -> None:
+    """Raises UserError where the numbers in the file at `path` do not fit together, or are no sizes."""
+    try:
+        _check_spec(examples.spec)
+        if examples.preparation is not None:
+            _check_preparation(examples.preparation, examples.spec)
+        if examples.columns is not None:
+            _check_columns(examples.columns, examples.spec)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): it is not whole, or of another version") from error
 
 
 def _check_spec(spec: Spec) -> None:
     for size in (spec.input_shape, (spec.outputs,), (spec.train_outputs,)):
         for number in size:
-            _check_whole("spec", number, 1, LARGEST)
+            _check_size("spec", number, 1, LARGEST)
     if not spec.input_shape or math.prod(spec.input_shape) > LARGEST:
         raise ValueError(f"input_shape is {list(spec.input_shape)}")
-    if spec.kind not in ("classes", "values"):
-        raise ValueError(f"kind is {spec.kind!r}")
-    _check_types(spec._asdict(), ("padded", "complete"), bool)
 
 
 def _check_preparation(preparation: Preparation, spec: Spec) -> None:
     content = dataclasses.asdict(preparation)
     for name, least in (("size", 1), ("channels", 1), ("margin", 0), ("by_way_of", 1)):
         if name != "by_way_of" or preparation.by_way_of is not None:
-            _check_whole(name, content[name], least, LARGEST_SIDE)
-    _check_types(content, ("inverted", "whole"), bool)
-    _check_types(content, ("resample", "note"), str)
+            _check_size(name, content[name], least, LARGEST_SIDE)
     if preparation.resample.upper() not in Image.Resampling.__members__:
         raise ValueError(f"resample is {preparation.resample!r}")
     made = (preparation.channels, preparation.size, preparation.size)
@@ -142,7 +102,7 @@ def _check_columns(columns: ColumnNames, spec: Spec) -> None:
     outputs = 1 if spec.kind == "classes" else spec.outputs
     pairs = [("features", columns.features, spec.input_shape), ("targets", columns.targets, (outputs,))]
     for name, names, wanted in pairs:
-        if (len(names),) != wanted or not all(isinstance(one, str) for one in (*names, *columns.labels)):
+        if (len(names),) != wanted:
             raise ValueError(f"{name} are {list(names)}, and {list(wanted)} names are wanted")
     if columns.labels and (spec.kind != "classes" or len(columns.labels) != spec.outputs):
         raise ValueError(f"there are {len(columns.labels)} labels for {spec.outputs} {spec.kind}")
@@ -153,18 +113,12 @@ def _check_columns(columns: ColumnNames, spec: Spec) -> None:
         (len(columns.features), (x_range.low, x_range.high) if x_range else ()),
     ):
         for row in rows:
-            if len(row) != size or not all(type(one) in (int, float) and math.isfinite(one) for one in row):
+            if len(row) != size:
                 raise ValueError(f"a scale or range is {list(row)}, and {size} numbers are wanted")
     if not all(one > 0 for scale in (x_scale, y_scale) if scale for one in scale.deviation):
         raise ValueError("a deviation is not above 0")
 
 
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{name} has {value!r}, where a whole number from {least} to {most} is wanted")
-
-
-def _check_types(content: dict[str, Any], names: tuple[str, ...], kind: type) -> None:
-    for name in names:
-        if type(content[name]) is not kind:
-            raise ValueError(f"{name} is {content[name]!r}, where a {kind.__name__} is wanted")
+def _check_size(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value}, and a whole number from {least} to {most} is expected")

@@ -25,9 +25,9 @@ from metalearn_cli.system.device import Precision, set_process
 from metalearn_cli.system.files import sync_folder, write_durably
 from metalearn_cli.system.limits import Device, Threads
 from metalearn_cli.system.text import printable
-from metalearn_cli.tasks.example_format import to_json
+from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.trained import novelty_threshold
-from metalearn_cli.trained.loading import FORMAT, Stored, make, read
+from metalearn_cli.trained.loading import Exported, Stored, make, read
 from metalearn_cli.trained.novelty import Threshold
 from metalearn_cli.version import __version__
 
@@ -53,21 +53,20 @@ def export(given: dict[str, Any]) -> None:
     stored = read(Path(keys.run), keys.trust)
     for note in stored.notes:
         tell(printable(note))
-    thresholds = stored.unlike if not stored.is_run else [found._asdict() for found in _thresholds(stored, keys)]
+    thresholds = _thresholds(stored, keys) if stored.is_run else stored.unlike
     weights = safetensors.torch.save({name: stored.tensors[name] for name in sorted(stored.tensors)})
     digest = hashlib.sha256(weights).hexdigest()
-    content = {
-        "format": FORMAT,
-        "metalearn": __version__,
-        "step": stored.step,
-        "weights": f"weights-{digest[:16]}.safetensors",
-        "sha256": digest,
-        "config": {key: stored.config[key] for key in ("algo", "model", "precision")} | {"device": "auto"},
-        "examples": to_json(stored.examples),
-        "unlike": thresholds,
-        "denormals_are_zero": stored.denormals_are_zero,
-    }
-    _write(out, content, weights)
+    exported = Exported(
+        metalearn=__version__,
+        step=stored.step,
+        weights=f"weights-{digest[:16]}.safetensors",
+        sha256=digest,
+        config={key: stored.config[key] for key in ("algo", "model", "precision")} | {"device": "auto"},
+        examples=stored.examples,
+        unlike=tuple(thresholds),
+        denormals_are_zero=stored.denormals_are_zero,
+    )
+    _write(out, exported, weights)
     show(f"the model is in {out}")
 
 
@@ -95,13 +94,14 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
     return list(found.values())
 
 
-def _write(out: Path, content: dict[str, Any], weights: bytes) -> None:
+def _write(out: Path, exported: Exported, weights: bytes) -> None:
     """The folder is there whole, or not at all."""
     temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
         temporary.mkdir()
-        write_durably(temporary / content["weights"], weights)
-        write_durably(temporary / EXPORT, (json.dumps(sealed(content), indent=1, allow_nan=False) + "\n").encode())
+        write_durably(temporary / exported.weights, weights)
+        content = json.dumps(sealed(to_json(exported)), indent=1, allow_nan=False)
+        write_durably(temporary / EXPORT, f"{content}\n".encode())
         temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +18,18 @@ from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.run_folder import checkpoint, records, runs
 from metalearn_cli.run_folder.choices import read_choices
 from metalearn_cli.run_folder.config_file import EXPORT, check_folder, check_parts, load_config
+from metalearn_cli.run_folder.task_record import FILE as TASK
+from metalearn_cli.run_folder.task_record import read_examples
 from metalearn_cli.system.device import Precision, check_precision, resolve_device
 from metalearn_cli.system.files import read_bytes
+from metalearn_cli.system.typed_json import Count, from_json, read_value
 from metalearn_cli.tasks.base import TaskDistribution
-from metalearn_cli.tasks.example_format import Examples, examples_of, from_json, with_ink
+from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible, with_ink
 from metalearn_cli.trained.model import Model
-from metalearn_cli.trained.novelty import Threshold, checked
+from metalearn_cli.trained.novelty import Threshold, Thresholds
 
 FORMAT = 1
-TASK, UNLIKE = "task.json", "unlike.json"
+UNLIKE = "unlike.json"
 
 
 class Stored(NamedTuple):
@@ -36,7 +40,7 @@ class Stored(NamedTuple):
     examples: Examples
     tensors: Params  # params.*, buffers.*
     step: int  # of the checkpoint
-    unlike: list[dict[str, Any]]  # thresholds of the flag, as they were measured
+    unlike: list[Threshold]  # of the flag, as they were measured
     notes: list[str]
     denormals_are_zero: bool  # in a command; `load` leaves the process as it is
 
@@ -57,7 +61,7 @@ def read(folder: Path, trust: bool) -> Stored:
     tested, notes = runs.load_tested(folder)
     if not (folder / "results.json").exists():
         notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
-    unlike = kept(folder)
+    unlike = read_thresholds(folder)
     examples = examples_in(folder, config, trust)
     tensors = {name: value for name, value in tested.tensors.items() if name.startswith(("params.", "buffers."))}
     zero = read_choices(folder).denormals_are_zero
@@ -67,7 +71,7 @@ def read(folder: Path, trust: bool) -> Stored:
 def examples_in(folder: Path, config: dict[str, Any], trust: bool) -> Examples:
     """What the examples of a run are."""
     if (folder / TASK).exists():
-        return _examples(records.read_json(folder / TASK), folder / TASK)
+        return read_examples(folder)
     examples = examples_of(task_of(config, trust))  # of a version before, which left ink as it is
     if examples.preparation is None:
         return examples
@@ -85,43 +89,49 @@ def task_of(config: dict[str, Any], trust: bool, **keys: Any) -> TaskDistributio
     return build_task({**config["task"], **keys}, ConfigSource(trust=trust))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """The content of an export's model.json."""
+
+    format: int = FORMAT
+    metalearn: str = ""
+    step: Count
+    weights: str  # the name of their file
+    sha256: str  # its hash
+    config: dict[str, Any]  # algo, model, precision, device
+    examples: Examples
+    unlike: tuple[Threshold, ...]
+    denormals_are_zero: bool = False
+
+
 def _read_export(folder: Path) -> Stored:
-    content = records.read_json(folder / EXPORT)
+    path = folder / EXPORT
+    content = records.read_json(path)
+    if (number := read_value(int, content.get("format"), path, "format")) > FORMAT:
+        raise UserError(
+            f"{path} is of format {number}, and this version reads up to {FORMAT}: install a newer metalearn"
+        )
+    exported = from_json(Exported, content, path)
+    require_plausible(exported.examples, path)
+    _check(path, exported.config, ("algo", "model"))
+    weights = folder / Path(exported.weights).name
     try:
-        if content["format"] > FORMAT:
-            raise UserError(
-                f"{folder / EXPORT} is of format {content['format']}, and this version reads up to {FORMAT}: install a "
-                "newer metalearn"
-            )
-        name, digest = str(content["weights"]), content["sha256"]
-        config, step, unlike = content["config"], content["step"], content["unlike"]
-        examples = content["examples"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / EXPORT} has no {error}: export the run again") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / EXPORT} has no config: export the run again")
-    _check(folder / EXPORT, config, ("algo", "model"))
-    path = folder / Path(name).name
-    try:
-        data = read_bytes(path, checkpoint.MOST_BYTES)
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise UserError(f"{path} is damaged, its hash is not the one in {EXPORT}: export the run again")
+        data = read_bytes(weights, checkpoint.MOST_BYTES)
+        if hashlib.sha256(data).hexdigest() != exported.sha256:
+            raise UserError(f"{weights} is damaged, its hash is not the one in {EXPORT}: export the run again")
         tensors = checkpoint.tensors_of(data)
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): export the run again") from error
-    notes = [*runs.check_records(folder), *runs.unproved(folder, {})]
-    zero = content.get("denormals_are_zero") is True
-    return Stored(folder, config, _examples(examples, folder / EXPORT), tensors, step, unlike, notes, zero)
-
-
-def _examples(content: dict[str, Any], path: Path) -> Examples:
-    try:
-        return from_json(content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({'' if type(error) is ValueError else f'{type(error).__name__}: '}{error}): it is "
-            "not whole, or of another version"
-        ) from error
+        raise UserError(f"{weights} cannot be read ({error}): export the run again") from error
+    return Stored(
+        folder,
+        exported.config,
+        exported.examples,
+        tensors,
+        exported.step,
+        list(exported.unlike),
+        [*runs.check_records(folder), *runs.unproved(folder, {})],
+        exported.denormals_are_zero,
+    )
 
 
 def make(
@@ -156,7 +166,7 @@ def make(
         parts.append({name: found[name].to(place, dtype) for name in part})
     fitting = [
         threshold
-        for threshold in thresholds(stored.folder, stored.unlike)
+        for threshold in stored.unlike
         if (threshold.batch_norm, threshold.test_steps, threshold.step)
         == (batch_norm.name, algo.test_steps, stored.step)
     ]
@@ -178,23 +188,10 @@ def _wanted(stored: Stored, algo: Algorithm, net: Net) -> Meta:
         ) from error
 
 
-def kept(run: Path) -> list[dict[str, Any]]:
-    """The thresholds of the flag in the folder of a run."""
-    if not (run / UNLIKE).exists():
-        return []
-    found: list[dict[str, Any]] = records.read_json(run / UNLIKE).get("thresholds", [])
-    return found
-
-
-def thresholds(folder: Path, content: list[dict[str, Any]]) -> list[Threshold]:
-    """Raises UserError where these are none."""
-    try:
-        return [checked(Threshold(**known)) for known in content]
-    except (TypeError, ValueError) as error:
-        name = EXPORT if (folder / EXPORT).is_file() else UNLIKE
-        raise UserError(
-            f"{folder / name} holds no thresholds of the flag ({error}): remove or export it again"
-        ) from error
+def read_thresholds(run: Path) -> list[Threshold]:
+    """Read the thresholds of the flag in the folder of a run."""
+    path = run / UNLIKE
+    return list(records.read_record(Thresholds, path).thresholds) if path.exists() else []
 
 
 def load(

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn_cli.system.typed_json import Size
+
 PROMISED = 0.05  # of the queries of new classes, all of a class of their support, that are flagged at most
 LEAST = 0.01  # of the queries of validation tasks, that are flagged in any case
 SHARE_BEFORE = 0.05  # the same in thresholds that do not say it: those of the first version
@@ -30,8 +32,8 @@ class Threshold(NamedTuple):
     """Beyond which score a query is flagged, and what that was measured on."""
 
     value: float
-    way: int
-    shot: int
+    way: Size
+    shot: Size
     batch_norm: str
     test_steps: int
     step: int  # of the checkpoint
@@ -52,17 +54,10 @@ class Threshold(NamedTuple):
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
-def checked(found: Threshold) -> Threshold:
-    """The same. Raises ValueError where it holds what none can hold."""
-    for name in ("way", "shot"):
-        size = getattr(found, name)
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{name} is {size!r}")
-    for name in ("value", "share", *(["promised"] if found.is_current else [])):
-        number = getattr(found, name)
-        if type(number) not in (int, float) or not math.isfinite(number):
-            raise ValueError(f"{name} is {number!r}")
-    return found
+class Thresholds(NamedTuple):
+    """The content of a run's unlike.json."""
+
+    thresholds: tuple[Threshold, ...] = ()
 
 
 def unlikeness(out: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
 from metalearn_cli.tasks.episodes import Episodes
-from metalearn_cli.trained.loading import UNLIKE, Stored, kept, task_of, thresholds
+from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds, task_of
 from metalearn_cli.trained.model import Model
-from metalearn_cli.trained.novelty import PROMISED, Threshold, calibrated, unlikeness
+from metalearn_cli.trained.novelty import PROMISED, Threshold, Thresholds, calibrated, unlikeness
 from metalearn_cli.trained.other_way import for_way
 
 EPISODES = 100
@@ -144,7 +144,7 @@ def keep(stored: Stored, found: Threshold) -> None:
     """In the run's folder, where it is not there yet, in the place of one for the same tasks; what other processes have
     kept there since it was read stays. Raises OSError."""
     with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):
-        known = thresholds(stored.folder, kept(stored.folder))
+        known = read_thresholds(stored.folder)
         if found not in known:
             others = [one for one in known if not found.replaces(one)]
-            records.write_json(stored.folder / UNLIKE, {"thresholds": [one._asdict() for one in [*others, found]]})
+            records.write_record(stored.folder / UNLIKE, Thresholds((*others, found)))

@@ -16,6 +16,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.config_file import check_folder, check_parts, load_config
 from metalearn_cli.run_folder.environment import FILE, read_environment
+from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.resized import can_adapt
@@ -79,9 +80,7 @@ def _own_preparation(run: Path, task: dict[str, Any], given: set[str], trust: bo
     own = examples_in(run, load_config(run / "config.yaml"), trust).preparation
     if own is None or not set(Preparation.KEYS) <= task.keys():
         return {}
-    return {
-        key: value for key, value in own.to_json().items() if key in Preparation.KEYS and f"task.{key}" not in given
-    }
+    return {key: value for key, value in to_json(own).items() if key in Preparation.KEYS and f"task.{key}" not in given}
 
 
 def _where_it_stands_now(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

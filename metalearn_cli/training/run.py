@@ -16,11 +16,12 @@ from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.run_folder import environment, records, runs, scored_parts
 from metalearn_cli.run_folder.loggers import check_installed, new_mirror
 from metalearn_cli.run_folder.results import Results
+from metalearn_cli.run_folder.task_record import read_examples, write_examples
 from metalearn_cli.run_folder.unfinished import how_to_continue
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
-from metalearn_cli.tasks.example_format import going_on, to_json, trained_on
+from metalearn_cli.tasks.example_format import going_on, trained_on
 from metalearn_cli.training import continued
 from metalearn_cli.training.loop import train
 from metalearn_cli.training.session import GivesUp, Session, never
@@ -90,8 +91,8 @@ def _begin(
     runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
     examples = trained_on(job.task)
     with contextlib.suppress(UserError):  # it is written again, whatever has become of it
-        examples = going_on(examples, records.read_json(folder / "task.json"))
-    records.write_json(folder / "task.json", to_json(examples))
+        examples = going_on(examples, read_examples(folder))
+    write_examples(folder, examples)
     classes = {str(split): job.task.class_names(split) for split in job.task.splits}
     if any(classes.values()):
         records.write_json(folder / "classes.json", classes)

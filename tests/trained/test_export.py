@@ -249,7 +249,7 @@ def test_damage_is_found_and_named(tmp_path: Path, exported: Path) -> None:
     with pytest.raises(UserError, match="of format 99, and this version reads up to 1"):
         metalearn_cli.load(model)
     (model / "model.json").write_text(json.dumps({"format": 1}))
-    with pytest.raises(UserError, match=r"model\.json has no 'weights'"):
+    with pytest.raises(UserError, match=r"model\.json has no step"):
         metalearn_cli.load(model)
     (model / "model.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
@@ -289,15 +289,15 @@ def test_odd_widths_in_an_export_are_a_sentence(path: str, tmp_path: Path, expor
 @pytest.mark.parametrize(
     ("path", "odd", "sentence"),
     [
-        ("examples", None, "model.json cannot be read (TypeError: "),
-        ("examples", [], "model.json cannot be read (TypeError: "),
-        ("examples.spec", [3, 16, 16], "cannot be read (TypeError: "),
+        ("examples", None, "model.json: examples is None, and an object is expected"),
+        ("examples", [], "model.json: examples is [], and an object is expected"),
+        ("examples.spec", [3, 16, 16], "examples.spec is [3, 16, 16], and an object is expected"),
         ("examples.spec.input_shape", [], "cannot be read (input_shape is []): it is not whole, or of another version"),
-        ("examples.spec.input_shape", 16, "cannot be read (TypeError: "),
+        ("examples.spec.input_shape", 16, "examples.spec.input_shape is 16, and a list of values is expected"),
         ("examples.spec.input_shape", [3, 9999, 9999], "cannot be read (input_shape is [3, 9999, 9999])"),
         ("examples.spec.input_shape", [3, 17, 17], "pictures become [3, 16, 16], and input_shape is [3, 17, 17]"),
-        ("examples.spec.kind", "words", "kind is 'words'"),
-        ("examples.spec.padded", 1, "padded is 1, where a bool is wanted"),
+        ("examples.spec.kind", "words", "examples.spec.kind is 'words', and classes or values is expected"),
+        ("examples.spec.padded", 1, "examples.spec.padded is 1, and true or false is expected"),
         ("examples.spec.outputs", 4, "algo=maml learns one output per class"),
         (
             "config.model.filters",
@@ -306,18 +306,18 @@ def test_odd_widths_in_an_export_are_a_sentence(path: str, tmp_path: Path, expor
         ),
         ("config.model.gamma", False, "of another model than its configuration: block1.norm.weight is in one only"),
         ("examples.preparation.resample", "sharp", "resample is 'sharp'"),
-        ("examples.preparation.resize", [1], "cannot be read (TypeError: "),
-        ("examples.preparation.resize", "fold", "cannot be read (KeyError: 'fold')"),
+        ("examples.preparation.resize", [1], "resize is [1], and crop, stretch or pad is expected"),
+        ("examples.preparation.resize", "fold", "resize is 'fold', and crop, stretch or pad is expected"),
         ("config.model.filters", 10**6, "of another model than its configuration: "),  # 36 TB
         ("config.model.filters", 2**40, "cannot be made ("),
         ("config.model.filters", 10**400, "cannot be made ("),
         ("config.model.filters", -3, "model.filters=-3 must be a whole number, 1 or above"),
-        ("unlike", 3, "holds no thresholds of the flag"),
-        ("unlike.0", [], "holds no thresholds of the flag"),
-        ("unlike.0.way", "5", "holds no thresholds of the flag (way is '5')"),
-        ("unlike.0.shot", 0, "holds no thresholds of the flag (shot is 0)"),
-        ("unlike.0.value", "high", "holds no thresholds of the flag (value is 'high')"),
-        ("unlike.0.share", None, "holds no thresholds of the flag (share is None)"),
+        ("unlike", 3, "unlike is 3, and a list of values is expected"),
+        ("unlike.0", [], "unlike[0] is [], and an object is expected"),
+        ("unlike.0.way", "5", "unlike[0].way is '5', and a whole number of 1 or above is expected"),
+        ("unlike.0.shot", 0, "unlike[0].shot is 0, and a whole number of 1 or above is expected"),
+        ("unlike.0.value", "high", "unlike[0].value is 'high', and a finite number is expected"),
+        ("unlike.0.share", None, "unlike[0].share is None, and a finite number is expected"),
     ],
 )
 def test_damage_in_an_export_is_named(path: str, odd: object, sentence: str, tmp_path: Path, exported: Path) -> None:
@@ -340,7 +340,7 @@ def test_odd_widths_in_a_runs_task_file_too(tmp_path: Path, maml: Path) -> None:
     rewrite(model / "task.json", content)
     done = run(tmp_path, "predict", f"run={model}", "support=x", "query=x")
     assert (done.code, done.err.count("\n")) == (1, 1)
-    assert "task.json cannot be read (spec has 'three', where a whole number from 1 to 100000000 is wanted)" in done.err
+    assert "task.json: spec.outputs is 'three', and a whole number is expected" in done.err
 
 
 def test_code_of_others_runs_with_trust_only(
