@@ -19,11 +19,11 @@ from omegaconf import OmegaConf
 from metalearn_cli.config.conf_folder import Config, flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import checkpoint, records
+from metalearn_cli.run_folder.config_file import EDITED, load_config
 from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
 from metalearn_cli.run_folder.environment import environment_here, read_environment, write_environment
 from metalearn_cli.run_folder.results import FILE as RESULTS
 from metalearn_cli.run_folder.results import Results, check_figures, read_results
-from metalearn_cli.system import yaml_files
 from metalearn_cli.system.files import (
     open_plain,
     read_bytes,
@@ -189,16 +189,6 @@ def check_same_data(folder: Path, fingerprint: str) -> None:
         )
 
 
-def check_folder(run: Path) -> None:
-    """Raises UserError where that is not the folder of a run, and says which one is."""
-    if run.parent.name == "eval" and (run.parents[1] / "config.yaml").is_file():
-        raise UserError(f"run={run} is the folder of an evaluation: give run={run.parents[1]}")
-    if not (run / "config.yaml").is_file() and (jobs := sorted(run.glob("*/config.yaml"))):
-        raise UserError(f"run={run} is the folder of a sweep: give one of its runs, e.g. run={jobs[0].parent}")
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
-
-
 def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     """The checkpoint that a run has tested, or its newest one, and what the user should know of it: what was skipped to
     get it, and what of the folder is not proved. Raises UserError where the folder does not stand as it was written."""
@@ -213,14 +203,6 @@ def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
     changed = check_config(run, flatten(load_config(run / "config.yaml")), tested.proof, str(tested))
     notes = [*changed, *check_records(run), *unproved(run, tested.proof)]
     return tested, [*(f"skipping {damage}" for damage in skipped), *notes]
-
-
-def load_config(path: Path) -> Config:
-    """A config.yaml as plain values; nothing in it is imported or run."""
-    config = yaml_files.load(path)
-    if not isinstance(config, dict) or not config:
-        raise UserError(f"{path} holds no configuration: mend or remove it")
-    return {key: value for key, value in config.items() if key != records.EDITED}
 
 
 def checked_results(folder: Path, config: Config) -> tuple[Results | None, list[str]]:
@@ -260,7 +242,7 @@ def check_config(folder: Path, config: Config, proof: Config | None, by: str) ->
         return [f"{path} was changed on purpose, and is taken as it stands{f': {what}' if what else ''}"]
     if changed:
         raise UserError(
-            f"{path} is not as it was written, {what}: put it back, or write `{records.EDITED}: true` into it to have "
+            f"{path} is not as it was written, {what}: put it back, or write `{EDITED}: true` into it to have "
             "it taken as it is"
         )
     return []
@@ -276,14 +258,14 @@ def check_records(folder: Path) -> list[str]:
     found = _records(folder)
     for path, content in found.items():
         _ = records.unsealed(path, content)
-    edited = [path for path, content in found.items() if content.get(records.EDITED)]
+    edited = [path for path, content in found.items() if content.get(EDITED)]
     return [f"{path} was changed on purpose, and is taken as it stands" for path in edited]
 
 
 def unproved(folder: Path, proof: Config | None) -> list[str]:
     """A sentence on the files that a version has written which kept no hashes; `proof` is that of config.yaml."""
     names = ["config.yaml"] if proof is None else []
-    marks = {records.HASH, records.EDITED}
+    marks = {records.HASH, EDITED}
     names += [path.name for path, content in _records(folder).items() if not content.keys() & marks]
     if not names:
         return []
@@ -301,17 +283,8 @@ def _records(folder: Path) -> dict[Path, Config]:
 def is_edited(path: Path) -> bool:
     """Whether somebody says in it that it was changed on purpose."""
     if path.suffix == ".json":
-        return bool(records.read_object(path).get(records.EDITED))
+        return bool(records.read_object(path).get(EDITED))
     return path.exists() and re.search(rb"^edited: *true\b", read_bytes(path), re.MULTILINE) is not None
-
-
-def check_parts(path: Path, config: Config, groups: tuple[str, ...]) -> None:
-    """Raises UserError where these groups of a stored configuration name no class, or where it refers to something."""
-    for group in groups:
-        if not isinstance(config.get(group), dict) or not isinstance(config[group].get("_target_"), str):
-            raise UserError(f"{path} has no {group}._target_: it is not whole, or of another version")
-    if references := [key for key, value in flatten(config).items() if "${" in str(value)]:
-        raise UserError(f"{references[0]} in {path} is a reference, which no run writes: mend the file")
 
 
 def remove_temporary(folder: Path) -> None:

@@ -365,8 +365,8 @@ def test_code_of_others_runs_with_trust_only(
     ("arguments", "sentence"),
     [
         ("run={run} out=exported threads=0", "threads=0 must be a whole number from 1 to 1024"),
-        ("run={run}", "export wants out="),
-        ("out=x", "export wants run="),
+        ("run={run}", "export needs out="),
+        ("out=x", "export needs run="),
         ("run={run} out={run}", "is there already"),
         ("run={run} out=nowhere/x", "there is no folder nowhere"),
         ("run={run} out=x steps=1", "export has no key steps"),
