@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 class UserError(Exception):
     """A mistake that the user can mend; its text is one sentence: what was given, where, and what would be right. It is
     shown instead of a traceback."""
+
+
+class UsageError(Exception):
+    """An unknown command or option: exit code 2."""
 
 
 class RunFailed(Exception):
@@ -27,6 +32,11 @@ class SaidByAnother(Exception):
 
 class Pruned(Exception):
     """The end of a trial that its search gives up: its text is one sentence, at which step and why."""
+
+
+def is_debugging() -> bool:
+    """Whether the user asks for the traceback of what is otherwise told in a sentence."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def nearest(key: str, options: Any, prefix: str = "") -> str:

@@ -12,8 +12,7 @@ import pytest
 from commands import TINY, Finished, run
 
 from metalearn_cli.cli import main
-from metalearn_cli.commands.completion import COMPLETION, completions
-from metalearn_cli.commands.help import HELPS
+from metalearn_cli.commands.completion import COMMANDS, SCRIPTS, completions
 from metalearn_cli.config import conf_folder
 
 
@@ -56,7 +55,7 @@ def test_importing_the_program_starts_nothing(
 
 
 def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["--help"], *([name, "--help"] for name in HELPS), ["eval", "-h"]):
+    for arguments in ([], ["--help"], *([name, "--help"] for name in COMMANDS), ["eval", "-h"]):
         assert main(arguments) == 0
         assert "metalearn" in capsys.readouterr().out
     for group in (*conf_folder.GROUPS, *conf_folder.PRESETS):
@@ -116,7 +115,7 @@ def test_bash_gets_what_stands_behind_the_last_equal_sign(tmp_path: Path, line: 
     words = [part for number, part in enumerate(words) if part or number == len(words) - 1]
     script = (
         f'metalearn() {{ {shlex.quote(sys.executable)} -m metalearn_cli "$@"; }}\n'
-        f"{COMPLETION['bash'].replace('complete -o', ': complete -o')}\n"
+        f"{SCRIPTS['bash'].replace('complete -o', ': complete -o')}\n"
         f"COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)} COMP_WORDBREAKS='\"=:'\n"
         f"COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1}\n"
         "_metalearn; printf '%s\\n' \"${COMPREPLY[@]}\"\n"

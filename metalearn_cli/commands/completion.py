@@ -1,17 +1,51 @@
-"""Completion of commands, keys, values and runs in a shell."""
+"""Which commands there are, and what a shell needs to complete them, their keys, values and runs."""
 
-from metalearn_cli.commands.help import COMMANDS
-from metalearn_cli.commands.packed_sets import packed_sets
-from metalearn_cli.config import conf_folder
-from metalearn_cli.tasks.known_sets import about_sets
+import importlib
+from typing import Protocol
 
-COMPLETION = {
+from metalearn_cli.errors import UsageError
+
+# In the order in which `metalearn --help` lists them. Each is the file of its name in this folder.
+COMMANDS = (
+    *("train", "eval", "reproduce", "compare", "report", "predict", "export", "bench", "list", "data", "doctor"),
+    "completion",
+)
+
+
+class Command(Protocol):
+    """What the file of a command has. It is light to import: what is heavy is imported within `run`."""
+
+    HELP: str  # its first line says what the command does
+    FLAGS: tuple[str, ...] | None  # what it knows that begins with "-"; None: it reads all words itself
+
+    def complete(self, words: list[str]) -> list[str]:
+        """What the last of the words after the command can become; a space ends what is complete."""
+
+    def run(self, arguments: list[str]) -> int:
+        """Do what the words after the command ask for -> the exit code."""
+
+
+def load_command(name: str) -> Command:
+    command: Command = importlib.import_module(f"metalearn_cli.commands.{name}")
+    return command
+
+
+HELP = """\
+Completion of commands, keys, values and runs in a shell.
+
+  eval "$(metalearn completion bash)"         in ~/.bashrc; zsh likewise
+  metalearn completion fish | source          in ~/.config/fish/config.fish
+"""
+
+FLAGS = None
+
+SCRIPTS = {
     "bash": """\
 _metalearn() {
   local IFS=$'\\n' word="${COMP_LINE:0:COMP_POINT}"
   word="${word##* }"
   local words=($(metalearn completion words "${COMP_WORDS[@]:1:COMP_CWORD-1}" "$word" 2>/dev/null))
-  # bash cuts words at "=", and wants only what stands behind the last one.
+  # bash cuts words at "=", and needs only what stands behind the last one.
   [[ $word == *=* && $COMP_WORDBREAKS == *=* ]] && words=("${words[@]#"${word%=*}="}")
   COMPREPLY=("${words[@]}")
 }
@@ -34,80 +68,29 @@ complete -c metalearn -f -a '(__metalearn)'
 }
 
 
-# Commands that take folders of runs, with their options.
-FOLDER_KEYS = {"compare": ("step", "batch_norm", "out"), "report": ("out", "csv")}
+def complete(words: list[str]) -> list[str]:
+    return list(SCRIPTS)
+
+
+def run(arguments: list[str]) -> int:
+    """Print what a shell needs, or, as the shell asks at each TAB, what the last of these words can become."""
+    match arguments:
+        case [shell] if shell in SCRIPTS:
+            print(SCRIPTS[shell], end="")
+        case ["words", *words]:
+            print("\n".join(completions(words)))
+        case ["--help" | "-h"]:
+            print(HELP, end="")
+        case _:
+            raise UsageError("completion needs one of bash, zsh, fish; see metalearn completion --help")
+    return 0
 
 
 def completions(words: list[str]) -> list[str]:
     """What the last of the words (the command is the first) can become; a space ends what is complete."""
-    command, last = words[0], words[-1]
-    key, equals, typed = last.partition("=")
-    if len(words) == 1:
+    command, *rest = words
+    if not rest:
         options = [f"{name} " for name in COMMANDS]
-    elif command == "list":
-        options = [*conf_folder.GROUPS, *conf_folder.PRESETS, "metric"]
-    elif command == "completion":
-        options = list(COMPLETION)
-    elif command == "data":
-        options = _data_options(words[1:-1])
-    elif command == "reproduce":
-        options = ["--seeds ", "--budget ", "--list ", "--table ", *(f"{name} " for name in conf_folder.published())]
-    elif command in FOLDER_KEYS:
-        options = [*conf_folder.folders_of_runs(last), *(f"{key}=" for key in FOLDER_KEYS[command])]
-        options += [f"batch_norm={mode} " for mode in conf_folder.values_of("batch_norm")] if equals else []
-    elif command in conf_folder.USE_KEYS:
-        options = _use_options(command, key, typed if equals else None)
-    elif command not in ("train", "eval", "bench"):
-        options = []
-    elif words[-2] == "--cfg":
-        options = ["job"]
-    elif last.startswith("-"):
-        options = ["-m ", "--cfg ", "--help "] if command == "train" else ["--help "]
-    elif equals and command == "eval" and key == "run":
-        options = [f"run={path}" for path in conf_folder.folders_of_runs(typed)]
-    elif equals and key in (*conf_folder.GROUPS, *conf_folder.PRESETS):
-        options = [f"{key}={choice} " for choice in conf_folder.list_choices(key)]
-    elif equals:
-        options = [f"{key}={value} " for value in conf_folder.values_of(key)]
     else:
-        groups = ("task",) if command == "eval" else conf_folder.GROUPS
-        keys = [
-            key
-            for group in groups
-            for choice in conf_folder.list_choices(group)
-            for key in conf_folder.keys_of(group, choice)
-        ]
-        rest = (
-            ["run", *conf_folder.EVAL_KEYS]
-            if command == "eval"
-            else [*groups, *conf_folder.PRESETS, *conf_folder.run_keys()]
-        )
-        options = [f"{key}=" for key in [*rest, *keys]]
-    return sorted({option for option in options if option.startswith(last)})
-
-
-def _use_options(command: str, key: str, typed: str | None) -> list[str]:
-    """Of predict and export; paths but a run's are the shell's."""
-    if typed is None:
-        return [f"{name}=" for name in conf_folder.USE_KEYS[command]] + ["--help "]
-    if key == "run":
-        return [f"run={path}" for path in conf_folder.folders_of_runs(typed)]
-    return [f"{key}={value} " for value in conf_folder.values_of(key)] if key in conf_folder.USE_KEYS[command] else []
-
-
-def _data_options(before: list[str]) -> list[str]:
-    match before:
-        case []:
-            return ["prepare ", "verify ", "path ", "list ", "clean "]
-        case ["list", *_]:
-            return []
-        case ["clean", *names]:
-            return [f"{one.name} " for one in packed_sets() if one.name not in names] + ["unused="] * (not names)
-        case [action]:
-            return [f"{name} " for name in (*about_sets(), *(["image_folder"] if action == "prepare" else []))]
-        case ["prepare", "image_folder", *_]:
-            return [f"{key}=" for key in conf_folder.keys_of("task", "image_folder")]
-        case ["prepare", *_]:
-            return ["archive=", "root="]
-        case _:
-            return ["root="]
+        options = load_command(command).complete(rest) if command in COMMANDS else []
+    return sorted({option for option in options if option.startswith(words[-1])})

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from metalearn_cli.config.conf_folder import keys_of
+from metalearn_cli.commands.packed_sets import clean, list_packed, packed_sets
+from metalearn_cli.config.conf_folder import keys_in_yaml
 from metalearn_cli.datasets.download import fetch
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.unpack import unpack
-from metalearn_cli.errors import UserError, nearest
+from metalearn_cli.errors import UsageError, UserError, nearest
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import sync_folder, turn
 from metalearn_cli.tasks.known_sets import about_sets
@@ -25,9 +26,67 @@ if TYPE_CHECKING:
 
 # Heavy imports stand where they are needed, so that `path` is quick.
 
+HELP = """\
+Prepare, check, find or remove data sets.
+
+metalearn data prepare|verify|path NAME [archive=FILE] [root=FOLDER]
+metalearn data list
+metalearn data clean NAME ... | unused=DAYS
+
+  metalearn data prepare omniglot                             fetch it, check it and pack it; a second time does nothing
+  metalearn data prepare cub archive=CUB_200_2011.tgz         the same from an archive (zip, tar, tar.gz) that you have
+  metalearn data prepare image_folder task.root=DIR           packs a folder of your own, with any key of the task
+  metalearn data verify omniglot                              read it and what is packed of it to the last byte
+  metalearn data path omniglot                                where it is, and where it is packed, a line each
+  metalearn data list                                         what is packed: name, size, last use, and of what it is
+  metalearn data clean unused=30                              removes what was not used for so many days
+  metalearn data clean omniglot                               removes what is packed of it; or a name that list shows
+  metalearn list task                                         what there is, and what is found here
+
+NAME is that of a task. A data set is in $METALEARN_DATA/<its folder>, or in root=FOLDER (for a run: task.root=FOLDER).
+Where a licence wants that you fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
+Packed sets are in $METALEARN_CACHE (~/.cache/metalearn): what is removed is packed anew from its source when it is
+wanted, and what a running process uses is kept. A folder of your own that has changed leaves its old set there.
+"""
+
+FLAGS = ()
+
 ACTIONS = ("prepare", "verify", "path")  # with the name of a data set
 OWN = "image_folder"  # a folder of one's own, which `prepare` takes with the keys of the task
 KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}
+
+
+def complete(words: list[str]) -> list[str]:
+    match words[:-1]:
+        case []:
+            return [f"{action} " for action in (*ACTIONS, "list", "clean")]
+        case ["list", *_]:
+            return []
+        case ["clean", *names]:
+            return [f"{each.name} " for each in packed_sets() if each.name not in names] + ["unused="] * (not names)
+        case [action]:
+            return [f"{name} " for name in (*about_sets(), *([OWN] if action == "prepare" else []))]
+        case ["prepare", name, *_] if name == OWN:
+            return [f"{key}=" for key in keys_in_yaml("task", OWN)]
+        case [action, *_]:
+            return [f"{key}=" for key in KEYS.get(action, ())]
+    return []
+
+
+def run(arguments: list[str]) -> int:
+    match arguments:
+        case ["list"]:
+            list_packed()
+        case ["clean", *words] if words:
+            clean(words)
+        case [action, name, *options] if action in ACTIONS:
+            data(action, name, options)
+        case _:
+            raise UsageError(
+                f"data needs one of {', '.join(ACTIONS)} and the name of a data set, or list, or clean and names of "
+                "packed sets; see metalearn data --help"
+            )
+    return 0
 
 
 def data(action: str, name: str, options: list[str]) -> None:
@@ -79,16 +138,21 @@ def prepare(name: str, root: str | None, archive: Path | None) -> None:
 
 def prepare_own(options: list[str]) -> None:
     """Pack a folder of one's own as a run with these keys of the task would."""
-    from metalearn_cli.config.job import load_job
-    from metalearn_cli.tasks.image_folder import ImageFolder
+    from metalearn_cli.config.overrides import compose_run
 
-    known = keys_of("task", OWN)
+    known = keys_in_yaml("task", OWN)
     keys = [option if option.startswith("task.") else f"task.{option}" for option in options]
     for option, key in zip(options, keys, strict=True):
         if (name := key.partition("=")[0]) not in known or "=" not in key:
             raise UserError(f"data prepare {OWN} takes the keys of the task, not {option}{nearest(name, known)}")
     # That there are classes to validate with is asked of a run.
-    task = load_job([f"task={OWN}", "select=last", "eval_every=0", *keys]).task
+    overrides = [f"task={OWN}", "select=last", "eval_every=0", *keys]
+    composed, choices = compose_run(overrides)
+
+    from metalearn_cli.config.job import train_job
+    from metalearn_cli.tasks.image_folder import ImageFolder
+
+    task = train_job(composed, choices, overrides).task
     assert isinstance(task, ImageFolder)
     for note in task.notes():
         tell(note)

@@ -11,19 +11,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from metalearn_cli.config import conf_folder
-from metalearn_cli.config.assemble import new_learner
-from metalearn_cli.config.job import load_job
 from metalearn_cli.datasets.paths import cache_root
-from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder import runs
-from metalearn_cli.system.ranks import cores as usable_cores
+from metalearn_cli.errors import UsageError, UserError
+from metalearn_cli.system.console import show
 from metalearn_cli.tasks.known_sets import about_sets
 from metalearn_cli.version import __version__
+
+HELP = """\
+Check what is here, what is wrong, and how to mend it.
+
+metalearn doctor
+
+  metalearn doctor                                            in the folder and the environment that you train in
+  METALEARN_DATA=/data metalearn doctor                       which data sets are found there, and how to get the others
+
+A line each: the versions of metalearn, Python and what it needs; the optional parts; the device that device=auto takes,
+and the threads; each data set, and whether it is packed; whether the cache and outputs can be written and locked, and
+have space left; and three steps of a training. First in a line stands ok, note (some things will not work, or not so
+fast) or WRONG (nothing that needs it works), then what to do. Nothing is fetched, changed or left behind.
+
+Exit codes: 0 nothing is wrong, 1 something is.
+"""
+
+FLAGS = ()
 
 _NAME = "metalearn-cli"
 _LEAST_SPACE = 1e9  # bytes: a run's checkpoints and a packed set fit into it
@@ -35,8 +49,22 @@ class Finding(NamedTuple):
     sentence: str
 
 
+def complete(words: list[str]) -> list[str]:
+    return []
+
+
+def run(arguments: list[str]) -> int:
+    if arguments:
+        raise UsageError(f"doctor takes no options, and {arguments[0]} was given")
+    text, is_well = doctor()
+    show(text)
+    return 0 if is_well else 1
+
+
 def doctor() -> tuple[str, bool]:
     """Look at everything -> what to show, and whether all is well."""
+    from metalearn_cli.run_folder import runs
+
     findings = [
         *_versions(),
         _extras(),
@@ -105,6 +133,8 @@ def _extras() -> Finding:
 
 
 def _device() -> Iterator[Finding]:
+    import torch
+
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         yield Finding("ok", "device", f"device=auto takes cuda: {names}")
@@ -122,7 +152,11 @@ def _device() -> Iterator[Finding]:
 
 
 def _threads() -> Finding:
-    cores, threads = usable_cores(), torch.get_num_threads()
+    import torch
+
+    from metalearn_cli.system import ranks
+
+    cores, threads = ranks.cores(), torch.get_num_threads()
     said = f"threads=null takes {threads}, and this process may use {cores} core(s)"
     if threads > cores:
         return Finding("note", "threads", f"{said}: more threads than cores slow a step down; set threads={cores}")
@@ -178,9 +212,12 @@ def _folder(what: str, folder: Path, remedy: str) -> Finding:
 
 def _step() -> Finding:
     """A training step of MAML on sinusoids, as `train` makes it."""
+    from metalearn_cli.config import assemble
+    from metalearn_cli.config import job as jobs
+
     try:
-        job = load_job([])
-        learner = new_learner(job)
+        job = jobs.load_job([])
+        learner = assemble.new_learner(job)
         began = time.perf_counter()
         for step in range(3):
             learner.step(job.task.gather(job.training_draw(step), learner.device), step)

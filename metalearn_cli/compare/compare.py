@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.compare.comparison import Comparison, Difference, make_comparison
 from metalearn_cli.compare.conclusions import cautions, conclusions
-from metalearn_cli.compare.groups import differences, parts, split_arguments
+from metalearn_cli.compare.groups import differences, parts
 from metalearn_cli.compare.statistics import Estimate
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figure
@@ -21,27 +20,16 @@ from metalearn_cli.system.text import printable
 from metalearn_cli.system.text_table import aligned, finite
 from metalearn_cli.system.typed_json import Json
 
-MODES = tuple(mode.name for mode in BatchNorm)
 
-
-def compare(arguments: list[str]) -> None:
-    """Print the differences between the runs in these folders."""
-    given, options = split_arguments(arguments, ("out", "batch_norm", "step"), "compare")
-    out = Path(options["out"]) if "out" in options else None
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {out.absolute().parent}")
-    step, mode = options.get("step"), options.get("batch_norm")
-    if step is not None and not step.isdigit():
-        raise UserError(f"step={step} must be the number of an inner step, e.g. step=1")
-    if mode is not None and mode not in MODES:
-        raise UserError(f"batch_norm={mode} must be one of {', '.join(MODES)}")
-    found = [part for argument in given for part in parts(argument)]
-    for job, sentence in {job: why for argument in given for job, why in find_runs(argument).failed.items()}.items():
+def compare(folders: list[str], out: Path | None, mode: str | None, step: int | None) -> None:
+    """Print the differences between the runs in these folders, and write them to `out`."""
+    found = [part for argument in folders for part in parts(argument)]
+    for job, sentence in {job: why for argument in folders for job, why in find_runs(argument).failed.items()}.items():
         tell(printable(f"note: {job} failed, and is left out: {sentence}"))
     if len(found) < 2:
         what = f"{found[0].name} is one configuration" if found else "no folder was given"
         raise UserError(f"{what}, and a comparison needs two: metalearn compare outputs/a outputs/b")
-    comparison = make_comparison(found, mode, None if step is None else int(step))
+    comparison = make_comparison(found, mode, step)
     settings = setting_lines([part.runs[0] for part in found])
     show("\n".join(map(printable, comparison_lines(comparison, settings))))
     if out is not None:

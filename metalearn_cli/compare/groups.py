@@ -1,12 +1,11 @@
 """Runs that belong together: parts of a command line, and groups that differ in their seeds only."""
 
-import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.errors import UserError, nearest
+from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.find import find_runs
 from metalearn_cli.run_folder.read import RunFolder, read_run
@@ -23,23 +22,6 @@ class Part(NamedTuple):
     def settings(self) -> str:
         """The keys that decide the result, except the seed."""
         return repr(sorted(configuration(self.runs[0]).items()))
-
-
-def split_arguments(arguments: list[str], keys: tuple[str, ...], command: str) -> tuple[list[str], dict[str, str]]:
-    """Split into folders and options, whose names are `keys`. A folder's name may have an equals sign."""
-    folders: list[str] = []
-    options: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key in keys and equals:
-            if key in options:
-                raise UserError(f"{key}= is given twice")
-            options[key] = value
-        elif equals and re.fullmatch(r"[a-z_]+", key) and not Path(argument).exists():
-            raise UserError(f"{command} has no key {key}{nearest(key, list(keys))}")
-        else:
-            folders.append(argument)
-    return folders, options
 
 
 def parts(argument: str, one_of_each: bool = True) -> list[Part]:

@@ -1,6 +1,7 @@
 """Where conf/ is and what can be chosen in it. Imports nothing heavy, so that lists and completions are quick."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,37 +16,6 @@ Config = dict[str, Any]  # a configuration as plain values, nested or flat
 
 GROUPS = ("algo", "task", "model", "optimizer")  # name a class each
 PRESETS = ("experiment", "debug", "sweep")  # set keys of all groups, or who runs the jobs of a sweep
-# What an evaluation may set otherwise than the run that it evaluates; the keys of the task besides.
-EVAL_KEYS = (
-    *("task", "algo.test_steps", "device", "precision", "threads", "allocator", "tasks_per_chunk"),
-    *("test_episodes", "episodes_seed"),
-    *("batch_norm", "other_batch_norm", "expect", "trust"),
-)
-
-# What the commands take that use a run; predict algo.test_steps besides.
-USE_KEYS = {
-    "predict": (
-        *("run", "support", "query", "out", "batch_norm", "algo.test_steps"),
-        *("device", "precision", "threads", "allocator", "trust", "ink"),
-    ),
-    "export": ("run", "out", "device", "threads", "trust"),
-}
-
-# Every metric that is written anywhere, in a line.
-METRICS = {
-    "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the end",
-    "train/lr": "learning rate of the outer optimizer at that step",
-    "val/loss": "query loss after the last inner step, mean over the validation episodes",
-    "val/accuracy": "share of query examples classified rightly after the last inner step, 0..1",
-    "val/accuracy_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
-    "val/mse": "squared error of the query values after the last inner step, regression tasks",
-    "val/mse_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
-    "accuracy, mse": "of the test, in results.json: mean, ci95, median and diverged after each inner step",
-    "constant, oracle": "regression, beside the test: the errors of each support's mean, and of the task without noise",
-    "ci95": "1.96 standard deviations over episodes / sqrt(episodes): the noise of the episodes, not of training",
-    "diverged": "share of episodes whose loss is not finite, above 10 (regression) or ten times that of step 0",
-    "timing/steps_per_second": "meta-iterations a second since the last line of the log, validation included",
-}
 
 
 def conf_dir() -> Path:
@@ -63,7 +33,7 @@ def list_choices(group: str) -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
-def describe(group: str, choice: str) -> str:
+def summary_of(group: str, choice: str) -> str:
     """The first line of a yaml file's first comment: what it is."""
     lines = (conf_dir() / group / f"{choice}.yaml").read_text(encoding="utf-8").splitlines()
     comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
@@ -96,13 +66,13 @@ def paper_of(experiment: str) -> Config:
     return paper | own
 
 
-def published() -> dict[str, Config]:
+def published_papers() -> dict[str, Config]:
     """The presets that name a published figure -> their `paper`."""
     papers = {name: paper_of(name) for name in list_choices("experiment")}
     return {name: paper for name, paper in papers.items() if "mean" in paper}
 
 
-def keys_of(group: str, choice: str) -> list[str]:
+def keys_in_yaml(group: str, choice: str) -> list[str]:
     """The keys that a yaml file of a group lists, e.g. algo.inner_lr."""
     node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{choice}.yaml"))
     return [f"{group}.{key}" for key in node.get(group, node) if key not in ("defaults", "_target_")]
@@ -114,7 +84,7 @@ def run_keys() -> Config:
     return {key: value for key, value in node.items() if key != "defaults"}
 
 
-def values_of(key: str) -> list[str]:
+def key_values(key: str) -> list[str]:
     """What a key can be, where its line in conf/ says so: by a value true or false, or by a comment that begins with
     the words, as in "best | last: which checkpoint is tested"."""
     group, _, name = key.rpartition(".")
@@ -126,6 +96,18 @@ def values_of(key: str) -> list[str]:
             values |= set(re.split(r"\s*\|\s*", words[0])) if words else set()
             values |= {"true", "false"} if found[1] in ("true", "false") else set()
     return sorted(values)
+
+
+def key_options(word: str, keys: Collection[str]) -> list[str]:
+    """What a word that begins one of these keys, or a value of one, can become."""
+    key, equals, typed = word.partition("=")
+    if not equals:
+        return [f"{name}=" for name in keys]
+    if key not in keys:
+        return []
+    if key == "run":
+        return [f"run={path}" for path in folders_of_runs(typed)]
+    return [f"{key}={value} " for value in (list_choices(key) if key in (*GROUPS, *PRESETS) else key_values(key))]
 
 
 def folders_of_runs(typed: str) -> list[str]:

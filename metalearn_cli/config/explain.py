@@ -4,9 +4,6 @@ import re
 from enum import Enum
 from typing import Any, get_args, get_origin
 
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from metalearn_cli.config.conf_folder import GROUPS, PRESETS, Config, conf_dir, flatten, list_choices
@@ -42,6 +39,10 @@ def describe(kind: Any) -> str:
 
 def composition_sentence(error: Exception, overrides: list[str]) -> str:
     """Hydra's refusal as one sentence, with the nearest name where a key or a choice is unknown."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     found = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
     if found and found[1] in _EXTRAS:
         return f"the launcher {found[1]} is not in this environment: pip install 'metalearn-cli[{_EXTRAS[found[1]]}]'"

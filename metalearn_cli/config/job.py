@@ -14,7 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.config.conf_folder import GROUPS, Config, Paper, conf_dir, flatten, run_keys
-from metalearn_cli.config.overrides import compose_run, given_twice, keys_of
+from metalearn_cli.config.overrides import compose_run, given_keys, given_twice
 from metalearn_cli.config.schema import (
     ConfigSource,
     build,
@@ -151,7 +151,7 @@ def load_job(overrides: list[str]) -> Job:
 
 def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str]) -> Job:
     """The job of a training with this configuration, for which these overrides asked."""
-    given = frozenset(keys_of(overrides))
+    given = frozenset(given_keys(overrides))
     if "paper" not in given and any(key.partition(".")[0] in GROUPS for key in given):
         composed.paper = None  # the published figure belongs to the experiment as it stands
     elif composed.paper is not None:  # its other tests are made by `reproduce` alone

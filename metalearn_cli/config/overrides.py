@@ -1,6 +1,9 @@
 """The words of a command line, and what Hydra composes of conf/*.yaml by them."""
 
+import functools
+import glob
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -41,8 +44,7 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
             raise UserError(f"{key}={value} is none of the choices{nearest(value, list_choices(key))}")
         if override.startswith("+") and key in (*GROUPS, *PRESETS):
             raise UserError(f"{override}: give {key}={value} without the +")
-    for path in conf_dir().rglob("*.yaml"):
-        yaml_files.refuse_slow(path)
+    _refuse_slow_files(conf_dir())
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("config", overrides, return_hydra_config=True)
@@ -60,6 +62,12 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     return composed, choices
 
 
+@functools.cache
+def _refuse_slow_files(folder: Path) -> None:
+    for path in folder.rglob("*.yaml"):
+        yaml_files.refuse_slow(path)
+
+
 def compose_run(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     """Compose the configuration of one run and check its keys and types: without torch, which takes a second to import.
 
@@ -73,15 +81,29 @@ def compose_run(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
                 f"{override} says who runs the jobs of a sweep, and this is one run: give -m, or leave it out"
             )
     composed, choices = compose_config(overrides)
-    classes = {
-        group: str(composed[group].get("_target_")) for group in GROUPS if isinstance(composed[group], DictConfig)
-    }
-    ours = {group: path for group, path in classes.items() if is_in_source(path)}
-    _check_types("metalearn_cli.config.job.Run", composed, (*GROUPS,), "")
-    for group, path in ours.items():
-        if f"{group}._target_" not in keys_of(overrides):  # else the yaml's keys are those of another class
-            _check_types(path, composed[group], ("_target_",), f"{group}.")
+    check_run(composed, overrides)
     return composed, choices
+
+
+def compose_task(overrides: list[str]) -> None:
+    """Raises UserError for what is wrong with these overrides, which choose a task and set keys of it."""
+    composed, _ = compose_config(overrides)
+    check_group("task", composed.task, overrides)
+
+
+def check_run(composed: DictConfig, overrides: list[str]) -> None:
+    """Raises UserError where a key is unknown, or its value is not of its type or outside of its range."""
+    _check_types("metalearn_cli.config.job.Run", composed, (*GROUPS,), "")
+    for group in GROUPS:
+        if isinstance(composed[group], DictConfig):
+            check_group(group, composed[group], overrides)
+
+
+def check_group(group: str, node: DictConfig, overrides: list[str]) -> None:
+    """The same for the keys of one group, where its class is of this package and the yaml's own."""
+    owner = str(node.get("_target_"))
+    if is_in_source(owner) and f"{group}._target_" not in given_keys(overrides):
+        _check_types(owner, node, ("_target_",), f"{group}.")
 
 
 def _check_types(owner: str, node: DictConfig, others: tuple[str, ...], prefix: str) -> None:
@@ -147,6 +169,12 @@ def parse_override(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, str(value) if isinstance(value, QuotedString) else value
 
 
+def check_value(key: str, value: Any, kind: Any, owner: str) -> None:
+    """Raises UserError where the value is not of this type or outside of its range."""
+    group, dot, name = key.rpartition(".")
+    typed({name: kind}, OmegaConf.create({name: value}), f"{group}{dot}", owner)
+
+
 def command_values(overrides: list[str], command: str, owner: str, more: dict[str, type]) -> Config:
     """The keys and values of a command that composes no configuration: those of the class `owner`, and `more`. Raises
     UserError for a key that is none of them or is given twice, for a value of another type, and for a reference."""
@@ -160,10 +188,29 @@ def command_values(overrides: list[str], command: str, owner: str, more: dict[st
             raise UserError(f"{key}= is given twice")
         if key not in types:
             raise UserError(f"{command} has no key {key}{nearest(key, types)}")
-        group, dot, name = key.rpartition(".")
-        typed({name: types[key]}, OmegaConf.create({name: value}), f"{group}{dot}", owner)
+        check_value(key, value, types[key], owner)
         given[key] = value
     return given
+
+
+def split_folders(arguments: list[str], keys: tuple[str, ...], command: str) -> tuple[list[str], dict[str, str]]:
+    """Folders of runs, and the options among `keys`; a folder's name may hold an equal sign, as those of a sweep's jobs
+    do. Raises UserError for another key, and for a folder that is not there."""
+    folders: list[str] = []
+    options: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key in keys and equals:
+            if key in options:
+                raise UserError(f"{key}= is given twice")
+            options[key] = value
+        elif equals and re.fullmatch(r"[a-z_]+", key) and not Path(argument).exists():
+            raise UserError(f"{command} has no key {key}{nearest(key, list(keys))}")
+        elif not Path(argument).is_dir() and (Path(argument).exists() or not glob.has_magic(argument)):
+            raise UserError(f"{argument} is not there: give the folder of a run, of an evaluation or of a sweep")
+        else:
+            folders.append(argument)
+    return folders, options
 
 
 def refuse_hydra(overrides: list[str], honoured: tuple[str, ...] = ()) -> None:
@@ -176,7 +223,7 @@ def refuse_hydra(overrides: list[str], honoured: tuple[str, ...] = ()) -> None:
             )
 
 
-def keys_of(overrides: list[str]) -> set[str]:
+def given_keys(overrides: list[str]) -> set[str]:
     return {override.partition("=")[0].lstrip("+") for override in overrides}
 
 

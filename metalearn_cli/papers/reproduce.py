@@ -8,41 +8,34 @@ outputs/reproduce/results.jsonl, or of another file that is named.
 import dataclasses
 import json
 import math
-import re
 import shlex
 from contextlib import closing
 from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from metalearn_cli.config import conf_folder
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job, load_job
-from metalearn_cli.config.overrides import keys_of
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import evaluate
 from metalearn_cli.learning.scores import after, figure, with_interval
-from metalearn_cli.papers.verdict import OWN, RowResult, mean_of, read_measured, verdict
+from metalearn_cli.papers.verdict import RowResult, mean_of, read_measured, verdict
 from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import read_environment
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.series import Damage, each_line, read_timing, training_seconds
 from metalearn_cli.system.console import Console, tell
 from metalearn_cli.system.files import Log, write_durably
+from metalearn_cli.system.limits import SECONDS
 from metalearn_cli.system.measure import timed
 from metalearn_cli.system.typed_json import Json
 from metalearn_cli.training.eval_job import load_eval_job
 from metalearn_cli.training.eval_run import eval_run
 from metalearn_cli.training.run import train_run
 from metalearn_cli.tuning.prepare import prepare
-
-# What a user may give besides: where and how fast a row is computed. All else would make it another row.
-KEYS = (
-    *("device", "threads", "allocator", "deterministic", "compile", "cuda_graph", "tasks_per_chunk", "memory"),
-    *("task.root", "other_batch_norm", "save_every", "lock"),
-)
 
 _TIMED = 20  # steps, after two that warm up
 _VALIDATIONS = 10  # of a run that a budget cuts short, where the preset has more
@@ -84,18 +77,7 @@ class Row(NamedTuple):
 
 def reproduce(names: list[str], seeds: list[int], budget: float | None, overrides: list[str], path: Path) -> str:
     """Train and test each row with each seed, or take what an earlier command made of it -> what to show."""
-    published = conf_folder.published()
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {','.join(map(str, seeds))} names a seed twice: give each once")
-    for name in names:
-        if name not in published:
-            near = "".join(f": did you mean {match}?" for match in get_close_matches(name, published, n=1))
-            raise UserError(f"{name} is not a row with a published figure{near} (reproduce --list names them)")
-    for key in sorted(keys_of(overrides)):
-        if key not in KEYS:
-            raise UserError(f"{key} would make another row of it: reproduce takes {', '.join(KEYS)}")
-    if path.parent != OWN.parent and not path.parent.is_dir():
-        raise UserError(f"results={path}: there is no folder {path.parent}: make it first")
+    published = conf_folder.published_papers()
     read_measured(path)  # what is wrong with the file is said now, not when a row is trained
     shown = []
     for name in names:
@@ -223,7 +205,7 @@ def fit_budget(job: Job, seconds: float) -> list[str]:
 def _kept_steps(folder: Path) -> list[str]:
     """The length that an earlier command chose for this row and budget, whatever the seed."""
     for path in sorted(folder.glob("seed=*/config.yaml")):
-        config = runs.load_config(path)
+        config = load_config(path)
         return _length(config["steps"], config["eval_every"], config["log_every"])
     return []
 
@@ -249,20 +231,9 @@ def _append(lines: list[RowResult], path: Path) -> None:
                 file.write(json.dumps(dataclasses.asdict(line), allow_nan=False) + "\n")
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-def parse_budget(text: str) -> float:
-    """30m -> 1800 seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if not found or float(found[1]) == 0:
-        raise UserError(f"--budget {text} must be a time, e.g. 90s, 30m or 2h")
-    return float(found[1]) * _UNITS[found[2]]
-
-
 def duration(seconds: float) -> str:
     """1800 -> 30m."""
     for unit in ("h", "m"):
-        if seconds % _UNITS[unit] == 0:
-            return f"{seconds / _UNITS[unit]:.0f}{unit}"
+        if seconds % SECONDS[unit] == 0:
+            return f"{seconds / SECONDS[unit]:.0f}{unit}"
     return f"{seconds:g}s"

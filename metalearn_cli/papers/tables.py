@@ -21,11 +21,11 @@ ALIGN = "llrrrrllrrllllrl"
 def listing() -> str:
     """Every row: what was published, and what it is."""
     rows = [["row", "metric", "paper", "after", "what it is"]]
-    for name, paper in conf_folder.published().items():
+    for name, paper in conf_folder.published_papers().items():
         metric = _metric(name)
         step = after(paper.get("step")).removeprefix(" after ")
         shown = with_interval(paper["mean"], paper.get("ci95"), metric)
-        rows.append([name, in_unit(metric), shown, step, conf_folder.describe("experiment", name)])
+        rows.append([name, in_unit(metric), shown, step, conf_folder.summary_of("experiment", name)])
     return "\n".join(aligned(rows, "llrll"))
 
 
@@ -34,7 +34,7 @@ def measured_table(task: str, path: Path) -> str:
 
     Raises UserError where no row is on this task.
     """
-    papers = conf_folder.published()
+    papers = conf_folder.published_papers()
     known = [name for name in papers if _task(name).startswith(task)]
     if path != OWN and not path.exists():
         raise UserError(f"results={path}: there is no such file")

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from metalearn_cli.compare.best_setting import best_sentences
-from metalearn_cli.compare.groups import Part, parts, split_arguments
-from metalearn_cli.errors import UserError
+from metalearn_cli.compare.groups import Part, parts
 from metalearn_cli.report.page import Sweep, page
 from metalearn_cli.report.rows import (
     ALIGN,
@@ -28,16 +27,8 @@ from metalearn_cli.system.text import lines, printable
 from metalearn_cli.system.text_table import aligned
 
 
-def report(arguments: list[str]) -> None:
-    """Print the table of `arguments`, folders and options, and write the two files."""
-    given, options = split_arguments(arguments, ("out", "csv"), "report")
-    if not given:
-        raise UserError("report needs the folder of a run, of an evaluation or of a sweep: metalearn report outputs/a")
-    for key, path in options.items():
-        if path != "null" and not Path(path).absolute().parent.is_dir():
-            raise UserError(f"{key}={path}: there is no folder {Path(path).absolute().parent}")
-        if Path(path).is_dir():
-            raise UserError(f"{key}={path} is a folder: give the name of a file")
+def report(given: list[str], options: dict[str, str]) -> None:
+    """Print the table of the runs in these folders, and write the page and the csv, unless `options` say null."""
     found = {argument: parts(argument, one_of_each=False) for argument in given}
     failed = {job: sentence for argument in given for job, sentence in find_runs(argument).failed.items()}
     every = _once([run for some in found.values() for part in some for run in part.runs])

@@ -24,8 +24,6 @@ def find_runs(argument: str) -> Found:
         return Found([path], {})
     if is_pattern := not path.exists() and glob.has_magic(argument):
         inside = [Path(match) for match in glob.glob(argument)]  # noqa: PTH207 - it may be absolute
-    elif not path.is_dir():
-        raise UserError(f"{argument} is not there: give the folder of a run, of an evaluation or of a sweep")
     else:
         inside = [path] if _is_job(path) else list(path.iterdir())
     jobs = [one for one in inside if _is_job(one)]

@@ -11,10 +11,11 @@ from pathlib import Path
 from metalearn_cli.config.conf_folder import Config, flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import checkpoint, records
+from metalearn_cli.run_folder.config_file import EDITED, load_config
 from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
 from metalearn_cli.run_folder.results import FILE as RESULTS
 from metalearn_cli.run_folder.results import Results, check_figures, read_results
-from metalearn_cli.run_folder.runs import is_free, load_config
+from metalearn_cli.run_folder.runs import is_free
 from metalearn_cli.system.files import read_bytes
 
 
@@ -71,7 +72,7 @@ def check_config(folder: Path, config: Config, proof: Config | None, by: str) ->
         return [f"{path} was changed on purpose, and is taken as it stands{f': {what}' if what else ''}"]
     if changed:
         raise UserError(
-            f"{path} is not as it was written, {what}: put it back, or write `{records.EDITED}: true` into it to have "
+            f"{path} is not as it was written, {what}: put it back, or write `{EDITED}: true` into it to have "
             "it taken as it is"
         )
     return []
@@ -87,14 +88,14 @@ def check_records(folder: Path) -> list[str]:
     found = _records(folder)
     for path, content in found.items():
         _ = records.unsealed(path, content)
-    edited = [path for path, content in found.items() if content.get(records.EDITED)]
+    edited = [path for path, content in found.items() if content.get(EDITED)]
     return [f"{path} was changed on purpose, and is taken as it stands" for path in edited]
 
 
 def unproved(folder: Path, proof: Config | None) -> list[str]:
     """A sentence on the files that a version has written which kept no hashes; `proof` is that of config.yaml."""
     names = ["config.yaml"] if proof is None else []
-    marks = {records.HASH, records.EDITED}
+    marks = {records.HASH, EDITED}
     names += [path.name for path, content in _records(folder).items() if not content.keys() & marks]
     if not names:
         return []
@@ -112,5 +113,5 @@ def _records(folder: Path) -> dict[Path, Config]:
 def is_edited(path: Path) -> bool:
     """Whether somebody says in it that it was changed on purpose."""
     if path.suffix == ".json":
-        return bool(records.read_object(path).get(records.EDITED))
+        return bool(records.read_object(path).get(EDITED))
     return path.exists() and re.search(rb"^edited: *true\b", read_bytes(path), re.MULTILINE) is not None

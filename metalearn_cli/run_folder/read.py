@@ -12,7 +12,7 @@ from numpy import float64
 
 from metalearn_cli.config.conf_folder import GROUPS, PRESETS, Config, flatten, run_keys
 from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
 from metalearn_cli.run_folder.environment import Environment, read_environment
 from metalearn_cli.run_folder.outcome import damage_of_outcome
@@ -58,7 +58,7 @@ class RunFolder(NamedTuple):
 
 def read_run(folder: Path) -> RunFolder:
     """Raises UserError where the figures cannot be trusted; what only makes them poorer is in `damage`."""
-    config = flatten(runs.load_config(folder / "config.yaml"))
+    config = flatten(load_config(folder / "config.yaml"))
     from_json(RunKeys, config, folder / "config.yaml")
     environment = read_environment(folder) if (folder / ENVIRONMENT).exists() else Environment()
     results, changed = checked_results(folder, config)

@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
+from metalearn_cli.run_folder.config_file import EDITED
 from metalearn_cli.system.files import read_bytes, read_text, write_durably
 from metalearn_cli.system.typed_json import Json, Record, from_json, to_json
 
 HASH = "content_sha256"
-EDITED = "edited"  # true where somebody has changed the file on purpose: then it is taken as it stands
 MOST_BYTES = 1 << 30  # of arrays, packed or not: a number for each of some million episodes after each inner step
 
 Array = npt.NDArray[Any]

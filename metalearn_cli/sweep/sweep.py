@@ -8,27 +8,24 @@ folder: what became of it stands in its outcome.json.
 import importlib.util
 import math
 import os
-import re
 import secrets
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir, version
+from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException
 
 from metalearn_cli.compare.best_setting import best_sentences
 from metalearn_cli.compare.groups import group
 from metalearn_cli.config.conf_folder import conf_dir
 from metalearn_cli.config.job import Job, train_job
-from metalearn_cli.config.overrides import compose_config, quote, refuse_hydra, several_texts
-from metalearn_cli.errors import UserError
+from metalearn_cli.config.overrides import compose_config, quote
+from metalearn_cli.config.sweep_values import hydra_keys, listed, listing, split_sweep
+from metalearn_cli.errors import UserError, is_debugging
 from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.outcome import Outcome
@@ -42,22 +39,12 @@ from metalearn_cli.system.text import printable
 # Hydra makes no folders and no log files of its own; its multirun.yaml stands in the sweep's folder.
 _QUIET = ["hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
 
-# What of Hydra's own a sweep honours: who starts the jobs, and who chooses the values.
-_HONOURED = (
-    *("hydra/launcher=", "hydra.launcher.", "+hydra.launcher."),
-    *("hydra/sweeper=", "hydra/sweeper/sampler=", "hydra/sweeper/pruner=", "hydra.sweeper."),
-    *("+hydra.sweeper.sampler.", "+hydra.sweeper.pruner."),
-)
-
 
 def sweep(overrides: list[str]) -> int:
     """Run every job, also after one that failed, and print a table -> 0, 1 if a job failed, 3 if one fell short."""
-    refuse_hydra(overrides, _HONOURED)
     names = [override.partition("=")[2] for override in overrides if override.startswith("name=")]
-    fixed, swept = _split([override for override in overrides if not override.startswith("name=")])
-    if not swept:
-        raise UserError("-m needs a key with several values, e.g. seed=0,1,2")
-    hydra = _hydra_keys(fixed)
+    fixed, swept = split_sweep(overrides)
+    hydra = hydra_keys(fixed)
     if hydra.runtime.choices["hydra/sweeper"] == "optuna":
         if importlib.util.find_spec("optuna") is None:
             raise UserError("Optuna is not in this environment: pip install 'metalearn-cli[optuna]'")
@@ -69,12 +56,12 @@ def sweep(overrides: list[str]) -> int:
         }
         jobs = _check_each(fixed, {key: search_space.ends(of) for key, of in space.items()}, overrides)
         plan, together = search_plan.plan(hydra.sweeper, space, fixed, jobs), hydra.sweeper.n_jobs
-        texts = [_listing(key, one) if isinstance(one, list) else str(one.input_line) for key, one in swept.items()]
+        texts = [listing(key, one) if isinstance(one, list) else str(one.input_line) for key, one in swept.items()]
     else:
-        values = {key: one if isinstance(one, list) else _listed(one) for key, one in swept.items()}
+        values = {key: one if isinstance(one, list) else listed(one) for key, one in swept.items()}
         jobs = _check_each(fixed, values, overrides)
         plan, together = None, math.prod(map(len, values.values()))
-        texts = [_listing(key, each) for key, each in values.items()]
+        texts = [listing(key, each) for key, each in values.items()]
     folder = _folder(names[-1] if names else None, is_search=plan is not None)
     tell(f"metalearn: {'search' if plan else 'sweep'} over {', '.join(swept)} in {folder}")
     for note in dict.fromkeys(note for one in jobs for note in one.notes):
@@ -96,7 +83,7 @@ def sweep(overrides: list[str]) -> int:
     except UserError:
         raise
     except Exception as error:  # of the launcher: a job's own is in its outcome
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if is_debugging():
             raise
         is_broken = True
         tell(f"metalearn: the jobs could not all be run ({type(error).__name__}: {' '.join(str(error).split())[:500]})")
@@ -107,43 +94,6 @@ def sweep(overrides: list[str]) -> int:
         raise Interrupted(stopped[0], "the same command with the same name continues the sweep")
     code = _print_table(folder, *(search.trials(folder, plan.metric) if plan else (done, _best(folder, done), None)))
     return 1 if is_broken else code
-
-
-def _split(overrides: list[str]) -> tuple[list[str], dict[str, Override | list[str]]]:
-    """Part the overrides with one value from those with several, by key: as Hydra's grammar reads them, or as the
-    values of a free-text key."""
-    fixed: list[str] = []
-    swept: dict[str, Override | list[str]] = {}
-    for text in overrides:
-        key = text.partition("=")[0]
-        if texts := several_texts(text):
-            folders = {value.replace("/", "_") for value in texts}
-            if len(folders) < len(texts):
-                raise UserError(
-                    f"{text}: jobs are named by these values with _ for /, and two of them are then the same"
-                )
-            if len(texts) == 1:
-                fixed.append(f"{key}={texts[0]}")
-            else:
-                swept[key] = texts
-            continue
-        try:
-            override = OverridesParser.create().parse_override(quote(text))
-        except HydraException:
-            compose_config([text])  # says what is wrong with it
-            raise
-        if isinstance(override.value(), Glob):
-            raise UserError(f"{text}: a sweep knows no glob(...): list the choices, e.g. task=sinusoid,harmonics")
-        if override.is_sweep_override():
-            swept[key] = override
-        else:
-            fixed.append(text)
-    return fixed, swept
-
-
-def _listing(key: str, values: list[str]) -> str:
-    """Write the values of a key in Hydra's grammar."""
-    return f"{key}={','.join(quote(f'{key}={value}').removeprefix(f'{key}=') for value in values)}"
 
 
 def _folder(name: str | None, is_search: bool) -> Path:
@@ -160,15 +110,6 @@ def _folder(name: str | None, is_search: bool) -> Path:
     folder = runs.OUTPUTS / (name or time.strftime(f"%Y-%m-%d/%H-%M-%S-sweep-{secrets.token_hex(2)}"))
     folder.mkdir(parents=True, exist_ok=name is not None)
     return folder
-
-
-def _listed(override: Override) -> list[str]:
-    if override.is_interval_sweep():
-        raise UserError(
-            f"{override.input_line}: the sweep takes listed values, e.g. {override.key_or_group}=0.1,0.2; sweep=optuna "
-            "searches an interval"
-        )
-    return list(dict.fromkeys(map(str, override.sweep_string_iterator())))  # one that is given twice is one job
 
 
 def _check_each(fixed: list[str], values: dict[str, list[str]], overrides: list[str]) -> list[Job]:
@@ -188,14 +129,6 @@ def _check_each(fixed: list[str], values: dict[str, list[str]], overrides: list[
     if not jobs:
         raise failures[0]
     return jobs
-
-
-def _hydra_keys(overrides: list[str]) -> Any:
-    """Compose Hydra's own configuration with these overrides."""
-    overrides = [text for text in overrides if re.match(r"sweep=|\+*hydra[./]", text)]
-    compose_config(overrides)  # says what is wrong with them
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", overrides, return_hydra_config=True).hydra
 
 
 def _share_cores(hydra: Any, jobs: int) -> list[str]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metalearn_cli.config.job import train_job
 from metalearn_cli.config.overrides import chosen, unquote
-from metalearn_cli.errors import Pruned, RunFailed, UserError
+from metalearn_cli.errors import Pruned, RunFailed, UserError, is_debugging
 from metalearn_cli.learning.scores import is_better
 from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.run_folder import runs
@@ -111,7 +111,7 @@ def _run(
         if not (folder / "train.log").exists():  # it failed before it had a log to say so in
             with closing(Console(folder / "train.log")) as console:
                 console.note(f"failed: {sentence}")
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if is_debugging():
             raise
         failed = str(error) if isinstance(error, RunFailed) else sentence.strip().splitlines()[-1]
         return dataclasses.replace(begun, failed=failed, diverged=isinstance(error.__cause__, NonFinite)), None

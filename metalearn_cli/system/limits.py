@@ -29,6 +29,15 @@ def parse_memory(text: str) -> int:
     return int(float(size[1]) * (1024 if size[3] else 1000) ** (1 + "kMGT".index(size[2]))) if size else 0
 
 
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "30m", "1.5h"; 0 for what is not a duration."""
+    duration = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    return float(duration[1]) * SECONDS[duration[2]] if duration else 0.0
+
+
 def _is_folder_name(name: str) -> bool:
     """Whether it names a folder inside outputs/, in one line and without signs that a terminal would obey."""
     path = Path(name)

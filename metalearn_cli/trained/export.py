@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import checked_fields
-from metalearn_cli.errors import UserError
+from metalearn_cli.run_folder.config_file import EXPORT
 from metalearn_cli.run_folder.records import sealed
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.console import show, tell
@@ -27,7 +27,7 @@ from metalearn_cli.system.limits import Device, Threads
 from metalearn_cli.system.text import printable
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.trained import novelty_threshold
-from metalearn_cli.trained.loading import EXPORT, Exported, Stored, build_model, read_stored
+from metalearn_cli.trained.loading import Exported, Stored, build_model, read_stored
 from metalearn_cli.trained.novelty import Threshold
 from metalearn_cli.version import __version__
 
@@ -48,12 +48,8 @@ class Export:
 
 def export(given: Config) -> None:
     """Export as the keys say; `given` are those of the command line, of the right types."""
-    keys = _keys(given)
+    keys = Export(**checked_fields(Export, OmegaConf.create(given), ""))
     out = Path(keys.out)
-    if out.exists():
-        raise UserError(f"out={out} is there already: remove it, or take another name")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {out.parent}: make it first")
     stored = read_stored(Path(keys.run), keys.trust)
     for note in stored.notes:
         tell(printable(note))
@@ -72,14 +68,6 @@ def export(given: Config) -> None:
     )
     _write(out, exported, weights)
     show(f"the model is in {out}")
-
-
-def _keys(given: Config) -> Export:
-    for key in ("run", "out"):
-        if key not in given:
-            raise UserError(f"export needs {key}=: metalearn export run=outputs/my-run out=DIR")
-    keys = Export(**checked_fields(Export, OmegaConf.create(given), ""))
-    return keys
 
 
 def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:

@@ -16,8 +16,9 @@ from metalearn_cli.config.schema import ConfigSource, build
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.run_folder import checkpoint, records, runs
+from metalearn_cli.run_folder import checkpoint, records
 from metalearn_cli.run_folder.choices import read_choices
+from metalearn_cli.run_folder.config_file import EXPORT, check_folder, check_parts, load_config
 from metalearn_cli.run_folder.proof import check_records, load_tested, unproved
 from metalearn_cli.run_folder.task_record import FILE as TASK
 from metalearn_cli.run_folder.task_record import read_examples
@@ -30,7 +31,7 @@ from metalearn_cli.trained.model import Model
 from metalearn_cli.trained.novelty import Threshold, Thresholds
 
 FORMAT = 1
-EXPORT, UNLIKE = "model.json", "unlike.json"
+UNLIKE = "unlike.json"
 
 
 class Stored(NamedTuple):
@@ -54,8 +55,8 @@ def read_stored(folder: Path, trust: bool) -> Stored:
     """Raises UserError where that is neither a run nor an export, or not whole."""
     if (folder / EXPORT).is_file():
         return _read_export(folder)
-    runs.check_folder(folder)
-    config = runs.load_config(folder / "config.yaml")
+    check_folder(folder)
+    config = load_config(folder / "config.yaml")
     if missing := [key for key in ("algo", "task", "model", "precision", "device") if key not in config]:
         raise UserError(f"{folder / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
     _check(folder / "config.yaml", config, ("algo", "task", "model"))
@@ -82,7 +83,7 @@ def examples_in(folder: Path, config: Config, trust: bool) -> Examples:
 
 
 def _check(path: Path, config: Config, groups: tuple[str, ...]) -> None:
-    runs.check_parts(path, config, groups)
+    check_parts(path, config, groups)
     if config.get("precision") not in Precision.__members__ or not isinstance(config.get("device"), str):
         raise UserError(f"{path} has no precision and device that there are: it is not whole, or of another version")
 

@@ -13,7 +13,6 @@ from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import checked_fields
 from metalearn_cli.datasets.ink import Ink
-from metalearn_cli.errors import UserError
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.device import Precision, set_process
@@ -63,9 +62,8 @@ class Rows(NamedTuple):
 
 def predict(given: Config) -> None:
     """Predict as the keys say; `given` are those of the command line, of the right types."""
-    keys, test_steps = _keys(given)
-    if keys.out is not None:
-        _check_out(keys.out)
+    test_steps = given.pop("algo.test_steps", None)
+    keys = Predict(**checked_fields(Predict, OmegaConf.create(given), ""))
     stored = read_stored(Path(keys.run), keys.trust)
     for note in stored.notes:
         tell(printable(note))
@@ -83,27 +81,6 @@ def predict(given: Config) -> None:
     text = json.dumps(rows.nested, indent=1) + "\n" if keys.out.lower().endswith(".json") else _csv(rows)
     write_durably(Path(keys.out), text.encode())
     show(f"{len(rows.cells)} predictions are in {keys.out}")
-
-
-def _keys(given: Config) -> tuple[Predict, int | None]:
-    test_steps = given.pop("algo.test_steps", None)
-    for key, example in (("run", "outputs/my-run"), ("support", "DIR"), ("query", "DIR")):
-        if key not in given:
-            raise UserError(
-                f"predict needs {key}={example}: metalearn predict run=outputs/my-run support=DIR query=DIR"
-            )
-    keys = Predict(**checked_fields(Predict, OmegaConf.create(given), ""))
-    return keys, test_steps
-
-
-def _check_out(out: str) -> None:
-    path = Path(out)
-    if path.suffix.lower() not in (".csv", ".json"):
-        raise UserError(f"out={out} must be a file whose name ends in .csv or .json")
-    if not path.parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {path.parent}: make it first")
-    if path.is_dir():
-        raise UserError(f"out={out} is a folder: give the name of a file")
 
 
 def _of_images(keys: Predict, stored: Stored, model: Model) -> Rows:

@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 
 from metalearn_cli.config.conf_folder import GROUPS, PRESETS, Config, flatten
 from metalearn_cli.config.job import Job, make_job
-from metalearn_cli.config.overrides import FREE_TEXT, keys_of
+from metalearn_cli.config.overrides import FREE_TEXT, given_keys
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import read_environment
 from metalearn_cli.system.files import read_text
 
@@ -43,7 +44,7 @@ def begun(name: str | None) -> Begun | None:
         overrides = read_text(folder / "overrides.txt").splitlines()
     except OSError as error:
         raise UserError(f"{folder / 'overrides.txt'} cannot be read ({error.strerror}): mend or remove it") from error
-    return Begun(folder, flatten(runs.load_config(folder / "config.yaml")), choices, frozenset(keys_of(overrides)))
+    return Begun(folder, flatten(load_config(folder / "config.yaml")), choices, frozenset(given_keys(overrides)))
 
 
 def as_begun(job: Job, before: Begun | None) -> Job:

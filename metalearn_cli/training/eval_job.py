@@ -5,14 +5,15 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from metalearn_cli.config.conf_folder import EVAL_KEYS, GROUPS, PRESETS, Config, flatten, run_keys
+from metalearn_cli.config.conf_folder import GROUPS, Config, run_keys
 from metalearn_cli.config.job import Job, build_task, make_job, removed_keys
 from metalearn_cli.config.overrides import compose_config, given_twice, parse_override
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.preparation import Preparation
-from metalearn_cli.errors import UserError, nearest
+from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.config_file import check_folder, check_parts, load_config
 from metalearn_cli.run_folder.environment import FILE, read_environment
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import TaskDistribution
@@ -24,22 +25,17 @@ from metalearn_cli.trained.loading import examples_in
 def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     """Check and build the job of an evaluation -> the folder of the run, and the job."""
     values = {_key(override): override.partition("=")[2] for override in overrides}
-    if "run" not in values:
-        raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
     run = Path(values.pop("run"))
-    runs.check_folder(run)
-    own = runs.load_config(run / "config.yaml")
+    check_folder(run)
+    own = load_config(run / "config.yaml")
     config = deepcopy(run_keys() | own)  # a run of a version without some key has its default
-    runs.check_parts(run / "config.yaml", config, GROUPS)
+    check_parts(run / "config.yaml", config, GROUPS)
     # Only who gives the command decides whether foreign code runs, and never the folder.
     trust = "trust" in values and parse_override(f"trust={values['trust']}")[1] is True
     source = ConfigSource(frozenset(values), trust)
     kept = [group for group in GROUPS if group not in values and f"{group}._target_" not in values]
     if removed := removed_keys(config, kept, trust):
         raise UserError(f"{run} {runs.gone_keys(run, removed)}")
-    has_own_task = "task._target_" in values
-    for override in overrides:
-        _check_eval_key(override, config, has_own_task)
     choices = _choices(run)
     rest = [override for override in overrides if not override.startswith("run=")]
     on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]
@@ -53,7 +49,9 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         sizes = [f"{name} {config['task'][name]}" for name in ("way", "shot", "query") if name in config["task"]]
         notes = [f"tested {', '.join(sizes)}"] if sizes else []  # another task has sizes of its own
     for override in rest:
-        _set(config, override, has_own_task)
+        key, value = parse_override(override)
+        group, _, name = key.partition(".")
+        (config[group] if name else config)[name or key] = value
     config |= {"compile": False, "cuda_graph": False, "memory": None, "logger": None}  # of a training
     config["expect"] = config["expect"] if "expect" in values else None
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in values else None  # of another protocol
@@ -78,7 +76,7 @@ def _choices(run: Path) -> dict[str, str]:
 def _own_preparation(run: Path, task: Config, given: set[str], trust: bool) -> Config:
     """The keys by which the user's own pictures are prepared as those of the run were, without the keys that are
     given."""
-    own = examples_in(run, runs.load_config(run / "config.yaml"), trust).preparation
+    own = examples_in(run, load_config(run / "config.yaml"), trust).preparation
     if own is None or not set(Preparation.KEYS) <= task.keys():
         return {}
     return {key: value for key, value in to_json(own).items() if key in Preparation.KEYS and f"task.{key}" not in given}
@@ -118,30 +116,5 @@ def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribu
     return None if is_same else own.spec.input_shape
 
 
-def _check_eval_key(override: str, config: Config, has_own_task: bool) -> None:
-    """Raises UserError for a key that an evaluation cannot set."""
-    key = _key(override)
-    if override.startswith("+") and not (has_own_task and key.startswith("task.")):
-        raise UserError(f"{override}: give it without the +")
-    if key in (*EVAL_KEYS, "run") or key.startswith("task."):
-        return
-    if key in (*flatten(config), *GROUPS, *PRESETS):
-        raise UserError(f"{key} belongs to the training: eval can set {', '.join(EVAL_KEYS)}, and the keys of the task")
-    on_task = (f"task.{name}" for name in config["task"] if name != "_target_")
-    raise UserError(f"there is no key {key}{nearest(key, [*EVAL_KEYS, *on_task])}")
-
-
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+")
-
-
-def _set(config: Config, override: str, has_own_task: bool) -> None:
-    """Set key=value in the configuration of a run, which has the key."""
-    key, value = parse_override(override)
-    if "${" in override:
-        raise UserError(f"{override}: an evaluation takes plain values, not references")
-    group, _, rest = key.partition(".")
-    if rest and rest not in config[group] and not has_own_task:
-        names = [name for name in map(str, config[group]) if name != "_target_"]
-        raise UserError(f"the run's {group} has no key {rest}{nearest(rest, names, f'{group}.')}")
-    (config[group] if rest else config)[rest or key] = value

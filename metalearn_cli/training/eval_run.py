@@ -14,6 +14,7 @@ from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.learning.learner import require_same_model
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.choices import read_choices, write_choices
+from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.proof import checked_results, load_tested
 from metalearn_cli.run_folder.results import Results
@@ -86,7 +87,7 @@ def _unlike_the_training(run: Path, job: Job) -> list[str]:
     """Sentences on how the user's pictures differ from those of the training."""
     if not set(Preparation.KEYS) <= job.config["task"].keys():
         return []
-    tones = examples_in(run, runs.load_config(run / "config.yaml"), job.run.trust).tones
+    tones = examples_in(run, load_config(run / "config.yaml"), job.run.trust).tones
     if tones is None:
         return []
     x = drawn(job.task, "test")
@@ -96,7 +97,7 @@ def _unlike_the_training(run: Path, job: Job) -> list[str]:
 def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoint, list[str]]:
     """Load the checkpoint that a run tested, or its newest, with notes for the user."""
     defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
-    if is_same_data(job.config["task"], defaults | runs.load_config(run / "config.yaml")["task"]):
+    if is_same_data(job.config["task"], defaults | load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
     tested, skipped = load_tested(run)
     if (run / "results.json").exists():

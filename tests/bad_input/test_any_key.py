@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pairs import PAIRS, built_or_refused, small
 from places import MAML as GOLDEN
 
+from metalearn_cli.commands import eval as eval_command
 from metalearn_cli.config import conf_folder
 from metalearn_cli.config.job import Job, load_job
 
@@ -53,7 +54,7 @@ def likely(job: Job) -> dict[str, list[str]]:
     for key, value in conf_folder.flatten(job.config).items():
         if key.endswith("_target_"):
             continue
-        found[key] = conf_folder.values_of(key) or ["null", "2", "3", "0.5", "[2,3]"]
+        found[key] = conf_folder.key_values(key) or ["null", "2", "3", "0.5", "[2,3]"]
         if isinstance(value, int | float) and not isinstance(value, bool):
             found[key] = ["1", "2", "3"] if isinstance(value, int) else ["0", "0.01", "0.5", "3"]
     return found
@@ -126,7 +127,7 @@ def test_every_command_works_or_says_a_sentence(attempt: int, tmp_path: Path, ow
         (trained, keys, 14),
         (
             evaluated,
-            {key: of_run[key] for key in of_run if key in (*conf_folder.EVAL_KEYS, "seed") or "task" in key},
+            {key: of_run[key] for key in of_run if key in (*eval_command.KEYS, "seed") or "task" in key},
             6,
         ),
     ):

@@ -233,7 +233,7 @@ def test_the_first_episodes_of_more_are_proved_the_same(tmp_path: Path) -> None:
         (["a", "b", "out=none/c.json"], "there is no folder"),
         (["a", "b", "ou=c.json"], "compare has no key ou: did you mean out?"),
         (["a", "b", "step=last"], "step=last must be the number of an inner step"),
-        (["a", "b", "batch_norm=none"], "batch_norm=none must be one of transductive"),
+        (["a", "b", "batch_norm=none"], "batch_norm=none must be one of inductive"),
     ],
 )
 def test_mistakes(tmp_path: Path, arguments: list[str], sentence: str) -> None:

@@ -75,7 +75,7 @@ def test_every_key_with_few_values_lists_them_in_its_comment(own_images: Path) -
         for key, kind in schema.field_types(type(part)).items():
             for option in (kind, *get_args(kind)):
                 if isinstance(option, type) and issubclass(option, Enum) and get_origin(kind) is not tuple:
-                    assert set(conf_folder.values_of(prefix + key)) >= {member.name for member in option}, prefix + key
+                    assert set(conf_folder.key_values(prefix + key)) >= {member.name for member in option}, prefix + key
 
 
 def test_a_split_with_too_few_classes_to_validate_is_said_or_refused() -> None:

@@ -181,7 +181,7 @@ def test_the_list_has_every_published_figure(capsys: pytest.CaptureFixture[str])
     assert maml[header.index("metric") :].startswith("accuracy in %  98.70 +- 0.40  3 inner steps   MAML on Omniglot")
     sinusoid = rows[listed.index("maml/sinusoid")][header.index("metric") :]
     assert sinusoid.split()[:5] == ["mse", "0.67", "1", "inner", "step"]
-    assert listed == list(conf_folder.published())
+    assert listed == list(conf_folder.published_papers())
     assert "protonet/omniglot_20w1s" in listed
     assert "meta_lstm/sinusoid" not in listed
     assert "maml/sinusoid " in completions(["reproduce", "maml/sin"])
@@ -191,7 +191,7 @@ def test_a_preset_of_ones_own_needs_no_defaults(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nsteps: 5\n")
     monkeypatch.setattr(conf_folder, "conf_dir", lambda: tmp_path)
-    assert conf_folder.published() == {}
+    assert conf_folder.published_papers() == {}
 
 
 def test_of_a_row_measured_twice_the_newest_counts(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from metalearn_cli.run_folder import (
     records,
     runs,
 )
+from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.proof import check_config
 from metalearn_cli.run_folder.results import Results, StepResult, check_figures
 from metalearn_cli.trained import (
@@ -287,7 +288,7 @@ def test_what_decides_is_the_same_when_it_was_written_and_read(tmp_path: Path, g
     config = load_job(given).config
     runs.write_records(tmp_path, config, given, {}, "")
     kept = json.loads(json.dumps(runs.deciding(config)))
-    assert kept == runs.deciding(runs.load_config(tmp_path / "config.yaml"))
+    assert kept == runs.deciding(load_config(tmp_path / "config.yaml"))
     assert not kept.keys() & {"name", "steps", "device", "save_every", "paper"}
 
 

@@ -59,18 +59,19 @@ def test_ctrl_c_between_two_jobs_of_a_sweep_ends_it(tmp_path: Path, monkeypatch:
 
 def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     command = ["train", "-m", *TINY, "name=my sweep (1)"]
-    done = run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,-1")
+    done = run(tmp_path, *command, "seed=0,1", "algo.first_order=true", "algo.remat=false,true")
     assert done.code == 1
     assert "Traceback" not in done.err
-    assert done.err.count("algo.inner_lr=-1.0 must be") == 2  # at once, as each fails
-    assert done.out.count("failed: algo.inner_lr=-1.0 must be") == 2
+    assert done.err.count("algo.remat=true would save nothing") == 2  # at once, as each fails
+    assert done.out.count("failed: algo.remat=true would save nothing") == 2
     assert done.out.count(" mse ") == 2
     folder = tmp_path / "outputs" / "my sweep (1)"
-    names = {f"algo.inner_lr={rate},seed={seed}" for rate in ("0.01", "-1") for seed in (0, 1)}
+    names = {f"algo.remat={remat},seed={seed}" for remat in ("false", "true") for seed in (0, 1)}
     assert {path.name for path in folder.iterdir() if path.is_dir()} == names
-    assert (folder / "algo.inner_lr=-1,seed=0" / "train.log").read_text().count("must be") == 1
+    assert (folder / "algo.remat=true,seed=0" / "train.log").read_text().count("would save nothing") == 1
     assert not (tmp_path / "multirun").exists()
     assert not list(tmp_path.rglob(".hydra"))
+    run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,0.03")
     again = run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,0.02")
     assert again.code == 0, again.err
     assert again.err.count("already finished") == 2
@@ -83,7 +84,8 @@ def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stoppe
     assert short.code == 3
     assert short.out.count("falls short of expect='mse<1e-9'") == 4
     assert short.out.endswith("results are in outputs/my sweep (1)\n")
-    refused = run(tmp_path, "train", "-m", "algo=maml,mamll", "name=other")
-    assert refused.code == 1
-    assert "did you mean maml?" in refused.err
-    assert not (tmp_path / "outputs" / "other").exists()
+    for mistake, sentence in (("algo=maml,mamll", "did you mean maml?"), ("seed=0,-1", "seed=-1 must be")):
+        refused = run(tmp_path, "train", "-m", mistake, "name=other")
+        assert refused.code == 1
+        assert sentence in refused.err
+        assert not (tmp_path / "outputs" / "other").exists()

@@ -10,7 +10,7 @@ from commands import Finished, start, wait
 
 from metalearn_cli.config import conf_folder, overrides
 from metalearn_cli.config import job as config
-from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.config_file import load_config
 
 SHORT = ["steps=4", "save_every=2", "eval_every=2", "eval_episodes=4", "test_episodes=8", "threads=1", "name=run"]
 SHORT += ["model.hidden=[4]", "algo.test_steps=1"]
@@ -38,7 +38,7 @@ def train(folder: Path, *arguments: str, first: Callable[[], None] | None = None
 
 
 def saved(folder: Path) -> dict[str, object]:
-    return conf_folder.flatten(runs.load_config(folder / "outputs/run/config.yaml"))
+    return conf_folder.flatten(load_config(folder / "outputs/run/config.yaml"))
 
 
 @pytest.fixture

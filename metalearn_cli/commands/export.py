@@ -1,0 +1,50 @@
+"""`metalearn export`: a run as a small folder."""
+
+from pathlib import Path
+
+from metalearn_cli.config.conf_folder import key_options
+from metalearn_cli.config.fields import types_in_source
+from metalearn_cli.errors import UserError
+from metalearn_cli.run_folder.config_file import check_usable
+
+HELP = """\
+Export a run as a small folder, for predict and for Python.
+
+metalearn export run=FOLDER out=DIR [device=...] [threads=...] [trust=true]
+
+  metalearn export run=outputs/my-run out=my-model            needs neither the run nor its data afterwards
+  metalearn predict run=my-model support=DIR query=DIR
+  python -c 'import metalearn_cli; model = metalearn_cli.load("my-model")'
+
+DIR gets model.json and the weights (safetensors; their hash stands in model.json). Loading it runs no code, but for
+classes from outside of metalearn, which want trust=true.
+"""
+
+FLAGS = ()
+
+
+OWNER = "metalearn_cli.trained.export.Export"
+
+
+def complete(words: list[str]) -> list[str]:
+    return [*key_options(words[-1], list(types_in_source(OWNER))), "--help "]
+
+
+def run(arguments: list[str]) -> int:
+    from metalearn_cli.config.overrides import command_values
+
+    values = command_values(arguments, "export", OWNER, {})
+    for key in ("run", "out"):
+        if key not in values:
+            raise UserError(f"export needs {key}=: metalearn export run=outputs/my-run out=DIR")
+    out = Path(values["out"])
+    if out.exists():
+        raise UserError(f"out={out} is there already: remove it, or take another name")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {out.parent}: make it first")
+    check_usable(Path(values["run"]))
+
+    from metalearn_cli.trained.export import export
+
+    export(values)
+    return 0

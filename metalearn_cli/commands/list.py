@@ -1,0 +1,68 @@
+"""`metalearn list`: what can be chosen, a line each."""
+
+import os
+
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS, list_choices, summary_of
+from metalearn_cli.errors import UsageError
+from metalearn_cli.system.console import tell
+from metalearn_cli.tasks.known_sets import about_sets
+
+KINDS = (*GROUPS, *PRESETS, "metric")
+
+HELP = f"""\
+List what there is, a line each.
+
+metalearn list {"|".join(KINDS)}
+"""
+
+FLAGS = ()
+
+# Every metric that is written anywhere.
+METRICS = {
+    "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the end",
+    "train/lr": "learning rate of the outer optimizer at that step",
+    "val/loss": "query loss after the last inner step, mean over the validation episodes",
+    "val/accuracy": "share of query examples that are classified correctly after the last inner step, 0..1",
+    "val/accuracy_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
+    "val/mse": "squared error of the query values after the last inner step, regression tasks",
+    "val/mse_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
+    "accuracy, mse": "of the test, in results.json: mean, ci95, median and diverged after each inner step",
+    "constant, oracle": "regression, beside the test: the errors of each support's mean, and of the task without noise",
+    "ci95": "1.96 standard deviations over episodes / sqrt(episodes): the noise of the episodes, not of training",
+    "diverged": "share of episodes whose loss is not finite, above 10 (regression) or ten times that of step 0",
+    "timing/steps_per_second": "meta-iterations a second since the last line of the log, validation included",
+}
+
+
+def complete(words: list[str]) -> list[str]:
+    return list(KINDS)
+
+
+def run(arguments: list[str]) -> int:
+    match arguments:
+        case ["metric"]:
+            lines = METRICS
+        case ["task"]:
+            lines = {choice: task_line(choice) for choice in list_choices("task")}
+            tell(
+                f"data sets are looked for in {os.environ.get('METALEARN_DATA') or 'METALEARN_DATA, which is not set'}"
+            )
+        case [group] if group in KINDS:
+            lines = {choice: summary_of(group, choice) for choice in list_choices(group)}
+        case _:
+            raise UsageError(f"list needs one of {', '.join(KINDS)}")
+    width = max(map(len, lines))
+    for name, text in lines.items():
+        print(f"{name:<{width}}  {text}")
+    return 0
+
+
+def task_line(choice: str) -> str:
+    """What a task is; for one with a data set whether it is here, its size, its licence, and who made it."""
+    summary = summary_of("task", choice)
+    if (known := about_sets().get(choice)) is None:
+        return summary
+    is_here = bool(os.environ.get("METALEARN_DATA")) and known.is_in(known.folder_of())
+    size = f"{known.classes:>5,} classes  {known.images:>7,} images"
+    makers = summary.partition("(")[2].partition(")")[0]
+    return f"{'found' if is_here else 'missing':<7}  {size}  {known.licence:<13}  {makers}"

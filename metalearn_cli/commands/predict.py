@@ -1,0 +1,70 @@
+"""`metalearn predict`: what a trained model says of your own examples."""
+
+from pathlib import Path
+
+from metalearn_cli.config.conf_folder import key_options
+from metalearn_cli.config.fields import types_in_source
+from metalearn_cli.errors import UserError
+from metalearn_cli.run_folder.config_file import check_usable
+
+HELP = """\
+Predict the classes of your own pictures, or the values of your own points.
+
+metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|PATTERN|CSV [out=FILE] [key=value ...]
+
+  metalearn predict run=outputs/my-run support=labelled query=photos            a table on the screen
+  metalearn predict run=outputs/my-run support=labelled query=photos out=predictions.csv      or .json
+  metalearn predict run=outputs/my-run support=labels.csv query=a.jpg,b.png     labels.csv has the columns path,label
+  metalearn predict run=outputs/my-run support=labelled query='photos/*.png'    or 'photos/**/*.png': folders in it too
+  metalearn predict run=my-model support=labelled query=photos                  a folder that `export` made
+  metalearn predict run=outputs/my-sinusoid support=points.csv query=more.csv   columns x (or x1, x2, ...) and y
+
+support: a folder whose folders are the classes, each with one picture or more; or a CSV, whose paths begin at its own
+folder. query: pictures without labels. They become what the run's own images are, whatever their size and mode.
+Out come path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no class, by
+a threshold from validation tasks, of which a sentence says what it promises. Where it cannot be measured, the column is
+left out. A run on ink (Omniglot) makes the paper white and the ink black first, whatever the light: ink=as_is does not.
+Of points x and y come out, and `outside_training`: true where x is outside of the range of the training tasks' inputs.
+Any number of classes: where a learned head has another, each class starts at the mean of its rows, which is said.
+
+batch_norm=inductive (the default; see metalearn eval --help), device, precision, threads, allocator, algo.test_steps,
+trust: as in eval; other batch_norm= than transductive leave a prediction independent of the other queries.
+"""
+
+FLAGS = ()
+
+
+OWNER = "metalearn_cli.trained.predict.Predict"
+STEPS: dict[str, type] = {"algo.test_steps": int}
+
+
+def complete(words: list[str]) -> list[str]:
+    return [*key_options(words[-1], [*types_in_source(OWNER), *STEPS]), "--help "]
+
+
+def run(arguments: list[str]) -> int:
+    from metalearn_cli.config.overrides import command_values
+
+    values = command_values(arguments, "predict", OWNER, STEPS)
+    for key, example in (("run", "outputs/my-run"), ("support", "DIR"), ("query", "DIR")):
+        if key not in values:
+            raise UserError(
+                f"predict needs {key}={example}: metalearn predict run=outputs/my-run support=DIR query=DIR"
+            )
+    if values.get("out") is not None:
+        _check_out(Path(values["out"]))
+    check_usable(Path(values["run"]))
+
+    from metalearn_cli.trained.predict import predict
+
+    predict(values)
+    return 0
+
+
+def _check_out(path: Path) -> None:
+    if path.suffix.lower() not in (".csv", ".json"):
+        raise UserError(f"out={path} must be a file whose name ends in .csv or .json")
+    if not path.parent.is_dir():
+        raise UserError(f"out={path}: there is no folder {path.parent}: make it first")
+    if path.is_dir():
+        raise UserError(f"out={path} is a folder: give the name of a file")

@@ -1,0 +1,123 @@
+"""The values that a sweep goes over, and whether each is possible: without torch, which takes a second to import."""
+
+import re
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS, conf_dir
+from metalearn_cli.config.overrides import check_group, check_run, compose_config, quote, refuse_hydra, several_texts
+from metalearn_cli.errors import UserError
+from metalearn_cli.system.limits import Name, check_limit
+
+# What of Hydra's own a sweep honours: who starts the jobs, and who chooses the values.
+_HONOURED = (
+    *("hydra/launcher=", "hydra.launcher.", "+hydra.launcher."),
+    *("hydra/sweeper=", "hydra/sweeper/sampler=", "hydra/sweeper/pruner=", "hydra.sweeper."),
+    *("+hydra.sweeper.sampler.", "+hydra.sweeper.pruner."),
+)
+
+
+def check_sweep(overrides: list[str]) -> None:
+    """Raises UserError for a group, key, type or range that is wrong in any of the values that are listed."""
+    fixed, swept = split_sweep(overrides)
+    hydra_keys(fixed)
+    if names := [override.partition("=")[2] for override in overrides if override.startswith("name=")]:
+        check_limit("name", names[-1], Name)
+    fixed = [override for override in fixed if not re.match(r"sweep=|\+*hydra[./]", override)]
+    listed = {key: each if isinstance(each, list) else _values(each) for key, each in swept.items()}
+    listed = {key: values for key, values in listed.items() if values}
+    first = [f"{key}={values[0]}" for key, values in listed.items()]
+    composed = _checked([*fixed, *first])
+    for key, values in listed.items():
+        for value in values[1:]:
+            others = [override for override in first if not override.startswith(f"{key}=")]
+            if key in (*GROUPS, *PRESETS) or key.startswith("+"):
+                _checked([*fixed, *others, f"{key}={value}"])
+            else:
+                _check_value(composed, key, value, [*fixed, *first])
+
+
+def _values(override: Override) -> list[str]:
+    """The listed values; [] for an interval, of which a search chooses."""
+    return [] if override.is_interval_sweep() else list(dict.fromkeys(map(str, override.sweep_string_iterator())))
+
+
+def _checked(overrides: list[str]) -> DictConfig:
+    composed, _ = compose_config(overrides)
+    check_run(composed, overrides)
+    return composed
+
+
+def _check_value(composed: DictConfig, key: str, value: str, overrides: list[str]) -> None:
+    """Raises UserError where this value of a key cannot be, in a configuration that holds another one."""
+    group, _, name = key.rpartition(".")
+    parsed = OverridesParser.create().parse_override(quote(f"{key}={value}")).value()
+    node = (composed[group] if group in GROUPS else composed).copy()
+    node[name if group in GROUPS else key] = str(parsed) if isinstance(parsed, str) else parsed
+    if group in GROUPS:
+        check_group(group, node, overrides)
+    else:
+        check_run(node, overrides)
+
+
+def split_sweep(overrides: list[str]) -> tuple[list[str], dict[str, Override | list[str]]]:
+    """The overrides with one value, but for the name, and by their key those with several, as Hydra's grammar reads
+    them; for a free-text key its values."""
+    refuse_hydra(overrides, _HONOURED)
+    fixed: list[str] = []
+    swept: dict[str, Override | list[str]] = {}
+    for text in (override for override in overrides if not override.startswith("name=")):
+        key = text.partition("=")[0]
+        if texts := several_texts(text):
+            folders = {value.replace("/", "_") for value in texts}
+            if len(folders) < len(texts):
+                raise UserError(
+                    f"{text}: jobs are named by these values with _ for /, and two of them are then the same"
+                )
+            if len(texts) == 1:
+                fixed.append(f"{key}={texts[0]}")
+            else:
+                swept[key] = texts
+            continue
+        try:
+            override = OverridesParser.create().parse_override(quote(text))
+        except HydraException:
+            compose_config([text])  # says what is wrong with it
+            raise
+        if isinstance(override.value(), Glob):
+            raise UserError(f"{text}: a sweep knows no glob(...): list the choices, e.g. task=sinusoid,harmonics")
+        if override.is_sweep_override():
+            swept[key] = override
+        else:
+            fixed.append(text)
+    if not swept:
+        raise UserError("-m needs a key with several values, e.g. seed=0,1,2")
+    return fixed, swept
+
+
+def listing(key: str, values: list[str]) -> str:
+    """These values of a key in Hydra's grammar."""
+    return f"{key}={','.join(quote(f'{key}={value}').removeprefix(f'{key}=') for value in values)}"
+
+
+def listed(override: Override) -> list[str]:
+    """The values of a grid; one that is given twice is one job."""
+    if not (values := _values(override)):
+        raise UserError(
+            f"{override.input_line}: the sweep takes listed values, e.g. {override.key_or_group}=0.1,0.2; sweep=optuna "
+            "searches an interval"
+        )
+    return values
+
+
+def hydra_keys(overrides: list[str]) -> Any:
+    """What these overrides make of Hydra's own configuration."""
+    overrides = [text for text in overrides if re.match(r"sweep=|\+*hydra[./]", text)]
+    compose_config(overrides)  # says what is wrong with them
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides, return_hydra_config=True).hydra
