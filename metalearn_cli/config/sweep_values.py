@@ -1,11 +1,12 @@
 """The values that a sweep goes over, and whether each is possible: without torch, which takes a second to import."""
 
+import math
 import re
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
@@ -43,8 +44,11 @@ def check_sweep(overrides: list[str]) -> None:
 
 
 def _values(override: Override) -> list[str]:
-    """The listed values; [] for an interval, of which a search chooses."""
-    return [] if override.is_interval_sweep() else list(dict.fromkeys(map(str, override.sweep_string_iterator())))
+    """The listed values; [] for an interval, of which a search chooses, and for a range without an end."""
+    of = override.value()
+    if override.is_interval_sweep() or (isinstance(of, RangeSweep) and math.isinf(of.stop or 0)):
+        return []
+    return list(dict.fromkeys(map(str, override.sweep_string_iterator())))
 
 
 def _checked(overrides: list[str]) -> DictConfig:
