@@ -107,7 +107,7 @@ def resumes(name: str, device: torch.device) -> bool:
         for step in range(5):
             first.step(batch, step)
         second.load_state_dict(
-            checkpoint.load(checkpoint.save(Path(folder), 5, first.state_dict(), {"best": None})).tensors
+            checkpoint.load_checkpoint(checkpoint.save(Path(folder), 5, first.state_dict(), {"best": None})).tensors
         )
         for step in range(5, 10):
             second.step(batch, step)

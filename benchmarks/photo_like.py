@@ -23,12 +23,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.config.job import build_task
+from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.system.device import Precision
 from metalearn_cli.tasks.example_format import with_ink
 from metalearn_cli.tasks.omniglot import Omniglot, characters
-from metalearn_cli.trained.loading import make, read, task_of
+from metalearn_cli.trained.loading import build_model, read_stored
 
 TASKS, WAY, SHOTS, QUERIES = 12, 5, (1, 5), 3
 WIDTH, HEIGHT = 300, 400
@@ -125,15 +127,15 @@ def write(file: bytes, kind: str, path: Path, rng: np.random.Generator) -> Path:
 
 def main(run: str, keep: str | None) -> None:
     torch.set_num_threads(1)
-    folder = read(Path(run), trust=False)
+    folder = read_stored(Path(run), trust=False)
     models = {
-        ink: make(
+        ink: build_model(
             folder._replace(examples=with_ink(folder.examples, ink)),
             *(BatchNorm.inductive, "cpu", Precision.fp32, None, False),
         )
         for ink in Ink
     }
-    task = task_of(folder.config, False)
+    task = build_task(folder.config["task"], ConfigSource())
     assert isinstance(task, Omniglot), "a run on Omniglot is wanted"
     test = [characters()[place].name for place in task._characters["test"].tolist()]
     images = scans(Path(os.environ["METALEARN_DATA"]) / "omniglot")

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.config.job import build_task
+from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.device import Precision
 from metalearn_cli.tasks.base import Split, TaskDistribution, draw_slice
-from metalearn_cli.trained.loading import make, read, task_of
+from metalearn_cli.trained.loading import build_model, read_stored
 from metalearn_cli.trained.model import Model
 from metalearn_cli.trained.novelty import calibrated, unlikeness
 
@@ -77,14 +79,14 @@ def share(flagged: Tensor, classes: list[str]) -> str:
 
 def main(run: str, sizes: list[str]) -> None:
     torch.set_num_threads(1)
-    folder = read(Path(run), trust=False)
-    model = make(folder, BatchNorm.inductive, "cpu", Precision.fp32, None, trust=False)
+    folder = read_stored(Path(run), trust=False)
+    model = build_model(folder, BatchNorm.inductive, "cpu", Precision.fp32, None, trust=False)
     print("| size | score | accuracy | AUROC |\n|---|---|---|---|")
     rows = []
     for size in sizes:
         way, shot = map(int, re.findall(r"\d+", size))
         keys = {"way": 2 * way, "shot": shot, "query": QUERIES, "train_way": None}
-        task = task_of(folder.config, False, **keys)
+        task = build_task({**folder.config["task"], **keys}, ConfigSource())
         known, found = (outputs(model, task, split, way) for split in ("val", "test"))
         accuracy = f"{100 * float(found.right.float().mean()):.1f}"
         for name, score in SCORES.items():

@@ -12,7 +12,7 @@ from metalearn_cli.compare.groups import differences, parts
 from metalearn_cli.compare.statistics import Estimate
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figure
-from metalearn_cli.run_folder.find import find
+from metalearn_cli.run_folder.find import find_runs
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import write_durably
@@ -24,7 +24,7 @@ from metalearn_cli.system.typed_json import Json
 def compare(folders: list[str], out: Path | None, mode: str | None, step: int | None) -> None:
     """Print the differences between the runs in these folders, and write them to `out`."""
     found = [part for argument in folders for part in parts(argument)]
-    for job, sentence in {job: why for argument in folders for job, why in find(argument).failed.items()}.items():
+    for job, sentence in {job: why for argument in folders for job, why in find_runs(argument).failed.items()}.items():
         tell(printable(f"note: {job} failed, and is left out: {sentence}"))
     if len(found) < 2:
         what = f"{found[0].name} is one configuration" if found else "no folder was given"

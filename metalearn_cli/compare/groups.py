@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
-from metalearn_cli.run_folder.find import find
-from metalearn_cli.run_folder.read import RunFolder, read
+from metalearn_cli.run_folder.find import find_runs
+from metalearn_cli.run_folder.read import RunFolder, read_run
 from metalearn_cli.system.console import Console, Progress
 
 
@@ -29,13 +29,13 @@ def parts(argument: str, one_of_each: bool = True) -> list[Part]:
 
     Raises UserError where two are alike in their seed too; without `one_of_each` such runs are parts of their own.
     """
-    return group(find(argument).runs, argument, one_of_each)
+    return group(find_runs(argument).runs, argument, one_of_each)
 
 
 def group(folders: list[Path], argument: str, one_of_each: bool) -> list[Part]:
     groups: dict[str, list[RunFolder]] = {}
     with Progress(Console(), f"reading {argument}", len(folders), passing=True) as progress:
-        for number, run in enumerate(map(read, folders), 1):
+        for number, run in enumerate(map(read_run, folders), 1):
             groups.setdefault(Part("", [run]).settings, []).append(run)
             progress.advance(number, "runs")
     members = list(groups.values())

@@ -19,7 +19,7 @@ from metalearn_cli.report.rows import (
     seeds_row,
     warnings_of,
 )
-from metalearn_cli.run_folder.find import find
+from metalearn_cli.run_folder.find import find_runs
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import write_durably
@@ -30,7 +30,7 @@ from metalearn_cli.system.text_table import aligned
 def report(given: list[str], options: dict[str, str]) -> None:
     """Print the table of the runs in these folders, and write the page and the csv, unless `options` say null."""
     found = {argument: parts(argument, one_of_each=False) for argument in given}
-    failed = {job: sentence for argument in given for job, sentence in find(argument).failed.items()}
+    failed = {job: sentence for argument in given for job, sentence in find_runs(argument).failed.items()}
     every = _once([run for some in found.values() for part in some for run in part.runs])
     paths = _places(given, every) | options
     rows = _rows([part for some in found.values() for part in some], every)

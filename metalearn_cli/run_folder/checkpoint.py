@@ -54,7 +54,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], record: Config) ->
     return path
 
 
-def load(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Raises Damaged where the content is not what the name says, UserError where it is of a newer format."""
     name = _NAME.fullmatch(path.name)
     try:
@@ -80,7 +80,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def tensors_of(data: bytes) -> dict[str, Tensor]:
-    """Raises SafetensorError where that is no safetensors file, ValueError where it claims no end of tensors."""
+    """Raises SafetensorError where that is not a safetensors file, ValueError where it claims no end of tensors."""
     if int.from_bytes(data[:8], "little") > MOST_HEADER:
         raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")
     return safetensors.torch.load(data)
@@ -109,7 +109,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     paths = list_newest_first(folder)
     for path in paths:
         try:
-            return load(path), skipped
+            return load_checkpoint(path), skipped
         except Damaged as damage:
             skipped.append(str(damage))
     if paths:
@@ -134,7 +134,7 @@ def load_step(folder: Path, step: int) -> Checkpoint:
     damages = ["it is not there"]
     for path in (path for path in list_newest_first(folder) if step_of(path) == step):
         try:
-            return load(path)
+            return load_checkpoint(path)
         except Damaged as damage:
             damages.append(str(damage))
     raise UserError(

@@ -1,9 +1,8 @@
 """config.yaml in the folder of a run, as plain values: light to import, so that a wrong folder is told at once."""
 
 from pathlib import Path
-from typing import Any
 
-from metalearn_cli.config.conf_folder import flatten
+from metalearn_cli.config.conf_folder import Config, flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.system import yaml_files
 
@@ -21,7 +20,7 @@ def check_folder(run: Path) -> None:
         raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
 
 
-def load_config(path: Path) -> dict[str, Any]:
+def load_config(path: Path) -> Config:
     """A config.yaml as plain values; nothing in it is imported or run."""
     config = yaml_files.load(path)
     if not isinstance(config, dict) or not config:
@@ -29,7 +28,7 @@ def load_config(path: Path) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != EDITED}
 
 
-def check_parts(path: Path, config: dict[str, Any], groups: tuple[str, ...]) -> None:
+def check_parts(path: Path, config: Config, groups: tuple[str, ...]) -> None:
     """Raises UserError where these groups of a stored configuration name no class, or where it refers to something."""
     for group in groups:
         if not isinstance(config.get(group), dict) or not isinstance(config[group].get("_target_"), str):

@@ -17,7 +17,7 @@ class Found(NamedTuple):
     failed: dict[str, str]  # the jobs that failed before they had a configuration, each with its sentence
 
 
-def find(argument: str) -> Found:
+def find_runs(argument: str) -> Found:
     """Raises UserError where there is no run."""
     path = Path(argument)
     if (path / "config.yaml").is_file():

@@ -12,11 +12,11 @@ from numpy import float64
 
 from metalearn_cli.config.conf_folder import GROUPS, PRESETS, Config, flatten, run_keys
 from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
 from metalearn_cli.run_folder.environment import Environment, read_environment
 from metalearn_cli.run_folder.outcome import damage_of_outcome
+from metalearn_cli.run_folder.proof import checked_results
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.series import Series, read_series, read_timing
 from metalearn_cli.run_folder.unfinished import Unfinished, unfinished
@@ -56,12 +56,12 @@ class RunFolder(NamedTuple):
         return self.folder.parent.name == "eval"
 
 
-def read(folder: Path) -> RunFolder:
+def read_run(folder: Path) -> RunFolder:
     """Raises UserError where the figures cannot be trusted; what only makes them poorer is in `damage`."""
     config = flatten(load_config(folder / "config.yaml"))
     from_json(RunKeys, config, folder / "config.yaml")
     environment = read_environment(folder) if (folder / ENVIRONMENT).exists() else Environment()
-    results, changed = runs.checked_results(folder, config)
+    results, changed = checked_results(folder, config)
     given, damage = _given(folder / "overrides.txt", {*config, *run_keys()})
     metrics, timing = read_series(folder / "metrics.jsonl"), read_timing(folder / "timing.jsonl")
     damage += [*changed, *metrics.damage, *timing.damage, *damage_of_outcome(folder)]
@@ -85,7 +85,7 @@ def _given(path: Path, keys: set[str]) -> tuple[list[str], list[str]]:
         return re.split("[./]", key)[0] in OF_A_COMMAND or any(f"{one}.".startswith(f"{key}.") for one in keys)
 
     damage = [
-        f"{path} line {number} is no key=value" + (" of a run" if "=" in line else "")
+        f"{path} line {number} is not key=value" + (" of a run" if "=" in line else "")
         for number, line in enumerate(lines, 1)
         if line and not is_given(line)
     ]

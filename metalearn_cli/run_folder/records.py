@@ -1,7 +1,7 @@
 """Whether a file in a run's folder, or in an exported model, stands there as it was written.
 
 A record, which is a file of JSON, carries the hash of its own content; results.json has that of episodes.npz too, from
-which its figures are computed again. `runs.check_config` holds config.yaml against the keys in the checkpoints, whose
+which its figures are computed again. `proof.check_config` holds config.yaml against the keys in the checkpoints, whose
 names carry their hashes, and in results.json. docs/records.md has the whole.
 """
 

@@ -1,32 +1,21 @@
-"""The run folder: who may write it, what was asked for, and on which machine and versions.
+"""The run folder: where it stands, what was asked for in it, and whether a command may go on with it.
 
 outputs/NAME, or outputs/<date>/<time>-<algo>-<task>-<id> without a name. config.yaml holds the whole configuration;
 the same command with the same name continues the run.
 """
 
-import contextlib
-import fcntl
-import os
-import re
 import secrets
-import socket
 import time
 from pathlib import Path
-from typing import IO
 
 from omegaconf import OmegaConf
 
 from metalearn_cli.config.conf_folder import Config, flatten
 from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder import checkpoint, records
-from metalearn_cli.run_folder.config_file import EDITED, load_config
+from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
 from metalearn_cli.run_folder.environment import environment_here, read_environment, write_environment
-from metalearn_cli.run_folder.results import FILE as RESULTS
-from metalearn_cli.run_folder.results import Results, check_figures, read_results
 from metalearn_cli.system.files import (
-    open_plain,
-    read_bytes,
     refuse_link,
     write_durably,
 )
@@ -80,56 +69,6 @@ def folder_of(name: str | None, algo: str, task: str) -> Path:
     now = time.localtime()
     stem = f"{time.strftime('%H-%M-%S', now)}-{algo}-{task}-{secrets.token_hex(4)}"
     return OUTPUTS / time.strftime("%Y-%m-%d", now) / stem
-
-
-def lock(folder: Path, enabled: bool) -> IO[str]:
-    """Take the folder for this process for as long as the returned file stays open.
-
-    The kernel frees the lock when its holder dies, however it dies.
-    """
-    path = folder / "lock"
-    file = open(open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
-    if not enabled:
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        raise UserError(
-            f"{folder} is in use by {file.read(200).strip() or 'another process'}: wait for it, or take another name"
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"{folder} stands on a file system that cannot lock files ({error.strerror}): give lock=false, and see to "
-            "it yourself that only one process uses the folder"
-        ) from error
-    try:
-        os.truncate(file.fileno(), 0)
-        os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
-    except OSError as error:  # a full disk
-        error.filename = str(path)
-        raise
-    return file
-
-
-def holder(folder: Path) -> str | None:
-    """Who holds the folder now; None where nobody does. Of a process on another machine it is not known whether it
-    still runs."""
-    try:
-        with open(open_plain(folder / "lock", os.O_RDONLY)) as file:
-            text = file.read(200).strip()
-            pid, host = text.removeprefix("pid ").split(" on ", 1)
-            if host != socket.gethostname():
-                return f"{text}, if it still runs there"
-            os.kill(int(pid), 0)  # raises where there is no such process
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # there is one, and it may be another by now
-    except BlockingIOError:
-        return text
-    except PermissionError:  # of another user
-        return text
-    except (OSError, ValueError, OverflowError):
-        return None
-    return None
 
 
 def check_same(folder: Path, config: Config, defaults: Config, given: frozenset[str]) -> None:
@@ -187,104 +126,6 @@ def check_same_data(folder: Path, fingerprint: str) -> None:
             f"the data of {folder} have changed: their hash was {data[:16]} when it was trained, and is "
             f"{fingerprint[:16]}; put them back, or train in a run of another name"
         )
-
-
-def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
-    """The checkpoint that a run has tested, or its newest one, and what the user should know of it: what was skipped to
-    get it, and what of the folder is not proved. Raises UserError where the folder does not stand as it was written."""
-    skipped: list[str] = []
-    if (run / RESULTS).exists():
-        tested = checkpoint.load_step(run / "checkpoints", read_results(run).step)
-    else:
-        newest, skipped = checkpoint.load_newest(run / "checkpoints")
-        if newest is None:
-            raise UserError(f"{run} has no checkpoint yet: train it first")
-        tested = newest
-    changed = check_config(run, flatten(load_config(run / "config.yaml")), tested.proof, str(tested))
-    notes = [*changed, *check_records(run), *unproved(run, tested.proof)]
-    return tested, [*(f"skipping {damage}" for damage in skipped), *notes]
-
-
-def checked_results(folder: Path, config: Config) -> tuple[Results | None, list[str]]:
-    """The results in a folder with this configuration (None: there are none), and a sentence for what was changed on
-    purpose. Raises UserError where results.json, episodes.npz or config.yaml is not as it was written."""
-    path = folder / RESULTS
-    if not path.exists():
-        return None, []
-    results = read_results(folder)
-    changed = check_config(folder, flatten(config), results.config, path.name)
-    if not is_edited(path):
-        check_figures(folder, results)
-    return results, [*changed, *check_records(folder)]
-
-
-def check_written(folder: Path) -> list[str]:
-    """Raises UserError where the configuration of a run that goes on is not that of its checkpoints -> a sentence where
-    nothing proves it."""
-    newest = None
-    with contextlib.suppress(UserError):  # where none is whole: who resumes says so
-        newest, _ = checkpoint.load_newest(folder / "checkpoints")
-    if newest is None or not (folder / "config.yaml").exists():
-        return []
-    if said := check_config(folder, flatten(load_config(folder / "config.yaml")), newest.proof, str(newest)):
-        raise UserError(f"{said[0]}; a training cannot go on from there: put it back, or take another name")
-    return unproved(folder, newest.proof)
-
-
-def check_config(folder: Path, config: Config, proof: Config | None, by: str) -> list[str]:
-    """Raises UserError where a folder's config.yaml, flat, has another value than `proof` for a key that decides, with
-    which `by` was made -> a sentence where somebody did that on purpose. `proof` None: of a version before."""
-    path, proof = folder / "config.yaml", proof or {}
-    changed = [key for key in sorted(proof) if not is_free(key) and not _is_same(config, proof, key)]
-    what = ", ".join(f"{key} is {config.get(key, 'gone')} where {by} has {proof[key]}" for key in changed[:3])
-    what += f", and {len(changed) - 3} keys more" if len(changed) > 3 else ""
-    if is_edited(path):
-        return [f"{path} was changed on purpose, and is taken as it stands{f': {what}' if what else ''}"]
-    if changed:
-        raise UserError(
-            f"{path} is not as it was written, {what}: put it back, or write `{EDITED}: true` into it to have "
-            "it taken as it is"
-        )
-    return []
-
-
-def _is_same(one: Config, other: Config, key: str) -> bool:
-    return key in one and (one[key] == other[key] or repr(one[key]) == repr(other[key]))  # nan is not nan
-
-
-def check_records(folder: Path) -> list[str]:
-    """Raises UserError where a record that decides what is predicted or printed is not as it was written -> a sentence
-    for what was changed on purpose."""
-    found = _records(folder)
-    for path, content in found.items():
-        _ = records.unsealed(path, content)
-    edited = [path for path, content in found.items() if content.get(EDITED)]
-    return [f"{path} was changed on purpose, and is taken as it stands" for path in edited]
-
-
-def unproved(folder: Path, proof: Config | None) -> list[str]:
-    """A sentence on the files that a version has written which kept no hashes; `proof` is that of config.yaml."""
-    names = ["config.yaml"] if proof is None else []
-    marks = {records.HASH, EDITED}
-    names += [path.name for path, content in _records(folder).items() if not content.keys() & marks]
-    if not names:
-        return []
-    return [
-        f"{folder} is of a version that kept no hashes: nothing proves that {', '.join(names)} are as it wrote them"
-    ]
-
-
-def _records(folder: Path) -> dict[Path, Config]:
-    """The records that decide what is predicted or printed, as they stand in the folder."""
-    names = (ENVIRONMENT, "task.json", RESULTS, "unlike.json", "model.json")
-    return {path: records.read_object(path) for name in names if (path := folder / name).exists()}
-
-
-def is_edited(path: Path) -> bool:
-    """Whether somebody says in it that it was changed on purpose."""
-    if path.suffix == ".json":
-        return bool(records.read_object(path).get(EDITED))
-    return path.exists() and re.search(rb"^edited: *true\b", read_bytes(path), re.MULTILINE) is not None
 
 
 def remove_temporary(folder: Path) -> None:

@@ -36,7 +36,7 @@ def key_of(learner: Learner, about: object) -> str:
     return hashlib.sha256(json.dumps([weights.hexdigest(), here, about], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read(folder: Path, modes: list[BatchNorm]) -> dict[tuple[int, int], EpisodeScores]:
+def read_parts(folder: Path, modes: list[BatchNorm]) -> dict[tuple[int, int], EpisodeScores]:
     """The parts in the folder of a KEY, by their first episode and their number; what is not whole is left out."""
     found: dict[tuple[int, int], EpisodeScores] = {}
     if folder.is_symlink() or folder.parent.is_symlink():
@@ -57,7 +57,7 @@ def read(folder: Path, modes: list[BatchNorm]) -> dict[tuple[int, int], EpisodeS
     return found
 
 
-def write(folder: Path, place: tuple[int, int], part: EpisodeScores) -> None:
+def write_part(folder: Path, place: tuple[int, int], part: EpisodeScores) -> None:
     tensors = {f"{mode.name}.loss": scores.loss for mode, scores in part.items()}
     tensors |= {f"{mode.name}.metric": scores.metric for mode, scores in part.items()}
     data = safetensors.torch.save({name: values.contiguous() for name, values in tensors.items()})

@@ -41,7 +41,7 @@ def each_block(path: Path, damage: Damage) -> Iterator[tuple[int, list[Content]]
 
 
 def each_line(path: Path, damage: Damage) -> Iterator[tuple[int, Json]]:
-    """The objects of a .jsonl file with the numbers of their lines; what is no object goes to `damage`."""
+    """The objects of a .jsonl file with the numbers of their lines; what is not an object goes to `damage`."""
     for first, block in each_block(path, damage):
         yield from _objects(path, first, block, damage)
 
@@ -57,7 +57,7 @@ def _objects(path: Path, first: int, block: list[Content], damage: Damage) -> It
 def _parsed(block: list[bytes]) -> list[Content]:
     try:
         together: list[Any] = json.loads(b"[" + b",".join(block) + b"]")  # several times as fast as one by one
-    except (ValueError, RecursionError):  # also what is no UTF-8
+    except (ValueError, RecursionError):  # also what is not UTF-8
         together = []
     if len(together) == len(block) and all(isinstance(content, dict) for content in together):
         return together
@@ -69,7 +69,7 @@ def _parsed_alone(line: bytes) -> Content:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
         return f"not JSON ({error})"
-    return content if isinstance(content, dict) else "no object"
+    return content if isinstance(content, dict) else "not an object"
 
 
 def read_lines(path: Path, first: int = 0) -> list[Json]:

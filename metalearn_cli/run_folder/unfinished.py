@@ -9,6 +9,7 @@ from typing import NamedTuple
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.environment import Environment
+from metalearn_cli.run_folder.lock import holder
 from metalearn_cli.run_folder.outcome import NOT_ENDED, read_outcome
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.ranks import ALONE, Ranks
@@ -43,7 +44,7 @@ class Unfinished(NamedTuple):
         why = f"failed at {self.progress}: {self.failed}" if self.failed else f"not finished, {self.progress}"
         if self.state == "pruned":
             return f"{self.pruned}, of {self.steps:,}; can be continued with: {self.command}"
-        on = f"goes on after step {self.saved:,}" if self.saved else "nothing is saved: begins anew"
+        on = f"goes on after step {self.saved:,}" if self.saved else "nothing is saved: begins again"
         return f"{why}; last wrote {wrote}; {on} with: {self.command}"
 
 
@@ -53,14 +54,14 @@ def unfinished(folder: Path, config: Config, given: list[str], environment: Envi
     newest = checkpoint.list_newest_first(checkpoints)
     saved = checkpoint.step_of(newest[0]) if newest else None
     written = [*folder.iterdir(), *checkpoints.glob("*")]
-    holder, outcome = runs.holder(folder), read_outcome(folder)
+    at_work, outcome = holder(folder), read_outcome(folder)
     return Unfinished(
         max(step, saved or 0),
         config["steps"],
         max(path.stat().st_mtime for path in written if path.is_file()),
         saved,
-        holder,
-        None if holder else why_failed(folder),
+        at_work,
+        None if at_work else why_failed(folder),
         outcome.pruned if outcome else None,
         command(folder, config, given, environment.ranks),
     )

@@ -30,7 +30,7 @@ from metalearn_cli.config.job import train_job
 from metalearn_cli.config.overrides import compose_config, quote
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figure, in_unit
-from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.outcome import Outcome, read_outcome
 from metalearn_cli.run_folder.series import validations
 from metalearn_cli.sweep.pruning import Pruning, study_in_memory
@@ -46,7 +46,7 @@ def run_search(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: 
     """Launch batch after batch until there are enough trials, or one was stopped by a signal or has failed.
 
     A failure of the machine is nothing that a sampler should know of: such a trial stays as it was, running."""
-    with runs.lock(folder, search.lock):
+    with lock(folder, search.lock):
         tidy(folder)
         storage = open_storage(folder)
         asked = {**search.fixed, **{key: str(space) for key, space in search.space.items()}}

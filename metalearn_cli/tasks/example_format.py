@@ -103,7 +103,7 @@ def _check_columns(columns: ColumnNames, spec: Spec) -> None:
     pairs = [("features", columns.features, spec.input_shape), ("targets", columns.targets, (outputs,))]
     for name, names, wanted in pairs:
         if (len(names),) != wanted:
-            raise ValueError(f"{name} are {list(names)}, and {list(wanted)} names are wanted")
+            raise ValueError(f"{name} are {list(names)}, and {list(wanted)} names are expected")
     if columns.labels and (spec.kind != "classes" or len(columns.labels) != spec.outputs):
         raise ValueError(f"there are {len(columns.labels)} labels for {spec.outputs} {spec.kind}")
     x_scale, y_scale, x_range = columns.x_scale, columns.y_scale, columns.x_range
@@ -114,7 +114,7 @@ def _check_columns(columns: ColumnNames, spec: Spec) -> None:
     ):
         for row in rows:
             if len(row) != size:
-                raise ValueError(f"a scale or range is {list(row)}, and {size} numbers are wanted")
+                raise ValueError(f"a scale or range is {list(row)}, and {size} numbers are expected")
     if not all(one > 0 for scale in (x_scale, y_scale) if scale for one in scale.deviation):
         raise ValueError("a deviation is not above 0")
 

@@ -27,7 +27,7 @@ from metalearn_cli.system.limits import Device, Threads
 from metalearn_cli.system.text import printable
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.trained import novelty_threshold
-from metalearn_cli.trained.loading import Exported, Stored, make, read
+from metalearn_cli.trained.loading import Exported, Stored, build_model, read_stored
 from metalearn_cli.trained.novelty import Threshold
 from metalearn_cli.version import __version__
 
@@ -50,7 +50,7 @@ def export(given: Config) -> None:
     """Export as the keys say; `given` are those of the command line, of the right types."""
     keys = Export(**checked_fields(Export, OmegaConf.create(given), ""))
     out = Path(keys.out)
-    stored = read(Path(keys.run), keys.trust)
+    stored = read_stored(Path(keys.run), keys.trust)
     for note in stored.notes:
         tell(printable(note))
     thresholds = _thresholds(stored, keys) if stored.is_run else stored.unlike
@@ -75,7 +75,7 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
     precision = Precision[stored.config["precision"]]
     set_process(precision, keys.threads, Allocator.tuned, denormals_are_zero=stored.denormals_are_zero)
     device = keys.device or stored.config["device"]
-    model = make(stored, BatchNorm.inductive, device, precision, None, keys.trust)
+    model = build_model(stored, BatchNorm.inductive, device, precision, None, keys.trust)
     found = {(one.way, one.shot): one for one in model.thresholds}  # those that `predict` has measured
     lacking: dict[str, str] = {}  # each reason once, with the first tasks that it holds of
     if stored.examples.spec.kind == "classes":

@@ -148,7 +148,7 @@ def _present(table: Table, names: Sequence[str], letter: str) -> tuple[str, ...]
     missing = next(name for name in names if name not in table.cells)
     also = "" if list(names) == plain else f" (or {', '.join(plain)})"
     raise UserError(
-        f"{table.path} has no column {missing}: {', '.join(names)}{also} wanted, and {', '.join(table.cells)} found"
+        f"{table.path} has no column {missing}: {', '.join(names)}{also} expected, and {', '.join(table.cells)} found"
     )
 
 

@@ -16,16 +16,16 @@ from metalearn_cli.config.schema import ConfigSource, build
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.run_folder import checkpoint, records, runs
+from metalearn_cli.run_folder import checkpoint, records
 from metalearn_cli.run_folder.choices import read_choices
 from metalearn_cli.run_folder.config_file import EXPORT, check_folder, check_parts, load_config
+from metalearn_cli.run_folder.proof import check_records, load_tested, unproved
 from metalearn_cli.run_folder.task_record import FILE as TASK
 from metalearn_cli.run_folder.task_record import read_examples
 from metalearn_cli.system.device import Precision, check_precision, resolve_device
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Natural
 from metalearn_cli.system.typed_json import from_json, read_value
-from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible, with_ink
 from metalearn_cli.trained.model import Model
 from metalearn_cli.trained.novelty import Threshold, Thresholds
@@ -51,7 +51,7 @@ class Stored(NamedTuple):
         return "task" in self.config
 
 
-def read(folder: Path, trust: bool) -> Stored:
+def read_stored(folder: Path, trust: bool) -> Stored:
     """Raises UserError where that is neither a run nor an export, or not whole."""
     if (folder / EXPORT).is_file():
         return _read_export(folder)
@@ -60,7 +60,7 @@ def read(folder: Path, trust: bool) -> Stored:
     if missing := [key for key in ("algo", "task", "model", "precision", "device") if key not in config]:
         raise UserError(f"{folder / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
     _check(folder / "config.yaml", config, ("algo", "task", "model"))
-    tested, notes = runs.load_tested(folder)
+    tested, notes = load_tested(folder)
     if not (folder / "results.json").exists():
         notes.append(f"{folder} is not finished: its step {tested.step} of {config.get('steps')} is used")
     unlike = read_thresholds(folder)
@@ -74,7 +74,9 @@ def examples_in(folder: Path, config: Config, trust: bool) -> Examples:
     """What the examples of a run are."""
     if (folder / TASK).exists():
         return read_examples(folder)
-    examples = examples_of(task_of(config, trust))  # of a version before, which left ink as it is
+    examples = examples_of(
+        build_task(config["task"], ConfigSource(trust=trust))
+    )  # of a version before, which left ink as it is
     if examples.preparation is None:
         return examples
     return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=Ink.as_is))
@@ -84,11 +86,6 @@ def _check(path: Path, config: Config, groups: tuple[str, ...]) -> None:
     check_parts(path, config, groups)
     if config.get("precision") not in Precision.__members__ or not isinstance(config.get("device"), str):
         raise UserError(f"{path} has no precision and device that there are: it is not whole, or of another version")
-
-
-def task_of(config: Config, trust: bool, **keys: object) -> TaskDistribution:
-    """The task of a run, with these keys set otherwise."""
-    return build_task({**config["task"], **keys}, ConfigSource(trust=trust))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +128,12 @@ def _read_export(folder: Path) -> Stored:
         tensors,
         exported.step,
         list(exported.unlike),
-        [*runs.check_records(folder), *runs.unproved(folder, {})],
+        [*check_records(folder), *unproved(folder, {})],
         exported.denormals_are_zero,
     )
 
 
-def make(
+def build_model(
     stored: Stored, batch_norm: BatchNorm, device: str, precision: Precision, test_steps: int | None, trust: bool
 ) -> Model:
     """The model in a folder. Raises UserError where its parts do not fit."""
@@ -200,7 +197,7 @@ def load(
     folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool, ink: str | None = None
 ) -> Model:
     """The model in a folder, for Python."""
-    stored = read(folder, trust)
+    stored = read_stored(folder, trust)
     precision = precision or stored.config["precision"]
     chosen = ("batch_norm", batch_norm, BatchNorm), ("precision", precision, Precision), ("ink", ink, Ink)
     for key, value, options in chosen:
@@ -209,4 +206,4 @@ def load(
     if precision == Precision.tf32.name:  # a setting of the whole process
         raise UserError("precision='tf32' is for commands: give precision='fp32', or set it in torch and give that")
     stored = stored._replace(examples=with_ink(stored.examples, None if ink is None else Ink[ink]))
-    return make(stored, BatchNorm[batch_norm], device, Precision[precision], None, trust)
+    return build_model(stored, BatchNorm[batch_norm], device, Precision[precision], None, trust)

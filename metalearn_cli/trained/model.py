@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
-from metalearn_cli.algorithms.base import Predictor as Adapted
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.datasets.image_folder import some
 from metalearn_cli.datasets.pictures import Broken
@@ -21,7 +20,7 @@ from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
-from metalearn_cli.trained.novelty import Threshold, find, unlikeness
+from metalearn_cli.trained.novelty import Threshold, nearest_threshold, unlikeness
 from metalearn_cli.trained.other_way import for_way
 from metalearn_cli.trained.python_inputs import (
     Given,
@@ -52,30 +51,25 @@ class Model:
     thresholds: list[Threshold]  # beyond which a query is unlike every class
     reduced: bool = False  # products in bfloat16
 
-    def adapt(self, x: Given, y: Given) -> "Predictor":
+    def adapt(self, x: Given, y: Given) -> "AdaptedModel":
         """Adapt to the support set of a task -> what predicts for it.
 
         x: files or PIL images, which are prepared as `metalearn predict` does it; or [S, C, H, W] in 0..1 as `read`
         makes it; or [S, d] in the units of the training table. y [S]: labels of one kind, or [S] or [S, outputs]
         values. Tensors, arrays or lists.
         """
-        x = self._inputs(x)
+        x = self.inputs(x)
         if self.examples.spec.kind == "values":
             classes: list[Label] = []
             targets = self._values(y, len(x))
         else:
             classes, targets = self._labels(y, len(x))
-        net, meta, note = (
-            for_way(self.algo, self.net, self.meta, len(classes)) if classes else (self.net, self.meta, "")
-        )
-        net = self.in_precision(net)
         order = torch.randperm(len(x), generator=generator("support", len(x)))  # an order may matter, a class's never
         key = torch.zeros(1, dtype=torch.int64, device=self.device)
         support = Support(x[order].unsqueeze(0), targets[order.to(self.device)].unsqueeze(0), key)
-        with torch.no_grad():
-            predict = final_of(self.algo.adapt(net, meta, support, self.algo.test_steps))
+        predict, note = self.predictor(support, len(classes) or self.net.spec.outputs)
         threshold = self.threshold(len(classes), int(targets.bincount().min())) if classes else None
-        return Predictor(self, predict, classes, threshold, note)
+        return AdaptedModel(self, predict, classes, threshold, note)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.examples.spec.input_shape))
@@ -111,10 +105,15 @@ class Model:
 
     def threshold(self, way: int, shot: int) -> Threshold | None:
         """Of the flag `unlike`, that for tasks of `way` classes with `shot` examples or more; None: it is not known."""
-        return find(self.thresholds, way, shot, self.algo.is_metric)
+        return nearest_threshold(self.thresholds, way, shot, self.algo.is_metric)
 
-    def in_precision(self, net: Net) -> Net:
-        return Reduced(net.spec, net) if self.reduced else net
+    def predictor(self, support: Support, outputs: int) -> tuple[Predictor, str]:
+        """Adapt to support sets of so many classes or values -> what predicts, and what was done to the model, in a
+        sentence."""
+        net, meta, note = for_way(self.algo, self.net, self.meta, outputs)
+        net = Reduced(net.spec, net) if self.reduced else net
+        with torch.no_grad():
+            return final_of(self.algo.adapt(net, meta, support, self.algo.test_steps)), note
 
     def outside(self, x: Given) -> Tensor:
         """x [n, d] as for `adapt` -> which lie outside of the range of the training tasks' inputs, [n] bool."""
@@ -134,8 +133,8 @@ class Model:
             raise UserError("x is empty: give a list of one example at least")
         return found
 
-    def _inputs(self, x: Given) -> Tensor:
-        """[n, *input] on the device."""
+    def inputs(self, x: Given) -> Tensor:
+        """Return examples as the network takes them, [n, *input] on the device."""
         columns = self.examples.columns
         return scaled(self._checked(x), columns.x_scale if columns else None).to(self.device, self.dtype)
 
@@ -146,7 +145,7 @@ class Model:
         if shape == (1,) and x.dim() == 1:
             x = x[:, None]
         if tuple(x.shape[1:]) != shape:
-            raise UserError(f"x is of shape {list(x.shape)}, and [n, {', '.join(map(str, shape))}] is wanted")
+            raise UserError(f"x is of shape {list(x.shape)}, and [n, {', '.join(map(str, shape))}] is expected")
         if x.dtype == torch.uint8 and len(shape) == 3:
             x = x * (1 / 255)
         if not x.isfinite().all():
@@ -165,7 +164,7 @@ class Model:
             y = y[:, None]
         if y.shape != (number, outputs):
             raise UserError(
-                f"y is of shape {list(y.shape)}, and [{number}, {outputs}] is wanted: {outputs} for each of x"
+                f"y is of shape {list(y.shape)}, and [{number}, {outputs}] is expected: {outputs} for each of x"
             )
         if not y.isfinite().all():
             raise UserError("y holds numbers that are not finite: give every example all of its values")
@@ -190,11 +189,11 @@ class Model:
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor:
+class AdaptedModel:
     """What predicts for the task that a model was adapted to."""
 
     model: Model
-    adapted: Adapted
+    predict: Predictor
     classes: list[Label]  # the labels in the order of the outputs; none for values
     threshold: Threshold | None
     note: str  # what the user should know of the adaptation
@@ -216,7 +215,7 @@ class Predictor:
         size = len(x) if mode is BatchNorm.transductive else AT_ONCE
         with torch.no_grad():
             parts = [
-                self.adapted(self.model._inputs(x[start : start + size]).unsqueeze(0), mode)[0].cpu()
+                self.predict(self.model.inputs(x[start : start + size]).unsqueeze(0), mode)[0].cpu()
                 for start in range(0, len(x), size)
             ]
         return torch.cat(parts)

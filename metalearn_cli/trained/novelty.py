@@ -110,7 +110,7 @@ def upper_end(share: float, worth: float, number: int, classes: int) -> float:
     return float(betaincinv(share * size + 1, size * (1 - share), 0.975))
 
 
-def find(thresholds: list[Threshold], way: int, shot: int, any_way: bool) -> Threshold | None:
+def nearest_threshold(thresholds: list[Threshold], way: int, shot: int, any_way: bool) -> Threshold | None:
     """That of tasks of this way and shot, or of fewer shots, with which less is flagged; with `any_way` of the way that
     is most like it; of two for the same tasks the one of this version. None where there is none."""
 

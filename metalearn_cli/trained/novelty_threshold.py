@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import without_absent_classes
-from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.config.conf_folder import Config
+from metalearn_cli.config.job import build_task
+from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.run_folder import records, runs
@@ -17,10 +18,9 @@ from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
 from metalearn_cli.tasks.episodes import Episodes
-from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds, task_of
+from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds
 from metalearn_cli.trained.model import Model
 from metalearn_cli.trained.novelty import PROMISED, Threshold, Thresholds, calibrated, unlikeness
-from metalearn_cli.trained.other_way import for_way
 
 EPISODES = 100
 QUERIES = 5  # of each class at most
@@ -67,7 +67,7 @@ def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
     kind += f"{found.share:.1%} are flagged"
     if (found.way, found.shot) == (way, shot):
         if found.promised is None:
-            return f"flag `unlike`: by {kind}; measured by a version before, which promised more than it kept"
+            return f"flag `unlike`: by {kind}; measured by an earlier version, which promised more than it kept"
         few = "" if found.promised <= PROMISED else ": more validation classes would make it less"
         end = f"{found.promised:.0%} at most of the queries of new classes (upper end of a 95% interval{few})"
         return f"flag `unlike`: by {kind}; true for {end}"
@@ -77,7 +77,8 @@ def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
 
 def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> Threshold:
     """The threshold of such validation tasks. Raises UserError where they cannot be had."""
-    task = task_of(stored.config, trust, **_keys(stored.config["task"], way, shot))
+    node = stored.config["task"]
+    task = build_task({**node, **_keys(node, way, shot)}, ConfigSource(trust=trust))
     if stored.is_run:
         runs.check_same_data(stored.folder, task.fingerprint)
     if "val" not in task.splits:
@@ -85,8 +86,6 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
     task.check_split("val")
     number = task.task_count("val")
     episodes = EPISODES if number is None else min(EPISODES, number)
-    net, meta, _ = for_way(model.algo, model.net, model.meta, task.spec.outputs)
-    net = model.in_precision(net)
     scores: list[Tensor] = []
     classes: list[str] = []
     done = 0
@@ -95,8 +94,8 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
             tasks = task.gather(draw, model.device).to(model.dtype)
             classes += _classes(task, draw, tasks, len(classes))
             for batch in tasks.chunks(TASKS_AT_ONCE):
+                predict, _ = model.predictor(batch.support, task.spec.outputs)
                 with torch.no_grad():
-                    predict = final_of(model.algo.adapt(net, meta, batch.support, model.algo.test_steps))
                     out = without_absent_classes(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
                 score = unlikeness(out)
                 scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])
@@ -139,7 +138,7 @@ def _keys(own: Config, way: int, shot: int) -> Config:
     return {**train, "way": way, "shot": shot, "query": min(own["query"], QUERIES), "variable": False}
 
 
-def keep(stored: Stored, found: Threshold) -> None:
+def keep_threshold(stored: Stored, found: Threshold) -> None:
     """In the run's folder, where it is not there yet, in the place of one for the same tasks; what other processes have
     kept there since it was read stays. Raises OSError."""
     with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):

@@ -25,8 +25,8 @@ from metalearn_cli.tasks.example_format import with_ink
 from metalearn_cli.tasks.tones import warnings
 from metalearn_cli.trained import file_inputs, novelty_threshold
 from metalearn_cli.trained.file_inputs import Points
-from metalearn_cli.trained.loading import Stored, make, read
-from metalearn_cli.trained.model import Model, Predictor
+from metalearn_cli.trained.loading import Stored, build_model, read_stored
+from metalearn_cli.trained.model import AdaptedModel, Model
 from metalearn_cli.trained.novelty import unlikeness
 
 DIGITS = 6
@@ -64,14 +64,14 @@ def predict(given: Config) -> None:
     """Predict as the keys say; `given` are those of the command line, of the right types."""
     test_steps = given.pop("algo.test_steps", None)
     keys = Predict(**checked_fields(Predict, OmegaConf.create(given), ""))
-    stored = read(Path(keys.run), keys.trust)
+    stored = read_stored(Path(keys.run), keys.trust)
     for note in stored.notes:
         tell(printable(note))
     device = keys.device or stored.config.get("device", "auto")
     precision = keys.precision or Precision[stored.config["precision"]]
     set_process(precision, keys.threads, keys.allocator, denormals_are_zero=stored.denormals_are_zero)
     stored = stored._replace(examples=with_ink(stored.examples, keys.ink))
-    model = make(stored, keys.batch_norm, device, precision, test_steps, keys.trust)
+    model = build_model(stored, keys.batch_norm, device, precision, test_steps, keys.trust)
     if model.net.init_stats() and keys.batch_norm is BatchNorm.transductive:
         tell("batch_norm=transductive: queries are normalised together, so that a prediction depends on its neighbours")
     rows = _of_images(keys, stored, model) if model.examples.columns is None else _of_table(keys, model)
@@ -102,7 +102,7 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> Rows:
     tell(printable(sentence))
     if threshold is not None and stored.is_run:
         try:
-            novelty_threshold.keep(stored, threshold)
+            novelty_threshold.keep_threshold(stored, threshold)
         except OSError as error:
             tell(f"the threshold could not be kept for the next time ({error.strerror}: {error.filename})")
     outputs = predictor.outputs(queries)
@@ -151,7 +151,7 @@ def _outside(model: Model, support: Points, query: Points, columns: ColumnNames)
 
 
 def _classified(
-    about: Sequence[tuple[str, Cell]], predictor: Predictor, outputs: Tensor, flag: str, flags: list[bool] | None
+    about: Sequence[tuple[str, Cell]], predictor: AdaptedModel, outputs: Tensor, flag: str, flags: list[bool] | None
 ) -> Rows:
     """A row for each query: what it is, its label, the probability of each class, and the flag, where it is known."""
     classes = [printable(str(name)) for name in predictor.classes]

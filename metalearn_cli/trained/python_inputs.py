@@ -59,10 +59,10 @@ def labels(y: Given, number: int) -> list[Label]:
     except TypeError:
         found = None
     if not isinstance(found, list):
-        raise UserError(f"y is {y!r}, and a list with a label for each of {number} examples is wanted")
+        raise UserError(f"y is {y!r}, and a list with a label for each of {number} examples is expected")
     found = [label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in found]
     if len(found) != number or any(isinstance(label, list | Tensor | np.ndarray) for label in found):
-        raise UserError(f"y has {len(found)} labels for {number} examples: one for each is wanted")
+        raise UserError(f"y has {len(found)} labels for {number} examples: one for each is expected")
     for place, label in enumerate(found, 1):
         if label is None or (isinstance(label, float) and math.isnan(label)):
             raise UserError(f"y has {label} for example {place}: give every example of the support a label")
@@ -78,7 +78,7 @@ def classes_of(found: list[Label]) -> list[Label]:
     except TypeError as error:
         raise UserError(f"y has labels that cannot be sorted ({error}): give texts or whole numbers") from error
     if len(classes) < 2:
-        raise UserError(f"the support has one class only, {classes[0]}: two at least are wanted to tell apart")
+        raise UserError(f"the support has one class only, {classes[0]}: at least two are needed")
     return classes
 
 

@@ -15,6 +15,8 @@ from metalearn_cli.learning.learner import require_same_model
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.choices import read_choices, write_choices
 from metalearn_cli.run_folder.config_file import load_config
+from metalearn_cli.run_folder.lock import lock
+from metalearn_cli.run_folder.proof import checked_results, load_tested
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.unfinished import launcher
 from metalearn_cli.system.files import refuse_link
@@ -50,11 +52,11 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
         folder.mkdir(parents=True, exist_ok=True)
 
     ranks.from_first(new_folder)
-    locked = runs.lock(folder, job.run.lock) if ranks.is_first else contextlib.nullcontext()
+    locked = lock(folder, job.run.lock) if ranks.is_first else contextlib.nullcontext()
     with locked, closing(console_of(folder / "eval.log", ranks)) as console:
         for note in notes:
             console.say(note)
-        results, changed = ranks.from_first(lambda: runs.checked_results(folder, job.config))
+        results, changed = ranks.from_first(lambda: checked_results(folder, job.config))
         for sentence in changed:
             console.say(sentence)
         if results is not None:
@@ -97,7 +99,7 @@ def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoin
     defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
     if is_same_data(job.config["task"], defaults | load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
-    tested, skipped = runs.load_tested(run)
+    tested, skipped = load_tested(run)
     if (run / "results.json").exists():
         return tested, skipped
     return tested, [*skipped, f"{run} is not finished: testing its step {tested.step} of {job.run.steps}"]

@@ -14,7 +14,9 @@ from metalearn_cli.config.assemble import new_learner, require_parts, require_sh
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.run_folder import environment, records, runs, scored_parts
+from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.loggers import check_installed, new_mirror
+from metalearn_cli.run_folder.proof import check_written, checked_results
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.task_record import read_examples, write_examples
 from metalearn_cli.run_folder.unfinished import how_to_continue
@@ -105,9 +107,9 @@ def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
     if not ranks.is_first:
         yield []
         return
-    with runs.lock(folder, job.run.lock):
+    with lock(folder, job.run.lock):
         runs.remove_temporary(folder)
-        about = runs.check_written(folder)
+        about = check_written(folder)
         runs.check_same(folder, job.config, key_defaults(job), job.given)
         yield about
 
@@ -131,7 +133,7 @@ def same_everywhere(job: Job, ranks: Ranks) -> str:
 def finished_results(folder: Path, job: Job, console: Console) -> Results | None:
     """The results of a run that has been tested after these steps, and as the job asks; where it was tested otherwise,
     a sentence says so."""
-    results, changed = runs.checked_results(folder, job.config)
+    results, changed = checked_results(folder, job.config)
     for sentence in changed:
         console.say(sentence)
     if results is None or results.steps != job.run.steps:

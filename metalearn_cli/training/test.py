@@ -53,7 +53,7 @@ def _score_test(session: Session) -> Evaluation:
     settings, ranks, total = job.run, learner.ranks, job.run.test_episodes
     size = part_size(learner)
     kept = ranks.from_first(lambda: _kept_parts(session))
-    parts = ranks.from_first(lambda: scored_parts.read(kept, modes))
+    parts = ranks.from_first(lambda: scored_parts.read_parts(kept, modes))
     if before := sum(len(part[modes[0]].loss) for part in parts.values()):
         console.say(f"going on with the test after {before} of {total} episodes, which were scored earlier")
     what = f"testing {total - before} episodes" + (f" in {len(modes)} batch-norm modes" if len(modes) > 1 else "")
@@ -70,7 +70,7 @@ def _score_test(session: Session) -> Evaluation:
                     )
                     before += len(draw["key"])
                     if ranks.is_first and time.monotonic() - began >= scored_parts.WORTH_KEEPING:
-                        scored_parts.write(kept, place, parts[place])
+                        scored_parts.write_part(kept, place, parts[place])
                 scored.append(parts[place])
             draws.append(block)
     return evaluation(job.task, draws, scored)

@@ -183,7 +183,7 @@ def test_a_line_that_is_no_key_of_the_run_is_not_shown(folder: Path) -> None:
     done = run(folder, *COMMANDS["report"])
     assert done.code == 0
     assert "overrides.txt line" in done.err
-    assert "is no key=value of a run" in done.err
+    assert "is not key=value of a run" in done.err
     assert "hunter2" not in shown(folder).replace(path.read_text(), "")
 
 

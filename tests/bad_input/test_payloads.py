@@ -101,7 +101,7 @@ def test_a_file_in_a_checkpoints_place_is_not_run(posing: Path, attack: str, mon
     monkeypatch.chdir(posing)
     path = pose(posing, attacks(posing)[attack])
     with pytest.raises(checkpoint.Damaged, match="not a checkpoint of this program"):
-        checkpoint.load(path)
+        checkpoint.load_checkpoint(path)
     assert not (posing / "it-ran").exists()
 
 

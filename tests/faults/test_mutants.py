@@ -78,14 +78,17 @@ MUTANTS = (
         "tests/resume/test_kill.py",
     ),
     Mutant(
-        "run_folder/runs.py",
+        "run_folder/lock.py",
         "fcntl.LOCK_EX | fcntl.LOCK_NB",
         "fcntl.LOCK_SH | fcntl.LOCK_NB",
         "tests/run_folder/test_runs.py",
     ),
     # What a person waits for
     Mutant(
-        "training/test.py", "scored_parts.write(kept, place, parts[place])", "pass", "tests/training/test_waiting.py"
+        "training/test.py",
+        "scored_parts.write_part(kept, place, parts[place])",
+        "pass",
+        "tests/training/test_waiting.py",
     ),
     Mutant(
         "run_folder/scored_parts.py",

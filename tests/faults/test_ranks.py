@@ -124,7 +124,7 @@ def test_the_first_gradient_of_a_convolution_is_that_of_one_process(attempt: int
         folder = tmp_path / str(ranks)
         train(folder, ranks, *keys)
         (saved,) = checkpoint.list_newest_first(folder / "outputs" / "run" / "checkpoints")
-        tensors = checkpoint.load(saved).tensors
+        tensors = checkpoint.load_checkpoint(saved).tensors
         moved.append(torch.cat([(tensors[f"params.{key}"] - value).flatten() for key, value in start.items()]))
     assert torch.dist(*moved) < 1e-4 * moved[0].norm()
     assert moved[0].norm() > 1e-3

@@ -364,7 +364,7 @@ def test_a_damaged_checkpoint_is_never_loaded(attempt: int, tmp_path: Path, two_
     folder = tmp_path / "checkpoints"
     shutil.copytree(two_saved, folder)
     newest, before = checkpoint.list_newest_first(folder)
-    expected = checkpoint.load(before)
+    expected = checkpoint.load_checkpoint(before)
     damage(newest, random.Random(attempt))
     loaded, skipped = checkpoint.load_newest(folder)
     assert loaded is not None

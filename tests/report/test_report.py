@@ -21,7 +21,7 @@ from metalearn_cli.cli import main
 from metalearn_cli.compare.groups import parts
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.report import figures, page
-from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.outcome import NOT_ENDED
 from metalearn_cli.run_folder.series import Curve
 
@@ -368,7 +368,7 @@ def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:
 def test_a_run_that_is_at_work(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "outputs/mine", np.linspace(0, 1, 50), config={"steps": 1000})
     (folder / "results.json").unlink()
-    with runs.lock(folder, True):
+    with lock(folder, True):
         done = run(tmp_path, "report", "outputs/mine", "csv=null")
         assert re.search(r"^outputs/mine +running, step 20 ", done.out, re.MULTILINE)
         assert re.search(
@@ -377,7 +377,7 @@ def test_a_run_that_is_at_work(tmp_path: Path) -> None:
     page = Page(written(tmp_path, done, "page").read_text())
     assert [(one["value"], one["max"]) for one in page.all("progress")] == [("20", "1000")]
     done = run(tmp_path, "report", "outputs/mine", "csv=null")
-    assert "nothing is saved: begins anew with: metalearn train seed=0 name=mine" in done.err
+    assert "nothing is saved: begins again with: metalearn train seed=0 name=mine" in done.err
     (folder / "checkpoints").mkdir()
     (folder / f"checkpoints/step-00000010-{'a' * 16}.safetensors").touch()
     done = run(tmp_path, "report", "outputs/mine", "csv=null")

@@ -19,7 +19,7 @@ def save(folder: Path, *steps: int) -> list[Path]:
 
 def test_what_was_saved_is_loaded_and_equal_states_are_equal_files(tmp_path: Path) -> None:
     (path,) = save(tmp_path, 7)
-    found = checkpoint.load(path)
+    found = checkpoint.load_checkpoint(path)
     assert found.step == 7
     assert found.record["best"] is None
     assert all(torch.equal(found.tensors[name], value) for name, value in TENSORS.items())
@@ -74,7 +74,7 @@ def test_a_newer_format_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: py
     (path,) = save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(UserError, match="format 2"):
-        checkpoint.load(path)
+        checkpoint.load_checkpoint(path)
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def change_lines(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> No
     [
         (b'{"step": 20, "steps_per_', "timing.jsonl line 2 is cut off"),
         (b"\xff\xfe\n", "timing.jsonl line 2 is not JSON"),
-        (b"[1, 2]\n", "timing.jsonl line 2 is no object"),
+        (b"[1, 2]\n", "timing.jsonl line 2 is not an object"),
         (b'{"steps_per_second": 1.0}\n', "timing.jsonl line 2 has no step"),
         (b'{"step": true, "steps_per_second": 1.0}\n', "timing.jsonl line 2 has the step True"),
         (b'{"step": 20}\n', "timing.jsonl line 2 has no steps_per_second"),

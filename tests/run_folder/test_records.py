@@ -27,12 +27,13 @@ from metalearn_cli.run_folder import (
     runs,
 )
 from metalearn_cli.run_folder.config_file import load_config
+from metalearn_cli.run_folder.proof import check_config
 from metalearn_cli.run_folder.results import Results, StepResult, check_figures
 from metalearn_cli.trained import (
     export,  # noqa: F401 - the forks need not import them anew
     predict,  # noqa: F401 - the forks need not import them anew
 )
-from metalearn_cli.trained.loading import read
+from metalearn_cli.trained.loading import read_stored
 from metalearn_cli.training import test
 
 TRAIN = ["train", "algo=maml", "task=sinusoid", "steps=4", "eval_every=2", "eval_episodes=4", "tasks_per_step=2"]
@@ -87,12 +88,12 @@ def test_one_digit_of_the_configuration_is_refused_by_every_command(here: Path, 
 
 def used(folder: Path) -> None:
     """As predict, eval, export and load read it."""
-    read(folder, False)
+    read_stored(folder, False)
 
 
 def reported(folder: Path) -> None:
     """As report and compare read it."""
-    folders.read(folder)
+    folders.read_run(folder)
 
 
 @pytest.mark.row("A19")
@@ -274,12 +275,12 @@ def test_only_what_decides_and_was_saved_is_compared(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("steps: 5\n")
     saved = {"algo.inner_lr": 0.1, "steps": 5, "device": "cpu", "paper.mean": 0.9, "task.noise": float("nan")}
     now = saved | {"steps": 9, "device": "cuda", "paper.mean": 0.8, "algo.new": 1, "task.noise": float("nan")}
-    assert runs.check_config(tmp_path, now, saved, "it") == []
-    assert runs.check_config(tmp_path, now, None, "it") == []
+    assert check_config(tmp_path, now, saved, "it") == []
+    assert check_config(tmp_path, now, None, "it") == []
     with pytest.raises(UserError, match=r"algo\.inner_lr is 0\.2 where it has 0\.1: put it back"):
-        runs.check_config(tmp_path, now | {"algo.inner_lr": 0.2}, saved, "it")
+        check_config(tmp_path, now | {"algo.inner_lr": 0.2}, saved, "it")
     with pytest.raises(UserError, match=r"key2 is gone where it has 2, and 7 keys more: put it back"):
-        runs.check_config(tmp_path, {}, {f"key{number}": number for number in range(10)}, "it")
+        check_config(tmp_path, {}, {f"key{number}": number for number in range(10)}, "it")
 
 
 @pytest.mark.parametrize("given", [[], ["experiment=protonet/omniglot_quick"], ["algo=reptile", "task=quadratics"]])

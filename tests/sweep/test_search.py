@@ -20,7 +20,7 @@ from metalearn_cli.cli import main
 from metalearn_cli.config.job import load_job
 from metalearn_cli.config.overrides import quote
 from metalearn_cli.errors import Pruned, UserError
-from metalearn_cli.run_folder import runs
+from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.outcome import Outcome, read_outcome
 from metalearn_cli.sweep import sweep, sweep_job
 from metalearn_cli.training.run import train_run
@@ -395,7 +395,7 @@ def test_a_search_and_another_sweep_share_no_folder(whole: tuple[Path, Finished]
 def test_a_folder_is_one_searchs_at_a_time(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "s"
     folder.mkdir(parents=True)
-    with runs.lock(folder, True):
+    with lock(folder, True):
         refused = run(tmp_path, *SEARCH)
     assert refused.code == 1
     assert "outputs/s is in use by pid" in refused.err

@@ -179,11 +179,11 @@ def test_any_order_of_the_support_is_the_same_task(own: Path, exported: Path) ->
 @pytest.mark.parametrize(
     ("x", "y", "sentence"),
     [
-        (torch.zeros(2, 3, 16, 17), [0, 1], r"x is of shape \[2, 3, 16, 17\], and \[n, 3, 16, 16\] is wanted"),
-        (torch.zeros(3, 16, 16), [0, 1], r"and \[n, 3, 16, 16\] is wanted"),
+        (torch.zeros(2, 3, 16, 17), [0, 1], r"x is of shape \[2, 3, 16, 17\], and \[n, 3, 16, 16\] is expected"),
+        (torch.zeros(3, 16, 16), [0, 1], r"and \[n, 3, 16, 16\] is expected"),
         (torch.full((2, 3, 16, 16), torch.nan), [0, 1], "x holds numbers that are not finite"),
         (torch.zeros(2, 3, 16, 16), [0, 1, 2], "y has 3 labels for 2 examples"),
-        (torch.zeros(2, 3, 16, 16), [[0, 1], [1, 0]], "one for each is wanted"),
+        (torch.zeros(2, 3, 16, 16), [[0, 1], [1, 0]], "one for each is expected"),
         (torch.zeros(2, 3, 16, 16), [4, 4], "the support has one class only, 4"),
         (
             ["a", "b"],

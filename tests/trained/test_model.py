@@ -126,7 +126,7 @@ def test_labels_may_be_tensors_each() -> None:
     for shape in ((), (1,)):
         predict = model(ProtoNet()).adapt(x, [torch.tensor(number).view(shape) for number in (0, 1, 0, 1)])
         assert predict.classes == [0, 1]
-    with pytest.raises(UserError, match="one for each is wanted"):
+    with pytest.raises(UserError, match="one for each is expected"):
         model(ProtoNet()).adapt(x, [torch.tensor([number, 0]) for number in (0, 1, 0, 1)])
 
 
@@ -160,7 +160,7 @@ def test_a_task_without_a_preparation_reads_no_pictures() -> None:
         ([0, None, 1, 2], "y has None for example 2: give every example of the support a label"),
         ([0, 1.0, float("nan"), 2], "y has nan for example 3"),
         ([None] * 4, "y has None for example 1"),
-        (None, "y is None, and a list with a label for each of 4 examples is wanted"),
+        (None, "y is None, and a list with a label for each of 4 examples is expected"),
         (3, "y is 3, and a list with a label"),
         ("abcd", "y is 'abcd', and a list with a label"),
         (torch.tensor(1), "and a list with a label for each"),

@@ -22,8 +22,8 @@ from metalearn_cli.datasets.pictures import Resize
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner
+from metalearn_cli.run_folder.proof import load_tested
 from metalearn_cli.run_folder.records import read_json
-from metalearn_cli.run_folder.runs import load_tested
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, draw_slice
 from metalearn_cli.tasks.cub import CUB, Region
@@ -33,7 +33,7 @@ from metalearn_cli.trained import (
     novelty_threshold,
     predict,  # noqa: F401 - the forks need not import it anew
 )
-from metalearn_cli.trained.novelty import SHARE_BEFORE, Threshold, find
+from metalearn_cli.trained.novelty import SHARE_BEFORE, Threshold, nearest_threshold
 from metalearn_cli.training.eval_job import load_eval_job
 
 
@@ -360,7 +360,7 @@ def test_the_threshold_of_a_version_before_is_measured_anew_or_said_to_flag_more
     assert None not in {one["promised"] for one in known}
     images.rename(tmp_path / "elsewhere")
     used = predicted(tmp_path, model, support, query)
-    assert "of which 5.0% are flagged; measured by a version before, which promised more than it kept" in used.err
+    assert "of which 5.0% are flagged; measured by an earlier version, which promised more than it kept" in used.err
     assert [line.split()[-1] for line in used.out.splitlines()[1:]] == ["true"] * 4
     assert (model / "unlike.json").read_text() == before
 
@@ -371,15 +371,15 @@ def threshold(value: float, way: int, shot: int, promised: float | None = 0.05) 
 
 def test_the_threshold_that_is_found_flags_less_rather_than_more() -> None:
     known = [threshold(1, 5, 1), threshold(2, 5, 5), threshold(3, 10, 5), threshold(4, 2, 1)]
-    assert find(known, 5, 5, False) == known[1]
-    assert find(known, 5, 4, False) == known[0]
-    assert find(known, 5, 9, False) == known[1]
-    assert find(known, 7, 5, False) is None
-    assert find(known, 8, 5, True) == known[2]
-    assert find(known, 3, 2, True) == known[3]
-    assert find([], 5, 5, True) is None
+    assert nearest_threshold(known, 5, 5, False) == known[1]
+    assert nearest_threshold(known, 5, 4, False) == known[0]
+    assert nearest_threshold(known, 5, 9, False) == known[1]
+    assert nearest_threshold(known, 7, 5, False) is None
+    assert nearest_threshold(known, 8, 5, True) == known[2]
+    assert nearest_threshold(known, 3, 2, True) == known[3]
+    assert nearest_threshold([], 5, 5, True) is None
     both = [threshold(1, 5, 1, None), threshold(2, 5, 1)]
-    assert find(both, 5, 1, False) == find(both[::-1], 5, 1, False) == both[1]
+    assert nearest_threshold(both, 5, 1, False) == nearest_threshold(both[::-1], 5, 1, False) == both[1]
 
 
 # What may be wrong.

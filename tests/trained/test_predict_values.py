@@ -14,7 +14,7 @@ import metalearn_cli
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder.runs import load_tested
+from metalearn_cli.run_folder.proof import load_tested
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.trained import predict  # noqa: F401 - the forks need not import it anew
 from metalearn_cli.training.eval_job import load_eval_job
@@ -179,8 +179,8 @@ def test_a_tables_classes_keep_their_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("support", "query", "sentence"),
     [
-        ("x,z\n1,2\n", "x\n1\n", "s.csv has no column y: y wanted, and x, z found"),
-        ("x,y\n1,2\n", "z\n1\n", "q.csv has no column x: x wanted, and z found"),
+        ("x,z\n1,2\n", "x\n1\n", "s.csv has no column y: y expected, and x, z found"),
+        ("x,y\n1,2\n", "z\n1\n", "q.csv has no column x: x expected, and z found"),
         ("x,y\n1,2\n2,\n", "x\n1\n", "s.csv line 3 has nothing in column y"),
         ("x,y\n1,2\n2,nan\n", "x\n1\n", "s.csv line 3 holds nan in column y, which is no finite number: give every"),
         ("x,y\n1,2\n", "x\n1\nabc\n", "q.csv line 3 holds abc in column x, where a finite number is wanted: mend it"),

@@ -135,15 +135,15 @@ def test_parts_are_read_for_the_modes_and_the_episodes_that_they_are_of(tmp_path
     places = [(0, 64), (64, 64), (128, 8)]
     for place in places:
         part = {mode: Scores(torch.rand(place[1], 1), torch.rand(place[1], 1)) for mode in modes}
-        scored_parts.write(tmp_path, place, part)
-    assert list(scored_parts.read(tmp_path, modes)) == places
-    assert list(scored_parts.read(tmp_path, modes[1:])) == places
-    assert scored_parts.read(tmp_path, [*modes, BatchNorm.one_query]) == {}
+        scored_parts.write_part(tmp_path, place, part)
+    assert list(scored_parts.read_parts(tmp_path, modes)) == places
+    assert list(scored_parts.read_parts(tmp_path, modes[1:])) == places
+    assert scored_parts.read_parts(tmp_path, [*modes, BatchNorm.one_query]) == {}
     (last,) = tmp_path.glob("00000128-*")
     last.rename(tmp_path / last.name.replace("-8-", "-9-"))
     (other,) = tmp_path.glob("00000064-*")
     (tmp_path / other.name.replace("00000064", "00000192")).symlink_to(other)
-    assert list(scored_parts.read(tmp_path, modes)) == places[:2]
+    assert list(scored_parts.read_parts(tmp_path, modes)) == places[:2]
 
 
 def test_an_evaluation_that_was_stopped_goes_on(tmp_path: Path) -> None:
