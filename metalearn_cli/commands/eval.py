@@ -47,7 +47,7 @@ def complete(words: list[str]) -> list[str]:
 
 def run(arguments: list[str]) -> int:
     if not is_one_of_several():  # several processes tell a mistake when they have met
-        check(arguments)
+        check_eval(arguments)
 
     from metalearn_cli.system.ranks import join
     from metalearn_cli.training.eval_job import load_eval_job
@@ -56,13 +56,13 @@ def run(arguments: list[str]) -> int:
 
     with join() as ranks:
         if ranks.size > 1:
-            check(arguments)
+            check_eval(arguments)
         folder, job = load_eval_job(arguments)
         tested, results = eval_run(folder, job, arguments, ranks)
         return ranks.from_first(lambda: print_results(tested, results, job.run.expect))
 
 
-def check(overrides: list[str]) -> None:
+def check_eval(overrides: list[str]) -> None:
     """Raises UserError for a folder that is not a run's, and for a key, type or range that is wrong: without torch."""
     from metalearn_cli.config.overrides import compose_task
 

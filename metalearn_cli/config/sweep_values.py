@@ -104,7 +104,7 @@ def split_sweep(overrides: list[str]) -> tuple[list[str], dict[str, Override | l
     return fixed, swept
 
 
-def listing(key: str, values: list[str]) -> str:
+def in_grammar(key: str, values: list[str]) -> str:
     """These values of a key in Hydra's grammar."""
     return f"{key}={','.join(quote(f'{key}={value}').removeprefix(f'{key}=') for value in values)}"
 

@@ -24,7 +24,7 @@ from metalearn_cli.compare.groups import group
 from metalearn_cli.config.conf_folder import conf_dir
 from metalearn_cli.config.job import Job, train_job
 from metalearn_cli.config.overrides import compose_config, quote
-from metalearn_cli.config.sweep_values import hydra_keys, listed, listing, split_sweep
+from metalearn_cli.config.sweep_values import hydra_keys, in_grammar, listed, split_sweep
 from metalearn_cli.errors import UserError, is_debugging
 from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
 from metalearn_cli.run_folder import runs
@@ -56,12 +56,12 @@ def sweep(overrides: list[str]) -> int:
         }
         jobs = _check_each(fixed, {key: search_space.ends(of) for key, of in space.items()}, overrides)
         plan, together = search_plan.plan(hydra.sweeper, space, fixed, jobs), hydra.sweeper.n_jobs
-        texts = [listing(key, one) if isinstance(one, list) else str(one.input_line) for key, one in swept.items()]
+        texts = [in_grammar(key, one) if isinstance(one, list) else str(one.input_line) for key, one in swept.items()]
     else:
         values = {key: one if isinstance(one, list) else listed(one) for key, one in swept.items()}
         jobs = _check_each(fixed, values, overrides)
         plan, together = None, math.prod(map(len, values.values()))
-        texts = [listing(key, each) for key, each in values.items()]
+        texts = [in_grammar(key, each) for key, each in values.items()]
     folder = _folder(names[-1] if names else None, is_search=plan is not None)
     tell(f"metalearn: {'search' if plan else 'sweep'} over {', '.join(swept)} in {folder}")
     for note in dict.fromkeys(note for one in jobs for note in one.notes):

@@ -66,9 +66,9 @@ def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stoppe
     assert done.out.count("failed: algo.remat=true would save nothing") == 2
     assert done.out.count(" mse ") == 2
     folder = tmp_path / "outputs" / "my sweep (1)"
-    names = {f"algo.remat={remat},seed={seed}" for remat in ("false", "true") for seed in (0, 1)}
+    names = {f"algo.remat={remat},seed={seed}" for remat in ("False", "True") for seed in (0, 1)}
     assert {path.name for path in folder.iterdir() if path.is_dir()} == names
-    assert (folder / "algo.remat=true,seed=0" / "train.log").read_text().count("would save nothing") == 1
+    assert (folder / "algo.remat=True,seed=0" / "train.log").read_text().count("would save nothing") == 1
     assert not (tmp_path / "multirun").exists()
     assert not list(tmp_path.rglob(".hydra"))
     run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,0.03")
