@@ -6,8 +6,8 @@ A class is a shape, two colours and a mark; a picture of it is shifted, turned, 
 background of noise. FOLDER/CLASS/NUMBER.png, 40 pictures of 40 x 40 pixels for each class; the same ones each time.
 """
 
+import argparse
 import itertools
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,4 +62,7 @@ def main(folder: Path, classes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 40)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("classes", type=int, nargs="?", default=40)
+    main(**vars(parser.parse_args()))

@@ -106,7 +106,7 @@ class Optimizer:
         )
 
     def clip(self, gradient: list[Tensor]) -> list[Tensor]:
-        """By value before by norm."""
+        """Clip the gradient, first by value and then by norm."""
         if self.clip_value is not None:
             gradient = [part.clamp(-self.clip_value, self.clip_value) for part in gradient]
         if self.clip_norm is not None:

@@ -91,7 +91,7 @@ class HandOptimizer(Algorithm):
         return Meta({}, net.init_stats() | {"final_loss": torch.zeros(len(self.rates))})
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        """With the best rate so far; before any training the first one."""
+        """Take steps with the best rate so far; before any training with the first one."""
         optimizee = Optimizee(net, support, self.batch_size)
         rate = self._rates(meta.buffers["final_loss"]).index_select(0, self._best(meta))
         for theta in self.descend(optimizee, rate, steps):

@@ -50,7 +50,7 @@ def best_sentences(found: list[Part]) -> list[str]:
 
 
 def _setting(name: str, part: Part) -> Setting | None:
-    """None where a seed of it failed, is not finished, or has no finite mean."""
+    """The setting of this part; None where a seed of it failed, is not finished, or has no finite mean."""
     results = [run.results for run in part.runs if run.results is not None and run.unfinished is None]
     means = [one.mean for one in results if one.mean is not None]
     if len(means) < len(part.runs):

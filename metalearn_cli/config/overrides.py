@@ -100,7 +100,7 @@ def check_run(composed: DictConfig, overrides: list[str]) -> None:
 
 
 def check_group(group: str, node: DictConfig, overrides: list[str]) -> None:
-    """The same for the keys of one group, where its class is of this package and the yaml's own."""
+    """Raises UserError for a wrong key or value of one group, where its class is of this package and the yaml's own."""
     owner = str(node.get("_target_"))
     if is_in_source(owner) and f"{group}._target_" not in given_keys(overrides):
         _check_types(owner, node, ("_target_",), f"{group}.")

@@ -28,7 +28,7 @@ class Parts(NamedTuple):
 
 
 def own_split(names: list[str], root: str) -> Parts | None:
-    """By the folders train/, val/ (which may lack) and test/; None where the folder has none of them."""
+    """Split by the folders train/, val/ (which may lack) and test/; None where the folder has none of them."""
     groups = {name.partition("/")[0] for name in names if "/" in name}
     if not groups.intersection(SPLITS):
         return None
@@ -54,7 +54,7 @@ def own_split(names: list[str], root: str) -> Parts | None:
 
 
 def by_lists(names: list[str], root: str, lists: str) -> Parts:
-    """By train.txt, val.txt (which may lack) and test.txt in the folder `lists`, with a class in each line."""
+    """Split by train.txt, val.txt (which may lack) and test.txt in the folder `lists`, with a class in each line."""
     folder = expand(lists)
     known = set(names)
     classes: dict[str, list[str]] = {}

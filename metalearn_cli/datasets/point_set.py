@@ -186,8 +186,8 @@ def from_arrays(
     classes: bool,
     split: Sequence[str] | None = None,
 ) -> PointSet:
-    """Of each task (x, y), or (x_train, y_train, x_val, y_val): x [points, F] or [points], y [points] or [points,
-    outputs]."""
+    """The set of these tasks, each (x, y) or (x_train, y_train, x_val, y_val): x [points, F] or [points], y [points]
+    or [points, outputs]."""
     if not tasks:
         raise UserError(f"{source} holds no tasks")
     xs: list[Array] = []

@@ -80,7 +80,7 @@ def score_episodes(
 def _score(
     learner: Learner, task: TaskDistribution, draw: Draw, modes: list[BatchNorm], report: Callable[[int], None]
 ) -> EpisodeScores:
-    """As many episodes as may go through at once are gathered at once."""
+    """Score the episodes of a draw; as many as may go through at once are gathered at once."""
     number = len(draw["key"])
     size = learner.tasks_per_chunk or number
     parts: list[EpisodeScores] = []

@@ -128,5 +128,5 @@ def in_unit(metric: str) -> str:
 
 
 def after(inner_steps: int | None) -> str:
-    """Which inner step a figure belongs to; of what takes none nothing is said."""
+    """The words for the inner step that a figure belongs to; empty for what takes no inner steps."""
     return f" after {inner_steps} inner step{'s' * (inner_steps > 1)}" if inner_steps else ""

@@ -67,8 +67,8 @@ class Net(ABC):
         """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""
 
     def variants(self) -> dict[Convolution, "Net"]:
-        """The same function by each way to convolve, of which a GPU's fastest is found by timing. None where there is
-        no choice, or it is made."""
+        """This network with each way to convolve, of which a GPU's fastest is found by timing; none where there is no
+        choice, or it is made."""
         return {}
 
     @property

@@ -81,7 +81,7 @@ def conv_block(
 def reference_block(
     params: Params, block: Block, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
 ) -> Forward:
-    """The same by torch's operations, in the order of the paper."""
+    """Compute what `conv_block` does by torch's operations, in the order of the paper."""
     weight = params[f"{block.name}.conv.weight"]
     y, stats = batch_norm(params, f"{block.name}.norm", block.convolve(weight, x), tasks_of(weight, x), stats, mask)
     y = F.relu(y)

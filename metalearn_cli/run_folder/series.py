@@ -176,7 +176,7 @@ def read_timing(path: Path) -> Series:
 
 
 def training_seconds(timing: Series) -> float | None:
-    """By the rates in timing.jsonl: the few steps after its last line go unseen. None where it has no line."""
+    """The seconds of a training by the rates in timing.jsonl, less the few after its last line; None without a line."""
     if (curve := timing.curves.get(_RATE)) is None:
         return None
     before = chain([0], curve.steps)

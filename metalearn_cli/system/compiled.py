@@ -40,7 +40,7 @@ def require_compiler(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def unchanged(state: Tree) -> Iterator[None]:
-    """Whatever happens to the tensors of this tree within, they are afterwards what they were."""
+    """Put the tensors of this tree back to what they were, whatever happens to them within."""
     tensors = tree_leaves(state)
     kept = [tensor.clone() for tensor in tensors]
     try:

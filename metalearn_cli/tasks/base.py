@@ -93,7 +93,7 @@ class Batch(NamedTuple):
         return Support(self.support_x, self.support_y, self.key, self.support_mask, self.way)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those that there are, by name."""
+        """The tensors that are not None, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
     def chunks(self, tasks: int) -> list[Batch]:
@@ -143,7 +143,7 @@ class TaskDistribution(ABC):
         return frozenset()
 
     def class_names(self, split: Split) -> list[str]:
-        """The same for a reader, sorted, once the data are read."""
+        """The identities of a split as a reader knows them, sorted, once the data are read."""
         return sorted(self.identities(split))
 
     def task_count(self, split: Split) -> int | None:
@@ -225,7 +225,7 @@ def draw_sha256(draws: list[Draw], fingerprint: str) -> str:
 
 
 def episode_hashes(draws: list[Draw], fingerprint: str) -> Tensor:
-    """The same for each task, [T] int64 (its first 8 bytes): whether some tasks are the first ones of others."""
+    """A hash of each task, [T] int64 (the first 8 bytes): it tells whether some tasks are the first ones of others."""
     start = hashlib.sha256(fingerprint.encode())
     hashes = []
     for draw in draws:

@@ -39,7 +39,7 @@ class Classes:
     group: Tensor | None = None  # [classes] int64: of which alphabet or superclass
 
     def of(self, chosen: Tensor) -> "Classes":
-        """Those at these positions."""
+        """The classes at these positions."""
         return Classes(self.start[chosen], self.count[chosen], None if self.group is None else self.group[chosen])
 
 

@@ -39,7 +39,7 @@ def examples_of(task: TaskDistribution) -> Examples:
 
 
 def trained_on(task: TaskDistribution) -> Examples:
-    """The same, and what must be known of a training's own pictures, which are read."""
+    """The examples that a training takes, and what must be known of its pictures, which are read for it."""
     examples = examples_of(task)
     is_of_ink = examples.preparation is not None and examples.preparation.ink is Ink.evened
     return examples._replace(tones=tones_of(task)) if is_of_ink else examples

@@ -71,7 +71,7 @@ def export(given: Config) -> None:
 
 
 def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
-    """Those of the usual tasks that the validation classes can give."""
+    """The thresholds of the usual tasks that the validation classes can give."""
     precision = Precision[stored.config["precision"]]
     set_process(precision, keys.threads, Allocator.tuned, denormals_are_zero=stored.denormals_are_zero)
     device = keys.device or stored.config["device"]

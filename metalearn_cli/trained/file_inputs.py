@@ -107,7 +107,7 @@ def _matching(pattern: str) -> tuple[list[Path], list[str]]:
 
 
 def _images_at(path: Path, query: str) -> tuple[list[Path], list[str]]:
-    """Those in a folder, in a list, or the one that it is."""
+    """The images in a folder, in a CSV list, or the single image file, with notes on what was left out."""
     if path.is_dir():
         found = list_images(path)
         _refuse_closed("query", str(path), found)

@@ -84,7 +84,7 @@ class Model:
         return self.read_bytes([given] if isinstance(given, Picture) else given) * (1 / 255)
 
     def read_bytes(self, given: Sequence[Picture]) -> Tensor:
-        """The same, [n, C, H, W] uint8."""
+        """Files or PIL images as `read` takes them, as pixels, [n, C, H, W] uint8."""
         preparation = self.examples.preparation
         if preparation is None:
             raise UserError(
@@ -104,7 +104,7 @@ class Model:
         return pixels
 
     def threshold(self, way: int, shot: int) -> Threshold | None:
-        """Of the flag `unlike`, that for tasks of `way` classes with `shot` examples or more; None: it is not known."""
+        """The threshold of `unlike` for tasks of `way` classes with `shot` examples or more, if it is known."""
         return nearest_threshold(self.thresholds, way, shot, self.algo.is_metric)
 
     def predictor(self, support: Support, outputs: int) -> tuple[Predictor, str]:

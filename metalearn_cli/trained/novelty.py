@@ -81,8 +81,9 @@ def calibrated(scores: Tensor, classes: list[str]) -> tuple[float, float, float]
 
 
 def worth_of(flagged: Tensor, members: Tensor) -> float:
-    """As how many queries of classes of their own these [N] tell of the share of the flagged: fewer, since queries of a
-    class [N] are alike, by the correlation within classes (the estimate by analysis of variance, Donner 1986)."""
+    """The number of independent queries that tell as much of the share of the flagged as these [N]. It is smaller,
+    since queries of a class are alike: the correlation within classes is estimated by analysis of variance (Donner
+    1986)."""
     number, classes = len(flagged), int(members.max()) + 1
     share = float(flagged.mean())
     count = members.bincount(minlength=classes).double()
@@ -111,8 +112,11 @@ def upper_end(share: float, worth: float, number: int, classes: int) -> float:
 
 
 def nearest_threshold(thresholds: list[Threshold], way: int, shot: int, any_way: bool) -> Threshold | None:
-    """That of tasks of this way and shot, or of fewer shots, with which less is flagged; with `any_way` of the way that
-    is most like it; of two for the same tasks the one of this version. None where there is none."""
+    """The threshold of tasks of this way and shot, or of fewer shots, with which less is flagged.
+
+    With `any_way` those of other ways fit as well, the closest way first. Of two for the same tasks the one of this
+    version is taken. None where there is no threshold.
+    """
 
     def unlike(known: Threshold) -> tuple[float, float, bool]:
         return shot / known.shot, abs(math.log(known.way / way)), not known.is_current

@@ -28,8 +28,8 @@ TASKS_AT_ONCE = 8
 
 
 def threshold(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> tuple[Threshold | None, str]:
-    """That of tasks of `way` classes, the smallest with `shot` examples, or the next best, which flags less: it is
-    known, or measured now. And a sentence on it. None where there is none."""
+    """The threshold for `way`-way tasks whose smallest class has `shot` examples (or the closest one that flags less),
+    measured now if it is not stored; and a sentence about it. (None, sentence) if none can be had."""
     if model.examples.columns is not None:
         return None, "no flag `unlike`: the tasks of a table share their classes"
     reasons: list[str] = []
@@ -131,7 +131,7 @@ def _classes(task: TaskDistribution, draw: Draw, tasks: Batch, before: int) -> l
 
 
 def _keys(own: Config, way: int, shot: int) -> Config:
-    """Of a task with validation tasks of this size, all alike; its training tasks stay what they are."""
+    """The keys of a task whose validation tasks all have this size; its training tasks stay what they are."""
     if not Episodes.__dataclass_fields__.keys() <= own.keys():  # a user's own task
         return {}
     train = {f"train_{key}": own[f"train_{key}"] or own[key] for key in ("way", "shot", "query")}
@@ -139,8 +139,8 @@ def _keys(own: Config, way: int, shot: int) -> Config:
 
 
 def keep_threshold(stored: Stored, found: Threshold) -> None:
-    """In the run's folder, where it is not there yet, in the place of one for the same tasks; what other processes have
-    kept there since it was read stays. Raises OSError."""
+    """Keep a threshold in the run's folder, in the place of one for the same tasks. What other processes have kept
+    there since it was read stays. Raises OSError."""
     with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):
         known = read_thresholds(stored.folder)
         if found not in known:
