@@ -49,9 +49,6 @@ class Paper:
     step: Natural | None = None  # the inner step that it is of; None: the last
     source: str
 
-    def omitted(self) -> tuple[str, ...]:
-        return tuple(key for key in ("ci95", "step") if getattr(self, key) is None)
-
 
 def paper_of(experiment: str) -> Config:
     """The published figure that a preset names, or those presets that it is made from; {} where none does."""

@@ -6,14 +6,13 @@ The values stand in conf/, the types and ranges in the classes: each group of th
 
 import dataclasses
 from enum import Enum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
-from metalearn_cli.config.conf_folder import GROUPS, Config, Paper, conf_dir, flatten, run_keys
+from metalearn_cli.config.conf_folder import GROUPS, Config, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import compose_run, given_keys, given_twice
 from metalearn_cli.config.schema import (
     ConfigSource,
@@ -46,7 +45,6 @@ from metalearn_cli.system.limits import (
     check_limits,
 )
 from metalearn_cli.system.ranks import ALONE, Ranks
-from metalearn_cli.system.typed_json import from_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
 from metalearn_cli.tasks.resized import ResizedImages
 
@@ -96,10 +94,6 @@ class Run:
 
     def __post_init__(self) -> None:
         check_limits(self, "")
-
-    @property
-    def published(self) -> Paper | None:
-        return None if self.paper is None else from_json(Paper, self.paper, Path("paper"))
 
     @property
     def dtype(self) -> torch.dtype:

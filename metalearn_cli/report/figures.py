@@ -104,8 +104,8 @@ def inner_steps(every: list[RunFolder]) -> Figures:
             for name, baseline in results.baselines.items():
                 if baseline.mean is not None and (name != "oracle" or baseline.mean > 0):
                     levels[BASELINES.get(name, name)] = baseline.mean
-            if results.paper is not None:
-                levels["published"] = factor * results.paper.mean
+            if (published := results.published) is not None:
+                levels["published"] = factor * published.mean
         if not curves:
             continue
         if len(curves) > BANDS:

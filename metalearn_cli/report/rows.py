@@ -26,6 +26,7 @@ TableRow = dict[str, Any]  # a value for each of COLUMNS
 def run_row(run: RunFolder) -> TableRow:
     """The raw figures of a run, accuracies in 0..1; None where there is none."""
     results, choices = run.results, run.environment.choices
+    published = results.published if results else None
     keys = ("metric", "mean", "ci95", "median", "batch_norm", "episodes", "episodes_sha256")
     figures = {key: getattr(results, key, None) for key in keys}
     return {
@@ -40,7 +41,7 @@ def run_row(run: RunFolder) -> TableRow:
         "diverged": results.last.diverged if results else None,
         "tested_step": results.step if results else None,
         "minutes": minutes(run),
-        "published": results.paper.mean if results and results.paper else None,
+        "published": published.mean if published else None,
         "git_commit": run.environment.git_commit,
         "git_dirty": run.environment.git_dirty,
         "inner_steps": results.last.step if results else None,

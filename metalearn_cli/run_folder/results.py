@@ -19,7 +19,7 @@ from metalearn_cli.learning.scores import Figures, Summary, figures, has_diverge
 from metalearn_cli.run_folder.records import MOST_BYTES, Array, arrays_of, read_record, write_record
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Fraction, Limit, Natural
-from metalearn_cli.system.typed_json import Json
+from metalearn_cli.system.typed_json import Json, from_json, read_value
 
 FILE = "results.json"
 EPISODES = "episodes.npz"
@@ -62,7 +62,7 @@ class Results:
     step: Natural  # of the checkpoint that was tested
     steps: Natural  # of the training
     select: str = "best"
-    paper: Paper | None = None
+    paper: Json | None = None  # as the configuration has it; `published` are its figures
     learned: dict[str, float] = field(default_factory=dict)
     baselines: dict[str, Figures] = field(default_factory=dict)
     episodes_npz: str | None = None  # the hash of that file
@@ -72,10 +72,17 @@ class Results:
     def last(self) -> StepResult:
         return self.per_step[-1]
 
+    @property
+    def published(self) -> Paper | None:
+        return None if self.paper is None else from_json(Paper, self.paper, Path(FILE))
+
 
 def read_results(folder: Path) -> Results:
     """Read the results in this folder. Raises UserError where they are missing, damaged or changed."""
-    return read_record(Results, folder / FILE)
+    results = read_record(Results, folder / FILE)
+    if results.paper is not None:
+        read_value(Paper, results.paper, folder / FILE, "paper")
+    return results
 
 
 def write_results(folder: Path, results: Results) -> None:

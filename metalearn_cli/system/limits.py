@@ -82,8 +82,8 @@ Chunk = Annotated[
 PaperNode = Annotated[
     dict[str, Any],
     Limit(
-        "a mapping that has a mean and a source, e.g. {mean:0.9,source:mine}",
-        lambda value: {"mean", "source"} <= value.keys(),
+        "a mapping with a number as its mean and a source, e.g. {mean:0.9,source:mine}",
+        lambda value: isinstance(value.get("mean"), int | float) and isinstance(value.get("source"), str),
     ),
 ]
 

@@ -32,7 +32,7 @@ def print_results(folder: Path, results: Results, expect: str | None) -> int:
         lines.append(", ".join(errors))
     if results.learned:
         lines.append("learned: " + ", ".join(f"{name} {value:.4g}" for name, value in results.learned.items()))
-    if (paper := results.paper) is not None:
+    if (paper := results.published) is not None:
         step = f" after {paper.step} inner step(s)" if paper.step is not None else ""
         lines.append(f"published{step}: {with_interval(paper.mean, paper.ci95, metric)} ({paper.source})")
     lines.append(f"results are in {folder}")

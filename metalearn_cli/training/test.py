@@ -145,7 +145,7 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         step=step,
         steps=job.run.steps,
         select=job.run.select.name,
-        paper=job.run.published,
+        paper=job.run.paper,
     )
 
 

@@ -26,7 +26,8 @@ MISTAKES = {
     },
     "C2": {
         "algo.inner_lr=???": "algo.inner_lr has no value",
-        "paper={mean:1.0}": "must be a mapping that has a mean and a source",
+        "paper={mean:1.0}": "must be a mapping with a number as its mean and a source",
+        "paper={mean:much,source:mine}": "must be a mapping with a number as its mean and a source",
         "seed=abc": "seed=abc must be a whole number",
         "seed=-1": "seed=-1 must be a whole number, 0 or above",
         "steps=1.5": "steps=1.5 must be a whole number",
@@ -113,7 +114,7 @@ OMNIGLOT = {
         "expect=accuracy<=1": "is always met: accuracy is from 0 to 1",
         "expect=accuracy_step1>1": "is never met",
         "other_batch_norm=[foo]": "must be a list of some of transductive, inductive, running, one_query",
-        "paper=3": "must be a mapping that has a mean and a source, e.g. {mean:0.9,source:mine}, or null",
+        "paper=3": "must be a mapping with a number as its mean and a source, e.g. {mean:0.9,source:mine}, or null",
         "optimizer.momentum=1.5 optimizer=sgd": "optimizer.momentum=1.5 must be a share, 0 or above and below 1",
         "optimizer.decay_every=5": "optimizer.decay_every=5 belongs to optimizer.schedule=step",
     },

@@ -300,3 +300,11 @@ def test_a_key_of_the_test_alone_may_be_given_otherwise(here: Path) -> None:
     again = run(here, *TRAIN, "test_episodes=24")
     assert again.code == 0, again.err
     assert records.unsealed(path := here / "outputs/run/results.json", json.loads(path.read_text()))["episodes"] == 24
+
+
+def test_a_papers_figure_stands_in_the_results_as_in_the_configuration(tmp_path: Path) -> None:
+    """Also what it leaves open, and keys of the user's own."""
+    paper = "paper={mean:0.5,ci95:null,source:mine,page:7}"
+    assert run(tmp_path, *TRAIN, paper).code == 0
+    written = json.loads((tmp_path / "outputs/run/results.json").read_text())["paper"]
+    assert written == {"mean": 0.5, "ci95": None, "source": "mine", "page": 7}

@@ -153,7 +153,7 @@ def test_a_gpu_without_such_products_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     for precision in (Precision.tf32, Precision.bf16):
-        with pytest.raises(UserError, match=f"precision={precision.name} wants .* not Tesla T4: take fp32"):
+        with pytest.raises(UserError, match=f"precision={precision.name} needs .* not Tesla T4: take fp32"):
             check_precision(precision, gpu)
     check_precision(Precision.fp32, gpu)
     check_precision(Precision.fp64, gpu)
