@@ -308,3 +308,8 @@ def test_a_papers_figure_stands_in_the_results_as_in_the_configuration(tmp_path:
     assert run(tmp_path, *TRAIN, paper).code == 0
     written = json.loads((tmp_path / "outputs/run/results.json").read_text())["paper"]
     assert written == {"mean": 0.5, "ci95": None, "source": "mine", "page": 7}
+    edit(tmp_path / "outputs/run/results.json", r'"mean": 0.5', '"mean": "much"')
+    edit(tmp_path / "outputs/run/results.json", r'"metric"', '"edited": true, "metric"')
+    refused = run(tmp_path, "eval", "run=outputs/run")
+    assert refused.code == 1
+    assert "results.json: paper.mean is 'much', and a finite number is expected" in refused.err
