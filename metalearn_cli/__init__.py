@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metalearn_cli.version import __version__
+
 if TYPE_CHECKING:
     from metalearn_cli.trained.model import Model
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from places import PACKAGE, ROOT
 
+import metalearn_cli
+from metalearn_cli import tasks
+
 # From top to bottom: a folder, or a file beside the folders, imports from those below it only.
 LAYERS = [
     "__main__",
@@ -109,6 +112,11 @@ SHARED = {
     "run_folder": {"damaged_runs"},
     "training": {"waiting"},
 }
+
+
+def test_what_is_public_in_python_is_there() -> None:
+    assert all(hasattr(metalearn_cli, name) for name in metalearn_cli.__all__)
+    assert callable(tasks.from_list)
 
 
 def test_scipy_is_imported_where_it_is_called() -> None:
