@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from metalearn_cli.nets.base import Forward, Params
-from metalearn_cli.nets.convolution import Convolution, conv3x3, tasks_of
+from metalearn_cli.nets.convolution import Convolution, convolve, tasks_of
 from metalearn_cli.nets.layers import EPSILON, batch_norm, to_tasks
 
 _aten = torch.ops.aten
@@ -40,7 +40,7 @@ class Block(NamedTuple):
     way: Convolution = Convolution.grouped
 
     def convolve(self, weight: Tensor, x: Tensor) -> Tensor:
-        return conv3x3(weight, x, 1 if self.pool else 2, self.way)
+        return convolve(weight, x, 1 if self.pool else 2, self.way)
 
 
 def conv_block(

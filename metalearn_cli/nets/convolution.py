@@ -1,10 +1,11 @@
-"""3x3 convolutions of all tasks, each with its own weights, as one grouped convolution.
+"""Convolutions of all tasks, each with its own weights, as one grouped convolution.
 
-Shapes: B examples per task, T tasks, C input and O output channels of a task. Images are folded, [B, T*C, H, W] in
+Shapes: B examples per task, T tasks, C input and O output channels of a task, an odd kernel of k x k pixels. Images are
+folded, [B, T*C, H, W] in
 channels_last memory: then a grouped convolution runs at the speed of a matrix product, where vmap and im2col do not.
 
 A convolution is linear in its input x and in its weight w, so that derivatives of any order are made of three maps:
-    convolve(x, w),   and its transposes in x and in w:   input_slope(w, y),   weight_slope(x, y),
+    conv(x, w),   and its transposes in x and in w:   input_slope(w, y),   weight_slope(x, y),
 where y has the shape of the output. The derivatives of each are the other two. (torch's own second derivative goes
 task by task, and always computes that of the input: a tenth of a step of second-order MAML.)
 
@@ -34,12 +35,12 @@ class Convolution(Enum):
 
 
 def tasks_of(weight: Tensor, x: Tensor) -> int:
-    """T, of weight [O, C, 3, 3] or [T, O, C, 3, 3] and x [B, T*C, H, W]."""
+    """T, of weight [O, C, k, k] or [T, O, C, k, k] and x [B, T*C, H, W]."""
     return x.shape[1] // weight.shape[-3]
 
 
-def conv3x3(weight: Tensor, x: Tensor, stride: int, way: Convolution) -> Tensor:
-    """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, 3, 3] or [T, O, C, 3, 3], no bias."""
+def convolve(weight: Tensor, x: Tensor, stride: int, way: Convolution) -> Tensor:
+    """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, k, k] or [T, O, C, k, k], no bias."""
     tasks = tasks_of(weight, x)
     if weight.dim() == 4:
         weight = weight.expand(tasks, *weight.shape)
@@ -53,12 +54,13 @@ def conv3x3(weight: Tensor, x: Tensor, stride: int, way: Convolution) -> Tensor:
 
 
 def _by_product(weight: Tensor, x: Tensor, stride: int) -> Tensor:
-    """weight [T, O, C, 3, 3] by the columns of x [B, T*C, H, W]: the 3x3 pixels of C channels that each output sees."""
-    tasks, outputs, channels = weight.shape[:3]
+    """weight [T, O, C, k, k] by the columns of x [B, T*C, H, W]: the k*k pixels of C channels that each output sees."""
+    tasks, outputs, channels, kernel, _ = weight.shape
     batch, _, *size = x.shape
     height, width = ((length + stride - 1) // stride for length in size)
-    columns = F.unfold(x, 3, padding=1, stride=stride).view(batch, tasks, channels * 9, height * width)
-    columns = columns.permute(1, 0, 3, 2).reshape(tasks, -1, channels * 9)  # [T, B*H*W, C*9]
+    columns = F.unfold(x, kernel, padding=kernel // 2, stride=stride)
+    columns = columns.view(batch, tasks, channels * kernel**2, height * width)
+    columns = columns.permute(1, 0, 3, 2).reshape(tasks, -1, channels * kernel**2)  # [T, B*H*W, C*k*k]
     y = torch.bmm(columns, weight.flatten(2).transpose(1, 2))  # [T, B*H*W, O]
     folded = y.view(tasks, batch, height, width, outputs).permute(1, 0, 4, 2, 3)
     return folded.reshape(batch, -1, height, width).contiguous(memory_format=torch.channels_last)
@@ -69,7 +71,7 @@ class _Convolve(Function):
     def forward(ctx: Context, x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.how = stride, groups
-        return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
+        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=groups)
 
     @staticmethod
     def backward(ctx: Context, y: Tensor) -> _Slopes:
@@ -129,7 +131,8 @@ class _WeightSlope(Function):
 
 def _transpose(x: Tensor, weight: Tensor, y: Tensor, stride: int, groups: int, in_x: bool) -> Tensor:
     slopes = torch.ops.aten.convolution_backward(
-        y, x, weight, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], groups, [in_x, not in_x, False]
+        *(y, x, weight, None, [stride] * 2, [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0], groups),
+        [in_x, not in_x, False],
     )
     slope: Tensor = slopes[0 if in_x else 1]
     return slope

@@ -59,6 +59,13 @@ NonNegative = Annotated[float, Limit("a finite number, 0 or above", lambda value
 Positive = Annotated[float, Limit("a finite number above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Limit("a share, 0 or above and below 1, e.g. 0.2", lambda value: 0 <= value < 1)]
 Fraction = Annotated[float, Limit("a number from 0 to 1", lambda value: 0 <= value <= 1)]
+Widths = Annotated[
+    tuple[int, ...],
+    Limit(
+        "four whole numbers of channels, e.g. [64,160,320,640]",
+        lambda value: len(value) == 4 and all(width >= 1 for width in value),
+    ),
+]
 Text = Annotated[str, Limit("a text that is not empty", lambda value: bool(value.strip()))]
 Name = Annotated[str, Limit("the name of a folder inside outputs/", _is_folder_name)]
 FileName = Annotated[str, Limit("the name of a file in one folder", _is_file_name)]  # of which a path is made

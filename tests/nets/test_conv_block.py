@@ -21,7 +21,7 @@ from metalearn_cli.nets.conv_block import (
     reference_block,
     sums,
 )
-from metalearn_cli.nets.convolution import Convolution, _Convolve, _InputSlope, _WeightSlope, conv3x3
+from metalearn_cli.nets.convolution import Convolution, _Convolve, _InputSlope, _WeightSlope, convolve
 from metalearn_cli.nets.layers import fold
 
 # Of T tasks with B images each, [C, H, W]; in the gate each number and each size is there once.
@@ -173,7 +173,7 @@ def test_the_input_of_the_first_layer_costs_no_slope(tasks: int) -> None:
 def test_every_layer_stays_in_channels_last_memory(tasks: int, channels: int) -> None:
     """In another layout the network runs at half the speed; with one channel torch would choose another."""
     params, x = problem(tasks, 4, (channels, 8, 8), 0.5, per_task=True)
-    y = conv3x3(params["b.conv.weight"], x, 1, Convolution.grouped)
+    y = convolve(params["b.conv.weight"], x, 1, Convolution.grouped)
     assert y.is_contiguous(memory_format=torch.channels_last)
     out, _ = conv_block(params, POOLED, x)
     assert out.is_contiguous(memory_format=torch.channels_last)
