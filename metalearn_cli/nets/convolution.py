@@ -1,8 +1,8 @@
 """Convolutions of all tasks, each with its own weights, as one grouped convolution.
 
 Shapes: B examples per task, T tasks, C input and O output channels of a task, an odd kernel of k x k pixels. Images are
-folded, [B, T*C, H, W] in
-channels_last memory: then a grouped convolution runs at the speed of a matrix product, where vmap and im2col do not.
+folded, [B, T*C, H, W] in channels_last memory: then a grouped convolution runs at the speed of a matrix product, where
+vmap and im2col do not.
 
 A convolution is linear in its input x and in its weight w, so that derivatives of any order are made of three maps:
     conv(x, w),   and its transposes in x and in w:   input_slope(w, y),   weight_slope(x, y),

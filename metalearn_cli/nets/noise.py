@@ -37,7 +37,7 @@ def drop_block(x: Tensor, share: float | Tensor, size: int, noise: Noise | None,
     """Set squares of size x size pixels of x [B, T*C, H, W] to 0, about `share` of all pixels, and scale the others.
 
     Ghiasi, Lin, Le: "DropBlock", NeurIPS 2018, arXiv 1810.12890, algorithm 1: a pixel of the (H - size + 1)^2 at which
-    a square may begin does so with probability gamma = share / size^2 * H^2 / (H - size + 1)^2; the numbers that stay are
+    a square may begin does so with probability gamma = share / size^2 * H^2 / (H - size + 1)^2; what stays is
     scaled by all / left, counted over a task. Without noise x itself; a square larger than the image is the image.
     """
     if noise is None:

@@ -62,7 +62,7 @@ class WideResNet(ConvNet):
 
     @property
     def norms(self) -> dict[str, int]:
-        norms = {}
+        norms: dict[str, int] = {}
         for name, inputs, outputs, _ in self._blocks():
             norms |= {f"{name}.1.norm": inputs, f"{name}.2.norm": outputs}
         return norms | {"end.norm": 4 * STEM * self.width}
