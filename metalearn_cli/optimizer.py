@@ -1,12 +1,15 @@
 """The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step.
 
-It holds nothing: parameters, gradients and what is kept from step to step (`Slots`) are lists of tensors of the same
-length and order, contiguous, on one device and of one precision.
+It holds nothing: parameters, gradients and what is kept from step to step (`Slots`) are tensors in the same order,
+contiguous, on one device and of one precision.
 """
 
 import math
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -15,7 +18,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.limits import Count, NonNegative, Positive, Share
+from metalearn_cli.system.limits import Count, Factors, Natural, NonNegative, Positive, Share, Steps
 
 # What an optimizer keeps for each parameter, under torch's names: exp_avg, exp_avg_sq, step; or momentum_buffer.
 Slots = dict[str, list[Tensor]]
@@ -30,8 +33,9 @@ class Method(Enum):
 class Schedule(Enum):
     constant = "constant"
     step = "step"  # times `decay` every `decay_every` steps
-    linear = "linear"  # to 0 at schedule_steps
-    cosine = "cosine"  # to 0 at schedule_steps
+    multistep = "multistep"  # times `factors` from `milestones` on
+    linear = "linear"  # to lr_floor at schedule_steps
+    cosine = "cosine"  # to lr_floor at schedule_steps
 
 
 @dataclass(frozen=True)
@@ -39,21 +43,54 @@ class Optimizer:
     method: Method = Method.adam
     lr: NonNegative = 1e-3
     weight_decay: NonNegative = 0.0
-    momentum: Share = 0.0  # sgd only
+    decay_norms: bool = True  # whether weight_decay is of vectors too: biases, and the scales of norms
+    momentum: Share = 0.0  # sgd only, like the next two
+    dampening: Share = 0.0
+    nesterov: bool = False
+    eps: Positive = 1e-8  # adam and adamw only
+    rates: dict[str, float] = field(
+        default_factory=dict
+    )  # factors of lr by patterns of names, of which the first counts
     clip_value: Positive | None = None  # each component of the meta-gradient into [-clip_value, clip_value]
     clip_norm: Positive | None = None  # the norm of the whole meta-gradient to at most this
     schedule: Schedule = Schedule.constant
     decay: NonNegative = 0.5
     decay_every: Count | None = None
-    schedule_steps: Count | None = None  # the step at which linear and cosine reach 0; null: the run's `steps`
+    milestones: Steps = ()  # the steps at which a factor of `multistep` begins
+    factors: Factors = ()  # of lr, one for each milestone; none: powers of `decay`
+    schedule_steps: Count | None = None  # the step at which linear and cosine reach lr_floor; null: the run's `steps`
+    lr_floor: NonNegative = 0.0
+    warm_up: Natural = 0  # steps in which the rate grows to lr, in equal parts, before the schedule begins
 
     def __post_init__(self) -> None:
         if self.schedule is Schedule.step and self.decay_every is None:
             raise UserError("optimizer.schedule=step needs optimizer.decay_every, e.g. optimizer.decay_every=2000")
         if self.decay_every is not None and self.schedule is not Schedule.step:
             raise UserError(f"optimizer.decay_every={self.decay_every} belongs to optimizer.schedule=step")
-        if self.momentum and self.method is not Method.sgd:
-            raise UserError(f"optimizer.momentum={self.momentum} belongs to optimizer=sgd, not {self.method.value}")
+        for key in ("momentum", "dampening", "nesterov"):
+            if getattr(self, key) and self.method is not Method.sgd:
+                given = str(getattr(self, key)).lower()
+                raise UserError(f"optimizer.{key}={given} belongs to optimizer=sgd, not {self.method.value}")
+        if self.nesterov and (self.momentum == 0 or self.dampening):
+            raise UserError("optimizer.nesterov=true needs optimizer.momentum above 0 and optimizer.dampening=0")
+        if self.schedule is Schedule.multistep:
+            if not self.milestones:
+                raise UserError("optimizer.schedule=multistep needs optimizer.milestones, e.g. [2000,4000]")
+            if self.factors and len(self.factors) != len(self.milestones):
+                raise UserError(
+                    f"optimizer.factors={list(self.factors)} must be one for each of the {len(self.milestones)} "
+                    "optimizer.milestones, or none"
+                )
+        elif self.milestones or self.factors:
+            raise UserError("optimizer.milestones and optimizer.factors belong to optimizer.schedule=multistep")
+        if self.lr_floor and not (self.anneals and self.lr_floor <= self.lr):
+            raise UserError(
+                f"optimizer.lr_floor={self.lr_floor} belongs to optimizer.schedule=linear or cosine, and is at most "
+                f"optimizer.lr={self.lr}"
+            )
+        for pattern, factor in self.rates.items():
+            if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+                raise UserError(f"optimizer.rates.{pattern}={factor} must be a factor of the rate, 0 or above, e.g. 10")
 
     @property
     def anneals(self) -> bool:
@@ -70,27 +107,51 @@ class Optimizer:
             "step": [torch.zeros((), device=param.device) for param in params],
         }
 
-    def update(self, params: list[Tensor], gradient: list[Tensor], slots: Slots, rate: Tensor, stopped: Tensor) -> None:
-        """One step in place, of params and slots; none where `stopped` [] is 1. `rate` [] is the learning rate.
+    def update(
+        self, params: Mapping[str, Tensor], gradient: list[Tensor], slots: Slots, rate: Tensor, stopped: Tensor
+    ) -> None:
+        """One step in place, of params and slots; none where `stopped` [] is 1. `rate` [] is the learning rate."""
+        gradient = self.clip(gradient)
+        tensors = list(params.values())
+        for (factor, decay), places in self._groups(params).items():
+            self._update_group(
+                [tensors[place] for place in places],
+                [gradient[place].contiguous() for place in places],
+                {name: [values[place] for place in places] for name, values in slots.items()},
+                {"lr": rate if factor == 1 else rate * factor, "weight_decay": decay, "found_inf": stopped},
+            )
 
-        The fused kernels take all parameters at once, and ask nothing of the host. They read memory in order, whatever
-        the strides say (torch 2.13): a gradient that is not contiguous would be taken for another one.
+    def _groups(self, params: Mapping[str, Tensor]) -> dict[tuple[float, float], list[int]]:
+        """The places of the parameters that share a factor of the rate and a weight decay, by these two."""
+        groups: dict[tuple[float, float], list[int]] = {}
+        for place, (name, value) in enumerate(params.items()):
+            factor = next((factor for pattern, factor in self.rates.items() if fnmatchcase(name, pattern)), 1.0)
+            decays = self.decay_norms or value.dim() > 1
+            groups.setdefault((factor, self.weight_decay if decays else 0.0), []).append(place)
+        return groups
+
+    def _update_group(
+        self, params: list[Tensor], gradient: list[Tensor], slots: Slots, settings: dict[str, Any]
+    ) -> None:
+        """One step of all these parameters by a fused kernel, which asks nothing of the host.
+
+        It reads memory in order, whatever the strides say (torch 2.13), so a gradient must be contiguous.
+        The first step is damped as every other one, where torch's own optimizer makes an exception.
         """
-        gradient = [part.contiguous() for part in self.clip(gradient)]
-        shared: dict[str, Any] = {"lr": rate, "weight_decay": self.weight_decay, "maximize": False}
-        shared |= {"fused": True, "found_inf": stopped}
+        settings |= {"maximize": False, "fused": True}
         if self.method is Method.sgd:
             momenta: list[Tensor | None] = [*slots["momentum_buffer"]] if self.momentum else [None] * len(params)
-            sgd(params, gradient, momenta, momentum=self.momentum, dampening=0, nesterov=False, **shared)
+            settings |= {"momentum": self.momentum, "dampening": self.dampening, "nesterov": self.nesterov}
+            sgd(params, gradient, momenta, **settings)
             return
         adam(
             *(params, gradient, slots["exp_avg"], slots["exp_avg_sq"], [], slots["step"]),
             beta1=0.9,
             beta2=0.999,
-            eps=1e-8,
+            eps=self.eps,
             decoupled_weight_decay=self.method is Method.adamw,
             amsgrad=False,
-            **shared,
+            **settings,
         )
 
     def clip(self, gradient: list[Tensor]) -> list[Tensor]:
@@ -104,13 +165,21 @@ class Optimizer:
 
     def rate(self, step: int) -> float:
         """The learning rate of meta-iteration `step`, counted from 0."""
+        if step < self.warm_up:
+            return self.lr * (step + 1) / self.warm_up
         match self.schedule:
             case Schedule.constant:
                 return self.lr
             case Schedule.step:
                 assert self.decay_every is not None  # __post_init__
                 return self.lr * self.decay ** (step // self.decay_every)
-        done = min(step / (self.schedule_steps or 1), 1.0)  # config fills in the run's steps, if it has any
+            case Schedule.multistep:
+                passed = bisect_right(self.milestones, step)
+                if not self.factors:
+                    return self.lr * self.decay**passed
+                return self.lr * (1.0, *self.factors)[passed]
+        # config fills in the run's steps, if it has any
+        done = min((step - self.warm_up) / max((self.schedule_steps or 1) - self.warm_up, 1), 1.0)
         if self.schedule is Schedule.linear:
-            return self.lr * (1 - done)
-        return self.lr * (1 + math.cos(math.pi * done)) / 2
+            return self.lr_floor + (self.lr - self.lr_floor) * (1 - done)
+        return self.lr_floor + (self.lr - self.lr_floor) * (1 + math.cos(math.pi * done)) / 2

@@ -95,7 +95,7 @@ class Updater:
         state.step.copy_(torch.where(had_stopped, state.step, step))
         state.loss.copy_(torch.where(had_stopped, state.loss, update.loss))
         state.stopped.masked_fill_(~finite, 1)
-        self.optimizer.update(list(state.params.values()), gradient, state.slots, rate, state.stopped)
+        self.optimizer.update(state.params, gradient, state.slots, rate, state.stopped)
         for name, buffer in state.buffers.items():
             buffer.copy_(torch.where(state.stopped.bool(), buffer, update.buffers[name]))
 

@@ -144,8 +144,9 @@ def _sgd(*lists: list[Tensor], **settings: Any) -> None:
     for i, (param, gradient) in enumerate(zip(params, gradients, strict=True)):
         gradient = gradient + weight_decay * param if weight_decay else gradient
         if momentum:
-            gradient = momentum * momenta[i] + gradient
-            _set(goes_on, (momenta[i], gradient))
+            moving = momentum * momenta[i] + (1 - settings["dampening"]) * gradient
+            _set(goes_on, (momenta[i], moving))
+            gradient = gradient + momentum * moving if settings["nesterov"] else moving
         _set(goes_on, (param, param - settings["lr"] * gradient))
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -46,6 +46,10 @@ def _is_folder_name(name: str) -> bool:
     )
 
 
+def _rises(steps: Sequence[int]) -> bool:
+    return all(before < after for before, after in zip((0, *steps), steps, strict=False))
+
+
 def _is_file_name(text: str) -> bool:
     return text.isprintable() and text not in ("", ".", "..") and "/" not in text
 
@@ -59,6 +63,13 @@ NonNegative = Annotated[float, Limit("a finite number, 0 or above", lambda value
 Positive = Annotated[float, Limit("a finite number above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Limit("a share, 0 or above and below 1, e.g. 0.2", lambda value: 0 <= value < 1)]
 Fraction = Annotated[float, Limit("a number from 0 to 1", lambda value: 0 <= value <= 1)]
+Steps = Annotated[
+    tuple[int, ...], Limit("a list of whole numbers in rising order, e.g. [2000,4000]", lambda value: _rises(value))
+]
+Factors = Annotated[
+    tuple[float, ...],
+    Limit("a list of finite numbers, 0 or above", lambda value: all(0 <= item < math.inf for item in value)),
+]
 Widths = Annotated[
     tuple[int, ...],
     Limit(

@@ -93,6 +93,9 @@ def test_a_compiled_step_is_the_eager_one_and_stops_like_it() -> None:
         Optimizer(Method.adamw, weight_decay=0.2, clip_value=0.1),
         Optimizer(Method.sgd),
         Optimizer(Method.sgd, momentum=0.9, weight_decay=0.2),
+        Optimizer(Method.sgd, momentum=0.9, nesterov=True),
+        Optimizer(Method.sgd, momentum=0.9, dampening=0.5, rates={"1": 3}),
+        Optimizer(Method.adamw, weight_decay=0.2, decay_norms=False, eps=1e-3),
     ],
 )
 def test_an_optimizer_in_plain_operations_is_the_fused_one(optimizer: Optimizer, stopped: float) -> None:
@@ -107,7 +110,10 @@ def test_an_optimizer_in_plain_operations_is_the_fused_one(optimizer: Optimizer,
         tree = iter(tensors)
         params, gradient = [next(tree) for _ in plain], [next(tree) for _ in plain]
         slots = {name: [next(tree) for _ in plain] for name in plain_slots}
-        optimizer.update(params, gradient, slots, next(tree), next(tree))
+        optimizer.update(named(params), gradient, slots, next(tree), next(tree))
+
+    def named(params: list[Tensor]) -> dict[str, Tensor]:
+        return {str(place): param for place, param in enumerate(params)}
 
     recorded: Any = None
     for _ in range(3):
@@ -117,7 +123,7 @@ def test_an_optimizer_in_plain_operations_is_the_fused_one(optimizer: Optimizer,
             with unchanged(inputs):
                 recorded = make_fx(step, decomposition_table=_PLAIN)(*inputs)
         recorded(*inputs)
-        optimizer.update(fused, gradient, fused_slots, rate, flag)
+        optimizer.update(named(fused), gradient, fused_slots, rate, flag)
     assert not any("fused" in str(node.target) for node in recorded.graph.nodes)
     torch.testing.assert_close((plain, plain_slots), (fused, fused_slots), rtol=1e-12, atol=1e-14)
 
