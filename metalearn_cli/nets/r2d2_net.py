@@ -19,7 +19,7 @@ from torch import Tensor
 from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.noise import dropout
-from metalearn_cli.system.limits import Share, Widths, check_limits
+from metalearn_cli.system.limits import Share, Widths
 from metalearn_cli.tasks.base import Spec
 
 SLOPE = 0.1  # of the leaky ReLU
@@ -35,7 +35,6 @@ class R2D2Net(ConvNet):
     convolution: Convolution = Convolution.auto
 
     def __post_init__(self) -> None:
-        check_limits(self, "model.")
         self.require_images("r2d2_net", 16)
 
     @property

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
 from metalearn_cli.nets.convolution import Convolution
-from metalearn_cli.system.limits import Count, Widths, check_limits
+from metalearn_cli.system.limits import Count, Widths
 from metalearn_cli.tasks.base import Spec
 
 
@@ -37,7 +37,6 @@ class ResNet(ConvNet):
     convolution: Convolution = Convolution.auto
 
     def __post_init__(self) -> None:
-        check_limits(self, "model.")
         self.require_images("resnet10", 8)
 
     def _blocks(self) -> Iterator[tuple[str, int, int, int]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.noise import drop_block, dropout
-from metalearn_cli.system.limits import Count, Share, Widths, check_limits
+from metalearn_cli.system.limits import Count, Share, Widths
 from metalearn_cli.tasks.base import Spec
 
 SLOPE = 0.1  # of the leaky ReLU
@@ -35,7 +35,6 @@ class ResNet12(ConvNet):
     convolution: Convolution = Convolution.auto
 
     def __post_init__(self) -> None:
-        check_limits(self, "model.")
         self.require_images("resnet12", 2 ** len(self.widths))
 
     @property

@@ -19,7 +19,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.noise import dropout
-from metalearn_cli.system.limits import Count, Share, check_limits
+from metalearn_cli.system.limits import Count, Share
 from metalearn_cli.tasks.base import Spec
 
 STEM = 16  # channels
@@ -36,7 +36,6 @@ class WideResNet(ConvNet):
     convolution: Convolution = Convolution.auto
 
     def __post_init__(self) -> None:
-        check_limits(self, "model.")
         if self.depth < 10 or self.depth % 6 != 4:
             raise UserError(f"model.depth={self.depth} must be 6 n + 4 with n of 1 or above, e.g. 28")
         self.require_images("wrn28_10", 8)

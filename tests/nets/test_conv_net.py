@@ -175,7 +175,6 @@ def test_what_does_not_fit_is_said() -> None:
             Spec((1, 12, 9), 5, 5, "classes")
         ),
         "model=wrn28_10 needs images, and this task's examples": lambda: WideResNet(Spec((2,), 5, 5, "classes")),
-        "model.widths=\\[64, 128\\] must be four whole numbers": lambda: ResNet12(CIFAR, widths=(64, 128)),
         "model.depth=29 must be 6 n": lambda: WideResNet(CIFAR, depth=29),
     }.items():
         with pytest.raises(UserError, match=error):
