@@ -78,6 +78,20 @@ def conv_block(
     return F.relu(_Spread.apply(y, None, None, shift, scale)), stats
 
 
+def fast_norm(params: Params, name: str, y: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    """Batch norm of one task, y [B, C, H, W] -> the same shape, and the statistics used [1, C] (as given: [C])."""
+    if mask is not None and stats is None:
+        return batch_norm(params, name, y, 1, stats, mask)
+    mean_name, var_name = f"{name}.mean", f"{name}.var"
+    if stats is None:
+        _, mean, var = _Moments.apply(y, False)
+        stats = {mean_name: mean.view(1, -1), var_name: var.view(1, -1)}
+    stats = {key: stats[key] for key in (mean_name, var_name)}
+    scale = params[f"{name}.weight"] * torch.rsqrt(stats[var_name].flatten() + EPSILON)
+    shift = params[f"{name}.bias"] - stats[mean_name].flatten() * scale
+    return _Spread.apply(y, None, None, shift, scale), stats
+
+
 def reference_block(
     params: Params, block: Block, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
 ) -> Forward:

@@ -1,10 +1,11 @@
 """What deep convolutional networks share: their parameters by a list of layers, and one way through them.
 
-Shapes: T tasks, B examples per task, C channels. Images are folded, [B, T*C, H, W] in channels_last memory.
+Shapes: T tasks, B examples per task, C channels; the images of a task [B, C, H, W] lie in channels_last memory.
 """
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Forward, Net, Params
-from metalearn_cli.nets.convolution import Convolution, convolve, tasks_of
-from metalearn_cli.nets.layers import batch_norm, fold, init_linear, linear, to_tasks
+from metalearn_cli.nets.conv_block import fast_norm
+from metalearn_cli.nets.convolution import Convolution, convolve
+from metalearn_cli.nets.layers import init_linear, linear
 from metalearn_cli.nets.noise import Noise
 
 
@@ -35,25 +37,24 @@ class ConvSize(NamedTuple):
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward under way. `used` fills up with the statistics of each batch norm."""
+    """One task on its way through a network. `used` fills up with the statistics of each batch norm."""
 
-    params: Params
-    tasks: int
-    stats: Params | None
-    mask: Tensor | None
+    params: Params  # [*shape]
+    stats: Params | None  # [C] each
+    mask: Tensor | None  # [1, B]
     way: Convolution
     noise: Noise | None = None
     used: Params = field(default_factory=dict)
 
     def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
-        """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]: NAME.weight and, if there is one, NAME.bias."""
-        weight, bias = self.params[f"{name}.weight"], self.params.get(f"{name}.bias")
-        y = convolve(weight, x, stride, self.way)
-        return y if bias is None else y + to_tasks(bias, tasks_of(weight, x)).reshape(1, -1, 1, 1)
+        """x [B, C, H, W] -> [B, O, ceil(H/stride), ceil(W/stride)] by NAME.weight and, if there is one, NAME.bias."""
+        y = convolve(self.params[f"{name}.weight"], x, stride, self.way)
+        bias = self.params.get(f"{name}.bias")
+        return y if bias is None else y + bias.view(1, -1, 1, 1)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        """Batch norm of x [B, T*C, H, W] by NAME.weight and NAME.bias."""
-        y, stats = batch_norm(self.params, name, x, self.tasks, self.stats, self.mask)
+        """Batch norm of x [B, C, H, W] by NAME.weight and NAME.bias."""
+        y, stats = fast_norm(self.params, name, x, self.stats, self.mask)
         self.used.update(stats)
         return y
 
@@ -63,7 +64,11 @@ class Pass:
 
 
 class ConvNet(Net):
-    """A final class says its layers, and how an image goes through them."""
+    """A final class says its layers, and how the images of a task go through them.
+
+    Tasks go one by one: with so many channels a convolution of one task fills the processor, and grouped ones of all
+    tasks take longer, as they copy each task's weights into another order.
+    """
 
     end: End
     convolution: Convolution
@@ -85,7 +90,7 @@ class ConvNet(Net):
 
     @abstractmethod
     def forward(self, run: Pass, x: Tensor) -> Tensor:
-        """x [B, T*C, H, W] -> the last image, folded likewise."""
+        """x [B, C, H, W] of one task -> its last images [B, *map_shape]."""
 
     def require_images(self, model: str, smallest: int) -> None:
         """Raises UserError where examples are no images of at least so many pixels a side."""
@@ -121,10 +126,19 @@ class ConvNet(Net):
         return means | {f"{name}.var": torch.ones(channels) for name, channels in self.norms.items()}
 
     def maps(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        """x [T, B, C, H, W] -> the last image [T, B, *map_shape], and the statistics used."""
-        run = Pass(params, len(x), stats, mask, self.convolution)
-        y = self.forward(run, fold(x))
-        return y.view(len(y), len(x), -1, *y.shape[2:]).transpose(0, 1), run.used
+        """x [T, B, C, H, W] -> the last images [T, B, *map_shape], and the statistics used."""
+        sizes = {name: len(shape) for name, shape in self.shapes.items()}
+        masks: Sequence[Tensor | None] = [None] * len(x) if mask is None else torch.split(mask, 1)
+        maps, used = [], []
+        for images, own, own_stats, own_mask in zip(
+            x, _by_task(params, sizes, len(x)), _by_task(stats, {}, len(x)), masks, strict=True
+        ):
+            run = Pass(own or {}, own_stats, own_mask, self.convolution)
+            maps.append(self.forward(run, images.contiguous(memory_format=torch.channels_last)))
+            used.append(run.used)
+        if stats is None:
+            stats = {name: torch.cat([one[name] for one in used]) for name in used[0]}
+        return torch.stack(maps), stats
 
     def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         maps, used = self.maps(params, x, stats, mask)
@@ -133,3 +147,13 @@ class ConvNet(Net):
     def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         features, used = self.features(params, x, stats, mask)
         return linear(params, "head", features), used
+
+
+def _by_task(values: Params | None, sizes: dict[str, int], tasks: int) -> list[Params | None]:
+    """[*shape] or [T, *shape] -> of each task [*shape]; `sizes` are the numbers of dimensions of a shape, else 1."""
+    if values is None:
+        return [None] * tasks
+    own = {
+        name: value.unbind() if value.dim() > sizes.get(name, 1) else [value] * tasks for name, value in values.items()
+    }
+    return [{name: parts[task] for name, parts in own.items()} for task in range(tasks)]

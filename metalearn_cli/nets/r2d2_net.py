@@ -57,6 +57,4 @@ class R2D2Net(ConvNet):
             x = F.leaky_relu(F.max_pool2d(run.conv_norm(f"block{block}", x), 2), SLOPE)
         third = dropout(x, self.dropout, run.noise, 3)
         fourth = F.leaky_relu(F.max_pool2d(run.conv_norm("block4", third), 2, stride=1), SLOPE)
-        both = F.max_pool2d(third, 2, stride=1), dropout(fourth, self.dropout, run.noise, 4)
-        images = [x.view(len(x), run.tasks, -1, *x.shape[2:]) for x in both]  # [B, T, C, H, W]
-        return torch.cat(images, 2).flatten(1, 2)
+        return torch.cat([F.max_pool2d(third, 2, stride=1), dropout(fourth, self.dropout, run.noise, 4)], 1)
