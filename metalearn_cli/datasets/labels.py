@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from metalearn_cli.datasets.decoded import File
 from metalearn_cli.datasets.paths import check_table, expand
-from metalearn_cli.datasets.table_file import Columns, read_columns
+from metalearn_cli.datasets.table_file import TableFile, read_table
 from metalearn_cli.errors import UserError
 
 MOST_SIGNS = 200  # of a pattern
@@ -114,10 +114,10 @@ def compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("/".join(segments) + r"\Z", re.DOTALL)
 
 
-def _read(labels: str) -> Columns:
+def _read(labels: str) -> TableFile:
     path = expand(labels)
     try:
         check_table(path, f"task.labels={labels}")
-        return read_columns(path)
+        return read_table(path)
     except OSError as error:
         raise UserError(f"task.labels={labels} cannot be read ({error.strerror or error})") from error

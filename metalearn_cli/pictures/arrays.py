@@ -73,7 +73,7 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
     Where batch norm takes the query's own statistics, a line has those of its 200 points, and an error those of the
     query points.
     """
-    batch = batch.first(TASKS).to(learner.dtype)
+    batch = batch.chunks(TASKS)[0].to(learner.dtype)
     tasks = [batch.task(number) for number in range(len(batch.key))]
     ends = [torch.cat([task.support_x, task.query_x], 1).aminmax(dim=1, keepdim=True) for task in tasks]
     low, high = (torch.cat(end) for end in zip(*ends, strict=True))

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from metalearn_cli.datasets import table_file as tables
+from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.formats import SUFFIXES, is_picture
 from metalearn_cli.datasets.image_folder import Contents, find_classes, list_images, some
 from metalearn_cli.datasets.point_set import Array
-from metalearn_cli.datasets.table_file import Columns as Table
-from metalearn_cli.datasets.table_file import read_columns
+from metalearn_cli.datasets.table_file import TableFile as Table
+from metalearn_cli.datasets.table_file import read_table
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import check_plain
-from metalearn_cli.tasks.base import ColumnNames
 
 
 class Labelled(NamedTuple):
@@ -157,7 +157,7 @@ def _table(path: Path, key: str) -> Table:
         raise UserError(f"{key}={path} must be a table, a file whose name ends in {', '.join(tables.SUFFIXES)}")
     try:
         check_plain(path)
-        return read_columns(path)
+        return read_table(path)
     except OSError as error:
         one = "; a pattern stands for pictures, and points are in one file" if glob.has_magic(str(path)) else ""
         raise UserError(f"{key}={path} cannot be read ({error.strerror or error}){one}") from error

@@ -12,6 +12,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import checked_fields
+from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.console import show, tell
@@ -20,7 +21,6 @@ from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.limits import Device, Threads
 from metalearn_cli.system.text import as_csv, printable
 from metalearn_cli.system.text_table import aligned
-from metalearn_cli.tasks.base import ColumnNames
 from metalearn_cli.tasks.example_format import with_ink
 from metalearn_cli.tasks.tones import warnings
 from metalearn_cli.trained import file_inputs, novelty_threshold

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from metalearn_cli.datasets.columns import Scale
 from metalearn_cli.datasets.point_set import array_of
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Scale
 
 Picture = str | Path | Image.Image
 Given = Any  # numbers or labels in a tensor, an array or a list; or pictures

@@ -185,7 +185,7 @@ def test_values_of_tasks_of_different_sizes() -> None:
     mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
     spec = Spec((2,), 2, 2, "values", padded=True)
     batch = Batch(x, y, x.flip(1), y.flip(1), torch.arange(2), mask, mask.flip(1))
-    for algorithm in (Pretrain(), MAML(inner_steps=2)):
+    for algorithm in (Pretrain(), *HEADS, *OPTIMIZERS):
         net = MLP(spec, hidden=(4,))
         meta = init(algorithm, net)
         found = algorithm.meta_gradient(net, meta, batch, 0)

@@ -99,7 +99,7 @@ def test_colours_are_never_evened() -> None:
     assert examples.preparation is not None
     assert examples.preparation.ink is Ink.as_is
     assert "ink" not in str(examples.preparation)
-    with pytest.raises(UserError, match=r"ink=evened is for runs on grey pictures of ink"):
+    with pytest.raises(UserError, match=r"ink=evened needs a run on grey pictures of ink"):
         with_ink(examples, Ink.evened)
 
 

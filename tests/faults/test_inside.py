@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from commands import run, start, wait
+from kills import what_must_be_equal
 from safetensors.torch import load_file
 
 from metalearn_cli.algorithms.base import Update
@@ -23,17 +24,11 @@ RUN += ["name=run", "steps=30", "save_every=4", "log_every=1", "eval_every=0", "
 STEPS = 30
 
 
-def results(folder: Path) -> dict[str, bytes]:
-    made = folder / "outputs" / "run"
-    paths = [*(made / "checkpoints").iterdir(), made / "metrics.jsonl", made / "results.json"]
-    return {path.name: path.read_bytes() for path in paths}
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("straight")
     assert run(folder, *RUN).code == 0
-    return results(folder)
+    return what_must_be_equal(folder)
 
 
 def check_saved(folder: Path, step: int, said: str) -> None:
@@ -66,7 +61,7 @@ def test_an_algorithm_that_raises_gets_its_traceback_and_the_last_checkpoint_nam
     check_saved(tmp_path, step, failed.err)
     assert "Traceback" in (tmp_path / "outputs/run/train.log").read_text()
     assert run(tmp_path, *RUN).code == 0
-    assert results(tmp_path) == straight
+    assert what_must_be_equal(tmp_path) == straight
 
 
 @pytest.mark.row("C15", ci=3, full=30)
@@ -109,7 +104,7 @@ def test_a_value_that_is_not_finite_stops_before_the_update(
     lines = [json.loads(line) for line in (tmp_path / "outputs/run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, step + 1))
     assert run(tmp_path, *RUN).code == 0
-    assert results(tmp_path) == straight
+    assert what_must_be_equal(tmp_path) == straight
 
 
 @pytest.mark.row("C15", ci=3, full=30)
@@ -157,7 +152,7 @@ def test_memory_that_ends_is_a_sentence_that_says_what_needs_less(
     assert (" MB at the most" in last) is Path("/proc/self/status").exists()
     check_saved(tmp_path, step, stopped.err)
     assert run(tmp_path, *RUN).code == 0
-    assert results(tmp_path) == straight, "nothing was made smaller by itself"
+    assert what_must_be_equal(tmp_path) == straight, "nothing was made smaller by itself"
 
 
 @pytest.mark.row("C13", ci=1, full=1)

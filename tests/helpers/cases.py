@@ -21,6 +21,14 @@ def load(source: Source) -> ImageSet:
     return packed(*source)
 
 
+def p_value(counts: torch.Tensor, thinned: float = 1.0) -> float:
+    """Chi-square test that all cells are equally likely; `thinned` is the variance's part left by drawing without
+    replacement."""
+    expected = counts.sum() / counts.numel()
+    statistic = ((counts - expected) ** 2 / expected).sum() / thinned
+    return float(torch.special.gammaincc(torch.tensor((counts.numel() - 1) / 2), statistic / 2))
+
+
 def noise(classes: int, images: int = 4, shape: tuple[int, ...] = (3, 84, 84)) -> ImageSet:
     """So many images of each of so many classes, which are one another's neighbours in few random bytes."""
     size = math.prod(shape)

@@ -29,6 +29,7 @@ def start(folder: Path, *arguments: str, first: Callable[[], object] | None = No
 
     `first` is called in the process before the command.
     """
+    folder.mkdir(exist_ok=True)
     pid = os.fork()
     if pid == 0:
         code = 99
@@ -61,7 +62,6 @@ def wait(folder: Path, pid: int) -> Finished:
 
 def run(folder: Path, *arguments: str) -> Finished:
     """The same, from beginning to end, with only its own output."""
-    folder.mkdir(exist_ok=True)
     for name in ("out", "err"):
         (folder / name).unlink(missing_ok=True)
     return wait(folder, start(folder, *arguments))

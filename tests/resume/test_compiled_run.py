@@ -23,7 +23,6 @@ def test_a_run_that_was_killed_and_compiled_anew_ends_with_the_same_bits(tmp_pat
     done = run(straight, *COMMAND, "compile=true")
     assert done.code == 0, done.err
     assert "compiled in" in done.err
-    killed.mkdir()
     assert kill_after(start(killed, *COMMAND, "compile=true"), killed / "outputs/run", 5)
     shutil.rmtree(inductor_cache)
     done = wait(killed, start(killed, *COMMAND, "compile=true"))

@@ -630,7 +630,7 @@ def test_nested_folders_are_groups(tmp_path: Path) -> None:
     assert len({row[0] for row in names}) == 3
     for c in range(8):
         fill(tmp_path / "flat" / f"b{c}", seed=c)
-    with pytest.raises(UserError, match="wants classes in groups"):
+    with pytest.raises(UserError, match="needs classes in groups"):
         task_on(tmp_path / "flat", way=2, within_group=True)
 
 

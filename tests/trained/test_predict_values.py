@@ -134,7 +134,7 @@ def test_the_range_of_a_table_is_that_of_its_training_tasks(tmp_path: Path) -> N
     model = table_run(tmp_path / "home", lines(lambda task, point, mass, speed: mass), "task.split_seed=3")
     known = json.loads((model / "task.json").read_text())["columns"]["x_range"]
     _, job = load_eval_job([f"run={model}"])
-    trained = [int(name[1:]) for name in [job.task._tasks.names[n] for n in job.task._tasks.members["train"].tolist()]]  # type: ignore[attr-defined]
+    trained = [int(name[1:]) for name in [job.task.known.names[n] for n in job.task.known.members["train"].tolist()]]  # type: ignore[attr-defined]
     assert known == {"low": [1000 + min(trained), 0], "high": [1050 + max(trained), 0.004]}
     (tmp_path / "s.csv").write_text("mass,speed,price\n1020,0.001,1\n1030,0.002,2\n")
     (tmp_path / "q.csv").write_text(f"speed,mass\n0.004,1020\n0.0041,1020\n0.001,{1051 + max(trained)}\n")
@@ -182,10 +182,10 @@ def test_a_tables_classes_keep_their_labels(tmp_path: Path) -> None:
         ("x,z\n1,2\n", "x\n1\n", "s.csv has no column y: y expected, and x, z found"),
         ("x,y\n1,2\n", "z\n1\n", "q.csv has no column x: x expected, and z found"),
         ("x,y\n1,2\n2,\n", "x\n1\n", "s.csv line 3 has nothing in column y"),
-        ("x,y\n1,2\n2,nan\n", "x\n1\n", "s.csv line 3 holds nan in column y, which is no finite number: give every"),
-        ("x,y\n1,2\n", "x\n1\nabc\n", "q.csv line 3 holds abc in column x, where a finite number is wanted: mend it"),
+        ("x,y\n1,2\n2,nan\n", "x\n1\n", "s.csv line 3 holds nan in column y, which is not a finite number: give every"),
+        ("x,y\n1,2\n", "x\n1\nabc\n", "q.csv line 3 holds abc in column x, which is not a finite number: correct it"),
         ("x,y\n1,2\n", "x\n1\ninf\n", "q.csv line 3 holds inf in column x"),
-        ("x,y\n1,2\n", "x\n1,2\n", "q.csv line 2 has 2 cells, and line 1 1 name"),
+        ("x,y\n1,2\n", "x\n1,2\n", "q.csv line 2 needs as many cells as line 1 has names, 1, and has 2"),
         ("x,y\n", "x\n1\n", "s.csv holds no points"),
     ],
 )
