@@ -125,28 +125,22 @@ def _check_names(path: Path, names: list[str]) -> None:
 def _read_csv(path: Path) -> TableFile:
     try:
         above, separator = _start(path)
-        rows = _rows(path, above, separator)
-        first, names = next(rows, (1, []))
-        names = [re.sub(r"\s*[\r\n]\s*", " ", name.strip()) for name in names]
-        lines: list[int] = []
-        columns: list[list[str]] = [[] for _ in names]
-        for line, row in rows:
-            if len(row) != len(names):
-                remark = "; a line with # at its start is a remark only above the names" * row[0].startswith("#")
-                raise UserError(
-                    f"{path} line {line} needs as many cells as line {first} has names, {len(names)}, and has "
-                    f"{len(row)}{remark}"
-                )
-            for cells, cell in zip(columns, row, strict=True):
-                cells.append(cell)
-            lines.append(line)
+        (first, names), *rows = [*_rows(path, above, separator)] or [(1, [])]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8: save it as CSV in UTF-8") from error
-    pairs = zip(names, columns, strict=True)
+    for line, row in rows:
+        if len(row) != len(names):
+            remark = "; a line with # at its start is a remark only above the names" * row[0].startswith("#")
+            raise UserError(
+                f"{path} line {line} needs as many cells as line {first} has names, {len(names)}, and has {len(row)}"
+                f"{remark}"
+            )
+    names = [re.sub(r"\s*[\r\n]\s*", " ", name.strip()) for name in names]
+    columns = [(name, [row[place] for _, row in rows]) for place, name in enumerate(names)]
     # Spreadsheets write columns without anything in them, too.
-    filled = [(name, cells) for name, cells in pairs if name or any(map(str.strip, cells))]
+    filled = [(name, cells) for name, cells in columns if name or any(map(str.strip, cells))]
     _check_names(path, [name for name, _ in filled])
-    return TableFile(path, dict(filled), lines, separator)
+    return TableFile(path, dict(filled), [line for line, _ in rows], separator)
 
 
 def _rows(path: Path, above: int, separator: str) -> Iterator[tuple[int, list[str]]]:

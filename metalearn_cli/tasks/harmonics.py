@@ -1,4 +1,4 @@
-"""Sums of two sines, one of twice the other's frequency, each seen through a window of its own.
+"""Sums of two sines, one with twice the frequency of the other, each task with inputs around a middle of its own.
 
 Lacoste et al. 2018, "Uncertainty in Multitask Transfer Learning", arXiv 1806.07528:
 

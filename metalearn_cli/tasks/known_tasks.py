@@ -50,7 +50,7 @@ def know_tasks(
 ) -> KnownTasks:
     """Make tasks of points. `standardise` subtracts the mean of the training tasks' points and divides by their
     deviation; `shot` and `query` (None: all others) divide points that are not divided."""
-    source, names, count, x, y = points.source, points.names, torch.from_numpy(points.size), points.x, points.y
+    source, names, count, x = points.source, points.names, torch.from_numpy(points.size), points.x
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(f"{source} has two tasks {twice[0]}: give each a name of its own")
     support, queries = _sizes(points, count, shot, query)
@@ -58,17 +58,11 @@ def know_tasks(
     _check_apart(points, hashes, members)
     trained = torch.isin(torch.arange(len(names)).repeat_interleave(count), members["train"]).numpy()
     x_range = Range(tuple(x[trained].min(0).tolist()), tuple(x[trained].max(0).tolist()))
-    x_scale = y_scale = None
-    labels: tuple[str, ...] = ()
-    if standardise:
-        x_scale, x = _standardised(x, trained)
+    x_scale, inputs = _scaled(source, x, trained if standardise else None)
     if classes:
-        labels, targets = _numbered(source, y)
+        y_scale, (labels, targets) = None, _numbered(source, points.y)
     else:
-        if standardise:
-            y_scale, y = _standardised(y, trained)
-        targets = _float32(source, y)
-    inputs = _float32(source, x)
+        labels, (y_scale, targets) = (), _scaled(source, points.y, trained if standardise else None)
     start = count.cumsum(0) - count
     outputs = len(labels) or targets.shape[1]
     padded = any(sizes[tasks].min() < sizes[tasks].max() for sizes in (support, queries) for tasks in members.values())
@@ -135,18 +129,17 @@ def _check_apart(points: PointSet, hashes: list[str], members: Mapping[Split, Te
             )
 
 
-def _standardised(values: Array, trained: Array) -> tuple[Scale, Array]:
-    """Return the scale of the training tasks' points, which are `trained` [N] bool, and all values on it."""
-    own = values[trained]
-    changes = own.max(0) > own.min(0)  # the deviation of a constant need not be 0 in floating point
-    mean, deviation = own.mean(0), np.where(changes, own.std(0), 1)
-    return Scale(tuple(mean.tolist()), tuple(deviation.tolist())), (values - mean) / deviation
-
-
-def _float32(source: str, values: Array) -> Tensor:
+def _scaled(source: str, values: Array, trained: Array | None) -> tuple[Scale | None, Tensor]:
+    """Put float32 values on the scale of the training tasks' points, those in `trained` [N] bool; None: as they are."""
+    scale = None
+    if trained is not None:
+        known = values[trained]
+        changes = known.max(0) > known.min(0)  # the deviation of a constant need not be 0 in floating point
+        mean, deviation = known.mean(0), np.where(changes, known.std(0), 1)
+        scale, values = Scale(tuple(mean.tolist()), tuple(deviation.tolist())), (values - mean) / deviation
     if np.abs(values).max() > np.finfo(np.float32).max:
         raise UserError(f"{source} holds numbers beyond 3.4e38, where float32 ends: give them in another unit")
-    return torch.from_numpy(values.astype(np.float32))
+    return scale, torch.from_numpy(values.astype(np.float32))
 
 
 def _numbered(source: str, labels: Array) -> tuple[tuple[str, ...], Tensor]:

@@ -125,7 +125,7 @@ OMNIGLOT = {
         "task.query=0": "task.query=0 must be a whole number, 1 or above",
         "task.train_way=20": "task.train_way=20 must equal task.way=5",
         "task.train_splits=[train,val]": "by which select=best would choose: set select=last",
-        "task.train_splits=[train,test]": "holds test, whose classes are for the test only",
+        "task.train_splits=[train,test]": "holds test, which is not a split to train on here",
         "task.train_splits=[train,vall]": "task.train_splits=[train,vall] holds vall",
         "task.train_splits=train": "task.train_splits=train must be a list",
         "task.split=random1200": "by which select=best would choose: set select=last",

@@ -159,18 +159,14 @@ def at_step(number: int, change: Callable[[Batch], Batch], which: Split = "train
 
     def install() -> None:
         patch, gather = pytest.MonkeyPatch(), Sinusoid.gather
-        steps: list[int] = [-1]
-        splits: list[Split] = []
-
-        def count(split: Split, drawn: int) -> None:
-            steps.append(drawn - 1 if split == "train" else steps[-1])  # a validation is not a step
-            splits.append(split)
+        drawn: list[tuple[Split, int]] = []
 
         def gather_and_change(self: Sinusoid, draw: Draw, device: torch.device) -> Batch:
             batch = gather(self, draw, device)
-            return change(batch) if (steps[-1], splits[-1]) == (number, which) else batch
+            is_there = drawn[-1][0] == which and dict(drawn).get("train") == number + 1
+            return change(batch) if is_there else batch
 
-        before_draws(patch, count)
+        before_draws(patch, lambda split, count: drawn.append((split, count)))
         patch.setattr(Sinusoid, "gather", gather_and_change)
 
     return install

@@ -149,7 +149,7 @@ def test_pooled_classes_leave_no_split_that_is_trained_on() -> None:
 @pytest.mark.parametrize(
     ("train_splits", "sentence"),
     [
-        (("train", "test"), "task.train_splits=[train,test] holds test, whose classes are for the test only"),
+        (("train", "test"), "task.train_splits=[train,test] holds test, which is not a split to train on here"),
         (("test",), "task.train_splits=[test] holds test"),
         (("train", "valid"), "task.train_splits=[train,valid] holds valid, which is not a split to train on here"),
         ((), "task.train_splits=[] must name at least one split"),
