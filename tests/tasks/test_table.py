@@ -341,7 +341,7 @@ def test_a_class_that_a_support_lacks_is_nothing_to_compare_with(tmp_path: Path)
     ]
     for algo in ("protonet", "matching"):
         refused = run(tmp_path, "train", f"algo={algo}", *keys)
-        assert f"algo={algo} wants each class in the support of every task" in refused.err
+        assert f"algo={algo} needs each class in the support of every task" in refused.err
     done = run(tmp_path, "train", "algo=maml", *keys, "test_episodes=1", "eval_episodes=1", "name=one")
     assert done.code == 0, done.err
 
