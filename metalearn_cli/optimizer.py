@@ -7,6 +7,7 @@ length and order, contiguous, on one device and of one precision.
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,33 +78,15 @@ class Optimizer:
         the strides say (torch 2.13): a gradient that is not contiguous would be taken for another one.
         """
         gradient = [part.contiguous() for part in self.clip(gradient)]
+        settings: dict[str, Any] = {"lr": rate, "weight_decay": self.weight_decay, "found_inf": stopped}
+        settings |= {"maximize": False, "fused": True}
         if self.method is Method.sgd:
             momenta: list[Tensor | None] = [*slots["momentum_buffer"]] if self.momentum else [None] * len(params)
-            sgd(
-                *(params, gradient, momenta),
-                lr=rate,  # type: ignore[arg-type]  # torch.optim.SGD takes a tensor as well
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-                dampening=0,
-                nesterov=False,
-                maximize=False,
-                fused=True,
-                found_inf=stopped,
-            )
+            sgd(params, gradient, momenta, momentum=self.momentum, dampening=0, nesterov=False, **settings)
             return
-        adam(
-            *(params, gradient, slots["exp_avg"], slots["exp_avg_sq"], [], slots["step"]),
-            lr=rate,
-            beta1=0.9,
-            beta2=0.999,
-            eps=1e-8,
-            weight_decay=self.weight_decay,
-            decoupled_weight_decay=self.method is Method.adamw,
-            amsgrad=False,
-            maximize=False,
-            fused=True,
-            found_inf=stopped,
-        )
+        settings |= {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}
+        settings["decoupled_weight_decay"] = self.method is Method.adamw
+        adam(params, gradient, slots["exp_avg"], slots["exp_avg_sq"], [], slots["step"], **settings)
 
     def clip(self, gradient: list[Tensor]) -> list[Tensor]:
         """Clip the gradient, first by value and then by norm."""

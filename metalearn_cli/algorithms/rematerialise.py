@@ -54,12 +54,12 @@ def _one_by_one(step: Callable[[State], State], steps: int, state: State) -> Sta
 
 def rematerialise(step: Callable[[State], State], state: State) -> State:
     """step(state), differentiable once in the tensors of `state`; what else `step` uses gets no gradient."""
-    tensors, frame = take_tensors(state)
+    tensors, put = take_tensors(state)
 
     def on_tensors(*inputs: Tensor) -> tuple[Tensor, ...]:  # holds no tensor, which would never be freed
-        return tuple(take_tensors(step(frame.put(inputs)))[0])
+        return tuple(take_tensors(step(put(inputs)))[0])
 
-    after: State = frame.put(_Rematerialised.apply(on_tensors, *tensors))
+    after: State = put(_Rematerialised.apply(on_tensors, *tensors))
     return after
 
 

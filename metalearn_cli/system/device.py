@@ -21,8 +21,7 @@ class Precision(Enum):
 
 
 def resolve_device(text: str) -> torch.device:
-    """The device of this name; auto is the GPU where there is one. Raises UserError for a device that is not here:
-    there is no other choice in its place."""
+    """The device of this name; auto is the GPU where torch sees one. Raises UserError for a device that is not here."""
     check_limit("device", text, Device)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text == "auto":
@@ -36,8 +35,7 @@ def resolve_device(text: str) -> torch.device:
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Raises UserError where this device has no such products: nothing is computed in a precision that was not asked
-    for."""
+    """Raises UserError where this device has no such products."""
     if precision is Precision.tf32 and device.type == "cpu":
         raise UserError("precision=tf32 is for NVIDIA GPUs, and this device is the cpu: take precision=fp32")
     if precision in (Precision.tf32, Precision.bf16) and device.type == "cuda":
@@ -57,11 +55,9 @@ def own_device(text: str, ranks: Ranks) -> torch.device:
         return device
     if device.index is not None:
         raise UserError(f"device={text} is one GPU for {ranks.size} ranks: give device=cuda, and each takes its own")
-    if ranks.local_size > torch.cuda.device_count():
-        raise UserError(
-            f"{ranks.local_size} ranks on a machine of {torch.cuda.device_count()} GPU(s): start as many as there are, "
-            "or give device=cpu"
-        )
+    if ranks.local_size > (gpus := torch.cuda.device_count()):
+        remedy = f"start {gpus}, or give device=cpu"
+        raise UserError(f"{ranks.local_size} ranks need as many GPUs, and torch sees {gpus}: {remedy}")
     return torch.device("cuda", ranks.local_rank)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from commands import Finished, start, wait
+from commands import Finished, run
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from pairs import PAIRS, built_or_refused, small
@@ -103,17 +103,10 @@ def test_every_command_works_or_says_a_sentence(attempt: int, tmp_path: Path, ow
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (60, 70))
 
-    def command(folder: Path, *arguments: str) -> Finished:
-        """With its own output, and a minute of the processor at most."""
-        for name in ("out", "err"):
-            (folder / name).unlink(missing_ok=True)
-        return wait(folder, start(folder, *arguments, first=limit))
-
     def trained(given: list[str]) -> None:
         folder = tmp_path / "train"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        done = command(folder, "train", *begun, *TINY, *given)
+        done = run(folder, "train", *begun, *TINY, *given, first=limit)
         check(done, given)
         was_begun = done.code != 1 or "so training stopped" in done.err
         assert was_begun or not (folder / "outputs").exists(), f"{given}: {done}"
@@ -121,16 +114,10 @@ def test_every_command_works_or_says_a_sentence(attempt: int, tmp_path: Path, ow
     def evaluated(given: list[str]) -> None:
         shutil.rmtree(golden)
         shutil.copytree(GOLDEN, golden / "outputs" / "run")
-        check(command(golden, "eval", "run=outputs/run", "test_episodes=2", *given), given)
+        check(run(golden, "eval", "run=outputs/run", "test_episodes=2", *given, first=limit), given)
 
-    for test, among, examples in (
-        (trained, keys, 14),
-        (
-            evaluated,
-            {key: of_run[key] for key in of_run if key in (*eval_command.KEYS, "seed") or "task" in key},
-            6,
-        ),
-    ):
+    of_eval = {key: of_run[key] for key in of_run if key in (*eval_command.KEYS, "seed") or "task" in key}
+    for test, among, examples in ((trained, keys, 14), (evaluated, of_eval, 6)):
         once = settings(max_examples=examples, database=None, deadline=None, phases=[Phase.generate])
         once = settings(once, suppress_health_check=list(HealthCheck))
         examined: Any = hypothesis.seed(attempt)(once(hypothesis.given(overrides(among))(test)))

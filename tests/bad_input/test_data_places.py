@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import run
+from commands import succeed
 from PIL import Image
 
 from metalearn_cli.config.job import load_job
@@ -47,8 +47,7 @@ def test_images_of_one_colour_give_finite_figures(tmp_path: Path, algo: str) -> 
             Image.new("RGB", (16, 16), (7, 7, 7 if number else 8)).save(folder / f"{image}.png")
     small = ["task=image_folder", "task.root=images", "task.way=2", "task.query=1", "task.size=16", "model.filters=2"]
     small += ["task.val_share=0.2", "task.test_share=0.2"]
-    done = run(tmp_path, "train", f"algo={algo}", *small, "debug=quick", "steps=3", "name=run", "threads=1")
-    assert done.code == 0, done.err
+    succeed(tmp_path, "train", f"algo={algo}", *small, "debug=quick", "steps=3", "name=run", "threads=1")
     content = json.loads((tmp_path / "outputs" / "run" / "results.json").read_text())
     assert content["mean"] is not None
     assert content["per_step"][-1]["diverged"] == 0

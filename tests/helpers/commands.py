@@ -59,12 +59,29 @@ def wait(folder: Path, pid: int) -> Finished:
     return Finished(os.waitstatus_to_exitcode(status), out, err)
 
 
-def run(folder: Path, *arguments: str) -> Finished:
+def run(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
     """The same, from beginning to end, with only its own output."""
     folder.mkdir(exist_ok=True)
     for name in ("out", "err"):
         (folder / name).unlink(missing_ok=True)
-    return wait(folder, start(folder, *arguments))
+    return wait(folder, start(folder, *arguments, first=first))
+
+
+def succeed(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
+    """Run a command that ends with exit code 0."""
+    done = run(folder, *arguments, first=first)
+    assert done.code == 0, done.err
+    return done
+
+
+def refuse(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> str:
+    """Run a command that ends with exit code 1, and without a traceback -> its sentence, the last line of stderr."""
+    done = run(folder, *arguments, first=first)
+    assert done.code == 1, done
+    assert "Traceback" not in done.err
+    said = done.err.splitlines()[-1]
+    assert said.startswith("metalearn: ")
+    return said
 
 
 def is_running(pid: int) -> bool:
