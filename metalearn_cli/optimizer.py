@@ -1,8 +1,6 @@
-"""The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step.
-
-It holds nothing: parameters, gradients and what is kept from step to step (`Slots`) are lists of tensors of the same
-length and order, contiguous, on one device and of one precision.
-"""
+"""The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step. It
+has no state: parameters, gradients and what is kept from step to step (`Slots`) are lists of tensors of the same length
+and order, contiguous, on one device and of one precision."""
 
 import math
 from dataclasses import dataclass
@@ -99,13 +97,9 @@ class Optimizer:
 
     def rate(self, step: int) -> float:
         """The learning rate of meta-iteration `step`, counted from 0."""
-        match self.schedule:
-            case Schedule.constant:
-                return self.lr
-            case Schedule.step:
-                assert self.decay_every is not None  # __post_init__
-                return self.lr * self.decay ** (step // self.decay_every)
+        if self.schedule is Schedule.step:
+            return self.lr * self.decay ** (step // (self.decay_every or 1))  # given, by __post_init__
         done = min(step / (self.schedule_steps or 1), 1.0)  # config fills in the run's steps, if it has any
         if self.schedule is Schedule.linear:
             return self.lr * (1 - done)
-        return self.lr * (1 + math.cos(math.pi * done)) / 2
+        return self.lr * (1 + math.cos(math.pi * done)) / 2 if self.schedule is Schedule.cosine else self.lr

@@ -57,10 +57,10 @@ def paper_of(experiment: str) -> Config:
     for default in node.get("defaults", []):
         if isinstance(default, str) and default.startswith("/experiment/"):
             paper |= paper_of(default.removeprefix("/experiment/"))
-    its_keys = node.get("paper") or {}
-    if "mean" in its_keys:
+    keys = node.get("paper") or {}
+    if "mean" in keys:
         paper.pop("tests", None)  # of another row
-    return paper | its_keys
+    return paper | keys
 
 
 def published_papers() -> dict[str, Config]:

@@ -29,12 +29,12 @@ def composition_sentence(error: Exception, overrides: list[str]) -> str:
     elif match := re.search(r"Could not override '(hydra\.sweeper\.[\w.]+)'", text):
         return f"there is no key {match[1]}: those of sweep=optuna stand in conf/hydra/sweeper"
     parsed: list[tuple[str, Any]] = []
-    for text in overrides:
+    for override in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
+            parts = OverridesParser.create().parse_override(override)
         except HydraException:
-            return f"{text!r} is not of the form key=value (values with spaces or brackets need quotes: key='a b')"
-        parsed.append((override.key_or_group, override.value()))
+            return f"{override!r} is not of the form key=value (values with spaces or brackets need quotes: key='a b')"
+        parsed.append((parts.key_or_group, parts.value()))
     choices = [f"{key}={value}" for key, value in parsed if key in (*GROUPS, *PRESETS)]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         known: Any = OmegaConf.to_container(compose("config", choices))

@@ -53,9 +53,12 @@ def _path(module: str) -> Path:
 
 
 def _type_of(annotation: ast.expr, module: str) -> Hint:
-    """The type that an annotation of `module` means; of a dataclass its whole name."""
+    """The type that an annotation of `module` means; of a dataclass its whole name; Any for what no key can be of."""
     names = {node.id: _meaning(node.id, module) for node in ast.walk(annotation) if isinstance(node, ast.Name)}
-    return eval(compile(ast.Expression(annotation), module, "eval"), vars(limits) | names)
+    try:
+        return eval(compile(ast.Expression(annotation), module, "eval"), vars(limits) | names)
+    except (TypeError, AttributeError):
+        return Any
 
 
 def _meaning(name: str, module: str) -> Hint:
@@ -74,8 +77,8 @@ def _meaning(name: str, module: str) -> Hint:
 
 
 def typed(types: dict[str, Hint], node: DictConfig, prefix: str, owner: str) -> DictConfig:
-    """The values of `node` in their types, those of `owner`'s keys; missing where `node` has none. Raises UserError for
-    any other key, and for a value of another type."""
+    """The values of `node` in the types of `owner`'s keys; missing where `node` has none. Raises UserError for another
+    key, and for a value of another type or outside of its range."""
     keys = make_dataclass("Keys", list(types.items()))
     schema, without_limits = OmegaConf.structured(keys), get_type_hints(keys)
     for key, value in ((key, node[key]) for key in map(str, node) if not OmegaConf.is_missing(node, key)):
@@ -93,8 +96,8 @@ def typed(types: dict[str, Hint], node: DictConfig, prefix: str, owner: str) -> 
             is_right = False
         if not is_right:
             raise UserError(f"{prefix}{key}={value} must be {words_of(types[key])}")
-        fitting = schema[key]
-        plain = OmegaConf.to_container(fitting) if OmegaConf.is_config(fitting) else fitting
+        value = schema[key]
+        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         check_limit(f"{prefix}{key}", plain, types[key])
     return schema  # type: ignore[no-any-return]
 

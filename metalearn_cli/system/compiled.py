@@ -4,6 +4,7 @@ can. What is recorded is one way through the function: a number of Python's is a
 decides by a tensor's value cannot be recorded."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -118,10 +119,6 @@ def _adam(*lists: list[Tensor], decoupled: bool = False, **settings: Any) -> Non
         _set(goes_on, (param, decayed - lr / (1 - beta1**number) * m_new / root), (m, m_new), (v, v_new))
 
 
-def _adamw(*lists: list[Tensor], **settings: Any) -> None:
-    _adam(*lists, decoupled=True, **settings)
-
-
 def _sgd(*lists: list[Tensor], **settings: Any) -> None:
     """torch._fused_sgd_, after a first step (momentum that starts at 0 needs none)."""
     params, gradients, momenta = lists
@@ -165,7 +162,7 @@ def _batch_norm_stats(x: Tensor, *running: Any) -> tuple[Tensor, Tensor]:
 
 _PLAIN: dict[Any, Callable[..., Any]] = {
     aten._fused_adam_.tensor_lr: _adam,
-    aten._fused_adamw_.tensor_lr: _adamw,
+    aten._fused_adamw_.tensor_lr: functools.partial(_adam, decoupled=True),
     aten._fused_sgd_.tensor_lr: _sgd,
     aten._foreach_norm.Scalar: _foreach_norm,
     aten.batch_norm_update_stats.default: _batch_norm_stats,
