@@ -13,7 +13,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.limits import Count, NonNegative, Positive, Share, check_limits
+from metalearn_cli.system.limits import Count, NonNegative, Positive, Share
 
 # What an optimizer keeps for each parameter, under torch's names: exp_avg, exp_avg_sq, step; or momentum_buffer.
 Slots = dict[str, list[Tensor]]
@@ -43,10 +43,9 @@ class Optimizer:
     schedule: Schedule = Schedule.constant
     decay: NonNegative = 0.5
     decay_every: Count | None = None
-    schedule_steps: Count | None = None  # where linear and cosine reach 0; null: the run's `steps`
+    schedule_steps: Count | None = None  # the step at which linear and cosine reach 0; null: the run's `steps`
 
     def __post_init__(self) -> None:
-        check_limits(self, "optimizer.")
         if self.schedule is Schedule.step and self.decay_every is None:
             raise UserError("optimizer.schedule=step needs optimizer.decay_every, e.g. optimizer.decay_every=2000")
         if self.decay_every is not None and self.schedule is not Schedule.step:

@@ -20,7 +20,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.device import Precision
-from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Threads, check_limits
+from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Threads
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
@@ -69,9 +69,6 @@ class Run:
     trust: bool
     lock: bool
     paper: PaperNode | None
-
-    def __post_init__(self) -> None:
-        check_limits(self, "")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -162,9 +159,8 @@ def make_job(
     for group in GROUPS:
         if not isinstance(node[group], DictConfig) or "_target_" not in node[group]:
             raise UserError(f"{conf_dir() / group / choices[group]}.yaml has no _target_, the class that it is about")
-    run = Run(
-        **schema.checked_fields(Run, OmegaConf.masked_copy(node, [str(key) for key in node if key not in GROUPS]), "")
-    )
+    keys = [str(key) for key in node if key not in GROUPS]
+    run = Run(**schema.checked_fields(Run, OmegaConf.masked_copy(node, keys), ""))
     optimizer: Optimizer = schema.build(node.optimizer, "optimizer", Optimizer, source)
     if optimizer.anneals and optimizer.schedule_steps is None and run.steps > 0:
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)

@@ -110,7 +110,8 @@ def path_of(cls: type) -> str:
 
 
 def checked_fields(cls: type, node: DictConfig, prefix: str) -> Config:
-    """The fields of dataclass `cls` as this node gives them, of the right types. Raises UserError for any other key."""
+    """The fields of dataclass `cls` as this node gives them, of the right types and within their limits. Raises
+    UserError for any other key."""
     schema = typed(field_types(cls), node, prefix, path_of(cls))
     named = set(map(str, node))  # also those that are ???, which are not `in node`
     for name, default in default_keys(cls).items():

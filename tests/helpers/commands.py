@@ -60,7 +60,7 @@ def wait(folder: Path, pid: int) -> Finished:
 
 
 def run(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
-    """The same, from beginning to end, with only its own output."""
+    """Start `metalearn ARGUMENTS`, wait for it, and give what it alone has printed."""
     folder.mkdir(exist_ok=True)
     for name in ("out", "err"):
         (folder / name).unlink(missing_ok=True)
