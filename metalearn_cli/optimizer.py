@@ -69,11 +69,9 @@ class Optimizer:
         }
 
     def update(self, params: list[Tensor], gradient: list[Tensor], slots: Slots, rate: Tensor, stopped: Tensor) -> None:
-        """One step in place, of params and slots; none where `stopped` [] is 1. `rate` [] is the learning rate.
-
+        """Make one step in place, of params and slots; none where `stopped` [] is 1. `rate` [] is the learning rate.
         The fused kernels take all parameters at once, and ask nothing of the host. They read memory in order, whatever
-        the strides say (torch 2.13): a gradient that is not contiguous would be taken for another one.
-        """
+        the strides say (torch 2.13): a gradient that is not contiguous would be taken for another one."""
         gradient = [part.contiguous() for part in self.clip(gradient)]
         settings: dict[str, Any] = {"lr": rate, "weight_decay": self.weight_decay, "found_inf": stopped}
         settings |= {"maximize": False, "fused": True}

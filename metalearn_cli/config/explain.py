@@ -13,7 +13,7 @@ _EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slu
 
 
 def composition_sentence(error: Exception, overrides: list[str]) -> str:
-    """Hydra's refusal as one sentence, with the nearest name where a key or a choice is unknown."""
+    """Say Hydra's refusal as one sentence, with the nearest name where a key or a choice is unknown."""
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException

@@ -21,17 +21,27 @@ from metalearn_cli.datasets.paths import expand
 from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.system import yaml_files
 
-# Keys whose values are a person's text: names, paths, sentences.
-FREE_TEXT = (
-    *("name", "run", "expect", "support", "query", "out"),
-    *("task.root", "task.split_file", "task.split_lists", "task.labels", "task.pattern"),
-)
 PATHS = ("task.root", "task.split_file", "task.split_lists", "task.labels")
+# Keys whose values are a person's text: names, paths, sentences.
+FREE_TEXT = ("name", "run", "expect", "support", "query", "out", *PATHS, "task.pattern")
 RUN = "metalearn_cli.config.job.Run"  # the class of the keys that belong to no group
 
 
 def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration that these command-line overrides ask for, and the yaml chosen in each group."""
+    composed = compose_with_hydra(overrides)
+    choices = chosen(composed.hydra.runtime.choices)
+    OmegaConf.set_struct(composed, False)
+    composed.pop("hydra")
+    try:
+        OmegaConf.resolve(composed)
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    return composed, choices
+
+
+def compose_with_hydra(overrides: list[str]) -> DictConfig:
+    """The same with Hydra's own keys, and with references as they stand."""
     overrides = [quote(override) for override in overrides]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
@@ -49,19 +59,11 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     _refuse_slow_files(conf_dir())
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = compose("config", overrides, return_hydra_config=True)
+            return compose("config", overrides, return_hydra_config=True)
     except yaml.YAMLError as error:
         raise UserError(yaml_files.sentence(error)) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(composition_sentence(error, overrides)) from error
-    choices = chosen(composed.hydra.runtime.choices)
-    OmegaConf.set_struct(composed, False)
-    composed.pop("hydra")
-    try:
-        OmegaConf.resolve(composed)
-    except OmegaConfBaseException as error:
-        raise UserError(" ".join(str(error).split())) from error
-    return composed, choices
 
 
 @functools.cache

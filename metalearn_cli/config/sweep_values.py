@@ -4,14 +4,14 @@ import math
 import re
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from metalearn_cli.config.conf_folder import GROUPS, PRESETS, conf_dir
-from metalearn_cli.config.overrides import check_run, check_value, compose_config, quote, refuse_hydra, several_texts
+from metalearn_cli.config import overrides as command_line
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS
+from metalearn_cli.config.overrides import check_value, compose_config, quote, several_texts
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Name, check_limit
 
@@ -51,14 +51,14 @@ def _values(override: Override) -> list[str]:
 
 def _checked(overrides: list[str]) -> DictConfig:
     composed, _ = compose_config(overrides)
-    check_run(composed, overrides)
+    command_line.check_run(composed, overrides)
     return composed
 
 
 def split_sweep(overrides: list[str]) -> tuple[list[str], dict[str, Override | list[str]]]:
     """The overrides with one value, but for the name, and by their key those with several, as Hydra's grammar reads
     them; for a free-text key its values."""
-    refuse_hydra(overrides, _HONOURED)
+    command_line.refuse_hydra(overrides, _HONOURED)
     fixed: list[str] = []
     swept: dict[str, Override | list[str]] = {}
     for text in (override for override in overrides if not override.startswith("name=")):
@@ -102,7 +102,4 @@ def listed(override: Override) -> list[str]:
 
 def hydra_keys(overrides: list[str]) -> Any:
     """What these overrides make of Hydra's own configuration."""
-    overrides = [text for text in overrides if re.match(r"sweep=|\+*hydra[./]", text)]
-    compose_config(overrides)  # says what is wrong with them
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", overrides, return_hydra_config=True).hydra
+    return command_line.compose_with_hydra([text for text in overrides if re.match(r"sweep=|\+*hydra[./]", text)]).hydra

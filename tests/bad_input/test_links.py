@@ -1,11 +1,12 @@
-"""Row C22 of the fault matrix: links in a run's folder lead nowhere. What they lead to is neither written, nor emptied,
-nor removed, nor shown."""
+"""Rows C22 and C23 of the fault matrix: links in a run's folder, and names in its records, lead nowhere. What they
+would lead to is neither written, nor emptied, nor removed, nor shown."""
 
 import base64
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import refuse, run, succeed
@@ -192,3 +193,46 @@ def test_links_of_the_user_work(folder: Path, tmp_path_factory: pytest.TempPathF
         done = run(folder, *COMMANDS[command])
         assert done.code == 0, (command, done.err)
     assert main(["train", *RUN, "steps=20", f"name={folder}"]) == 1  # but a name leads nowhere
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in ("out", "err")
+    }
+
+
+NAMES: list[Any] = ["../../../escaped", "{}/absolute", "a/b", "..", "x\n/y", "\x00", "x\x1b]0;title\x07"]
+NAMES += [["a"], 3, None, ...]
+
+
+@pytest.mark.row("C23", ci=4, full=len(NAMES))
+def test_the_name_of_a_task_in_a_record_leads_nowhere(attempt: int, made: Path, tmp_path: Path) -> None:
+    """An evaluation has a folder of its own, which it removes when it fails."""
+    folder = copy(made, tmp_path / "copy")
+    name = NAMES[attempt]
+    path = folder / "outputs/run/environment.json"
+    content = json.loads(path.read_text())
+    content["choices"]["task"] = name.format(tmp_path) if isinstance(name, str) else name
+    if name is ...:
+        del content["choices"]["task"]
+    forge(path, content)
+    before = contents(tmp_path)
+    refused = refuse(folder, *COMMANDS["eval"])
+    assert "outputs/run/environment.json" in refused
+    assert "choices.task" in refused
+    assert "\x1b" not in refused
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "escaped").exists()
+    assert not (tmp_path / "absolute").exists()
+
+
+@pytest.mark.row("C23")
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "..", "", "weights/../../secret"])
+def test_the_name_of_the_weights_leads_nowhere(made: Path, name: str, tmp_path: Path) -> None:
+    folder = copy(made, tmp_path / "copy")
+    (tmp_path / "secret").write_text("hunter2")
+    path = folder / "exported/model.json"
+    forge(path, {**json.loads(path.read_text()), "weights": name})
+    refused = refuse(folder, *COMMANDS["predict of an export"])
+    assert "exported" in refused
+    assert "hunter2" not in refused

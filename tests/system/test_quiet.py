@@ -16,6 +16,8 @@ from metalearn_cli.tuning import prepare
 
 TINY = ["task=sinusoid", "model.hidden=[4]", "algo.test_steps=1", "tasks_per_step=1", "test_episodes=4", "eval_every=0"]
 TINY += ["select=last", "threads=1"]
+IMAGES = ["algo=protonet", "task=image_folder", "task.size=16", "task.way=2", "task.shot=1", "task.query=1"]
+IMAGES += ["model.filters=2", "steps=1", "test_episodes=2", "eval_every=0", "select=last", "threads=1"]
 PLOT = "the first test task: . truth, o support"
 
 
@@ -57,15 +59,7 @@ def test_the_plot_is_for_who_sits_at_a_terminal_before_a_single_run(tmp_path: Pa
 
 
 def test_a_sweep_says_once_what_holds_of_its_jobs(tmp_path: Path, own_images: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from metalearn_cli.algorithms.protonet import ProtoNet\n"
-        "@dataclass(frozen=True)\n"
-        "class Mine(ProtoNet): pass\n"
-    )
-    command = ["train", "algo=maml", "algo._target_=mine.Mine", "task=image_folder", f"task.root={own_images}"]
-    command += ["task.size=16", "task.way=2", "task.shot=1", "task.query=1", "model.filters=2", "steps=1", "threads=1"]
-    command += ["test_episodes=2", "eval_every=0", "select=last", "other_batch_norm=[]", "model.gamma=false"]
+    command = ["train", *IMAGES, f"task.root={own_images}", "other_batch_norm=[]"]
     done = succeed(tmp_path, *command, "-m", "seed=0,1,2", "name=sweep")
     assert done.err.count(": 15 classes with 30 images; ") == 1
     for seed in range(3):
@@ -79,9 +73,7 @@ def test_what_takes_no_inner_steps_is_not_told_of_them(
     own_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["train", "algo=protonet", "task=image_folder", f"task.root={own_images}", "task.size=16", "task.way=2"]
-    command += ["task.shot=1", "task.query=1", "model.filters=2", "steps=1", "test_episodes=2", "eval_every=0"]
-    assert main([*command, "select=last", "threads=1", "name=run"]) == 0
+    assert main(["train", *IMAGES, f"task.root={own_images}", "name=run"]) == 0
     header, row, *others = capsys.readouterr().out.splitlines()[1:]
     assert header.split() == ["mean", "+-", "95%", "median"]
     assert len(row.split()) == 3
