@@ -72,7 +72,7 @@ def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 15 classes with two images each, as `task=image_folder` wants one."""
+    """A folder of 15 classes with two images each, as `task=image_folder` needs one."""
     root = tmp_path_factory.mktemp("own") / "images"
     for number in range(30):
         rng = torch.Generator().manual_seed(number)

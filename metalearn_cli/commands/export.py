@@ -17,7 +17,7 @@ metalearn export run=FOLDER out=DIR [device=...] [threads=...] [trust=true]
   python -c 'import metalearn_cli; model = metalearn_cli.load("my-model")'
 
 DIR gets model.json and the weights (safetensors; their hash stands in model.json). Loading it runs no code, but for
-classes from outside of metalearn, which want trust=true.
+classes from outside of metalearn, which need trust=true.
 """
 
 OWNER = "metalearn_cli.trained.export.Export"

@@ -44,7 +44,7 @@ def composition_sentence(error: Exception, overrides: list[str]) -> str:
         if key not in known and key not in flatten(known):
             return f"there is no key {key}{_nearest_key(key, known, dict(parsed))}"
         if f"+{key}=" in "".join(overrides):
-            return f"+{key} is there already: give {key}=... without the +"
+            return f"+{key} exists: give {key}=... without the +"
     return " ".join(str(error).split())
 
 

@@ -87,7 +87,7 @@ def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callab
     try:
         recorded = make_fx(flat, decomposition_table=_PLAIN)(*inputs)
         for node in recorded.graph.nodes:
-            node.meta.clear()  # what make_fx noted of each tensor, which inductor works out anew
+            node.meta.clear()  # what make_fx noted of each tensor, which inductor finds again
         # The whole call in C++, where the steps between the kernels cost as much as the kernels; one thread compiles,
         # since it is one file; and the number of threads that it will run with, which decides the bits.
         options = {"cpp_wrapper": True, "compile_threads": 1, "cpp.threads": torch.get_num_threads()}
@@ -146,7 +146,7 @@ def _bmm(a: Tensor, b: Tensor) -> Any:
 
 
 def _baddbmm(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """The sum apart, so that it becomes one kernel with what follows."""
+    """Add the sum by itself, so that it becomes one kernel with what follows."""
     return c + torch.bmm(a, b) if (beta, alpha) == (1, 1) else beta * c + alpha * torch.bmm(a, b)
 
 

@@ -88,7 +88,7 @@ def posing(tmp_path: Path) -> Path:
 
 
 def pose(folder: Path, content: bytes) -> Path:
-    """Under the name that the content's hash wants, so that only the content can be refused."""
+    """Save it under the name that its hash makes, so that only the content can be refused."""
     name = f"step-00000020-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     path = folder / "outputs" / "run" / "checkpoints" / name
     path.write_bytes(content)

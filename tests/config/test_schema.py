@@ -25,8 +25,8 @@ def test_a_users_own_class_from_a_file_beside_the_command(tmp_path: Path) -> Non
         "    def adapt(self, net, meta, support, steps): return self.inner().adapt(net, meta, support, steps)\n"
         "    def meta_gradient(self, *a, **k): return self.inner().meta_gradient(*a, **k)\n"
     )
-    own = ["train", "debug=quick", "threads=1", "model.hidden=[8]", "algo._target_=mine.Twice"]
-    done = succeed(tmp_path, *own, "algo.inner_lr=0.005", "+algo.factor=2", "name=mine")
+    command = ["train", "debug=quick", "threads=1", "model.hidden=[8]", "algo._target_=mine.Twice"]
+    done = succeed(tmp_path, *command, "algo.inner_lr=0.005", "+algo.factor=2", "name=mine")
     assert "dropped" not in done.err  # nobody gave inner_steps, and what else the yaml of maml has
     assert "mine.Twice's own defaults stand: algo.test_steps=1 (not 10)\n" in done.err
     assert "outputs/mine: Twice on sinusoid" in done.err
@@ -34,13 +34,13 @@ def test_a_users_own_class_from_a_file_beside_the_command(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "outputs/mine/environment.json").read_text())["choices"]["algo"] == "Twice"
     succeed(tmp_path, "train", *TINY, "algo.test_steps=1", "algo.inner_lr=0.01", "name=maml")
     assert results(tmp_path, "mine")["mean"] == results(tmp_path, "maml")["mean"]
-    assert "did you mean algo.factor?" in refuse(tmp_path, *own, "+algo.factr=2")
-    succeed(tmp_path, "train", "-m", *own[1:], "+algo.factor=1,2", "name=sweep")
+    assert "did you mean algo.factor?" in refuse(tmp_path, *command, "+algo.factr=2")
+    succeed(tmp_path, "train", "-m", *command[1:], "+algo.factor=1,2", "name=sweep")
     assert {path.name for path in (tmp_path / "outputs/sweep").glob("*/")} == {"algo.factor=1", "algo.factor=2"}
     assert OmegaConf.load(tmp_path / "outputs/sweep/algo.factor=1/config.yaml").algo.factor == 1
     assert results(tmp_path, "sweep/algo.factor=1")["algo"] == "Twice"
-    assert "already finished" in run(tmp_path, "train", "-m", *own[1:], "+algo.factor=2,3", "name=sweep").err
-    succeed(tmp_path, *own)
+    assert "already finished" in run(tmp_path, "train", "-m", *command[1:], "+algo.factor=2,3", "name=sweep").err
+    succeed(tmp_path, *command)
     assert len(list((tmp_path / "outputs").glob("*/*-Twice-sinusoid-*"))) == 1
     assert "trust=true" in run(tmp_path, "eval", "run=outputs/mine").err
     succeed(tmp_path, "eval", "run=outputs/mine", "trust=true")

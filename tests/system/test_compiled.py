@@ -54,9 +54,9 @@ def assert_equal(eager: Learner, compiled: Learner, batches: list[Batch]) -> Non
     """After each step; the batches' losses, then everything that was learned."""
     for step, batch in enumerate(batches):
         torch.testing.assert_close(compiled.step(batch, step), eager.step(batch, step), rtol=1e-10, atol=1e-12)
-    expected, found = eager.state_dict(), compiled.state_dict()
+    expected, actual = eager.state_dict(), compiled.state_dict()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12, msg=name)
+        torch.testing.assert_close(actual[name], value, rtol=1e-10, atol=1e-12, msg=name)
 
 
 class Stepwise(MAML):
@@ -177,7 +177,7 @@ def test_without_a_compiler_it_is_said_before_anything_begins(tmp_path: Path) ->
 
 
 def test_a_test_is_never_compiled(tmp_path: Path) -> None:
-    """Of a compiled run, where there is no compiler; nor of a run from before there was the key."""
+    """Of a compiled run, where there is no compiler; nor of a run of a version without the key."""
     short = ["steps=1", "model.hidden=[4]", "test_episodes=4", "eval_every=0", "select=last"]
     succeed(tmp_path, *COMMAND, *short)
     path = tmp_path / "outputs/run/config.yaml"
@@ -228,8 +228,8 @@ def test_a_captured_step_is_the_eager_one(captures: list[int]) -> None:
     for step, tasks in enumerate((3, 3, 2, 2)):
         batch = images(tasks=tasks, seed=step)[1]
         assert torch.equal(captured.step(batch, step), eager.step(batch, step))
-    found = captured.state_dict()
-    assert all(torch.equal(value, found[name]) for name, value in eager.state_dict().items())
+    actual = captured.state_dict()
+    assert all(torch.equal(value, actual[name]) for name, value in eager.state_dict().items())
     assert len(captures) == 2
 
 

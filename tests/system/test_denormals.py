@@ -1,4 +1,4 @@
-"""Commands compute with denormal numbers as 0, in every thread; runs of before, and Python, are left as they are."""
+"""Commands compute with denormal numbers as 0, in every thread; earlier runs, and Python, are left as they are."""
 
 import json
 import os
@@ -85,11 +85,11 @@ def shares(folder: Path, *command: str, before: Callable[[], object] = lambda: N
 
 
 def read(folder: Path) -> dict[str, set[float]]:
-    found: dict[str, set[float]] = {}
+    measured: dict[str, set[float]] = {}
     for line in (folder / "shares").read_text().splitlines():
         where, _, share = line.partition(" ")
-        found.setdefault(where, set()).add(float(share))
-    return found
+        measured.setdefault(where, set()).add(float(share))
+    return measured
 
 
 def start_threads() -> None:
@@ -109,8 +109,8 @@ def choices(folder: Path) -> Any:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_they_are_0_in_every_thread_of_a_training(tmp_path: Path, own_images: Path, threads: int) -> None:
     command = [*IMAGES, f"task.root={own_images}", f"threads={threads}", "name=run"]
-    found = shares(tmp_path, *command, before=start_threads if threads == 2 else lambda: None)
-    assert found == {where: {1.0} for where in ("step", "backward", "evaluate", "gather", "ahead")}
+    measured = shares(tmp_path, *command, before=start_threads if threads == 2 else lambda: None)
+    assert measured == {where: {1.0} for where in ("step", "backward", "evaluate", "gather", "ahead")}
     assert choices(tmp_path / "outputs/run")["denormals_are_zero"] is True
 
 
@@ -130,8 +130,8 @@ def test_they_are_0_in_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.row("P10")
-def test_a_run_of_before_keeps_them(tmp_path: Path) -> None:
-    """Also where threads were started that do not, as by a job before it."""
+def test_an_earlier_run_keeps_them(tmp_path: Path) -> None:
+    """Also where threads were started that do not, as by an earlier job."""
 
     def as_after_another_job() -> None:
         torch.set_flush_denormal(True)
@@ -161,10 +161,10 @@ def test_predictions_are_made_as_the_run_was_also_by_an_exported_model(
 
     points = ["support=points.csv", "query=points.csv", "threads=1"]
     for stored in ("outputs/run", "model"):
-        found = shares(tmp_path, "predict", f"run={stored}", *points)
-        assert found == {"adapt": {1.0 if are_zero else 0.0}}
+        measured = shares(tmp_path, "predict", f"run={stored}", *points)
+        assert measured == {"adapt": {1.0 if are_zero else 0.0}}
     metalearn_cli.load(tmp_path / "model").adapt(torch.ones(2, 1), torch.ones(2, 1))(torch.ones(1, 1))
-    assert share_of_zeros() == 0  # the process of whoever calls from Python is left as it is
+    assert share_of_zeros() == 0  # the process that calls from Python is left as it is
 
 
 def test_numpy_does_not_notice(tmp_path: Path) -> None:

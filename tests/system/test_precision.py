@@ -42,17 +42,17 @@ def single(meta: Meta, batch: Batch) -> tuple[Meta, Batch]:
 def test_all_but_the_products_stays_float32(algorithm: Algorithm, net: Net) -> None:
     meta, batch = single(init(algorithm, net), IMAGES)
     exact = algorithm.meta_gradient(net, meta, batch, 0)
-    found = algorithm.meta_gradient(Reduced(net.spec, net), meta, batch, 0)
+    reduced = algorithm.meta_gradient(Reduced(net.spec, net), meta, batch, 0)
     for part in ("gradient", "buffers"):
-        for name, value in getattr(found, part).items():
+        for name, value in getattr(reduced, part).items():
             assert value.dtype is torch.float32, name
             assert value.isfinite().all(), name
-    assert found.loss.dtype is torch.float32
-    torch.testing.assert_close(found.loss, exact.loss, rtol=0.1, atol=0.1)
-    assert not torch.equal(found.loss, exact.loss)
-    for one in algorithm.adapt(Reduced(net.spec, net), meta, batch.support, 1):
+    assert reduced.loss.dtype is torch.float32
+    torch.testing.assert_close(reduced.loss, exact.loss, rtol=0.1, atol=0.1)
+    assert not torch.equal(reduced.loss, exact.loss)
+    for adapted in algorithm.adapt(Reduced(net.spec, net), meta, batch.support, 1):
         for mode in BatchNorm:
-            assert one(batch.query_x, mode).dtype is torch.float32
+            assert adapted(batch.query_x, mode).dtype is torch.float32
 
 
 def gradient(algorithm: Algorithm, net: Net, meta: Meta, batch: Batch) -> Params:
@@ -137,8 +137,8 @@ def test_fp32_has_no_tf32_anywhere() -> None:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not expected
         job = load_job([f"precision={precision}", "threads=1", "allocator=default"])
         prepare(job, None, Console())
-        for found in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
-            assert (found.fp32_precision == "tf32") is expected
+        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+            assert (backend.fp32_precision == "tf32") is expected
         assert torch.utils.deterministic.fill_uninitialized_memory is False  # type: ignore[attr-defined]
 
 
