@@ -9,8 +9,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text is one sentence: what was given, where, and what would be right. It is
-    shown instead of a traceback."""
+    """A mistake that the user can mend, in one sentence: what was given, where, and what would be right."""
 
 
 class UsageError(Exception):
@@ -18,8 +17,7 @@ class UsageError(Exception):
 
 
 class RunFailed(Exception):
-    """A fault of the program, or of a user's class, in the middle of a run: its text is one sentence that says what was
-    saved, shown behind the traceback of what it was raised from."""
+    """A fault of the program, or of a user's class, in the middle of a run: one sentence on what was saved."""
 
 
 class SaidByAnother(Exception):

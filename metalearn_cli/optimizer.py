@@ -1,6 +1,5 @@
 """The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step. It
-has no state: parameters, gradients and what is kept from step to step (`Slots`) are lists of tensors of the same length
-and order, contiguous, on one device and of one precision."""
+has no state: parameters, gradients and `Slots` are lists of contiguous tensors of one length, device and precision."""
 
 import math
 from dataclasses import dataclass

@@ -26,8 +26,7 @@ def require_shares(job: Job, ranks: Ranks) -> None:
 
 
 def require_parts(job: Job, ranks: Ranks = ALONE) -> Params:
-    """Raises UserError where the device is missing or the parts do not fit together -> what will be learned, by the
-    names of a checkpoint, on the CPU. Nothing is made on the device."""
+    """The parameters and buffers that will be learned. Raises UserError for parts or a device that do not fit."""
     device = own_device(job.run.device, ranks)
     check_precision(job.run.precision, device)
     if job.run.compile:

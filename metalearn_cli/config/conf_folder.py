@@ -85,8 +85,7 @@ def _content(name: str) -> Any:
 
 
 def key_values(key: str) -> list[str]:
-    """What a key can be, where its line in conf/ says so: by a value true or false, or by a comment that begins with
-    the words, as in "best | last: which checkpoint is tested"."""
+    """What a key can be: true or false, or the words of a comment such as "best | last: what is tested"."""
     group, _, name = key.rpartition(".")
     paths = sorted((conf_dir() / group).rglob("*.yaml")) if group else [conf_dir() / "config.yaml"]
     values: set[str] = set()
@@ -111,8 +110,7 @@ def key_options(word: str, keys: Collection[str]) -> list[str]:
 
 
 def folders_of_runs(typed: str) -> list[str]:
-    """What a path to a run that begins like this can become: runs, and with a slash the folders that may hold some;
-    without those whose names a shell would need in quotes."""
+    """What a path that begins like this can become: runs, and with a slash folders that may have some."""
     start = "".join(typed.rpartition("/")[:2])
     parent = Path(start or ".")
     names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []

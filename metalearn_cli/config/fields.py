@@ -77,8 +77,7 @@ def _meaning(name: str, module: str) -> Hint:
 
 
 def typed(types: dict[str, Hint], node: DictConfig, prefix: str, owner: str) -> DictConfig:
-    """The values of `node` in the types of `owner`'s keys; missing where `node` has none. Raises UserError for another
-    key, and for a value of another type or outside of its range."""
+    """The values of `node` in these types. Raises UserError for another key, and for a wrong type or range."""
     keys = make_dataclass("Keys", list(types.items()))
     schema, without_limits = OmegaConf.structured(keys), get_type_hints(keys)
     for key, value in ((key, node[key]) for key in map(str, node) if not OmegaConf.is_missing(node, key)):

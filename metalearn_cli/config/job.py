@@ -1,5 +1,4 @@
-"""From the command line to checked objects: Hydra composes the values in conf/*.yaml, and dataclasses have their types
-and ranges. A group (`algo`, `task`, `model`, `optimizer`) names its class in `_target_`; other keys are its fields."""
+"""From the command line to checked objects: Hydra composes the values in conf/, dataclasses have types and ranges."""
 
 import dataclasses
 from enum import Enum
@@ -76,8 +75,7 @@ class Run:
 
 
 class Job(NamedTuple):
-    """Everything that a run is made of, checked. Nothing has been drawn or written yet; at most a user's table has been
-    read, or a user's folder listed."""
+    """Everything that a run is made of, checked. At most a user's table has been read, or a user's folder listed."""
 
     run: Run
     algo: Algorithm
@@ -107,8 +105,7 @@ class Job(NamedTuple):
         return {key: values[key] for key in sorted(self.given) if key in values and key != "name"}
 
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
-        """This rank's tasks of meta-iteration `step`, counted from 0: the whole is a function of the seed and the step
-        alone, and every rank draws it."""
+        """This rank's tasks of meta-iteration `step`, counted from 0: a function of the seed and the step alone."""
         draw = self.task.draw(self.run.tasks_per_step, "train", generator(self.run.seed, "train", step))
         return draw_slice(draw, *ranks.share(self.run.tasks_per_step))
 
@@ -204,8 +201,7 @@ def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given: frozenset[st
 
 
 def key_defaults(job: Job) -> Config:
-    """The value of each key where nobody sets it, by its whole name: in a run of a version without the key, that is
-    what was done."""
+    """The value of each key where nobody sets it, which a run of a version without the key had."""
     defaults = run_keys()
     for group, part in (("algo", job.algo), ("task", job.task), ("model", job.net), ("optimizer", job.optimizer)):
         values = schema.default_keys(schema.class_of(part))
@@ -214,8 +210,7 @@ def key_defaults(job: Job) -> Config:
 
 
 def removed_keys(config: Config, groups: list[str], trust: bool) -> Config:
-    """The keys in the configuration of a run that this version does not have, of those that belong to no group and of
-    these groups."""
+    """The keys in a run's configuration, of these groups or of none, that this version does not have."""
     known = {field.name for field in dataclasses.fields(Run)} | set(GROUPS)
     removed = {key: value for key, value in config.items() if key not in known}
     for group in groups:

@@ -73,8 +73,7 @@ def _refuse_slow_files(folder: Path) -> None:
 
 
 def compose_run(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Compose the configuration of one run and check its keys, types and ranges: without torch, which takes a second to
-    import. Raises UserError for all that is wrong but what does not fit together."""
+    """Compose one run and check its keys, types and ranges: without torch, which takes a second to import."""
     refuse_hydra(overrides)
     for override in overrides:
         if override.startswith("sweep=") and override != "sweep=null":
@@ -132,8 +131,7 @@ def unquote(override: str) -> str:
 
 
 def several_texts(override: str) -> list[str]:
-    """The values of a free-text key of the task that a sweep goes over: those of choice(a,b), or of a path with commas
-    that does not exist as it stands; [] where it is one value. A value may stand in quotes."""
+    """The values of a task's text key in a sweep, choice(a,b) or a list of paths; [] where it is one value."""
     key, _, text = override.partition("=")
     is_choice = key in FREE_TEXT and key.startswith("task.") and text.startswith("choice(") and text.endswith(")")
     if is_choice:
@@ -169,8 +167,7 @@ def check_value(override: str, config: Config | DictConfig) -> None:
 
 
 def command_values(overrides: list[str], command: str, owner: str, more: dict[str, type]) -> Config:
-    """The keys and values of a command that composes no configuration: those of the class `owner`, and `more`. Raises
-    UserError for any other key, for one that is given twice, for a value of another type, and for a reference."""
+    """The keys and values of a command that composes no configuration: those of class `owner`, and `more`."""
     types = types_in_source(owner) | more
     values: Config = {}
     for override in overrides:
@@ -188,8 +185,7 @@ def command_values(overrides: list[str], command: str, owner: str, more: dict[st
 
 
 def split_folders(arguments: list[str], keys: tuple[str, ...], command: str) -> tuple[list[str], dict[str, str]]:
-    """Folders of runs, and the options among `keys`; a folder's name may have an equal sign, as those of a sweep's jobs
-    do. Raises UserError for another key, and for a folder that does not exist."""
+    """Folders of runs, whose names may have an equal sign as those of a sweep's jobs, and options among `keys`."""
     folders: list[str] = []
     options: dict[str, str] = {}
     for argument in arguments:

@@ -1,5 +1,4 @@
-"""Check a group of the configuration against the dataclass that its `_target_` names, and build an object of it. A
-field that is a dataclass itself stands for the fields of that one."""
+"""Check groups of the configuration against the dataclasses that they name, and build objects of them."""
 
 import dataclasses
 import importlib
@@ -32,8 +31,7 @@ class ConfigSource(NamedTuple):
 
 
 def build(node: DictConfig | Config, group: str, base: type, source: ConfigSource, spec: Spec | None = None) -> Any:
-    """The object that a group of the configuration describes: `_target_` with the other keys as its fields. A network
-    gets the `spec` of the task too."""
+    """The object that a group describes: `_target_` with its other keys as fields; a network gets `spec` too."""
     target, cls = str(node["_target_"]), import_class(node["_target_"], group, source.trust)
     is_class = isinstance(cls, type)
     is_module = is_class and base is Net and issubclass(cls, torch.nn.Module)
@@ -56,8 +54,8 @@ def build(node: DictConfig | Config, group: str, base: type, source: ConfigSourc
 
 
 def _keys_of_class(node: DictConfig | Config, group: str, cls: type, source: ConfigSource) -> Config:
-    """The keys of a group but `_target_`. Where the command names the class, the chosen yaml belongs to another one: of
-    its keys those stay that the command names, or for which this class has no default."""
+    """The keys of a group but `_target_`. Where the command names the class, the yaml belongs to another one: only keys
+    that the command names, or for which this class has no default, are taken of it."""
     keys: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else dict(node)
     del keys["_target_"]
     if f"{group}._target_" not in source.given:
@@ -110,8 +108,7 @@ def path_of(cls: type) -> str:
 
 
 def checked_fields(cls: type, node: DictConfig, prefix: str) -> Config:
-    """The fields of dataclass `cls` as this node gives them, of the right types and within their limits. Raises
-    UserError for any other key."""
+    """The fields of dataclass `cls` as this node gives them. Raises UserError for any other key or type."""
     schema = typed(field_types(cls), node, prefix, path_of(cls))
     named = set(map(str, node))  # also those that are ???, which are not `in node`
     for name, default in default_keys(cls).items():

@@ -56,8 +56,7 @@ def _checked(overrides: list[str]) -> DictConfig:
 
 
 def split_sweep(overrides: list[str]) -> tuple[list[str], dict[str, Override | list[str]]]:
-    """The overrides with one value, but for the name, and by their key those with several, as Hydra's grammar reads
-    them; for a free-text key its values."""
+    """The overrides with one value, but for the name, and by their key those with several, in Hydra's grammar."""
     command_line.refuse_hydra(overrides, _HONOURED)
     fixed: list[str] = []
     swept: dict[str, Override | list[str]] = {}

@@ -1,7 +1,6 @@
-"""A function of tensors as native code: recorded once as a list of torch's operations, which TorchInductor compiles.
-torch.compile alone cannot record a step: it does not take torch.autograd.grad at second order (torch 2.13). make_fx
-can. What is recorded is one way through the function: a number of Python's is a constant in it, and a function that
-decides by a tensor's value cannot be recorded."""
+"""A function of tensors as native code: recorded as torch's operations, which TorchInductor compiles. make_fx records
+it, since torch.compile does not take torch.autograd.grad at second order (torch 2.13): one way through the function, in
+which a number of Python's is a constant, and which does not depend on a tensor's value."""
 
 import contextlib
 import functools
@@ -49,8 +48,8 @@ def unchanged(state: Tree) -> Iterator[None]:
 
 class Compiled:
     """`function(state, batch, carry, *numbers) -> carry` as native code, which changes `state` in place as it does.
-    `state` and `carry` are trees of tensors, `carry` also of other values; `batch` has tensors and None, and `numbers`
-    are tensors. Each shape of a batch, and each shape and other value of a carry, has native code of its own."""
+    `state` and `carry` are trees of tensors, `carry` also of other values. Each shape of a batch, and each shape and
+    other value of a carry, has native code of its own."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function

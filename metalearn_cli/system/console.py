@@ -1,5 +1,4 @@
-"""Tell the user what is going on: sentences, and a bar on a terminal or plain lines in a log, all on stderr. Characters
-that a terminal would obey are written out."""
+"""Tell the user what is going on, on stderr; characters that a terminal would obey are written out."""
 
 import contextlib
 import errno
@@ -70,9 +69,8 @@ class Console:
 
 
 class Progress:
-    """Show how far a long piece of work is, how fast it goes, and when it will end: as a bar where stderr is a
-    terminal, else as a line every ten seconds. The sentence `announced` is said where more than a minute remains. A
-    `passing` one shows nothing of work that is done in two seconds, and removes its bar."""
+    """Show how far work is, as a bar on a terminal, else as a line every ten seconds. `announced` is said where more
+    than a minute remains. A `passing` one shows nothing of work of two seconds, and removes its bar."""
 
     def __init__(
         self, console: Console, what: str, total: int, start: int = 0, announced: str = "", passing: bool = False

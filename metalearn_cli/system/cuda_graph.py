@@ -1,6 +1,5 @@
-"""A function of tensors as one CUDA graph: captured once, then the GPU repeats all its kernels at one call of the host.
-By torch's rules (its notes on CUDA semantics, "CUDA Graphs"): some runs on a side stream come before the capture, the
-graph reads and writes the same memory at every replay, and nothing within it looks at a value."""
+"""A function of tensors as one CUDA graph. By torch's rules ("CUDA Graphs" in its notes) some runs on a side stream
+come before the capture, each replay reads and writes the same memory, and nothing within it looks at a value."""
 
 from collections.abc import Callable
 from typing import Any

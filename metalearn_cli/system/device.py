@@ -48,8 +48,7 @@ DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process has se
 
 
 def own_device(text: str, ranks: Ranks) -> torch.device:
-    """The device that the key names; with several ranks on the GPUs of a machine, each rank has its own GPU. Raises
-    UserError for a device that is not here."""
+    """The device that the key names; with several ranks on a machine, each has its own GPU."""
     device = resolve_device(text)
     if ranks.size == 1 or device.type == "cpu":
         return device
@@ -68,8 +67,7 @@ def set_process(
     deterministic: bool = True,
     denormals_are_zero: bool = True,
 ) -> str:
-    """Set what holds for the whole process (threads None: as many as there are cores) -> the allocator, and denormal
-    numbers where they are kept, in words."""
+    """Set what holds for the whole process (threads None: all cores) -> allocator and denormals, in words."""
     torch.set_num_threads(threads or DEFAULT_THREADS)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
     torch.use_deterministic_algorithms(deterministic)

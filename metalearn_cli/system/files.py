@@ -1,5 +1,4 @@
-"""Files that exist whole or not at all, also after a power cut; files that grow line by line; locks that let one
-process in after another; and the reading of files that somebody else may have made."""
+"""Files that exist whole or not at all, logs, locks, and the reading of files that somebody else may have made."""
 
 import contextlib
 import errno
@@ -16,8 +15,7 @@ MOST_BYTES = 1 << 26  # of a record; those of a run are far smaller
 
 
 def open_plain(path: Path, flags: int) -> int:
-    """Open this very file -> its descriptor. Raises OSError for a link, which may lead anywhere, and for anything that
-    is not a plain file: a pipe that nobody fills, a device without an end."""
+    """Open this very file -> its descriptor. Raises OSError for a link, a pipe, a device and a folder."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
@@ -39,8 +37,7 @@ def check_plain(path: Path, descriptor: int | None = None) -> None:
 
 
 def open_bytes(path: Path, most: int = MOST_BYTES) -> BinaryIO:
-    """Open a file for reading that somebody else may have made. Raises OSError for a link, for anything that is not a
-    plain file, and for more than `most` bytes."""
+    """Open a foreign file for reading. Raises OSError for more than `most` bytes, and as open_plain does."""
     file = open(open_plain(path, os.O_RDONLY), "rb")
     if (size := os.fstat(file.fileno()).st_size) > most:
         file.close()
@@ -104,8 +101,7 @@ def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
 
 
 class Log:
-    """A text file that is appended to. Nothing is kept back: what a full disk does not take is not tried again later,
-    when the file is closed."""
+    """A text file that is appended to. What a full disk does not take is not tried again when it is closed."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)

@@ -1,6 +1,5 @@
 """Several processes that train one learner, as torchrun starts them: each takes its share of the tasks of a meta-batch.
-They have equal parameters, and each makes the update of the mean over all of them; the first one writes. A process
-without others is the first of one, and then nothing here does anything.
+They have equal parameters, and each makes the update of the mean over all of them; the first one writes.
 
 What ends one rank ends all. It writes its reason into the store, a small server that torchrun keeps, and closes its
 connections, which the others notice wherever they wait for it. Shapes: T tasks of the meta-batch, N ranks.
@@ -171,8 +170,7 @@ def _disconnect() -> None:
 
 
 def busy() -> float:
-    """The number of processors that other processes keep busy: the lower one of the last minute's load and of what runs
-    at this moment."""
+    """The processors that other processes keep busy: the last minute's load, or what runs now where that is less."""
     try:
         load = os.getloadavg()[0]
         runs_now = Path("/proc/loadavg").read_text().split()[3].partition("/")[0]
@@ -185,8 +183,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, "200000 100000": micr
 
 
 def cores() -> int:
-    """The number of processor cores that this process may use, by its affinity and by its container's quota; a core
-    that runs two threads at once counts once."""
+    """The processor cores that this process may use, by affinity and quota; two threads of a core count once."""
     logical = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     try:

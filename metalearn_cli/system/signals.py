@@ -20,9 +20,8 @@ class Interrupted(BaseException):  # no `except Exception` on the way may take i
 
 
 class Interrupt:
-    """While it is entered, a first signal is noted in `number`, and a second one ends the process at once, which loses
-    nothing that was saved: a checkpoint has a temporary name at first. `agree` makes one number of those that the
-    processes of one run have noted; `is_quiet`: another one of them tells the user."""
+    """Note a first signal in `number`; a second one ends the process at once, which loses nothing that was saved.
+    `agree` makes one number of those that the processes of one run have noted; `is_quiet`: another tells the user."""
 
     def __init__(self, agree: Agree = lambda number: number, is_quiet: bool = False) -> None:
         self.number: int | None = None
@@ -57,8 +56,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def leaving_at_once(self) -> Iterator[None]:
-        """Raise Interrupted at once when a signal comes, in work that takes long and adds nothing to the last
-        checkpoint."""
+        """Raise Interrupted at once when a signal comes, in work that adds nothing to the last checkpoint."""
 
         def leave(number: int, frame: FrameType | None) -> None:
             if self.number is not None:

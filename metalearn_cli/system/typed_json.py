@@ -1,6 +1,5 @@
-"""Records, which are frozen dataclasses and NamedTuples, made of plain JSON values by their annotations, and written. A
-file may be damaged, or somebody's own: every value is checked before it is used. Keys of a later version, which a
-record does not have, are passed over; keys that are missing have the record's default."""
+"""Records (frozen dataclasses, NamedTuples) made of plain JSON values by their annotations, and written. Every value is
+checked; keys that a record does not have are passed over, and keys that are missing have its default."""
 
 import dataclasses
 import functools
@@ -83,8 +82,7 @@ def _is_record(kind: Hint) -> bool:
 
 
 def _fitting(hint: Hint, value: object) -> Hint:
-    """The part of a union that the value is of, without its limits; None where it is of no part. What is inside of a
-    list or an object is not examined."""
+    """The part of a union that the value is of; None where it is of no part. Items of a list are not examined."""
     origin: Hint = get_origin(hint)
     arguments = get_args(hint)
     if origin is Annotated:

@@ -19,8 +19,7 @@ _Events: Any = getattr(yaml, "CLoader", yaml.Loader)  # libyaml, where PyYAML ha
 
 
 def load(path: Path) -> Any:
-    """Read the content as plain values; nothing in it is imported, run or looked up. Links are refused, and so are
-    references, which no run writes and which OmegaConf is slow to read."""
+    """Read plain values; nothing is imported or looked up. Links and references are refused: no run writes one."""
     text = _text(path)
     try:
         for event in _checked(text, path):
@@ -37,8 +36,7 @@ def load(path: Path) -> Any:
 
 
 def refuse_slow(path: Path) -> None:
-    """Raises UserError for a file that would take long to read: a large one, or few lines that stand for many. It
-    belongs to conf/, the user's own, and may be reached through a link."""
+    """Raises UserError for a large file of conf/, and for few lines that stand for many. It may be a link."""
     with contextlib.suppress(yaml.YAMLError):  # said better where values are made of it
         for _ in _checked(_text(path, is_link_followed=True), path):
             pass
