@@ -22,7 +22,7 @@ def from_json(kind: type[Record], content: object, path: Path) -> Record:
     return record
 
 
-def read_value(hint: Hint, value: object, path: Path, place: str) -> Any:
+def read_value(hint: Hint, value: Any, path: Path, place: str) -> Any:
     """Return a value as its annotation has it: enums by their names, tuples for lists, records for objects."""
     kind = _fitting(hint, value)
     if kind is None:
@@ -30,7 +30,14 @@ def read_value(hint: Hint, value: object, path: Path, place: str) -> Any:
         where = f"{path}: {place}" if place else path
         raise UserError(f"{where} is {shown}, and {words_of(hint)} is expected: mend or remove the file")
     if _is_record(kind):
-        return _read_record(kind, value, path, f"{place}." if place else "")
+        fields: Json = {}
+        for name, (field, is_needed) in _fields(kind).items():
+            inside = f"{place}.{name}" if place else name
+            if name in value:
+                fields[name] = read_value(field, value[name], path, inside)
+            elif is_needed:
+                raise UserError(f"{path} has no {inside}: it is not whole, or of another version")
+        return kind(**fields)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind[str(value)]
     arguments = get_args(kind)
@@ -40,16 +47,6 @@ def read_value(hint: Hint, value: object, path: Path, place: str) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[1:] in ((), (...,)) else arguments
         return tuple(read_value(kinds[i], item, path, f"{place}[{i}]") for i, item in enumerate(value))
     return value
-
-
-def _read_record(kind: Hint, content: Any, path: Path, above: str) -> Any:
-    values: Json = {}
-    for name, (hint, is_needed) in _fields(kind).items():
-        if name in content:
-            values[name] = read_value(hint, content[name], path, f"{above}{name}")
-        elif is_needed:
-            raise UserError(f"{path} has no {above}{name}: it is not whole, or of another version")
-    return kind(**values)
 
 
 def to_json(value: Any) -> Any:

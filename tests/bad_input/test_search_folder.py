@@ -93,9 +93,8 @@ def test_a_trial_of_no_batch_is_foreign(batch: Any, state: TrialState) -> None:
 @pytest.mark.row("C21")
 def test_a_result_that_is_no_number_is_foreign() -> None:
     for value in (math.nan, math.inf, "x", None, [], True):
-        trial = create_trial(
-            state=TrialState.COMPLETE, value=1.0, params=GOOD, distributions=SPACE, user_attrs={"batch": 0}
-        )
+        about: Any = {"params": GOOD, "distributions": SPACE, "user_attrs": {"batch": 0}}
+        trial = create_trial(state=TrialState.COMPLETE, value=1.0, **about)
         trial.number, trial.intermediate_values[2] = 0, value
         assert search_study.why_foreign(trial, SPACE) == f"a result of it is {value!r}"
 
