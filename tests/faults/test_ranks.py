@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import results, run, start_ranks, wait_ranks
+from commands import results, start_ranks, succeed, wait_ranks
 from kills import before_draws, what_must_be_equal
 from places import ROOT
 from torch import Tensor
@@ -73,9 +73,7 @@ def check_alike(folder: Path, other: Path, tolerance: float) -> None:
 def train(folder: Path, ranks: int, *keys: str) -> str:
     """Train in so many processes -> what they have said."""
     if ranks == 1:
-        alone = run(folder, "train", *SMALL, *keys)
-        assert alone.code == 0, alone.err
-        return alone.err
+        return succeed(folder, "train", *SMALL, *keys).err
     (folder / "err").unlink(missing_ok=True)
     codes, said = wait_ranks(folder, start_ranks(folder, ranks, "train", *SMALL, *keys))
     assert codes == [0] * ranks, said

@@ -10,18 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Finished, is_running, start, wait
+from commands import is_running
 
 from metalearn_cli.tasks.base import Draw, Split
 from metalearn_cli.tasks.sinusoid import Sinusoid
-
-
-def finish(folder: Path, *arguments: str) -> Finished:
-    """Run the command to its end -> all that commands in this folder have said so far."""
-    done = wait(folder, start(folder, *arguments))
-    assert done.code == 0, done.err
-    assert "Traceback" not in done.err
-    return done
 
 
 def before_draws(patch: pytest.MonkeyPatch, act: Callable[[Split, int], object]) -> None:

@@ -4,8 +4,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import start, wait
-from kills import finish, kill_after, send_at, what_must_be_equal
+from commands import start, succeed, wait
+from kills import kill_after, send_at, what_must_be_equal
 
 from metalearn_cli.run_folder import checkpoint
 from metalearn_cli.run_folder.series import read_lines
@@ -30,20 +30,20 @@ CASES = {
 @pytest.mark.row("A3")
 def test_killed_and_continued_ends_with_the_bits_of_an_uninterrupted_run(tmp_path: Path, case: str) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    finish(straight, *CASES[case])
+    succeed(straight, *CASES[case])
     run, kills = killed / "outputs" / "run", 0
     for saves in (1, 5, 3):
         kills += kill_after(start(killed, *CASES[case]), run, saves)
     assert kills == 3
     assert not (run / "results.json").exists()
-    assert "continuing after step" in finish(killed, *CASES[case]).err
+    assert "continuing after step" in succeed(killed, *CASES[case]).err
     assert what_must_be_equal(killed) == what_must_be_equal(straight)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    finish(folder, *CASE)
+    succeed(folder, *CASE)
     return what_must_be_equal(folder)
 
 
@@ -53,7 +53,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_gives_the_same_
     kill_after(start(tmp_path, *CASE), tmp_path / "outputs" / "run", 6)
     newest = checkpoint.list_newest_first(tmp_path / "outputs" / "run" / "checkpoints")[0]
     newest.write_bytes(newest.read_bytes()[:-1])
-    assert f"skipping {newest.relative_to(tmp_path)}" in finish(tmp_path, *CASE).err
+    assert f"skipping {newest.relative_to(tmp_path)}" in succeed(tmp_path, *CASE).err
     assert what_must_be_equal(tmp_path) == uninterrupted
 
 
@@ -62,9 +62,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_gives_the_same_
 def test_more_steps_continue_a_finished_run_as_if_it_had_been_one(
     tmp_path: Path, uninterrupted: dict[str, bytes]
 ) -> None:
-    finish(tmp_path, *CASE, "steps=95")  # neither a multiple of save_every nor of eval_every
+    succeed(tmp_path, *CASE, "steps=95")  # neither a multiple of save_every nor of eval_every
     for words in ("continuing after step 95", "already finished"):
-        assert words in finish(tmp_path, *CASE).err
+        assert words in succeed(tmp_path, *CASE).err
         assert what_must_be_equal(tmp_path) == uninterrupted
 
 
@@ -72,7 +72,7 @@ def test_more_steps_continue_a_finished_run_as_if_it_had_been_one(
 def test_other_intervals_of_saving_and_logging_train_the_same(tmp_path: Path) -> None:
     last = []
     for number, intervals in enumerate((["save_every=10"], ["save_every=77", "log_every=9"])):
-        finish(tmp_path / str(number), *SINUSOID, "eval_every=30", *intervals)
+        succeed(tmp_path / str(number), *SINUSOID, "eval_every=30", *intervals)
         last.append(checkpoint.load_newest(tmp_path / str(number) / "outputs" / "run" / "checkpoints")[0])
     assert last[0] is not None
     assert last[1] is not None
@@ -82,11 +82,11 @@ def test_other_intervals_of_saving_and_logging_train_the_same(tmp_path: Path) ->
 
 def test_metrics_that_were_written_after_the_last_checkpoint_are_not_there_twice(tmp_path: Path) -> None:
     command, run = [*SINUSOID, "save_every=150", "eval_every=0", "select=last"], tmp_path / "killed" / "outputs" / "run"
-    finish(tmp_path / "straight", *command)
+    succeed(tmp_path / "straight", *command)
     kill_after(start(tmp_path / "killed", *command), run, 1)
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 155, "train/loss": 1.0}\n{"step": 16')  # the second line was being written
-    finish(tmp_path / "killed", *command)
+    succeed(tmp_path / "killed", *command)
     assert read_lines(run / "metrics.jsonl") == read_lines(tmp_path / "straight/outputs/run/metrics.jsonl")
 
 
@@ -104,7 +104,7 @@ def test_a_signal_saves_the_very_step_and_the_run_ends_with_the_same_bits(
 ) -> None:
     case = [*SINUSOID, "save_every=100", "eval_every=30", "eval_episodes=128", "steps=90", "test_episodes=128"]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    finish(straight, *case)
+    succeed(straight, *case)
     at: dict[str, tuple[Split, int]] = {"training": ("train", 47), "validation": ("val", 1), "test": ("test", 1)}
     send_at(monkeypatch, at[moment], number)
     done = wait(stopped, start(stopped, *case))
@@ -117,7 +117,7 @@ def test_a_signal_saves_the_very_step_and_the_run_ends_with_the_same_bits(
     assert newest is not None
     assert newest.step == step
     assert newest.record["to_validate"] is (moment == "validation")
-    finish(stopped, *case)
+    succeed(stopped, *case)
     assert what_must_be_equal(stopped) == what_must_be_equal(straight)
 
 
@@ -140,7 +140,7 @@ def test_a_run_that_was_stopped_in_its_last_validation_goes_on(tmp_path: Path) -
     """And killed once more right after that validation was written: its line does not come twice."""
     case = [*SINUSOID, "save_every=50", "eval_every=20", "steps=60", "optimizer.lr=0"]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    finish(straight, *case)
+    succeed(straight, *case)
     events: list[tuple[tuple[Split, int], signal.Signals]] = [
         (("val", 2), signal.SIGTERM),  # within the validation of step 20: nothing is better than the first
         (("train", 5), signal.SIGKILL),  # that validation is written, and no checkpoint since
@@ -150,5 +150,5 @@ def test_a_run_that_was_stopped_in_its_last_validation_goes_on(tmp_path: Path) -
         with pytest.MonkeyPatch.context() as patch:
             send_at(patch, at, number)
             wait(stopped, start(stopped, *case))
-    finish(stopped, *case)
+    succeed(stopped, *case)
     assert what_must_be_equal(stopped) == what_must_be_equal(straight)
