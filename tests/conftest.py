@@ -9,14 +9,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import foreign
 import pytest
 import torch
-from cases import nightly, noise
+from cases import nightly, noise, unpacked
 from PIL import Image
 
-from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.datasets.packed_set import packed
 from metalearn_cli.tasks import cifar_fs, mini_imagenet, omniglot
 from metalearn_cli.tasks.images import ImageTask
 from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 
 
 def tries_of(marker: pytest.Mark) -> int:
@@ -114,12 +114,18 @@ def random_omniglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = torch.Generator().manual_seed(0)
     shape = (len(names) * omniglot.IMAGES, 1, omniglot.SIZE, omniglot.SIZE)
     pixels = torch.randint(256, shape, generator=rng, dtype=torch.uint8)
-    images = ImageSet.of(pixels, names, torch.full((len(names),), omniglot.IMAGES))
     cache = tmp_path_factory.mktemp("random-omniglot")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METALEARN_CACHE", str(cache))
-        packed(f"omniglot-{omniglot.SIZE}x{omniglot.SIZE}-nearest", lambda: images)
+        packed(f"omniglot-{omniglot.SIZE}x{omniglot.SIZE}-nearest", lambda: unpacked(pixels, names, omniglot.IMAGES))
     return cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of packed sets for one test."""
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -134,10 +140,9 @@ def random_cifar_fs(random_omniglot: Path) -> Path:
     names = tuple(listed.name for listed in cifar_fs.classes())
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (len(names) * 20, 3, 32, 32), generator=rng, dtype=torch.uint8)
-    images = ImageSet.of(pixels, names, torch.full((len(names),), 20))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METALEARN_CACHE", str(random_omniglot))
-        packed("cifar-fs-32x32", lambda: images)
+        packed("cifar-fs-32x32", lambda: unpacked(pixels, names, 20))
     return random_omniglot
 
 
@@ -165,8 +170,7 @@ def packed_images(
 ) -> None:
     """Every image task as a run finds it, without its data. Commands find those above; of the others only this process
     has images."""
-    monkeypatch.setattr(mini_imagenet, "IMAGES", 4)
-    monkeypatch.setattr(mini_imagenet.MiniImageNet, "fewest", 4)
+    monkeypatch.setattr(MiniImageNet, "about", MiniImageNet.about._replace(fewest=4))
     monkeypatch.setenv("METALEARN_DATA", str(small_mini_imagenet))
     for name, about in about_sets().items():
         module = importlib.import_module(f"metalearn_cli.tasks.{name}")

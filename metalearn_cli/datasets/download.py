@@ -1,4 +1,4 @@
-"""Fetching a file: what a broken line has left is continued, and a file stands under its name when it is whole."""
+"""Fetch a file: what came over a line that broke is continued, and a file gets its name when it is whole."""
 
 import hashlib
 import os
@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import sync_folder
@@ -21,16 +20,9 @@ _BLOCK = 1 << 16
 _BROKEN_LINE = (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
-class Progress(NamedTuple):
-    done: int  # bytes
-    total: int | None  # where the server says so
-
-
-def fetch(address: str, path: Path, md5: str) -> Iterator[Progress]:
-    """Put the file at `address`, which has this hash, at `path`, and say in between how far it is.
-
-    Until it is whole it stands in PATH.part, which a next call continues.
-    """
+def fetch(address: str, path: Path, md5: str) -> Iterator[tuple[int, int | None]]:
+    """Put the file at `address`, which has this hash, at `path`; until it is whole it is PATH.part, which another
+    call continues. Yields how many bytes of how many came, if the server says how many there are."""
     part = path.with_name(f"{path.name}.part")
     by_hand = f"put the file at {path} by other means"
     for attempt in range(1, _TRIES + 1):
@@ -48,17 +40,17 @@ def fetch(address: str, path: Path, md5: str) -> Iterator[Progress]:
                     f"{_size(part)} bytes that are there, or {by_hand}"
                 ) from error
         time.sleep(_PAUSE)
-    if (found := hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()) != md5:
+    if (digest := hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()) != md5:
         part.unlink()
-        raise UserError(f"what {address} gave has the md5 {found} and not {md5}, and was removed: {by_hand}")
+        raise UserError(f"what {address} gave has the md5 {digest} and not {md5}, and was removed: {by_hand}")
     with open(part, "rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
     sync_folder(path.parent)
 
 
-def _continue(address: str, part: Path) -> Iterator[Progress]:
-    """Fetch what is not yet in `part`. Raises where the line breaks."""
+def _continue(address: str, part: Path) -> Iterator[tuple[int, int | None]]:
+    """Fetch what is not yet in `part`. Raises if the line breaks."""
     done = _size(part)
     headers = {"User-Agent": "metalearn"} | ({"Range": f"bytes={done}-"} if done else {})
     with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=_TIMEOUT) as answer:
@@ -69,7 +61,7 @@ def _continue(address: str, part: Path) -> Iterator[Progress]:
             while block := answer.read(_BLOCK):
                 file.write(block)
                 done += len(block)
-                yield Progress(done, total)
+                yield done, total
     if total not in (None, done):
         raise HTTPException(f"the line broke after {done} of {total} bytes")
 

@@ -1,8 +1,8 @@
-"""Unpacking an archive that may come from anywhere: zip, tar, tar.gz, tar.bz2 or tar.xz.
+"""Unpack an archive that may come from anywhere: zip, tar, tar.gz, tar.bz2 or tar.xz.
 
 Names are checked by the standard library's filter for data: none leads out of the folder. Only files and folders are
-unpacked, as new ones with no rights, owners or times of the archive's, and only so many and so large ones. Who calls
-removes what was written where this raises.
+unpacked, as new ones without the archive's rights, owners or times, and with limits on their number and size. The
+caller removes what was written if this raises.
 """
 
 import shutil
@@ -25,7 +25,7 @@ _Member = tuple[tarfile.TarInfo, Callable[[], IO[bytes] | None]]
 
 
 def unpack(archive: Path, folder: Path) -> Iterator[tuple[int, None]]:
-    """Write the files of an archive into a new folder, and say in between how many bytes were written."""
+    """Write the files of an archive into a new folder. Yields how many bytes were written."""
     if not hasattr(tarfile, "data_filter"):
         raise UserError(
             f"Python {sys.version.split()[0]} has no tarfile.data_filter, by which archives are unpacked: take Python "
@@ -87,7 +87,7 @@ def _opened(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
 
 
 def _members(opened: zipfile.ZipFile | tarfile.TarFile) -> Iterator[_Member]:
-    """Each member, described as tar does it, and how what is in it is opened."""
+    """Yield each member, described as in a tar, and a function that opens it."""
     if isinstance(opened, zipfile.ZipFile):
         for info in opened.infolist():
             member = tarfile.TarInfo(info.filename.rstrip("/"))

@@ -11,9 +11,9 @@ from PIL import Image
 from places import ROOT
 
 from metalearn_cli.datasets import formats
-from metalearn_cli.datasets.formats import FORMATS, SUFFIXES, is_picture, open_picture
-from metalearn_cli.datasets.image_folder import list_images
-from metalearn_cli.datasets.pictures import Broken, read_picture, read_rgb
+from metalearn_cli.datasets.formats import FORMATS, SUFFIXES, Broken, is_picture, open_picture
+from metalearn_cli.datasets.listing import list_images
+from metalearn_cli.datasets.pictures import read_picture, read_rgb
 from metalearn_cli.errors import UserError
 from metalearn_cli.trained.file_inputs import images
 
@@ -97,7 +97,7 @@ def test_bytes_that_say_nothing_are_a_tga_only_where_the_name_says_so(tmp_path: 
 @pytest.mark.row("C8")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(Broken, match="is no plain file"):
+    with pytest.raises(Broken, match="is not a plain file"):
         read_picture(tmp_path / "a.png", 3, 16)
 
 

@@ -152,10 +152,6 @@ def test_a_member_that_is_longer_than_it_says_is_not_written_to_its_end(tmp_path
     assert sum(file.stat().st_size for file in tmp_path.glob("new/**/*") if file.is_file()) <= 50
 
 
-class Usage:
-    free = 10
-
-
 def broken(data: bytes) -> Iterable[bytes]:
     yield b""
     yield b"not an archive"

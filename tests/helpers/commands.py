@@ -67,6 +67,20 @@ def run(folder: Path, *arguments: str) -> Finished:
     return wait(folder, start(folder, *arguments))
 
 
+def in_a_fork(work: Callable[[], object]) -> int:
+    """The exit code of a process that does `work`, which may end it: 1 where it raises."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def is_running(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
