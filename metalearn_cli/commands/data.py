@@ -13,9 +13,8 @@ from tqdm import tqdm
 
 from metalearn_cli.commands.packed_sets import clean, list_packed, packed_sets
 from metalearn_cli.config.conf_folder import keys_in_yaml
-from metalearn_cli.datasets.download import fetch
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.unpack import unpack
+from metalearn_cli.datasets.sources import fetch, unpack
 from metalearn_cli.errors import UsageError, UserError, nearest
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import sync_folder, turn
@@ -130,8 +129,8 @@ def prepare_known(name: str, root: str | None, archive: Path | None) -> None:
     source = _source(name, root)
     images = packed(*source)
     show(
-        f"{known.title} is ready{', and there was nothing to do' if is_packed else ''}: "
-        f"{_contents(images.names, len(images.pixels), images.fingerprint)}, in {find(source.stem)[0]}"
+        f"{known.title} is ready{', and there was nothing to do' if is_packed else ''}: {images}, in "
+        f"{find(source.stem)[0]}"
     )
 
 
@@ -155,15 +154,13 @@ def prepare_own(options: list[str]) -> None:
     assert isinstance(task, ImageFolder)
     for note in task.notes():
         tell(note)
-    images = task.packed.images
-    contents = _contents(images.names, len(images.pixels), images.fingerprint)
-    show(f"{task.root} is ready: {contents}, in {task.packed.path}")
+    show(f"{task.root} is ready: {task.packed.images}, in {task.packed.path}")
 
 
 def verify(name: str, root: str | None) -> None:
     """Read the source as if it were packed again, and every packed file to its last byte. Raises UserError for
     damage."""
-    from metalearn_cli.datasets.image_set import fingerprint_of
+    from metalearn_cli.datasets.image_set import describe, fingerprint_of
     from metalearn_cli.datasets.packed_set import open_packed
 
     known, folder = about_sets()[name], _folder(name, root)
@@ -175,7 +172,7 @@ def verify(name: str, root: str | None) -> None:
         stem, read = _source(name, root)
         unpacked = read()
         fingerprint = fingerprint_of(unpacked)
-        show(f"source {folder}: {_contents(unpacked.names, unpacked.images, fingerprint)}")
+        show(f"source {folder}: {describe(len(unpacked.names), unpacked.images, fingerprint)}")
     elif root is not None:
         raise UserError(f"{known.title} is not in root={root}")
     elif paths:
@@ -184,7 +181,7 @@ def verify(name: str, root: str | None) -> None:
         raise UserError(f"{known.title} is not in {folder}, and not packed: {known.instructions}")
     for path in paths:
         images = open_packed(path, whole=True)
-        show(f"packed {path}: {_contents(images.names, len(images.pixels), images.fingerprint)}")
+        show(f"packed {path}: {images}")
         if path.name.partition(".")[0] == stem and images.fingerprint != fingerprint:
             raise UserError(f"{path} holds other images than {folder}: delete it, and they are packed again")
     if not paths:
@@ -211,10 +208,6 @@ def _folder(name: str, root: str | None) -> Path | None:
     if root is None and not os.environ.get("METALEARN_DATA") and known.packed_files():
         return None
     return known.folder_of(root)
-
-
-def _contents(names: tuple[str, ...], images: int, fingerprint: str) -> str:
-    return f"{len(names):,} classes, {images:,} images, fingerprint {fingerprint}"
 
 
 def _source(name: str, root: str | None) -> "Source":

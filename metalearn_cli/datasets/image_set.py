@@ -33,6 +33,9 @@ class ImageSet:
     fingerprint: str  # sha256 of the pixels, the names and the counts
     _copies: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
+    def __str__(self) -> str:
+        return describe(len(self.names), len(self.pixels), self.fingerprint)
+
     def on(self, device: torch.device) -> Tensor:
         """Return the pixels on this device, [N, C, H, W] uint8, copied there once and kept; on the host, with a
         sentence, if they would take more than half of all the device's memory, of which a resumed run has as much."""
@@ -53,6 +56,10 @@ class ImageSet:
         """Whether images for this device may come from a disk: no start reads the set through, or memory is scarce."""
         large = min(READ_AT_EVERY_START, (free_memory(torch.device("cpu")) or math.inf) / 2)
         return self.on(device).device.type == "cpu" and self.pixels.nbytes > large
+
+
+def describe(classes: int, images: int, fingerprint: str) -> str:
+    return f"{classes:,} classes, {images:,} images, fingerprint {fingerprint}"
 
 
 def _memory(device: torch.device) -> float:

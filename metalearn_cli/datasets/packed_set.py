@@ -142,7 +142,7 @@ def _mapped(path: Path, shape: list[int]) -> Tensor:
 
 def _fingerprint_of_packed(path: Path, pixels: Tensor, names: tuple[str, ...], count: Tensor) -> str:
     """Compute it from the file by reading, since the pages of a map would count as this process's memory."""
-    parts = pixels.split(max(1, _READ // pixels.shape[1:].numel()))
+    parts = torch.split(pixels, max(1, _READ // pixels.shape[1:].numel()))
 
     def blocks() -> Iterator[Tensor]:
         with path.open("rb") as file:

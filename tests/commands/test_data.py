@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from cases import main_data as command
-from cases import write_birds, write_cifar_100
+from cases import picture, write_birds, write_cifar_100
 from commands import in_a_fork
 from PIL import Image
 from servers import Server, serve
@@ -21,8 +20,8 @@ from metalearn_cli.cli import main
 from metalearn_cli.commands import data
 from metalearn_cli.commands.completion import completions
 from metalearn_cli.config.conf_folder import list_choices
-from metalearn_cli.datasets import download, unpack
 from metalearn_cli.datasets import packed_set as cache
+from metalearn_cli.datasets import sources
 from metalearn_cli.datasets.image_set import ListedClass
 from metalearn_cli.tasks import omniglot
 from metalearn_cli.tasks.known_sets import about_sets
@@ -42,12 +41,6 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 1, err
     return err.removeprefix("metalearn: ").rstrip("\n")
-
-
-def noise(seed: int, mode: str, size: tuple[int, int]) -> Image.Image:
-    rng = torch.Generator().manual_seed(seed)
-    length = size[0] * size[1] * len(mode)
-    return Image.frombytes(mode, size, bytes(torch.randint(256, (length,), generator=rng, dtype=torch.uint8).tolist()))
 
 
 def png(image: Image.Image) -> bytes:
@@ -81,7 +74,7 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server of two archives with a character each, and the list of them."""
     listed, files = [], {}
     for number, stem in enumerate(("images_background", "images_evaluation")):
-        images = [noise(20 * number + i, "L", (105, 105)) for i in range(20)]
+        images = [picture(20 * number + i, (105, 105)).convert("L") for i in range(20)]
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             for i, image in enumerate(images, 1):
@@ -90,7 +83,7 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         sha256 = hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
         listed.append(ListedClass(f"{stem}/A/character01", "train", sha256=sha256[:16]))
     monkeypatch.setattr(omniglot, "characters", lambda: tuple(listed))
-    monkeypatch.setattr(download, "_PAUSE", 0.0)
+    monkeypatch.setattr(sources, "_PAUSE", 0.0)
     with serve(files) as server:
         downloads = tuple(
             (name[1:], f"{server.address}{name}", hashlib.md5(content, usedforsecurity=False).hexdigest())
@@ -278,14 +271,14 @@ def test_what_stands_in_the_folder_is_never_overwritten(
 def test_what_a_killed_process_has_unpacked_is_unpacked_anew(
     home: Path, cifar: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write = unpack._unpack
+    write = sources._unpack
 
     def prepare_and_die() -> None:
         def write_and_die(archive: Path, folder: Path) -> Iterator[tuple[int, None]]:
             yield next(write(archive, folder))
             os._exit(7)
 
-        unpack._unpack = write_and_die  # type: ignore[assignment]
+        sources._unpack = write_and_die  # type: ignore[assignment]
         main(["data", "prepare", "cifar_fs", f"archive={cifar}"])
 
     assert in_a_fork(prepare_and_die) == 7
@@ -319,7 +312,7 @@ def test_verify_finds_a_changed_source_and_a_changed_packed_file(
     command(capsys, "prepare", "cifar_fs", f"archive={cifar}")
     image = home / "data/cifar-fs/cifar100/data/bear/bear_s_000001.png"
     whole = image.read_bytes()
-    image.write_bytes(png(noise(9, "RGB", (32, 32))))
+    image.write_bytes(png(picture(9, (32, 32))))
     assert "bear does not hold CIFAR-FS's 2 images" in refusal(capsys, "verify", "cifar_fs")
     image.write_bytes(whole)
     (path,) = (home / "cache").iterdir()
@@ -352,7 +345,7 @@ def test_verify_finds_that_another_folder_was_packed(
     """A file that was changed in its place, and kept its size: no start can see that."""
     command(capsys, "prepare", "cub", f"archive={birds}")
     image = home / "data/cub/CUB_200_2011/images/002.Auk/Bird_9.jpg"
-    other = png(noise(77, "RGB", (9, 9)))
+    other = png(picture(77, (9, 9)))
     image.write_bytes(other + bytes(image.stat().st_size - len(other)))
     code, _, err = command(capsys, "verify", "cub")
     assert code == 1

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from metalearn_cli.datasets import unpack as archives
-from metalearn_cli.datasets.unpack import unpack
+from metalearn_cli.datasets import sources as archives
+from metalearn_cli.datasets.sources import unpack
 from metalearn_cli.errors import UserError
 
 pytestmark = pytest.mark.row("C7")

@@ -1,6 +1,7 @@
 """CIFAR-FS: what is read, what is refused, and which tasks are drawn."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -97,38 +98,23 @@ def test_missing_and_surplus_images_name_class_and_count(small: Path) -> None:
     assert "cifar100/data/bear holds 2 images instead of 3" in refusal(small)
 
 
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        ("empty", "is empty (0 bytes)"),
-        ("truncated", "cannot be "),
-        ("text", "is no image that Pillow can read"),
-        ("transparent", "is of mode RGBA"),
-        ("large", "is 64 x 16 pixels instead of 32 x 32"),
-        ("animation", "holds 2 pictures"),
-        ("folder", "is not a plain file"),
-    ],
-)
+# What becomes of a file that holds a picture.
+DAMAGES: list[tuple[Callable[[Path, Image.Image], object], str]] = [
+    (lambda path, _: path.write_bytes(b""), "is empty (0 bytes)"),
+    (lambda path, _: path.write_bytes(path.read_bytes()[:-1000]), "cannot be "),
+    (lambda path, _: path.write_text("not an image"), "is no image that Pillow can read"),
+    (lambda path, image: image.convert("RGBA").save(path), "is of mode RGBA"),
+    (lambda path, image: Image.frombytes("RGB", (64, 16), image.tobytes()).save(path), "is 64 x 16 pixels instead of "),
+    (lambda path, image: image.save(path, save_all=True, append_images=[image.rotate(90)]), "holds 2 pictures"),
+    (lambda path, _: (path.unlink(), path.mkdir()), "is not a plain file"),
+]
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGES)
 @pytest.mark.row("C8")
-def test_an_odd_image_is_named(small: Path, damage: str, sentence: str) -> None:
-    path = image_of(small)
-    picture, data = Image.open(path).convert("RGB"), path.read_bytes()
-    path.unlink()
-    if damage == "empty":
-        path.touch()
-    elif damage == "truncated":
-        path.write_bytes(data[: len(data) // 2])
-    elif damage == "text":
-        path.write_text("not an image")
-    elif damage == "transparent":
-        picture.convert("RGBA").save(path)
-    elif damage == "large":
-        Image.frombytes("RGB", (64, 16), picture.tobytes()).save(path)  # with the same bytes
-    elif damage == "animation":
-        picture.save(path, save_all=True, append_images=[picture.transpose(Image.Transpose.ROTATE_90)])
-    else:
-        path.mkdir()
-    assert refusal(small).startswith(f"{path} {sentence}")
+def test_an_odd_image_is_named(small: Path, damage: Callable[[Path, Image.Image], object], sentence: str) -> None:
+    damage(image_of(small), Image.open(image_of(small)).convert("RGB"))
+    assert refusal(small).startswith(f"{image_of(small)} {sentence}")
 
 
 def test_changed_pixel_and_swapped_images_name_the_class(small: Path) -> None:
