@@ -88,8 +88,7 @@ def run(arguments: list[str]) -> int:
                 {"verify": verify, "path": show_paths}[action](name, root)
         case _:
             raise UsageError(
-                f"data needs one of {', '.join(KEYS)} and the name of a data set, or list, or clean and names of "
-                "packed sets; see metalearn data --help"
+                f"data needs one of {', '.join(KEYS)} and a data set, or list, or clean; see metalearn data --help"
             )
     return 0
 
@@ -97,10 +96,7 @@ def run(arguments: list[str]) -> int:
 def _read_options(action: str, name: str, options: list[str]) -> dict[str, str]:
     """Return the values of options key=value."""
     if name == OWN:
-        raise UserError(
-            f"data {action} knows no folder of your own: data prepare {OWN} task.root=DIR packs one, and data list "
-            "says where"
-        )
+        raise UserError(f"data {action} takes no folder of your own: data prepare {OWN} task.root=DIR packs one")
     if name not in about_sets():
         raise UserError(f"there is no data set {name}{nearest(name, about_sets())}")
     values = {}

@@ -70,7 +70,10 @@ def clean(words: list[str]) -> None:
     if bool(days) == bool(names) or len(days) > 1:
         raise UserError("data clean needs the names of packed sets, or unused=DAYS: see metalearn data list")
     sets = packed_sets()
-    chosen = _unused(sets, days[0]) if days else [each for name in names for each in _named(sets, name)]
+    if days and not days[0].isdecimal():
+        raise UserError(f"unused={days[0]} must be a whole number of days, e.g. unused=30")
+    oldest = time.time() - 86400 * int(days[0]) if days else -1.0
+    chosen = [each for each in sets if each.used <= oldest] + [each for name in names for each in _named(sets, name)]
     if not cache_root().is_dir():
         show(f"nothing is packed in {cache_root()}")
         return
@@ -93,12 +96,6 @@ def clean(words: list[str]) -> None:
     show(f"removed {len(removed_names)} packed set(s), {in_bytes(freed)}{listed}")
     if in_use := ", ".join(each.name for each in chosen if each not in removed):
         raise UserError(f"in use by a running process, and kept: {in_use}")
-
-
-def _unused(sets: list[PackedSet], days: str) -> list[PackedSet]:
-    if not days.isdecimal():
-        raise UserError(f"unused={days} must be a whole number of days, e.g. unused=30")
-    return [each for each in sets if each.used <= time.time() - 86400 * int(days)]
 
 
 def _named(sets: list[PackedSet], name: str) -> list[PackedSet]:

@@ -74,7 +74,8 @@ def _refuse_twice(parts: dict[str, list[str]], source: str) -> None:
     for split, name in ((split, name) for split, part in parts.items() for name in part):
         splits[name].append(split)
     if twice := next((name for name in splits if len(splits[name]) > 1), ""):
-        raise UserError(f"class {twice} of {source} is in {' and in '.join(splits[twice])}: it may be in one, once")
+        where = " and in ".join(splits[twice])
+        raise UserError(f"class {twice} of {source} is in {where}: a class is in one split, once")
 
 
 class TooFewClasses(UserError):

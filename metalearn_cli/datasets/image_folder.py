@@ -78,9 +78,9 @@ def find_classes(root: str, key: str = "task.root", layout: Layout = BY_FOLDERS)
         )
     for inner in classes:
         if above := next((name for name in _above(inner) if name in classes), None):
+            upper, example = folder / above, classes[above][0].name
             raise UserError(
-                f"{folder / above} holds images, e.g. {classes[above][0].name}, and the class {inner} too: put its own "
-                "images in a folder beside that one"
+                f"{upper} holds images, e.g. {example}, and the class {inner} too: give the images a folder"
             )
     return contents
 
@@ -96,7 +96,7 @@ def pack_folder(root: str, contents: Contents, names: list[str], how: How) -> Pa
     are to be skipped, raise UserError before anything is packed."""
     folder = str(expand(root).resolve())
     preparation, once = how.preparation, "once-" if how.skip_twice else ""
-    stem = f"image-folder-{preparation.word}-{once}{_key(contents, names)}"
+    stem = f"image-folder-{preparation.word}-{once}{key_of(_of_classes(contents, names))}"
     path, list_path = cache_root() / f"{stem}.json", cache_root() / f"{stem}.broken.txt"
     decoded_stem = stem_of(folder, preparation.word)
     decoded_list = cache_root() / f"{decoded_stem}.broken.txt"
@@ -159,8 +159,8 @@ def _noted(stem: str) -> Noted | None:
 
 def _is_current(stem: str, noted: Noted, contents: Contents) -> bool:
     """Whether a packed set is what a folder still holds."""
-    names = noted.classes
-    return set(names) <= contents.classes.keys() and stem.endswith(f"-{_key(contents, list(names))}")
+    names = list(noted.classes)
+    return contents.classes.keys() >= set(names) and stem.endswith(key_of(_of_classes(contents, names)))
 
 
 def _of_classes(contents: Contents, names: list[str]) -> tuple[dict[str, list[File]], dict[str, str]]:
@@ -170,11 +170,6 @@ def _of_classes(contents: Contents, names: list[str]) -> tuple[dict[str, list[Fi
     classes = {name: contents.classes[name] for name in names}
     absent = [file.name for files in classes.values() for file in files if file.size < 0]
     return classes, closed | {name: contents.absent[name] for name in absent}
-
-
-def _key(contents: Contents, names: list[str]) -> str:
-    """Return what tells these classes of a folder from what they were before a change."""
-    return key_of(_of_classes(contents, names))
 
 
 def _refuse(root: str, broken: dict[str, str], path: Path) -> None:

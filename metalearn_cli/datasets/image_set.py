@@ -45,10 +45,7 @@ class ImageSet:
             fits = self.pixels.nbytes <= _memory(device) / 2
             if not fits:
                 size, room = self.pixels.nbytes / 1e9, _memory(device) / 1e9
-                tell(
-                    f"the images ({size:.3g} GB) stay in the host's memory: {device} has {room:.3g} GB, and a step "
-                    "needs room too"
-                )
+                tell(f"the images ({size:.3g} GB) stay in the host's memory: {device} has only {room:.3g} GB")
             self._copies[device] = self.pixels.to(device) if fits else self.pixels
         return self._copies[device]
 
@@ -128,10 +125,9 @@ def read_list(name: str) -> tuple[ListedClass, ...]:
 
 def by_split(classes: Sequence[ListedClass]) -> dict[str, Tensor]:
     """Return the classes of each split, as positions in the list, [classes] int64."""
-    return {
-        split: torch.tensor([position for position, listed in enumerate(classes) if listed.split == split])
-        for split in ("train", "val", "test")
-    }
+    positions = range(len(classes))
+    splits = ("train", "val", "test")
+    return {split: torch.tensor([n for n in positions if classes[n].split == split]) for split in splits}
 
 
 def numbered(groups: Iterable[str]) -> Tensor:

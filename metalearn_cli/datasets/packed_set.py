@@ -49,10 +49,7 @@ def packed(stem: str, read: Callable[[], Unpacked]) -> ImageSet:
                 _pack(stem, read())
                 paths = find(stem)
     if len(paths) > 1:
-        raise UserError(
-            f"{paths[0]} and {paths[1].name} are two different packed sets of one data set: "
-            "delete both, and the data set is packed again from its source"
-        )
+        raise UserError(f"{paths[0]} and {paths[1].name} are of one data set: delete both, and it is packed again")
     return open_packed(paths[0])
 
 

@@ -16,10 +16,7 @@ MOST_BYTES = 100_000_000  # of a table: a million rows and more
 def data_root() -> Path:
     """Return the folder of all data sets."""
     if not (value := os.environ.get("METALEARN_DATA")):
-        raise UserError(
-            "METALEARN_DATA is not set: set it to the folder that holds the data sets (omniglot/, cifar-fs/, ...), "
-            "or give the data set's own folder as task.root"
-        )
+        raise UserError("METALEARN_DATA is not set: set it to the folder of all data sets, or task.root to that of one")
     return expand(value)
 
 
@@ -36,8 +33,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror}): make room there, "
-            "or set METALEARN_CACHE to a folder that can be written"
+            f"{path} cannot be written ({error.strerror}): make room there, or set METALEARN_CACHE to another folder"
         ) from error
 
 

@@ -62,9 +62,8 @@ def classes() -> tuple[ListedClass, ...]:
 def source(root: str | None = None) -> Source:
     """Return where the packed set comes from, [60000, 3, 32, 32]; its folder is needed only until it is packed."""
     names = tuple(listed.name for listed in classes())
-    return Source(
-        f"cifar-fs-{SIZE}x{SIZE}", lambda: Unpacked(names, [IMAGES] * len(names), (3, SIZE, SIZE), _blocks(root))
-    )
+    unpacked = Unpacked(names, [IMAGES] * len(names), (3, SIZE, SIZE), _blocks(root))
+    return Source(f"cifar-fs-{SIZE}x{SIZE}", lambda: unpacked)
 
 
 def _blocks(root: str | None) -> Iterator[Tensor]:

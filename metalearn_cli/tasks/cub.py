@@ -84,10 +84,8 @@ def source(root: str | None = None, region: Region = Region.whole) -> Source:
         [name, sizes(list(numbered.values())), [boxes.get(n) for n in numbered]] for name, numbered in files.items()
     ]
     counts = [len(numbered) for numbered in files.values()]
-    return Source(
-        f"cub-{SIZE}x{SIZE}-{region.name}-{key_of(listing)}",
-        lambda: Unpacked(tuple(files), counts, (3, SIZE, SIZE), _blocks(files, region, boxes)),
-    )
+    unpacked = Unpacked(tuple(files), counts, (3, SIZE, SIZE), _blocks(files, region, boxes))
+    return Source(f"cub-{SIZE}x{SIZE}-{region.name}-{key_of(listing)}", lambda: unpacked)
 
 
 def _blocks(files: dict[str, dict[str, Path]], region: Region, boxes: dict[str, Box]) -> Iterator[Tensor]:

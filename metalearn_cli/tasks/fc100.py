@@ -37,7 +37,5 @@ class FC100(ImageTask):
     @property
     def split_classes(self) -> dict[str, Tensor]:
         groups = numbered(listed.group for listed in cifar_fs.classes())
-        return {
-            split: torch.isin(groups, torch.tensor(numbers)).nonzero().flatten()
-            for split, numbers in _SUPERCLASSES.items()
-        }
+        splits = {split: torch.isin(groups, torch.tensor(numbers)) for split, numbers in _SUPERCLASSES.items()}
+        return {split: is_in.nonzero().flatten() for split, is_in in splits.items()}

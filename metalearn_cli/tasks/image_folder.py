@@ -72,9 +72,7 @@ class ImageFolder(TaskDistribution):
                 "task.resize=crop or stretch"
             )
         if self.labels is not None and self.pattern is not None:
-            raise UserError(
-                f"task.labels={self.labels} and task.pattern={self.pattern} both name the classes: give one"
-            )
+            raise UserError(f"task.labels={self.labels} and task.pattern={self.pattern} both name classes: give one")
         _refuse(self._problems("test") + self._problems("train"))
 
     def check_split(self, split: Split) -> None:
@@ -245,9 +243,7 @@ class ImageFolder(TaskDistribution):
         names, kept = self._kept(0), self._kept(self.min_images)
         if not kept:
             most = max(map(len, self._contents.classes.values()))
-            raise UserError(
-                f"task.min_images={self.min_images} leaves no class of task.root={self.root}: give {most} at most"
-            )
+            raise UserError(f"task.min_images={self.min_images} leaves no class of {self.root}: give {most} at most")
         if self.split_lists is not None:
             parts = class_splits.by_lists(names, self.root, self.split_lists)
         elif (by_folders := class_splits.by_folders(names, self.root)) is not None:

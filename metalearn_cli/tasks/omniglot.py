@@ -76,7 +76,13 @@ class Omniglot(ImageTask):
 
     @property
     def split_classes(self) -> dict[str, Tensor]:
-        return split_characters(self.split, self.split_seed)
+        if self.split is CharacterSplit.vinyals:
+            return by_split(characters())
+        order = torch.randperm(len(characters()), generator=generator("omniglot", self.split_seed))
+        test, rest = order[:423], order[423:]
+        if self.split is CharacterSplit.random1200:
+            return {"train": rest, "test": test}
+        return {"train": rest[100:], "val": rest[:100], "test": test}
 
     @cached_property
     def groups(self) -> Tensor:
@@ -91,17 +97,6 @@ class Omniglot(ImageTask):
 def characters() -> tuple[ListedClass, ...]:
     """Return all characters, sorted by name: those of character c are images 20 c to 20 c + 19 of the packed set."""
     return read_list("omniglot")
-
-
-def split_characters(split: CharacterSplit, split_seed: int) -> dict[str, Tensor]:
-    """Return the characters of each split, as positions in the list, [characters] int64, without reading an image."""
-    if split is CharacterSplit.vinyals:
-        return by_split(characters())
-    order = torch.randperm(len(characters()), generator=generator("omniglot", split_seed))
-    test, rest = order[:423], order[423:]
-    if split is CharacterSplit.random1200:
-        return {"train": rest, "test": test}
-    return {"train": rest[100:], "val": rest[:100], "test": test}
 
 
 def source(root: str | None = None, resample: CharacterResample = CharacterResample.nearest) -> Source:

@@ -77,9 +77,8 @@ class ResizedImages(TaskDistribution):
 
 def can_adapt(spec: Spec, input_shape: tuple[int, ...]) -> bool:
     """Whether both are images, of 1 or 3 channels."""
-    return spec.kind == "classes" and all(
-        len(shape) == 3 and shape[0] in (1, 3) for shape in (spec.input_shape, input_shape)
-    )
+    shapes = spec.input_shape, input_shape
+    return spec.kind == "classes" and all(len(shape) == 3 and shape[0] in (1, 3) for shape in shapes)
 
 
 def _fitted(x: Tensor, input_shape: tuple[int, ...]) -> Tensor:

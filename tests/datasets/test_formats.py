@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,9 @@ def test_a_file_of_each_suffix_is_listed_and_read(tmp_path: Path, suffix: str) -
     assert [file.name for file in list_images(tmp_path).classes["class"]] == [f"class/A{suffix.upper()}"]
     assert images(f"{tmp_path}/class/*")[0] == [folder / f"A{suffix.upper()}"]
     red, green, blue = read_picture(folder / f"A{suffix.upper()}", 3, 16).resize((1, 1)).getpixel((0, 0))
+    if suffix not in (".dib", ".tga"):  # nothing in these says what they are
+        shutil.copy(folder / f"A{suffix.upper()}", folder / "b.png")
+        assert read_picture(folder / "b.png", 3, 16) == read_picture(folder / f"A{suffix.upper()}", 3, 16)
     if suffix not in (".pgm", ".pbm"):
         assert abs(red - 200) + abs(green - 30) + abs(blue - 90) < 20
 

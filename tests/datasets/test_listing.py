@@ -186,7 +186,7 @@ def test_a_pattern_names_classes_in_their_folders_and_the_rest(flat: Path) -> No
         ({"pattern": "{class}{class}"}, "must have {class} in it once"),
         ({"pattern": "{class}" + "*" * 200}, "at most 200 signs"),
         ({"pattern": "{class}-*"}, "task.pattern={class}-* matches none of the pictures in task.root="),
-        ({"labels": "a", "pattern": "b"}, "task.labels=a and task.pattern=b both name the classes: give one"),
+        ({"labels": "a", "pattern": "b"}, "task.labels=a and task.pattern=b both name classes: give one"),
         ({"label_columns": ("path",)}, "task.label_columns=[path] must be two columns of task.labels"),
         ({}, "unless task.labels=FILE.csv or task.pattern='{class}_*' tells the class of each image"),
     ],

@@ -77,18 +77,6 @@ def decoded(image: Image.Image, path: Path, channels: int = 3, resize: Resize = 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tif", "JPEG"])
-def test_every_format_is_read_by_its_content(tmp_path: Path, suffix: str) -> None:
-    halves = Image.new("RGB", (32, 32), RED)
-    halves.paste(BLUE, (16, 0, 32, 32))
-    found = decoded(halves, tmp_path / f"a.{suffix}")
-    (tmp_path / f"a.{suffix}").rename(tmp_path / "b.png")
-    assert torch.equal(decode(tmp_path / "b.png", 16, 3, Resize.stretch), found)
-    assert found[0, :, 0].min() > 200
-    assert found[2, :, -1].min() > 200
-    assert found[2, :, 0].max() < 60
-
-
 def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     upright = picture(3, (24, 16))
     exif = Image.Exif()
@@ -197,7 +185,7 @@ def test_a_broken_file_is_named_before_anything_is_packed(flat: Path, kind: str)
 
 
 @pytest.mark.parametrize(
-    ("module", "function", "place"), [(decoding.Image, "open", "c04/1.png"), (os, "scandir", "c04")]
+    ("module", "function", "place"), [(decoding.Image, "open", "c15/1.png"), (os, "scandir", "c15")]
 )
 def test_what_cannot_be_opened_is_named(
     flat: Path, monkeypatch: pytest.MonkeyPatch, module: Any, function: str, place: str
@@ -210,6 +198,7 @@ def test_what_cannot_be_opened_is_named(
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, **how)
 
+    fill(flat / "c15", seed=15)
     monkeypatch.setattr(module, function, refuse)
     assert f"{place} cannot be read (Permission denied)" in refusal(flat)
 
@@ -590,9 +579,7 @@ def test_a_split_of_its_own(tmp_path: Path) -> None:
     ):
         folder_task(root, val_share=0.3)
     fill(root / "test/a", seed=99)
-    with pytest.raises(
-        UserError, match=r"class a of .* is in train and in test: no class is both trained on and tested"
-    ):
+    with pytest.raises(UserError, match=r"class a of .* is in train and in test: a class is in one split, once"):
         folder_task(root)
 
 
@@ -639,7 +626,7 @@ def test_lists(flat: Path, tmp_path: Path) -> None:
         return str(caught.value)
 
     assert f"lists c0x, which is not a class of task.root={flat}: did you mean c" in refused("val", "c08\nc0x\n")
-    assert "lists c14 2 times (in train.txt, val.txt): a class is in one split, once" in refused("val", "c14\n")
+    assert "/lists is in train and in val: a class is in one split, once" in refused("val", "c14\n")
     assert "is more than the 1 classes of the test split" in refused("test", "c05\n")
     (lists / "test.txt").unlink()
     with pytest.raises(UserError, match=r"test\.txt cannot be read as a list of classes"):

@@ -78,7 +78,7 @@ def test_each_split_draws_all_its_classes_and_no_others(name: str) -> None:
         assert classes_of(task).unique().tolist() == expected
         if task.groups is not None:
             chosen = classes_of(with_keys(way=2, within_group=True))
-            assert chosen.unique().tolist() == expected
+            assert set(chosen.unique().tolist()) <= set(expected)
             assert (task.groups[chosen] == task.groups[chosen][:, :1]).all()
     if task.groups is None:
         with pytest.raises(UserError, match="classes in groups, and those of this data set have none"):

@@ -18,7 +18,7 @@ from metalearn_cli.seeding import generator
 from metalearn_cli.tasks import omniglot
 from metalearn_cli.tasks.base import Split, draw_sha256, draw_slice
 from metalearn_cli.tasks.episodes import Rotations
-from metalearn_cli.tasks.omniglot import CharacterResample, CharacterSplit, Omniglot, split_characters
+from metalearn_cli.tasks.omniglot import CharacterResample, CharacterSplit, Omniglot
 
 CPU = torch.device("cpu")
 FEW = (0, 7, 1000)  # two characters of the first archive and one of the second
@@ -64,7 +64,7 @@ refusal = partial(refusal_of, omniglot.source)
     ],
 )
 def test_splits_part_the_1623_characters(split: CharacterSplit, sizes: dict[str, int]) -> None:
-    parts = split_characters(split, 0)
+    parts = image_task(Omniglot, split=split).split_classes
     assert {name: len(part) for name, part in parts.items()} == sizes
     assert torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(1623))
     assert tuple(image_task(Omniglot, split=split).splits) == tuple(sizes)
@@ -89,7 +89,7 @@ def test_list_is_sorted_and_its_hashes_differ() -> None:
 
 def test_random_splits_share_test_characters_and_follow_the_seed() -> None:
     tests = [
-        split_characters(split, seed)["test"]
+        image_task(Omniglot, split=split, split_seed=seed).split_classes["test"]
         for seed in (0, 1)
         for split in (CharacterSplit.random1200, CharacterSplit.random1100)
     ]
@@ -310,7 +310,7 @@ def test_classes_of_two_splits_never_meet_in_100_000_tasks(split: CharacterSplit
         images = torch.cat([torch.cat([draw["support_image"], draw["query_image"]]) for draw in draws])
         seen[name] = images.flatten().bincount(minlength=32460) > 0
         drawn = seen[name].view(1623, 20).any(dim=1).nonzero().flatten()
-        assert torch.equal(drawn, split_characters(split, 0)[name].sort().values)
+        assert torch.equal(drawn, task.split_classes[name].sort().values)
     assert (torch.stack(list(seen.values())).sum(dim=0) == 1).all(), "each image is drawn, in one split"
 
 
@@ -320,7 +320,7 @@ def test_training_on_train_and_val_leaves_the_test_episodes_and_no_validation() 
     assert both.splits == ("train", "test")
     test, same = (task.draw(64, "test", generator(0, "test", 0)) for task in (one, both))
     assert all(torch.equal(test[name], same[name]) for name in test)
-    parts = split_characters(CharacterSplit.vinyals, 0)
+    parts = Omniglot().split_classes
     drawn = both.draw(4000, "train", generator(0))["support_image"].flatten() // 20
     assert set(drawn.tolist()) == set(torch.cat([parts["train"], parts["val"]]).tolist())
 
