@@ -48,8 +48,6 @@ Packed sets are in $METALEARN_CACHE (~/.cache/metalearn): what is removed is pac
 needed, and what a running process uses is kept. A folder of your own that has changed leaves its old set there.
 """
 
-FLAGS = ()
-
 OWN = "image_folder"  # a folder of one's own, which `prepare` takes with the keys of the task
 KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}  # of the actions with a NAME
 
