@@ -9,7 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import foreign
 import pytest
 import torch
-from cases import nightly, noise
+from cases import nightly, noise, unpacked
 from PIL import Image
 
 from metalearn_cli.datasets.packed_set import packed
