@@ -222,9 +222,7 @@ def _get(name: str, folder: Path, archive: Path | None) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with turn(folder.parent, f"waiting for another process that prepares a data set in {folder.parent}") as alone:
         if not alone:
-            raise UserError(
-                f"{folder.parent} stands on a file system that cannot lock files: put the data set in {folder} yourself"
-            )
+            raise UserError(f"{folder.parent} cannot lock files: put the data set in {folder} yourself")
         if known.is_in(folder):  # another process was faster
             return
         if archive is not None:

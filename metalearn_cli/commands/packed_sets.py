@@ -79,10 +79,7 @@ def clean(words: list[str]) -> None:
         return
     with turn(cache_root(), f"waiting for another process that cleans {cache_root()}") as can_lock:
         if not can_lock:
-            raise UserError(
-                f"{cache_root()} stands on a file system that cannot lock files, so that nobody knows what is in use: "
-                "remove the files yourself"
-            )
+            raise UserError(f"{cache_root()} cannot lock files, which would tell what is in use: remove them yourself")
         removed = [each for each in dict.fromkeys(chosen) if _remove(each)]
         freed = sum(each.size for each in removed)
         removed_names = [each.name for each in removed]

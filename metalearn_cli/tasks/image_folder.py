@@ -34,10 +34,7 @@ Filter = Annotated[
         lambda name: name.lower() in ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"),
     ),
 ]
-TwoColumns = Annotated[
-    tuple[str, ...],
-    Limit("two columns of task.labels, the one of the paths first, e.g. [path,label]", lambda names: len(names) == 2),
-]
+TwoColumns = Annotated[tuple[str, ...], Limit("two columns of task.labels", lambda names: len(names) == 2)]
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,7 @@ class ImageFolder(TaskDistribution):
     def __post_init__(self) -> None:
         check_limits(self, "task.")
         if self.ink is Ink.evened and (self.channels == 3 or self.resize is Resize.pad):
-            raise UserError(
-                f"task.ink=evened needs grey pictures that are whole: task.channels=1, not {self.channels}, and "
-                "task.resize=crop or stretch"
-            )
+            raise UserError(f"task.ink=evened needs task.channels=1, not {self.channels}, and not task.resize=pad")
         if self.labels is not None and self.pattern is not None:
             raise UserError(f"task.labels={self.labels} and task.pattern={self.pattern} both name classes: give one")
         _refuse(self._problems("test") + self._problems("train"))

@@ -232,5 +232,5 @@ def test_mistakes_are_sentences(
     monkeypatch.setattr(fcntl, "flock", flock)
     code, _, err = command(capsys, "clean", "cifar_fs")
     assert code == 1
-    assert "cannot lock files, so that nobody knows what is in use" in err
+    assert "cannot lock files, which would tell what is in use" in err
     assert names(cache) == ["cifar-fs-32x32"]
