@@ -56,11 +56,9 @@ def complete(words: list[str]) -> list[str]:
     match words[:-1]:
         case []:
             return [f"{action} " for action in (*KEYS, "list", "clean")]
-        case ["list", *_]:
-            return []
         case ["clean", *names]:
             return [f"{each.name} " for each in packed_sets() if each.name not in names] + ["unused="] * (not names)
-        case [action]:
+        case [action] if action in KEYS:
             return [f"{name} " for name in (*about_sets(), *([OWN] if action == "prepare" else []))]
         case ["prepare", name, *_] if name == OWN:
             return [f"{key}=" for key in keys_in_yaml("task", OWN)]
@@ -152,8 +150,7 @@ def prepare_own(options: list[str]) -> None:
 
 
 def verify(name: str, root: str | None) -> None:
-    """Read the source as if it were packed again, and every packed file to its last byte. Raises UserError for
-    damage."""
+    """Read the source as if to pack it again, and every packed file whole. Raises UserError for damage."""
     from metalearn_cli.datasets.image_set import describe, fingerprint_of
     from metalearn_cli.datasets.packed_set import open_packed
 

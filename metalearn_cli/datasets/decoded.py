@@ -96,8 +96,7 @@ def stem_of(folder: str, word: str) -> str:
 
 @contextlib.contextmanager
 def opened(stem: str, folder: str, shape: tuple[int, ...]) -> Iterator[Decoded]:
-    """Open what is decoded of a folder, for this process alone; keep it if an exception other than a full disk ends
-    this."""
+    """Open what is decoded of a folder, for this process alone; an exception keeps it, except one of a full disk."""
     with turn_of(stem) as alone:
         with writing(cache_root()):
             decoded = Decoded(stem if alone else f"{stem}-{os.getpid()}", folder, shape)

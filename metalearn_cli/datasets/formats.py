@@ -47,8 +47,7 @@ def is_picture(name: str) -> bool:
 
 
 def open_picture(source: Path | BinaryIO) -> ImageFile.ImageFile:
-    """Open a picture by its content, undecoded. Raises Broken; Pillow raises UnidentifiedImageError for other
-    formats."""
+    """Open a picture by its content, undecoded. Raises Broken, and UnidentifiedImageError for other formats."""
     suffix = source.suffix.lower() if isinstance(source, Path) else ""
     start = _start(source)
     if other := next((name for mark, name in _OTHERS.items() if start.startswith(mark)), ""):

@@ -164,7 +164,7 @@ def _is_current(stem: str, noted: Noted, contents: Contents) -> bool:
 
 
 def _of_classes(contents: Contents, names: list[str]) -> tuple[dict[str, list[File]], dict[str, str]]:
-    """Return the images of these classes, and the paths in them, or in no known class, that cannot be followed."""
+    """Return the images of these classes, and the paths of them, or of no known class, that cannot be followed."""
     others = contents.classes.keys() - set(names) if contents.layout == BY_FOLDERS else set()
     closed = {path: why for path, why in contents.closed.items() if others.isdisjoint(_above(path))}
     classes = {name: contents.classes[name] for name in names}

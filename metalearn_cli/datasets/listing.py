@@ -44,8 +44,7 @@ BY_FOLDERS = Layout()
 class Contents:
     """What is in a folder."""
 
-    classes: dict[str, list[File]] = field(default_factory=dict)  # the images of each class, e.g. by the path of its
-    # folder; all sorted
+    classes: dict[str, list[File]] = field(default_factory=dict)  # the sorted images of each class
     others: list[str] = field(default_factory=list)  # files that are not images by their suffix
     closed: dict[str, str] = field(default_factory=dict)  # folders and links that cannot be followed, and why
     empty: list[str] = field(default_factory=list)  # folders in which nothing is
@@ -108,7 +107,7 @@ def classify(contents: Contents, root: str, layout: Layout) -> Contents:
 
 
 def _by_table(contents: Contents, root: str, layout: Layout) -> Contents:
-    """Sort the pictures of a folder into the classes that a table gives them; unusable files have the size -1."""
+    """Sort the pictures into the classes that a table gives them; unusable files have the size -1."""
     path = expand(str(layout.labels))
     try:
         check_table(path)
@@ -143,7 +142,7 @@ def _by_table(contents: Contents, root: str, layout: Layout) -> Contents:
 
 
 def _by_pattern(contents: Contents, root: str, layout: Layout) -> Contents:
-    """Sort the pictures by a pattern of whole paths, if it has a slash, or of file names inside of their folders."""
+    """Sort the pictures by a pattern of whole paths, if it has a slash, or of file names in their folders."""
     pattern = str(layout.pattern)
     compiled = compile_pattern(pattern)
     classes: dict[str, list[File]] = {}

@@ -90,8 +90,7 @@ def _pack(stem: str, images: Unpacked) -> None:
 
 
 def open_packed(path: Path, whole: bool = False) -> ImageSet:
-    """Open a packed file. It is read through first, unless it is large, known to be unchanged, and not asked for
-    `whole`."""
+    """Open a packed file; read it through first, unless it is large, known to be unchanged, and not needed `whole`."""
     mend = "delete it, and the data set is packed again from its source"
     try:
         with safe_open(path, framework="np") as file:

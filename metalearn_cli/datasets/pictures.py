@@ -122,10 +122,9 @@ Preparation.KEYS = tuple(field.name for field in dataclasses.fields(Preparation)
 
 def read_picture(source: Path | Image.Image, channels: int, enough: int) -> Image.Image:
     """Return the picture in a file, or one of Pillow's, with 8 bits in each of `channels` (1: grey, 3: RGB); of a JPEG
-    in a file at least `enough` pixels a side, if it has so many.
-
-    Raises Broken if the file cannot be decoded to its last byte, or holds several pictures (but for a camera's MPO and
-    for HEIC, which tell the photograph), and for a picture that is too small or too large."""
+    in a file at least `enough` pixels a side. Raises Broken if the file cannot be decoded to its last byte, for several
+    pictures (but for a camera's MPO and for HEIC, which tell the photograph), and for one that is too small or
+    large."""
     with _decoding():
         return _read_plain(source, enough).convert("L" if channels == 1 else "RGB")
 
@@ -175,7 +174,7 @@ def _decoding() -> Iterator[None]:
 
 
 def _read_plain(source: Path | Image.Image, enough: int) -> Image.Image:
-    """Return the picture in 8 bits; a large JPEG at a half, quarter or eighth of its size, which is quickly decoded."""
+    """Return the picture in 8 bits; a large JPEG at a half, quarter or eighth of its size, which is fast."""
     if isinstance(source, ImageFile.ImageFile) and source.tile and source.filename:  # opened, and not decoded yet
         source = Path(os.fsdecode(source.filename))
     if isinstance(source, Image.Image):

@@ -36,8 +36,8 @@ def draw_augment(draw: Draw, augment: tuple[Augment, ...], rng: torch.Generator)
 
 
 def moved(height: int, width: int, shift: Tensor | None, flip: Tensor | None) -> Tensor:
-    """Return where each pixel of an image that is cropped, flipped or both comes from: shift [T, S, 2], flip [T, S] ->
-    [T, S, H * W]."""
+    """Return where each pixel of a cropped or flipped image comes from: shift [T, S, 2], flip [T, S] -> [T, S, H *
+    W]."""
     change = flip if shift is None else shift
     assert change is not None
     rows, columns = (torch.arange(size, device=change.device) for size in (height, width))
@@ -58,8 +58,7 @@ def _shifted(line: Tensor, number: Tensor) -> Tensor:
 
 
 def jittered(x: Tensor, factors: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation of x [T, S, C, H, W] in 0..1, in this order and in place: factors [T,
-    S, 3]."""
+    """Change brightness, contrast and saturation of x [T, S, C, H, W] in 0..1, in place: factors [T, S, 3]."""
     brightness, contrast, saturation = factors[..., None, None, None].unbind(2)
     x = x.mul_(brightness).clamp_(0, 1)
     x = _stretch(x, grey(x).mean((-1, -2), keepdim=True), contrast)

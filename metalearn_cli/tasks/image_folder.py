@@ -199,8 +199,8 @@ class ImageFolder(TaskDistribution):
         ]
 
     def _named(self, split: Split, parts: dict[Split, Tensor], count: Tensor) -> list[tuple[int, str]]:
-        """Return the number of images and the name of each class of this split; of training and test together, if these
-        need as many images of a class."""
+        """Return the size and name of each class of this split, or of training and test, if these need the same
+        size."""
         both: tuple[Split, ...] = ("test", "train")
         sizes = [list(self.episodes.size(part).items()) for part in both]
         return [

@@ -110,8 +110,7 @@ class ImageTask(TaskDistribution):
 
 
 def label_names(draw: Draw, images: ImageSet, folders: int = 0) -> tuple[str, ...]:
-    """Name the classes of the draw's first task by label, without `folders` folders of their names, and with their
-    turns."""
+    """Name the classes of the draw's first task without `folders` folders of their names, but with their turns."""
     image, label = draw["support_image"][0], draw["support_y"][0]  # [S] each
     is_real = draw["support_mask"][0] if "support_mask" in draw else torch.ones_like(label, dtype=torch.bool)
     names = []

@@ -136,7 +136,7 @@ def _read_caches(folder: Path) -> Unpacked:
 
 
 def _checked(folder: Path, splits: dict[str, dict[str, list[T]]]) -> dict[str, list[T]]:
-    """Return the images of each class, e.g. of train/n01532829, in the packed set's order, if the counts are right."""
+    """Return the images of each class (train/n01532829), in the packed set's order, if the counts are right."""
     images = MiniImageNet.about.fewest
     seen: dict[str, str] = {}
     for split, classes in splits.items():

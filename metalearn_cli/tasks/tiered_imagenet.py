@@ -83,8 +83,7 @@ def source(root: str | None = None, resample: Resample = Resample.lanczos) -> So
 
 
 def _list_files(folder: Path) -> dict[str, list[str]]:
-    """Return the names of each class's images, e.g. of train/n01530575, in the packed set's order, once they are
-    complete."""
+    """Return the names of each class's images, in the packed set's order, once they are complete."""
     files: dict[str, list[str]] = {}
     fewest = TieredImageNet.about.fewest
     for split, images in IMAGES.items():

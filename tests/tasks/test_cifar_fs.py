@@ -98,7 +98,6 @@ def test_missing_and_surplus_images_name_class_and_count(small: Path) -> None:
     assert "cifar100/data/bear holds 2 images instead of 3" in refusal(small)
 
 
-# What becomes of a file that holds a picture.
 DAMAGES: list[tuple[Callable[[Path, Image.Image], object], str]] = [
     (lambda path, _: path.write_bytes(b""), "is empty (0 bytes)"),
     (lambda path, _: path.write_bytes(path.read_bytes()[:-1000]), "cannot be "),
