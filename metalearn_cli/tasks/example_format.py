@@ -12,7 +12,7 @@ from PIL import Image
 
 from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.ink import Ink
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec, TaskDistribution
 from metalearn_cli.tasks.tones import Tones, tones_of
