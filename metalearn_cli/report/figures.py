@@ -9,10 +9,10 @@ from metalearn_cli.compare.best_setting import validation
 from metalearn_cli.compare.groups import Part, swept
 from metalearn_cli.report.charts import Line, line_chart
 from metalearn_cli.report.distributions import NO_SPREAD, Spread, best_so_far, category_chart, ridges, scatter
-from metalearn_cli.run_folder.outcome import read_outcome
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.results import read_episodes
 from metalearn_cli.run_folder.series import Curve
+from metalearn_cli.run_folder.unfinished import read_outcome
 
 MOST_POINTS = 1000  # of a curve on the page, which is 440 wide
 MOST_CATEGORIES = 6  # values of a key that stand beside one another; more numbers have an axis

@@ -19,8 +19,7 @@ from metalearn_cli.report.rows import (
     seeds_row,
     warnings_of,
 )
-from metalearn_cli.run_folder.find import find_runs
-from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.run_folder.read import RunFolder, find_runs
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.text import lines, printable

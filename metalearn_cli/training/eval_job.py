@@ -14,7 +14,7 @@ from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.config_file import check_folder, check_parts, load_config
-from metalearn_cli.run_folder.environment import FILE, read_environment
+from metalearn_cli.run_folder.environment import ENVIRONMENT, read_environment
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
@@ -69,7 +69,7 @@ def _choices(run: Path) -> dict[str, str]:
     """Read which yaml the run chose in each group; the one of the task becomes the name of a folder."""
     choices = read_environment(run).choices
     if missing := [group for group in GROUPS if group not in choices]:
-        raise UserError(f"{run / FILE} has no choices.{missing[0]}: it is not whole, or of another version")
+        raise UserError(f"{run / ENVIRONMENT} has no choices.{missing[0]}: it is not whole, or of another version")
     return choices
 
 

@@ -13,10 +13,11 @@ from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.learning.learner import require_same_model
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
-from metalearn_cli.run_folder.choices import read_choices, write_choices
 from metalearn_cli.run_folder.config_file import load_config
+from metalearn_cli.run_folder.environment import CHOICES, read_choices
 from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.proof import checked_results, load_tested
+from metalearn_cli.run_folder.records import write_record
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.unfinished import launcher
 from metalearn_cli.system.files import refuse_link
@@ -64,7 +65,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
             return folder, results
         try:
             if ranks.is_first:
-                write_choices(folder, read_choices(run))
+                write_record(folder / CHOICES, read_choices(run))
                 runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():

@@ -15,10 +15,9 @@ from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.run_folder import environment, records, runs, scored_parts
 from metalearn_cli.run_folder.lock import lock
-from metalearn_cli.run_folder.loggers import check_installed, new_mirror
+from metalearn_cli.run_folder.loggers import Mirror, check_installed
 from metalearn_cli.run_folder.proof import check_written, checked_results
 from metalearn_cli.run_folder.results import Results
-from metalearn_cli.run_folder.task_record import read_examples, write_examples
 from metalearn_cli.run_folder.unfinished import how_to_continue
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.ranks import ALONE, Ranks
@@ -45,7 +44,7 @@ def train_run(
     notes = job.task.notes()  # read the data
 
     def new_folder() -> Path:
-        folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
+        folder = runs.choose_folder(job.run.name, job.choices["algo"], job.choices["task"])
         folder.mkdir(parents=True, exist_ok=job.run.name is not None)
         return folder
 
@@ -85,7 +84,7 @@ def _begin(
     if (results := finished_results(folder, job, console)) is not None:
         console.say(f"{folder} is already finished, {job.run.steps} steps")
         shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)  # of a process that was killed as it finished
-        with closing(new_mirror(folder, job, results, console, ranks)) as mirror:
+        with closing(Mirror(folder, job, results, console, ranks)) as mirror:
             mirror.finish(results)
         return results
     for difference in environment.other_versions(folder, ranks.size):
@@ -93,11 +92,11 @@ def _begin(
     runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
     examples = trained_on(job.task)
     with contextlib.suppress(UserError):  # it is written again, whatever has become of it
-        examples = going_on(examples, read_examples(folder))
-    write_examples(folder, examples)
+        examples = going_on(examples, environment.read_examples(folder))
+    records.write_record(folder / environment.TASK, examples)
     classes = {str(split): job.task.class_names(split) for split in job.task.splits}
     if any(classes.values()):
-        records.write_json(folder / "classes.json", classes)
+        records.write_record(folder / "classes.json", classes)
     return None
 
 

@@ -26,8 +26,9 @@ from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.pictures.raster import picture, png
 from metalearn_cli.pictures.terminal import first_curve
 from metalearn_cli.run_folder import runs, scored_parts
-from metalearn_cli.run_folder.choices import read_choices
-from metalearn_cli.run_folder.results import Results, StepResult, write_results
+from metalearn_cli.run_folder.environment import read_choices
+from metalearn_cli.run_folder.records import write_record
+from metalearn_cli.run_folder.results import RESULTS, Results, StepResult
 from metalearn_cli.system.console import Progress
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.typed_json import to_json
@@ -107,7 +108,7 @@ def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
         write_durably(folder / "examples.npz", npz(tasks))
         if "line_y" in tasks:
             console.show(first_curve(tasks))
-    write_results(folder, results)
+    write_record(folder / RESULTS, results)
     shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results
 

@@ -145,4 +145,5 @@ def test_the_length_of_an_annealed_run_is_that_of_its_beginning(tmp_path: Path) 
     assert done.code == 0, done.err
     assert "going on with optimizer.schedule_steps=4, steps=4, as this run began" in done.err
     assert "already finished, 4 steps" in done.err
-    assert "schedule of outputs/run ends at step 4" in train(tmp_path, *keys, "steps=8").err
+    assert "the linear schedule of outputs/run ends at step 4: give optim" in train(tmp_path, *keys, "steps=8").err
+    assert train(tmp_path, *keys, "steps=8", "optimizer.schedule_steps=4").code == 0
