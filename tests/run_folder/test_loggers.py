@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from commands import results, run, start, wait
 
-from metalearn_cli.run_folder import checkpoint
+from metalearn_cli.run_folder import checkpoint, loggers
 from metalearn_cli.run_folder.loggers import REMOTES, importlib
 from metalearn_cli.run_folder.records import read_json
 from metalearn_cli.run_folder.series import read_lines
-from metalearn_cli.training import run as jobs
 
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick", "save_every=5", "name=one"]
 
@@ -45,7 +44,7 @@ class Recorded:
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REMOTES, "wandb", Recorded)
-    monkeypatch.setattr(jobs, "check_installed", lambda logger: None)
+    monkeypatch.setattr(loggers, "check_installed", lambda logger: None)
 
 
 def got(folder: Path, what: str) -> list[Any]:

@@ -180,12 +180,6 @@ def test_paths_with_commas_and_odd_ones(tmp_path: Path, monkeypatch: pytest.Monk
     assert long != job_folder(tmp_path, f"task.root={'ü/' * 301}")
 
 
-def test_a_sweep_preset_wants_a_sweep(tmp_path: Path) -> None:
-    refused = run(tmp_path, "train", "sweep=joblib")
-    assert refused.code == 1
-    assert "sweep=joblib says who runs the jobs of a sweep, and this is one run: give -m" in refused.err
-
-
 def test_a_job_returns_its_best_validation_result(tmp_path: Path) -> None:
     loss = {"step": 1, "train/loss": 9.0}
     errors = [{"step": step, "val/mse": error} for step, error in ((2, 3.0), (4, 2.0), (6, 5.0))]
