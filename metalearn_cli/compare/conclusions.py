@@ -4,43 +4,35 @@ from metalearn_cli.compare.comparison import Comparison, Difference
 from metalearn_cli.learning.scores import figure, is_better
 
 
-def conclusions(comparison: Comparison) -> list[str]:
-    return [
-        _conclusion(comparison, difference, p)
-        for difference, p in zip(comparison.differences, comparison.p_values, strict=True)
-    ]
-
-
-def _conclusion(comparison: Comparison, difference: Difference, p: float | None) -> str:
+def conclusion(comparison: Comparison, difference: Difference) -> str:
+    """What follows from a difference; p, which is corrected where there are several, decides."""
     metric, first, second = comparison.metric, difference.first.name, difference.second.name
-    if difference.decisive is None or p is None:
+    decisive, p = difference.decisive, difference.p
+    if decisive is None or p is None:
         return (
             f"The mean of {first} or of {second} is not finite, so that there is no difference of means: look at the "
             f"shares of episodes{'' if difference.wilcoxon is None else ', and at Wilcoxon'}"
         )
     if difference.better_on == difference.worse_on == 0.0:
         return f"{first} and {second} have the same result on every episode"
-    low, high = sorted(abs(end) for end in (difference.decisive.low, difference.decisive.high))
     unit = " points" if metric == "accuracy" else ""
-    size = f"{figure(low, metric)} to {figure(high, metric)}{unit}"
-    if p >= 0.05:
-        what = "Nothing tells them apart" if difference.both else f"These episodes do not tell {second} from {first}"
-        if difference.decisive.p < 0.05:
-            what = f"After Holm's correction {what[0].lower()}{what[1:]}"
-            what += f" (p {p:.2g}), though the interval of this difference by itself is without 0"
-            return f"{what}. {_scope(difference)}"
-        ends = (
-            f"{figure(difference.decisive.low, metric, True)} to {figure(difference.decisive.high, metric, True)}{unit}"
-        )
-        sentence = f"{what}: the difference may be anything from {ends}"
-        if difference.both and difference.episodes and difference.episodes.p < 0.05:
-            sentence += ", though these very models differ: trained again, it could be the other way round"
-    else:
-        is_gain = is_better(metric, difference.decisive.mean, 0.0)
-        sentence = f"{second} is {'better' if is_gain else 'worse'} than {first} by {size}"
+    if p < 0.05:
+        is_gain = is_better(metric, decisive.mean, 0.0)
+        least, most = (figure(size, metric) for size in sorted(map(abs, (decisive.low, decisive.high))))
+        sentence = f"{second} is {'better' if is_gain else 'worse'} than {first} by {least} to {most}{unit}"
         agrees = difference.wilcoxon is None or difference.wilcoxon < 0.05
         if not agrees or (difference.better_on > difference.worse_on) != is_gain:
             sentence += "; on most episodes it is not so: a few with large differences decide the mean"
+        return f"{sentence}. {_scope(difference)}"
+    sentence = "Nothing tells them apart" if difference.both else f"These episodes do not tell {second} from {first}"
+    if decisive.p < 0.05:
+        sentence = f"After Holm's correction {sentence[0].lower()}{sentence[1:]}"
+        sentence += f" (p {p:.2g}), though the interval of this difference by itself is without 0"
+    else:
+        low, high = (figure(end, metric, True) for end in (decisive.low, decisive.high))
+        sentence += f": the difference may be anything from {low} to {high}{unit}"
+        if difference.both and difference.episodes and difference.episodes.p < 0.05:
+            sentence += ", though these very models differ: trained again, it could be the other way round"
     return f"{sentence}. {_scope(difference)}"
 
 
@@ -65,23 +57,25 @@ def _scope(difference: Difference) -> str:
 
 def cautions(comparison: Comparison) -> list[str]:
     """A sentence for each reason why the comparison is weaker than it looks."""
-    modes = {side.batch_norm for side in comparison.sides}
-    said = []
-    if len(modes - {None}) > 1:
-        named = ", ".join(f"{side.name}: {side.batch_norm}" for side in comparison.sides)
-        said.append(f"they were tested in different batch-norm modes ({named}): batch_norm=MODE compares them in one")
-    for side in comparison.sides[1:]:
-        if side.settings == comparison.sides[0].settings != "":
-            said.append(
-                f"{comparison.sides[0].name} and {side.name} are one configuration: what parts them is the noise of "
-                "training, and no setting of it is better than itself"
-            )
+    first, *others = comparison.sides
     counts = sorted({len(side.seeds) for side in comparison.sides})
-    if len(comparison.sides) > 2:
-        said.append(
-            f"p after Holm's correction for {len(comparison.differences)} comparisons with {comparison.sides[0].name}; "
-            "each interval is a 95% interval by itself"
+    sentences = []
+    if len({side.batch_norm for side in comparison.sides} - {None}) > 1:
+        modes = ", ".join(f"{side.name}: {side.batch_norm}" for side in comparison.sides)
+        sentences.append(
+            f"they were tested in different batch-norm modes ({modes}): batch_norm=MODE compares them in one"
+        )
+    sentences += [
+        f"{first.name} and {side.name} are one configuration: what parts them is the noise of training, and no setting "
+        "of it is better than itself"
+        for side in others
+        if side.settings == first.settings != ""
+    ]
+    if len(others) > 1:
+        sentences.append(
+            f"p after Holm's correction for {len(others)} comparisons with {first.name}; each interval is a 95% "
+            "interval by itself"
         )
     if len(counts) > 1:
-        said.append(f"the sides have different numbers of seeds: {' and '.join(map(str, counts))}")
-    return said
+        sentences.append(f"the sides have different numbers of seeds: {' and '.join(map(str, counts))}")
+    return sentences

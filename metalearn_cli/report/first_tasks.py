@@ -3,7 +3,6 @@
 import base64
 import io
 from html import escape
-from pathlib import Path
 
 from PIL import Image
 
@@ -28,22 +27,16 @@ def first_task(run: RunFolder) -> str:
         except Exception as error:  # whatever numpy and Pillow raise where arrays are missing, or do not fit together
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"{file} does not hold a run's test tasks ({what}): remove it") from error
-    if older.exists():
-        return _image(_opened(older), "The first test tasks and what was predicted")
-    return "<p>This kind of task has no picture: it has neither images nor curves of one variable.</p>"
-
-
-def _opened(path: Path) -> Image.Image:
-    """The test.png of a run of an earlier version, which has no examples.npz."""
-    try:
-        with Image.open(io.BytesIO(read_bytes(path)), formats=["PNG"]) as opened:
+    if not older.exists():
+        return "<p>This kind of task has no picture: it has neither images nor curves of one variable.</p>"
+    try:  # an earlier version wrote no examples.npz
+        with Image.open(io.BytesIO(read_bytes(older)), formats=["PNG"]) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
-            drawn: Image.Image = opened.convert("RGB")
-            return drawn
+            return _image(opened.convert("RGB"), "The first test tasks and what was predicted")
     except Exception as error:  # whatever the system and Pillow raise where this is not a PNG
         what = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UserError(f"{path} is not a picture of a run's test tasks ({what}): remove it") from error
+        raise UserError(f"{older} is not a picture of a run's test tasks ({what}): remove it") from error
 
 
 def _image(image: Image.Image, about: str) -> str:
