@@ -52,13 +52,17 @@ def _setting(name: str, part: Part) -> Setting | None:
     means = [result.mean for result in results if result.mean is not None]
     if len(means) < len(part.runs):
         return None
-    validations = [value for value in map(validation, part.runs) if value is not None]
-    mean = float(np.mean(validations)) if len(validations) == len(part.runs) else None
-    return Setting(name, means, mean, results[0])
+    return Setting(name, means, mean_validation(part.runs), results[0])
 
 
-def validation(run: RunFolder) -> float | None:
-    """The newest one that is not after the checkpoint that was tested; None where there was none."""
+def mean_validation(runs: list[RunFolder]) -> float | None:
+    """The mean over the seeds of a setting; None where one of them has none."""
+    values = [value for value in map(_validation, runs) if value is not None]
+    return float(np.mean(values)) if len(values) == len(runs) else None
+
+
+def _validation(run: RunFolder) -> float | None:
+    """The newest validation that is not after the checkpoint that was tested."""
     if run.results is None or (curve := run.metrics.curves.get(f"val/{run.results.metric}")) is None:
         return None
     number = bisect_right(curve.steps, run.results.step)  # of those that are not after it

@@ -107,7 +107,7 @@ def _check_same_episodes(runs: list[RunFolder], number: int) -> None:
 
 def _side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
     values = np.stack([_values(run, mode, step)[:number] for run in part.runs]).astype(np.float64)
-    values = np.nan_to_num(values, nan=np.inf)  # only an error can be NaN, and then it is beyond every bound
+    values[np.isnan(values)] = np.inf  # only an error can be NaN, and then it is beyond every bound
     headline = _results(part.runs[0])
     batch_norm = (mode or headline.batch_norm) if headline.batch_norm else None
     seeds = [run.config["seed"] for run in part.runs]

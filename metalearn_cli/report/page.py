@@ -1,5 +1,7 @@
 """One HTML page on some runs, which loads nothing from anywhere."""
 
+import base64
+import io
 import shlex
 import time
 from html import escape
@@ -7,24 +9,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
+from PIL import Image
 
 from metalearn_cli.compare.groups import Part
 from metalearn_cli.config.conf_folder import GROUPS, Config, flatten
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import after, figure
+from metalearn_cli.pictures.raster import heading, picture, png
 from metalearn_cli.report.charts import COLOURS, breakable
 from metalearn_cli.report.figures import Figures, distributions, inner_steps, learning_curves, task_name
-from metalearn_cli.report.first_tasks import first_task
 from metalearn_cli.report.rows import ALIGN, HEADER, TableRow, cells
 from metalearn_cli.report.sweeps import sweep_figures
 from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.run_folder.records import arrays_of
+from metalearn_cli.system.files import read_bytes
 from metalearn_cli.version import __version__
 
 # Nothing may be fetched, and nothing may be run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 LEGEND = 8  # a longer one stands on the page once
 PICTURED = 6  # runs whose first test task is shown
+MOST_PIXELS = 30_000_000  # of test.png
 
 
 class Sweep(NamedTuple):
@@ -141,9 +147,39 @@ def _figures(title: str, figures: Figures, above: str) -> str:
 
 def _first_tasks(runs: list[RunFolder]) -> str:
     """The first test tasks of the first few runs."""
-    shown = [f"<h3>{i}  {escape(str(run.folder))}</h3>{first_task(run)}" for i, run in enumerate(runs[:PICTURED], 1)]
+    shown = [f"<h3>{i}  {escape(str(run.folder))}</h3>{_first_task(run)}" for i, run in enumerate(runs[:PICTURED], 1)]
     rest = f"<p>Those of the other {len(runs) - PICTURED} runs are left out.</p>" if len(runs) > PICTURED else ""
     return f"<h2>The first test tasks</h2>{''.join(shown)}{rest}"
+
+
+def _first_task(run: RunFolder) -> str:
+    """HTML; a sentence where there is nothing to show."""
+    if run.results is None:
+        return "<p>Not finished: nothing was tested yet.</p>"
+    file, older = run.folder / "examples.npz", run.folder / "test.png"
+    if file.exists():
+        arrays = arrays_of(file)
+        try:
+            return _image(picture(arrays), f"The first test tasks: {heading(arrays)}")
+        except Exception as error:  # whatever numpy and Pillow raise where arrays are missing, or do not fit together
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"{file} does not hold a run's test tasks ({what}): remove it") from error
+    if not older.exists():
+        return "<p>This kind of task has no picture: it has neither images nor curves of one variable.</p>"
+    try:  # an earlier version wrote no examples.npz
+        with Image.open(io.BytesIO(read_bytes(older)), formats=["PNG"]) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
+            return _image(opened.convert("RGB"), "The first test tasks and what was predicted")
+    except Exception as error:  # whatever the system and Pillow raise where this is not a PNG
+        what = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UserError(f"{older} is not a picture of a run's test tasks ({what}): remove it") from error
+
+
+def _image(image: Image.Image, about: str) -> str:
+    """The pixels alone, written again: a file may be anybody's."""
+    data = base64.b64encode(png(image)).decode()
+    return f'<figure><img class="test" src="data:image/png;base64,{data}" alt="{escape(about)}"></figure>'
 
 
 def _run(run: RunFolder, number: int, defaults: Config | None) -> str:

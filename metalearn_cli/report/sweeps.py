@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from metalearn_cli.compare.best_setting import validation
+from metalearn_cli.compare.best_setting import mean_validation
 from metalearn_cli.compare.groups import Part, swept
 from metalearn_cli.learning.scores import is_better
 from metalearn_cli.pictures.axis import Axis, axis_of
@@ -47,7 +47,7 @@ def _spread(runs: list[RunFolder], metric: str) -> Spread | None:
 
 def _best_so_far(settings: list[list[RunFolder]], spreads: list[Spread | None], metric: str) -> tuple[str, str]:
     """Each setting in its order, and the best until then, chosen on validation where every setting has one."""
-    judged, chosen = [_validation(runs) for runs in settings], "on validation"
+    judged, chosen = list(map(mean_validation, settings)), "on validation"
     if None in [value for value, spread in zip(judged, spreads, strict=True) if spread is not None]:
         judged, chosen = [spread and spread.mean for spread in spreads], "on the test, which flatters it"
     best: tuple[float, Spread] | None = None
@@ -90,12 +90,6 @@ def _sparse(names: list[str], most: int) -> list[str]:
 
 def _beside(names: list[str]) -> Axis:
     return Axis(-0.5, len(names) - 0.5, LEFT, RIGHT)
-
-
-def _validation(runs: list[RunFolder]) -> float | None:
-    """The mean over the seeds of a setting; None where one of them had none that was finite."""
-    values = [value for value in map(validation, runs) if value is not None and math.isfinite(value)]
-    return float(np.mean(values)) if len(values) == len(runs) else None
 
 
 def _as_number(name: str) -> tuple[float, str]:

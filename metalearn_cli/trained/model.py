@@ -15,24 +15,14 @@ from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.datasets.image_folder import some
 from metalearn_cli.datasets.pictures import Broken
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.base import Net, with_outputs
 from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
 from metalearn_cli.trained.novelty import Threshold, nearest_threshold, unlikeness
-from metalearn_cli.trained.other_way import for_way
-from metalearn_cli.trained.python_inputs import (
-    Given,
-    Label,
-    Picture,
-    classes_of,
-    labels,
-    numbers,
-    pictures,
-    scaled,
-    unscaled,
-)
+from metalearn_cli.trained.python_inputs import Given, Label, Picture, classes_of, labels_of, pictures, scaled, unscaled
+from metalearn_cli.trained.python_inputs import numbers as numbers_of
 
 AT_ONCE = 256  # queries that go through together, where a prediction does not depend on its neighbours
 
@@ -98,9 +88,8 @@ class Model:
             except Broken as error:
                 broken.append(f"{picture if isinstance(picture, str | Path) else f'number {number + 1}'} {error}")
         if broken:
-            raise UserError(
-                f"{len(broken)} of {len(given)} pictures cannot be used: {some(broken, '; ')}: mend or remove them"
-            )
+            what = f"{len(broken)} of {len(given)} pictures cannot be used"
+            raise UserError(f"{what}: {some(broken, '; ')}: mend or remove them")
         return pixels
 
     def threshold(self, way: int, shot: int) -> Threshold | None:
@@ -128,10 +117,10 @@ class Model:
         """Examples of any kind that `adapt` takes as numbers, [n, ...]."""
         is_of_images = self.examples.columns is None and len(self.examples.spec.input_shape) == 3
         files = pictures(x) if is_of_images else None
-        found = numbers(x) if files is None else self.read_bytes(files)
-        if found.dim() == 0 or len(found) == 0:
+        values = numbers_of(x) if files is None else self.read_bytes(files)
+        if values.dim() == 0 or len(values) == 0:
             raise UserError("x is empty: give a list of one example at least")
-        return found
+        return values
 
     def inputs(self, x: Given) -> Tensor:
         """Return examples as the network takes them, [n, *input] on the device."""
@@ -139,53 +128,73 @@ class Model:
         return scaled(self._checked(x), columns.x_scale if columns else None).to(self.device, self.dtype)
 
     def _checked(self, given: Given) -> Tensor:
-        """[n, *input] in the units of whoever gave it, pixels in 0..1."""
-        shape = self.examples.spec.input_shape
-        x = self.numbers(given)
-        if shape == (1,) and x.dim() == 1:
-            x = x[:, None]
-        if tuple(x.shape[1:]) != shape:
-            raise UserError(f"x is of shape {list(x.shape)}, and [n, {', '.join(map(str, shape))}] is expected")
-        if x.dtype == torch.uint8 and len(shape) == 3:
-            x = x * (1 / 255)
-        if not x.isfinite().all():
-            raise UserError("x holds numbers that are not finite: give every example all of its numbers")
-        if len(shape) == 3 and (x.min() < -0.01 or x.max() > 1.01):
-            raise UserError(
-                f"x holds pixels from {x.min().item():.4g} to {x.max().item():.4g}: give numbers in 0..1, or uint8 in "
-                "0..255"
-            )
+        """[n, *input] in the units in which it was given, pixels in 0..1."""
+        x, shape = self.numbers(given), self.examples.spec.input_shape
+        x = _of_shape("x", x, shape)
+        if len(shape) < 3:
+            return x
+        x = x * (1 / 255) if x.dtype == torch.uint8 else x
+        if x.min() < -0.01 or x.max() > 1.01:
+            range_of = f"{x.min().item():.4g} to {x.max().item():.4g}"
+            raise UserError(f"x holds pixels from {range_of}: give numbers in 0..1, or uint8 in 0..255")
         return x
 
     def _values(self, y: Given, number: int) -> Tensor:
         """[S, outputs] on the device."""
-        y, outputs = numbers(y), self.examples.spec.outputs
-        if outputs == 1 and y.dim() == 1:
-            y = y[:, None]
-        if y.shape != (number, outputs):
-            raise UserError(
-                f"y is of shape {list(y.shape)}, and [{number}, {outputs}] is expected: {outputs} for each of x"
-            )
-        if not y.isfinite().all():
-            raise UserError("y holds numbers that are not finite: give every example all of its values")
         columns = self.examples.columns
+        y = _of_shape("y", numbers_of(y), (self.examples.spec.outputs,), number)
         return scaled(y, columns.y_scale if columns else None).to(self.device, self.dtype)
 
     def _labels(self, y: Given, number: int) -> tuple[list[Label], Tensor]:
         """The classes, and the place of each example's among them [S]."""
-        found = labels(y, number)
-        columns = self.examples.columns
-        if columns is not None and columns.labels:  # all tasks share them
-            classes = list(columns.labels)
-            found = [str(label) for label in found]
-            if unknown := [label for label in found if label not in classes]:
+        labels = labels_of(y, number)
+        classes = list(self.examples.columns.labels) if self.examples.columns else []  # all tasks share them
+        if classes:
+            labels = [str(label) for label in labels]
+            if unknown := [label for label in labels if label not in classes]:
                 raise UserError(
                     f"y has the label {unknown[0]}, and the training had {', '.join(classes)}: take one of them"
                 )
-        else:
-            classes = classes_of(found)
-        place = {label: position for position, label in enumerate(classes)}
-        return classes, torch.tensor([place[label] for label in found], device=self.device)
+        classes = classes or classes_of(labels)
+        return classes, torch.tensor([classes.index(label) for label in labels], device=self.device)
+
+
+def _of_shape(name: str, values: Tensor, shape: tuple[int, ...], number: int | None = None) -> Tensor:
+    """Return finite numbers [number, *shape]; a single one for each example needs no dimension of its own."""
+    values = values[:, None] if shape == (1,) and values.dim() == 1 else values
+    if values.shape[1:] != shape or number not in (None, len(values)):
+        expected = ", ".join(map(str, (number or "n", *shape)))
+        raise UserError(f"{name} is of shape {list(values.shape)}, and [{expected}] is expected")
+    if not values.isfinite().all():
+        raise UserError(f"{name} holds numbers that are not finite: give every example all of its numbers")
+    return values
+
+
+def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta, str]:
+    """The network and what was learned for tasks of `way` classes, and what was done to them in a sentence.
+
+    What has a row for each class (the head, its learned rates, its slots) gets the mean of the learned rows for every
+    class; nothing else changes with the way.
+    """
+    trained = net.spec
+    if way == trained.outputs == trained.train_outputs:
+        return net, meta, ""
+    other = with_outputs(net, way)
+    expected = algo.init(other, torch.Generator())
+    pairs = list(zip(meta, expected, strict=True))
+    if all(part[name].shape == to[name].shape for part, to in pairs for name in to):
+        return other, meta, ""
+    algo.require_way(trained.outputs, way)
+    is_fewer = trained.padded and way < trained.outputs  # the training had such tasks
+
+    def resized(value: Tensor, to: Tensor) -> Tensor:
+        if value.shape == to.shape:
+            return value
+        return value[:way] if is_fewer else value.mean(0, keepdim=True).expand(to.shape)
+
+    meta = Meta(*({name: resized(value, to[name]) for name, value in part.items()} for part, to in pairs))
+    note = f"trained with {trained.outputs} classes and not {way}: each starts at the mean of the rows of the head"
+    return other, meta, "" if is_fewer else note
 
 
 @dataclass(frozen=True, eq=False)

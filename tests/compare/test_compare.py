@@ -139,9 +139,10 @@ def test_an_earlier_inner_step(tmp_path: Path) -> None:
     assert (done.code, "step=2: a was tested with 1 inner steps" in done.err) == (1, True)
 
 
-def test_errors_that_are_not_finite_leave_the_shares(tmp_path: Path) -> None:
+@pytest.mark.parametrize("odd", [np.inf, np.nan])
+def test_errors_that_are_not_finite_leave_the_shares(odd: float, tmp_path: Path) -> None:
     wild = hard_episodes(2, gain=-0.1)
-    wild[[3, 5]] = np.inf, np.nan
+    wild[[3, 5]] = odd
     write_run(tmp_path / "a", hard_episodes(1), metric="mse")
     write_run(tmp_path / "b", wild, metric="mse", sha256="a" * 64)
     found, text = written(tmp_path, "a", "b")

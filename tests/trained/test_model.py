@@ -1,5 +1,6 @@
 """A model for another way than it was trained with."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.system.typed_json import from_json, to_json
+from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.cub import CUB
 from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible
 from metalearn_cli.tasks.omniglot import Omniglot
 from metalearn_cli.tasks.quadratics import Quadratics
 from metalearn_cli.tasks.sinusoid import Sinusoid
 from metalearn_cli.tasks.table import Table
-from metalearn_cli.trained.model import Model
-from metalearn_cli.trained.other_way import for_way
+from metalearn_cli.trained.model import Model, for_way
 
 SPEC, BATCH = images(tasks=1, way=3)
 NET = Conv4(SPEC, filters=3)
@@ -120,22 +121,16 @@ def test_what_a_notebook_prints_is_a_line() -> None:
     assert len(repr(predictor)) < 200
 
 
-def test_labels_may_be_tensors_each() -> None:
-    """As they come from a Dataset; two tensors of one label are not one object."""
-    x = BATCH.support_x[0, :4]
-    for shape in ((), (1,)):
-        predict = model(ProtoNet()).adapt(x, [torch.tensor(number).view(shape) for number in (0, 1, 0, 1)])
-        assert predict.classes == [0, 1]
-    with pytest.raises(UserError, match="one for each is expected"):
-        model(ProtoNet()).adapt(x, [torch.tensor([number, 0]) for number in (0, 1, 0, 1)])
-
-
-def test_pixels_of_another_range_are_refused() -> None:
-    with pytest.raises(UserError, match=r"x holds pixels from 0 to 255: give numbers in 0\.\.1, or uint8"):
-        model(ProtoNet()).adapt(
-            torch.tensor([0.0, 255.0]).repeat(BATCH.support_x[0].numel() // 2).view_as(BATCH.support_x[0]),
-            BATCH.support_y[0],
-        )
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        ([torch.tensor(number) for number in (0, 1, 0, 1)], [0, 1]),  # as they come from a Dataset
+        ([torch.tensor([number]) for number in (0, 1, 0, 1)], [0, 1]),
+        ([np.int64(1), 1.0, 2, 2], [1, 2]),
+    ],
+)
+def test_labels_may_be_numbers_of_several_kinds(y: list[object], classes: list[object]) -> None:
+    assert model(ProtoNet()).adapt(BATCH.support_x[0, :4], y).classes == classes
 
 
 def test_many_queries_go_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,9 +142,11 @@ def test_many_queries_go_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
     assert not torch.allclose(together(BATCH.query_x[0])[:2], together(BATCH.query_x[0][:2]))
 
 
-def test_a_task_without_a_preparation_reads_no_pictures() -> None:
+def test_pictures_and_pixels_of_another_range_are_refused() -> None:
     with pytest.raises(UserError, match="does not tell how a picture becomes an example"):
         model(ProtoNet()).read(["a.png"])
+    with pytest.raises(UserError, match=r"x holds pixels from 0 to 255: give numbers in 0\.\.1, or uint8"):
+        model(ProtoNet()).adapt(BATCH.support_x[0].round() * 255, BATCH.support_y[0])
 
 
 @pytest.mark.parametrize(
@@ -167,16 +164,12 @@ def test_a_task_without_a_preparation_reads_no_pictures() -> None:
         ([{}, {}, {}, {}], "y has labels that cannot be sorted"),
         ([1j, 2j, 1j, 2j], "y has labels that cannot be sorted"),
         ([], "y has 0 labels for 4 examples"),
+        ([torch.tensor([number, 0]) for number in (0, 1, 0, 1)], "one for each is expected"),
     ],
 )
 def test_labels_that_are_none_or_of_several_types_are_refused(y: object, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         model(ProtoNet()).adapt(BATCH.support_x[0, :4], y)
-
-
-def test_numbers_of_different_types_are_labels_of_one() -> None:
-    predict = model(ProtoNet()).adapt(BATCH.support_x[0, :4], [np.int64(1), 1.0, 2, 2])
-    assert predict.classes == [1, 2]
 
 
 @pytest.mark.parametrize("mode", BatchNorm)
@@ -197,13 +190,16 @@ def test_a_query_of_another_kind_is_a_sentence(x: object) -> None:
         predict(x)
 
 
-@pytest.mark.parametrize("task", [Omniglot(), CUB(), Sinusoid(), Quadratics()], ids=lambda task: type(task).__name__)
-def test_what_a_run_keeps_of_its_task_comes_back(task: Omniglot | CUB | Sinusoid | Quadratics) -> None:
-    import json
-
+@pytest.mark.parametrize(
+    "task", [Omniglot(), CUB(), Sinusoid(), Quadratics(), Table(str(TABLE))], ids=lambda task: type(task).__name__
+)
+def test_what_a_run_keeps_of_its_task_comes_back(task: TaskDistribution) -> None:
     examples = examples_of(task)
     assert from_json(Examples, json.loads(json.dumps(to_json(examples))), Path()) == examples
     assert (examples.preparation is None) == (examples.columns is not None)
+    if examples.columns is not None and isinstance(task, Table):
+        assert examples.columns.targets == ("y",)
+        assert examples.columns.x_scale is not None
 
 
 @pytest.mark.parametrize(
@@ -230,12 +226,3 @@ def test_odd_columns_are_refused(name: str, odd: object) -> None:
     content["columns"][name] = odd
     with pytest.raises(UserError):
         require_plausible(from_json(Examples, content, Path()), Path())
-
-
-def test_a_tables_columns_come_back() -> None:
-
-    examples = examples_of(Table(str(TABLE)))
-    assert from_json(Examples, to_json(examples), Path()) == examples
-    assert examples.columns is not None
-    assert examples.columns.targets == ("y",)
-    assert examples.columns.x_scale is not None
