@@ -7,6 +7,7 @@ length and order, contiguous, on one device and of one precision.
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.limits import Count, NonNegative, Positive, Share, check_limits
+from metalearn_cli.system.limits import Count, NonNegative, Positive, Share
 
 # What an optimizer keeps for each parameter, under torch's names: exp_avg, exp_avg_sq, step; or momentum_buffer.
 Slots = dict[str, list[Tensor]]
@@ -44,10 +45,9 @@ class Optimizer:
     schedule: Schedule = Schedule.constant
     decay: NonNegative = 0.5
     decay_every: Count | None = None
-    schedule_steps: Count | None = None  # where linear and cosine reach 0; null: the run's `steps`
+    schedule_steps: Count | None = None  # the step at which linear and cosine reach 0; null: the run's `steps`
 
     def __post_init__(self) -> None:
-        check_limits(self, "optimizer.")
         if self.schedule is Schedule.step and self.decay_every is None:
             raise UserError("optimizer.schedule=step needs optimizer.decay_every, e.g. optimizer.decay_every=2000")
         if self.decay_every is not None and self.schedule is not Schedule.step:
@@ -77,32 +77,20 @@ class Optimizer:
         the strides say (torch 2.13): a gradient that is not contiguous would be taken for another one.
         """
         gradient = [part.contiguous() for part in self.clip(gradient)]
+        shared: dict[str, Any] = {"lr": rate, "weight_decay": self.weight_decay, "maximize": False}
+        shared |= {"fused": True, "found_inf": stopped}
         if self.method is Method.sgd:
             momenta: list[Tensor | None] = [*slots["momentum_buffer"]] if self.momentum else [None] * len(params)
-            sgd(
-                *(params, gradient, momenta),
-                lr=rate,  # type: ignore[arg-type]  # torch.optim.SGD takes a tensor as well
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-                dampening=0,
-                nesterov=False,
-                maximize=False,
-                fused=True,
-                found_inf=stopped,
-            )
+            sgd(params, gradient, momenta, momentum=self.momentum, dampening=0, nesterov=False, **shared)
             return
         adam(
             *(params, gradient, slots["exp_avg"], slots["exp_avg_sq"], [], slots["step"]),
-            lr=rate,
             beta1=0.9,
             beta2=0.999,
             eps=1e-8,
-            weight_decay=self.weight_decay,
             decoupled_weight_decay=self.method is Method.adamw,
             amsgrad=False,
-            maximize=False,
-            fused=True,
-            found_inf=stopped,
+            **shared,
         )
 
     def clip(self, gradient: list[Tensor]) -> list[Tensor]:

@@ -37,30 +37,26 @@ class Meta(NamedTuple):
 
 
 class Predictor(ABC):
-    """Predicts for the T tasks that were adapted to. A final class is a frozen dataclass, with what adapting made."""
+    """Predicts for the T tasks that were adapted to. A final class is a frozen dataclass of what adapting made."""
 
     net: Net
     buffers: Params  # the running statistics among them
 
     def __call__(self, query_x: Tensor, batch_norm: BatchNorm, query_mask: Tensor | None = None) -> Tensor:
-        """query_x [T, Q, *input], whose statistics, and which examples are real [T, Q] -> out [T, Q, outputs]."""
+        """query_x [T, Q, *input] -> out [T, Q, outputs]. `batch_norm` says whose statistics normalise it, query_mask
+        [T, Q] which examples are real."""
         names = self.net.init_stats()
-        if not names:
-            batch_norm = BatchNorm.transductive  # without batch norm all modes are one, and this is the cheapest
-        match batch_norm:
-            case BatchNorm.transductive:
-                return self.outputs(query_x, query_mask, None)
-            case BatchNorm.inductive:
-                return self.outputs(query_x, query_mask, self.support_stats())
-            case BatchNorm.running:
-                return self.outputs(query_x, query_mask, {name: self.buffers[name] for name in names})
-            case BatchNorm.one_query:
-                return torch.cat([self.outputs_beside_support(one) for one in torch.split(query_x, 1, dim=1)], 1)
+        if batch_norm is BatchNorm.transductive or not names:  # without batch norm all modes are this one
+            return self.outputs(query_x, query_mask, None)
+        if batch_norm is BatchNorm.one_query:
+            return torch.cat([self.outputs_beside_support(x) for x in torch.split(query_x, 1, dim=1)], 1)
+        is_running = batch_norm is BatchNorm.running
+        stats = {name: self.buffers[name] for name in names} if is_running else self.support_stats()
+        return self.outputs(query_x, query_mask, stats)
 
     @abstractmethod
     def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
-        """query_x [T, Q, *input] -> out [T, Q, outputs], under these batch-norm statistics; None: those of the batch
-        that goes through the network."""
+        """query_x [T, Q, *input] -> out [T, Q, outputs], under these batch-norm statistics (None: the batch's)."""
 
     @abstractmethod
     def support_stats(self) -> Params:
@@ -75,7 +71,7 @@ Carry = Any  # what an algorithm gives itself for another update from the same t
 
 
 class Update(NamedTuple):
-    """What one meta-batch of T tasks asks for; gradient and buffers are means over the tasks."""
+    """The change that one meta-batch of T tasks asks for; gradient and buffers are means over the tasks."""
 
     gradient: Params  # by the name of the meta-parameter
     loss: Tensor  # [T], detached
@@ -90,6 +86,7 @@ class Algorithm(ABC):
     remat: bool = False  # whether inner steps are computed again in the backward pass; a key where there is the choice
     batch_norm: ClassVar[BatchNorm]  # the mode in which the algorithm's paper reports
     is_metric: ClassVar[bool] = False  # whether outputs are distances, which do not depend on the number of classes
+    memory_savers: ClassVar[tuple[str, ...]] = ()  # keys by which a step holds less memory, from little to much less
 
     @abstractmethod
     def init(self, net: Net, rng: torch.Generator) -> Meta:
@@ -97,8 +94,8 @@ class Algorithm(ABC):
 
     @abstractmethod
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        """The predictor after 0, 1, ... `steps` inner steps; differentiable in `meta.params` where
-        the meta-gradient runs through the steps, and never under no_grad."""
+        """Yield the predictor after 0, 1, ... `steps` inner steps; differentiable in `meta.params` where the
+        meta-gradient runs through the steps, and never under no_grad."""
 
     @abstractmethod
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
@@ -108,15 +105,34 @@ class Algorithm(ABC):
         """
 
     def learned(self, meta: Meta) -> dict[str, float]:
-        """What a person would like to know of the meta-parameters, by name, for results.json and the screen."""
+        """Numbers about the meta-parameters that a person would like to know, for results.json and the screen."""
         return {}
 
-    def memory_savers(self) -> tuple[str, ...]:
-        """The keys that make a training step hold less memory where they are set to true, and are not yet."""
-        return ()
+    def open_memory_savers(self) -> list[str]:
+        """The memory savers that would still save something: those after the last one that is set."""
+        savers = self.memory_savers
+        return [key for n, key in enumerate(savers) if not any(getattr(self, later) for later in savers[n:])]
 
     def require_way(self, trained: int, way: int) -> None:  # noqa: B027 - most can
         """Raises UserError where a model for `trained` classes cannot start to learn tasks of `way` other ones."""
+
+    def require_equal_sizes(self, spec: Spec, *keys: str) -> None:
+        """Raises UserError where support sets vary in size, and one of these keys needs them to be of one size."""
+        for key in keys:
+            if spec.padded and (value := getattr(self, key)):
+                neutral = "false" if value is True else "null"
+                raise UserError(
+                    f"algo.{key}={str(value).lower()} needs support sets of one size, and this task's vary: "
+                    f"set algo.{key}={neutral}"
+                )
+
+    def require_one_way(self, spec: Spec) -> None:
+        """Raises UserError where training has another way than the test: a head has one output for each class."""
+        if spec.train_outputs != spec.outputs:
+            raise UserError(
+                f"this algorithm learns one output per class, so task.train_way={spec.train_outputs} must equal "
+                f"task.way={spec.outputs}; one that compares embeddings, as algo=protonet does, can train with another"
+            )
 
 
 def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None) -> Tensor:
@@ -138,7 +154,7 @@ def task_metric(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, 
 
 
 def without_absent_classes(out: Tensor, way: Tensor | None) -> Tensor:
-    """Logits [T, B, outputs] with the least number there is for the classes that task t, with way[t] ones, lacks."""
+    """Logits [T, B, outputs] with the lowest finite number for the classes beyond the way[t] ones of task t."""
     if way is None:
         return out
     absent = torch.arange(out.shape[-1], device=out.device) >= way[:, None, None]
@@ -166,23 +182,3 @@ def running_average(buffers: Params, stats: Params) -> Params:
     The variance is averaged as it normalised the batch, biased; torch's layer stores n/(n-1) times that.
     """
     return {name: buffers[name].lerp(value.detach().mean(0), 0.1) for name, value in stats.items()}
-
-
-def require_equal_sizes(spec: Spec, **keys: object) -> None:
-    """Refuse what needs support sets of one size, where the task's vary: each key that is not at its neutral value."""
-    for key, value in keys.items():
-        if spec.padded and value:
-            neutral = "null" if isinstance(value, int) and not isinstance(value, bool) else "false"
-            raise UserError(
-                f"algo.{key}={str(value).lower()} wants support sets of one size, and this task's vary: "
-                f"set algo.{key}={neutral}"
-            )
-
-
-def require_one_way(name: str, spec: Spec) -> None:
-    """An algorithm whose head has one output per class cannot train with another way than it is tested with."""
-    if spec.train_outputs != spec.outputs:
-        raise UserError(
-            f"algo={name} learns one output per class, so task.train_way={spec.train_outputs} must equal "
-            f"task.way={spec.outputs}; algo=protonet and algo=matching can train with another way"
-        )

@@ -1,4 +1,4 @@
-"""What the algorithms share that compare embeddings: support and query set go through the network together.
+"""The common part of algorithms that compare embeddings: support and query set go through the network together.
 
 Shapes: T tasks, S support examples, Q query examples, F features.
 """
@@ -24,18 +24,13 @@ def init_body(algo: str, net: Net, rng: torch.Generator) -> Params:
         raise UserError(f"algo={algo} compares classes, and this task has values: take task=omniglot or algo=maml")
     if not net.spec.complete:
         raise UserError(
-            f"algo={algo} wants each class in the support of every task, and some here lack one: take algo=maml"
+            f"algo={algo} needs each class in the support of every task, and some here lack one: take algo=maml"
         )
     return {name: value for name, value in net.init(rng).items() if not name.startswith("head.")}
 
 
 def embed(
-    net: Net,
-    params: Params,
-    support: Support,
-    query_x: Tensor,
-    query_mask: Tensor | None = None,
-    stats: Params | None = None,
+    net: Net, params: Params, support: Support, query_x: Tensor, query_mask: Tensor | None, stats: Params | None
 ) -> tuple[Tensor, Tensor, Params]:
     """Features [T, S, F] of the support and [T, Q, F] of query_x [T, Q, *input], and the statistics used.
 
@@ -53,14 +48,14 @@ def embed(
 
 def embedding_update(net: Net, meta: Meta, batch: Batch, scorer: Scorer) -> Update:
     """grad L(query) in the meta-parameters, where `scorer` makes outputs of the embeddings of this batch."""
-    features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask)
+    features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask, None)
     loss = task_loss(net.spec, scorer(features, query), batch.query_y, batch.query_mask, batch.way)
     return gradient_update(meta, loss, stats)
 
 
 @dataclass(frozen=True, eq=False)
 class PredictorByEmbedding(Predictor):
-    """What `scorer` makes of the embeddings of a query and of this support."""
+    """Predicts by `scorer` from the embeddings of a query and of this support."""
 
     net: Net
     params: Params  # [*shape], or after fine-tuning [T, *shape]
@@ -80,9 +75,9 @@ class PredictorByEmbedding(Predictor):
 
 
 def members(support: Support, way: int) -> Tensor:
-    """Which support example is of which class, by its label: [T, S, way] bool; one that is not real is of none.
+    """Which support example belongs to which class, [T, S, way] bool; an example that is not real belongs to none.
 
-    `way` is given, not taken from the labels: looking at them would make a GPU wait.
+    `way` is an argument, and not taken from the labels: looking at them would make a GPU wait.
     """
     member = support.y.unsqueeze(-1) == torch.arange(way, device=support.y.device)
     return member if support.mask is None else member & support.mask.unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Optimizers made by hand, the baselines of the learned one, with their rate tuned on the training tasks.
+"""Hand-designed optimizers, the baselines of the learned one, with their rate tuned on the training tasks.
 
 Marcin Andrychowicz et al.: "Learning to learn by gradient descent by gradient descent", NeurIPS 2016,
 arXiv 1606.04474, section 3: "for each of these optimizers and each problem we tuned the learning rate".
@@ -9,12 +9,10 @@ d_t is the direction of stochastic gradient descent, RMSprop (Hinton 2012), Adam
 or Nesterov's momentum (Sutskever et al. 2013), as torch.optim has them, with its other settings. Each meta-batch is
 optimised with every candidate at once, from the same starts and on the same minibatches as the learned optimizer. No
 meta-parameter gets a gradient: what is learned is the sum of each candidate's final losses. The loss that is reported
-is that of the rate which was the best before these tasks, at first the first one.
+is that of the rate that was the best before these tasks, which is the first one at the start.
 
 Differs from the paper in: the grid of candidates, which the paper does not name. Where a candidate diverges its loss
 counts as `WORST`, so that it can neither win nor stop the run.
-
-docs/algorithms.md tells how it relates to the others.
 """
 
 import math
@@ -26,21 +24,11 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    require_equal_sizes,
-    require_one_way,
-    running_average,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, running_average
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, final_of
 from metalearn_cli.algorithms.optimizee import Optimizee
 from metalearn_cli.nets.base import Net
-from metalearn_cli.system.limits import Count, Limit, NonNegative, check_limits
+from metalearn_cli.system.limits import Count, Limit, NonNegative
 from metalearn_cli.tasks.base import Batch, Support
 
 WORST = 1e6  # the loss of a candidate that diverged
@@ -82,16 +70,13 @@ class HandOptimizer(Algorithm):
 
     batch_norm = BatchNorm.transductive
 
-    def __post_init__(self) -> None:
-        check_limits(self, "algo.")
-
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        require_one_way("hand_optimizer", net.spec)
-        require_equal_sizes(net.spec, batch_size=self.batch_size)
+        self.require_one_way(net.spec)
+        self.require_equal_sizes(net.spec, "batch_size")
         return Meta({}, net.init_stats() | {"final_loss": torch.zeros(len(self.rates))})
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        """Take steps with the best rate so far; before any training with the first one."""
+        """Take steps with the best rate so far, or the first one before any training."""
         optimizee = Optimizee(net, support, self.batch_size)
         rate = self._rates(meta.buffers["final_loss"]).index_select(0, self._best(meta))
         for theta in self.descend(optimizee, rate, steps):
@@ -102,9 +87,11 @@ class HandOptimizer(Algorithm):
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         tasks, candidates = len(batch.key), len(self.rates)
-        given = {name: value for name, value in batch.support._asdict().items() if value is not None}
-        every = Support(**{name: value.repeat_interleave(candidates, 0) for name, value in given.items()})  # [T*R, ...]
-        optimizee = Optimizee(net, every, self.batch_size)
+        parts = {name: part for name, part in batch.support._asdict().items() if part is not None}
+        repeated = Support(
+            **{name: part.repeat_interleave(candidates, 0) for name, part in parts.items()}
+        )  # [T*R, ...]
+        optimizee = Optimizee(net, repeated, self.batch_size)
         rates = self._rates(meta.buffers["final_loss"]).repeat(tasks)[:, None]
         theta = final_of(self.descend(optimizee, rates, self.horizon))
         final = optimizee.gradient(theta, self.horizon)
@@ -123,10 +110,10 @@ class HandOptimizer(Algorithm):
         """theta_0, theta_1, ... theta_steps, [N, P] each; rate [1] or [N, 1]."""
         theta = optimizee.start(self.start_std)
         at = HandPosition(theta, torch.zeros_like(theta), torch.zeros_like(theta), 0)
-        for left in range(steps, -1, -1):
+        yield at.theta
+        for _ in range(steps):
+            at = self.advance(at, optimizee.gradient(at.theta, at.step).gradient, rate)
             yield at.theta
-            if left:
-                at = self.advance(at, optimizee.gradient(at.theta, at.step).gradient, rate)
 
     def advance(self, at: HandPosition, gradient: Tensor, rate: Tensor) -> HandPosition:
         """One step on gradient [N, P], with the other settings of torch.optim."""
@@ -153,5 +140,5 @@ class HandOptimizer(Algorithm):
         return torch.cat(rates).to(like.dtype)
 
     def _best(self, meta: Meta) -> Tensor:
-        """The number of the best candidate so far, [1]: an index of the device's own, which the host need not see."""
+        """The number of the best candidate so far, [1]: an index on the device, at which the host need not look."""
         return meta.buffers["final_loss"].argmin(0, keepdim=True)

@@ -1,4 +1,4 @@
-"""What the algorithms with an inner loop share: steps on the support set of every task at once, and predicting after.
+"""The common part of algorithms with an inner loop: steps on the support set of all tasks at once, then predictions.
 
 Shapes: T tasks, S support examples, Q query examples, B examples of a minibatch, P coordinates (weights) of a network.
 A parameter is shared by all tasks, [*shape], or one per task, [T, *shape].
@@ -19,7 +19,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import Meta, Predictor, Update, gradient_update, task_loss
 from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Net, Params, per_task
 from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -32,28 +32,21 @@ class Head(Enum):
     learned = "learned"  # each at its own meta-learned one
     mean = "mean"  # all at the mean of them, so that labels can be permuted, and the way be any
 
+    def check(self, net: Net) -> None:
+        """Raises UserError for `mean` where there are no classes, or no row for each."""
+        if self is Head.mean and net.spec.kind != "classes":
+            raise UserError("algo.head=mean is for classes, and this task has values: take algo.head=learned")
+        if self is Head.mean and not net.class_rows:  # asked here, before a step is recorded
+            raise UserError("algo.head=mean needs a last layer with a row for each class: take algo.head=learned")
 
-def require_head(head: Head, net: Net) -> None:
-    """Raises UserError for head=mean where there are no classes, or no row for each."""
-    if head is Head.mean and net.spec.kind != "classes":
-        raise UserError("algo.head=mean is for classes, and this task has values: take algo.head=learned")
-    if head is Head.mean and not net.class_rows:  # asked here, before a step is recorded
-        raise UserError("algo.head=mean needs a last layer with a row for each class: take algo.head=learned")
-
-
-def initial_parameters(net: Net, head: Head, params: Params) -> Params:
-    """The inner loop's starting value of each parameter-shaped tensor (weights, rates, slots), [*shape]."""
-    if head is Head.learned:
-        return params
-    return {
-        name: value.mean(0, keepdim=True).expand_as(value) if name in net.class_rows else value
-        for name, value in params.items()
-    }
-
-
-def per_task(params: Params, tasks: int) -> Params:
-    """[*shape] -> [T, *shape]: the same start for every task."""
-    return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
+    def start(self, net: Net, params: Params) -> Params:
+        """Where the inner loop starts each parameter-shaped tensor (weights, rates, slots), [*shape]."""
+        if self is Head.learned:
+            return params
+        return {
+            name: value.mean(0, keepdim=True).expand_as(value) if name in net.class_rows else value
+            for name, value in params.items()
+        }
 
 
 class SupportGradient(NamedTuple):
@@ -108,7 +101,7 @@ def gradient_descent(net: Net, start: Descent, support: Support, steps: int, sec
 def descend(net: Net, start: Descent, support: Support, steps: int, second_order: bool, remat: bool) -> Params:
     """phi_steps alone, in less memory: `remat` computes the steps again in the backward pass, to the same numbers.
 
-    First order, where alpha is numbers: no step is kept, since the derivative in phi_0 is that of one sum.
+    First order, where alpha is numbers, keeps no step: the derivative in phi_0 is that of one sum.
     """
     at = start._replace(phi=per_task(start.phi, len(support.key)))
     step = partial(gradient_step, net, support, second_order)
@@ -119,10 +112,15 @@ def descend(net: Net, start: Descent, support: Support, steps: int, second_order
     return at.phi | {name: end[name] + (at.phi[name] - at.phi[name].detach()) for name in at.alpha}
 
 
-def query_update(net: Net, meta: Meta, phi: Params, batch: Batch) -> Update:
-    """grad L(phi, query) in the meta-parameters, of the networks phi [T, *shape] that were adapted to this batch."""
+def query_loss(net: Net, phi: Params, batch: Batch) -> tuple[Tensor, Params]:
+    """L(phi, query) of each task [T], for networks phi [T, *shape] or [*shape], and the batch-norm statistics used."""
     out, stats = net(phi, batch.query_x, mask=batch.query_mask)
-    return gradient_update(meta, task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way), stats)
+    return task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way), stats
+
+
+def query_update(net: Net, meta: Meta, phi: Params, batch: Batch) -> Update:
+    """grad L(phi, query) in the meta-parameters, for networks phi that were adapted to this batch."""
+    return gradient_update(meta, *query_loss(net, phi, batch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +131,7 @@ class AdaptedNet(Predictor):
     params: Params  # [T, *shape]
     buffers: Params
     support: Support
-    episode_stats: Params | None = None  # what the inner loop took for statistics of the support; None: those of params
+    episode_stats: Params | None = None  # the statistics of the support in the inner loop; None: those under `params`
 
     def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
         return self.net(self.params, query_x, stats, query_mask)[0]
@@ -156,17 +154,17 @@ def final_of(items: Iterable[Item]) -> Item:
 def minibatch(support: Support, size: int | None, step: int) -> Support:
     """The examples of inner step `step`, counted from 0: B = `size` of each task's; None: all of them, as they stand.
 
-    Minibatches cycle through the support set without replacement, in an order that is drawn anew for every pass from
-    the task's own key; one may end in the next pass, and one larger than the support set takes several.
+    Minibatches cycle through the support set without replacement, in an order that is drawn from the task's own key
+    for every pass; one may end in the next pass, and one larger than the support set takes several.
     """
     if size is None:
         return support
     assert support.mask is None  # require_equal_sizes
     count = support.y.shape[1]
     first, last = step * size // count, ((step + 1) * size - 1) // count
-    passes = [uniform(support.key, number, shape=(count,)).argsort(1) for number in range(first, last + 1)]
+    orders = [uniform(support.key, number, shape=(count,)).argsort(1) for number in range(first, last + 1)]
     start = step * size - first * count
-    chosen = torch.cat(passes, 1)[:, start : start + size]  # [T, B]
+    chosen = torch.cat(orders, 1)[:, start : start + size]  # [T, B]
     task = torch.arange(len(chosen), device=chosen.device)[:, None]
     return Support(support.x[task, chosen], support.y[task, chosen], support.key)
 

@@ -20,8 +20,6 @@ gamma 1 and beta 0. One LSTM serves all layers of an optimizee (the paper has tw
 minibatch is drawn without replacement until the support set has been seen. The read-out starts at zero (the paper does
 not say from what). The loss that is reported is f at the end of the unroll, after a whole step that at the horizon,
 whatever `unroll` is.
-
-docs/algorithms.md tells how it relates to the others.
 """
 
 import math
@@ -33,23 +31,13 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    require_equal_sizes,
-    require_one_way,
-    running_average,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, running_average
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, log_sign
 from metalearn_cli.algorithms.optimizee import Optimizee
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.layers import init_lstm, linear, lstm_cell
-from metalearn_cli.system.limits import Count, Limit, NonNegative, Positive, check_limits
+from metalearn_cli.system.limits import Count, Limit, NonNegative, Positive
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -88,7 +76,6 @@ class LearnedOptimizer(Algorithm):
     batch_norm = BatchNorm.transductive
 
     def __post_init__(self) -> None:
-        check_limits(self, "algo.")
         if self.horizon % self.unroll:
             raise UserError(
                 f"algo.horizon={self.horizon} must be a multiple of algo.unroll={self.unroll}, "
@@ -96,8 +83,8 @@ class LearnedOptimizer(Algorithm):
             )
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        require_one_way("learned_optimizer", net.spec)
-        require_equal_sizes(net.spec, batch_size=self.batch_size)
+        self.require_one_way(net.spec)
+        self.require_equal_sizes(net.spec, "batch_size")
         params: Params = {}
         inputs = 2 if self.preprocess is Preprocess.log_sign else 1
         for layer, width in enumerate(self.hidden, 1):
@@ -110,10 +97,10 @@ class LearnedOptimizer(Algorithm):
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         optimizee = Optimizee(net, support, self.batch_size)
         at = self.begin(optimizee)
-        for left in range(steps, -1, -1):
-            yield AdaptedNet(net, optimizee.parameters(at.theta), meta.buffers, support)
-            if left:
+        for step in range(steps + 1):
+            if step:
                 at = self.advance(meta.params, at, optimizee.gradient(at.theta, at.step).gradient)
+            yield AdaptedNet(net, optimizee.parameters(at.theta), meta.buffers, support)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         optimizee = Optimizee(net, batch.support, self.batch_size)

@@ -14,8 +14,6 @@ cross-entropy by the shots only, which is `way` times the mean: `inner_loss=way_
 (their 0.4 at 5-way is 2.0 here). Batch norm adds 1e-5 to the variance, theirs 1e-3; its gamma and beta are adapted with
 the other weights, where theirs has no gamma (`model.gamma=false`) and does not adapt beta (`adapted=no_batch_norm`).
 Running statistics are kept beside it, for the batch-norm mode `running`; training does not use them.
-
-docs/algorithms.md tells how it relates to the others.
 """
 
 from collections.abc import Iterator
@@ -24,20 +22,11 @@ from enum import Enum
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, require_one_way
-from metalearn_cli.algorithms.inner_loop import (
-    AdaptedNet,
-    Descent,
-    Head,
-    descend,
-    gradient_descent,
-    initial_parameters,
-    query_update,
-    require_head,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, Head, descend, gradient_descent, query_update
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.system.limits import Count, NonNegative, check_limits
+from metalearn_cli.system.limits import Count, NonNegative
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -67,14 +56,13 @@ class MAML(Algorithm):
     remat: bool = False  # compute each inner step again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.transductive
+    memory_savers = ("remat", "first_order")
 
     def __post_init__(self) -> None:
-        check_limits(self, "algo.")
         if self.remat and self.first_order:
             raise UserError(
                 "algo.remat=true would save nothing with algo.first_order=true, which keeps no inner step: leave it out"
             )
-
         if self.head is Head.mean and self.adapted is AdaptedPart.body:
             raise UserError(
                 "algo.head=mean starts all classes alike, and with algo.adapted=body they would stay so: take "
@@ -82,8 +70,8 @@ class MAML(Algorithm):
             )
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        require_one_way("maml", net.spec)
-        require_head(self.head, net)
+        self.require_one_way(net.spec)
+        self.head.check(net)
         params = net.init(rng)
         if not self._rates(net, params):
             raise UserError(
@@ -100,11 +88,6 @@ class MAML(Algorithm):
         phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, not self.first_order, self.remat)
         return query_update(net, meta, phi, batch)
 
-    def memory_savers(self) -> tuple[str, ...]:
-        if self.first_order:
-            return ()
-        return ("first_order",) if self.remat else ("remat", "first_order")
-
     def require_way(self, trained: int, way: int) -> None:
         if self.adapted is AdaptedPart.body:
             raise UserError(
@@ -113,7 +96,7 @@ class MAML(Algorithm):
             )
 
     def _start(self, net: Net, meta: Meta) -> Descent:
-        return Descent(initial_parameters(net, self.head, meta.params), self._rates(net, meta.params))
+        return Descent(self.head.start(net, meta.params), self._rates(net, meta.params))
 
     def _rates(self, net: Net, params: Params) -> dict[str, float]:
         """alpha, in the scale of the mean loss, for each parameter that is adapted."""

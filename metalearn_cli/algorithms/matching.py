@@ -21,8 +21,6 @@ in two passes with a batch norm each, and adds the backward LSTM's outputs in re
 statistics of both together in training, as ProtoNet's, and running averages at test. Fine-tuning at test (`test_steps`,
 `fine_tune_lr`) takes gradient steps on the network's weights with the matching loss of the support set on itself, under
 the running averages; the paper spells out neither the loss nor the steps.
-
-docs/algorithms.md tells how it relates to the others.
 """
 
 import math
@@ -35,16 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    require_equal_sizes,
-    task_loss,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, task_loss
 from metalearn_cli.algorithms.embedding import (
     PredictorByEmbedding,
     Scorer,
@@ -53,10 +42,9 @@ from metalearn_cli.algorithms.embedding import (
     members,
     squared_distance,
 )
-from metalearn_cli.algorithms.inner_loop import per_task
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Net, Params, per_task
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
-from metalearn_cli.system.limits import Natural, NonNegative, Positive, check_limits
+from metalearn_cli.system.limits import Natural, NonNegative, Positive
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -88,15 +76,12 @@ class Matching(Algorithm):
 
     batch_norm = BatchNorm.running
 
-    def __post_init__(self) -> None:
-        check_limits(self, "algo.")
-
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("matching", net, rng)
-        require_equal_sizes(net.spec, fce=self.fce)
+        self.require_equal_sizes(net.spec, "fce")
         if self.fce:
-            one = torch.zeros(1, 1, *net.spec.input_shape)
-            size = net.features(params, one, net.init_stats())[0].shape[-1]
+            example = torch.zeros(1, 1, *net.spec.input_shape)
+            size = net.features(params, example, net.init_stats())[0].shape[-1]
             params |= init_lstm("fce:forward", size, size, rng) | init_lstm("fce:backward", size, size, rng)
             if self.reads:
                 params |= init_lstm("fce:query", 2 * size, size, rng)
@@ -120,7 +105,7 @@ class Matching(Algorithm):
     def log_probabilities(self, params: Params, support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:
         """log p(y | x, S) [T, Q, way] for the features of the support [T, S, F] and of the query [T, Q, F].
 
-        With vote=sum it is so up to a term that all classes share.
+        With vote=sum it is that up to a term that all classes share.
         """
         if self.fce:
             features = contextual_support(params, features)
@@ -161,14 +146,14 @@ def similarity(kernel: Kernel, query: Tensor, support: Tensor) -> Tensor:
 
 
 def log_attention(scores: Tensor, member: Tensor, mask: Tensor | None = None) -> Tensor:
-    """log sum_i a(x, x_i) y_i: scores [T, Q, S] before the softmax over i, and which support example is of which class
-    [T, S, way] -> [T, Q, way]; over the real examples of mask [T, S] only.
+    """log sum_i a(x, x_i) y_i: scores [T, Q, S] before the softmax over i, and which support example belongs to which
+    class [T, S, way] -> [T, Q, way]; over the real examples of mask [T, S] only.
 
-    The sum is one of logarithms' exponentials: far from every example of a class its attention is 0 in floating point,
-    and the logarithm of that would be minus infinity.
+    It is a logsumexp: far from every example of a class its attention is 0 in floating point, and the logarithm of that
+    would be minus infinity.
     """
     if mask is not None:
-        # Not minus infinity, which has no slope where a task lacks a class: no example is of that one.
+        # Not minus infinity, which has no slope where a task lacks a class, to which no example belongs then.
         scores = scores.masked_fill(~mask.unsqueeze(1), torch.finfo(scores.dtype).min / 4)
     attention = scores.log_softmax(-1).unsqueeze(2)  # [T, Q, 1, S]
     least = -math.inf if mask is None else torch.finfo(scores.dtype).min / 2
@@ -186,8 +171,8 @@ def lstm(params: Params, name: str, x: Tensor) -> Tensor:
     """The outputs h_1 ... h_S of a cell that reads x [T, S, F] from a zero state: [T, S, H = F]."""
     state = (torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0]))
     outputs = []
-    for one in x.unbind(1):
-        state = lstm_cell(params, name, one, state)
+    for features in x.unbind(1):
+        state = lstm_cell(params, name, features, state)
         outputs.append(state[0])
     return torch.stack(outputs, 1)
 

@@ -14,8 +14,6 @@ divides the inner gradient by the number of support examples a second time (`gra
 to batch norm's variances (1e-5 here) and averages the unbiased ones. Every update takes the whole support set; the
 code takes 5 updates, not 8, where a model that was trained with 5 shots is tested with one. Running statistics
 over the training tasks are kept beside it, for the batch-norm mode `running`; training does not use them.
-
-docs/algorithms.md tells how it relates to the others.
 """
 
 from collections.abc import Iterator
@@ -27,20 +25,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, require_one_way
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.inner_loop import (
     AdaptedNet,
     from_vector,
     log_sign,
-    per_task,
     query_update,
     support_gradient,
     to_vector,
 )
 from metalearn_cli.algorithms.rematerialise import unroll
-from metalearn_cli.nets.base import Net, Params, standard_normal
+from metalearn_cli.nets.base import Net, Params, per_task, standard_normal
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
-from metalearn_cli.system.limits import Count, Limit, check_limits
+from metalearn_cli.system.limits import Count, Limit
 from metalearn_cli.tasks.base import Batch, Support
 
 LEARNER = "learner."  # the prefix of theta_0 among the meta-parameters; a user's module may have an `lstm` of its own
@@ -75,12 +72,10 @@ class MetaLSTM(Algorithm):
     remat: bool = False  # compute each update again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.inductive
-
-    def __post_init__(self) -> None:
-        check_limits(self, "algo.")
+    memory_savers = ("remat",)
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        require_one_way("meta_lstm", net.spec)
+        self.require_one_way(net.spec)
         theta = {LEARNER + name: value for name, value in net.init(rng).items()}
         shapes = {name: value.shape for name, value in init_lstm("lstm", 4, self.hidden, rng).items()}
         shapes |= {f"{gate}.weight": torch.Size([1, self.hidden + 2]) for gate in ("forget", "input")}
@@ -92,10 +87,10 @@ class MetaLSTM(Algorithm):
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         state = self._start(meta, len(support.key))
-        for left in range(steps, -1, -1):
-            yield AdaptedNet(net, from_vector(state.theta, net.shapes), meta.buffers, support, state.stats)
-            if left:
+        for step in range(steps + 1):
+            if step:
                 state = self._step(net, support, state)
+            yield AdaptedNet(net, from_vector(state.theta, net.shapes), meta.buffers, support, state.stats)
 
     def _start(self, meta: Meta, tasks: int) -> EpisodeState:
         theta_0 = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
@@ -121,9 +116,6 @@ class MetaLSTM(Algorithm):
         update = partial(self._step, net, batch.support)
         end = unroll(update, self._start(meta, len(batch.key)), self.inner_steps, self.remat)
         return query_update(net, meta, from_vector(end.theta, net.shapes), batch)
-
-    def memory_savers(self) -> tuple[str, ...]:
-        return () if self.remat else ("remat",)
 
 
 def gated_update(params: Params, theta: Tensor, gates: Gates, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Gates]:

@@ -9,10 +9,8 @@ o multiplies element by element, and the second gradient is that in theta and al
 learned rate, and direction, for every weight. One inner step in training and test.
 
 Differs from the paper in: more inner steps are possible, with the same alpha in each. The paper's Omniglot network has
-another layer of 32 values before its head, which ours has not. A regulariser that it mentions for classification is not
-specified there and left out.
-
-docs/algorithms.md tells how it relates to the others.
+another layer of 32 values before its head, which ours does not have. A regulariser that it mentions for classification
+is not specified there and left out.
 """
 
 import math
@@ -22,19 +20,10 @@ from typing import Annotated
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, require_one_way
-from metalearn_cli.algorithms.inner_loop import (
-    AdaptedNet,
-    Descent,
-    Head,
-    descend,
-    gradient_descent,
-    initial_parameters,
-    query_update,
-    require_head,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, Head, descend, gradient_descent, query_update
 from metalearn_cli.nets.base import Net
-from metalearn_cli.system.limits import Count, Limit, check_limits
+from metalearn_cli.system.limits import Count, Limit
 from metalearn_cli.tasks.base import Batch, Support
 
 RATE = "rate:"  # before a parameter's name: its alpha; no module of a user's has a colon in its name
@@ -58,13 +47,11 @@ class MetaSGD(Algorithm):
     remat: bool = False  # compute each inner step again in the backward pass: less memory, more time
 
     batch_norm = BatchNorm.transductive
-
-    def __post_init__(self) -> None:
-        check_limits(self, "algo.")
+    memory_savers = ("remat",)
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        require_one_way("meta_sgd", net.spec)
-        require_head(self.head, net)
+        self.require_one_way(net.spec)
+        self.head.check(net)
         theta = net.init(rng)
         low, high = self.initial_lr
         alpha = low + (high - low) * torch.rand((), generator=rng)
@@ -78,19 +65,13 @@ class MetaSGD(Algorithm):
     def _start(self, net: Net, meta: Meta) -> Descent:
         theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
         alpha = {name: meta.params[RATE + name] for name in theta}
-        return Descent(initial_parameters(net, self.head, theta), initial_parameters(net, self.head, alpha))
+        return Descent(self.head.start(net, theta), self.head.start(net, alpha))
 
     def learned(self, meta: Meta) -> dict[str, float]:
         rates = torch.cat([value.detach().flatten() for name, value in meta.params.items() if name.startswith(RATE)])
-        return {
-            "median_rate": rates.median().item(),
-            "lowest_rate": rates.min().item(),
-            "highest_rate": rates.max().item(),
-        }
+        figures = {"median_rate": rates.median(), "lowest_rate": rates.min(), "highest_rate": rates.max()}
+        return {name: rate.item() for name, rate in figures.items()}
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, second_order=True, remat=self.remat)
         return query_update(net, meta, phi, batch)
-
-    def memory_savers(self) -> tuple[str, ...]:
-        return () if self.remat else ("remat",)

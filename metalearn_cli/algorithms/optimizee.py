@@ -1,4 +1,4 @@
-"""What an optimizer is learned or tuned on: the loss of a network, as a function of all its parameters in one vector.
+"""The problem of a learned or tuned optimizer: a network's loss as a function of all its parameters in one vector.
 
 Shapes: T tasks, S support examples, P parameters of the network (its coordinates).
 """
@@ -24,12 +24,12 @@ class VectorGradient(NamedTuple):
     stats: Params  # the batch-norm statistics that were used
 
 
-class Optimizee:
+class Optimizee(NamedTuple):
     """f(theta) of T tasks, theta [T, P]: the mean loss of `net` on the support set, or on a minibatch of it a step."""
 
-    def __init__(self, net: Net, support: Support, batch_size: int | None) -> None:
-        """`batch_size` examples of each support set, other ones at every step; None: all of them."""
-        self.net, self.support, self.batch_size = net, support, batch_size
+    net: Net
+    support: Support
+    batch_size: int | None  # examples of each support set, other ones at every step; None: all of them
 
     def start(self, std: float) -> Tensor:
         """theta_0 [T, P] ~ N(0, std^2) from each task's key; only batch norm starts as always, gamma 1 and beta 0."""

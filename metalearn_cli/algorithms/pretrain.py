@@ -9,8 +9,6 @@ There is no inner step in training: one network learns the mean of all tasks. At
 a step size that has to be tuned (`algo.inner_lr`; a sweep finds it).
 
 Differs from the paper in: nothing known; the paper does not print the step sizes that its tuning found.
-
-docs/algorithms.md tells how it relates to the others.
 """
 
 from collections.abc import Iterator
@@ -18,20 +16,11 @@ from dataclasses import dataclass
 
 import torch
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    gradient_update,
-    task_loss,
-)
-from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, gradient_descent
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, gradient_descent, query_update
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
-from metalearn_cli.system.limits import Count, NonNegative, check_limits
+from metalearn_cli.system.limits import Count, NonNegative
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -41,9 +30,6 @@ class Pretrain(Algorithm):
     test_steps: Count = 10
 
     batch_norm = BatchNorm.transductive
-
-    def __post_init__(self) -> None:
-        check_limits(self, "algo.")
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         if net.spec.kind == "classes":
@@ -63,5 +49,4 @@ class Pretrain(Algorithm):
         mask = None
         if batch.support_mask is not None and batch.query_mask is not None:
             mask = torch.cat([batch.support_mask, batch.query_mask], 1)
-        out, stats = net(meta.params, x, mask=mask)
-        return gradient_update(meta, task_loss(net.spec, out, y, mask), stats)
+        return query_update(net, meta, meta.params, batch._replace(query_x=x, query_y=y, query_mask=mask))

@@ -9,8 +9,6 @@ Jake Snell, Kevin Swersky, Richard Zemel: "Prototypical Networks for Few-shot Le
 Differs from the paper in: the running variance averages the biased one of each batch. As in the authors' code, batch
 norm uses the statistics of support and query together in training and running averages at test, and the training way
 may be higher than the test's (`task.train_way`).
-
-docs/algorithms.md tells how it relates to the others.
 """
 
 from collections.abc import Iterator

@@ -3,9 +3,8 @@
 An unroll of K steps keeps what each of them computed for the backward pass. Rematerialised, it keeps states only, and
 the backward pass runs each step once more: for K states the memory of one step. Many steps are cut into segments of
 about the square root of K. Of those the first states are kept, and the backward pass makes the states within a segment
-when it comes to it: 2 * sqrt(K) states in all, for one run more of each step.
-
-The numbers are the same bits. (torch.utils.checkpoint would run a step twice more, since it takes a gradient itself.)
+when it comes to it: 2 * sqrt(K) states in all, and each step is run once more. The numbers are the same bits.
+(torch.utils.checkpoint would run a step twice more, since it takes a gradient itself.)
 """
 
 import math
@@ -24,36 +23,31 @@ State = TypeVar("State")  # a tree (tuples, lists, dicts) of tensors and numbers
 
 AT_MOST = 32  # steps whose states are all kept: with networks for images they weigh less than what one step computes
 
-
 Context = Any  # torch's own, which takes any attribute
 
 
 def unroll(step: Callable[[State], State], state: State, steps: int, remat: bool) -> State:
     """`state` after `steps` times state = step(state). Rematerialised: differentiable once, and only in `state`.
 
-    Whatever gets a gradient belongs to the state, also what no step changes: so its gradient is summed step by step, in
-    the order of an unroll that keeps everything.
+    Whatever gets a gradient belongs to the state, also what no step changes: its gradient is then summed step by step,
+    in the order of an unroll that keeps everything.
     """
     if not remat:
         for _ in range(steps):
             state = step(state)
         return state
+    light_step = partial(rematerialise, step)
     if steps <= AT_MOST:
-        return _one_by_one(step, steps, state)
+        return unroll(light_step, state, steps, remat=False)
     length = math.ceil(math.sqrt(steps))
     for begin in range(0, steps, length):
-        state = rematerialise(partial(_one_by_one, step, min(length, steps - begin)), state)
-    return state
-
-
-def _one_by_one(step: Callable[[State], State], steps: int, state: State) -> State:
-    for _ in range(steps):
-        state = rematerialise(step, state)
+        segment = partial(unroll, light_step, steps=min(length, steps - begin), remat=False)
+        state = rematerialise(segment, state)
     return state
 
 
 def rematerialise(step: Callable[[State], State], state: State) -> State:
-    """step(state), differentiable once in the tensors of `state`; what else `step` uses gets no gradient."""
+    """step(state), differentiable once in the tensors of `state`; other tensors that `step` uses get no gradient."""
     tensors, frame = take_tensors(state)
 
     def on_tensors(*inputs: Tensor) -> tuple[Tensor, ...]:  # holds no tensor, which would never be freed
@@ -81,7 +75,7 @@ class _Rematerialised(Function):
             ]
             outputs = ctx.step(*inputs)
         leaves = [value for value in inputs if value.requires_grad]
-        # What ends here, and has no gradient, is left out: zeros in its place would be computed with.
+        # An output without a gradient is left out: zeros in its place would be computed with.
         used = [
             (output, gradient)
             for output, gradient in zip(outputs, gradients, strict=True)

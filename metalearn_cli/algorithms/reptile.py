@@ -13,8 +13,6 @@ Differs from the paper in: the tasks of a meta-batch are adapted beside one anot
 one after the other. There Adam's second moments, which are never reset, pass from task to task; here all tasks of a
 meta-batch start from the same ones, and the means of what they end with are kept (`adam_slots=keep`; `reset` forgets
 them). `train/loss` is the query loss after adapting, which training does not use.
-
-docs/algorithms.md tells how it relates to the others.
 """
 
 from collections.abc import Iterator
@@ -25,30 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    require_equal_sizes,
-    require_one_way,
-    running_average,
-    task_loss,
-)
-from metalearn_cli.algorithms.inner_loop import (
-    AdaptedNet,
-    Head,
-    final_of,
-    initial_parameters,
-    minibatch,
-    per_task,
-    require_head,
-    support_gradient,
-)
-from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.system.limits import Count, NonNegative, check_limits
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, running_average
+from metalearn_cli.algorithms.inner_loop import AdaptedNet, Head, final_of, minibatch, query_loss, support_gradient
+from metalearn_cli.nets.base import Net, Params, per_task
+from metalearn_cli.system.limits import Count, NonNegative
 from metalearn_cli.tasks.base import Batch, Support
 
 BETA2, EPSILON = 0.999, 1e-8  # Adam's own
@@ -86,13 +64,10 @@ class Reptile(Algorithm):
 
     batch_norm = BatchNorm.one_query
 
-    def __post_init__(self) -> None:
-        check_limits(self, "algo.")
-
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        require_one_way("reptile", net.spec)
-        require_head(self.head, net)
-        require_equal_sizes(net.spec, inner_batch=self.inner_batch, test_batch=self.test_batch)
+        self.require_one_way(net.spec)
+        self.head.check(net)
+        self.require_equal_sizes(net.spec, "inner_batch", "test_batch")
         theta, buffers = net.init(rng), net.init_stats()
         if self._keeps_slots:
             buffers |= {SECOND_MOMENT + name: torch.zeros_like(value) for name, value in theta.items()}
@@ -118,9 +93,9 @@ class Reptile(Algorithm):
 
     def _start(self, net: Net, meta: Meta, tasks: int) -> AdamState:
         theta = {name: value.detach() for name, value in meta.params.items()}
-        params = per_task(initial_parameters(net, self.head, theta), tasks)
+        params = per_task(self.head.start(net, theta), tasks)
         if self._keeps_slots:
-            kept = initial_parameters(net, self.head, {name: meta.buffers[SECOND_MOMENT + name] for name in params})
+            kept = self.head.start(net, {name: meta.buffers[SECOND_MOMENT + name] for name in params})
             return AdamState(params, per_task(kept, tasks), meta.buffers[ADAM_STEPS])
         zeros = {name: torch.zeros_like(value) for name, value in params.items()}
         return AdamState(params, zeros, next(iter(zeros.values())).new_zeros(()))
@@ -144,12 +119,11 @@ class Reptile(Algorithm):
         state = final_of(self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch))
         with torch.no_grad():
             gradient = {name: value - state.params[name].mean(0) for name, value in meta.params.items()}
-            out, stats = net(state.params, batch.query_x, mask=batch.query_mask)
+            loss, stats = query_loss(net, state.params, batch)
             buffers = running_average(meta.buffers, stats)
             if self._keeps_slots:
                 buffers |= {SECOND_MOMENT + name: value.mean(0) for name, value in state.second_moment.items()}
                 buffers[ADAM_STEPS] = state.steps
-            loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
             return Update(gradient, loss, buffers)
 
     @property

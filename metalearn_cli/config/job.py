@@ -42,7 +42,6 @@ from metalearn_cli.system.limits import (
     Natural,
     PaperNode,
     Threads,
-    check_limits,
 )
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
@@ -91,9 +90,6 @@ class Run:
     trust: bool
     lock: bool
     paper: PaperNode | None
-
-    def __post_init__(self) -> None:
-        check_limits(self, "")
 
     @property
     def dtype(self) -> torch.dtype:

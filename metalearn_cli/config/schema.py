@@ -20,7 +20,7 @@ from metalearn_cli.config.fields import typed
 from metalearn_cli.errors import UserError, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.user_module import module_net
-from metalearn_cli.system.limits import Hint
+from metalearn_cli.system.limits import Hint, check_limit
 from metalearn_cli.tasks.base import Spec
 
 # Where the classes are that the folder of a run may name; importing another module may run anything.
@@ -118,7 +118,8 @@ def path_of(cls: type) -> str:
 
 
 def checked_fields(cls: type, node: DictConfig, prefix: str) -> Config:
-    """The fields of dataclass `cls` as this node gives them, of the right types. Raises UserError for any other key."""
+    """The fields of dataclass `cls` as this node gives them, of the right types and within their limits. Raises
+    UserError for any other key."""
     schema = typed(field_types(cls), node, prefix, path_of(cls))
     named = set(map(str, node))  # also those that are ???, which are not `in node`
     for name, default in default_keys(cls).items():
@@ -127,7 +128,10 @@ def checked_fields(cls: type, node: DictConfig, prefix: str) -> Config:
         if OmegaConf.is_missing(schema, name):
             raise UserError(f"{prefix}{name} has no value: give {prefix}{name}=...")
     values = {str(name): OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for name, v in schema.items()}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, kind in field_types(cls).items():
+        check_limit(f"{prefix}{name}", values[name], kind)
+    return values
 
 
 def field_types(cls: Hint) -> Config:

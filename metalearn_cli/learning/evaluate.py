@@ -16,7 +16,8 @@ from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.learner import Learner, Scores
 from metalearn_cli.tasks.base import Draw, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
 
-SMALL = 8  # episodes, from which on a part of a block is worth being kept
+SMALL = 8  # a part of a block is kept where it has so many episodes or more
+Report = Callable[[int], None]  # is told after each few episodes how many are done, estimated from this rank's
 EpisodeScores = dict[BatchNorm, Scores]  # [E, K + 1] in the first mode, [E, 1] in the others, on the CPU
 
 
@@ -31,9 +32,9 @@ def evaluate(
     task: TaskDistribution,
     episodes: EpisodeRange,
     modes: list[BatchNorm],
-    report: Callable[[int], None] = lambda done: None,
+    report: Report = lambda done: None,
 ) -> Evaluation:
-    """Score these episodes; `report` is told the number done, after each few of them."""
+    """Score these episodes."""
     draws: list[Draw] = []
     scored: list[EpisodeScores] = []
     for draw in draw_episodes(task, episodes):
@@ -44,41 +45,32 @@ def evaluate(
 
 def evaluation(task: TaskDistribution, draws: list[Draw], scored: list[EpisodeScores]) -> Evaluation:
     """Join the scores of the episodes of these draws, which are in the same order."""
-    scores = {mode: _joined([part[mode] for part in scored]) for mode in scored[0]}
-    return Evaluation(scores, draw_sha256(draws, task.fingerprint), episode_hashes(draws, task.fingerprint))
+    return Evaluation(_joined(scored), draw_sha256(draws, task.fingerprint), episode_hashes(draws, task.fingerprint))
 
 
 def part_size(learner: Learner) -> int:
-    """Into how large parts a block may be cut without a change of what goes through at once, which are other bits."""
+    """The size of the parts into which a block may be cut without a change in what goes through at once, which would
+    change bits."""
     if learner.ranks.size > 1 or not learner.tasks_per_chunk:
         return BLOCK
     return learner.tasks_per_chunk * -(-SMALL // learner.tasks_per_chunk)
 
 
 def score_episodes(
-    learner: Learner,
-    task: TaskDistribution,
-    draw: Draw,
-    modes: list[BatchNorm],
-    before: int,
-    report: Callable[[int], None],
+    learner: Learner, task: TaskDistribution, draw: Draw, modes: list[BatchNorm], before: int, report: Report
 ) -> EpisodeScores:
-    """The scores of these episodes, of which each rank makes its share, in every rank.
-
-    `report` is told the number done, by the measure of this rank, with the `before` that were done earlier.
-    """
+    """The scores of these episodes, in every rank; each computes its share of them. `before` were done earlier."""
     ranks, number = learner.ranks, len(draw["key"])
     first, last = ranks.share(number)
     mine = _score(
         *(learner, task, draw_slice(draw, first, last), modes),
         lambda done: report(before + min(done * ranks.size, number)),
     )
-    shares = [share for share in ranks.gather(mine) if share]  # of few episodes a rank may have none
-    return {mode: _joined([share[mode] for share in shares]) for mode in modes}
+    return _joined([share for share in ranks.gather(mine) if share])  # of few episodes a rank may have none
 
 
 def _score(
-    learner: Learner, task: TaskDistribution, draw: Draw, modes: list[BatchNorm], report: Callable[[int], None]
+    learner: Learner, task: TaskDistribution, draw: Draw, modes: list[BatchNorm], report: Report
 ) -> EpisodeScores:
     """Score the episodes of a draw; as many as may go through at once are gathered at once."""
     number = len(draw["key"])
@@ -91,17 +83,18 @@ def _score(
             parts.append(learner.evaluate(chunk, modes))
             done += len(chunk.key)
             report(done)
-    joined = {mode: _joined([part[mode] for part in parts]) for mode in modes} if parts else {}
-    return {mode: Scores(*(part.cpu() for part in scores)) for mode, scores in joined.items()}
+    return {mode: Scores(*(part.cpu() for part in scores)) for mode, scores in _joined(parts).items()}
 
 
-def _joined(parts: list[Scores]) -> Scores:
-    return Scores(torch.cat([part.loss for part in parts]), torch.cat([part.metric for part in parts]))
+def _joined(parts: list[EpisodeScores]) -> EpisodeScores:
+    scores = {mode: [part[mode] for part in parts] for mode in parts[0]} if parts else {}
+    return {mode: Scores(*map(torch.cat, zip(*both, strict=True))) for mode, both in scores.items()}
 
 
 def baselines(task: TaskDistribution, episodes: EpisodeRange, device: torch.device) -> dict[str, Tensor]:
-    """The squared errors, on the same episodes, of two that learn nothing, [E] float64 each on the CPU: "constant", the
-    mean of each task's support targets, and "oracle", the task itself, where it is known. None for classes."""
+    """The squared errors, on the same episodes, of two predictors that learn nothing, [E] float64 each on the CPU:
+    "constant", the mean of each task's support targets, and "oracle", the task itself, where it is known. Classes have
+    none."""
     errors: dict[str, list[Tensor]] = {}
     if task.spec.kind == "classes":
         return {}

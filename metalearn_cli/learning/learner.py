@@ -42,15 +42,14 @@ class Learner:
         self.ranks = execution.ranks
         self._runner = StepRunner(Updater(algorithm, net, optimizer, self.tasks_per_chunk, self.ranks), execution)
         _ = net.shapes  # drawn now, and not while a step is recorded
-        # Tensors of its own, which a step changes in place.
-        self.meta = Meta(*(self._own(part) for part in algorithm.init(net, rng)))
+        self.meta = Meta(*(self._copied(part) for part in algorithm.init(net, rng)))  # a step changes them in place
         zero = torch.zeros((), device=self.device)
         slots = optimizer.slots(list(self.meta.params.values()))
         loss = zero.new_zeros(0, dtype=self.dtype)
         self._state = State(*self.meta, slots=slots, stopped=zero, step=zero.long(), loss=loss)
         self.last_started_step = 0
 
-    def _own(self, tensors: Params) -> Params:
+    def _copied(self, tensors: Params) -> Params:
         return {
             name: value.detach().to(self.device, self.dtype).clone(memory_format=torch.contiguous_format)
             for name, value in tensors.items()
@@ -59,8 +58,8 @@ class Learner:
     def step(self, batch: Batch, step: int) -> Tensor:
         """One meta-iteration, counted from 0, on this rank's tasks [T / ranks] -> the loss of each task of all [T].
 
-        An update whose loss or gradient is not finite is not made, and no other after it; `check` tells of it, which is
-        called here on the CPU.
+        An update whose loss or gradient is not finite is not made, nor any after it; `check` raises for it, and on the
+        CPU this calls it.
         """
         self.last_started_step = step
         self._expect(len(batch.key) * self.ranks.size)
@@ -74,7 +73,7 @@ class Learner:
             self.step(batch, step)
 
     def _expect(self, tasks: int) -> None:
-        """Make room for the loss of so many tasks: another state, so that what was compiled is compiled again."""
+        """Make room for the loss of this many tasks: a new state, so that what was compiled is compiled again."""
         if len(self._state.loss) != tasks:
             self.check()
             self._state = self._state._replace(loss=self._state.loss.new_zeros(tasks))
@@ -92,34 +91,28 @@ class Learner:
         In the first mode after every inner step, in the others, from the same adaptation, after the last one.
         """
         self.check()
-        with torch.no_grad():
-            chunks = batch.to(self.dtype).chunks(self.scored_at_once(batch))
-            parts = [self._evaluate(chunk, modes) for chunk in chunks]
-        return {
-            mode: Scores(torch.cat([p[mode].loss for p in parts]), torch.cat([p[mode].metric for p in parts]))
-            for mode in modes
-        }
+        batch, spec = batch.to(self.dtype), self.net.spec
 
-    def scored_at_once(self, batch: Batch) -> int:
-        """How many tasks go through a test at once: `tasks_per_chunk`, and on the CPU no more than an operation is soon
-        done with, since a signal waits for it."""
-        size = self.tasks_per_chunk or len(batch.key)
-        if self.device.type == "cpu":
-            numbers = (batch.support_x[0].numel() + batch.query_x[0].numel()) or 1  # of the examples of a task
-            size = min(size, max(1, AT_ONCE // numbers))
-        return size
-
-    def _evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
         def score(predict: Predictor, mode: BatchNorm) -> Scores:
             out = predict(batch.query_x, mode, batch.query_mask)
             real = batch.query_y, batch.query_mask, batch.way
             return Scores(task_loss(spec, out, *real), task_metric(spec, out, *real))
 
-        spec, per_step = self.net.spec, []
-        for predict in self.algorithm.adapt(self.net, self.meta, batch.support, self.algorithm.test_steps):
-            per_step.append(score(predict, modes[0]))
-        scored = {modes[0]: per_step} | {mode: [score(predict, mode)] for mode in modes[1:]}
+        with torch.no_grad():
+            per_step = []
+            for predict in self.algorithm.adapt(self.net, self.meta, batch.support, self.algorithm.test_steps):
+                per_step.append(score(predict, modes[0]))
+            scored = {modes[0]: per_step} | {mode: [score(predict, mode)] for mode in modes[1:]}
         return {mode: Scores(*(torch.stack(p, 1) for p in zip(*s, strict=True))) for mode, s in scored.items()}
+
+    def scored_at_once(self, batch: Batch) -> int:
+        """How many tasks go through `evaluate` at once: `tasks_per_chunk`, and on the CPU no more than an operation is
+        soon done with, since a signal waits for it."""
+        size = self.tasks_per_chunk or len(batch.key)
+        if self.device.type == "cpu":
+            numbers = (batch.support_x[0].numel() + batch.query_x[0].numel()) or 1  # of the examples of a task
+            size = min(size, max(1, AT_ONCE // numbers))
+        return size
 
     def adapt(self, support: Support, steps: int | None = None) -> Predictor:
         """The predictor after `steps` inner steps (None: as many as at test)."""
@@ -143,23 +136,23 @@ class Learner:
 
     def load_state_dict(self, state: Params) -> None:
         """Raises UserError, and changes nothing, where names or shapes are not this learner's."""
-        own = self._named()
-        require_same_model(state, own, self.net)
-        for name, value in own.items():
+        current = self._named()
+        require_same_model(state, current, self.net)
+        for name, value in current.items():
             value.copy_(state[name])
         self._state.stopped.zero_()
 
 
-def require_same_model(state: Params, own: Params, net: Net) -> None:
-    """Raises UserError where the names or shapes in a checkpoint's `state` are not the `own` ones of this network."""
-    shared = own.keys() & state.keys()
-    differing = sorted(own.keys() ^ state.keys())
-    differing += sorted(name for name in shared if own[name].shape != state[name].shape)
+def require_same_model(state: Params, current: Params, net: Net) -> None:
+    """Raises UserError where the names or shapes in a checkpoint's `state` are not the current ones of this network."""
+    shared = current.keys() & state.keys()
+    differing = sorted(current.keys() ^ state.keys())
+    differing += sorted(name for name in shared if current[name].shape != state[name].shape)
     heads = [name for name in differing if "head." in name and name in shared]
     if differing and differing == heads and net.spec.kind == "classes":
         outputs = len(state[heads[0]])
         raise UserError(
-            f"the last layer of this checkpoint tells {outputs} classes apart, and not {len(own[heads[0]])}: give "
+            f"the last layer of this checkpoint tells {outputs} classes apart, and not {len(current[heads[0]])}: give "
             f"task.way={outputs}, or train with another way"
         )
     if differing:

@@ -30,7 +30,7 @@ class Summary(NamedTuple):
 
 
 def summarise(metric: Tensor, diverged: Tensor) -> Summary:
-    """One value per episode [E] and who diverged [E] bool -> the figures, and the share of those who did."""
+    """One value per episode [E], and which ones diverged [E] bool -> the figures, and the share that diverged."""
     return Summary(*figures(metric), diverged.double().mean().item())
 
 
@@ -67,22 +67,23 @@ def steps_to_show(last: int) -> list[int]:
 
 
 class Expectation(NamedTuple):
-    """What a script demands of the final test, e.g. accuracy>=0.95, or mse_step1<=0.75 after the first inner step."""
+    """What a script expects of the final test, e.g. accuracy>=0.95, or mse_step1<=0.75 after the first inner step."""
 
     step: int | None  # None: the last one
     sign: str
     bound: float
 
     def met(self, mean: float | None) -> bool:
-        """A mean that is not finite never is as demanded."""
+        """Tell whether a mean is as expected; one that is not finite (None) never is."""
         compare = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}[self.sign]
         return mean is not None and bool(compare(mean, self.bound))
 
 
 def parse_expectation(text: str, metric: str, steps: int) -> Expectation:
     """Raises UserError where `text` is not about this metric and these inner steps."""
-    match = re.fullmatch(r"(\w+?)(?:_step(\d+))?\s*(>=|<=|>|<)\s*([-+.\deE]+)", text.strip())
-    if match is None or match[1] != metric or not _is_number(match[4]):
+    number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    match = re.fullmatch(rf"(\w+?)(?:_step(\d+))?\s*(>=|<=|>|<)\s*({number})", text.strip(), re.ASCII)
+    if match is None or match[1] != metric or math.isinf(float(match[4])):
         example = "accuracy>=0.95" if metric == "accuracy" else "mse<=0.75"
         raise UserError(f"expect={text!r} must compare the test's {metric} with a number, e.g. expect={example!r}")
     if match[2] is not None and int(match[2]) > steps:
@@ -95,13 +96,6 @@ def parse_expectation(text: str, metric: str, steps: int) -> Expectation:
         hint = f": did you mean {text.replace(match[4], f'{expectation.bound / 100:g}')}?" if percent else ""
         raise UserError(f"expect={text!r} is {'always' if at_lowest else 'never'} met: {metric} is {where}{hint}")
     return expectation
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _finite(value: Tensor) -> float | None:

@@ -22,8 +22,8 @@ from metalearn_cli.tasks.base import Batch
 
 
 class NonFinite(Exception):
-    """A meta-batch whose loss or gradient is not finite; the learner is as it was before that update (of several from
-    one meta-batch, where the algorithm carries on)."""
+    """A meta-batch whose loss or gradient is not finite; the learner is as it was before that update (one of several
+    from a meta-batch, where the algorithm carries on)."""
 
     def __init__(self, what: str, step: int, tasks: list[int]) -> None:
         super().__init__(what, step, tasks)
@@ -50,7 +50,7 @@ class State(NamedTuple):
     params: Params
     buffers: Params
     slots: Slots  # in the order of params
-    stopped: Tensor  # [] 0; 1 once an update was not finite: no other one is made
+    stopped: Tensor  # [] 0; 1 once an update was not finite, after which no update is made
     step: Tensor  # [] int64, of the update that was the last, or that was not finite
     loss: Tensor  # [T], of the same
 
@@ -78,7 +78,7 @@ class Updater:
             self.algorithm.meta_gradient(self.net, meta, chunk, step, carry)
             for chunk, carry in zip(chunks, carries or [None] * len(chunks), strict=True)
         ]
-        with torch.no_grad():  # whatever of an algorithm's update still has a graph
+        with torch.no_grad():  # an algorithm's update may still have a graph
             shares = [len(chunk.key) / len(batch.key) for chunk in chunks]
             loss = torch.cat([update.loss for update in updates])
             gradient = _weighted_sum(shares, [update.gradient for update in updates])

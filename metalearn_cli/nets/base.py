@@ -41,8 +41,8 @@ class Net(ABC):
 
     @cached_property
     def class_rows(self) -> frozenset[str]:
-        """The names of the parameters with a row for each class: those that are larger where there is one class more.
-        Raises UserError where a parameter depends on the number of classes in another way."""
+        """The names of the parameters with a row for each class: those that grow by a row with one class more. Raises
+        UserError where a parameter depends on the number of classes in another way."""
         outputs, more = self.spec.outputs, with_outputs(self, self.spec.outputs + 1).shapes
         names = frozenset(name for name, shape in self.shapes.items() if shape != more.get(name))
         for name in names:
@@ -67,8 +67,7 @@ class Net(ABC):
         """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""
 
     def variants(self) -> dict[Convolution, "Net"]:
-        """This network with each way to convolve, of which a GPU's fastest is found by timing; none where there is no
-        choice, or it is made."""
+        """This network with each way to convolve, of which timing finds a GPU's fastest; empty without a choice."""
         return {}
 
     @property
@@ -82,8 +81,13 @@ class Net(ABC):
         return {field.name: getattr(self, field.name) for field in fields(dataclass) if field.name != "spec"}
 
 
+def per_task(params: Params, tasks: int) -> Params:
+    """[*shape] -> [T, *shape]: the same values for every task."""
+    return {name: value.expand(tasks, *value.shape) for name, value in params.items()}
+
+
 def standard_normal(stats: Params) -> Params:
-    """The statistics of the standard normal distribution in the place of these, without a copy from the host."""
+    """The standard normal distribution's statistics in place of these, made on their device."""
     return {
         name: torch.zeros_like(value) if name.endswith(".mean") else torch.ones_like(value)
         for name, value in stats.items()
@@ -91,7 +95,7 @@ def standard_normal(stats: Params) -> Params:
 
 
 def with_outputs(net: Net, outputs: int) -> Net:
-    """The same network for tasks of another number of classes, which all have so many."""
+    """The same network for tasks that all have this number of classes."""
     dataclass: Any = net
     spec = net.spec._replace(outputs=outputs, train_outputs=outputs, padded=False)
     other: Net = replace(dataclass, spec=spec)

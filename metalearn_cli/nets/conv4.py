@@ -17,7 +17,7 @@ from metalearn_cli.nets.base import Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
-from metalearn_cli.system.limits import Count, Positive, check_limits
+from metalearn_cli.system.limits import Count, Positive
 from metalearn_cli.tasks.base import Spec
 
 BLOCKS = ("block1", "block2", "block3", "block4")
@@ -48,10 +48,9 @@ class Conv4(Net):
     convolution: Convolution = Convolution.auto
 
     def __post_init__(self) -> None:
-        check_limits(self, "model.")
         if len(self.spec.input_shape) != 3:
             raise UserError(
-                f"model=conv4 wants images, and this task's examples have shape {list(self.spec.input_shape)}: "
+                f"model=conv4 needs images, and this task's examples have shape {list(self.spec.input_shape)}: "
                 "take model=mlp"
             )
         if min(self.spec.input_shape[1:]) < 16 and self.downsample is Downsample.max_pool:
@@ -69,11 +68,9 @@ class Conv4(Net):
         if self.spatial_mean:
             return self.filters
         height, width = self.spec.input_shape[1:]
+        rounding = 0 if self.downsample is Downsample.max_pool else 1
         for _ in BLOCKS:
-            if self.downsample is Downsample.max_pool:
-                height, width = height // 2, width // 2
-            else:
-                height, width = (height + 1) // 2, (width + 1) // 2
+            height, width = (height + rounding) // 2, (width + rounding) // 2
         return self.filters * height * width
 
     def init(self, rng: torch.Generator) -> Params:

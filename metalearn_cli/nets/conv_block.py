@@ -8,8 +8,8 @@ Batch norm is an increasing function of its input where gamma > 0, and ReLU is o
 and only a quarter of the pixels is normalised. Where gamma < 0, the convolution's weight and gamma change their sign
 together. (At gamma = 0 the derivative in gamma is the one from above; torch's layers take that of the first pixel.)
 
-What is left of batch norm at full size are its statistics, and their derivatives. torch composes the second ones of
-many passes over memory; here each derivative is one of two functions that are each other's transpose:
+At full size only batch norm's statistics remain, and their derivatives. torch composes second derivatives of many
+passes over memory; here each derivative is one of two functions that are each other's transpose:
     spread(g, shift, scale)  puts g on the pixels that were the maxima, and adds shift + scale y on all;
     collect(u)               takes u from the pixels that were the maxima, and sums u and u y.
 So the block is exact to any order. `reference_block` is the same in torch's own operations: tests compare the two.
@@ -27,7 +27,6 @@ from metalearn_cli.nets.convolution import Convolution, conv3x3, tasks_of
 from metalearn_cli.nets.layers import EPSILON, batch_norm, to_tasks
 
 _aten = torch.ops.aten
-
 
 Context = Any  # torch's own, which takes any attribute
 
@@ -64,7 +63,8 @@ def conv_block(
     y = block.convolve(weight, x)
     mean_name, var_name = f"{name}.norm.mean", f"{name}.norm.var"
     if stats is None:
-        y, mean, var = _PoolMoments.apply(y) if pool else (y, *_Moments.apply(y))
+        maxima, mean, var = _Moments.apply(y, pool)
+        y = maxima if pool else y
         mean, var = mean.view(tasks, -1), var.view(tasks, -1)
         stats = {mean_name: mean if sign is None else mean * sign, var_name: var}
     else:
@@ -88,42 +88,23 @@ def reference_block(
     return F.max_pool2d(y, 2) if block.pool else y, stats
 
 
-class _PoolMoments(Function):
-    """y [B, K, H, W] -> its 2x2 maxima [B, K, H // 2, W // 2], and mean and biased variance of each channel, [K]."""
+class _Moments(Function):
+    """y [B, K, H, W] -> its 2x2 maxima [B, K, H // 2, W // 2], or None without `pool`, and mean and biased variance of
+    each channel, [K]."""
 
     @staticmethod
-    def forward(ctx: Context, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maxima, index = _aten.max_pool2d_with_indices(y, [2, 2], [2, 2])
+    def forward(ctx: Context, y: Tensor, pool: bool) -> tuple[Tensor | None, Tensor, Tensor]:
+        maxima, index = _aten.max_pool2d_with_indices(y, [2, 2], [2, 2]) if pool else (None, None)
         mean, var = moments(y)
         ctx.save_for_backward(y, index, mean)
         return maxima, mean, var
 
     @staticmethod
-    def backward(ctx: Context, *slopes: Tensor) -> Tensor:
+    def backward(ctx: Context, g: Tensor | None, mean_slope: Tensor, var_slope: Tensor) -> tuple[Tensor, None]:
         y, index, mean = ctx.saved_tensors
-        return _Spread.apply(y, index, slopes[0], *_of_moments(y, mean, *slopes[1:]))
-
-
-class _Moments(Function):
-    """y [B, K, H, W] -> mean and biased variance of each channel, [K]."""
-
-    @staticmethod
-    def forward(ctx: Context, y: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var = moments(y)
-        ctx.save_for_backward(y, mean)
-        return mean, var
-
-    @staticmethod
-    def backward(ctx: Context, *slopes: Tensor) -> Tensor:
-        y, mean = ctx.saved_tensors
-        return _Spread.apply(y, None, None, *_of_moments(y, mean, *slopes))
-
-
-def _of_moments(y: Tensor, mean: Tensor, mean_slope: Tensor, var_slope: Tensor) -> tuple[Tensor, Tensor]:
-    """What the slopes in mean and variance [K] are in y: shift + scale y."""
-    count = y.numel() // len(mean)
-    scale = var_slope * (2 / count)
-    return mean_slope / count - scale * mean, scale
+        count = y.numel() // len(mean)
+        scale = var_slope * (2 / count)
+        return _Spread.apply(y, index, g, mean_slope / count - scale * mean, scale), None
 
 
 class _Spread(Function):
@@ -185,10 +166,10 @@ def sums(u: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if y.device.type != "cpu":
         return u.sum((0, 2, 3)), (u * y).sum((0, 2, 3))
     (rows, width), (y_rows, _) = _rows(u), _rows(y)
-    one = torch.ones_like(rows[0])
-    # Batch norm's own derivatives in gamma and beta, with a mean of 0 and a standard deviation of 1: one pass.
+    ones = torch.ones_like(rows[0])
+    # The derivatives of torch's batch norm in gamma and beta, for mean 0 and standard deviation 1: one pass.
     _, product, total = _aten.native_batch_norm_backward(
-        rows, y_rows, one, None, None, torch.zeros_like(one), one, True, 0.0, [False, True, True]
+        rows, y_rows, ones, None, None, torch.zeros_like(ones), ones, True, 0.0, [False, True, True]
     )
     return total.view(width, -1).sum(0), product.view(width, -1).sum(0)
 

@@ -4,7 +4,7 @@ Shapes: B examples per task, T tasks, C input and O output channels of a task. I
 channels_last memory: then a grouped convolution runs at the speed of a matrix product, where vmap and im2col do not.
 
 A convolution is linear in its input x and in its weight w, so that derivatives of any order are made of three maps:
-    convolve(x, w),   and its transposes in x and in w:   input_slope(w, y),   weight_slope(x, y),
+    convolve(x, w),   and its transposes in x and in w:   transpose(w, y) -> x,   transpose(x, y) -> w,
 where y has the shape of the output. The derivatives of each are the other two. (torch's own second derivative goes
 task by task, and always computes that of the input: a tenth of a step of second-order MAML.)
 
@@ -19,10 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-
-# Of _Convolve: slopes in x, weight, stride, groups. Of the others: in two tensors, a shape, stride, groups.
-_Slopes = tuple[Tensor | None, ...]
-
 
 Context = Any  # torch's own, which takes any attribute
 
@@ -72,64 +68,38 @@ class _Convolve(Function):
         return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
 
     @staticmethod
-    def backward(ctx: Context, y: Tensor) -> _Slopes:
+    def backward(ctx: Context, y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         in_x, in_weight, *_ = ctx.needs_input_grad
         return (
-            _InputSlope.apply(weight, y, x, *ctx.how) if in_x else None,
-            _WeightSlope.apply(x, y, weight, *ctx.how) if in_weight else None,
-            None,
-            None,
+            _Transpose.apply(weight, y, x, True, *ctx.how) if in_x else None,
+            _Transpose.apply(x, y, weight, False, *ctx.how) if in_weight else None,
+            *(None, None),
         )
 
 
-class _InputSlope(Function):
-    """`x` gives the shape only."""
+class _Transpose(Function):
+    """factor, y -> the transpose in x, where `factor` is the weight, or in the weight, where it is x; `like` gives the
+    shape of the result only."""
 
     @staticmethod
-    def forward(ctx: Context, weight: Tensor, y: Tensor, x: Tensor, stride: int, groups: int) -> Tensor:
-        ctx.save_for_backward(weight, y)
-        ctx.how = stride, groups
-        return _transpose(x, weight, y, stride, groups, in_x=True)
+    def forward(ctx: Context, factor: Tensor, y: Tensor, like: Tensor, to_x: bool, stride: int, groups: int) -> Tensor:
+        ctx.save_for_backward(factor, y)
+        ctx.to_x, ctx.how = to_x, (stride, groups)
+        x, weight = (like, factor) if to_x else (factor, like)
+        transposes = torch.ops.aten.convolution_backward(
+            y, x, weight, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], groups, [to_x, not to_x, False]
+        )
+        result: Tensor = transposes[0 if to_x else 1]
+        return result
 
     @staticmethod
-    def backward(ctx: Context, x: Tensor) -> _Slopes:
-        weight, y = ctx.saved_tensors
-        in_weight, in_y, *_ = ctx.needs_input_grad
+    def backward(ctx: Context, slope: Tensor) -> tuple[Tensor | None, ...]:
+        factor, y = ctx.saved_tensors
+        in_factor, in_y, *_ = ctx.needs_input_grad
+        x, weight = (slope, factor) if ctx.to_x else (factor, slope)
         return (
-            _WeightSlope.apply(x, y, weight, *ctx.how) if in_weight else None,
+            _Transpose.apply(slope, y, factor, not ctx.to_x, *ctx.how) if in_factor else None,
             _Convolve.apply(x, weight, *ctx.how) if in_y else None,
-            None,
-            None,
-            None,
+            *(None, None, None, None),
         )
-
-
-class _WeightSlope(Function):
-    """`weight` gives the shape only."""
-
-    @staticmethod
-    def forward(ctx: Context, x: Tensor, y: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
-        ctx.save_for_backward(x, y)
-        ctx.how = stride, groups
-        return _transpose(x, weight, y, stride, groups, in_x=False)
-
-    @staticmethod
-    def backward(ctx: Context, weight: Tensor) -> _Slopes:
-        x, y = ctx.saved_tensors
-        in_x, in_y, *_ = ctx.needs_input_grad
-        return (
-            _InputSlope.apply(weight, y, x, *ctx.how) if in_x else None,
-            _Convolve.apply(x, weight, *ctx.how) if in_y else None,
-            None,
-            None,
-            None,
-        )
-
-
-def _transpose(x: Tensor, weight: Tensor, y: Tensor, stride: int, groups: int, in_x: bool) -> Tensor:
-    slopes = torch.ops.aten.convolution_backward(
-        y, x, weight, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], groups, [in_x, not in_x, False]
-    )
-    slope: Tensor = slopes[0 if in_x else 1]
-    return slope

@@ -1,4 +1,4 @@
-"""A linear model; images are flattened. Without bias it is theta of the quadratics, with one logistic regression."""
+"""A linear model; images are flattened. Without bias it is theta of the quadratics, with bias a logistic regression."""
 
 import math
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalearn_cli.nets.base import Forward, Net, Params
 from metalearn_cli.nets.layers import batch_norm, init_linear, linear
-from metalearn_cli.system.limits import Limit, Positive, check_limits
+from metalearn_cli.system.limits import Limit, Positive
 from metalearn_cli.tasks.base import Spec
 
 
@@ -46,9 +46,6 @@ class MLP(Net):
     batch_norm: bool = False  # after each hidden layer, before its activation
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
     init_std: Positive | None = None  # of normal weights, cut at two of them, with zero biases; null: torch's default
-
-    def __post_init__(self) -> None:
-        check_limits(self, "model.")
 
     def init(self, rng: torch.Generator) -> Params:
         params: Params = {}

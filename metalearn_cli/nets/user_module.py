@@ -11,7 +11,6 @@ wrong in LayerNorm and InstanceNorm as well, which no algorithm here asks for).
 Shapes: T tasks, B examples per task, C channels.
 """
 
-import difflib
 import inspect
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,14 +25,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from metalearn_cli.errors import UserError
+from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.nets.base import Forward, Net, Params, standard_normal
 from metalearn_cli.tasks.base import Spec
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # those that are replaced
 
-# The statistics given to the call that is running (None: none), and those it computed: batch norm's way out of a
-# forward that is not ours. Nothing is left on the module.
+# The statistics for the call that is running (None: its own), those that it computes, and its mask: how batch norm
+# reaches them within a user's forward. Nothing stays on the module.
 _STATISTICS: ContextVar[tuple[Params | None, Params, Tensor | None]] = ContextVar("_STATISTICS")
 
 
@@ -45,9 +44,7 @@ def module_net(module_class: type[nn.Module], spec: Spec, arguments: dict[str, A
     named = {parameter.name: parameter for parameter in takes if parameter.kind in by_name and parameter.name != "spec"}
     for key in arguments:
         if key == "spec" or (key not in named and not free):
-            near = difflib.get_close_matches(key, named, n=1)
-            hint = f"did you mean model.{near[0]}?" if near else f"choose from {', '.join(sorted(named)) or 'none'}"
-            raise UserError(f"model.{key} is not an argument of {module_class.__name__}: {hint}")
+            raise UserError(f"model.{key} is not an argument of {module_class.__name__}{nearest(key, named, 'model.')}")
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise UserError(f"model.{name} has no value: give model.{name}=...")
@@ -56,13 +53,13 @@ def module_net(module_class: type[nn.Module], spec: Spec, arguments: dict[str, A
 
 @dataclass(frozen=True, eq=False)
 class ModuleNet(Net):
-    """The head is the submodule named `head`, and `features` the module without it. All is checked when it is made."""
+    """The head is the submodule named `head`; `features` is the module without it. Making one checks everything."""
 
     spec: Spec
     module_class: type[nn.Module]
     arguments: dict[str, Any]  # of the constructor, besides `spec`
     _whole: nn.Module = field(init=False, repr=False)  # the structure; its own parameters are used for the check only
-    _body: nn.Module = field(init=False, repr=False)  # without the head; where there is none, the same
+    _body: nn.Module = field(init=False, repr=False)  # without the head; the same module where there is no head
     _start: Params = field(init=False, repr=False)  # the statistics that its batch norm begins with
 
     takes_bfloat16 = False
@@ -94,8 +91,7 @@ class ModuleNet(Net):
 
     def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
         out, used = self._run(self._body, params, x, stats, mask)
-        # Batch norm inside the head has not run, and nobody asks for its statistics: those of the standard normal
-        # distribution, which need no copy to a GPU.
+        # Batch norm inside the head has not run, and nobody asks for its statistics.
         idle = {name: x.new_empty(len(x), len(value)) for name, value in self._start.items() if name not in used}
         return out.reshape(*x.shape[:2], -1), used | standard_normal(idle)
 
@@ -115,11 +111,11 @@ class ModuleNet(Net):
         """x [T, B, *input] -> out [T, B, *output], and the statistics used."""
 
         def one_task(params: Params, stats: Params | None, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Params]:
-            own: Params = {}
-            token = _STATISTICS.set((stats, own, mask))
+            used: Params = {}
+            token = _STATISTICS.set((stats, used, mask))
             try:
                 with sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
-                    return functional_call(module, params, (x,), strict=True), own
+                    return functional_call(module, params, (x,), strict=True), used
             finally:
                 _STATISTICS.reset(token)
 
@@ -127,13 +123,13 @@ class ModuleNet(Net):
         params = {name: params[name] for name in dims}
         axes = {name: 0 if value.dim() > dims[name] else None for name, value in params.items()}
         stats_axes = None if stats is None else {name: 0 if value.dim() == 2 else None for name, value in stats.items()}
-        out, own = vmap(one_task, (axes, stats_axes, 0, None if mask is None else 0))(params, stats, x, mask)
+        out, used = vmap(one_task, (axes, stats_axes, 0, None if mask is None else 0))(params, stats, x, mask)
         if out.shape[:2] != x.shape[:2]:
             raise UserError(
                 f"{self.module_class.__name__} makes {list(out.shape[1:])} of a batch of {x.shape[1]}: "
                 f"its output must be [{x.shape[1]}, ...] as well"
             )
-        return out, own if stats is None else stats
+        return out, used if stats is None else stats
 
     def _build(self, seed: int) -> nn.Module:
         injected = {"spec": self.spec} if "spec" in inspect.signature(self.module_class).parameters else {}
@@ -173,15 +169,15 @@ class _PlainBatchNorm(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias  # None without affine
 
     def forward(self, x: Tensor) -> Tensor:
-        given, own, mask = _STATISTICS.get()
+        stats, used, mask = _STATISTICS.get()
         mean_name, var_name = f"{self.path}.mean", f"{self.path}.var"
-        if given is not None:
-            mean, var = given[mean_name], given[var_name]
-        elif mean_name in own:
+        if stats is not None:
+            mean, var = stats[mean_name], stats[var_name]
+        elif mean_name in used:
             raise UserError(f"{self.path} normalises twice in one forward: give each place its own batch norm")
         else:
             var, mean = self._moments(x, mask)
-            own |= {mean_name: mean, var_name: var}
+            used |= {mean_name: mean, var_name: var}
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
@@ -204,15 +200,14 @@ class _PlainBatchNorm(nn.Module):
 
 
 def _statistics(module: nn.Module) -> Params:
-    """What the batch norm of a user's module has for running statistics; without any, of the standard normal
-    distribution."""
-    found: Params = {}
+    """The running statistics in a user's module, or the standard normal distribution's where a layer keeps none."""
+    stats: Params = {}
     for path, layer in module.named_modules():
         if type(layer) in _BATCH_NORMS:
             mean, var = layer.running_mean, layer.running_var
-            found[f"{path}.mean"] = torch.zeros(layer.num_features) if mean is None else mean.detach().float().clone()
-            found[f"{path}.var"] = torch.ones(layer.num_features) if var is None else var.detach().float().clone()
-    return found
+            stats[f"{path}.mean"] = torch.zeros(layer.num_features) if mean is None else mean.detach().float().clone()
+            stats[f"{path}.var"] = torch.ones(layer.num_features) if var is None else var.detach().float().clone()
+    return stats
 
 
 def _adaptable(module: nn.Module, name: str) -> nn.Module:

@@ -4,7 +4,6 @@ A default, or a preset's content, may have changed since the run's folder was ma
 choices (algorithm, task, network, preset), a key that was named neither then nor now keeps its value.
 """
 
-from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ OF_NOW = {*FREE_TEXT, "trust", "lock", "logger", "device", "threads", "allocator
 
 
 class Begun(NamedTuple):
-    """How a run began, by what its folder holds."""
+    """How a run began, as its folder records it."""
 
     folder: Path
     config: Config  # flat
@@ -34,7 +33,7 @@ class Begun(NamedTuple):
 
 
 def begun(name: str | None) -> Begun | None:
-    """Read how the run of this name began; None where there is no such run, or no record of it."""
+    """Read how the run of this name began; None without such a run, or without a record of it."""
     folder = runs.OUTPUTS / (name or "")
     paths = [folder / file for file in ("config.yaml", "environment.json", "overrides.txt")]
     if name is None or not all(path.is_file() for path in paths):
@@ -62,21 +61,17 @@ def as_begun(job: Job, before: Begun | None) -> Job:
         del kept[ends]
     if not kept:
         return job
-    said = ", ".join(f"{key}={_text(value)}" for key, value in sorted(kept.items()))
-    config = deepcopy(job.config)
+    assignments = ", ".join(f"{key}={_text(value)}" for key, value in sorted(kept.items()))
+    config = OmegaConf.create(job.config)
     for key, value in kept.items():
-        *groups, name = key.split(".")
-        node = config
-        for group in groups:
-            node = node[group]
-        node[name] = value
+        OmegaConf.update(config, key, value)
     try:  # without the names of classes, whose own defaults would stand otherwise
-        given = frozenset(key for key in job.given if not key.endswith("._target_"))
-        made = make_job(OmegaConf.create(config), job.choices, ConfigSource(given, trust=True))
+        named = frozenset(key for key in job.given if not key.endswith("._target_"))
+        continued = make_job(config, job.choices, ConfigSource(named, trust=True))
     except UserError as error:
-        raise UserError(f"{before.folder} cannot go on with {said}, as it began: {error}") from error
-    notes = [*job.notes, f"going on with {said}, as this run began"]
-    return made._replace(choices=job.choices, given=job.given, notes=notes)
+        raise UserError(f"{before.folder} cannot go on with {assignments}, as it began: {error}") from error
+    notes = [*job.notes, f"going on with {assignments}, as this run began"]
+    return continued._replace(choices=job.choices, given=job.given, notes=notes)
 
 
 def _chosen(choices: dict[str, str]) -> dict[str, str]:
@@ -84,14 +79,14 @@ def _chosen(choices: dict[str, str]) -> dict[str, str]:
 
 
 def _is_open(key: str, given: frozenset[str], value: object) -> bool:
-    """Whether the key was not named, and a folder may decide on it."""
+    """Tell whether the key was not named, and a folder may decide on it."""
     named = any(key == name or key.startswith(f"{name}.") for name in given - {*GROUPS, *PRESETS})
     is_choice = key in OF_NOW or key.endswith("._target_") or key.partition(".")[0] == "paper" or "${" in str(value)
     return not named and not is_choice
 
 
 def _text(value: object) -> str:
-    """Write a value as a command line has it."""
+    """Write a value as on a command line."""
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -13,7 +13,7 @@ from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
-from metalearn_cli.run_folder.config_file import check_folder, check_parts, load_config
+from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import FILE, read_environment
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import TaskDistribution
@@ -23,27 +23,27 @@ from metalearn_cli.trained.loading import examples_in
 
 
 def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
-    """Check and build the job of an evaluation -> the folder of the run, and the job."""
+    """Build the job of an evaluation, which `check_eval` has checked -> the folder of the run, and the job."""
     values = {_key(override): override.partition("=")[2] for override in overrides}
     run = Path(values.pop("run"))
-    check_folder(run)
-    own = load_config(run / "config.yaml")
-    config = deepcopy(run_keys() | own)  # a run of a version without some key has its default
-    check_parts(run / "config.yaml", config, GROUPS)
-    # Only who gives the command decides whether foreign code runs, and never the folder.
+    recorded = load_config(run / "config.yaml")
+    config = deepcopy(run_keys() | recorded)  # a run of a version without some key has its default
+    # The command alone decides whether foreign code runs, and never the folder.
     trust = "trust" in values and parse_override(f"trust={values['trust']}")[1] is True
     source = ConfigSource(frozenset(values), trust)
     kept = [group for group in GROUPS if group not in values and f"{group}._target_" not in values]
     if removed := removed_keys(config, kept, trust):
         raise UserError(f"{run} {runs.gone_keys(run, removed)}")
-    choices = _choices(run)
+    choices = read_environment(run).choices
+    if missing := [group for group in GROUPS if group not in choices]:
+        raise UserError(f"{run / FILE} has no choices.{missing[0]}: it is damaged, or of another version")
     rest = [override for override in overrides if not override.startswith("run=")]
     on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]
     notes: list[str] = []
     if "task" in values:
         composed, chosen = compose_config(on_task)
         config["task"] = OmegaConf.to_container(composed.task)
-        config["task"] |= _own_preparation(run, config["task"], set(values), trust)
+        config["task"] |= _run_preparation(run, config["task"], set(values), trust)
         choices["task"] = chosen["task"]
         rest = [override for override in rest if override not in on_task]
         sizes = [f"{name} {config['task'][name]}" for name in ("way", "shot", "query") if name in config["task"]]
@@ -57,7 +57,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in values else None  # of another protocol
     input_shape = None
     if on_task:
-        trained_on = build_task(_where_it_stands_now(own["task"], config["task"]), ConfigSource(trust=trust))
+        trained_on = build_task(_with_its_folder(recorded["task"], config["task"]), ConfigSource(trust=trust))
         input_shape = _check_task(run, choices["task"], trained_on, build_task(config["task"], source))
     job = make_job(OmegaConf.create(config), choices, source, input_shape)
     if "task" in values and set(Preparation.KEYS) <= config["task"].keys():
@@ -65,55 +65,46 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
 
 
-def _choices(run: Path) -> dict[str, str]:
-    """Read which yaml the run chose in each group; the one of the task becomes the name of a folder."""
-    choices = read_environment(run).choices
-    if missing := [group for group in GROUPS if group not in choices]:
-        raise UserError(f"{run / FILE} has no choices.{missing[0]}: it is not whole, or of another version")
-    return choices
-
-
-def _own_preparation(run: Path, task: Config, given: set[str], trust: bool) -> Config:
-    """The keys by which the user's own pictures are prepared as those of the run were, without the keys that are
-    given."""
-    own = examples_in(run, load_config(run / "config.yaml"), trust).preparation
-    if own is None or not set(Preparation.KEYS) <= task.keys():
+def _run_preparation(run: Path, task: Config, named: set[str], trust: bool) -> Config:
+    """The keys that prepare the user's pictures as those of the run were, without the keys that the command names."""
+    preparation = examples_in(run, load_config(run / "config.yaml"), trust).preparation
+    if preparation is None or not set(Preparation.KEYS) <= task.keys():
         return {}
-    return {key: value for key, value in to_json(own).items() if key in Preparation.KEYS and f"task.{key}" not in given}
+    keys = [key for key in Preparation.KEYS if f"task.{key}" not in named]
+    return {key: value for key, value in to_json(preparation).items() if key in keys}
 
 
-def _where_it_stands_now(own: Config, other: Config) -> Config:
-    """The run's own task. Where its folder is gone and the same task is asked for in another folder, it is in that
-    one."""
-    gone = own.get("root") is not None and not expand(own["root"]).exists()
-    is_same = own["_target_"] == other["_target_"] and other.get("root") is not None
-    return {**own, "root": other["root"]} if gone and is_same else own
+def _with_its_folder(trained: Config, tested: Config) -> Config:
+    """The task of the training; its data may have moved into the folder of the test, where that is the same task."""
+    is_gone = trained.get("root") is not None and not expand(trained["root"]).exists()
+    is_same = trained["_target_"] == tested["_target_"] and tested.get("root") is not None
+    return {**trained, "root": tested["root"]} if is_gone and is_same else trained
 
 
-def is_same_data(task: Config, own: Config) -> bool:
-    """Whether two tasks differ in the sizes of their episodes at most."""
-    return task.keys() == own.keys() and all(
-        task[key] == own[key] for key in task if key not in Episodes.__dataclass_fields__
+def is_same_data(task: Config, other: Config) -> bool:
+    """Tell whether two tasks differ in the sizes of their episodes at most."""
+    return task.keys() == other.keys() and all(
+        task[key] == other[key] for key in task if key not in Episodes.__dataclass_fields__
     )
 
 
-def _check_task(run: Path, name: str, own: TaskDistribution, other: TaskDistribution) -> tuple[int, ...] | None:
+def _check_task(run: Path, name: str, trained: TaskDistribution, tested: TaskDistribution) -> tuple[int, ...] | None:
     """Raises UserError where the task of the test has examples that the run's network cannot take, or classes that it
     has learned -> the shape that its images need to get; None: they have it."""
-    (kind, shape), (own_kind, own_shape) = ((task.spec.kind, list(task.spec.input_shape)) for task in (other, own))
-    is_same = (kind, shape) == (own_kind, own_shape)
-    if not is_same and not (kind == own_kind and can_adapt(other.spec, own.spec.input_shape)):
+    spec, other = trained.spec, tested.spec
+    is_same = (spec.kind, spec.input_shape) == (other.kind, other.input_shape)
+    if not is_same and not (spec.kind == other.kind and can_adapt(other, spec.input_shape)):
         raise UserError(
-            f"task={name} has {kind} of examples of shape {shape}, and the model of {run} takes {own_kind} of "
-            f"{own_shape}: take a task like the run's"
+            f"task={name} has {other.kind} of examples of shape {list(other.input_shape)}, and the model of {run} "
+            f"takes {spec.kind} of {list(spec.input_shape)}: take a task like the run's"
         )
-    if both := sorted(own.identities("train") & other.identities("test")):
-        what = "classes" if other.task_count("test") is None else "tasks"
+    if both := sorted(trained.identities("train") & tested.identities("test")):
+        what = "classes" if tested.task_count("test") is None else "tasks"
         raise UserError(
-            f"{len(both)} of the {len(other.identities('test'))} {what} of this test were trained on by {run}, e.g. "
+            f"{len(both)} of the {len(tested.identities('test'))} {what} of this test were trained on by {run}, e.g. "
             f"{both[0]}: take the split that it was trained with"
         )
-    return None if is_same else own.spec.input_shape
+    return None if is_same else spec.input_shape
 
 
 def _key(override: str) -> str:

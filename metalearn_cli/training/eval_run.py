@@ -12,13 +12,10 @@ from metalearn_cli.config.assemble import new_learner, require_parts
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.datasets.preparation import Preparation
 from metalearn_cli.learning.learner import require_same_model
-from metalearn_cli.run_folder import checkpoint, runs, scored_parts
-from metalearn_cli.run_folder.choices import read_choices, write_choices
+from metalearn_cli.run_folder import checkpoint, choices, proof, runs, scored_parts, unfinished
 from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.lock import lock
-from metalearn_cli.run_folder.proof import checked_results, load_tested
 from metalearn_cli.run_folder.results import Results
-from metalearn_cli.run_folder.unfinished import launcher
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
@@ -56,7 +53,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
     with locked, closing(console_of(folder / "eval.log", ranks)) as console:
         for note in notes:
             console.say(note)
-        results, changed = ranks.from_first(lambda: checked_results(folder, job.config))
+        results, changed = ranks.from_first(lambda: proof.checked_results(folder, job.config))
         for sentence in changed:
             console.say(sentence)
         if results is not None:
@@ -64,7 +61,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
             return folder, results
         try:
             if ranks.is_first:
-                write_choices(folder, read_choices(run))
+                choices.write_choices(folder, choices.read_choices(run))
                 runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
@@ -74,17 +71,17 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
                 results = test(Session(learner, job, folder, console, interrupt), tested.step)
         except BaseException as failure:
             if isinstance(failure, Interrupted) and (folder / scored_parts.FOLDER).exists():
-                again = shlex.join([*launcher(ranks), "eval", *overrides])
+                again = shlex.join([*unfinished.launcher(ranks), "eval", *overrides])
                 raise Interrupted(failure.code - 128, f"saved a part of the test; continue with: {again}") from failure
             if ranks.is_first:
-                shutil.rmtree(folder)  # an evaluation is whole, or its scored blocks wait, or it is not there
+                shutil.rmtree(folder)  # an evaluation is complete, or its scored blocks wait, or it has no folder
             raise
         console.note(f"results are in {folder}")
         return folder, results
 
 
 def _unlike_the_training(run: Path, job: Job) -> list[str]:
-    """Sentences on how the user's pictures differ from those of the training."""
+    """Say how the user's pictures differ from those of the training."""
     if not set(Preparation.KEYS) <= job.config["task"].keys():
         return []
     tones = examples_in(run, load_config(run / "config.yaml"), job.run.trust).tones
@@ -99,7 +96,7 @@ def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoin
     defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
     if is_same_data(job.config["task"], defaults | load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
-    tested, skipped = load_tested(run)
+    tested, skipped = proof.load_tested(run)
     if (run / "results.json").exists():
         return tested, skipped
     return tested, [*skipped, f"{run} is not finished: testing its step {tested.step} of {job.run.steps}"]

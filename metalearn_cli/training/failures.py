@@ -1,4 +1,4 @@
-"""The sentences for what ends a training early."""
+"""The sentences for failures that end a training early."""
 
 from pathlib import Path
 
@@ -38,11 +38,11 @@ def explained(failure: Exception, session: Session) -> UserError | RunFailed:
 
 
 def _less_memory(session: Session) -> str:
-    """What would take less memory. Nothing is made smaller by itself."""
+    """Say what would take less memory. Nothing is made smaller by itself."""
     algo, settings = session.job.algo, session.job.run
     at_once = settings.tasks_per_chunk or settings.tasks_per_step
     ways = [f"memory=auto, or tasks_per_chunk below {at_once}, changes no result"] if at_once != 1 else []
-    ways += [f"algo.{key}=true" for key in algo.memory_savers()]
+    ways += [f"algo.{key}=true" for key in algo.open_memory_savers()]
     return ", or ".join([*ways, "fewer algo.inner_steps or examples of a task"])
 
 

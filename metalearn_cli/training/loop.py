@@ -26,8 +26,7 @@ from metalearn_cli.training.validation import Best, choose_step, score_shown, wr
 
 
 def train(session: Session, gives_up: GivesUp = never) -> Results:
-    """Meta-train from the newest checkpoint in the folder (or from the start), then meta-test -> results.json's
-    content.
+    """Meta-train from the newest checkpoint in the folder (or from the start), then meta-test -> the results.
 
     Everything that happens at a step is a function of the configuration and the step, so that a run which was killed
     and continued ends with the same bits as one that was not. Raises Interrupted when the step is saved, and so Pruned
@@ -59,11 +58,11 @@ def _train(session: Session, gives_up: GivesUp) -> Results:
     ):
         with Progress(console, "train", settings.steps, reached.step) as progress:
             events = Events(session, reached, writers, mirror, progress)
-            if settings.steps == 0:  # what is there is tested
+            if settings.steps == 0:  # the start itself is tested
                 events.save()
             if reached.to_validate:  # its step is saved: nothing is lost by a signal
                 events.validate(gives_up)
-            elif reached.step < settings.steps:  # one that was given up, and killed before that was recorded
+            elif reached.step < settings.steps:  # it may have been given up, and killed before that was recorded
                 events.give_up(gives_up(folder))
             for step in range(reached.step, settings.steps):
                 loss = learner.step(next(batches), step)
@@ -82,9 +81,9 @@ def _train(session: Session, gives_up: GivesUp) -> Results:
 
 @dataclass
 class Reached:
-    """How far a training is, as a checkpoint says it."""
+    """How far a training has come, as a checkpoint records it."""
 
-    step: int = 0  # the number of those that are done
+    step: int = 0  # the number of steps that are done
     best: Best | None = None  # validation so far
     to_validate: bool = False  # whether the validation of this step is still due
 

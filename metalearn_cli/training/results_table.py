@@ -9,14 +9,11 @@ from metalearn_cli.system.text import printable
 
 
 def print_results(folder: Path, results: Results, expect: str | None) -> int:
-    """The test as a table: inner steps, then the other batch-norm modes, the paper's figure, the folder.
-
-    Returns the exit code: 3 where the test falls short of `expect`.
-    """
+    """Print the inner steps, the other batch-norm modes, the paper's figure and the folder -> the exit code: 3 where
+    the test falls short of `expect`."""
     metric = results.metric
     mode = f", batch norm {results.batch_norm}" if results.batch_norm else ""
-    lines: list[str] = []
-    lines.append(f"test {in_unit(metric)} over {results.episodes} episodes{mode}")
+    lines = [f"test {in_unit(metric)} over {results.episodes} episodes{mode}"]
     per_step = results.per_step
     adapts = len(per_step) > 1 or per_step[0].diverged > 0  # what takes no inner steps does not diverge by them
     lines.append(f"{'inner steps  ' * adapts}{'mean':>9}  {'+- 95%':>8}  {'median':>9}{'  diverged' * adapts}")

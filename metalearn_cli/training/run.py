@@ -13,13 +13,9 @@ from omegaconf import OmegaConf
 from metalearn_cli.config.assemble import new_learner, require_parts, require_shares
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.errors import Pruned, UserError
-from metalearn_cli.run_folder import environment, records, runs, scored_parts
+from metalearn_cli.run_folder import environment, loggers, proof, records, runs, scored_parts, task_record, unfinished
 from metalearn_cli.run_folder.lock import lock
-from metalearn_cli.run_folder.loggers import check_installed, new_mirror
-from metalearn_cli.run_folder.proof import check_written, checked_results
 from metalearn_cli.run_folder.results import Results
-from metalearn_cli.run_folder.task_record import read_examples, write_examples
-from metalearn_cli.run_folder.unfinished import how_to_continue
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
@@ -37,8 +33,8 @@ def train_run(
     Pruned where a search gives the run up. `number`: that of a job of a sweep."""
     begun = ranks.from_first(lambda: continued.begun(job.run.name))
     job = continued.as_begun(job, begun)
-    # What is wrong with the device, the parts or the data is said before a folder is made.
-    check_installed(job.run.logger.name if job.run.logger else None)
+    # A fault of the device, the parts or the data is told before a folder is made.
+    loggers.check_installed(job.run.logger.name if job.run.logger else None)
     require_shares(job, ranks)
     require_parts(job, ranks)
     fingerprint = same_everywhere(job, ranks)
@@ -52,7 +48,7 @@ def train_run(
     folder = ranks.from_first(new_folder)
     with _first_in(folder, job, ranks) as about, closing(console_of(folder / "train.log", ranks, number)) as console:
         for note in job.notes:
-            (console.say if number is None else console.note)(note)  # a sweep has said those of its jobs
+            (console.say if number is None else console.note)(note)  # a sweep has shown the notes of its jobs
         for note in [*notes, *about]:
             console.say_once(note)
         results = ranks.from_first(lambda: _begin(folder, job, overrides, fingerprint, console, ranks))
@@ -65,7 +61,7 @@ def train_run(
                 session = Session(new_learner(job, ranks), job, folder, console, interrupt)
                 results = train(session, gives_up)
         except Interrupted as signal:
-            raise Interrupted(signal.code - 128, how_to_continue(folder, overrides, ranks)) from signal
+            raise Interrupted(signal.code - 128, unfinished.how_to_continue(folder, overrides, ranks)) from signal
         except Pruned as end:
             console.say(f"{folder} is {end}")
             raise
@@ -85,7 +81,7 @@ def _begin(
     if (results := finished_results(folder, job, console)) is not None:
         console.say(f"{folder} is already finished, {job.run.steps} steps")
         shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)  # of a process that was killed as it finished
-        with closing(new_mirror(folder, job, results, console, ranks)) as mirror:
+        with closing(loggers.new_mirror(folder, job, results, console, ranks)) as mirror:
             mirror.finish(results)
         return results
     for difference in environment.other_versions(folder, ranks.size):
@@ -93,8 +89,8 @@ def _begin(
     runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
     examples = trained_on(job.task)
     with contextlib.suppress(UserError):  # it is written again, whatever has become of it
-        examples = going_on(examples, read_examples(folder))
-    write_examples(folder, examples)
+        examples = going_on(examples, task_record.read_examples(folder))
+    task_record.write_examples(folder, examples)
     classes = {str(split): job.task.class_names(split) for split in job.task.splits}
     if any(classes.values()):
         records.write_json(folder / "classes.json", classes)
@@ -109,7 +105,7 @@ def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
         return
     with lock(folder, job.run.lock):
         runs.remove_temporary(folder)
-        about = check_written(folder)
+        about = proof.check_written(folder)
         runs.check_same(folder, job.config, key_defaults(job), job.given)
         yield about
 
@@ -121,8 +117,8 @@ def console_of(log: Path, ranks: Ranks, job: int | None = None) -> Console:
 def same_everywhere(job: Job, ranks: Ranks) -> str:
     """Return the fingerprint of the data. Raises UserError where the ranks have different commands or data."""
     fingerprint = job.task.fingerprint
-    for what, own in (("configuration", json.dumps(job.config, sort_keys=True)), ("data", fingerprint)):
-        each = ranks.gather(own)
+    for what, text in (("configuration", json.dumps(job.config, sort_keys=True)), ("data", fingerprint)):
+        each = ranks.gather(text)
         if others := [rank for rank in range(ranks.size) if each[rank] != each[0]]:
             raise UserError(
                 f"rank {others[0]} of {ranks.size} has another {what} than rank 0: give all of them the same"
@@ -131,9 +127,9 @@ def same_everywhere(job: Job, ranks: Ranks) -> str:
 
 
 def finished_results(folder: Path, job: Job, console: Console) -> Results | None:
-    """The results of a run that has been tested after these steps, and as the job asks; where it was tested otherwise,
-    a sentence says so."""
-    results, changed = checked_results(folder, job.config)
+    """The results of a run that was tested after these steps and as the job asks, if there are any; a sentence says
+    where it was tested otherwise."""
+    results, changed = proof.checked_results(folder, job.config)
     for sentence in changed:
         console.say(sentence)
     if results is None or results.steps != job.run.steps:
@@ -143,10 +139,10 @@ def finished_results(folder: Path, job: Job, console: Console) -> Results | None
         "test_episodes": (job.run.test_episodes, results.episodes),
         "other_batch_norm": (_listed(mode.name for mode in job.test_modes[1:]), _listed(results.other_batch_norm)),
     }
-    other = [f"{key}={now} (it was {then})" for key, (now, then) in asked.items() if now != then]
-    if other:
-        console.say(f"{folder} is tested again, with {', '.join(other)}")
-    return None if other else results
+    changes = [f"{key}={now} (it was {then})" for key, (now, then) in asked.items() if now != then]
+    if changes:
+        console.say(f"{folder} is tested again, with {', '.join(changes)}")
+    return None if changes else results
 
 
 def _listed(modes: Iterable[str]) -> str:

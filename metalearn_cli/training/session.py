@@ -1,4 +1,4 @@
-"""What every part of a training or an evaluation works with, as one thing."""
+"""The learner, job, folder, console and interrupt that every part of a training or an evaluation works with."""
 
 from collections.abc import Callable
 from pathlib import Path

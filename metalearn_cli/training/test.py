@@ -13,14 +13,7 @@ import numpy as np
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
-from metalearn_cli.learning.evaluate import (
-    EpisodeScores,
-    Evaluation,
-    baselines,
-    evaluation,
-    part_size,
-    score_episodes,
-)
+from metalearn_cli.learning.evaluate import EpisodeScores, Evaluation, baselines, evaluation, part_size, score_episodes
 from metalearn_cli.learning.scores import figures, has_diverged, summarise
 from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.pictures.raster import picture, png
@@ -100,7 +93,7 @@ def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
         episodes_npz=hashlib.sha256(episodes).hexdigest(),
         config=runs.deciding(job.config),
     )
-    (folder / "results.json").unlink(missing_ok=True)  # of fewer steps: its values are not there any longer
+    (folder / "results.json").unlink(missing_ok=True)  # of fewer steps: it would describe other values
     write_durably(folder / "episodes.npz", episodes)
     if tasks := first_tasks(learner, job, "test", job.headline):
         write_durably(folder / "test.png", png(picture(tasks)))
@@ -112,9 +105,9 @@ def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
     return results
 
 
-def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm]) -> Results:
+def summarise_test(job: Job, scored: Evaluation, step: int, modes: list[BatchNorm]) -> Results:
     """Summarise the scores of a test; the first mode is the headline."""
-    spec, scores = job.task.spec, found.scores[modes[0]]
+    spec, scores = job.task.spec, scored.scores[modes[0]]
     before = scores.loss[:, 0]
     diverged = has_diverged(spec.kind, scores.loss, before)
     per_step = tuple(
@@ -124,7 +117,7 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
     last = per_step[-1]
     return Results(
         episodes=len(scores.metric),
-        episodes_sha256=found.episodes_sha256,
+        episodes_sha256=scored.episodes_sha256,
         metric=spec.metric,
         mean=last.mean,
         ci95=last.ci95,
@@ -133,7 +126,7 @@ def summarise_test(job: Job, found: Evaluation, step: int, modes: list[BatchNorm
         batch_norm=modes[0].name if job.net.init_stats() else None,
         other_batch_norm={
             mode.name: summarise(metric[:, 0], has_diverged(spec.kind, loss, before)[:, 0])
-            for mode, (loss, metric) in found.scores.items()
+            for mode, (loss, metric) in scored.scores.items()
             if mode is not modes[0]
         },
         algo=job.choices["algo"],

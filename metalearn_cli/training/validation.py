@@ -23,8 +23,8 @@ class Best(NamedTuple):
 
 
 def write_validation(session: Session, writers: Writers, step: int) -> float | None:
-    """Score the validation episodes, and write what came of it, with a picture of the first tasks -> the score by which
-    the best checkpoint is chosen; None: it is not finite."""
+    """Score the validation episodes, and write the values, with a picture of the first tasks -> the score by which the
+    best checkpoint is chosen; None: it is not finite."""
     learner, job, _, _, _ = session
     values, score = validate(session)
     writers.metrics(step, values)
@@ -41,10 +41,7 @@ def validate(session: Session) -> tuple[dict[str, float], float | None]:
     """
     learner, job, _, console, interrupt = session
     settings, metric = job.run, job.task.spec.metric
-    with (
-        interrupt.leaving_at_once(),
-        Progress(console, "validate", settings.eval_episodes, passing=True) as progress,
-    ):
+    with interrupt.leaving_at_once(), Progress(console, "validate", settings.eval_episodes, passing=True) as progress:
         evaluation = evaluate(
             *(learner, job.task, EpisodeRange("val", settings.eval_episodes, settings.episodes_seed), [job.headline]),
             lambda done: progress.advance(done, "episodes"),
@@ -62,8 +59,8 @@ def validate(session: Session) -> tuple[dict[str, float], float | None]:
 def choose_step(session: Session, best: Best | None) -> int:
     """Say which step is tested, and why; the learner then has its parameters.
 
-    The last step is validated too, where another one was: if eval_every has left it out, its validation is of this
-    choice alone. It stands in no file, so that a run that is prolonged is as one that was long from the start.
+    The last step is validated too, where another one was. If eval_every leaves it out, that validation serves this
+    choice alone and is not written: so a prolonged run equals one that was long from the start.
     """
     learner, job, folder, console, _ = session
     settings, metric, last = job.run, job.task.spec.metric, job.run.steps

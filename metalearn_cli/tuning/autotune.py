@@ -113,7 +113,7 @@ def may_cut(job: Job) -> bool:
 
 def may_rematerialise(job: Job) -> bool:
     """Whether it is open if inner steps are computed again: the algorithm keeps them, and the command says nothing."""
-    return "remat" in job.algo.memory_savers() and "algo.remat" not in job.given
+    return "remat" in job.algo.open_memory_savers() and "algo.remat" not in job.given
 
 
 def _bound(job: Job, device: torch.device, before: int | None, ranks: Ranks) -> float | None:
@@ -185,9 +185,10 @@ def _test_once(learner: Learner, job: Job, ranks: Ranks) -> None:
         modes.remove(BatchNorm.one_query)
         mask = None if batch.query_mask is None else batch.query_mask[:, :1]
         with_one = batch._replace(query_x=batch.query_x[:, :1], query_y=batch.query_y[:, :1], query_mask=mask)
-        learner.evaluate(with_one, [BatchNorm.one_query])
-    if modes:
-        learner.evaluate(batch, modes)
+        for chunk in with_one.chunks(learner.scored_at_once(with_one)):
+            learner.evaluate(chunk, [BatchNorm.one_query])
+    for chunk in batch.chunks(learner.scored_at_once(batch)) if modes else []:
+        learner.evaluate(chunk, modes)
     first_tasks(learner, job, "test", headline)
 
 
@@ -215,7 +216,7 @@ def _too_little(job: Job, scan: Scan) -> str:
         if is_a_size:
             more = f"memory={bytes_shown(_rounded_up(scan.peak / USED)).replace(' ', '')} or more"
     ways = ["fewer tasks_per_chunk"] if scan.beyond != 1 else []
-    savers = [f"algo.{key}" for key in job.algo.memory_savers()]
+    savers = [f"algo.{key}" for key in job.algo.open_memory_savers()]
     ways += [f"{key}=true" for key in savers if key != "algo.remat" or key in job.given]
     return (
         f"{f'memory={asked}' if is_a_size else 'the memory that is free here'} is too little: steps and a test take "

@@ -3,6 +3,8 @@
 Shapes: T = 3 tasks.
 """
 
+import itertools
+
 import pytest
 import torch
 from problems import ALGORITHMS, images, init
@@ -12,6 +14,8 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.embedding import PredictorByEmbedding
 from metalearn_cli.algorithms.inner_loop import AdaptedNet
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.meta_lstm import MetaLSTM
+from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv4 import Conv4
@@ -50,8 +54,36 @@ def test_the_mode_running_reads_the_running_statistics_and_no_other_does(algorit
             assert torch.equal(*outs) is (mode is not BatchNorm.running), mode
 
 
-def used_for(mode: BatchNorm, meta: Meta, together: Tensor) -> Params | None:
-    """The statistics for a forward of `together`; None: its own."""
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_mode_is_another_prediction_and_only_the_transductive_one_depends_on_its_neighbours(
+    algorithm: Algorithm,
+) -> None:
+    meta = init(algorithm, NET)
+    with torch.no_grad():
+        *_, predict = algorithm.adapt(NET, meta, BATCH.support, algorithm.test_steps)
+        together = {mode: predict(BATCH.query_x, mode) for mode in BatchNorm}
+        for mode in BatchNorm:
+            alone = predict(BATCH.query_x[:, :1], mode)
+            assert torch.allclose(together[mode][:, :1], alone) is (mode is not BatchNorm.transductive), mode
+    assert all(not torch.allclose(a, b) for a, b in itertools.combinations(together.values(), 2))
+
+
+@pytest.mark.parametrize("algorithm", [MAML(inner_steps=2), MetaSGD(inner_steps=2), MetaLSTM(inner_steps=2)])
+def test_running_statistics_move_towards_those_of_the_adapted_networks_on_the_query_sets(
+    algorithm: MAML | MetaSGD | MetaLSTM,
+) -> None:
+    meta = init(algorithm, NET)
+    buffers = algorithm.meta_gradient(NET, meta, BATCH, 0).buffers
+    with torch.no_grad():
+        *_, adapted = algorithm.adapt(NET, meta, BATCH.support, 2)
+        assert isinstance(adapted, AdaptedNet)
+        _, stats = NET(adapted.params, BATCH.query_x)
+    for name, value in buffers.items():
+        torch.testing.assert_close(value, 0.9 * meta.buffers[name] + 0.1 * stats[name].mean(0))
+
+
+def used_for(mode: BatchNorm, meta: Meta) -> Params | None:
+    """The statistics for a forward in this mode; None: its own."""
     match mode:
         case BatchNorm.inductive:
             return NET.features(meta.params, BATCH.support_x)[1]
@@ -69,7 +101,7 @@ def test_a_network_is_read_under_each_mode(mode: BatchNorm) -> None:
         outs = [NET(meta.params, torch.cat([BATCH.support_x, BATCH.query_x[:, i : i + 1]], 1))[0] for i in range(count)]
         expected = torch.stack([out[:, -1] for out in outs], 1)
     else:
-        expected = NET(meta.params, BATCH.query_x, used_for(mode, meta, BATCH.query_x))[0]
+        expected = NET(meta.params, BATCH.query_x, used_for(mode, meta))[0]
     torch.testing.assert_close(found, expected)
 
 
@@ -86,6 +118,6 @@ def test_embeddings_are_compared_under_each_mode(mode: BatchNorm) -> None:
     parts = []
     for query_x in queries:
         together = torch.cat([BATCH.support_x, query_x], 1)
-        features, _ = NET.features(meta.params, together, used_for(mode, meta, together))
+        features, _ = NET.features(meta.params, together, used_for(mode, meta))
         parts.append(head(features[:, :shots], features[:, shots:]))
     torch.testing.assert_close(found, torch.cat(parts, 1))

@@ -1,8 +1,5 @@
 """The hand-made optimizers against torch.optim, and how their rate is chosen."""
 
-import math
-from typing import Any
-
 import pytest
 import torch
 from problems import DOUBLE, images, points
@@ -13,7 +10,6 @@ from metalearn_cli.algorithms.hand_optimizer import WORST, HandOptimizer, Update
 from metalearn_cli.algorithms.inner_loop import minibatch
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.optimizee import Optimizee
-from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
@@ -143,19 +139,3 @@ def test_the_tuned_rate_is_far_better_than_the_first_one() -> None:
     after = trained.evaluate(batch, [MODE])[MODE].loss.mean(0)
     assert before[-1] > 4
     assert after[-1] < 0.7
-
-
-@pytest.mark.parametrize(
-    ("bad", "sentence"),
-    [
-        ({"rates": ()}, r"algo.rates=\[\] must be a list of finite numbers above 0"),
-        ({"rates": (0.1, math.nan)}, r"algo.rates=\[0.1, nan\] must be a list of finite numbers above 0"),
-        ({"rates": (0.0,)}, r"algo.rates=\[0.0\] must be a list of finite numbers above 0"),
-        ({"horizon": 0}, "algo.horizon=0 must be a whole number, 1 or above"),
-        ({"batch_size": -1}, "algo.batch_size=-1 must be a whole number, 1 or above"),
-        ({"start_std": -1.0}, "algo.start_std=-1.0 must be a finite number, 0 or above"),
-    ],
-)
-def test_settings_out_of_range_are_refused(bad: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        HandOptimizer(**bad)

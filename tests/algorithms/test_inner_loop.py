@@ -4,18 +4,16 @@ import math
 
 import pytest
 import torch
-from problems import images, points
+from problems import CASES, images, init, points
 
-from metalearn_cli.algorithms.inner_loop import (
-    Descent,
-    gradient_descent,
-    log_sign,
-    minibatch,
-    per_task,
-    support_gradient,
-)
+from metalearn_cli.algorithms.base import BatchNorm, task_loss
+from metalearn_cli.algorithms.inner_loop import Descent, gradient_descent, log_sign, minibatch, support_gradient
+from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.meta_lstm import MetaLSTM
+from metalearn_cli.algorithms.meta_sgd import MetaSGD
+from metalearn_cli.nets.base import Net, per_task
 from metalearn_cli.nets.mlp import MLP, Activation
-from metalearn_cli.tasks.base import Support
+from metalearn_cli.tasks.base import Batch, Support
 
 
 def numbered(count: int, tasks: int = 3) -> Support:
@@ -53,9 +51,7 @@ def test_a_minibatch_keeps_examples_and_labels_together_and_depends_on_its_own_t
 def test_a_support_gradient_is_each_tasks_own_gradient() -> None:
     spec, batch = images()
     net = MLP(spec, hidden=(5,), activation=Activation.tanh)
-    shared = {
-        name: value.double().requires_grad_() for name, value in net.init(torch.Generator().manual_seed(0)).items()
-    }
+    shared = init(MAML(), net).params
     found = support_gradient(net, per_task(shared, 3), batch.support, shared, second_order=False)
     for number, task in enumerate(batch.chunks(1)):
         out, _ = net(shared, task.support_x)
@@ -68,9 +64,7 @@ def test_a_support_gradient_is_each_tasks_own_gradient() -> None:
 def test_a_support_gradient_can_be_differentiated_again_where_that_is_asked_for_and_recorded() -> None:
     spec, batch = points()
     net = MLP(spec, hidden=(5,), activation=Activation.tanh)
-    params = {
-        name: value.double().requires_grad_() for name, value in net.init(torch.Generator().manual_seed(0)).items()
-    }
+    params = init(MAML(), net).params
 
     def differentiable(second_order: bool) -> bool:
         gradient = support_gradient(net, per_task(params, 3), batch.support, params, second_order).gradient
@@ -85,13 +79,25 @@ def test_a_support_gradient_can_be_differentiated_again_where_that_is_asked_for_
 def test_parameters_without_a_rate_stay_as_they_are() -> None:
     spec, batch = points()
     net = MLP(spec, hidden=(5,))
-    params = {
-        name: value.double().requires_grad_() for name, value in net.init(torch.Generator().manual_seed(0)).items()
-    }
+    params = init(MAML(), net).params
     *_, end = gradient_descent(net, Descent(params, {"head.bias": 0.1}), batch.support, 3, second_order=True)
     assert end.keys() == params.keys()
     for name, value in params.items():
         assert torch.equal(end[name], value.expand_as(end[name])) is (name != "head.bias")
+
+
+@CASES
+@pytest.mark.parametrize("make", [MAML, MetaSGD, MetaLSTM])
+def test_adapting_for_a_test_equals_adapting_in_training(make: type[MAML], net: Net, batch: Batch) -> None:
+    algorithm = make(inner_steps=3, test_steps=3)
+    meta = init(algorithm, net)
+    with torch.no_grad():
+        predictors = list(algorithm.adapt(net, meta, batch.support, 3))
+        out = predictors[-1](batch.query_x, BatchNorm.transductive)
+    assert len(predictors) == 4
+    loss = task_loss(net.spec, out, batch.query_y)
+    torch.testing.assert_close(loss, algorithm.meta_gradient(net, meta, batch, 0).loss)
+    assert not out.requires_grad
 
 
 @pytest.mark.parametrize("p", [5.0, 10.0])

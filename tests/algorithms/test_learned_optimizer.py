@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from problems import DOUBLE, along, finite_difference, images, init, one_task, points, relative_error
+from problems import DOUBLE, along, finite_difference, images, init, points, relative_error, torch_cell
 from torch import Tensor
-from torch.func import functional_call
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
-from metalearn_cli.algorithms.inner_loop import minibatch
+from metalearn_cli.algorithms.inner_loop import from_vector, minibatch
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer, LearnedPosition, Preprocess
 from metalearn_cli.algorithms.optimizee import Optimizee
 from metalearn_cli.errors import UserError
@@ -70,13 +69,8 @@ Gradient = Callable[[int, int, Tensor], Tensor]  # task, step, theta [P] -> the 
 
 def loss_of(net: Net, task: Batch, batch_size: int | None, step: int, theta: Tensor) -> Tensor:
     """f(theta) of one task, theta [P], on the minibatch of that step."""
-    shapes = {name: value.shape for name, value in net.init(torch.Generator()).items()}
-    params, start = {}, 0
-    for name, shape in shapes.items():
-        params[name] = theta[start : start + shape.numel()].view(1, *shape)
-        start += shape.numel()
-    some = minibatch(task.support, batch_size, step)
-    return task_loss(net.spec, net(params, some.x)[0], some.y).sum()
+    examples = minibatch(task.support, batch_size, step)
+    return task_loss(net.spec, net(from_vector(theta[None], net.shapes), examples.x)[0], examples.y).sum()
 
 
 def definition(
@@ -86,15 +80,9 @@ def definition(
 
     One task after the other. `at` is each task's (theta, state, step); the new ones are returned.
     """
-    widths = [2 if algorithm.preprocess is Preprocess.log_sign else 1, *algorithm.hidden]
-    cells = [torch.nn.LSTMCell(a, b).double() for a, b in zip(widths, algorithm.hidden, strict=False)]
-    own = []
-    for layer in range(1, len(cells) + 1):
-        parts = {name: params[f"lstm{layer}.{name}"] for name in ("weight_ih", "weight_hh")}
-        bias = params[f"lstm{layer}.bias"]
-        own.append(parts | {"bias_ih": bias, "bias_hh": torch.zeros_like(bias)})
+    cells = [torch_cell(params, f"lstm{layer}") for layer in range(1, len(algorithm.hidden) + 1)]
     total, after = torch.zeros((), dtype=torch.float64), []
-    for number, (task, (theta, state, step)) in enumerate(zip(one_task(batch), at, strict=True)):
+    for number, (task, (theta, state, step)) in enumerate(zip(batch.chunks(1), at, strict=True)):
         for now in range(step, step + algorithm.unroll):
             if gradient is None:
                 point = theta.detach().requires_grad_()
@@ -107,8 +95,8 @@ def definition(
                 x = torch.stack([fed.abs().log() / algorithm.p, fed.sign()], 1)
                 x[small] = torch.stack([torch.full_like(fed, -1), math.exp(algorithm.p) * fed], 1)[small]
             states = []
-            for cell, weights, before in zip(cells, own, state, strict=True):
-                states.append(functional_call(cell, weights, (x, before)))
+            for cell, before in zip(cells, state, strict=True):
+                states.append(cell(x, before))
                 x = states[-1][0]
             state = states
             theta = theta + algorithm.scale * (x @ params["readout.weight"].T + params["readout.bias"])[:, 0]
@@ -138,7 +126,7 @@ def test_the_updates_of_a_horizon_equal_the_definition_task_by_task(
         assert relative_error(update.gradient, expected) < 1e-10
         end = [
             loss_of(net, task, algorithm.batch_size, step, theta)
-            for task, (theta, _, step) in zip(one_task(batch), at, strict=True)
+            for task, (theta, _, step) in zip(batch.chunks(1), at, strict=True)
         ]
         torch.testing.assert_close(update.loss, torch.stack(end))
         carry = update.carry
@@ -160,7 +148,7 @@ def test_meta_gradient_equals_finite_differences_where_the_gradients_that_are_fe
 
     def record(task: int, step: int, theta: Tensor) -> Tensor:
         theta = theta.detach().requires_grad_()
-        one = list(one_task(batch))[task]
+        one = batch.chunks(1)[task]
         loss = loss_of(net, one, algorithm.batch_size, step, theta)
         recorded[task, step] = torch.autograd.grad(loss, theta)[0]
         return recorded[task, step]
@@ -217,15 +205,14 @@ def test_a_meta_iteration_is_an_update_for_each_unroll() -> None:
     assert loss.shape == (3,)
 
 
-@pytest.mark.parametrize("name", ["mlp", "conv4", "batch norm"])
-def test_the_start_is_normal_and_each_tasks_own(name: str) -> None:
-    spec, batch = images(tasks=40, size=16)
-    nets: dict[str, Net] = {
-        "mlp": MLP(spec, hidden=(20,)),
-        "conv4": Conv4(spec, filters=8),
-        "batch norm": MLP(spec, hidden=(20,), batch_norm=True),
-    }
-    net = nets[name]
+STARTED, FORTY = images(tasks=40, size=16)
+
+
+@pytest.mark.parametrize(
+    "net", [MLP(STARTED, (20,)), Conv4(STARTED, filters=8), MLP(STARTED, (20,), batch_norm=True)], ids=str
+)
+def test_the_start_is_normal_and_each_tasks_own(net: Net) -> None:
+    batch = FORTY
     optimizee = Optimizee(net, batch.support, None)
     start = optimizee.parameters(optimizee.start(0.01))
     norms = {key.rpartition(".")[0] for key in net.init_stats()}
@@ -285,28 +272,9 @@ def test_it_learns_quadratics() -> None:
     assert after[-1] < 1
 
 
-@pytest.mark.parametrize(
-    ("bad", "sentence"),
-    [
-        ({"unroll": 0}, "algo.unroll=0 must be a whole number, 1 or above"),
-        ({"horizon": 90}, r"algo.horizon=90 must be a multiple of algo.unroll=20, e.g. 100"),
-        ({"test_steps": 0}, "algo.test_steps=0 must be a whole number, 1 or above"),
-        ({"batch_size": 0}, "algo.batch_size=0 must be a whole number, 1 or above, or null"),
-        ({"start_std": math.nan}, "algo.start_std=nan must be a finite number"),
-        ({"scale": math.inf}, "algo.scale=inf must be a finite number above 0"),
-        ({"p": 0.0}, "algo.p=0.0 must be a finite number above 0"),
-        ({"hidden": (20, 0)}, r"algo.hidden=\[20, 0\] must be a list of widths, each 1 or above"),
-    ],
-)
-def test_settings_out_of_range_are_refused(bad: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        LearnedOptimizer(**bad)
-
-
-def test_another_training_way_is_refused_in_a_sentence() -> None:
-    spec = Spec((1, 16, 16), 5, 20, "classes")
-    with pytest.raises(UserError, match=r"task.train_way=20 must equal task.way=5"):
-        LearnedOptimizer().init(Conv4(spec), torch.Generator())
+def test_a_horizon_that_is_not_a_multiple_of_the_unroll_is_refused() -> None:
+    with pytest.raises(UserError, match=r"algo.horizon=90 must be a multiple of algo.unroll=20, e.g. 100"):
+        LearnedOptimizer(horizon=90)
 
 
 def test_running_statistics_are_those_of_the_last_step() -> None:

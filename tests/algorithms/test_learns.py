@@ -6,9 +6,11 @@ Each bound is about halfway between what the algorithm reaches and what it has b
 
 import pytest
 import torch
+from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.matching import Matching, Vote
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.algorithms.protonet import ProtoNet
@@ -48,25 +50,28 @@ def test_sinusoids(algorithm: Algorithm, optimizer: Optimizer, bound: float) -> 
     assert after < bound
 
 
-def test_protonet_learns_which_of_many_features_tell_classes_apart() -> None:
-    """Classes differ in 2 of 20 features, and the others are noise of the same size: 5-way 1-shot."""
+def clusters(tasks: int, seed: int) -> Batch:
+    """Five classes, one shot: four coordinates tell the class, and twelve louder ones are noise."""
+    rng = torch.Generator().manual_seed(seed)
+    centres = torch.randn(tasks, 5, 4, generator=rng)
 
-    def tasks(count: int, key: int) -> Batch:
-        rng = generator("clusters", key)
-        centres = torch.cat([3 * torch.randn(count, 5, 2, generator=rng), torch.zeros(count, 5, 18)], -1)
-        noise = torch.cat([0.3 * torch.ones(2), 3 * torch.ones(18)])
-        y = torch.arange(5).expand(count, 5)
-        query_y = torch.arange(5).repeat(3).expand(count, 15)
-        x = centres + noise * torch.randn(count, 5, 20, generator=rng)
-        query_x = centres.repeat(1, 3, 1) + noise * torch.randn(count, 15, 20, generator=rng)
-        return Batch(x, y, query_x, query_y, torch.arange(count))
+    def part(count: int) -> tuple[Tensor, Tensor]:
+        y = torch.rand(tasks, 5 * count, generator=rng).argsort(1) % 5
+        signal = centres.gather(1, y.unsqueeze(-1).expand(-1, -1, 4))
+        signal = signal + 0.1 * torch.randn(signal.shape, generator=rng)
+        return torch.cat([signal, 2 * torch.randn(tasks, 5 * count, 12, generator=rng)], 2), y
 
-    net = MLP(Spec((20,), 5, 5, "classes"), hidden=(32, 8))
-    learner = Learner(ProtoNet(), net, Optimizer(lr=3e-3), generator(0))
-    mode = BatchNorm.running
-    before = learner.evaluate(tasks(200, -1), [mode])[mode].metric.mean()
+    return Batch(*part(1), *part(3), torch.arange(tasks))
+
+
+@pytest.mark.parametrize("algorithm", [ProtoNet(), Matching(), Matching(fce=True), Matching(vote=Vote.sum)], ids=str)
+def test_embeddings_learn_what_tells_classes_apart(algorithm: Algorithm) -> None:
+    """From hardly above chance (20%) to 85% on tasks that it has not seen, in 200 steps."""
+    net = MLP(Spec((16,), 5, 5, "classes"), hidden=(32, 32))
+    learner = Learner(algorithm, net, Optimizer(lr=0.01), torch.Generator().manual_seed(0))
+    test, mode = clusters(200, seed=-1), BatchNorm.running
+    before = learner.evaluate(test, [mode])[mode].metric.mean()
     for step in range(200):
-        learner.step(tasks(8, step), step)
-    after = learner.evaluate(tasks(200, -1), [mode])[mode].metric.mean()
-    assert before < 0.45
-    assert after > 0.7
+        learner.step(clusters(8, step), step)
+    assert before < 0.5
+    assert learner.evaluate(test, [mode])[mode].metric.mean() > 0.85

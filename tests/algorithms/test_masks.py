@@ -66,23 +66,17 @@ class Norms(nn.Module):
         return self.head(torch.tanh(self.flat(self.hidden(x))))
 
 
-def conv(spec: Spec) -> Net:
-    return Conv4(spec, filters=3)
-
-
-def strided(spec: Spec) -> Net:
-    return Conv4(spec, filters=3, downsample=Downsample.stride, gamma=False)
-
-
 def mlp(spec: Spec) -> Net:
     return MLP(spec, hidden=(6, 5), batch_norm=True)
 
 
-def users(spec: Spec) -> Net:
-    return module_net(Norms, spec, {})
-
-
-NETS = pytest.mark.parametrize("make", [conv, strided, mlp, users])
+MAKES = {
+    "conv": lambda spec: Conv4(spec, filters=3),
+    "strided": lambda spec: Conv4(spec, filters=3, downsample=Downsample.stride, gamma=False),
+    "mlp": mlp,
+    "users": lambda spec: module_net(Norms, spec, {}),
+}
+NETS = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 
 
 def spec_of(way: int) -> Spec:
@@ -226,14 +220,11 @@ def test_a_task_without_its_padding_and_a_batch_in_chunks() -> None:
 @pytest.mark.parametrize(
     ("algorithm", "sentence"),
     [
-        (
-            Reptile(),
-            "algo.inner_batch=10 wants support sets of one size, and this task's vary: set algo.inner_batch=null",
-        ),
-        (Reptile(inner_batch=None), "algo.test_batch=5 wants .* set algo.test_batch=null"),
-        (Matching(fce=True), "algo.fce=true wants .* set algo.fce=false"),
-        (dataclasses.replace(OPTIMIZERS[0], batch_size=4), "algo.batch_size=4 wants .* set algo.batch_size=null"),
-        (dataclasses.replace(OPTIMIZERS[1], batch_size=4), "algo.batch_size=4 wants .* set algo.batch_size=null"),
+        (Reptile(), "algo.inner_batch=10 needs support sets of one size, .* vary: set algo.inner_batch=null"),
+        (Reptile(inner_batch=None), "algo.test_batch=5 needs .* set algo.test_batch=null"),
+        (Matching(fce=True), "algo.fce=true needs .* set algo.fce=false"),
+        (dataclasses.replace(OPTIMIZERS[0], batch_size=4), "algo.batch_size=4 needs .* set algo.batch_size=null"),
+        (dataclasses.replace(OPTIMIZERS[1], batch_size=4), "algo.batch_size=4 needs .* set algo.batch_size=null"),
     ],
     ids=str,
 )
@@ -263,7 +254,7 @@ def test_a_module_that_mixes_examples_cannot_be_masked() -> None:
 def test_attention_is_shared_by_the_real_examples_of_the_real_classes() -> None:
     """The loss would not tell: what all classes share leaves it as it is."""
     algorithm, batch = Matching(), padded()
-    net = conv(spec_of(MOST_WAY))
+    net = Conv4(spec_of(MOST_WAY), filters=3)
     with torch.no_grad():
         (predict,) = algorithm.adapt(net, init(algorithm, net), batch.support, 0)
         p = predict(batch.query_x, BatchNorm.inductive).exp()

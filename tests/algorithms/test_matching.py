@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
-from problems import along, finite_difference, images, init, one_task, relative_error
+from problems import expect_definition, expect_slope, finite_difference, images, init, relative_error
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta, mean_gradient, task_loss, task_metric
+from metalearn_cli.algorithms.base import BatchNorm, Meta, mean_gradient, task_loss
 from metalearn_cli.algorithms.matching import (
     Kernel,
     Matching,
@@ -20,13 +21,10 @@ from metalearn_cli.algorithms.matching import (
     similarity,
 )
 from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.errors import UserError
-from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.layers import init_lstm
 from metalearn_cli.nets.mlp import MLP, Activation
-from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Batch, Spec, Support
 
 VARIANTS = [
@@ -107,10 +105,7 @@ def test_meta_gradient_equals_the_definition_task_by_task(algorithm: Matching) -
     spec, batch = images()
     net = smooth(spec)
     meta = init(algorithm, net)
-    update = algorithm.meta_gradient(net, meta, batch, 0)
-    loss = torch.stack([definition(algorithm, net, meta.params, task) for task in one_task(batch)])
-    torch.testing.assert_close(update.loss, loss, rtol=1e-10, atol=0)
-    assert relative_error(update.gradient, mean_gradient(loss, meta.params)) < 1e-9
+    expect_definition(algorithm, net, meta, batch, partial(definition, algorithm, net))
     assert not any(name.startswith("head.") for name in meta.params)
 
 
@@ -118,15 +113,7 @@ def test_meta_gradient_equals_the_definition_task_by_task(algorithm: Matching) -
 @pytest.mark.row("D3")
 def test_meta_gradient_equals_finite_differences(algorithm: Matching) -> None:
     spec, batch = images()
-    net = smooth(spec)
-    meta = init(algorithm, net)
-    update = algorithm.meta_gradient(net, meta, batch, 0)
-
-    def loss(params: Params) -> Tensor:
-        return algorithm.meta_gradient(net, Meta(params, meta.buffers), batch, 0).loss.mean()
-
-    slope, direction = finite_difference(loss, meta.params)
-    assert along(update, direction) == pytest.approx(slope, rel=1e-6)
+    expect_slope(algorithm, smooth(spec), batch)
 
 
 def test_with_one_euclidean_shot_it_is_protonet() -> None:
@@ -225,26 +212,6 @@ def test_a_cosine_knows_no_length_and_stays_finite_at_zero() -> None:
     assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("algorithm", [Matching(), Matching(fce=True, test_steps=2, fine_tune_lr=0.1)], ids=str)
-def test_batch_norm_modes_are_what_they_say(algorithm: Matching) -> None:
-    spec, batch = images()
-    net = Conv4(spec, filters=3)
-    meta = init(algorithm, net)
-    with torch.no_grad():
-        *_, predict = algorithm.adapt(net, meta, batch.support, algorithm.test_steps)
-        whole = {mode: predict(batch.query_x, mode) for mode in BatchNorm}
-        alone = {mode: predict(batch.query_x[:, :1], mode) for mode in BatchNorm}
-    for mode in (BatchNorm.inductive, BatchNorm.running, BatchNorm.one_query):
-        torch.testing.assert_close(whole[mode][:, :1], alone[mode])
-    assert not torch.allclose(whole[BatchNorm.transductive][:, :1], alone[BatchNorm.transductive])
-    distinct = [whole[mode] for mode in BatchNorm]
-    assert all(not torch.allclose(a, b) for i, a in enumerate(distinct) for b in distinct[:i])
-    # Training normalises by support and query together.
-    (predict,) = algorithm.adapt(net, meta, batch.support, 0)
-    loss = task_loss(spec, predict(batch.query_x, BatchNorm.transductive), batch.query_y)
-    torch.testing.assert_close(loss.detach(), algorithm.meta_gradient(net, meta, batch, 0).loss)
-
-
 @pytest.mark.parametrize("algorithm", VARIANTS, ids=str)
 def test_fine_tuning_lowers_the_support_loss_step_by_step_and_no_steps_are_none(algorithm: Matching) -> None:
     algorithm = dataclasses.replace(algorithm, fine_tune_lr=1e-3)
@@ -269,7 +236,7 @@ def test_fine_tuning_is_gradient_descent_of_each_task_alone_on_the_networks_weig
     with torch.no_grad():
         *_, predict = algorithm.adapt(net, meta, batch.support, 2)
         found = predict(batch.query_x, BatchNorm.running)
-    for t, task in enumerate(one_task(batch)):
+    for t, task in enumerate(batch.chunks(1)):
         phi = dict(meta.params)
         for _ in range(2):
             features = net.features(phi, task.support_x, meta.buffers)[0]
@@ -307,70 +274,7 @@ def test_it_trains_with_another_way_than_it_is_tested_with() -> None:
     spec = spec._replace(outputs=3, train_outputs=5)
     net, algorithm = smooth(spec), Matching()
     meta = init(algorithm, net)
-    update = algorithm.meta_gradient(net, meta, train, 0)
-    loss = torch.stack([definition(algorithm, net, meta.params, task) for task in one_task(train)])
-    torch.testing.assert_close(update.loss, loss, rtol=1e-10, atol=0)
+    expect_definition(algorithm, net, meta, train, partial(definition, algorithm, net))
     with torch.no_grad():
         (predict,) = algorithm.adapt(net, meta, test.support, 0)
         assert predict(test.query_x, BatchNorm.running).shape == (3, 6, 3)
-
-
-def clusters(tasks: int, seed: int) -> Batch:
-    """Five classes, one shot: four coordinates tell the class, twelve louder ones are noise."""
-    rng = torch.Generator().manual_seed(seed)
-    centres = torch.randn(tasks, 5, 4, generator=rng)
-
-    def part(count: int) -> tuple[Tensor, Tensor]:
-        y = torch.rand(tasks, 5 * count, generator=rng).argsort(1) % 5
-        signal = centres.gather(1, y.unsqueeze(-1).expand(-1, -1, 4))
-        signal = signal + 0.1 * torch.randn(signal.shape, generator=rng)
-        return torch.cat([signal, 2 * torch.randn(tasks, 5 * count, 12, generator=rng)], 2), y
-
-    return Batch(*part(1), *part(3), torch.arange(tasks))
-
-
-@pytest.mark.parametrize(
-    "algorithm",
-    [Matching(), Matching(fce=True), Matching(vote=Vote.sum), Matching(kernel=Kernel.euclidean, temperature=1.0)],
-    ids=str,
-)
-def test_it_learns_what_tells_classes_apart(algorithm: Matching) -> None:
-    """From hardly above chance (20%) to 85% on tasks that it has not seen, in 200 steps."""
-    spec = Spec((16,), 5, 5, "classes")
-    learner = Learner(algorithm, MLP(spec, hidden=(32, 32)), Optimizer(lr=0.01), torch.Generator().manual_seed(0))
-    test = clusters(200, seed=-1)
-
-    def accuracy() -> float:
-        with torch.no_grad():
-            out = learner.adapt(test.support)(test.query_x, BatchNorm.running)
-        return task_metric(spec, out, test.query_y).mean().item()
-
-    before = accuracy()
-    for step in range(200):
-        learner.step(clusters(8, step), step)
-    assert before < 0.5
-    assert accuracy() > 0.85
-
-
-def test_values_instead_of_classes_are_refused_in_a_sentence() -> None:
-    spec = Spec((1,), 1, 1, "values")
-    with pytest.raises(UserError, match=r"algo=matching compares classes.*take task=omniglot"):
-        Matching().init(MLP(spec), torch.Generator())
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"temperature": 0.0},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"fine_tune_lr": -1.0},
-        {"fine_tune_lr": float("nan")},
-        {"reads": -1},
-        {"test_steps": -1},
-    ],
-    ids=str,
-)
-def test_settings_out_of_range_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=f"algo.{next(iter(bad))}={next(iter(bad.values()))} must be"):
-        Matching(**bad)  # type: ignore[arg-type]

@@ -2,26 +2,14 @@
 
 import pytest
 import torch
-from problems import along, finite_difference, images, init, one_task, points, relative_error
+from problems import CASES, SMOOTH_CASES, cases, expect_definition, expect_slope, init, relative_error
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Meta, task_loss
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.meta_sgd import RATE, MetaSGD
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.nets.conv4 import Conv4
-from metalearn_cli.nets.mlp import MLP, Activation
-from metalearn_cli.tasks.base import Batch, Spec
-
-
-def cases() -> list[tuple[Net, Batch]]:
-    (image_spec, image_batch), (point_spec, point_batch) = images(), points()
-    return [
-        (MLP(point_spec, hidden=(6, 6), activation=Activation.tanh), point_batch),
-        (MLP(image_spec, hidden=(6,), batch_norm=True, activation=Activation.tanh), image_batch),
-        (Conv4(image_spec, filters=3), image_batch),
-    ]
+from metalearn_cli.tasks.base import Batch
 
 
 def with_constant_rate(meta: Meta, rate: float) -> Meta:
@@ -32,41 +20,28 @@ def with_constant_rate(meta: Meta, rate: float) -> Meta:
     return Meta(params, meta.buffers)
 
 
-@pytest.mark.parametrize(("net", "batch"), cases()[:2])
+@SMOOTH_CASES
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.row("D3")
 def test_meta_gradient_equals_finite_differences(net: Net, batch: Batch, steps: int) -> None:
     """In the weights and in the rates."""
-    algorithm = MetaSGD(inner_steps=steps)
-    meta = init(algorithm, net)
-    update = algorithm.meta_gradient(net, meta, batch, 0)
-
-    def loss(params: Params) -> Tensor:
-        return algorithm.meta_gradient(net, Meta(params, meta.buffers), batch, 0).loss.mean()
-
-    slope, direction = finite_difference(loss, meta.params)
-    assert along(update, direction) == pytest.approx(slope, rel=1e-6)
+    expect_slope(MetaSGD(inner_steps=steps), net, batch)
 
 
-@pytest.mark.parametrize(("net", "batch"), cases())
+@CASES
 @pytest.mark.row("D3")
 def test_meta_gradient_equals_the_definition_task_by_task(net: Net, batch: Batch) -> None:
-    algorithm = MetaSGD()
-    meta = init(algorithm, net)
-    update = algorithm.meta_gradient(net, meta, batch, 0)
-    theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
-    losses = []
-    for task in one_task(batch):
+    def loss_of(params: Params, task: Batch) -> Tensor:
+        theta = {name: value for name, value in params.items() if not name.startswith(RATE)}
         loss = task_loss(net.spec, net(theta, task.support_x)[0], task.support_y).sum()
         slopes = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
-        phi = {name: theta[name] - meta.params[RATE + name] * g for name, g in zip(theta, slopes, strict=True)}
-        losses.append(task_loss(net.spec, net(phi, task.query_x)[0], task.query_y))
-    loss = torch.cat(losses).mean()
-    expected = dict(zip(meta.params, torch.autograd.grad(loss, list(meta.params.values())), strict=True))
-    assert relative_error(update.gradient, expected) < 1e-10
+        phi = {name: theta[name] - params[RATE + name] * g for name, g in zip(theta, slopes, strict=True)}
+        return task_loss(net.spec, net(phi, task.query_x)[0], task.query_y)
+
+    expect_definition(MetaSGD(), net, init(MetaSGD(), net), batch, loss_of)
 
 
-@pytest.mark.parametrize(("net", "batch"), cases())
+@CASES
 @pytest.mark.parametrize("steps", [1, 2])
 def test_with_one_constant_rate_it_is_maml(net: Net, batch: Batch, steps: int) -> None:
     meta = with_constant_rate(init(MetaSGD(), net), 0.1)
@@ -87,14 +62,3 @@ def test_all_rates_start_at_one_value_from_the_range() -> None:
         assert 0.02 <= rates[0] <= 0.03
         starts.append(rates[0].item())
     assert len(set(starts)) == 5
-
-
-@pytest.mark.parametrize("bad", [(0.1,), (0.2, 0.1), (-0.1, 0.1), (0.1, float("inf"))])
-def test_a_range_that_is_none_is_refused(bad: tuple[float, ...]) -> None:
-    with pytest.raises(UserError, match=r"algo\.initial_lr="):
-        MetaSGD(initial_lr=bad)
-
-
-def test_another_training_way_is_refused_in_a_sentence() -> None:
-    with pytest.raises(UserError, match="algo=meta_sgd learns one output per class"):
-        MetaSGD().init(Conv4(Spec((1, 16, 16), 5, 20, "classes")), torch.Generator())

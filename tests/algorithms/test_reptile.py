@@ -2,37 +2,26 @@
 
 import pytest
 import torch
-from problems import images, init, one_task, points, relative_error
+from problems import cases, init, relative_error
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
 from metalearn_cli.algorithms.inner_loop import minibatch
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.reptile import ADAM_STEPS, SECOND_MOMENT, AdamSlots, InnerOptimizer, Reptile
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.nets.conv4 import Conv4
-from metalearn_cli.nets.mlp import MLP, Activation
-from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.base import Batch
 
 SGD = InnerOptimizer.sgd
 
 
-def cases() -> list[tuple[Net, Batch]]:
-    (image_spec, image_batch), (point_spec, point_batch) = images(), points()
-    return [
-        (MLP(point_spec, hidden=(6, 6), activation=Activation.tanh), point_batch),
-        (Conv4(image_spec, filters=3), image_batch),
-    ]
-
-
 def gradient(net: Net, params: Params, batch: Batch) -> Params:
-    """Of the mean support loss over tasks, in shared parameters."""
+    """The gradient of the mean support loss over tasks in shared parameters, differentiable."""
     loss = task_loss(net.spec, net(params, batch.support_x)[0], batch.support_y).mean()
     return dict(zip(params, torch.autograd.grad(loss, list(params.values()), create_graph=True), strict=True))
 
 
-@pytest.mark.parametrize(("net", "batch"), cases())
+@pytest.mark.parametrize(("net", "batch"), cases()[::2])
 @pytest.mark.parametrize("size", [None, 2])
 @pytest.mark.parametrize("optimizer", InnerOptimizer)
 @pytest.mark.row("D3")
@@ -42,7 +31,7 @@ def test_meta_gradient_is_the_way_that_torchs_optimizer_goes_task_by_task(
     algorithm = Reptile(optimizer, inner_lr=0.01, inner_steps=4, inner_batch=size, adam_slots=AdamSlots.reset)
     meta = init(algorithm, net)
     ends: list[Params] = []
-    for task in one_task(batch):
+    for task in batch.chunks(1):
         phi = {name: value.detach().clone().requires_grad_() for name, value in meta.params.items()}
         inner: torch.optim.Optimizer = (
             torch.optim.SGD(phi.values(), lr=0.01)
@@ -60,7 +49,7 @@ def test_meta_gradient_is_the_way_that_torchs_optimizer_goes_task_by_task(
     assert relative_error(found, expected) < 1e-10
 
 
-@pytest.mark.parametrize(("net", "batch"), cases())
+@pytest.mark.parametrize(("net", "batch"), cases()[::2])
 def test_with_one_step_of_sgd_it_is_joint_training(net: Net, batch: Batch) -> None:
     algorithm = Reptile(SGD, inner_lr=0.1, inner_steps=1, inner_batch=None)
     meta = init(algorithm, net)
@@ -75,7 +64,7 @@ def test_the_gradient_over_the_rate_is_the_sum_of_the_inner_gradients() -> None:
     states = [state.params for state in algorithm.inner_loop(net, meta, batch.support, 3, None)]
     total = {name: torch.zeros_like(value) for name, value in meta.params.items()}
     for params in states[:-1]:
-        for number, task in enumerate(one_task(batch)):
+        for number, task in enumerate(batch.chunks(1)):
             own = {name: value[number].detach().requires_grad_() for name, value in params.items()}
             for name, value in gradient(net, own, task).items():
                 total[name] += value.detach() / len(batch.key)
@@ -142,7 +131,7 @@ def test_with_one_task_a_meta_batch_the_kept_slots_are_those_of_one_adam_that_go
     meta = init(algorithm, net)
     phi = {name: value.detach().clone().requires_grad_() for name, value in meta.params.items()}
     adam = torch.optim.Adam(phi.values(), lr=0.01, betas=(0.0, 0.999))
-    for task in one_task(batch):
+    for task in batch.chunks(1):
         for name, value in meta.params.items():
             phi[name].data.copy_(value)
         for _ in range(3):
@@ -185,16 +174,3 @@ def test_the_test_goes_on_from_the_kept_slots_and_changes_nothing() -> None:
     with torch.no_grad():
         *_, predict = algorithm.adapt(net, fresh, batch.support, 4)
         assert not torch.allclose(predict(batch.query_x, BatchNorm.one_query), whole)
-
-
-@pytest.mark.parametrize(
-    "bad", [{"inner_lr": float("nan")}, {"inner_steps": 0}, {"test_steps": 0}, {"inner_batch": 0}, {"test_batch": -1}]
-)
-def test_settings_out_of_range_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=f"algo.{next(iter(bad))}="):
-        Reptile(**bad)  # type: ignore[arg-type]
-
-
-def test_another_training_way_is_refused_in_a_sentence() -> None:
-    with pytest.raises(UserError, match="algo=reptile learns one output per class"):
-        Reptile().init(Conv4(Spec((1, 16, 16), 5, 20, "classes")), torch.Generator())

@@ -1,5 +1,7 @@
 """Every yaml of conf/ is tested by being there."""
 
+import math
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -12,13 +14,21 @@ from pairs import PAIRS, built_or_refused, cases, chosen, small
 from places import ROOT
 
 from metalearn_cli.algorithms.base import Algorithm
+from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
+from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
+from metalearn_cli.algorithms.matching import Matching
+from metalearn_cli.algorithms.meta_lstm import MetaLSTM
+from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.cli import main
 from metalearn_cli.config import conf_folder, schema
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job, load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
+from metalearn_cli.nets.base import Net
+from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
+from metalearn_cli.system.limits import words_of
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 
 CONF = conf_folder.conf_dir()
@@ -33,6 +43,10 @@ def test_conf_is_the_checkouts() -> None:
 
 def load(group: str, choice: str, own_images: Path) -> Job:
     return load_job(chosen(group, choice, own_images))
+
+
+def part_of(group: str, job: Job) -> Any:
+    return {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group]
 
 
 @pytest.mark.parametrize(("group", "choice"), [*CHOICES, *nightly(("experiment", preset) for preset in PRESETS)])
@@ -65,17 +79,41 @@ def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(
 
 def test_every_key_with_few_values_lists_them_in_its_comment(own_images: Path) -> None:
     """Completion reads them there, and so does whoever opens the file."""
-    jobs = [(group, load(group, choice, own_images)) for group, choice in CHOICES]
-    parts: list[tuple[str, Any]] = [("", jobs[0][1].run)]
-    for group, job in jobs:
-        parts.append(
-            (f"{group}.", {"algo": job.algo, "task": job.task, "model": job.net, "optimizer": job.optimizer}[group])
-        )
-    for prefix, part in parts:
+    parts = [(f"{group}.", part_of(group, load(group, choice, own_images))) for group, choice in CHOICES]
+    for prefix, part in [("", load(*CHOICES[0], own_images).run), *parts]:
         for key, kind in schema.field_types(type(part)).items():
             for option in (kind, *get_args(kind)):
                 if isinstance(option, type) and issubclass(option, Enum) and get_origin(kind) is not tuple:
                     assert set(conf_folder.key_values(prefix + key)) >= {member.name for member in option}, prefix + key
+
+
+@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] != "task"])
+def test_a_value_out_of_range_is_refused_with_its_key(group: str, choice: str, own_images: Path) -> None:
+    job = load(group, choice, own_images)
+    base, part = {"algo": Algorithm, "model": Net, "optimizer": Optimizer}[group], part_of(group, job)
+    for key, kind in schema.field_types(type(part)).items():
+        if words := words_of(kind):
+            bad = [-1] if "tuple" in str(kind) else -1
+            with pytest.raises(UserError, match=rf"{group}\.{key}=\[?-1.* must be {re.escape(words)}"):
+                schema.build({**schema.described(part), key: bad}, group, base, schema.ConfigSource(), job.task.spec)
+
+
+@pytest.mark.parametrize(
+    ("part", "bad"),
+    [
+        *((HandOptimizer(), {"rates": rates}) for rates in ([], [0.1, math.nan], [0.0])),
+        *((MetaSGD(), {"initial_lr": rates}) for rates in ([0.1], [0.2, 0.1], [-0.1, 0.1], [0.1, math.inf])),
+        *((MetaLSTM(), {"bn_momentum": momentum}) for momentum in (0.0, 1.5, math.nan)),
+        *((Matching(), {"temperature": temperature}) for temperature in (0.0, math.nan, math.inf)),
+        (LearnedOptimizer(), {"hidden": [20, 0]}),
+        (Optimizer(), {"lr": math.inf}),
+        (Optimizer(), {"clip_norm": 0.0}),
+    ],
+)
+def test_what_is_no_range_rate_or_width_is_refused(part: Algorithm | Optimizer, bad: dict[str, Any]) -> None:
+    ((key, value),) = bad.items()
+    with pytest.raises(UserError, match=re.escape(f"{key}={value} must be")):
+        schema.build({**schema.described(part), **bad}, "part", type(part), schema.ConfigSource())
 
 
 def test_a_split_with_too_few_classes_to_validate_is_said_or_refused() -> None:

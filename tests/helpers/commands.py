@@ -59,12 +59,12 @@ def wait(folder: Path, pid: int) -> Finished:
     return Finished(os.waitstatus_to_exitcode(status), out, err)
 
 
-def run(folder: Path, *arguments: str) -> Finished:
-    """The same, from beginning to end, with only its own output."""
+def run(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
+    """Start `metalearn ARGUMENTS`, wait for it, and give what it alone has printed."""
     folder.mkdir(exist_ok=True)
     for name in ("out", "err"):
         (folder / name).unlink(missing_ok=True)
-    return wait(folder, start(folder, *arguments))
+    return wait(folder, start(folder, *arguments, first=first))
 
 
 def is_running(pid: int) -> bool:

@@ -1,53 +1,63 @@
-"""Small problems in float64 that the tests share."""
+"""Small problems in float64 that the tests share, and what a meta-gradient is held against."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from metalearn_cli.algorithms.base import Algorithm, Meta, Update
-from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
-from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer, Preprocess
-from metalearn_cli.algorithms.maml import MAML
-from metalearn_cli.algorithms.matching import Matching
-from metalearn_cli.algorithms.meta_lstm import MetaLSTM
-from metalearn_cli.algorithms.meta_sgd import MetaSGD
-from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.algorithms.reptile import Reptile
+from metalearn_cli.algorithms.base import Algorithm, Meta, Update, mean_gradient
+from metalearn_cli.config.conf_folder import conf_dir, list_choices
+from metalearn_cli.config.schema import ConfigSource, build
 from metalearn_cli.learning.step import Execution
 from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.conv4 import Conv4, Downsample
+from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Batch, Spec
 from metalearn_cli.tasks.curves import Points
 from metalearn_cli.tasks.episodes import Episodes
 
 DOUBLE = Execution(dtype=torch.float64)
 
-# Every algorithm for classes, with settings under which all that it has is used.
-ALGORITHMS: list[Algorithm] = [
-    MAML(inner_lr=0.1, inner_steps=2, test_steps=2),
-    MetaSGD(test_steps=2),
-    MetaLSTM(inner_steps=2, test_steps=2),
-    ProtoNet(),
-    Matching(fce=True, reads=2, learn_temperature=True, test_steps=2, fine_tune_lr=0.1),
-    Reptile(inner_steps=3, inner_batch=4, test_steps=2),
-    LearnedOptimizer((4,), Preprocess.log_sign, scale=0.1, batch_size=4, unroll=2, horizon=6, test_steps=3),
-    HandOptimizer(rates=(0.001, 0.01, 1e9), batch_size=4, horizon=4, test_steps=3),
-]
+# Settings under which all that an algorithm has is used.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "maml": {"inner_lr": 0.1, "inner_steps": 2, "test_steps": 2},
+    "meta_sgd": {"test_steps": 2},
+    "meta_lstm": {"inner_steps": 2, "test_steps": 2},
+    "matching": {"fce": True, "reads": 2, "learn_temperature": True, "test_steps": 2, "fine_tune_lr": 0.1},
+    "reptile": {"inner_steps": 3, "inner_batch": 4, "test_steps": 2},
+    "learned_optimizer": {"hidden": [4], "preprocess": "log_sign", "scale": 0.1, "batch_size": 4, "unroll": 2}
+    | {"horizon": 6, "test_steps": 3},
+    "hand_optimizer": {"rates": [0.001, 0.01, 1e9], "batch_size": 4, "horizon": 4, "test_steps": 3},
+}
+
+
+def made(algo: str) -> Algorithm:
+    """The algorithm of this yaml, with its settings for the tests."""
+    node = OmegaConf.load(conf_dir() / "algo" / f"{algo}.yaml")
+    group = {**node.get("algo", node), **SETTINGS.get(algo, {})}
+    algorithm: Algorithm = build(group, "algo", Algorithm, ConfigSource())
+    return algorithm
+
+
+# Every algorithm for classes.
+ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo != "pretrain"]
 
 
 def image_task(cls: Any, **keys: Any) -> Any:
     """A task of images with these keys, which yaml has on one level."""
-    own = {name: keys.pop(name) for name in list(keys) if name in Episodes.__dataclass_fields__}
-    return cls(replace(cls.episodes, **own), **keys)
+    sizes = {name: keys.pop(name) for name in list(keys) if name in Episodes.__dataclass_fields__}
+    return cls(replace(cls.episodes, **sizes), **keys)
 
 
 def points_task(cls: Any, **keys: Any) -> Any:
     """A family of curves with these keys, which yaml has on one level."""
-    own = {name: keys.pop(name) for name in list(keys) if name in Points.__dataclass_fields__}
-    return cls(replace(cls.points, **own), **keys)
+    sizes = {name: keys.pop(name) for name in list(keys) if name in Points.__dataclass_fields__}
+    return cls(replace(cls.points, **sizes), **keys)
 
 
 def images(
@@ -75,6 +85,21 @@ def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tupl
     return Spec((1,), 1, 1, "values"), batch
 
 
+def cases() -> list[tuple[Net, Batch]]:
+    """Networks with what they learn from. Smooth activations first: a difference across a kink is not a derivative."""
+    (image_spec, image_batch), (point_spec, point_batch) = images(), points()
+    return [
+        (MLP(point_spec, hidden=(6, 6), activation=Activation.tanh), point_batch),
+        (MLP(image_spec, hidden=(6,), batch_norm=True, activation=Activation.tanh), image_batch),
+        (Conv4(image_spec, filters=3), image_batch),
+        (Conv4(image_spec, filters=3, downsample=Downsample.stride, gamma=False), image_batch),
+    ]
+
+
+CASES = pytest.mark.parametrize(("net", "batch"), cases())
+SMOOTH_CASES = pytest.mark.parametrize(("net", "batch"), cases()[:2])
+
+
 def init(algorithm: Algorithm, net: Net, seed: int = 0) -> Meta:
     """Float64 meta-parameters, moved off their special values (gamma 1, bias 0, running mean 0 and variance 1), that
     require gradients."""
@@ -86,17 +111,44 @@ def init(algorithm: Algorithm, net: Net, seed: int = 0) -> Meta:
     return Meta(params, {name: stats.get(name, value).double() for name, value in meta.buffers.items()})
 
 
-def one_task(batch: Batch) -> Iterator[Batch]:
-    """Each task as a batch of its own."""
-    yield from batch.chunks(1)
-
-
 def relative_error(found: Params, expected: Params) -> float:
     """|found - expected| / |expected| of all names together: a single one's exact derivative may be zero."""
     assert found.keys() == expected.keys()
     difference = sum((found[name] - expected[name]).square().sum().item() for name in expected)
     size = sum(value.square().sum().item() for value in expected.values())
     return math.sqrt(difference / size) if expected else 0.0  # nothing gets a gradient
+
+
+def torch_cell(params: Params, name: str) -> Callable[[Tensor, Any], tuple[Tensor, Tensor]]:
+    """torch's own LSTM cell under these parameters: (x, (h, c)) -> (h, c)."""
+    weights = {part: params[f"{name}.{part}"] for part in ("weight_ih", "weight_hh")}
+    bias = params[f"{name}.bias"]
+    weights |= {"bias_ih": bias, "bias_hh": torch.zeros_like(bias)}
+    cell = nn.LSTMCell(weights["weight_ih"].shape[1], len(bias) // 4).double()
+    return lambda x, state: torch.func.functional_call(cell, weights, (x, state))
+
+
+def expect_definition(
+    algorithm: Algorithm, net: Net, meta: Meta, batch: Batch, loss_of: Callable[[Params, Batch], Tensor]
+) -> Update:
+    """The meta-gradient is that of the mean of loss_of(params, task), one task after the other."""
+    update = algorithm.meta_gradient(net, meta, batch, 0)
+    losses = torch.stack([loss_of(meta.params, task).squeeze() for task in batch.chunks(1)])
+    assert relative_error(update.gradient, mean_gradient(losses, meta.params)) < 1e-10
+    torch.testing.assert_close(update.loss, losses.detach(), rtol=1e-10, atol=0.0)
+    return update
+
+
+def expect_slope(algorithm: Algorithm, net: Net, batch: Batch) -> None:
+    """The meta-gradient is the slope of the mean loss along a random direction."""
+    meta = init(algorithm, net)
+    update = algorithm.meta_gradient(net, meta, batch, 0)
+
+    def loss(params: Params) -> Tensor:
+        return algorithm.meta_gradient(net, Meta(params, meta.buffers), batch, 0).loss.mean()
+
+    slope, direction = finite_difference(loss, meta.params)
+    assert along(update, direction) == pytest.approx(slope, rel=1e-6)
 
 
 def finite_difference(loss: Callable[[Params], Tensor], params: Params, seed: int = 0) -> tuple[float, Params]:

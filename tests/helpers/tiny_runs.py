@@ -7,10 +7,10 @@ import torch
 from commands import run
 from PIL import Image
 
+from metalearn_cli.config.conf_folder import list_choices
+
 CLASSES, IMAGES = 20, 8
-CLASSIFIERS = (
-    *("maml", "meta_sgd", "meta_lstm", "protonet", "matching", "reptile", "learned_optimizer", "hand_optimizer"),
-)
+CLASSIFIERS = tuple(algo for algo in list_choices("algo") if algo != "pretrain")
 
 _SHORT = {
     "hand_optimizer": ["algo.rates=[0.01,0.1]", "algo.horizon=2", "algo.test_steps=2"],

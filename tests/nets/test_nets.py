@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from problems import torch_cell
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
@@ -175,19 +176,13 @@ def test_the_lstm_cell_is_torchs(lead: tuple[int, ...]) -> None:
     """Several steps: values, and gradients in the parameters and the inputs."""
     rng = torch.Generator().manual_seed(0)
     params = {name: value.double().requires_grad_() for name, value in init_lstm("cell", 3, 6, rng).items()}
-    cell = torch.nn.LSTMCell(3, 6).double()
-    own = {
-        "weight_ih": params["cell.weight_ih"],
-        "weight_hh": params["cell.weight_hh"],
-        "bias_ih": params["cell.bias"],
-        "bias_hh": torch.zeros(24, dtype=torch.float64),
-    }
+    cell = torch_cell(params, "cell")
     xs = torch.randn(4, *lead, 3, generator=rng, dtype=torch.float64).requires_grad_()
     found = expected = (torch.randn(2, *lead, 6, generator=rng, dtype=torch.float64)).unbind()
     for x in xs:
         found = lstm_cell(params, "cell", x, found)
-        flat = (x.flatten(0, -2), tuple(value.flatten(0, -2) for value in expected))
-        expected = tuple(value.view(*lead, 6) for value in torch.func.functional_call(cell, own, flat))
+        flat = cell(x.flatten(0, -2), tuple(value.flatten(0, -2) for value in expected))
+        expected = tuple(value.view(*lead, 6) for value in flat)
     sums = []
     for ours, torchs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12)

@@ -84,10 +84,7 @@ def test_what_was_learned_is_said_and_written(tmp_path: Path) -> None:
     assert "learned: median_rate 0.03, lowest_rate 0.03, highest_rate 0.03" in done.out
 
 
-@pytest.mark.parametrize(
-    ("expect", "code"),
-    [("mse>0", 0), ("mse < 1e9", 0), ("mse_step1<=0", 3), ("mse<=0.001", 3)],
-)
+@pytest.mark.parametrize(("expect", "code"), [("mse>0", 0), ("mse < 1e9", 0), ("mse_step1<=0", 3), ("mse<=0.001", 3)])
 def test_expect_decides_the_exit_code_also_of_a_finished_run(tmp_path: Path, expect: str, code: int) -> None:
     for _ in range(2):
         done = run(tmp_path, "train", *TINY, "name=one", f"expect={expect}")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Finished, results, start, wait
+from commands import results, run
+from kills import what_must_be_equal
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
@@ -22,20 +23,6 @@ from metalearn_cli.system.console import Console, Progress
 # A validation and a test are four blocks each, and the metric of a block is asked for three times: after 0, 1, 2 steps.
 RUN = ["task=sinusoid", "model.hidden=[4]", "algo.test_steps=2", "threads=1", "name=run", "save_every=50"]
 RUN += ["log_every=1", "eval_episodes=200", "test_episodes=200", "eval_every=4"]
-
-
-def go(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
-    folder.mkdir(exist_ok=True)
-    for name in ("out", "err"):
-        (folder / name).unlink(missing_ok=True)
-    return wait(folder, start(folder, *arguments, first=first))
-
-
-def bits(folder: Path) -> dict[str, bytes]:
-    run = folder / "outputs/run"
-    paths = [*(run / "checkpoints").iterdir()]
-    paths += [run / name for name in ("metrics.jsonl", "results.json", "episodes.npz")]
-    return {path.name: path.read_bytes() for path in paths}
 
 
 def signal_at(call: int, number: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
@@ -66,61 +53,61 @@ def asked(folder: Path) -> int:
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The bits of eight steps to which nothing happens: validations of steps 4 and 8, and the test."""
     folder = tmp_path_factory.mktemp("straight")
-    done = go(folder, "train", *RUN, "steps=8")
+    done = run(folder, "train", *RUN, "steps=8")
     assert done.code == 0, done.err
-    return bits(folder)
+    return what_must_be_equal(folder)
 
 
 def test_a_signal_within_a_block_of_a_validation_is_answered_there(tmp_path: Path, straight: dict[str, bytes]) -> None:
-    stopped = go(tmp_path, "train", *RUN, "steps=8", first=signal_at(5))
+    stopped = run(tmp_path, "train", *RUN, "steps=8", first=signal_at(5))
     assert stopped.code == 143
     assert asked(tmp_path) == 5, "what was computed after the signal"
     assert stopped.err.splitlines()[-1].startswith("metalearn: stopped; saved step 4; continue with: metalearn train ")
     assert "finishing the step" not in stopped.err
-    assert go(tmp_path, "train", *RUN, "steps=8").code == 0
-    assert bits(tmp_path) == straight
+    assert run(tmp_path, "train", *RUN, "steps=8").code == 0
+    assert what_must_be_equal(tmp_path) == straight
 
 
 def test_a_test_that_was_stopped_goes_on_with_what_was_scored(tmp_path: Path, straight: dict[str, bytes]) -> None:
-    stopped = go(tmp_path, "train", *RUN, "steps=8", first=signal_at(24 + 7, signal.SIGINT))
+    stopped = run(tmp_path, "train", *RUN, "steps=8", first=signal_at(24 + 7, signal.SIGINT))
     assert stopped.code == 130
     assert asked(tmp_path) == 24 + 7
     assert "stopped; saved step 8 and a part of its test; continue with: metalearn train" in stopped.err
     assert "finishing the step" not in stopped.err
-    run = tmp_path / "outputs/run"
-    first, second = sorted(run.glob(f"{scored_parts.FOLDER}/*/*"))
+    outputs = tmp_path / "outputs/run"
+    first, second = sorted(outputs.glob(f"{scored_parts.FOLDER}/*/*"))
     # Once more, before the rest: a part that is damaged is scored again, and what is none is not read.
     second.write_bytes(second.read_bytes()[:-1] + bytes([second.read_bytes()[-1] ^ 1]))
     (first.parent / "00000003-8-0123456789abcdef.safetensors").write_bytes(b"mine")
-    stopped = go(tmp_path, "train", *RUN, "steps=8", first=signal_at(5))
+    stopped = run(tmp_path, "train", *RUN, "steps=8", first=signal_at(5))
     assert "going on with the test after 64 of 200 episodes" in stopped.err
-    done = go(tmp_path, "train", *RUN, "steps=8", first=signal_at(0))
+    done = run(tmp_path, "train", *RUN, "steps=8", first=signal_at(0))
     assert done.code == 0, done.err
     assert "going on with the test after 128 of 200 episodes" in done.err
     assert asked(tmp_path) == 6, "two blocks were left"
-    assert bits(tmp_path) == straight
-    assert not (run / scored_parts.FOLDER).exists()
+    assert what_must_be_equal(tmp_path) == straight
+    assert not (outputs / scored_parts.FOLDER).exists()
 
 
 def test_a_part_of_a_block_is_kept_where_few_tasks_go_through_at_once(tmp_path: Path) -> None:
     """Five at once, 13 times in a block: a part is ten episodes."""
     chunked = [*RUN, "steps=2", "tasks_per_chunk=5", "test_episodes=70"]
-    assert go(tmp_path / "whole", "train", *chunked).code == 0
-    stopped = go(tmp_path, "train", *chunked, first=signal_at(3 * 9 + 1))
+    assert run(tmp_path / "whole", "train", *chunked).code == 0
+    stopped = run(tmp_path, "train", *chunked, first=signal_at(3 * 9 + 1))
     assert stopped.code == 143
-    done = go(tmp_path, "train", *chunked, first=signal_at(0))
+    done = run(tmp_path, "train", *chunked, first=signal_at(0))
     assert "going on with the test after 40 of 70 episodes" in done.err
     assert asked(tmp_path) == 3 * (5 + 2)
-    assert bits(tmp_path) == bits(tmp_path / "whole")
+    assert what_must_be_equal(tmp_path) == what_must_be_equal(tmp_path / "whole")
 
 
 def test_what_was_scored_of_another_test_is_not_taken(tmp_path: Path, straight: dict[str, bytes]) -> None:
     """A longer run has other weights, and a test with another number of episodes has other blocks at its end."""
-    go(tmp_path, "train", *RUN, "steps=4", first=signal_at(12 + 7))
+    run(tmp_path, "train", *RUN, "steps=4", first=signal_at(12 + 7))
     assert list((tmp_path / "outputs/run").glob(f"{scored_parts.FOLDER}/*/*"))
-    done = go(tmp_path, "train", *RUN, "steps=8")
+    done = run(tmp_path, "train", *RUN, "steps=8")
     assert "going on with the test" not in done.err
-    assert bits(tmp_path) == straight
+    assert what_must_be_equal(tmp_path) == straight
 
 
 def test_the_scores_of_other_weights_are_those_of_another_test() -> None:
@@ -147,16 +134,16 @@ def test_parts_are_read_for_the_modes_and_the_episodes_that_they_are_of(tmp_path
 
 
 def test_an_evaluation_that_was_stopped_goes_on(tmp_path: Path) -> None:
-    assert go(tmp_path, "train", *RUN, "steps=4").code == 0
+    assert run(tmp_path, "train", *RUN, "steps=4").code == 0
     command = ["eval", "run=outputs/run", "episodes_seed=1"]
-    early = go(tmp_path, *command, first=signal_at(2))
+    early = run(tmp_path, *command, first=signal_at(2))
     assert early.code == 143
     assert not list((tmp_path / "outputs/run/eval").iterdir()), "nothing was scored"
-    stopped = go(tmp_path, *command, first=signal_at(8))
+    stopped = run(tmp_path, *command, first=signal_at(8))
     assert stopped.code == 143
     assert asked(tmp_path) == 8
     assert "saved a part of the test; continue with: metalearn eval run=outputs/run episodes_seed=1" in stopped.err
-    done = go(tmp_path, *command, first=signal_at(0))
+    done = run(tmp_path, *command, first=signal_at(0))
     assert done.code == 0, done.err
     assert "going on with the test after 128 of 200 episodes" in done.err
     assert asked(tmp_path) == 6
@@ -164,7 +151,7 @@ def test_an_evaluation_that_was_stopped_goes_on(tmp_path: Path) -> None:
     kept = [(folder / name).read_bytes() for name in ("results.json", "episodes.npz")]
     for path in folder.iterdir():
         path.unlink()
-    assert go(tmp_path, *command).code == 0
+    assert run(tmp_path, *command).code == 0
     assert [(folder / name).read_bytes() for name in ("results.json", "episodes.npz")] == kept
 
 
@@ -211,11 +198,11 @@ def what_is_tested(said: str) -> list[str]:
 
 def test_which_step_is_tested_is_said_with_the_reason(tmp_path: Path) -> None:
     short = [*RUN, "eval_episodes=4", "test_episodes=4"]
-    assert what_is_tested(go(tmp_path, "train", *short, "steps=2").err) == [
+    assert what_is_tested(run(tmp_path, "train", *short, "steps=2").err) == [
         "testing step 2, the last, as there was no validation to choose by"
     ]
-    assert what_is_tested(go(tmp_path, "train", *short, "steps=2", "select=last").err) == ["testing step 2, the last"]
-    done = go(tmp_path, "train", *short, "steps=4", "select=best", "optimizer.lr=0.001")
+    assert what_is_tested(run(tmp_path, "train", *short, "steps=2", "select=last").err) == ["testing step 2, the last"]
+    done = run(tmp_path, "train", *short, "steps=4", "select=best", "optimizer.lr=0.001")
     assert what_is_tested(done.err) == ["testing step 4, the best of 1 validation by mse"]
 
 
@@ -224,32 +211,32 @@ def test_the_last_step_is_validated_too_and_a_prolonged_run_is_as_one_long_one(t
     # Steps 4 and 6: a rate at which each step is better than the one before, or worse.
     for number, (rate, step) in enumerate((("0.001", 6), ("0", 4))):
         folder = tmp_path / str(number)
-        done = go(folder, "train", *short, "steps=6", f"optimizer.lr={rate}")
+        done = run(folder, "train", *short, "steps=6", f"optimizer.lr={rate}")
         assert what_is_tested(done.err) == [f"testing step {step}, the best of 2 validations by mse"], done.err
         assert "step 6, the last, has val mse" in done.err
         assert results(folder, "run")["step"] == step
         assert '"step": 6, "val' not in (folder / "outputs/run/metrics.jsonl").read_text()
-        assert go(folder, "train", *short, "steps=8", f"optimizer.lr={rate}").code == 0
+        assert run(folder, "train", *short, "steps=8", f"optimizer.lr={rate}").code == 0
         whole = folder / "whole"
-        assert go(whole, "train", *short, "steps=8", f"optimizer.lr={rate}").code == 0
-        ours, long = bits(folder), bits(whole)
+        assert run(whole, "train", *short, "steps=8", f"optimizer.lr={rate}").code == 0
+        ours, long = what_must_be_equal(folder), what_must_be_equal(whole)
         assert ours["metrics.jsonl"] == long["metrics.jsonl"]
         assert ours["results.json"] == long["results.json"]
 
 
 def test_no_steps_test_what_is_there(tmp_path: Path) -> None:
     short = [*RUN, "eval_episodes=4", "test_episodes=4", "algo=reptile", "optimizer.schedule=linear"]
-    done = go(tmp_path, "train", *short, "steps=0")
+    done = run(tmp_path, "train", *short, "steps=0")
     assert done.code == 0, done.err
     assert what_is_tested(done.err) == ["testing step 0, before any training"]
     assert [results(tmp_path, "run")[key] for key in ("step", "steps")] == [0, 0]
-    assert "already finished, 0 steps" in go(tmp_path, "train", *short, "steps=0").err
-    assert go(tmp_path, "eval", "run=outputs/run").code == 0
-    assert go(tmp_path, "report", "outputs/run", "out=report.html").code == 0
+    assert "already finished, 0 steps" in run(tmp_path, "train", *short, "steps=0").err
+    assert run(tmp_path, "eval", "run=outputs/run").code == 0
+    assert run(tmp_path, "report", "outputs/run", "out=report.html").code == 0
     # And they can be the beginning of more.
-    done = go(tmp_path, "train", *short, "steps=4")
+    done = run(tmp_path, "train", *short, "steps=4")
     assert done.code == 0, done.err
     assert "continuing after step 0" in done.err
-    assert go(tmp_path / "whole", "train", *short, "steps=4").code == 0
-    ours, long = bits(tmp_path), bits(tmp_path / "whole")
+    assert run(tmp_path / "whole", "train", *short, "steps=4").code == 0
+    ours, long = what_must_be_equal(tmp_path), what_must_be_equal(tmp_path / "whole")
     assert {**ours, **long} == ours
