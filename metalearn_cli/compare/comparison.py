@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metalearn_cli.compare.groups import Part, differences
+from metalearn_cli.compare.groups import Part, configuration, differences
 from metalearn_cli.compare.statistics import Estimate, gains, holm, paired, together, unpaired, wilcoxon
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import is_better
 from metalearn_cli.run_folder.read import RunFolder, Values
@@ -21,8 +22,8 @@ class Side(NamedTuple):
     seeds: list[int]
     values: Values  # [S, E]: the metric of each seed's run on each episode
     batch_norm: str | None
-    settings: str = ""  # what decides the result, but for the seed
-    inner_steps: int | None = None  # that its test took
+    settings: Config  # what decides the result, but for the seed
+    inner_steps: int  # that its test took
 
 
 class Difference(NamedTuple):
@@ -69,10 +70,10 @@ def make_comparison(parts: list[Part], mode: str | None, step: int | None) -> Co
     fewest = min(map(_results, runs), key=lambda results: results.episodes)
     _check_same_episodes(runs, fewest.episodes)
     sides = [_side(part, fewest.episodes, mode, step) for part in parts]
-    found = [difference(metric, sides[0], side) for side in sides[1:]]
-    corrected = iter(holm([one.decisive.p for one in found if one.decisive is not None]))
-    found = [one if one.decisive is None else one._replace(p=next(corrected)) for one in found]
-    return Comparison(metric, step, fewest.episodes, fewest.episodes_sha256, sides, found)
+    pairs = [difference(metric, sides[0], side) for side in sides[1:]]
+    corrected = iter(holm([pair.decisive.p for pair in pairs if pair.decisive is not None]))
+    pairs = [pair if pair.decisive is None else pair._replace(p=next(corrected)) for pair in pairs]
+    return Comparison(metric, step, fewest.episodes, fewest.episodes_sha256, sides, pairs)
 
 
 def _results(run: RunFolder) -> Results:
@@ -88,14 +89,14 @@ def _check_same_episodes(runs: list[RunFolder], number: int) -> None:
     for run in runs[1:]:
         if (results := _results(run)).episodes_sha256 == tested.episodes_sha256:
             continue
-        one, other = (read_episodes(side.folder, _results(side)).get("episode") for side in (first, run))
-        if results.episodes != tested.episodes and (one is None or other is None):
+        hashes, others = (read_episodes(side.folder, _results(side)).get("episode") for side in (first, run))
+        if results.episodes != tested.episodes and (hashes is None or others is None):
             raise UserError(
                 f"{first.folder} was tested on {tested.episodes} episodes and {run.folder} on {results.episodes}, "
                 "before each episode's hash was kept, so that nothing proves that the first ones are the same: "
                 f"metalearn eval run=... test_episodes={max(_results(run).episodes for run in runs)} for both"
             )
-        if one is None or other is None or not np.array_equal(one[:number], other[:number]):
+        if hashes is None or others is None or not np.array_equal(hashes[:number], others[:number]):
             keys = differences([first, run])
             shown = [key for key in keys if key.startswith("task.") or key == "episodes_seed"]
             what = ", ".join(f"{key} {keys[key][0]} and {keys[key][1]}" for key in shown)
@@ -111,7 +112,7 @@ def _side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
     headline = _results(part.runs[0])
     batch_norm = (mode or headline.batch_norm) if headline.batch_norm else None
     seeds = [run.config["seed"] for run in part.runs]
-    return Side(part.name, seeds, values, batch_norm, part.settings, headline.last.step)
+    return Side(part.name, seeds, values, batch_norm, configuration(part.runs[0]), headline.last.step)
 
 
 def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:

@@ -18,28 +18,22 @@ class Part(NamedTuple):
     name: str
     runs: list[RunFolder]  # by seed
 
-    @property
-    def settings(self) -> str:
-        """The keys that decide the result, except the seed."""
-        return repr(sorted(configuration(self.runs[0]).items()))
-
 
 def parts(argument: str, one_of_each: bool = True) -> list[Part]:
-    """The runs of an argument, grouped: those that differ only in their seed belong together.
-
-    Raises UserError where two are alike in their seed too; without `one_of_each` such runs are parts of their own.
-    """
+    """The runs of an argument, grouped as `group` does."""
     return group(find_runs(argument).runs, argument, one_of_each)
 
 
 def group(folders: list[Path], argument: str, one_of_each: bool) -> list[Part]:
+    """Runs that differ only in their seed belong together. Raises UserError where two are alike in their seed too;
+    without `one_of_each` such runs are parts of their own."""
     groups: dict[str, list[RunFolder]] = {}
     with Progress(Console(), f"reading {argument}", len(folders), passing=True) as progress:
         for number, run in enumerate(map(read_run, folders), 1):
-            groups.setdefault(Part("", [run]).settings, []).append(run)
+            groups.setdefault(repr(sorted(configuration(run).items())), []).append(run)
             progress.advance(number, "runs")
     keys = swept([runs[0] for runs in groups.values()])
-    found = []
+    parts_found = []
     for runs in groups.values():
         runs.sort(key=lambda run: int(run.config["seed"]))
         alike = [pair for pair in pairwise(runs) if pair[0].config["seed"] == pair[1].config["seed"]]
@@ -49,11 +43,11 @@ def group(folders: list[Path], argument: str, one_of_each: bool) -> list[Part]:
                 f"{run.folder} and {other.folder} are one configuration with the same seed: give one of them"
             )
         if alike:
-            found += [Part(str(run.folder), [run]) for run in runs]
+            parts_found += [Part(str(run.folder), [run]) for run in runs]
             continue
         values = ",".join(f"{key}={runs[0].overrides[key]}" for key in keys if key in runs[0].overrides)
-        found.append(Part(f"{argument} {values or runs[0].folder.name}" if len(groups) > 1 else argument, runs))
-    return found
+        parts_found.append(Part(f"{argument} {values or runs[0].folder.name}" if len(groups) > 1 else argument, runs))
+    return parts_found
 
 
 def swept(runs: list[RunFolder]) -> list[str]:
@@ -72,10 +66,10 @@ def differences(runs: list[RunFolder]) -> dict[str, list[Any]]:
     """The keys of `configuration` that all of these runs have and in which they differ, with their values; of classes
     that differ (algo, task, ...) the names."""
     configs = [configuration(run) for run in runs]
-    found: dict[str, list[Any]] = {}
+    differing: dict[str, list[Any]] = {}
     for key in sorted(set.intersection(*map(set, configs))):
         values = [config[key] for config in configs]
         if any(value != values[0] for value in values):
             group = key.removesuffix("._target_")
-            found[group] = values if group == key else [str(value).rpartition(".")[2] for value in values]
-    return found
+            differing[group] = values if group == key else [str(value).rpartition(".")[2] for value in values]
+    return differing

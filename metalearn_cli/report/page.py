@@ -6,6 +6,7 @@ import shlex
 import time
 from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -18,16 +19,13 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import after, figure
 from metalearn_cli.pictures.raster import heading, picture, png
 from metalearn_cli.report.charts import COLOURS, breakable
-from metalearn_cli.report.figures import Figures, distributions, inner_steps, learning_curves, task_name
-from metalearn_cli.report.rows import ALIGN, HEADER, TableRow, cells
-from metalearn_cli.report.sweeps import sweep_figures
+from metalearn_cli.report.figures import Figures, distributions, inner_steps, learning_curves, sweep_figures, task_name
+from metalearn_cli.report.rows import ALIGN, SHOWN, TableRow, cells
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.records import arrays_of
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.version import __version__
 
-# Nothing may be fetched, and nothing may be run.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 LEGEND = 8  # a longer one stands on the page once
 PICTURED = 6  # runs whose first test task is shown
 MOST_PIXELS = 30_000_000  # of test.png
@@ -58,32 +56,12 @@ def page(title: str, runs: list[RunFolder], rows: list[TableRow], sweeps: list[S
         "<h2>What was run</h2>",
         *(_run(run, number, defaults[_choices(run)]) for number, run in enumerate(runs, 1)),
     ]
-    style = (Path(__file__).parent / "style.css").read_text()
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<link rel="icon" href="data:,">
-<title>{escape(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{escape(title)}</h1>
-<p class="lead">{_lead(runs)}</p>
-{_warnings(warned)}
-{_table(rows)}
-<p class="note">± 95% is 1.96 standard deviations over test episodes / √episodes: the noise of the episodes for one
-trained model, not that of training. In a row over seeds it is the interval of their mean by Student's t.</p>
-{"".join(sections)}
-<footer>metalearn {__version__}, {time.strftime("%Y-%m-%d %H:%M")}. Every figure comes from the folders named
-above.</footer>
-</main>
-</body>
-</html>
-"""
+    html, style = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.html", "style.css"))
+    return Template(html).substitute(
+        **{"title": escape(title), "style": style, "lead": _lead(runs), "table": _table(rows)},
+        **{"warnings": _warnings(warned), "sections": "".join(sections)},
+        **{"version": __version__, "time": time.strftime("%Y-%m-%d %H:%M")},
+    )
 
 
 def _lead(runs: list[RunFolder]) -> str:
@@ -116,12 +94,15 @@ def _table(rows: list[TableRow]) -> str:
         number += row["runs"] == 1
         name, *others = cells(row)
         lines.append([f"{number}  {name}" if row["runs"] == 1 else name, *others])
-    kept = [i for i in range(len(HEADER)) if any(line[i] for line in lines)]
-    kinds = ["r" if side == "r" else "" for side in ALIGN]
-    head = "".join(f'<th class="{kinds[i]}" scope="col">{escape(HEADER[i])}</th>' for i in kept)
+    columns = [
+        (i, heading, "r" if side == "r" else "")
+        for i, (heading, side) in enumerate(zip(SHOWN, ALIGN, strict=True))
+        if any(line[i] for line in lines)
+    ]
+    head = "".join(f'<th class="{kind}" scope="col">{escape(heading)}</th>' for _, heading, kind in columns)
     body = ""
     for line, row in zip(lines, rows, strict=True):
-        tds = [f'<td class="{kinds[i]}{" main" * (HEADER[i] == "mean")}">{breakable(line[i])}</td>' for i in kept]
+        tds = [f'<td class="{kind}{" main" * (name == "mean")}">{breakable(line[i])}</td>' for i, name, kind in columns]
         body += f"<tr{'' if row['runs'] == 1 else ' class=seeds'}>{''.join(tds)}</tr>"
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from metalearn_cli.compare.best_setting import best_sentences
 from metalearn_cli.compare.groups import parts
 from metalearn_cli.report.page import Sweep, page
-from metalearn_cli.report.rows import ALIGN, COLUMNS, HEADER, cells, failed_row, table_rows, warnings_of
+from metalearn_cli.report.rows import ALIGN, COLUMNS, SHOWN, cells, table_rows, warnings_of
 from metalearn_cli.run_folder.find import find_runs
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.system.console import show, tell
@@ -19,17 +19,19 @@ from metalearn_cli.system.text_table import aligned
 
 def report(arguments: list[str], options: dict[str, str]) -> None:
     """Print the table of the runs in these folders, and write the page and the csv, unless `options` say null."""
-    found = {argument: parts(argument, one_of_each=False) for argument in arguments}
+    by_argument = {argument: parts(argument, one_of_each=False) for argument in arguments}
     failed = {job: sentence for argument in arguments for job, sentence in find_runs(argument).failed.items()}
-    every_part = [part for of_argument in found.values() for part in of_argument]
+    every_part = [part for grouped in by_argument.values() for part in grouped]
     runs = list({run.folder.resolve(): run for part in every_part for run in part.runs}.values())
     paths = _places(arguments, runs) | options
-    rows = [*table_rows(every_part), *(failed_row(job, sentence) for job, sentence in failed.items())]
+    rows = table_rows(every_part, failed)
     warned = [*(f"{job} failed: {sentence}" for job, sentence in failed.items()), *warnings_of(runs)]
-    sweeps = [Sweep(name, settings, best_sentences(settings)) for name, settings in found.items() if len(settings) > 1]
+    sweeps = [
+        Sweep(name, settings, best_sentences(settings)) for name, settings in by_argument.items() if len(settings) > 1
+    ]
     title = str(runs[0].folder) if len(runs) == 1 else f"{len(runs)} runs: {', '.join(arguments)}"
     html = page(title, runs, rows, sweeps, warned) if paths["out"] != "null" else ""
-    show("\n".join(aligned([HEADER, *map(cells, rows)], ALIGN)))
+    show("\n".join(aligned([list(SHOWN), *map(cells, rows)], ALIGN)))
     for sweep in sweeps:
         for sentence in sweep.best:
             show(printable(f"{sweep.name}: {sentence}"))

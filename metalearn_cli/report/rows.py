@@ -19,22 +19,32 @@ COLUMNS = (
     *("inner_steps", "state", "steps_done", "failed"),
 )
 
+SHOWN = {  # the headings for a person, and the column under each
+    **{"run": "name", "metric": "metric", "mean": "mean", "± 95%": "ci95", "median": "median", "diverged": "diverged"},
+    **{"seed": "seed", "algo": "algo", "task": "task", "way/shot": "size", "steps": "steps"},
+    **{"batch norm": "batch_norm", "minutes": "minutes"},
+}
+ALIGN = "llrrrrrllrrlr"
+
 TableRow = dict[str, Any]  # a value for each of COLUMNS, None where there is none; and of how many `runs` it is
 
 
-def table_rows(parts: list[Part]) -> list[TableRow]:
-    """A row for each run, once, and after the seeds of a configuration one for their mean, where all are tested."""
+def table_rows(parts: list[Part], failed: dict[str, str]) -> list[TableRow]:
+    """A row for each run, once, and after the seeds of a configuration one for their mean, where all are tested; and
+    for each job that failed before it had a configuration, with its sentence."""
     rows: dict[Any, TableRow] = {}
     for part in parts:
-        own = [run_row(run) for run in part.runs]
-        for run, row in zip(part.runs, own, strict=True):
+        seeds = [_run_row(run) for run in part.runs]
+        for run, row in zip(part.runs, seeds, strict=True):
             rows.setdefault(run.folder.resolve(), row)
-        if len(own) > 1 and all(row["mean"] is not None for row in own):
-            rows[part.name] = seeds_row(part.name, own)
+        if len(seeds) > 1 and all(row["mean"] is not None for row in seeds):
+            rows[part.name] = _seeds_row(part.name, seeds)
+    for job, sentence in failed.items():
+        rows[job] = {**dict.fromkeys(COLUMNS), "runs": 1, "name": job, "state": "failed", "failed": sentence}
     return list(rows.values())
 
 
-def run_row(run: RunFolder) -> TableRow:
+def _run_row(run: RunFolder) -> TableRow:
     """The raw figures of a run, accuracies in 0..1."""
     results, choices, unfinished = run.results, run.environment.choices, run.unfinished
     seconds = training_seconds(run.timing)
@@ -59,12 +69,7 @@ def run_row(run: RunFolder) -> TableRow:
     }
 
 
-def failed_row(job: str, sentence: str) -> TableRow:
-    """The row of a job that failed before it had a configuration."""
-    return {**dict.fromkeys(COLUMNS), "runs": 1, "name": job, "state": "failed", "failed": sentence}
-
-
-def seeds_row(name: str, rows: list[TableRow]) -> TableRow:
+def _seeds_row(name: str, rows: list[TableRow]) -> TableRow:
     """The mean over the seeds of one configuration, with the interval over seeds."""
     over_seeds = paired(np.array([row["mean"] for row in rows]))
     minutes = [row["minutes"] for row in rows]
@@ -92,18 +97,7 @@ def cells(row: TableRow) -> list[str]:
     texts["diverged"] = f"{diverged:.2%}" if has_share else ""
     texts["minutes"] = "" if row["minutes"] is None else f"{row['minutes']:.2g}"
     texts["size"] = "/".join(filter(None, (texts["way"], texts["shot"])))
-    return [texts[key] for key in SHOWN]
-
-
-SHOWN = (
-    *("name", "metric", "mean", "ci95", "median", "diverged", "seed", "algo", "task", "size", "steps"),
-    *("batch_norm", "minutes"),
-)
-HEADER = [
-    *("run", "metric", "mean", "± 95%", "median", "diverged", "seed", "algo", "task", "way/shot", "steps"),
-    *("batch norm", "minutes"),
-]
-ALIGN = "llrrrrrllrrlr"
+    return [texts[column] for column in SHOWN.values()]
 
 
 def warnings_of(runs: list[RunFolder]) -> list[str]:

@@ -90,10 +90,10 @@ def _matching(pattern: str) -> tuple[list[Path], list[str]]:
     used = [path for path in matches if path.is_dir() or is_picture(path.name) or path.suffix.lower() in lists]
     if not used:
         raise UserError(f"query={pattern} matches no images, files that end in {', '.join(SUFFIXES)}")
-    found = [_images_at(path, pattern) for path in used]
-    paths = dict.fromkeys(path for paths, _ in found for path in paths)
-    notes = [note for _, notes in found for note in notes]
-    return list(paths), [*notes, *_not_read(pattern, [path.name for path in matches if path not in used])]
+    pairs = [_images_at(path, pattern) for path in used]
+    images = dict.fromkeys(image for images, _ in pairs for image in images)
+    notes = [note for _, notes in pairs for note in notes]
+    return list(images), [*notes, *_not_read(pattern, [path.name for path in matches if path not in used])]
 
 
 def _images_at(path: Path, query: str) -> tuple[list[Path], list[str]]:

@@ -127,10 +127,10 @@ class Model:
         columns = self.examples.columns
         return scaled(self._checked(x), columns.x_scale if columns else None).to(self.device, self.dtype)
 
-    def _checked(self, given: Given) -> Tensor:
+    def _checked(self, x: Given) -> Tensor:
         """[n, *input] in the units in which it was given, pixels in 0..1."""
-        x, shape = self.numbers(given), self.examples.spec.input_shape
-        x = _of_shape("x", x, shape)
+        shape = self.examples.spec.input_shape
+        x = _of_shape("x", self.numbers(x), shape)
         if len(shape) < 3:
             return x
         x = x * (1 / 255) if x.dtype == torch.uint8 else x

@@ -107,14 +107,9 @@ def upper_end(share: float, worth: float, number: int, classes: int) -> float:
 
 
 def nearest_threshold(thresholds: list[Threshold], way: int, shot: int, any_way: bool) -> Threshold | None:
-    """The threshold of tasks of this way and shot, or of fewer shots, with which less is flagged.
-
-    With `any_way` those of other ways fit as well, the closest way first. Of two for the same tasks the one of this
-    version is taken. None where there is no threshold.
-    """
-
-    def unlike(known: Threshold) -> tuple[float, float, bool]:
-        return shot / known.shot, abs(math.log(known.way / way)), not known.is_current
-
+    """The threshold of tasks of this way and shot, or of fewer shots, with which less is flagged; None where there is
+    none. With `any_way` those of other ways fit as well, the closest way first. Of two for the same tasks the one of
+    this version is taken."""
     fitting = [known for known in thresholds if known.shot <= shot and (any_way or known.way == way)]
-    return min(fitting, key=unlike, default=None)
+    distances = [(shot / known.shot, abs(math.log(known.way / way)), not known.is_current) for known in fitting]
+    return fitting[distances.index(min(distances))] if fitting else None

@@ -136,8 +136,8 @@ def _outside(points: dict[str, TablePoints], columns: ColumnNames) -> list[bool]
     low, high = columns.x_range.low, columns.x_range.high
     flags: list[bool] = []
     for what, (x, names, _) in points.items():
-        outside = np.asarray((x < low) | (x > high))  # [n, d]
-        flags = outside.any(1).tolist()
+        outside = (x < low) | (x > high)  # [n, d]
+        flags = list(map(any, outside.tolist()))
         for row, i in np.argwhere(outside)[:1].tolist():
             tell(
                 f"warning: {sum(flags)} of {len(flags)} points in {what} lie outside of the inputs of the training, "

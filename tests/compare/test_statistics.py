@@ -113,8 +113,8 @@ def test_the_interval_covers() -> None:
     for _ in range(300):
         seeds, episodes = rng.normal(0, 1, (4, 1)), rng.normal(0, 3, (1, 50))
         gain = 0.7 + seeds + episodes + rng.normal(0, 0.5, (4, 50))
-        zeros = Side("first", [0, 1, 2, 3], np.zeros((4, 50)), None)
-        found = difference("mse", zeros, Side("second", [0, 1, 2, 3], gain, None))
+        zeros = Side("first", [0, 1, 2, 3], np.zeros((4, 50)), None, {}, 1)
+        found = difference("mse", zeros, Side("second", [0, 1, 2, 3], gain, None, {}, 1))
         assert found.both is not None
         assert found.episodes is not None
         both.append(found.both.low <= 0.7 <= found.both.high)

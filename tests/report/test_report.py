@@ -20,7 +20,7 @@ from tiny_runs import rows
 from metalearn_cli.cli import main
 from metalearn_cli.compare.groups import parts
 from metalearn_cli.config.overrides import compose_config
-from metalearn_cli.report import figures, page, sweeps
+from metalearn_cli.report import figures, page
 from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.outcome import NOT_ENDED
 from metalearn_cli.run_folder.series import Curve
@@ -438,7 +438,7 @@ def test_a_search_is_drawn_in_its_order_by_its_validations_and_over_its_numbers(
         (folder / "outcome.json").write_text(json.dumps({"number": number, "failed": None}))
         if math.isinf(mean):
             write_lines(folder / "metrics.jsonl", [{"step": step, "train/loss": 1.0} for step in (10, 20)])
-    best, by_rate = sweeps.sweep_figures(parts(str(tmp_path / "sw")))
+    best, by_rate = figures.sweep_figures(parts(str(tmp_path / "sw")))
     assert "chosen on validation" in best[0]
     assert "the best: 2</desc>" in best[1]
     dots = [float(y) for y in re.findall(r'<circle class="dot s0" cx="[\d.]+" cy="([\d.]+)"', best[1])]

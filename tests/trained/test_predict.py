@@ -384,7 +384,6 @@ def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
         ("run={run} support={s} query={q} out=x.txt", "must be a file whose name ends in .csv or .json"),
         ("run={run} support={s} query={q} out=nowhere/x.csv", "there is no folder nowhere"),
         ("run=nowhere support={s} query={q}", "run=nowhere is not the folder of a run"),
-        ("run={run} suport={s} query={q}", "predict has no key suport: did you mean support?"),
         ("run={run} support={here}/hollow query={q}", "hollow: the folder none is empty: put a picture of that class"),
         ("run={run} support={here}/contra.csv query={q}", "the labels a and b: give it one"),
         ("run={run} support=nowhere query={q}", "support=nowhere is neither a folder nor a CSV file"),
