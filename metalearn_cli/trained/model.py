@@ -130,14 +130,14 @@ class Model:
     def _checked(self, x: Given) -> Tensor:
         """[n, *input] in the units in which it was given, pixels in 0..1."""
         shape = self.examples.spec.input_shape
-        x = _of_shape("x", self.numbers(x), shape)
+        values = _of_shape("x", self.numbers(x), shape)
         if len(shape) < 3:
-            return x
-        x = x * (1 / 255) if x.dtype == torch.uint8 else x
-        if x.min() < -0.01 or x.max() > 1.01:
-            range_of = f"{x.min().item():.4g} to {x.max().item():.4g}"
+            return values
+        values = values * (1 / 255) if values.dtype == torch.uint8 else values
+        if values.min() < -0.01 or values.max() > 1.01:
+            range_of = f"{values.min().item():.4g} to {values.max().item():.4g}"
             raise UserError(f"x holds pixels from {range_of}: give numbers in 0..1, or uint8 in 0..255")
-        return x
+        return values
 
     def _values(self, y: Given, number: int) -> Tensor:
         """[S, outputs] on the device."""
