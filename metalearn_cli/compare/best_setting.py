@@ -1,7 +1,4 @@
-"""Which setting of a sweep is the best: chosen on validation, with the figure of the test.
-
-Jobs that differ in their seed alone are one setting; its figure is the mean over seeds.
-"""
+"""Which setting of a sweep is the best, by its validation; jobs that differ in their seed alone are one setting."""
 
 from bisect import bisect_right
 from typing import NamedTuple

@@ -39,7 +39,7 @@ def compare(folders: list[str], out: Path | None, mode: str | None, step: int | 
 
 
 def _lines(comparison: Comparison, settings: list[str]) -> list[str]:
-    """What is printed; `settings` are lines on the keys in which the sides differ."""
+    """Write what is printed; `settings` are lines on the keys in which the sides differ."""
     metric = comparison.metric
     steps = {side.inner_steps for side in comparison.sides} if comparison.step is None else {comparison.step}
     last = f"inner step {steps.pop()}" if len(steps) == 1 else "the last inner step of each side"
@@ -133,7 +133,7 @@ def _estimate(estimate: Estimate | None, method: str) -> Json | None:
 
 
 def _conclusion(comparison: Comparison, difference: Difference) -> str:
-    """What follows from a difference; p, which is corrected where there are several, decides."""
+    """Say what follows from a difference; its p, corrected where there are several, decides."""
     metric, first, second = comparison.metric, difference.first.name, difference.second.name
     decisive, p = difference.decisive, difference.p
     if decisive is None or p is None:
@@ -165,7 +165,7 @@ def _conclusion(comparison: Comparison, difference: Difference) -> str:
 
 
 def _scope(difference: Difference) -> str:
-    """What the conclusion is about: these models, or models that are trained again."""
+    """Say what the conclusion is about: these models, or models that are trained again."""
     seeds = len(difference.first.seeds), len(difference.second.seeds)
     if difference.both:
         return (

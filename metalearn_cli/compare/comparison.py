@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
 
 
 def make_comparison(parts: list[Part], mode: str | None, step: int | None) -> Comparison:
-    """Raises UserError for what cannot be compared."""
+    """Compare the sides with the first. Raises UserError for what cannot be compared."""
     runs = [run for part in parts for run in part.runs]
     if unfinished := [run.folder for run in runs if run.results is None]:
         raise UserError(f"{unfinished[0]} has no results.json: finish it with the command that began it, then compare")

@@ -20,12 +20,12 @@ class Part(NamedTuple):
 
 
 def parts(argument: str, one_of_each: bool = True) -> list[Part]:
-    """The runs of an argument, grouped as `group` does."""
+    """Read the runs of an argument, and group them."""
     return group(find_runs(argument).runs, argument, one_of_each)
 
 
 def group(folders: list[Path], argument: str, one_of_each: bool) -> list[Part]:
-    """Runs that differ only in their seed belong together. Raises UserError where two are alike in their seed too;
+    """Put runs together that differ only in their seed. Raises UserError where two are alike in their seed too;
     without `one_of_each` such runs are parts of their own."""
     groups: dict[str, list[RunFolder]] = {}
     with Progress(Console(), f"reading {argument}", len(folders), passing=True) as progress:

@@ -94,7 +94,7 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
 
 
 def _few(labels: Tensor, most: int) -> Tensor:
-    """Where the first `most` of each of the first classes are, class by class."""
+    """The places of the first `most` of each of the first classes, class by class."""
     classes = range(min(CLASSES, int(labels.max()) + 1))
     return torch.cat([(labels == label).nonzero().flatten()[:most] for label in classes])
 

@@ -16,7 +16,7 @@ ORANGE, SKY, BLUE, GREEN, RED = "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#D5
 GREY, LIGHT = "#6E6E6E", "#E4E4E4"
 WIDTH, PANEL_HEIGHT = 1040, 310  # of curves
 
-Points = list[tuple[float, float]]
+Polyline = list[tuple[float, float]]
 
 
 class _Canvas:
@@ -31,7 +31,7 @@ class _Canvas:
         self._draw.text((2 * x, 2 * y), text, colour, ImageFont.load_default(2 * size), anchor)
         return x + _length(text, size)
 
-    def line(self, points: Points, colour: str, width: float, dashed: bool = False) -> None:
+    def line(self, points: Polyline, colour: str, width: float, dashed: bool = False) -> None:
         parts = [xy := 2 * np.array(points).reshape(-1, 2)]
         if dashed and points:  # along the line, whatever its slope
             along = np.hypot(*np.diff(xy, axis=0, prepend=xy[:1]).T).cumsum()
@@ -40,13 +40,13 @@ class _Canvas:
         for part in filter(len, parts):
             self._draw.line([(x, y) for x, y in part.tolist()], colour, round(2 * width), joint="curve")
 
-    def dots(self, points: Points, colour: str, radius: float) -> None:
+    def dots(self, points: Polyline, colour: str, radius: float) -> None:
         for x, y in points:
             box = [2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)]
             self._draw.ellipse(box, colour, "white", 2 if radius > 2 else 0)  # large ones stay apart
 
     def paste(self, image: Image.Image, x: float, y: float, frame: int, colour: str) -> None:
-        """Put an image at (x, y), with a frame around it of so many drawn pixels."""
+        """Put an image at (x, y), with a frame of so many drawn pixels around it."""
         self.image.paste(ImageOps.expand(image, frame, colour), (round(2 * x) - frame, round(2 * y) - frame))
 
 
@@ -56,7 +56,7 @@ def picture(arrays: Arrays) -> Image.Image:
 
 
 def heading(arrays: Arrays) -> str:
-    """What is drawn, and what the learner was tested with."""
+    """Say what is drawn, and what the learner was tested with."""
     conditions = f", {arrays['conditions']}" if "conditions" in arrays else ""
     if "predicted" not in arrays:
         counts = np.isfinite(arrays["support_x"]).sum(1)
@@ -74,7 +74,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def _curves(arrays: Arrays) -> _Canvas:
-    """One-dimensional regressions: the truth, and the network while it adapts."""
+    """Draw one-dimensional regressions: the truth, and the network while it adapts."""
     steps, tasks = arrays["steps"].tolist(), len(arrays["line_x"])
     truth, support = (_points(arrays[f"{name}_x"], arrays[f"{name}_y"]) for name in ("query", "support"))
     canvas = _Canvas(WIDTH, 60 + PANEL_HEIGHT * math.ceil(tasks / 2))
@@ -97,7 +97,7 @@ def _curves(arrays: Arrays) -> _Canvas:
     low, high = drawn.min(initial=y_axis.low), drawn.max(initial=y_axis.high)
     y_axis = y_axis._replace(low=max(low, y_axis.low - margin), high=min(high, y_axis.high + margin))
 
-    def places(points: Points) -> Points:
+    def places(points: Polyline) -> Polyline:
         return [(x_axis.at(x), y_axis.at(y)) for x, y in points]
 
     for task in range(tasks):
@@ -120,14 +120,14 @@ def _curves(arrays: Arrays) -> _Canvas:
     return canvas
 
 
-def _points(x: Array, y: Array) -> list[Points]:
+def _points(x: Array, y: Array) -> list[Polyline]:
     """The points of each row of y [T, P], at x [T, P] or [P]; without the padding, and without what is not finite."""
     rows = [np.stack(row, 1) for row in zip(np.broadcast_to(x, y.shape), y, strict=True)]
     return [[(a, b) for a, b in row[np.isfinite(row).all(1)].tolist()] for row in rows]
 
 
 def _classes(arrays: Arrays) -> _Canvas:
-    """A classification task: a row for each class, its support left, its query images right."""
+    """Draw a classification task: a row for each class, its support left, its query images right."""
     labels = np.unique(arrays["support_y"]).tolist()
     names = arrays["names"].tolist() if "names" in arrays else []
     titles = [f"{label}  {names[label]}" if names else f"{label}" for label in labels]

@@ -6,7 +6,7 @@ from metalearn_cli.pictures.arrays import Array, Arrays
 
 
 def first_curve(arrays: Arrays) -> str:
-    """The first one-dimensional regression: the truth, and the network before and after adapting."""
+    """Draw the first one-dimensional regression: the truth, and the network before and after adapting."""
     line, last = arrays["line_x"][0], int(arrays["steps"][-1])
     curves = {
         ".": (arrays["query_x"][0], arrays["query_y"][0]),
@@ -19,8 +19,8 @@ def first_curve(arrays: Arrays) -> str:
 
 
 def plot(curves: dict[str, tuple[Array, Array]], width: int = 70, height: int = 17) -> str:
-    """Curves and points by their mark, x and y [n] each; later ones are drawn over earlier ones. Lines of text,
-    ten columns wider than `width`."""
+    """Draw curves and points by their mark, x and y [n] each, later ones over earlier ones; the lines of text are ten
+    columns wider than `width`."""
     marked = {}
     for mark, points in curves.items():
         x, y = (values.astype(np.float64) for values in points)

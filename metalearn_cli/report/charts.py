@@ -48,7 +48,7 @@ def svg(body: list[str], title: str, about: str, bottom: float = BOTTOM) -> str:
 
 
 def breakable(text: str) -> str:
-    """HTML of a long name, which a browser may break behind its slashes and the like."""
+    """Write a long name as HTML that a browser may break behind its slashes and the like."""
     return re.sub(r"([/,_=-])(?=[\w(])", r"\1<wbr>", escape(text))
 
 
@@ -65,12 +65,12 @@ def _circle(kind: str, x: float, y: float, radius: float) -> str:
 
 
 def _path(kind: str, points: Sequence[Point], end: str = "") -> str:
-    """A line through these points; with `end` Z it is closed."""
+    """Draw a line through these points; `end` Z closes it."""
     return f'<path class="{kind}" d="M{"L".join(f"{x:.1f},{y:.1f}" for x, y in points)}{end}"/>'
 
 
 def _axes(x: Axis, y: Axis | None, labels: tuple[str, str], bottom: float, names: list[str] | None = None) -> list[str]:
-    """The grid, ticks and labels; where `names` are given, they stand at 0, 1, ... in place of numbers."""
+    """Draw the grid, ticks and labels; `names`, where given, stand at 0, 1, ... in place of numbers."""
     parts = [_text((LEFT + RIGHT) / 2, bottom + 32, labels[0], "label")]
     if y is not None:
         parts.append(_text(LEFT - 44, TOP - 1, labels[1], "label", "start"))
@@ -126,7 +126,7 @@ def _line(line: Line, x: Axis, y: Axis) -> str:
 
 
 def _apart(places: list[float], least: float) -> list[float]:
-    """The places in their order, moved so that no two labels overlap."""
+    """Return the places in their order, moved so that no two labels overlap."""
     moved = list(places)
     order = sorted(range(len(places)), key=lambda i: places[i])
     for before, i in pairwise(order):

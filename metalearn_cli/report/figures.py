@@ -24,7 +24,7 @@ Figures = list[tuple[str, str]]  # a caption, and the SVG
 
 
 def by_task(runs: list[RunFolder]) -> dict[tuple[str, str], list[tuple[int, RunFolder]]]:
-    """The runs with their numbers, by task and metric; without those that were never tested nor validated."""
+    """Group the runs, with their numbers, by task and metric; those that were never scored are left out."""
     groups: dict[tuple[str, str], list[tuple[int, RunFolder]]] = {}
     for i, run in enumerate(runs):
         validated = [metric for metric in ("accuracy", "mse") if f"val/{metric}" in run.metrics.curves]
@@ -38,7 +38,7 @@ def task_name(run: RunFolder) -> str:
 
 
 def factor(metric: str) -> int:
-    """How many times as large a value is shown."""
+    """The factor by which values are shown: accuracies in percent."""
     return 100 if metric == "accuracy" else 1
 
 
@@ -47,7 +47,7 @@ def unit(metric: str) -> str:
 
 
 def learning_curves(runs: list[RunFolder]) -> Figures:
-    """Training loss and validation over meta-iterations; evaluations have none."""
+    """Draw training loss and validation over meta-iterations; evaluations have none."""
     figures: Figures = []
     for (task, metric), members in by_task(runs).items():
         losses, validations = [], []
@@ -71,8 +71,8 @@ def learning_curves(runs: list[RunFolder]) -> Figures:
 
 
 def thinned(curve: Curve | None, kept: int | None = None) -> list[tuple[float, float]]:
-    """The finite points of a curve; of very many those that are seen: the first, the last, the lowest and the highest
-    of each few steps, and that of the step that is to be kept."""
+    """Return the finite points of a curve, of very many those that are seen: the first, the last, the lowest and the
+    highest of each few steps, and that of the step that is to be kept."""
     if curve is None:
         return []
     values, chosen = np.asarray(curve.values), np.arange(len(curve.values))
@@ -91,8 +91,8 @@ def is_wide(lines: list[Line]) -> bool:
 
 
 def inner_steps(runs: list[RunFolder]) -> Figures:
-    """The test after each inner step, step 0 before adapting, with 95% intervals over episodes; a figure for each task
-    and metric, with what learns nothing and with the published figure."""
+    """Draw the test after each inner step, step 0 before adapting, with 95% intervals over episodes, beside baselines
+    and the published figure; a chart for each task and metric."""
     figures: Figures = []
     for (task, metric), members in by_task(runs).items():
         curves, levels, scale = [], {}, factor(metric)
@@ -123,7 +123,7 @@ def inner_steps(runs: list[RunFolder]) -> Figures:
 
 
 def distributions(runs: list[RunFolder]) -> Figures:
-    """The distributions over test episodes, one value for each."""
+    """Draw the distributions over test episodes, one value for each."""
     figures: Figures = []
     for (task, metric), members in by_task(runs).items():
         rows = []
@@ -138,7 +138,7 @@ def distributions(runs: list[RunFolder]) -> Figures:
 
 
 def sweep_figures(parts: list[Part]) -> Figures:
-    """The results of a sweep's settings; the seeds of one are its spread."""
+    """Draw the results of a sweep's settings in their order, and by each key that was swept."""
     tested = [[run for run in part.runs if run.results is not None] for part in parts]
     settings = sorted(filter(None, tested), key=_number)
     groups = by_task([run for runs in settings for run in runs])
@@ -161,13 +161,13 @@ def _number(runs: list[RunFolder]) -> int:
 
 
 def _spread(runs: list[RunFolder], metric: str) -> Spread | None:
-    """The test of a setting's seeds; None where one of them diverged."""
+    """The test results of a setting's seeds; None where one of them diverged."""
     means = [factor(metric) * run.results.mean for run in runs if run.results and run.results.mean is not None]
     return Spread(float(np.mean(means)), min(means), max(means)) if len(means) == len(runs) else None
 
 
 def _best_so_far(settings: list[list[RunFolder]], spreads: list[Spread | None], metric: str) -> tuple[str, str]:
-    """Each setting in its order, and the best until then, chosen on validation where every setting has one."""
+    """Draw each setting in its order, and the best until then, chosen on validation where every setting has one."""
     judged, chosen = list(map(mean_validation, settings)), "on validation"
     if None in [value for value, spread in zip(judged, spreads, strict=True) if spread is not None]:
         judged, chosen = [spread and spread.mean for spread in spreads], "on the test, which flatters it"
@@ -185,7 +185,7 @@ def _best_so_far(settings: list[list[RunFolder]], spreads: list[Spread | None], 
 
 
 def _by_key(key: str, settings: list[tuple[str, Spread | None]], metric: str) -> tuple[str, str]:
-    """The settings by the value of a key: many numbers on an axis, else beside one another with a bar at their mean."""
+    """Draw the settings by a key's value: many numbers on an axis, else beside one another with a bar at their mean."""
     title = f"By {key}: a dot for each setting, its mean over seeds, which the thin line spans"
     numbers = [_as_number(value)[0] for value, _ in settings]
     names = sorted({value for value, _ in settings}, key=_as_number)
@@ -205,7 +205,7 @@ def _by_key(key: str, settings: list[tuple[str, Spread | None]], metric: str) ->
 
 
 def _sparse(names: list[str], most: int) -> list[str]:
-    """So many of the names, for which there is room; the others are empty."""
+    """Keep so many of the names, for which there is room; the others become empty."""
     return [name if place % math.ceil(len(names) / most) == 0 else "" for place, name in enumerate(names)]
 
 

@@ -88,7 +88,7 @@ def _warnings(warned: list[str]) -> str:
 
 
 def _table(rows: list[TableRow]) -> str:
-    """The table without columns that are empty in every row."""
+    """Write the table, without the columns that are empty in every row."""
     number, lines = 0, []
     for row in rows:
         number += row["runs"] == 1
@@ -108,7 +108,7 @@ def _table(rows: list[TableRow]) -> str:
 
 
 def _legend(runs: list[RunFolder]) -> str:
-    """Number, colour and dashes of each run."""
+    """Show the number, colour and dashes of each run."""
     if len(runs) == 1:
         return ""
     items = [
@@ -127,14 +127,14 @@ def _figures(title: str, figures: Figures, above: str) -> str:
 
 
 def _first_tasks(runs: list[RunFolder]) -> str:
-    """The first test tasks of the first few runs."""
+    """Show the first test tasks of the first few runs."""
     shown = [f"<h3>{i}  {escape(str(run.folder))}</h3>{_first_task(run)}" for i, run in enumerate(runs[:PICTURED], 1)]
     rest = f"<p>Those of the other {len(runs) - PICTURED} runs are left out.</p>" if len(runs) > PICTURED else ""
     return f"<h2>The first test tasks</h2>{''.join(shown)}{rest}"
 
 
 def _first_task(run: RunFolder) -> str:
-    """HTML; a sentence where there is nothing to show."""
+    """Show a run's first test tasks, or say why there is nothing to show."""
     if run.results is None:
         return "<p>Not finished: nothing was tested yet.</p>"
     file, older = run.folder / "examples.npz", run.folder / "test.png"
@@ -158,13 +158,13 @@ def _first_task(run: RunFolder) -> str:
 
 
 def _image(image: Image.Image, about: str) -> str:
-    """The pixels alone, written again: a file may be anybody's."""
+    """Write the pixels alone, encoded again: a file may be anybody's."""
     data = base64.b64encode(png(image)).decode()
     return f'<figure><img class="test" src="data:image/png;base64,{data}" alt="{escape(about)}"></figure>'
 
 
 def _run(run: RunFolder, number: int, defaults: Config | None) -> str:
-    """Everything that tells how a run came about; `defaults` are the keys of its choices."""
+    """Tell how a run came about; `defaults` are the keys of its choices."""
     environment, results, unfinished = run.environment, run.results, run.unfinished
     dirty = " with changes that were not committed" if environment.git_dirty else ""
     versions = [f"{key} {value}" for key in ("metalearn", "torch", "python") if (value := getattr(environment, key))]
@@ -212,7 +212,7 @@ def _defaults(chosen: tuple[str, ...]) -> Config | None:
 
 
 def _changes(run: RunFolder, defaults: Config | None) -> str:
-    """The keys that are not the defaults of the chosen algorithm, task, model and optimizer."""
+    """List the keys that are not the defaults of the chosen algorithm, task, model and optimizer."""
     if defaults is None:
         return ""
     changes = {

@@ -30,8 +30,8 @@ TableRow = dict[str, Any]  # a value for each of COLUMNS, None where there is no
 
 
 def table_rows(parts: list[Part], failed: dict[str, str]) -> list[TableRow]:
-    """A row for each run, once, and after the seeds of a configuration one for their mean, where all are tested; and
-    for each job that failed before it had a configuration, with its sentence."""
+    """Make a row for each run, once; after the seeds of a configuration, where all are tested, one for their mean; and
+    one for each job that failed before it had a configuration, with its sentence."""
     rows: dict[Any, TableRow] = {}
     for part in parts:
         seeds = [_run_row(run) for run in part.runs]
@@ -84,7 +84,7 @@ def _seeds_row(name: str, rows: list[TableRow]) -> TableRow:
 
 
 def cells(row: TableRow) -> list[str]:
-    """A row for a person: accuracies in percent, way and shot together."""
+    """Write a row for a person: accuracies in percent, way and shot together."""
     metric, diverged = str(row["metric"]), row["diverged"]
     texts = {name: "" if value is None else str(value) for name, value in row.items()}
     texts |= {key: figure(row[key], metric) for key in ("mean", "ci95", "median") if row[key] is not None}
@@ -141,7 +141,7 @@ def warnings_of(runs: list[RunFolder]) -> list[str]:
 
 
 def _about_files(run: RunFolder, most: int = 5) -> list[str]:
-    """How an unfinished run goes on, and what is left out of a run's files, of which only the first are named."""
+    """Say how an unfinished run goes on, and name the first parts of a run's files that are left out."""
     sentences = [f"{sentence}: left out" if " line " in sentence else sentence for sentence in run.damage[:most]]
     if len(run.damage) > most:
         sentences.append(f"{run.folder} has {len(run.damage) - most} more such places")

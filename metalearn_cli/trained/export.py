@@ -80,7 +80,7 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
     shots = {*SHOTS, stored.config["task"].get("shot", 1)}
     usual = {(way, shot) for way in (*WAYS, spec.outputs) for shot in shots} if spec.kind == "classes" else set()
     for way, shot in sorted(usual | thresholds.keys()):
-        threshold, sentence = novelty_threshold.threshold(stored, model, way, shot, keys.trust)
+        threshold, sentence = novelty_threshold.threshold_for(stored, model, way, shot, keys.trust)
         if threshold is None:
             lacking.setdefault(sentence, f"{way}-way {shot}-shot")
         else:
@@ -93,7 +93,7 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
 
 
 def _write(out: Path, exported: Exported, weights: bytes) -> None:
-    """The folder is there whole, or not at all."""
+    """Write the folder whole, or not at all."""
     temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
         temporary.mkdir()

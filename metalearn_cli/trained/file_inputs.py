@@ -1,7 +1,4 @@
-"""The support and query set of one task as a user has them: folders and files of images, or tables.
-
-Whatever is odd is named, never passed over.
-"""
+"""The support and query set of a task from a user's files: images, or tables. Whatever is odd is named."""
 
 import glob
 from collections import Counter
@@ -34,7 +31,7 @@ class TablePoints(NamedTuple):
 
 
 def labelled_images(support: str) -> SupportFiles:
-    """A folder whose folders are the classes, or a CSV with the columns path (from its own folder on) and label."""
+    """Read a folder whose folders are the classes, or a CSV with the columns path (from its folder on) and label."""
     path = Path(support).expanduser()
     if path.is_file():
         table, paths = _listed(path, "support")
@@ -60,7 +57,7 @@ def labelled_images(support: str) -> SupportFiles:
 
 
 def images(query: str) -> tuple[list[Path], list[str]]:
-    """A folder with all that is in it, a file, a CSV with the column path, a pattern of these (`photos/*.png`, or
+    """List the images in a folder, a file, a CSV with the column path, a pattern of these (`photos/*.png`, or
     `photos/**/*.png` for folders in it too), or several with commas between -> the files, and what the user should know
     of them."""
     words = [query] if Path(query).expanduser().exists() else [part.strip() for part in query.split(",")]
@@ -130,7 +127,7 @@ def targets(table: Table, columns: ColumnNames) -> Array:
 
 
 def _present(table: Table, names: tuple[str, ...], letter: str) -> tuple[str, ...]:
-    """These names, where the table has them all, or else x, or x1, x2, ... with this letter."""
+    """Choose these names, if the table has them all, or else the letter, or the letter with 1, 2, ..."""
     plain = (letter,) if len(names) == 1 else tuple(f"{letter}{place}" for place in range(1, len(names) + 1))
     for expected in (names, plain):
         if table.cells.keys() >= set(expected):

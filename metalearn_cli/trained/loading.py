@@ -51,7 +51,7 @@ class Stored(NamedTuple):
 
 
 def read_stored(folder: Path, trust: bool) -> Stored:
-    """Raises UserError where that is neither a run nor an export, or not whole."""
+    """Read a folder. Raises UserError where it is neither a run nor an export, or not whole."""
     if (folder / EXPORT).is_file():
         return _read_export(folder)
     check_folder(folder)
@@ -68,7 +68,7 @@ def read_stored(folder: Path, trust: bool) -> Stored:
 
 
 def examples_in(folder: Path, config: Config, trust: bool) -> Examples:
-    """What the examples of a run are."""
+    """The description of a run's examples."""
     if (folder / TASK).exists():
         return read_examples(folder)
     examples = examples_of(build_task(config["task"], ConfigSource(trust=trust)))
@@ -123,7 +123,7 @@ def _read_export(folder: Path) -> Stored:
 def build_model(
     stored: Stored, batch_norm: BatchNorm, device: str, precision: Precision, test_steps: int | None, trust: bool
 ) -> Model:
-    """The model in a folder. Raises UserError where its parts do not fit."""
+    """Build the model in a folder. Raises UserError where its parts do not fit."""
     place = resolve_device(device)
     check_precision(precision, place)
     net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), stored.examples.spec)
@@ -175,7 +175,7 @@ def read_thresholds(run: Path) -> list[Threshold]:
 def load_model(
     folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool, ink: str | None
 ) -> Model:
-    """The model in a folder, for Python."""
+    """Build the model in a folder, for Python."""
     stored = read_stored(folder, trust)
     precision = precision or stored.config["precision"]
     chosen = ("batch_norm", batch_norm, BatchNorm), ("precision", precision, Precision), ("ink", ink, Ink)

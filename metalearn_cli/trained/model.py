@@ -58,7 +58,8 @@ class Model:
         key = torch.zeros(1, dtype=torch.int64, device=self.device)
         support = Support(x[order].unsqueeze(0), targets[order.to(self.device)].unsqueeze(0), key)
         predict, note = self.predictor(support, len(classes) or self.net.spec.outputs)
-        threshold = self.threshold(len(classes), int(targets.bincount().min())) if classes else None
+        fewest = int(targets.bincount().min()) if classes else 0
+        threshold = nearest_threshold(self.thresholds, len(classes), fewest, self.algo.is_metric) if classes else None
         return AdaptedModel(self, predict, classes, threshold, note)
 
     def __repr__(self) -> str:
@@ -66,7 +67,7 @@ class Model:
         return f"<{type(self.algo).__name__} with {type(self.net).__name__} on examples of {shape}, {self.device}>"
 
     def read(self, given: Picture | Sequence[Picture]) -> Tensor:
-        """These files or PIL images as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones.
+        """Read files or PIL images as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones.
 
         A PIL image that was opened from a file, and is not decoded yet, is read as the file is: of a large JPEG no more
         than is needed is decoded. One that is decoded already is taken as it is.
@@ -74,7 +75,7 @@ class Model:
         return self.read_bytes([given] if isinstance(given, Picture) else given) * (1 / 255)
 
     def read_bytes(self, given: Sequence[Picture]) -> Tensor:
-        """Files or PIL images as `read` takes them, as pixels, [n, C, H, W] uint8."""
+        """Read files or PIL images, as `read` takes them, as pixels, [n, C, H, W] uint8."""
         preparation = self.examples.preparation
         if preparation is None:
             raise UserError(
@@ -91,10 +92,6 @@ class Model:
             what = f"{len(broken)} of {len(given)} pictures cannot be used"
             raise UserError(f"{what}: {some(broken, '; ')}: mend or remove them")
         return pixels
-
-    def threshold(self, way: int, shot: int) -> Threshold | None:
-        """The threshold of `unlike` for tasks of `way` classes with `shot` examples or more, if it is known."""
-        return nearest_threshold(self.thresholds, way, shot, self.algo.is_metric)
 
     def predictor(self, support: Support, outputs: int) -> tuple[Predictor, str]:
         """Adapt to support sets of so many classes or values -> what predicts, and what was done to the model, in a
@@ -171,7 +168,7 @@ def _of_shape(name: str, values: Tensor, shape: tuple[int, ...], number: int | N
 
 
 def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta, str]:
-    """The network and what was learned for tasks of `way` classes, and what was done to them in a sentence.
+    """Adapt the network and what was learned to tasks of `way` classes, and say in a sentence what was done.
 
     What has a row for each class (the head, its learned rates, its slots) gets the mean of the learned rows for every
     class; nothing else changes with the way.

@@ -24,7 +24,7 @@ SHARE_BEFORE = 0.05  # the same in thresholds that do not say it: those of the f
 
 
 class Threshold(NamedTuple):
-    """Beyond which score a query is flagged, and what that was measured on."""
+    """The score beyond which a query is flagged, and what it was measured on."""
 
     value: float
     way: Count

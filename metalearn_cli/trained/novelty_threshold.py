@@ -20,14 +20,14 @@ from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds
 from metalearn_cli.trained.model import Model
-from metalearn_cli.trained.novelty import PROMISED, Threshold, Thresholds, calibrated, unlikeness
+from metalearn_cli.trained.novelty import PROMISED, Threshold, Thresholds, calibrated, nearest_threshold, unlikeness
 
 EPISODES = 100
 QUERIES = 5  # of each class at most
 TASKS_AT_ONCE = 8
 
 
-def threshold(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> tuple[Threshold | None, str]:
+def threshold_for(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> tuple[Threshold | None, str]:
     """The threshold for `way`-way tasks whose smallest class has `shot` examples (or the closest one that flags less),
     measured now if it is not stored; and a sentence about it. (None, sentence) if none can be had."""
     if model.examples.columns is not None:
@@ -40,7 +40,7 @@ def threshold(stored: Stored, model: Model, way: int, shot: int, trust: bool) ->
             return measured, _sentence(measured, way, shot, reasons)
         except UserError as error:
             reasons.append(str(error))
-    if (nearest := model.threshold(way, shot)) is not None:
+    if (nearest := nearest_threshold(model.thresholds, way, shot, model.algo.is_metric)) is not None:
         return nearest, _sentence(nearest, way, shot, reasons)
     ways = ", ".join(map(str, sorted({kept.way for kept in model.thresholds})))
     reason = reasons[-1] if reasons else f"known are those of {ways} classes" if ways else "none is known here"

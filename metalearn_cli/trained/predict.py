@@ -101,7 +101,7 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> list[Config]:
         for what, files, images in (("support", support.paths, pixels), ("query", paths, queries)):
             _tell(warnings(images * (1 / 255), tones, what, list(map(str, files))))
     fewest = min(support.labels.count(name) for name in predictor.classes)
-    threshold, sentence = novelty_threshold.threshold(stored, model, len(predictor.classes), fewest, keys.trust)
+    threshold, sentence = novelty_threshold.threshold_for(stored, model, len(predictor.classes), fewest, keys.trust)
     _tell([*filter(None, [predictor.note]), sentence])
     if threshold is not None and stored.is_run:
         try:
