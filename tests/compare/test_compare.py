@@ -33,18 +33,22 @@ def written(folder: Path, *arguments: str) -> tuple[Any, str]:
     return json.loads((folder / "c.json").read_text()), text
 
 
+def width(interval: dict[str, float]) -> float:
+    return interval["high"] - interval["low"]
+
+
 def test_two_runs_on_the_same_episodes(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs/a", hard_episodes(1))
     write_run(tmp_path / "outputs/b", hard_episodes(2, gain=0.03), config={"algo.inner_lr": 0.4})
-    found, text = written(tmp_path, "outputs/a", "outputs/b")
-    (one,) = found["differences"]
+    result, text = written(tmp_path, "outputs/a", "outputs/b")
+    (difference,) = result["differences"]
     gain = hard_episodes(2, gain=0.03) - hard_episodes(1)
     half = 1.9719565442 * gain.std(ddof=1) / np.sqrt(200)  # t of 199 degrees of freedom
-    assert one["episodes"]["mean"] == pytest.approx(gain.mean())
-    assert one["episodes"]["high"] - one["episodes"]["low"] == pytest.approx(2 * half)
-    assert one["unpaired"]["high"] - one["unpaired"]["low"] > 4 * (one["episodes"]["high"] - one["episodes"]["low"])
-    assert one["seeds"] is one["both"] is None
-    assert (one["better_on"], one["worse_on"]) == ((gain > 0).mean(), (gain < 0).mean())
+    assert difference["episodes"]["mean"] == pytest.approx(gain.mean())
+    assert width(difference["episodes"]) == pytest.approx(2 * half)
+    assert width(difference["unpaired"]) > 4 * width(difference["episodes"])
+    assert difference["seeds"] is difference["both"] is None
+    assert (difference["better_on"], difference["worse_on"]) == ((gain > 0).mean(), (gain < 0).mean())
     assert "on the same 200 test episodes (aaaaaaaaaaaaaaaa)" in text
     assert "algo.inner_lr: 0.1 / 0.4" in text
     assert f"{100 * gain.mean():+.2f}" in text
@@ -69,36 +73,36 @@ def test_the_sentence_tells_better_from_worse_and_from_not_known(tmp_path: Path)
 
 
 def test_seeds_are_kept_apart_from_episodes(tmp_path: Path) -> None:
-    """Runs that differ by luck of the seed: on the episodes it is sure, for models trained anew it is not."""
+    """Runs that differ by luck of the seed: on the episodes it is sure, for models that are trained again it is not."""
     luck = {"a": (0.0, 0.05, -0.06), "b": (0.02, -0.04, 0.12)}
     for side, gains in luck.items():
         for seed, gain in enumerate(gains):
             values = hard_episodes(10 * seed + ord(side), gain)
             write_run(tmp_path / side / f"seed={seed}", values, seed, config={"algo.inner_lr": 0.1 + (side == "b")})
-    found, text = written(tmp_path, "a", "b")
-    (one,) = found["differences"]
-    assert one["episodes"]["p"] < 1e-6
-    assert one["seeds"]["method"] == "paired t, by seed"
-    assert one["seeds"]["df"] == 2
-    assert one["seeds"]["p"] > 0.05
-    assert one["both"]["high"] - one["both"]["low"] > one["seeds"]["high"] - one["seeds"]["low"] > 0.1
+    result, text = written(tmp_path, "a", "b")
+    (difference,) = result["differences"]
+    assert difference["episodes"]["p"] < 1e-6
+    assert difference["seeds"]["method"] == "paired t, by seed"
+    assert difference["seeds"]["df"] == 2
+    assert difference["seeds"]["p"] > 0.05
+    assert width(difference["both"]) > width(difference["seeds"]) > 0.1
     assert "Nothing tells them apart" in text
     assert "though these very models differ" in text
     assert "(3 and 3 seeds)" in text
     # With other seeds on one side there is nothing to pair; with one seed there is no interval over seeds.
     write_run(tmp_path / "b" / "seed=7", hard_episodes(7), 7, config={"algo.inner_lr": 1.1})
-    found, _ = written(tmp_path, "a", "b")
-    assert found["differences"][0]["seeds"]["method"] == "Welch's t"
+    result, _ = written(tmp_path, "a", "b")
+    assert result["differences"][0]["seeds"]["method"] == "Welch's t"
     assert "One side has a single seed (1 and 4)" in said(tmp_path, "a/seed=0", "b")
 
 
 def test_several_against_the_first_with_holms_correction(tmp_path: Path) -> None:
     for name, gain in (("a", 0.0), ("b", 0.0037), ("c", 0.1)):
         write_run(tmp_path / name, hard_episodes(ord(name), gain))
-    found, text = written(tmp_path, "a", "b", "c")
-    one, other = found["differences"]
-    assert (one["second"], other["second"]) == ("b", "c")
-    assert one["p_holm"] == one["episodes"]["p"]
+    result, text = written(tmp_path, "a", "b", "c")
+    difference, other = result["differences"]
+    assert (difference["second"], other["second"]) == ("b", "c")
+    assert difference["p_holm"] == difference["episodes"]["p"]
     assert other["p_holm"] == 2 * other["episodes"]["p"]
     assert "p after Holm's correction for 2 comparisons with a" in text
 
@@ -110,9 +114,9 @@ def test_a_sweep_of_several_configurations_is_several_sides(tmp_path: Path) -> N
             own = {"algo.inner_lr": rate}
             write_run(tmp_path / name, hard_episodes(seed, gain), seed, config=own, overrides=own)
     for arguments in (["sw"], ["sw/*0.1,*", "sw/*0.4,*"]):
-        found, _ = written(tmp_path, *arguments)
-        assert [side["seeds"] for side in found["sides"]] == [[0, 1, 10]] * 2
-        assert found["differences"][0]["both"]["mean"] == pytest.approx(0.05)
+        result, _ = written(tmp_path, *arguments)
+        assert [side["seeds"] for side in result["sides"]] == [[0, 1, 10]] * 2
+        assert result["differences"][0]["both"]["mean"] == pytest.approx(0.05)
     assert "sw algo.inner_lr=0.4 minus sw algo.inner_lr=0.1" in said(tmp_path, "sw")
 
 
@@ -131,8 +135,8 @@ def test_batch_norm_modes_are_named_and_can_be_made_the_same(tmp_path: Path) -> 
 def test_an_earlier_inner_step(tmp_path: Path) -> None:
     write_run(tmp_path / "a", hard_episodes(1))
     write_run(tmp_path / "b", hard_episodes(2, gain=0.1))
-    found, _ = written(tmp_path, "a", "b", "step=0")
-    assert found["differences"][0]["episodes"]["mean"] == pytest.approx(
+    result, _ = written(tmp_path, "a", "b", "step=0")
+    assert result["differences"][0]["episodes"]["mean"] == pytest.approx(
         (hard_episodes(2, gain=0.1) - hard_episodes(1)).mean() / 2
     )
     done = run(tmp_path, "compare", "a", "b", "step=2")
@@ -145,11 +149,11 @@ def test_errors_that_are_not_finite_leave_the_shares(odd: float, tmp_path: Path)
     wild[[3, 5]] = odd
     write_run(tmp_path / "a", hard_episodes(1), metric="mse")
     write_run(tmp_path / "b", wild, metric="mse", sha256="a" * 64)
-    found, text = written(tmp_path, "a", "b")
-    (one,) = found["differences"]
-    assert one["episodes"] is None
-    assert one["worse_on"] == pytest.approx(0.01)
-    assert one["wilcoxon_p"] < 1e-20
+    result, text = written(tmp_path, "a", "b")
+    (difference,) = result["differences"]
+    assert difference["episodes"] is None
+    assert difference["worse_on"] == pytest.approx(0.01)
+    assert difference["wilcoxon_p"] < 1e-20
     assert "is not finite, so that there is no difference of means" in text
 
 
@@ -169,10 +173,10 @@ def test_the_sentence_follows_the_counts(tmp_path: Path, seeds: int) -> None:
     for seed in range(seeds):
         for side, counts in (("a", [6, 19, 17, 19]), ("b", [3, 16, 15, 22])):
             write_run(tmp_path / side / f"seed={seed}", np.float32([counts * 8])[0] / 25, seed)
-    found, text = written(tmp_path, "a", "b")
-    (one,) = found["differences"]
-    assert one["wilcoxon_p"] == pytest.approx(0.04819421059071111, rel=1e-9)
-    assert (one["better_on"], one["worse_on"]) == (0.25, 0.75)
+    result, text = written(tmp_path, "a", "b")
+    (difference,) = result["differences"]
+    assert difference["wilcoxon_p"] == pytest.approx(0.04819421059071111, rel=1e-9)
+    assert (difference["better_on"], difference["worse_on"]) == (0.25, 0.75)
     assert "b is worse than a by" in text
     assert "on most episodes it is not so" not in text
 
@@ -190,10 +194,10 @@ def test_the_first_episodes_of_more_are_proved_the_same(tmp_path: Path) -> None:
     """Real runs: 70 of 130 episodes, which end inside a block of 64; and other episodes, which are refused."""
     for name, episodes, more in (("a", 70, []), ("b", 130, ["seed=1"]), ("c", 70, ["task.shot=3"])):
         assert run(tmp_path, "train", *TINY, *more, f"test_episodes={episodes}", f"name={name}").code == 0
-    found, _ = written(tmp_path, "outputs/a", "outputs/b")
+    result, _ = written(tmp_path, "outputs/a", "outputs/b")
     own = json.loads((tmp_path / "outputs/a/results.json").read_text())
-    assert (found["episodes"], found["episodes_sha256"]) == (70, own["episodes_sha256"])
-    assert found["sides"][0]["mean"] == pytest.approx(own["mean"])
+    assert (result["episodes"], result["episodes_sha256"]) == (70, own["episodes_sha256"])
+    assert result["sides"][0]["mean"] == pytest.approx(own["mean"])
     for other in ("outputs/a", "outputs/b"):
         refused = run(tmp_path, "compare", other, "outputs/c")
         assert (refused.code, refused.out) == (1, "")

@@ -24,19 +24,19 @@ A = np.array([((i * 53) % 97) / 10 for i in range(40)])
 )
 def test_students_t(df: float, quantile: float, p: float) -> None:
     for mean in (2.5, -2.5):
-        found = estimate(mean, 1.0, df)
-        assert (found.half, found.p) == pytest.approx((quantile, p), rel=1e-9)
+        computed = estimate(mean, 1.0, df)
+        assert (computed.half, computed.p) == pytest.approx((quantile, p), rel=1e-9)
     assert estimate(40, 1.0, 599).p == pytest.approx(2.658918435565544e-171, rel=1e-9)
 
 
 def test_the_paired_t_and_welchs() -> None:
-    found = paired(D)
-    assert (found.mean, found.p) == pytest.approx((0.60625, 0.31066650534589646), rel=1e-9)
-    assert (found.low, found.high) == pytest.approx((-0.5875632874237298, 1.8000632874237297), rel=1e-7)
-    found = unpaired(A[:25], A + D)
-    assert (found.mean, found.p) == pytest.approx((0.7802500000000014, 0.4283780154934606), rel=1e-9)
-    assert found.df == pytest.approx(62.77336702476839, rel=1e-9)
-    assert (found.low, found.high) == pytest.approx((-1.1759019358898521, 2.7364019358898553), rel=1e-7)
+    computed = paired(D)
+    assert (computed.mean, computed.p) == pytest.approx((0.60625, 0.31066650534589646), rel=1e-9)
+    assert (computed.low, computed.high) == pytest.approx((-0.5875632874237298, 1.8000632874237297), rel=1e-7)
+    computed = unpaired(A[:25], A + D)
+    assert (computed.mean, computed.p) == pytest.approx((0.7802500000000014, 0.4283780154934606), rel=1e-9)
+    assert computed.df == pytest.approx(62.77336702476839, rel=1e-9)
+    assert (computed.low, computed.high) == pytest.approx((-1.1759019358898521, 2.7364019358898553), rel=1e-7)
     for constant, p in ((np.zeros(5), 1.0), (np.ones(5), 0.0)):  # no noise at all
         assert (paired(constant).p, paired(constant).half) == (p, 0.0)
 
@@ -114,10 +114,10 @@ def test_the_interval_covers() -> None:
         seeds, episodes = rng.normal(0, 1, (4, 1)), rng.normal(0, 3, (1, 50))
         gain = 0.7 + seeds + episodes + rng.normal(0, 0.5, (4, 50))
         zeros = Side("first", [0, 1, 2, 3], np.zeros((4, 50)), None, {}, 1)
-        found = difference("mse", zeros, Side("second", [0, 1, 2, 3], gain, None, {}, 1))
-        assert found.both is not None
-        assert found.episodes is not None
-        both.append(found.both.low <= 0.7 <= found.both.high)
-        alone.append(found.episodes.low <= 0.7 <= found.episodes.high)
+        computed = difference("mse", zeros, Side("second", [0, 1, 2, 3], gain, None, {}, 1))
+        assert computed.both is not None
+        assert computed.episodes is not None
+        both.append(computed.both.low <= 0.7 <= computed.both.high)
+        alone.append(computed.episodes.low <= 0.7 <= computed.episodes.high)
     assert 0.94 <= np.mean(both) <= 0.99
     assert np.mean(alone) < 0.85

@@ -84,15 +84,15 @@ def test_a_wrong_prediction_changes_the_frame_of_its_image_and_nothing_else(wron
     shown["predicted"] = shown["query_y"].copy()
     none = drawn(shown)[89:]  # below the legend
     shown["predicted"][wrong] = (shown["query_y"][wrong] + 1) % 3
-    one = drawn(shown)[89:]
+    changed = drawn(shown)[89:]
     assert not where(none, RED).any()
-    top, bottom, left, right = box((none != one).any(-1))
+    top, bottom, left, right = box((none != changed).any(-1))
     assert top == 82 * (wrong // 3)  # a row for each class
     assert left == box(where(none, GREEN))[2] + 66 * (wrong % 3)  # its images in their order
     assert bottom - top < 82
     assert right - left < 66
     frame = where(none, GREEN)[top : top + 62, left : left + 62]  # 14 pixels times 4, and twice 3
-    assert torch.equal(frame, where(one, RED)[top : top + 62, left : left + 62])
+    assert torch.equal(frame, where(changed, RED)[top : top + 62, left : left + 62])
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_episodes_of_any_size(way: int, shot: int, query: int, size: int, channe
 
 
 def test_more_images_than_fit_do_not_widen_the_picture() -> None:
-    many, some = (arrays(ProtoNet(), *images(1, 2, shot, query)) for shot, query in ((40, 40), (6, 16)))
-    assert picture(many).size == picture(some).size
+    many, few = (arrays(ProtoNet(), *images(1, 2, shot, query)) for shot, query in ((40, 40), (6, 16)))
+    assert picture(many).size == picture(few).size
     assert heading(many).startswith(f"{many['right']} of 80 query images right (")
     assert heading(many).endswith(" (30 are shown)")
 

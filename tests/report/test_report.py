@@ -76,8 +76,8 @@ class Report(NamedTuple):
 def report(folder: Path, *arguments: str) -> Report:
     done = run(folder, "report", *arguments)
     assert done.code == 0, done.err
-    found = (re.search(rf"^the {what} (.*)$", done.out, re.MULTILINE) for what in ("page is", "table is in"))
-    return Report(done.out, done.err, *(folder / match[1] if match else None for match in found))
+    matches = (re.search(rf"^the {what} (.*)$", done.out, re.MULTILINE) for what in ("page is", "table is in"))
+    return Report(done.out, done.err, *(folder / match[1] if match else None for match in matches))
 
 
 @pytest.fixture(scope="module")
@@ -432,8 +432,8 @@ def test_a_search_is_drawn_in_its_order_by_its_validations_and_over_its_numbers(
     tests, validations = [3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0, math.inf], [0.9, 0.7, 0.1, 0.8, 0.8, 0.8, 0.8, 0.0]
     for number, (mean, value) in enumerate(zip(tests, validations, strict=True)):
         rate = f"{10.0**-number:g}"
-        config, given = {"algo.inner_lr": float(rate)}, {"algo.inner_lr": rate}
-        keys: dict[str, Any] = {"metric": "mse", "config": config, "overrides": given, "validation": value}
+        config, arguments = {"algo.inner_lr": float(rate)}, {"algo.inner_lr": rate}
+        keys: dict[str, Any] = {"metric": "mse", "config": config, "overrides": arguments, "validation": value}
         folder = write_run(tmp_path / f"sw/algo.inner_lr={rate}", np.full(5, mean), **keys)
         (folder / "outcome.json").write_text(json.dumps({"number": number, "failed": None}))
         if math.isinf(mean):
@@ -454,12 +454,12 @@ def test_another_report_does_not_write_over_it(tmp_path: Path) -> None:
     for name in ("outputs/a", "outputs/b", "outputs/sw/seed=0", "outputs/sw/seed=1", "elsewhere/b"):
         write_run(tmp_path / name, np.linspace(0, 1, 50))
     places: dict[tuple[str, ...], Path] = {}
-    for given in (
+    for arguments in (
         *(("outputs/a",), ("outputs/sw",), ("outputs/a", "outputs/b"), ("outputs/a", "elsewhere/b"), ("outputs/*",)),
         ("outputs/sw/*",),
     ):
-        pages = {str(report(tmp_path, *given).html) for _ in range(2)}
-        places[given] = Path(pages.pop()).relative_to(tmp_path)
+        pages = {str(report(tmp_path, *arguments).html) for _ in range(2)}
+        places[arguments] = Path(pages.pop()).relative_to(tmp_path)
         assert not pages
     assert len(set(places.values())) == len(places)
     assert places[("outputs/a",)] == Path("outputs/a/report.html")

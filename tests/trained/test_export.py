@@ -53,9 +53,9 @@ def test_an_export_needs_neither_run_nor_data_and_predicts_the_same(
     for name, model in (("run", maml), ("export", exported)):
         done = run(tmp_path, "predict", f"run={model}", "support=support.csv", files, f"out={name}.csv", "threads=1")
         assert done.code == 0, done.err
-    found, expected = rows(tmp_path / "export.csv"), rows(tmp_path / "run.csv")
-    assert found == expected
-    assert "unlike" in found[0]
+    result, expected = rows(tmp_path / "export.csv"), rows(tmp_path / "run.csv")
+    assert result == expected
+    assert "unlike" in result[0]
     assert len(list(exported.iterdir())) == 2  # nothing is written into it
     config = json.loads((exported / "model.json").read_text())
     assert str(own) not in json.dumps(config)
@@ -69,7 +69,7 @@ def test_what_predict_has_measured_goes_along(tmp_path: Path, own: Path, maml: P
     assert predicted.code == 0, predicted.err
     assert run(tmp_path, "export", f"run={model}", "out=mine", "threads=1").code == 0
     known = json.loads((tmp_path / "mine/model.json").read_text())["unlike"]
-    assert (4, 3) in {(one["way"], one["shot"]) for one in known}
+    assert (4, 3) in {(item["way"], item["shot"]) for item in known}
     twice = run(tmp_path, "export", f"run={model}", f"run={maml}", "out=other")
     assert (twice.code, twice.err) == (1, "metalearn: run= is given twice\n")
 
@@ -84,15 +84,15 @@ def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, export
         assert x.max() <= 1
         predictor = model.adapt(x, labels)
         assert predictor.classes == ["class00", "class01", "class02"]
-        found = predictor(q)
-        assert found.shape == (3, 3)
-        torch.testing.assert_close(found.sum(1), torch.ones(3))
-        chances.append(found)
+        result = predictor(q)
+        assert result.shape == (3, 3)
+        torch.testing.assert_close(result.sum(1), torch.ones(3))
+        chances.append(result)
         numbered = model.adapt(x.numpy(), np.array([5, 5, 7, 7, 9, 9]))
         assert numbered.classes == [5, 7, 9]
-        torch.testing.assert_close(numbered(q.numpy()), found)
-        torch.testing.assert_close(model.adapt((255 * x).round().to(torch.uint8), labels)(q), found)
-        torch.testing.assert_close(model.adapt(x.flip(0), labels[::-1])(q), found)
+        torch.testing.assert_close(numbered(q.numpy()), result)
+        torch.testing.assert_close(model.adapt((255 * x).round().to(torch.uint8), labels)(q), result)
+        torch.testing.assert_close(model.adapt(x.flip(0), labels[::-1])(q), result)
     torch.testing.assert_close(*chances)
     flags = model.adapt(x, labels).unlike(q)
     assert flags.dtype == torch.bool
@@ -102,7 +102,7 @@ def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, export
 
 
 def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Path, exported: Path) -> None:
-    """To the bit: whoever decodes a large JPEG in full before gives other pixels."""
+    """To the bit: a large JPEG that is decoded in full first gives other pixels."""
     support, labels, query = task(own)
     large = tmp_path / "large.jpg"
     exif = Image.Exif()
@@ -115,7 +115,7 @@ def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Pa
         tmp_path, "predict", f"run={exported}", "support=support.csv", query_files, "out=found.json", "threads=1"
     )
     assert done.code == 0, done.err
-    found = json.loads((tmp_path / "found.json").read_text())
+    result = json.loads((tmp_path / "found.json").read_text())
     model = metalearn_cli.load(exported)
     by_tensors = model.adapt(model.read(support), labels).outputs(model.read(files))
     with ExitStack() as stack:
@@ -132,11 +132,11 @@ def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Pa
             outputs = adapted.outputs(q)
             assert torch.equal(outputs, by_tensors)
             chances = [list(map(round_off, row)) for row in outputs.double().softmax(-1).tolist()]
-            assert [list(row["probabilities"].values()) for row in found] == chances
-            assert [row["unlike"] for row in found] == adapted.unlike(q).tolist()
-        for one in (files[-1], str(files[-1]), opened[-1]):
-            assert torch.equal(model.read(one), model.read(files)[-1:])
-            assert torch.equal(adapted(one), adapted(files[-1:]))
+            assert [list(row["probabilities"].values()) for row in result] == chances
+            assert [row["unlike"] for row in result] == adapted.unlike(q).tolist()
+        for item in (files[-1], str(files[-1]), opened[-1]):
+            assert torch.equal(model.read(item), model.read(files)[-1:])
+            assert torch.equal(adapted(item), adapted(files[-1:]))
         decoded = opened[0]
         decoded.load()
         in_memory = [decoded, decoded.convert("RGBA"), Image.fromarray(np.asarray(decoded))]
@@ -182,13 +182,13 @@ def test_settings_of_load_are_checked(settings: dict[str, str], sentence: str, e
 
 def test_double_and_half_precision(own: Path, exported: Path) -> None:
     support, labels, query = task(own)
-    found = {}
+    result = {}
     for precision in ("fp32", "fp64", "bf16"):
         model = metalearn_cli.load(exported, precision=precision)
-        found[precision] = model.adapt(model.read(support), labels)(model.read(query)).double()
-    torch.testing.assert_close(found["fp32"], found["fp64"], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found["bf16"], found["fp64"], atol=0.1, rtol=0.1)
-    assert not torch.equal(found["bf16"], found["fp32"])
+        result[precision] = model.adapt(model.read(support), labels)(model.read(query)).double()
+    torch.testing.assert_close(result["fp32"], result["fp64"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result["bf16"], result["fp64"], atol=0.1, rtol=0.1)
+    assert not torch.equal(result["bf16"], result["fp32"])
 
 
 def test_damage_is_found_and_named(tmp_path: Path, exported: Path) -> None:

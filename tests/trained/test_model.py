@@ -42,8 +42,8 @@ def test_what_an_algorithm_learns_is_known_without_memory_for_it(algorithm: Algo
         except UserError:  # a linear model has no head of its own
             continue
         with torch.device("meta"):
-            found = algorithm.init(net, torch.Generator())
-        for part, to in zip(found, real, strict=True):
+            result = algorithm.init(net, torch.Generator())
+        for part, to in zip(result, real, strict=True):
             assert {name: value.shape for name, value in part.items()} == {name: to[name].shape for name in to}
             assert all(value.is_meta for value in part.values())
 
@@ -69,9 +69,9 @@ def test_what_has_a_row_for_each_class_gets_their_mean_and_nothing_else_changes(
 
 def test_learned_rates_and_slots_of_the_head_are_averaged_too() -> None:
     by_name = {type(algorithm).__name__: algorithm for algorithm in ALGORITHMS}
-    found = {name: for_way(by_name[name], NET, init(by_name[name], NET), 5)[1] for name in ("MetaSGD", "Reptile")}
-    assert found["MetaSGD"].params["rate:head.weight"].shape[0] == 5
-    assert found["Reptile"].buffers["adam.second_moment.head.bias"].shape == (5,)
+    result = {name: for_way(by_name[name], NET, init(by_name[name], NET), 5)[1] for name in ("MetaSGD", "Reptile")}
+    assert result["MetaSGD"].params["rate:head.weight"].shape[0] == 5
+    assert result["Reptile"].buffers["adam.second_moment.head.bias"].shape == (5,)
 
 
 def test_a_run_of_tasks_whose_way_varied_keeps_the_rows_that_such_tasks_had() -> None:
@@ -103,21 +103,21 @@ def model(algorithm: Algorithm) -> Model:
 @pytest.mark.parametrize("algorithm", [ProtoNet(), Matching(fce=True, reads=2), MAML(inner_lr=0.1, test_steps=2)])
 def test_predictions_are_those_of_the_algorithm_itself(algorithm: Algorithm) -> None:
     """The support's order is shuffled; where it matters (fce), it is not the classes' order that is learned."""
-    found = model(algorithm).adapt(BATCH.support_x[0], BATCH.support_y[0]).outputs(BATCH.query_x[0])
-    assert found.dtype == torch.float64
+    result = model(algorithm).adapt(BATCH.support_x[0], BATCH.support_y[0]).outputs(BATCH.query_x[0])
+    assert result.dtype == torch.float64
     if isinstance(algorithm, Matching):
         return
     meta = model(algorithm).meta
     with torch.no_grad():
         *_, predict = algorithm.adapt(NET, meta, BATCH.support, algorithm.test_steps)
         expected = predict(BATCH.query_x, BatchNorm.inductive)[0]
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
 
 def test_what_a_notebook_prints_is_a_line() -> None:
-    found = model(ProtoNet())
-    predictor = found.adapt(BATCH.support_x[0], BATCH.support_y[0])
-    assert repr(found).startswith("<ProtoNet with Conv4 on examples of ")
+    result = model(ProtoNet())
+    predictor = result.adapt(BATCH.support_x[0], BATCH.support_y[0])
+    assert repr(result).startswith("<ProtoNet with Conv4 on examples of ")
     assert len(repr(predictor)) < 200
 
 

@@ -76,8 +76,8 @@ def without_thresholds(model: Path, folder: Path) -> Path:
 
 
 def thresholds(model: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = read_json(model / "unlike.json")["thresholds"]
-    return found
+    result: list[dict[str, Any]] = read_json(model / "unlike.json")["thresholds"]
+    return result
 
 
 SAME, OTHER = {"ant": 2, "bee": 2, "cat": 2}, {"ant": 2, "bee": 2, "cat": 2, "dog": 2}
@@ -91,10 +91,10 @@ def test_every_algorithm_predicts_for_any_way_and_any_shots(algo: str, tmp_path:
         support, query = task(tmp_path / str(number), own, shots)
         done = predicted(tmp_path, model, support, query, f"out={tmp_path}/{number}.csv")
         assert done.out == f"{len(shots) + 1} predictions are in {tmp_path}/{number}.csv\n"
-        found = rows(tmp_path / f"{number}.csv")
-        assert [row["path"] for row in found] == [str(query / f"{name}.png") for name in [*shots, "stranger"]]
-        assert list(found[0]) == ["path", "label", *(f"p_{name}" for name in shots), "unlike"]
-        for row in found:
+        result = rows(tmp_path / f"{number}.csv")
+        assert [row["path"] for row in result] == [str(query / f"{name}.png") for name in [*shots, "stranger"]]
+        assert list(result[0]) == ["path", "label", *(f"p_{name}" for name in shots), "unlike"]
+        for row in result:
             probabilities = {name: float(row[f"p_{name}"]) for name in shots}
             assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
             assert probabilities[row["label"]] == max(probabilities.values())
@@ -143,13 +143,13 @@ def test_a_test_episode_from_files_is_predicted_as_the_test_does(
     write_list(tmp_path / "support.csv", files["support"], batch.support_y[0].tolist())
     query = ",".join(map(str, files["query"]))
     predicted(tmp_path, model, tmp_path / "support.csv", query, f"out={tmp_path}/found.json")
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert [row["path"] for row in found] == list(map(str, files["query"]))
-    probabilities = torch.tensor([[row["probabilities"][str(label)] for label in range(3)] for row in found])
+    result = json.loads((tmp_path / "found.json").read_text())
+    assert [row["path"] for row in result] == list(map(str, files["query"]))
+    probabilities = torch.tensor([[row["probabilities"][str(label)] for label in range(3)] for row in result])
     torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-5)
-    assert [int(row["label"]) for row in found] == expected.argmax(-1).tolist()
+    assert [int(row["label"]) for row in result] == expected.argmax(-1).tolist()
     accuracy = learner.evaluate(batch, [BatchNorm.inductive])[BatchNorm.inductive].metric[0, -1]
-    share = sum(int(row["label"]) == y for row, y in zip(found, batch.query_y[0].tolist(), strict=True)) / len(found)
+    share = sum(int(row["label"]) == y for row, y in zip(result, batch.query_y[0].tolist(), strict=True)) / len(result)
     assert share == pytest.approx(accuracy.item())
 
 
@@ -183,10 +183,10 @@ def test_pictures_may_have_any_mode_and_size(tmp_path: Path, own: Path, protonet
     large.convert("L").save(folder / "grey.png")
     Image.new("I;16", (30, 300), 30000).save(folder / "sixteen.png")
     predicted(tmp_path, protonet, support, folder, f"out={tmp_path}/found.csv")
-    found = {Path(row["path"]).name: float(row["p_ant"]) for row in rows(tmp_path / "found.csv")}
-    assert len(found) == 7
+    result = {Path(row["path"]).name: float(row["p_ant"]) for row in rows(tmp_path / "found.csv")}
+    assert len(result) == 7
     for name in ("rgba.png", "cmyk.tif", "palette.png", "turned.jpg"):
-        assert found[name] == pytest.approx(found["rgb.png"], abs=0.05)
+        assert result[name] == pytest.approx(result["rgb.png"], abs=0.05)
 
 
 def test_a_table_on_the_screen_and_all_else_on_stderr(tmp_path: Path, own: Path, protonet: Path) -> None:
@@ -224,8 +224,8 @@ def test_a_pattern_is_what_it_matches(
         ("quer?", [*names, *inside], [said.format("query")]),
         ("query/more/a*[1].png", inside[:1], []),
     ):
-        paths, found = file_inputs.images(pattern)
-        assert (list(map(str, paths)), found) == (wanted, notes), pattern
+        paths, result = file_inputs.images(pattern)
+        assert (list(map(str, paths)), result) == (wanted, notes), pattern
     (tmp_path / "list1.csv").write_text("path\nquery/ant.png\n")
     assert file_inputs.images("list?.csv") == ([Path("query/ant.png")], [])
     predicted(tmp_path, protonet, tmp_path / "support", "query/*.png", "out=found.csv")
@@ -479,9 +479,11 @@ def test_a_real_character_too(tmp_path: Path, omniglot_root: str) -> None:
 def test_a_margin_is_cut_off_after_the_size_is_changed(margin: int, tmp_path: Path) -> None:
     picture = Image.effect_noise((90, 60), 80).convert("RGB")
     picture.save(tmp_path / "a.png")
-    found = Preparation(20, 3, Resize.stretch, "bilinear", margin=margin).read(tmp_path / "a.png")
+    result = Preparation(20, 3, Resize.stretch, "bilinear", margin=margin).read(tmp_path / "a.png")
     large = picture.resize((20 + 2 * margin,) * 2, Image.Resampling.BILINEAR)
-    assert torch.equal(found.permute(1, 2, 0).flatten(), pixels(large.crop((margin, margin, margin + 20, margin + 20))))
+    assert torch.equal(
+        result.permute(1, 2, 0).flatten(), pixels(large.crop((margin, margin, margin + 20, margin + 20)))
+    )
 
 
 def test_help_and_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

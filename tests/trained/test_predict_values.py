@@ -70,12 +70,12 @@ def by_the_learner(model: Path, x: list[list[float]], y: list[float], query: lis
 
 
 def test_a_curve_is_predicted_as_the_learner_does(tmp_path: Path, curves: Path) -> None:
-    found, err = predicted(tmp_path, curves, "y,x\n1.5,-2\n0,0.5\n-1.25,3.25\n", "x\n-1\n4.5\n")
-    assert [list(row) for row in found] == [["x", "y", "outside_training"]] * 2
+    result, err = predicted(tmp_path, curves, "y,x\n1.5,-2\n0,0.5\n-1.25,3.25\n", "x\n-1\n4.5\n")
+    assert [list(row) for row in result] == [["x", "y", "outside_training"]] * 2
     assert "outside" not in err
-    assert [row["x"] for row in found] == ["-1.0", "4.5"]
+    assert [row["x"] for row in result] == ["-1.0", "4.5"]
     expected = by_the_learner(curves, [[-2], [0.5], [3.25]], [1.5, 0, -1.25], [[-1.0], [4.5]])
-    assert [float(row["y"]) for row in found] == pytest.approx(expected, rel=1e-4)
+    assert [float(row["y"]) for row in result] == pytest.approx(expected, rel=1e-4)
     assert run(tmp_path, "predict", f"run={curves}", "support=s.csv", "query=q.csv").out.split()[:2] == ["x", "y"]
 
 
@@ -83,23 +83,23 @@ def test_a_table_is_predicted_in_its_own_units_by_its_own_columns(tmp_path: Path
     model = table_run(tmp_path / "home", lambda point, mass: 5e6 + 1e5 * (mass % 10) + 1000 * (mass - 1000))
     support = "note,speed,mass,price\na,0.001,1010,5410000\nb,0.002,1020,5420000\n"
     (plain,), _ = predicted(tmp_path, model, support, "x1,x2\n1015,0.001\n")
-    (found,), _ = predicted(tmp_path, model, support, "mass,speed\n1015,0.001\n")
-    assert list(found) == ["mass", "speed", "price", "outside_training"]
+    (result,), _ = predicted(tmp_path, model, support, "mass,speed\n1015,0.001\n")
+    assert list(result) == ["mass", "speed", "price", "outside_training"]
     assert list(plain) == ["x1", "x2", "price", "outside_training"]
-    assert list(found.values()) == list(plain.values())
+    assert list(result.values()) == list(plain.values())
     x, y = [[1010, 0.001], [1020, 0.002]], [5410000.0, 5420000.0]
-    assert 5e6 < float(found["price"]) < 7e6
-    assert [float(found["price"])] == pytest.approx(by_the_learner(model, x, y, [[1015, 0.001]]), rel=1e-4)
+    assert 5e6 < float(result["price"]) < 7e6
+    assert [float(result["price"])] == pytest.approx(by_the_learner(model, x, y, [[1015, 0.001]]), rel=1e-4)
     (tmp_path / "home/table.csv").unlink()  # what is needed of it stands in the run's folder
-    assert predicted(tmp_path, model, support, "mass,speed\n1015,0.001\n")[0] == [found]
+    assert predicted(tmp_path, model, support, "mass,speed\n1015,0.001\n")[0] == [result]
     assert run(tmp_path, "export", f"run={model}", "out=model").code == 0
     exported = metalearn_cli.load(tmp_path / "model").adapt(x, y)
-    assert exported([[1015, 0.001]]).item() == pytest.approx(float(found["price"]), rel=1e-5)
+    assert exported([[1015, 0.001]]).item() == pytest.approx(float(result["price"]), rel=1e-5)
 
 
 def test_what_lies_outside_of_the_trainings_inputs_is_said_and_has_a_column(tmp_path: Path, curves: Path) -> None:
-    found, err = predicted(tmp_path, curves, "x,y\n-2,1.5\n5,0\n", "x\n-5\n100\n1\n-5.01\n")
-    assert [row["outside_training"] for row in found] == ["false", "true", "false", "true"]
+    result, err = predicted(tmp_path, curves, "x,y\n-2,1.5\n5,0\n", "x\n-5\n100\n1\n-5.01\n")
+    assert [row["outside_training"] for row in result] == ["false", "true", "false", "true"]
     sentence = "2 of 4 points in query lie outside of the inputs of the training, first row 2 with x=100, where those w"
     assert err.count(sentence) == err.count("outside") == 1
     assert "from -5 to 5: what is predicted from there is a guess" in err
@@ -118,8 +118,8 @@ def test_the_range_of_a_table_is_that_of_its_training_tasks(tmp_path: Path) -> N
     assert known == {"low": [1000 + min(trained), 0], "high": [1050 + max(trained), 0.004]}
     support = "mass,speed,price\n1020,0.001,1\n1030,0.002,2\n"
     query = f"speed,mass\n0.004,1020\n0.0041,1020\n0.001,{1051 + max(trained)}\n"
-    found, err = predicted(tmp_path, model, support, query)
-    assert [row["outside_training"] for row in found] == ["false", "true", "true"]
+    result, err = predicted(tmp_path, model, support, query)
+    assert [row["outside_training"] for row in result] == ["false", "true", "true"]
     assert "first row 2 with speed=0.0041, where those were from 0 to 0.004" in err
 
 
@@ -129,8 +129,8 @@ def test_where_the_range_is_not_known_that_is_said_and_there_is_no_column(tmp_pa
     content = json.loads((model / "task.json").read_text())
     del content["columns"]["x_range"]
     rewrite(model / "task.json", content)
-    found, err = predicted(tmp_path, model, "x,y\n-2,1.5\n100,0\n", "x\n-2\n")
-    assert list(found[0]) == ["x", "y"]
+    result, err = predicted(tmp_path, model, "x,y\n-2,1.5\n100,0\n", "x\n-2\n")
+    assert list(result[0]) == ["x", "y"]
     assert "whether a query lies outside of the inputs of the training is not known" in err
     with pytest.raises(UserError, match="nothing is known of the range of the inputs"):
         metalearn_cli.load(model).outside([1.0])
