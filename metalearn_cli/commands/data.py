@@ -49,8 +49,6 @@ Packed sets are in $METALEARN_CACHE (~/.cache/metalearn): what is removed is pac
 wanted, and what a running process uses is kept. A folder of your own that has changed leaves its old set there.
 """
 
-FLAGS = ()
-
 ACTIONS = ("prepare", "verify", "path")  # with the name of a data set
 OWN = "image_folder"  # a folder of one's own, which `prepare` takes with the keys of the task
 KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}

@@ -67,6 +67,23 @@ def run(folder: Path, *arguments: str, first: Callable[[], object] | None = None
     return wait(folder, start(folder, *arguments, first=first))
 
 
+def succeed(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
+    """Run a command that ends with exit code 0."""
+    done = run(folder, *arguments, first=first)
+    assert done.code == 0, done.err
+    return done
+
+
+def refuse(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> str:
+    """Run a command that ends with exit code 1, and without a traceback -> its sentence, the last line of stderr."""
+    done = run(folder, *arguments, first=first)
+    assert done.code == 1, done
+    assert "Traceback" not in done.err
+    said = done.err.splitlines()[-1]
+    assert said.startswith("metalearn: ")
+    return said
+
+
 def is_running(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
