@@ -87,6 +87,8 @@ def _difference_lines(difference: Difference, comparison: Comparison) -> list[st
             continue
         if key in ("episodes", "seeds"):
             method += f", {estimate.df:.4g} degrees of freedom"
+        if key == "both":
+            method = "both half widths, added as squares"
         if key == "unpaired" and difference.episodes and difference.episodes.half:
             method += f", {estimate.half / difference.episodes.half:.2g} times as wide"
         mean, low, high = (figure(value, metric, True) for value in (estimate.mean, estimate.low, estimate.high))
