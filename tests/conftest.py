@@ -9,14 +9,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import foreign
 import pytest
 import torch
-from cases import nightly, noise
+from cases import nightly, noise, unpacked
 from PIL import Image
 
-from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.datasets.packed_set import packed
 from metalearn_cli.tasks import cifar_fs, mini_imagenet, omniglot
 from metalearn_cli.tasks.images import ImageTask
 from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 
 
 def tries_of(marker: pytest.Mark) -> int:
@@ -90,8 +90,7 @@ def pack_noise(name: str, names: tuple[str, ...], images: int, shape: tuple[int,
     """Pack a set of so many images of each class, which are noise."""
     rng = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (len(names) * images, *shape), generator=rng, dtype=torch.uint8)
-    noise = ImageSet.of(pixels, names, torch.full((len(names),), images))
-    packed(name, lambda: noise)
+    packed(name, lambda: unpacked(pixels, names, images))
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +130,13 @@ def random_omniglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of packed sets for one test."""
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def packed_omniglot(random_omniglot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Omniglot as a run finds it, without its data."""
     monkeypatch.setenv("METALEARN_CACHE", str(random_omniglot))
@@ -164,8 +170,7 @@ def packed_images(
 ) -> None:
     """Every image task as a run finds it, without its data. Commands find those above; of the others only this process
     has images."""
-    monkeypatch.setattr(mini_imagenet, "IMAGES", 4)
-    monkeypatch.setattr(mini_imagenet.MiniImageNet, "fewest", 4)
+    monkeypatch.setattr(MiniImageNet, "about", MiniImageNet.about._replace(fewest=4))
     monkeypatch.setenv("METALEARN_DATA", str(small_mini_imagenet))
     for name, about in about_sets().items():
         module = importlib.import_module(f"metalearn_cli.tasks.{name}")

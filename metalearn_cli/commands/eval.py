@@ -63,9 +63,10 @@ def check_eval(overrides: list[str]) -> None:
     """Raises UserError for a folder that is not a run's, and for a key, type or range that is wrong: without torch."""
     from metalearn_cli.config.overrides import check_group, check_value, compose_config, given_keys
 
-    folder = next((Path(override.removeprefix("run=")) for override in overrides if override.startswith("run=")), None)
-    if folder is None:
+    folders = [override.removeprefix("run=") for override in overrides if override.startswith("run=")]
+    if not folders:
         raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
+    folder = Path(folders[-1])
     check_folder(folder)
     config = conf_folder.run_keys() | load_config(folder / "config.yaml")
     check_parts(folder / "config.yaml", config, conf_folder.GROUPS)

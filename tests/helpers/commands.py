@@ -67,6 +67,20 @@ def run(folder: Path, *arguments: str, first: Callable[[], object] | None = None
     return wait(folder, start(folder, *arguments, first=first))
 
 
+def in_a_fork(work: Callable[[], object]) -> int:
+    """The exit code of a process that does `work`, which may end it: 1 where it raises."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def succeed(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
     """Run a command that ends with exit code 0."""
     done = run(folder, *arguments, first=first)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from cases import image_set
 from commands import refuse, run, start_ranks, succeed, wait_ranks
 
 from metalearn_cli.cli import main
 from metalearn_cli.datasets import image_set as base
-from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.errors import UserError
 from metalearn_cli.system import measure
 from metalearn_cli.system.prefetch import ahead
@@ -194,7 +194,7 @@ def test_each_rank_gathers_its_share_ahead(tmp_path: Path, own_images: Path, far
 
 def test_sets_that_are_far(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    images = ImageSet.of(torch.zeros(10, 1, 10, 10, dtype=torch.uint8), ("a",), torch.tensor([10]))
+    images = image_set(torch.zeros(10, 1, 10, 10, dtype=torch.uint8), 10)
     assert not images.may_wait_for_disk(cpu)
     monkeypatch.setattr(base, "free_memory", lambda device: 1500)
     assert images.may_wait_for_disk(cpu), "more than half of what is free"

@@ -19,8 +19,7 @@ from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.commands.completion import completions
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.datasets.ink import Ink
-from metalearn_cli.datasets.pictures import Resize
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation, Resize
 from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.run_folder.proof import load_tested
@@ -28,7 +27,7 @@ from metalearn_cli.run_folder.records import read_json
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, draw_slice
 from metalearn_cli.tasks.cub import CUB, Region
-from metalearn_cli.tasks.omniglot import Omniglot, Resample
+from metalearn_cli.tasks.omniglot import CharacterResample, Omniglot
 from metalearn_cli.trained import file_inputs
 from metalearn_cli.trained.novelty import SHARE_BEFORE, Threshold, nearest_threshold
 from metalearn_cli.training.eval_job import load_eval_job
@@ -437,7 +436,7 @@ def test_a_character_in_a_file_is_what_the_data_set_makes_of_it(tmp_path: Path) 
     strokes = torch.rand(105, 105, generator=torch.Generator().manual_seed(0)).lt(0.5)
     picture = Image.frombytes("L", (105, 105), bytes((strokes * 255).flatten().tolist())).convert("1")
     picture.save(tmp_path / "a.png")
-    for resample in (Resample.nearest, Resample.lanczos):
+    for resample in (CharacterResample.nearest, CharacterResample.lanczos):
         preparation = Omniglot(resample=resample).preparation
         small = picture.convert("L").resize((28, 28), Image.Resampling[resample.name.upper()])
         assert torch.equal(preparation.read(tmp_path / "a.png"), 255 - pixels(small).view(1, 28, 28))
@@ -450,7 +449,7 @@ def test_a_character_in_a_file_is_what_the_data_set_makes_of_it(tmp_path: Path) 
 
 def test_a_preparation_is_said_in_a_sentence() -> None:
     prepared = "each picture is prepared as in training: "
-    assert str(Omniglot(resample=Resample.lanczos).preparation) == (
+    assert str(Omniglot(resample=CharacterResample.lanczos).preparation) == (
         f"{prepared}the largest square in its middle is cut out, turned grey, scaled to 105 x 105 pixels and then to "
         "28 x 28 pixels (lanczos), evened out, so that paper in any light is white and faint ink black (ink=as_is "
         "leaves them) and inverted, so that dark ink is bright"
