@@ -157,7 +157,7 @@ def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Pa
         (torch.zeros(2, 3, 16, 16), [4, 4], "the support has one class only, 4"),
         (["a", "b"], [0, 1], r"2 of 2 pictures cannot be used: a cannot be read \(No such file or directory\); b can"),
         (["a", torch.zeros(3, 16, 16)], [0, 1], "x has files or pictures, and number 2 of type Tensor: give all of"),
-        ([Image.new("L", (4, 4))] * 2, [0, 1], "number 1 is 4 x 4 pixels, and at least 8 a side are expected; number 2"),
+        ([Image.new("L", (4, 4))] * 2, [0, 1], "1 is 4 x 4 pixels, and at least 8 a side are expected; number 2"),
         ([{}, {}], [0, 1], r"must be numbers in arrays or lists of one shape, and \[\{\}, \{\}\] is not \(points in"),
     ],
 )
