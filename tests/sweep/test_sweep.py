@@ -185,7 +185,7 @@ def test_paths_with_commas_and_odd_ones(tmp_path: Path, monkeypatch: pytest.Monk
     assert several_texts("task.root=a,b") == [], "it is a folder"
     for value in ("a", "it's", "ü [1], =", "a\\'", "null", "5", "c:\\"):
         assert unquote(quote(f"task.root={value}")) == f"task.root={value}"
-    with pytest.raises(UserError, match="two of them are then the same"):
+    with pytest.raises(UserError, match="two of these are then the same"):
         sweep(["task=table", "task.root=x/a.csv,x_a.csv"])
     long = folder_of(tmp_path, f"task.root={'ü/' * 300}")
     long.mkdir()
@@ -195,7 +195,7 @@ def test_paths_with_commas_and_odd_ones(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_sweep_preset_wants_a_sweep(tmp_path: Path) -> None:
     refused = run(tmp_path, "train", "sweep=joblib")
     assert refused.code == 1
-    assert "sweep=joblib says who runs the jobs of a sweep, and this is one run: give -m" in refused.err
+    assert "sweep=joblib is for the jobs of a sweep, and this is one run: give -m" in refused.err
 
 
 def test_a_job_returns_its_best_validation_result(tmp_path: Path) -> None:
