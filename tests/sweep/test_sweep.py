@@ -173,7 +173,7 @@ def test_paths_with_commas_and_odd_ones(tmp_path: Path, monkeypatch: pytest.Monk
     assert several_texts("task.root=a,b") == [], "it is a folder"
     for value in ("a", "it's", "ü [1], =", "a\\'", "null", "5", "c:\\"):
         assert unquote(quote(f"task.root={value}")) == f"task.root={value}"
-    with pytest.raises(UserError, match="two of them are then the same"):
+    with pytest.raises(UserError, match="two of these are then the same"):
         sweep(["task=table", "task.root=x/a.csv,x_a.csv"])
     long = job_folder(tmp_path, f"task.root={'ü/' * 300}")
     long.mkdir()
