@@ -1,8 +1,5 @@
-"""The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step.
-
-It holds nothing: parameters, gradients and what is kept from step to step (`Slots`) are lists of tensors of the same
-length and order, contiguous, on one device and of one precision.
-"""
+"""The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step. It
+has no state: parameters, gradients and `Slots` are lists of contiguous tensors of one length, device and precision."""
 
 import math
 from dataclasses import dataclass
@@ -71,27 +68,19 @@ class Optimizer:
         }
 
     def update(self, params: list[Tensor], gradient: list[Tensor], slots: Slots, rate: Tensor, stopped: Tensor) -> None:
-        """One step in place, of params and slots; none where `stopped` [] is 1. `rate` [] is the learning rate.
-
+        """Make one step in place, of params and slots; none where `stopped` [] is 1. `rate` [] is the learning rate.
         The fused kernels take all parameters at once, and ask nothing of the host. They read memory in order, whatever
-        the strides say (torch 2.13): a gradient that is not contiguous would be taken for another one.
-        """
+        the strides say (torch 2.13): a gradient that is not contiguous would be taken for another one."""
         gradient = [part.contiguous() for part in self.clip(gradient)]
-        shared: dict[str, Any] = {"lr": rate, "weight_decay": self.weight_decay, "maximize": False}
-        shared |= {"fused": True, "found_inf": stopped}
+        settings: dict[str, Any] = {"lr": rate, "weight_decay": self.weight_decay, "found_inf": stopped}
+        settings |= {"maximize": False, "fused": True}
         if self.method is Method.sgd:
             momenta: list[Tensor | None] = [*slots["momentum_buffer"]] if self.momentum else [None] * len(params)
-            sgd(params, gradient, momenta, momentum=self.momentum, dampening=0, nesterov=False, **shared)
+            sgd(params, gradient, momenta, momentum=self.momentum, dampening=0, nesterov=False, **settings)
             return
-        adam(
-            *(params, gradient, slots["exp_avg"], slots["exp_avg_sq"], [], slots["step"]),
-            beta1=0.9,
-            beta2=0.999,
-            eps=1e-8,
-            decoupled_weight_decay=self.method is Method.adamw,
-            amsgrad=False,
-            **shared,
-        )
+        settings |= {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False}
+        settings["decoupled_weight_decay"] = self.method is Method.adamw
+        adam(params, gradient, slots["exp_avg"], slots["exp_avg_sq"], [], slots["step"], **settings)
 
     def clip(self, gradient: list[Tensor]) -> list[Tensor]:
         """Clip the gradient, first by value and then by norm."""
@@ -104,13 +93,9 @@ class Optimizer:
 
     def rate(self, step: int) -> float:
         """The learning rate of meta-iteration `step`, counted from 0."""
-        match self.schedule:
-            case Schedule.constant:
-                return self.lr
-            case Schedule.step:
-                assert self.decay_every is not None  # __post_init__
-                return self.lr * self.decay ** (step // self.decay_every)
+        if self.schedule is Schedule.step:
+            return self.lr * self.decay ** (step // (self.decay_every or 1))  # given, by __post_init__
         done = min(step / (self.schedule_steps or 1), 1.0)  # config fills in the run's steps, if it has any
         if self.schedule is Schedule.linear:
             return self.lr * (1 - done)
-        return self.lr * (1 + math.cos(math.pi * done)) / 2
+        return self.lr * (1 + math.cos(math.pi * done)) / 2 if self.schedule is Schedule.cosine else self.lr

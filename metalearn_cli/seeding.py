@@ -1,9 +1,6 @@
-"""The only two sources of randomness: `generator` for draws on the CPU, `uniform` for what happens inside a task.
-
-Both are pure functions of their key. Nothing is ever drawn from a running generator, so there is no random state to
-save: a run that was killed resumes with the same bits, and any slice of a meta-batch sees the numbers that the whole
-one would have seen.
-"""
+"""The only two sources of randomness: `generator` for draws on the CPU, `uniform` for what happens inside a task. Both
+are pure functions of their key, and so there is no random state to save: a run that was killed resumes with the same
+bits, and any slice of a meta-batch sees the numbers that the whole one would have seen."""
 
 import hashlib
 import math
@@ -14,20 +11,16 @@ from torch import Tensor
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A fresh CPU generator for this key, e.g. `generator(seed, "train", step)`.
-
-    torch's CPU generator (mt19937) uses only the low 32 bits of a seed, so the key is hashed to 32 bits on purpose.
-    """
+    """A fresh CPU generator for this key, e.g. `generator(seed, "train", step)`."""
+    # torch's CPU generator (mt19937) uses only the low 32 bits of a seed.
     digest = hashlib.blake2b(repr(key).encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def uniform(key: Tensor, *salt: int, shape: tuple[int, ...]) -> Tensor:
-    """Uniform numbers in [0, 1) that depend on each task's own key: key [T] int64 -> [T, *shape] float32.
-
-    Number i of task t is hash(key[t], salt, i), in integer arithmetic: the same bits on every device and for every
-    slice of the meta-batch. `salt` tells the uses within one task apart (an inner step, a layer).
-    """
+    """Uniform numbers in [0, 1) that depend on each task's own key: key [T] int64 -> [T, *shape] float32. Number i of
+    task t is hash(key[t], salt, i), in integer arithmetic: the same bits on every device and for every slice of the
+    meta-batch. `salt` tells the uses within one task apart (an inner step, a layer)."""
     numbers: Tensor = _uniform(key, salt, math.prod(shape))
     return numbers.view(len(key), *shape)
 

@@ -2,10 +2,10 @@
 
 A photograph's paper is grey, and darker in a corner or a shadow; ink has a colour. The paper at each place is as bright
 as what is bright around it: strokes are filled by a closing (Serra 1982), a maximum and then a minimum over squares.
-Noise makes that too bright, so that the mean of those pixels around that are not much darker is taken in its place. The
-picture over the paper has no light in it any more. What is darker than paper is ink, or it is faint (fibres, the lines
-of a writing pad); Otsu's threshold (1979) tells the two apart, and the ink's median becomes black. A scan of black on
-white stays as it is.
+Noise makes that too bright, so that the mean of the pixels around that are not much darker replaces it. The picture
+over the paper has no light in it. What is darker than paper is ink, or it is faint (fibres, the lines of a writing
+pad); Otsu's threshold (1979) separates the two, and the ink's median becomes black. A scan of black on white stays as
+it is.
 """
 
 from collections.abc import Callable

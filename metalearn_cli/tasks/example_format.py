@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from metalearn_cli.datasets.ink import Ink
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import ColumnNames, Spec, TaskDistribution
 from metalearn_cli.tasks.tones import Tones, tones_of

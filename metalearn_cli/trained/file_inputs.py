@@ -13,7 +13,8 @@ import numpy as np
 
 from metalearn_cli.datasets import table_file as tables
 from metalearn_cli.datasets.formats import SUFFIXES, is_picture
-from metalearn_cli.datasets.image_folder import Contents, find_classes, list_images, some
+from metalearn_cli.datasets.image_folder import find_classes
+from metalearn_cli.datasets.listing import Contents, list_images, some
 from metalearn_cli.datasets.point_set import Array
 from metalearn_cli.datasets.table_file import Columns as Table
 from metalearn_cli.datasets.table_file import read_columns

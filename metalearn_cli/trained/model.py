@@ -12,8 +12,8 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor
 from metalearn_cli.algorithms.inner_loop import final_of
-from metalearn_cli.datasets.image_folder import some
-from metalearn_cli.datasets.pictures import Broken
+from metalearn_cli.datasets.formats import Broken
+from metalearn_cli.datasets.listing import some
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.bfloat16 import Reduced

@@ -10,7 +10,7 @@ from metalearn_cli.config.job import Job, build_task, make_job, removed_keys
 from metalearn_cli.config.overrides import compose_config, given_twice, parse_override
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import config_file, environment, runs
 from metalearn_cli.system.typed_json import to_json

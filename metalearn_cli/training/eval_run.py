@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metalearn_cli.config.assemble import new_learner, require_parts
 from metalearn_cli.config.job import Job, key_defaults
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.learning.learner import require_same_model
 from metalearn_cli.run_folder import checkpoint, choices, proof, runs, scored_parts, unfinished
 from metalearn_cli.run_folder.config_file import load_config

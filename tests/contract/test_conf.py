@@ -140,7 +140,7 @@ def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) 
 @pytest.mark.usefixtures("packed_images")
 def test_every_preset_takes_steps_in_its_debug_form(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MiniImageNet, "images", noise(100, 600))
-    monkeypatch.setattr(MiniImageNet, "fewest", 600)
+    monkeypatch.setattr(MiniImageNet, "about", MiniImageNet.about._replace(fewest=600))
     nearest = ["task.resample=nearest"] * ("omniglot" in experiment)  # as what is packed
     job = load_job([f"experiment={experiment}", "debug=quick", *nearest])
     take_steps(job, new_learner(job))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import run, start_ranks, wait_ranks
+from commands import start_ranks, succeed, wait_ranks
 from places import ROOT
 from torch import Tensor
 
@@ -78,8 +78,7 @@ def train(folder: Path, ranks: int, *keys: str) -> str:
     """A training in so many processes -> what they have said."""
     folder.mkdir(exist_ok=True)
     if ranks == 1:
-        alone = run(folder, "train", *SMALL, *keys)
-        assert alone.code == 0, alone.err
+        alone = succeed(folder, "train", *SMALL, *keys)
         return alone.err
     (folder / "err").unlink(missing_ok=True)
     codes, said = wait_ranks(folder, start_ranks(folder, ranks, "train", *SMALL, *keys))

@@ -67,6 +67,37 @@ def run(folder: Path, *arguments: str, first: Callable[[], object] | None = None
     return wait(folder, start(folder, *arguments, first=first))
 
 
+def in_a_fork(work: Callable[[], object]) -> int:
+    """The exit code of a process that does `work`, which may end it: 1 where it raises."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def succeed(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
+    """Run a command that ends with exit code 0."""
+    done = run(folder, *arguments, first=first)
+    assert done.code == 0, done.err
+    return done
+
+
+def refuse(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> str:
+    """Run a command that ends with exit code 1, and without a traceback -> its sentence, the last line of stderr."""
+    done = run(folder, *arguments, first=first)
+    assert done.code == 1, done
+    assert "Traceback" not in done.err
+    said = done.err.splitlines()[-1]
+    assert said.startswith("metalearn: ")
+    return said
+
+
 def is_running(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from commands import run
+from commands import succeed
 
 from metalearn_cli.run_folder.records import HASH, sealed
 
@@ -27,12 +27,10 @@ COMMANDS = {
 def make(folder: Path) -> Path:
     """outputs/run, which is finished, outputs/other like it, exported/, and a support and query set."""
     for name, seed in (("other", "seed=1"), ("run", "seed=0")):
-        done = run(folder, "train", *RUN, "steps=20", seed, f"name={name}")
-        assert done.code == 0, done.err
+        succeed(folder, "train", *RUN, "steps=20", seed, f"name={name}")
     (folder / "s.csv").write_text("x,y\n" + "".join(f"{x},{x / 2}\n" for x in range(10)))
     (folder / "q.csv").write_text("x\n1\n2\n")
-    done = run(folder, "export", "run=outputs/run", "out=exported")
-    assert done.code == 0, done.err
+    succeed(folder, "export", "run=outputs/run", "out=exported")
     return folder
 
 

@@ -88,13 +88,13 @@ def test_of_many_damaged_lines_the_first_are_named(runs: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("name", "place", "value", "said"),
     [
-        ("results.json", ["mean"], math.nan, "results.json: mean is nan, and a finite number or null is expected"),
+        ("results.json", ["mean"], math.nan, "results.json: mean is nan, and a finite number, or null is expected"),
         ("results.json", ["per_step"], [], "results.json: per_step is [], and a list of objects is expected"),
         ("results.json", ["per_step", 1, "diverged"], "x", "per_step[1].diverged is 'x', and a number from 0 to 1"),
         ("results.json", ["per_step", 0, "mean"], ..., "results.json has no per_step[0].mean"),
         ("results.json", ["learned"], {"rate": None}, "learned.rate is None, and a finite number is expected"),
         ("results.json", ["baselines"], {"oracle": 1}, "baselines.oracle is 1, and an object is expected"),
-        ("results.json", ["metric"], "f1", "results.json: metric is 'f1', and accuracy or mse is expected"),
+        ("results.json", ["metric"], "f1", "results.json: metric is 'f1', and one of accuracy, mse is expected"),
         ("results.json", ["episodes"], 7, "episodes.npz: metric is float64 of shape [8, 2]"),
         ("environment.json", ["choices"], "maml", "environment.json: choices is 'maml', and an object is expected"),
         (

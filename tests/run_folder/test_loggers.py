@@ -170,7 +170,7 @@ def test_one_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert done.err == f"metalearn: logger={logger} needs {logger}: pip install 'metalearn-cli[{logger}]'\n"
     assert not (tmp_path / "outputs").exists()
     done = run(tmp_path, "train", *TINY, "logger=tensorboard")
-    assert "logger=tensorboard must be one of wandb, mlflow or null" in done.err
+    assert "logger=tensorboard must be one of wandb, mlflow, or null" in done.err
 
 
 def killed_and_continued(folder: Path, logger: str) -> list[dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from cases import image_set
 from torch import Tensor
 
 from metalearn_cli.datasets import image_set as base
-from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
@@ -185,7 +185,7 @@ def test_images_that_do_not_fit_on_a_device_stay_on_the_host_and_it_is_said_once
         3, "test", Classes(torch.tensor([0, 3]), torch.tensor([3, 3])), generator(0)
     )
     for side, stays in ((2, False), (4, True)):  # 24 bytes, and 96
-        images = ImageSet.of(torch.zeros(6, 1, side, side, dtype=torch.uint8), ("a", "b"), torch.tensor([3, 3]))
+        images = image_set(torch.zeros(6, 1, side, side, dtype=torch.uint8), 3, 3)
         for _ in range(2):
             assert images.on(meta).device.type == ("cpu" if stays else "meta")
             batch = gather_episodes(draw, images.on(meta), meta)
@@ -196,8 +196,7 @@ def test_images_that_do_not_fit_on_a_device_stay_on_the_host_and_it_is_said_once
 
 
 def test_images_are_drawn_from_the_chosen_classes_of_a_set() -> None:
-    count = torch.tensor([3, 5, 11, 4])
-    images = ImageSet.of(torch.zeros(23, 1, 1, 1, dtype=torch.uint8), ("a", "b", "c", "d"), count)
+    images = image_set(torch.zeros(23, 1, 1, 1, dtype=torch.uint8), 3, 5, 11, 4)
     chosen = Classes(images.start, images.count).of(torch.tensor([3, 0]))
     draw = Episodes(way=2, shot=1, query=2).draw(5000, "test", chosen, generator(0))
     drawn = torch.cat([draw["support_image"], draw["query_image"]], dim=1)

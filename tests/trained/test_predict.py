@@ -18,8 +18,7 @@ from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.commands.completion import completions
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.datasets.ink import Ink
-from metalearn_cli.datasets.pictures import Resize
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation, Resize
 from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.run_folder.proof import load_tested
@@ -27,7 +26,7 @@ from metalearn_cli.run_folder.records import read_json
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, draw_slice
 from metalearn_cli.tasks.cub import CUB, Region
-from metalearn_cli.tasks.omniglot import Omniglot
+from metalearn_cli.tasks.omniglot import CharacterResample, Omniglot
 from metalearn_cli.trained import (
     file_inputs,
     novelty_threshold,
@@ -471,7 +470,7 @@ def test_a_character_in_a_file_is_what_the_data_set_makes_of_it(tmp_path: Path) 
     picture = Image.frombytes("L", (105, 105), bytes((strokes * 255).flatten().tolist())).convert("1")
     picture.save(tmp_path / "a.png")
     for resample in ("nearest", "lanczos"):
-        preparation = Omniglot(resample=resample_of(resample)).preparation
+        preparation = Omniglot(resample=CharacterResample[resample]).preparation
         small = picture.convert("L").resize((28, 28), Image.Resampling[resample.upper()])
         wanted = 255 - torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(1, 28, 28)
         assert torch.equal(preparation.read(tmp_path / "a.png"), wanted)
@@ -497,12 +496,6 @@ def test_a_larger_picture_is_first_as_large_as_the_scans(tmp_path: Path) -> None
     wanted = 255 - torch.frombuffer(bytearray(scan.tobytes()), dtype=torch.uint8).view(1, 28, 28)
     preparation = dataclasses.replace(Omniglot().preparation, ink=Ink.as_is)  # noise is no ink
     assert torch.equal(preparation.read(tmp_path / "a.png"), wanted)
-
-
-def resample_of(name: str) -> object:
-    from metalearn_cli.tasks.omniglot import Resample
-
-    return Resample[name]
 
 
 def test_a_real_character_too(tmp_path: Path, omniglot_root: str) -> None:

@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import folder_task
 from commands import run
 from PIL import Image
-from problems import image_task
 
 from metalearn_cli.commands.packed_sets import list_packed
 from metalearn_cli.datasets import paths
-from metalearn_cli.datasets.labels import compiled
+from metalearn_cli.datasets.listing import compile_pattern
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.image_folder import ImageFolder
 
-
-@pytest.fixture(autouse=True)
-def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -30,11 +26,6 @@ def flat(own_images: Path, tmp_path: Path) -> Path:
     for path in own_images.glob("*/*.png"):
         shutil.copy(path, tmp_path / "flat" / f"{path.parent.name}_{path.name}")
     return tmp_path / "flat"
-
-
-def task_on(root: Path, **keys: Any) -> ImageFolder:
-    task: ImageFolder = image_task(ImageFolder, root=str(root), **{"query": 1, "size": 16} | keys)
-    return task
 
 
 def table(path: Path, rows: list[tuple[str, str]], header: str = "path,label") -> Path:
@@ -47,10 +38,10 @@ def rows_of(flat: Path) -> list[tuple[str, str]]:
 
 
 def test_a_table_and_a_pattern_give_what_folders_give(own_images: Path, flat: Path, tmp_path: Path) -> None:
-    by_folders = task_on(own_images)
+    by_folders = folder_task(own_images)
     labels = table(tmp_path / "labels.csv", rows_of(flat))
     for keys in ({"labels": str(labels)}, {"pattern": "{class}_*"}, {"pattern": "{class}_#.png"}):
-        task = task_on(flat, **keys)
+        task = folder_task(flat, **keys)
         assert task.fingerprint == by_folders.fingerprint, "classes, their order and all pixels"
         assert {Path(name).name for name in task.identities("test")} == {
             Path(name).name for name in by_folders.identities("test")
@@ -65,37 +56,37 @@ def test_other_columns_as_of_hasy(flat: Path) -> None:
         path.rename(flat / "hasy-data" / path.name)
     rows = [(f"hasy-data/{name}", f"7,\\{name[:7]},16") for name, _ in rows_of(flat / "hasy-data")]
     labels = table(flat / "hasy-data-labels.csv", rows, "path,symbol_id,latex,user_id")
-    task = task_on(flat, labels=str(labels), label_columns=("path", "latex"))
+    task = folder_task(flat, labels=str(labels), label_columns=("path", "latex"))
     assert task._names == [f"\\class{c:02}" for c in range(15)]
     assert not [note for note in task.notes() if "suffix" in note], "the table is no image that was passed over"
     with pytest.raises(UserError, match=r"has no column label \(task.label_columns\)"):
-        task_on(flat, labels=str(labels))
+        folder_task(flat, labels=str(labels))
 
 
 def test_a_label_with_a_slash_is_a_class_in_a_group_or_a_split(flat: Path, tmp_path: Path) -> None:
     rows = [(name, f"g{int(label[5:]) % 2}/{label}") for name, label in rows_of(flat)]
-    task = task_on(flat, labels=str(table(tmp_path / "a.csv", rows)), within_group=True, way=2, val_share=0)
+    task = folder_task(flat, labels=str(table(tmp_path / "a.csv", rows)), within_group=True, way=2, val_share=0)
     assert task._groups is not None
     rows = [(name, f"{'train' if label < 'class09' else 'test'}/{label}") for name, label in rows_of(flat)]
-    task = task_on(flat, labels=str(table(tmp_path / "b.csv", rows)))
+    task = folder_task(flat, labels=str(table(tmp_path / "b.csv", rows)))
     assert (task.splits, len(task.identities("test"))) == (("train", "test"), 6)
 
 
 def test_what_no_row_names_is_said_and_what_is_not_there_is_refused(flat: Path, tmp_path: Path) -> None:
     rows = rows_of(flat)
     labels = table(tmp_path / "labels.csv", [row for row in rows if row[1] != "class09"])
-    task = task_on(flat, labels=str(labels), way=3)
+    task = folder_task(flat, labels=str(labels), way=3)
     assert f"in no row of {labels}, and left out (2): class09_18.png, class09_19.png" in task.notes()
     (flat / "notes.txt").write_text("")
     labels = table(tmp_path / "more.csv", [*rows, ("gone.png", "class03"), ("notes.txt", "class04")])
-    with pytest.raises(UserError, match=r"gone.png is not there; notes.txt is no image by its suffix: mend or"):
-        _ = task_on(flat, labels=str(labels)).fingerprint
-    assert task_on(flat, labels=str(labels), skip_broken=True)._packed.images.count.tolist() == [2] * 15
+    with pytest.raises(UserError, match=r"gone.png is not there; notes.txt is not an image by its suffix: mend or"):
+        _ = folder_task(flat, labels=str(labels)).fingerprint
+    assert folder_task(flat, labels=str(labels), skip_broken=True).packed.images.count.tolist() == [2] * 15
     labels = table(tmp_path / "deep.csv", [(f"images/{name}", label) for name, label in rows])
     with pytest.raises(
         UserError, match=r"none of the 30 files that .* e.g. images/class00_0.png is not there: give the"
     ):
-        task_on(flat, labels=str(labels))
+        folder_task(flat, labels=str(labels))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +95,7 @@ def test_what_no_row_names_is_said_and_what_is_not_there_is_refused(flat: Path, 
         (("../secret.png", "a"), "line 32 names ../secret.png, which leads out of task.root="),
         (("/etc/a.png", "a"), "line 32 names /etc/a.png, which leads out of task.root="),
         (("x/../../a.png", "a"), "line 32 names x/../../a.png, which leads out of task.root="),
-        (("./class00_0.png", "b"), "line 32 gives ./class00_0.png the label b, and a row before it class00"),
+        (("./class00_0.png", "b"), "line 32 gives ./class00_0.png the label b, and an earlier row class00"),
         (("", "b"), "line 32 has nothing in column path"),
         (("class00_0.png", ""), "line 32 has nothing in column label"),
     ],
@@ -114,22 +105,22 @@ def test_a_row_that_leads_astray_is_a_sentence(flat: Path, tmp_path: Path, row: 
     Image.new("RGB", (16, 16)).save(tmp_path / "secret.png")
     labels = table(tmp_path / "labels.csv", [*rows_of(flat), row])
     with pytest.raises(UserError, match=re.escape(sentence)):
-        task_on(flat, labels=str(labels))
+        folder_task(flat, labels=str(labels))
 
 
 def test_a_table_is_a_plain_file_of_limited_size(flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path, sentence in (
-        ("fifo", "is no file: give a table"),
-        ("flat", "is no file: give a table"),
+        ("fifo", "cannot be read (it is not a plain file)"),
+        ("flat", "cannot be read (it is not a plain file)"),
         ("nowhere.csv", "cannot be read (No such file or directory)"),
     ):
         with pytest.raises(UserError, match=re.escape(f"{tmp_path / path} {sentence}")):
-            task_on(flat, labels=str(tmp_path / path))
+            folder_task(flat, labels=str(tmp_path / path))
     labels = table(tmp_path / "labels.csv", rows_of(flat))
     monkeypatch.setattr(paths, "MOST_BYTES", labels.stat().st_size - 1)
     with pytest.raises(UserError, match="MB, and at most"):
-        task_on(flat, labels=str(labels))
+        folder_task(flat, labels=str(labels))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +147,7 @@ def test_a_table_is_a_plain_file_of_limited_size(flat: Path, tmp_path: Path, mon
     ],
 )
 def test_patterns(pattern: str, name: str, label: str | None) -> None:
-    match = compiled(pattern).match(name)
+    match = compile_pattern(pattern).match(name)
     assert (match and match["label"]) == label
 
 
@@ -168,9 +159,9 @@ def test_a_pattern_takes_time_in_the_length_of_a_name() -> None:
         "*#a" * 40 + "{class}b",
         "#1" * 60 + "{class}b",
     ):
-        assert compiled(pattern).match("a" * 250) is None
-        assert compiled(pattern).match("1" * 250) is None
-        assert compiled(pattern).match("1a" * 125) is None
+        assert compile_pattern(pattern).match("a" * 250) is None
+        assert compile_pattern(pattern).match("1" * 250) is None
+        assert compile_pattern(pattern).match("1a" * 125) is None
 
 
 def test_a_pattern_names_classes_in_their_folders_and_the_rest(flat: Path) -> None:
@@ -181,11 +172,11 @@ def test_a_pattern_names_classes_in_their_folders_and_the_rest(flat: Path) -> No
     Image.new("RGB", (16, 16)).save(flat / "train/odd.png")
     (flat / "test/class11_99.png").symlink_to("nowhere")
     with pytest.raises(UserError, match=r"1 of the files .* test/class11_99.png cannot be read \(No such file"):
-        _ = task_on(flat, pattern="{class}_*").fingerprint
-    task = task_on(flat, pattern="{class}_*", skip_broken=True)
+        _ = folder_task(flat, pattern="{class}_*").fingerprint
+    task = folder_task(flat, pattern="{class}_*", skip_broken=True)
     assert (task.splits, len(task.identities("test"))) == (("train", "test"), 5)
     assert "not as task.pattern={class}_* says, and left out (1): train/odd.png" in task.notes()
-    assert task_on(flat, pattern="*/{class}_*", skip_broken=True).splits == ("train", "val", "test")
+    assert folder_task(flat, pattern="*/{class}_*", skip_broken=True).splits == ("train", "val", "test")
 
 
 @pytest.mark.parametrize(
@@ -195,27 +186,27 @@ def test_a_pattern_names_classes_in_their_folders_and_the_rest(flat: Path) -> No
         ({"pattern": "{class}{class}"}, "must have {class} in it once"),
         ({"pattern": "{class}" + "*" * 200}, "at most 200 signs"),
         ({"pattern": "{class}-*"}, "task.pattern={class}-* matches none of the pictures in task.root="),
-        ({"labels": "a", "pattern": "b"}, "task.labels=a and task.pattern=b both name the classes: give one"),
+        ({"labels": "a", "pattern": "b"}, "task.labels=a and task.pattern=b both name classes: give one"),
         ({"label_columns": ("path",)}, "task.label_columns=[path] must be two columns of task.labels"),
-        ({}, "unless task.labels=FILE.csv or task.pattern='{class}_*' tells of which class each image is"),
+        ({}, "unless task.labels=FILE.csv or task.pattern='{class}_*' tells the class of each image"),
     ],
 )
 def test_mistakes_are_sentences(flat: Path, keys: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=re.escape(sentence)):
-        task_on(flat, **keys)
+        folder_task(flat, **keys)
 
 
 def test_a_changed_table_is_packed_anew_and_said(
     flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = table(tmp_path / "labels.csv", rows_of(flat))
-    before = task_on(flat, labels=str(labels)).fingerprint
-    assert task_on(flat, pattern="{class}_*").fingerprint == before
+    before = folder_task(flat, labels=str(labels)).fingerprint
+    assert folder_task(flat, pattern="{class}_*").fingerprint == before
     list_packed()
     assert capsys.readouterr().out.splitlines()[0].endswith(f"  {flat}")
     rows = [(name, "class00" if label == "class01" else label) for name, label in rows_of(flat)]
     table(labels, rows)
-    task = task_on(flat, labels=str(labels), way=3)
+    task = folder_task(flat, labels=str(labels), way=3)
     assert task.fingerprint != before
     assert [note for note in task.notes() if note.startswith(f"packed before {flat} changed, and still there (1): ")]
     capsys.readouterr()

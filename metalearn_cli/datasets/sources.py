@@ -1,20 +1,35 @@
-"""Unpacking an archive that may come from anywhere: zip, tar, tar.gz, tar.bz2 or tar.xz.
+"""Get the source of a data set: a file over the network, or the files of an archive that may come from anywhere.
 
-Names are checked by the standard library's filter for data: none leads out of the folder. Only files and folders are
-unpacked, as new ones with no rights, owners or times of the archive's, and only so many and so large ones. Who calls
-removes what was written where this raises.
+What came over a line that broke is continued, and a file gets its name when it is whole. Names in an archive (zip, tar,
+tar.gz, tar.bz2, tar.xz) are checked by the standard library's filter for data: none leads out of the folder. Only files
+and folders are unpacked, as new ones without the archive's rights, owners or times, and with limits on their number and
+size. The caller removes what was written if this raises.
 """
 
+import hashlib
+import os
 import shutil
+import ssl
 import sys
 import tarfile
+import time
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.files import sync_folder
+
+_TRIES = 3
+_PAUSE = 2.0  # seconds before the next
+_TIMEOUT = 30.0  # seconds without a byte
+_BLOCK = 1 << 16
+_BROKEN_LINE = (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 MOST_MEMBERS = 1_000_000
 MOST_BYTES = 200 << 30
@@ -24,8 +39,58 @@ _FREE_RATIO = 100 << 20  # bytes that any archive may have in it
 _Member = tuple[tarfile.TarInfo, Callable[[], IO[bytes] | None]]
 
 
+def fetch(address: str, path: Path, md5: str) -> Iterator[tuple[int, int | None]]:
+    """Put the file at `address`, which has this hash, at `path`; until it is whole it is PATH.part, which another
+    call continues. Yields how many bytes of how many came, if the server says how many there are."""
+    part = path.with_name(f"{path.name}.part")
+    by_hand = f"put the file at {path} by other means"
+    for attempt in range(1, _TRIES + 1):
+        try:
+            yield from _continue(address, part)
+            break
+        except _BROKEN_LINE as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+                if error.code == 416:  # nothing is left to send: the hash tells whether the part is whole
+                    break
+            if attempt == _TRIES:
+                raise UserError(
+                    f"{address} cannot be fetched ({error}): give the same command again, which continues after the "
+                    f"{_size(part)} bytes that are there, or {by_hand}"
+                ) from error
+        time.sleep(_PAUSE)
+    if (digest := hashlib.md5(part.read_bytes(), usedforsecurity=False).hexdigest()) != md5:
+        part.unlink()
+        raise UserError(f"what {address} gave has the md5 {digest} and not {md5}, and was removed: {by_hand}")
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync_folder(path.parent)
+
+
+def _continue(address: str, part: Path) -> Iterator[tuple[int, int | None]]:
+    """Fetch what is not yet in `part`. Raises if the line breaks."""
+    done = _size(part)
+    headers = {"User-Agent": "metalearn"} | ({"Range": f"bytes={done}-"} if done else {})
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=_TIMEOUT) as answer:
+        done = done if answer.status == 206 else 0  # otherwise the server sends all of it again
+        length = answer.headers.get("Content-Length", "")
+        total = done + int(length) if length.isdigit() else None
+        with open(part, "ab" if done else "wb") as file:
+            while block := answer.read(_BLOCK):
+                file.write(block)
+                done += len(block)
+                yield done, total
+    if total not in (None, done):
+        raise HTTPException(f"the line broke after {done} of {total} bytes")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def unpack(archive: Path, folder: Path) -> Iterator[tuple[int, None]]:
-    """Write the files of an archive into a new folder, and say in between how many bytes were written."""
+    """Write the files of an archive into a new folder. Yields how many bytes were written."""
     if not hasattr(tarfile, "data_filter"):
         raise UserError(
             f"Python {sys.version.split()[0]} has no tarfile.data_filter, by which archives are unpacked: take Python "
@@ -87,7 +152,7 @@ def _opened(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
 
 
 def _members(opened: zipfile.ZipFile | tarfile.TarFile) -> Iterator[_Member]:
-    """Each member, described as tar does it, and how what is in it is opened."""
+    """Yield each member, described as in a tar, and a function that opens it."""
     if isinstance(opened, zipfile.ZipFile):
         for info in opened.infolist():
             member = tarfile.TarInfo(info.filename.rstrip("/"))
