@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from commands import run, start, wait
 
-from metalearn_cli.run_folder import checkpoint
+from metalearn_cli.run_folder import checkpoint, loggers
 from metalearn_cli.run_folder.loggers import REMOTES, Remote, importlib
 from metalearn_cli.run_folder.series import read_lines
-from metalearn_cli.training import run as jobs
 
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick", "save_every=5", "name=one"]
 
@@ -44,7 +43,7 @@ class Recorded(Remote):
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REMOTES, "wandb", Recorded)
-    monkeypatch.setattr(jobs, "check_installed", lambda logger: None)
+    monkeypatch.setattr(loggers, "check_installed", lambda logger: None)
 
 
 def got(folder: Path, what: str) -> list[Any]:
