@@ -22,7 +22,10 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
+from tqdm import tqdm
+
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.console import tell
 from metalearn_cli.system.files import sync_folder
 
 _TRIES = 3
@@ -162,3 +165,15 @@ def _members(opened: zipfile.ZipFile | tarfile.TarFile) -> Iterator[_Member]:
     for member in iter(opened.next, None):
         opened.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
         yield member, partial(opened.extractfile, member)
+
+
+def follow_bytes(what: str, steps: Iterator[tuple[int, int | None]]) -> None:
+    """Show how many bytes of how many are done: a bar on a terminal, otherwise a line every ten seconds."""
+    spoke = time.monotonic()
+    with tqdm(desc=what, unit="B", unit_scale=True, file=sys.stderr, disable=None) as bar:
+        for done, total in steps:
+            bar.total = total
+            bar.update(done - bar.n)
+            if bar.disable and time.monotonic() - spoke >= 10:
+                spoke = time.monotonic()
+                tell(f"{what}: {done / 1e6:.0f}{f' of {total / 1e6:.0f}' if total else ''} MB")
