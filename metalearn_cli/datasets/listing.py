@@ -1,5 +1,4 @@
-"""What is in a folder of one's own, and the class of each picture: by its folder, by a table with a row for each, or by
-a pattern of file names.
+"""What is in a folder of one's own, and the class of each picture: by its folder, by a table, or by a pattern of names.
 
 A table and a pattern may be somebody else's: a table is a plain file of limited size, the paths in it are looked up
 among the files that are in the folder, so that none leads out of it, and a pattern takes time in the length of a name.

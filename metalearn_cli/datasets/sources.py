@@ -1,9 +1,8 @@
 """Get the source of a data set: a file over the network, or the files of an archive that may come from anywhere.
 
-What came over a line that broke is continued, and a file gets its name when it is whole. Names in an archive (zip, tar,
-tar.gz, tar.bz2, tar.xz) are checked by the standard library's filter for data: none leads out of the folder. Only files
-and folders are unpacked, as new ones without the archive's rights, owners or times, and with limits on their number and
-size. The caller removes what was written if this raises.
+What came over a line that broke is continued, and a file gets its name when it is whole. Of an archive (zip, tar,
+tar.gz, tar.bz2, tar.xz) only files and folders are unpacked, as new ones, and with limits on their number and size; the
+standard library checks that no name leads out of the folder. The caller removes what was written if this raises.
 """
 
 import hashlib

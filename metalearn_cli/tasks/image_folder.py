@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses, by_folders, by_lists, by_shares
-from metalearn_cli.datasets.image_folder import How, Packed, find_classes, pack_folder
+from metalearn_cli.datasets.image_folder import Packed, find_classes, pack_folder
 from metalearn_cli.datasets.image_set import numbered
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.listing import Contents, Layout, some
@@ -277,8 +277,8 @@ class ImageFolder(TaskDistribution):
 
     @cached_property
     def packed(self) -> Packed:
-        how = How(self.preparation, self.skip_broken, self.skip_twice)
-        packed = pack_folder(self.root, self._contents, self._names, how)
+        how = self.preparation, self.skip_broken, self.skip_twice
+        packed = pack_folder(self.root, self._contents, self._names, *how)
         problems: list[str] = []
         count, parts = packed.images.count, self._with_enough(packed.images.count)
         copies = " and those that are there twice" if self.skip_twice else ""
