@@ -17,8 +17,7 @@ from metalearn_cli.datasets.table_file import read_columns
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.text import printable
 
-MOST_NAMED = 10  # in a sentence
-MOST_SIGNS = 200  # of a pattern
+MOST_NAMED, MOST_SIGNS = 10, 200  # names in a sentence; signs of a pattern
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # they do not count, nor do hidden files
 
 
