@@ -108,9 +108,8 @@ def pack_folder(
             _list(root, noted.broken, list_path)
             decoded_list.unlink(missing_ok=True)
             write_durably(path, json.dumps(to_json(noted), indent=1).encode())
-            blocks = decoded.blocks(
-                [place for of_class in places for place in of_class], f"packing {Path(folder).name}"
-            )
+            in_order = [place for of_class in places for place in of_class]
+            blocks = decoded.blocks(in_order, f"packing {Path(folder).name}")
             return Unpacked(tuple(classes), [len(of_class) for of_class in places], preparation.shape, blocks)
 
         images = packed(stem, read)
@@ -124,8 +123,9 @@ def pack_folder(
     outdated = []
     for other in sorted(path.stem for path in cache_root().glob("image-folder-*.json")):
         # A note without a set is of a process that was killed while it packed.
-        if other != stem and find(other) and (note := _noted(other)) and not _is_current(other, note, contents):
-            outdated += [other] if (note.folder, note.layout) == (folder, contents.layout) else []
+        note = _noted(other) if other != stem and find(other) else None
+        if note and (note.folder, note.layout) == (folder, contents.layout) and not _is_current(other, note, contents):
+            outdated.append(other)
     return Packed(images, find(stem)[0], noted, list_path if list_path.exists() else None, outdated)
 
 
