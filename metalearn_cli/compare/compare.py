@@ -11,7 +11,7 @@ from metalearn_cli.compare.groups import differences, parts
 from metalearn_cli.compare.statistics import Estimate
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figure, in_unit, is_better
-from metalearn_cli.run_folder.find import find_runs
+from metalearn_cli.run_folder.read import find_runs
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.text import printable

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder.find import find_runs
-from metalearn_cli.run_folder.read import RunFolder, read_run
+from metalearn_cli.run_folder.read import RunFolder, find_runs, read_run
 from metalearn_cli.run_folder.runs import FREE
 from metalearn_cli.system.console import Console, Progress
 

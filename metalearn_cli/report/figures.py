@@ -10,10 +10,10 @@ from metalearn_cli.compare.groups import Part, swept
 from metalearn_cli.learning.scores import is_better
 from metalearn_cli.pictures.axis import Axis, axis_of
 from metalearn_cli.report.charts import INK, LEFT, RIGHT, Line, Spread, line_chart, ridges, spread_chart
-from metalearn_cli.run_folder.outcome import read_outcome
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.results import read_episodes
 from metalearn_cli.run_folder.series import Curve
+from metalearn_cli.run_folder.unfinished import read_outcome
 
 MOST_POINTS = 1000  # of a curve on the page, which is 440 wide
 MOST_CATEGORIES = 6  # values of a key that stand beside one another; more numbers have an axis

@@ -9,8 +9,7 @@ from metalearn_cli.compare.best_setting import best_sentences
 from metalearn_cli.compare.groups import parts
 from metalearn_cli.report.page import Sweep, page
 from metalearn_cli.report.rows import ALIGN, COLUMNS, SHOWN, cells, table_rows, warnings_of
-from metalearn_cli.run_folder.find import find_runs
-from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.run_folder.read import RunFolder, find_runs
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.text import as_csv, lines, printable

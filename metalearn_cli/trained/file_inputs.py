@@ -58,9 +58,8 @@ def labelled_images(support: str) -> SupportFiles:
 
 
 def images(query: str) -> tuple[list[Path], list[str]]:
-    """List the images in a folder, a file, a CSV with the column path, a pattern of these (`photos/*.png`, or
-    `photos/**/*.png` for folders in it too), or several with commas between -> the files, and what the user should know
-    of them."""
+    """List the images of a folder, a file, a CSV with the column path, a pattern (`photos/**/*.png`), or of several
+    with commas between -> the files, and what the user should know of them."""
     words = [query] if Path(query).expanduser().exists() else [part.strip() for part in query.split(",")]
     if not any(words):
         raise UserError(

@@ -16,11 +16,9 @@ from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.run_folder import checkpoint, records
-from metalearn_cli.run_folder.choices import read_choices
 from metalearn_cli.run_folder.config_file import EXPORT, check_folder, check_parts, load_config
+from metalearn_cli.run_folder.environment import TASK, read_choices, read_examples
 from metalearn_cli.run_folder.proof import check_records, load_tested, unproved
-from metalearn_cli.run_folder.task_record import FILE as TASK
-from metalearn_cli.run_folder.task_record import read_examples
 from metalearn_cli.system.device import Precision, check_precision, resolve_device
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Natural

@@ -168,11 +168,8 @@ def _of_shape(name: str, values: Tensor, shape: tuple[int, ...], number: int | N
 
 
 def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta, str]:
-    """Adapt the network and what was learned to tasks of `way` classes, and say in a sentence what was done.
-
-    What has a row for each class (the head, its learned rates, its slots) gets the mean of the learned rows for every
-    class; nothing else changes with the way.
-    """
+    """Adapt the network and what was learned to tasks of `way` classes, and say in a sentence what was done: what has a
+    row for each class (the head, its learned rates, its slots) gets the mean of the learned rows for every class."""
     trained = net.spec
     if way == trained.outputs == trained.train_outputs:
         return net, meta, ""

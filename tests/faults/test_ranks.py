@@ -59,7 +59,7 @@ class Ended:
     """What a run leaves: the loss of each step, a value per test episode, and which episodes those were."""
 
     def __init__(self, folder: Path) -> None:
-        lines = read_lines(folder / "outputs" / "run" / "metrics.jsonl")
+        lines = list(read_lines(folder / "outputs" / "run" / "metrics.jsonl"))
         self.steps = [line["step"] for line in lines if "train/loss" in line]
         self.loss = [line["train/loss"] for line in lines if "train/loss" in line]
         self.episodes = dict(np.load(folder / "outputs" / "run" / "episodes.npz"))

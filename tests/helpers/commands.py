@@ -1,4 +1,4 @@
-"""Running the real command in a process of its own. Forked: importing torch anew would take most of the time."""
+"""Run the real command in a process of its own, a fork: importing torch again would take most of the time."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def start(folder: Path, *arguments: str, first: Callable[[], object] | None = No
 
 
 def wait(folder: Path, pid: int) -> Finished:
-    """What the process and those before it in this folder have printed."""
+    """Wait for the process -> its code, and what it and earlier ones in this folder have printed."""
     _, status = os.waitpid(pid, 0)
     out, err = ((folder / name).read_text() if (folder / name).exists() else "" for name in ("out", "err"))
     return Finished(os.waitstatus_to_exitcode(status), out, err)

@@ -39,7 +39,7 @@ def copy(made: Path, folder: Path) -> Path:
 
 
 def forge(path: Path, content: Any) -> None:
-    """A record as who wants to deceive writes it: with the hash of what he has put in."""
+    """Write a record as a deceiver does: with the hash of the forged content."""
     if isinstance(content, dict):
         content = sealed({key: value for key, value in content.items() if key != HASH})
     path.write_text(json.dumps(content))

@@ -38,12 +38,12 @@ def cases(pairs: list[tuple[str, str]], families: tuple[str, ...] = FAMILIES) ->
 
 def chosen(group: str, choice: str, own_images: Path) -> list[str]:
     """The overrides for a yaml, with what it leaves to the user."""
-    wanted = {
+    needed = {
         "conv4": ["task=omniglot"],
         "image_folder": [f"task.root={own_images}", "task.query=1"],
         "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
     }
-    return [f"{group}={choice}", *wanted.get(choice, [])]
+    return [f"{group}={choice}", *needed.get(choice, [])]
 
 
 def small(algo: str, task: str, own_images: Path) -> list[str]:

@@ -22,8 +22,8 @@ from metalearn_cli.compare.groups import parts
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.report import figures, page
 from metalearn_cli.run_folder.lock import lock
-from metalearn_cli.run_folder.outcome import NOT_ENDED
 from metalearn_cli.run_folder.series import Curve
+from metalearn_cli.run_folder.unfinished import NOT_ENDED
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 

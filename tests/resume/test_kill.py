@@ -109,14 +109,14 @@ def test_other_intervals_of_saving_and_logging_train_the_same(tmp_path: Path) ->
 
 def test_metrics_that_were_written_after_the_last_checkpoint_are_not_there_twice(tmp_path: Path) -> None:
     finish(tmp_path, [*SINUSOID, "save_every=150", "eval_every=30"])
-    kept = read_lines(tmp_path / "outputs" / "run" / "metrics.jsonl")
+    kept = list(read_lines(tmp_path / "outputs" / "run" / "metrics.jsonl"))
     (tmp_path / "again").mkdir()
     process = begin(tmp_path / "again", [*SINUSOID, "save_every=150", "eval_every=0", "select=last"])
     kill_after(process, tmp_path / "again" / "outputs" / "run", 1)
     with open(tmp_path / "again" / "outputs" / "run" / "metrics.jsonl", "a") as file:
         file.write('{"step": 155, "train/loss": 1.0}\n{"step": 16')  # the second line was being written
     finish(tmp_path / "again", [*SINUSOID, "save_every=150", "eval_every=0", "select=last"])
-    again = read_lines(tmp_path / "again" / "outputs" / "run" / "metrics.jsonl")
+    again = list(read_lines(tmp_path / "again" / "outputs" / "run" / "metrics.jsonl"))
     assert again == [line for line in kept if "train/loss" in line]
 
 
