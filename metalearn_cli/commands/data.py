@@ -3,18 +3,13 @@
 import importlib
 import os
 import shutil
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from tqdm import tqdm
 
 from metalearn_cli.commands.packed_sets import clean, list_packed, packed_sets
 from metalearn_cli.config.conf_folder import keys_in_yaml
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.sources import fetch, unpack
+from metalearn_cli.datasets.sources import fetch, follow_bytes, unpack
 from metalearn_cli.errors import UsageError, UserError, nearest
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import sync_folder, turn
@@ -62,9 +57,8 @@ def complete(words: list[str]) -> list[str]:
             return [f"{name} " for name in (*about_sets(), *([OWN] if action == "prepare" else []))]
         case ["prepare", name, *_] if name == OWN:
             return [f"{key}=" for key in keys_in_yaml("task", OWN)]
-        case [action, *_]:
-            return [f"{key}=" for key in KEYS.get(action, ())]
-    return []
+        case _:
+            return [f"{key}=" for key in KEYS.get(words[0], ())]
 
 
 def run(arguments: list[str]) -> int:
@@ -135,8 +129,7 @@ def prepare_own(options: list[str]) -> None:
     for option, key in zip(options, keys, strict=True):
         if (name := key.partition("=")[0]) not in known or "=" not in key:
             raise UserError(f"data prepare {OWN} takes the keys of the task, not {option}{nearest(name, known)}")
-    # Only a run needs classes to validate with.
-    overrides = [f"task={OWN}", "select=last", "eval_every=0", *keys]
+    overrides = [f"task={OWN}", "select=last", "eval_every=0", *keys]  # only a run needs classes to validate with
     composed, choices = compose_run(overrides)
 
     from metalearn_cli.config.job import train_job
@@ -228,7 +221,7 @@ def _get(name: str, folder: Path, archive: Path | None) -> None:
         folder.mkdir(exist_ok=True)
         for file, address, md5 in known.downloads:
             if not (folder / file).exists():
-                _follow(f"fetching {file}", fetch(address, folder / file, md5))
+                follow_bytes(f"fetching {file}", fetch(address, folder / file, md5))
 
 
 def _unpack(name: str, archive: Path, folder: Path) -> None:
@@ -236,9 +229,9 @@ def _unpack(name: str, archive: Path, folder: Path) -> None:
     known, temporary = about_sets()[name], folder.resolve().parent / f".{folder.name}.unpacking"
     shutil.rmtree(temporary, ignore_errors=True)  # a killed process's
     try:
-        _follow(f"unpacking {archive.name}", unpack(archive, temporary))
-        inside = [temporary, *sorted(temporary.glob("*/")), *sorted(temporary.glob("*/*/"))]  # it may be a folder down
-        if (holding := next((path for path in inside if known.is_in(path)), None)) is None:
+        follow_bytes(f"unpacking {archive.name}", unpack(archive, temporary))
+        folders = [temporary, *sorted(temporary.glob("*/")), *sorted(temporary.glob("*/*/"))]  # it may be a folder down
+        if (holding := next((path for path in folders if known.is_in(path)), None)) is None:
             raise UserError(f"{archive} does not hold {known.title}, which would be {known.parts}")
         try:
             _source(name, str(holding))  # counts and names
@@ -255,15 +248,3 @@ def _unpack(name: str, archive: Path, folder: Path) -> None:
             part.rename(folder / part.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _follow(what: str, steps: Iterator[tuple[int, int | None]]) -> None:
-    """Show how many bytes of how many are done: a bar on a terminal, otherwise a line every ten seconds."""
-    spoke = time.monotonic()
-    with tqdm(desc=what, unit="B", unit_scale=True, file=sys.stderr, disable=None) as bar:
-        for done, total in steps:
-            bar.total = total
-            bar.update(done - bar.n)
-            if bar.disable and time.monotonic() - spoke >= 10:
-                spoke = time.monotonic()
-                tell(f"{what}: {done / 1e6:.0f}{f' of {total / 1e6:.0f}' if total else ''} MB")

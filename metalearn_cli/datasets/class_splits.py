@@ -112,14 +112,14 @@ class Shares(NamedTuple):
 
 def by_shares(names: list[str], root: str, shares: Shares, needs: dict[str, int]) -> Parts:
     """Split the classes at random. `needs` is for the sentence on too few: how many classes each split's tasks need."""
-    given = {f"task.{split}_share": share for split, share in (("test", shares.test), ("val", shares.val)) if share}
-    if sum(given.values()) >= 1:
-        words = " and ".join(f"{key}={share}" for key, share in given.items())
+    by_key = {f"task.{split}_share": share for split, share in (("test", shares.test), ("val", shares.val)) if share}
+    if sum(by_key.values()) >= 1:
+        words = " and ".join(f"{key}={share}" for key, share in by_key.items())
         raise UserError(f"{words} must be shares of the classes, e.g. 0.2, that leave some of them for training")
     if shares.test == 0:
         raise TooFewClasses(f"task.test_share=0 leaves none of the {len(names)} classes of task.root={root} to test on")
     if not shares.is_enough(len(names), dict.fromkeys(SPLITS, 2)):
-        ways = " or ".join(["more classes", *(f"another {key}" for key in given)])
+        ways = " or ".join(["more classes", *(f"another {key}" for key in by_key)])
         raise TooFewClasses(
             f"the {len(names)} classes of task.root={root} are too few for a split at random, which needs "
             f"{_enough(shares, needs)}: give {ways}"

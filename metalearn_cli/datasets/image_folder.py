@@ -27,14 +27,6 @@ from metalearn_cli.system.text import printable
 from metalearn_cli.system.typed_json import from_json, to_json
 
 
-class How(NamedTuple):
-    """What the images of a folder become, and which of them are left out."""
-
-    preparation: Preparation
-    skip_broken: bool = False
-    skip_twice: bool = False  # of images with the same pixels all but the first, by path, are left out
-
-
 class Noted(NamedTuple):
     """What stands beside a packed set: what was found when the images were opened, and in which folder."""
 
@@ -91,11 +83,14 @@ def _above(path: str) -> Iterator[str]:
     return ("/".join(parts[:depth]) for depth in range(1, len(parts)))
 
 
-def pack_folder(root: str, contents: Contents, names: list[str], how: How) -> Packed:
+def pack_folder(
+    root: str, contents: Contents, names: list[str], preparation: Preparation, skip_broken: bool, skip_twice: bool
+) -> Packed:
     """Pack [N, channels, size, size] of these classes, in this order, unless that is done. Broken files, unless they
-    are to be skipped, raise UserError before anything is packed."""
+    are to be skipped, raise UserError before anything is packed. `skip_twice` leaves out all but the first, by path, of
+    images with the same pixels."""
     folder = str(expand(root).resolve())
-    preparation, once = how.preparation, "once-" if how.skip_twice else ""
+    once = "once-" if skip_twice else ""
     stem = f"image-folder-{preparation.word}-{once}{key_of(_of_classes(contents, names))}"
     path, list_path = cache_root() / f"{stem}.json", cache_root() / f"{stem}.broken.txt"
     decoded_stem = stem_of(folder, preparation.word)
@@ -106,16 +101,15 @@ def pack_folder(root: str, contents: Contents, names: list[str], how: How) -> Pa
         def read() -> Unpacked:
             decoded = until_packed.enter_context(opened(decoded_stem, folder, preparation.shape))
             classes, closed = _of_classes(contents, names)
-            places, broken, twice = _read(expand(root), classes, how, decoded)
+            places, broken, twice = _read(expand(root), classes, preparation, skip_twice, decoded)
             noted = Noted(closed | broken, tuple(twice), folder, tuple(names), contents.layout)
-            if not how.skip_broken:
+            if not skip_broken:
                 _refuse(root, noted.broken, decoded_list)
             _list(root, noted.broken, list_path)
             decoded_list.unlink(missing_ok=True)
             write_durably(path, json.dumps(to_json(noted), indent=1).encode())
-            blocks = decoded.blocks(
-                [place for of_class in places for place in of_class], f"packing {Path(folder).name}"
-            )
+            in_order = [place for of_class in places for place in of_class]
+            blocks = decoded.blocks(in_order, f"packing {Path(folder).name}")
             return Unpacked(tuple(classes), [len(of_class) for of_class in places], preparation.shape, blocks)
 
         images = packed(stem, read)
@@ -124,13 +118,14 @@ def pack_folder(root: str, contents: Contents, names: list[str], how: How) -> Pa
             f"{path}, which says what was found when the images were packed, cannot be read: delete the packed set "
             "beside it, and the folder is packed again"
         )
-    if not how.skip_broken:
+    if not skip_broken:
         _refuse(root, noted.broken, list_path)  # it was packed for somebody who skips
     outdated = []
     for other in sorted(path.stem for path in cache_root().glob("image-folder-*.json")):
         # A note without a set is of a process that was killed while it packed.
-        if other != stem and find(other) and (note := _noted(other)) and not _is_current(other, note, contents):
-            outdated += [other] if (note.folder, note.layout) == (folder, contents.layout) else []
+        note = _noted(other) if other != stem and find(other) else None
+        if note and (note.folder, note.layout) == (folder, contents.layout) and not _is_current(other, note, contents):
+            outdated.append(other)
     return Packed(images, find(stem)[0], noted, list_path if list_path.exists() else None, outdated)
 
 
@@ -199,7 +194,7 @@ def _list(root: str, broken: dict[str, str], path: Path) -> bool:
 
 
 def _read(
-    folder: Path, classes: dict[str, list[File]], how: How, decoded: Decoded
+    folder: Path, classes: dict[str, list[File]], preparation: Preparation, skip_twice: bool, decoded: Decoded
 ) -> tuple[list[list[int]], dict[str, str], list[tuple[str, str]]]:
     """Decode the images that are not decoded yet -> where the pixels of each class are, which files are broken and why,
     and which images have the pixels of an earlier one."""
@@ -211,7 +206,7 @@ def _read(
     for name, file in follow(files, f"reading {printable(folder.name)}", len(files)):
         if (pixels := decoded.find(file)) is None:
             try:
-                pixels = decoded.add(file, how.preparation.read(folder / file.name))
+                pixels = decoded.add(file, preparation.read(folder / file.name))
             except Broken as error:
                 pixels = decoded.add(file, str(error))
         if isinstance(pixels, str):
@@ -219,7 +214,7 @@ def _read(
             continue
         if (first := seen.setdefault(pixels.sha256, file.name)) != file.name:
             twice.append((first, file.name))
-            if how.skip_twice:
+            if skip_twice:
                 continue
         places[name].append(pixels.place)
     return list(places.values()), broken, twice

@@ -1,5 +1,4 @@
-"""What is in a folder of one's own, and the class of each picture: by its folder, by a table with a row for each, or by
-a pattern of file names.
+"""What is in a folder of one's own, and the class of each picture: by its folder, by a table, or by a pattern of names.
 
 A table and a pattern may be somebody else's: a table is a plain file of limited size, the paths in it are looked up
 among the files that are in the folder, so that none leads out of it, and a pattern takes time in the length of a name.
@@ -18,8 +17,7 @@ from metalearn_cli.datasets.table_file import read_table
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.text import printable
 
-MOST_NAMED = 10  # in a sentence
-MOST_SIGNS = 200  # of a pattern
+MOST_NAMED, MOST_SIGNS = 10, 200  # names in a sentence; signs of a pattern
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # they do not count, nor do hidden files
 
 

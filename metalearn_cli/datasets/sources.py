@@ -1,9 +1,8 @@
 """Get the source of a data set: a file over the network, or the files of an archive that may come from anywhere.
 
-What came over a line that broke is continued, and a file gets its name when it is whole. Names in an archive (zip, tar,
-tar.gz, tar.bz2, tar.xz) are checked by the standard library's filter for data: none leads out of the folder. Only files
-and folders are unpacked, as new ones without the archive's rights, owners or times, and with limits on their number and
-size. The caller removes what was written if this raises.
+What came over a line that broke is continued, and a file gets its name when it is whole. Of an archive (zip, tar,
+tar.gz, tar.bz2, tar.xz) only files and folders are unpacked, as new ones, and with limits on their number and size; the
+standard library checks that no name leads out of the folder. The caller removes what was written if this raises.
 """
 
 import hashlib
@@ -22,7 +21,10 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
+from tqdm import tqdm
+
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.console import tell
 from metalearn_cli.system.files import sync_folder
 
 _TRIES = 3
@@ -162,3 +164,15 @@ def _members(opened: zipfile.ZipFile | tarfile.TarFile) -> Iterator[_Member]:
     for member in iter(opened.next, None):
         opened.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
         yield member, partial(opened.extractfile, member)
+
+
+def follow_bytes(what: str, steps: Iterator[tuple[int, int | None]]) -> None:
+    """Show how many bytes of how many are done: a bar on a terminal, otherwise a line every ten seconds."""
+    spoke = time.monotonic()
+    with tqdm(desc=what, unit="B", unit_scale=True, file=sys.stderr, disable=None) as bar:
+        for done, total in steps:
+            bar.total = total
+            bar.update(done - bar.n)
+            if bar.disable and time.monotonic() - spoke >= 10:
+                spoke = time.monotonic()
+                tell(f"{what}: {done / 1e6:.0f}{f' of {total / 1e6:.0f}' if total else ''} MB")

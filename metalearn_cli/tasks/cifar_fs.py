@@ -3,8 +3,7 @@
 Read from the official layout, cifar100/data/<class>/*.png with 600 images of 32 x 32 pixels in each class.
 `cifar_fs_classes.csv` lists every class with its part of the split, as in the official splits/bertinetto/*.txt, and the
 first 16 hex digits of the sha256 of its 600 decoded images (32 x 32 x RGB bytes each, in the order of the file names).
-The hashes were computed from a lossless copy of all 60,000 images, whose means per channel (129.37731888, 124.10583864,
-112.47758569) are those in MetaOptNet's code to the last digit.
+The hashes are those of a lossless copy, whose means per channel are those in MetaOptNet's code to the last digit.
 """
 
 import hashlib

@@ -6,10 +6,9 @@ by 4 for validation, and those with 3 for the test. Read from the published layo
 
     CUB_200_2011/images/<class>/<image>  images.txt  bounding_boxes.txt
 
-No list of hashes exists: numbers, names and boxes are checked, each image is decoded when it is packed, and the
-fingerprint of the pixels stands in a run's results. Images become 84 x 84 without regard to their proportions, by
-Pillow's bilinear resampling as in the authors' code. The name of a packed set carries a hash of the files' names and
-sizes and of the boxes, if they are used.
+Numbers, names and boxes are checked; there is no list of hashes, but the fingerprint of the pixels stands in a run's
+results. Images become 84 x 84 without regard to their proportions, by Pillow's bilinear resampling as in the authors'
+code. The name of a packed set carries a hash of the files' names and sizes and of the boxes, if they are used.
 """
 
 import math

@@ -13,9 +13,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets import class_splits
-from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses
-from metalearn_cli.datasets.image_folder import How, Packed, find_classes, pack_folder
+from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses, by_folders, by_lists, by_shares
+from metalearn_cli.datasets.image_folder import Packed, find_classes, pack_folder
 from metalearn_cli.datasets.image_set import numbered
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.listing import Contents, Layout, some
@@ -100,7 +99,7 @@ class ImageFolder(TaskDistribution):
 
     @property
     def _needs(self) -> dict[str, int]:
-        """How many classes of each split make a task."""
+        """The number of classes of each split that makes a task."""
         turned = {Rotations.as_classes: 4, Rotations.train_as_classes: 4}.get(self.episodes.rotations, 1)
         upright = 4 if self.episodes.rotations is Rotations.as_classes else 1
         train = max(2, -(-(self.episodes.train_way or self.episodes.way) // turned))
@@ -239,11 +238,11 @@ class ImageFolder(TaskDistribution):
             most = max(map(len, self._contents.classes.values()))
             raise UserError(f"task.min_images={self.min_images} leaves no class of {self.root}: give {most} at most")
         if self.split_lists is not None:
-            parts = class_splits.by_lists(names, self.root, self.split_lists)
-        elif (by_folders := class_splits.by_folders(names, self.root)) is not None:
-            parts = by_folders
+            parts = by_lists(names, self.root, self.split_lists)
+        elif (split_of_folder := by_folders(names, self.root)) is not None:
+            parts = split_of_folder
         else:
-            return class_splits.by_shares(kept, self.root, self._shares, self._needs)
+            return by_shares(kept, self.root, self._shares, self._needs)
         for key, default in (("val_share", None), ("test_share", None), ("split_seed", 0)):
             if (value := getattr(self, key)) != default:
                 raise UserError(f"task.{key}={value} is for a split at random, and here the split is {parts.rule}")
@@ -278,8 +277,8 @@ class ImageFolder(TaskDistribution):
 
     @cached_property
     def packed(self) -> Packed:
-        how = How(self.preparation, self.skip_broken, self.skip_twice)
-        packed = pack_folder(self.root, self._contents, self._names, how)
+        how = self.preparation, self.skip_broken, self.skip_twice
+        packed = pack_folder(self.root, self._contents, self._names, *how)
         problems: list[str] = []
         count, parts = packed.images.count, self._with_enough(packed.images.count)
         copies = " and those that are there twice" if self.skip_twice else ""

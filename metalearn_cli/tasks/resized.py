@@ -1,8 +1,7 @@
 """The images of a task in the size and the channels that another network takes: evaluation across domains.
 
 Colour becomes grey by the luminance of ITU-R BT.601, and grey becomes colour by repeating; the size changes by bilinear
-interpolation, antialiased if it shrinks, without regard to proportions. Values stay as they are: the ink of Omniglot is
-bright on dark.
+interpolation, antialiased if it shrinks, without regard to proportions. Values stay as they are.
 
 Shapes: T tasks, S examples of a task, C channels of an H x W image.
 """

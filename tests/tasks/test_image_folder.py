@@ -23,7 +23,7 @@ from places import ROOT
 from metalearn_cli.datasets import class_splits, image_folder
 from metalearn_cli.datasets import pictures as decoding
 from metalearn_cli.datasets.formats import Broken
-from metalearn_cli.datasets.image_folder import How, find_classes, pack_folder
+from metalearn_cli.datasets.image_folder import find_classes, pack_folder
 from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.datasets.listing import Contents, File
 from metalearn_cli.datasets.pictures import Preparation, Resize, as_tensor, read_picture
@@ -759,7 +759,7 @@ def test_the_packed_file_is_that_of_the_first_release(own_images: Path, tmp_path
     (root / "class03/7.png").write_bytes(b"")
     (root / "class04/8.png").write_bytes((root / "class05/10.png").read_bytes())
     found = find_classes(str(root))
-    left = pack_folder(str(root), found, sorted(found.classes), How(Preparation(16, 3, Resize.crop), skip_broken=True))
+    left = pack_folder(str(root), found, sorted(found.classes), Preparation(16, 3, Resize.crop), True, False)
     assert left.images.fingerprint.startswith("d271dfa08dda509c")
     assert left.images.count.tolist() == [2, 2, 2, 1, *[2] * 11]
     assert left.noted.twice == (("class04/8.png", "class05/10.png"),)
@@ -773,7 +773,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from metalearn_cli.datasets.pictures import Preparation, Resize
-from metalearn_cli.datasets.image_folder import How, find_classes, pack_folder
+from metalearn_cli.datasets.image_folder import find_classes, pack_folder
 from metalearn_cli.system.measure import begin_peak, peak_memory
 
 root = Path(sys.argv[2])
@@ -783,7 +783,7 @@ for number in range(512):
     Image.new("RGB", (256, 256), (number % 256, number // 256, 0)).save(path, compress_level=1)
 found = find_classes(str(root))
 before = begin_peak(torch.device("cpu"))
-images = pack_folder(str(root), found, ["0", "1"], How(Preparation(256, 3, Resize.crop))).images
+images = pack_folder(str(root), found, ["0", "1"], Preparation(256, 3, Resize.crop), False, False).images
 print((peak_memory(torch.device("cpu")) - before) / images.pixels.numel())
 """
     command = [sys.executable, "-c", code, str(ROOT), str(tmp_path / "root")]
