@@ -22,7 +22,7 @@ NO_COMPARISON = "protocols differ: no comparison of algorithms"
 def short_runs() -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for path, (colour, style) in zip(sorted((HERE / "short_runs").glob("*.jsonl")), STYLES, strict=False):
-        lines = read_lines(path)
+        lines = list(read_lines(path))
         loss = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
         accuracy = [(line["step"], 100 * line["val/accuracy"]) for line in lines if "val/accuracy" in line]
         last = max(line["step"] for line in lines)

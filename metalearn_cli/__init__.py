@@ -30,6 +30,6 @@ def load(
     `precision`, `ink` None: the run's. ink "evened" makes paper white and ink black, whatever the light; "as_is" does
     not. Classes from outside of metalearn are imported with `trust` only. Raises UserError.
     """
-    from metalearn_cli.trained import loading as stored  # torch is imported here, and not with this package
+    from metalearn_cli.trained.loading import load_model  # torch is imported here, and not with this package
 
-    return stored.load(Path(folder), batch_norm, device, precision, trust, ink)
+    return load_model(Path(folder), batch_norm, device, precision, trust, ink)

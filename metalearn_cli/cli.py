@@ -6,7 +6,7 @@ import sys
 import traceback
 from difflib import get_close_matches
 
-from metalearn_cli.commands.completion import COMMANDS, load_command
+from metalearn_cli.commands.completion import COMMANDS, FLAGS, load_command
 from metalearn_cli.errors import RunFailed, SaidByAnother, UsageError, UserError, is_debugging
 from metalearn_cli.system.console import tell
 from metalearn_cli.system.processes import is_one_of_several
@@ -71,14 +71,11 @@ def answer(arguments: list[str]) -> int:
         return code
     except SaidByAnother as ended:
         return ended.code
-    except UsageError as error:
-        tell(f"metalearn: {printable(str(error))}")
-        return 2
-    except UserError as error:
-        if is_debugging():
+    except (UsageError, UserError) as error:
+        if is_debugging() and isinstance(error, UserError):
             raise
         tell(f"metalearn: {printable(str(error))}")
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except RunFailed as failed:
         tell("".join(traceback.format_exception(failed.__cause__)) + f"metalearn: {failed}")
         return 1
@@ -106,28 +103,21 @@ def answer(arguments: list[str]) -> int:
 def run(arguments: list[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("help", "-h", "--help"):
-        print(overview(), end="")
+        lines = [f"  {command:<12}{load_command(command).HELP.splitlines()[0]}\n" for command in COMMANDS]
+        print(BEGINNING, *lines, END, sep="", end="")
         return 0
     if name == "--version":
         print(__version__)
         return 0
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
-        raise UsageError(
-            f"there is no command {name}: {f'did you mean {near[0]}?' if near else 'see metalearn --help'}"
-        )
+        near = [f"did you mean {match}?" for match in get_close_matches(name, COMMANDS, n=1)]
+        raise UsageError(f"there is no command {name}: {(near or ['see metalearn --help'])[0]}")
     command = load_command(name)
-    if command.FLAGS is None:
+    if name == "completion":  # reads the words of another command
         return command.run(rest)
     if "--help" in rest or "-h" in rest:
         print(command.HELP, end="")
         return 0
-    if unknown := [argument for argument in rest if argument.startswith("-") and argument not in command.FLAGS]:
+    if unknown := [word for word in rest if word.startswith("-") and word not in FLAGS.get(name, ())]:
         raise UsageError(f"{name} does not know {' '.join(unknown)}; see metalearn {name} --help")
     return command.run(rest)
-
-
-def overview() -> str:
-    """What `metalearn --help` prints: each command with the first line of its help."""
-    lines = "".join(f"  {name:<12}{load_command(name).HELP.partition(chr(10))[0]}\n" for name in COMMANDS)
-    return f"{BEGINNING}{lines}{END}"

@@ -4,13 +4,12 @@ import difflib
 import importlib
 import os
 import traceback
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text is one sentence: what was given, where, and what would be right. It is
-    shown instead of a traceback."""
+    """A mistake that the user can mend, in one sentence: what was given, where, and what would be right."""
 
 
 class UsageError(Exception):
@@ -18,8 +17,7 @@ class UsageError(Exception):
 
 
 class RunFailed(Exception):
-    """A fault of the program, or of a user's class, in the middle of a run: its text is one sentence that says what was
-    saved, shown behind the traceback of what it was raised from."""
+    """A fault of the program, or of a user's class, in the middle of a run: one sentence on what was saved."""
 
 
 class SaidByAnother(Exception):
@@ -39,27 +37,25 @@ def is_debugging() -> bool:
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def nearest(key: str, options: Any, prefix: str = "") -> str:
-    near = difflib.get_close_matches(key, list(options), n=1)
-    if near:
+def nearest(key: str, options: Collection[str], prefix: str = "") -> str:
+    """The end of a sentence about a key or choice that is none of the options."""
+    if near := difflib.get_close_matches(key, options, n=1):
         return f": did you mean {prefix}{near[0]}?"
-    if len(list(options)) > 20:
+    if len(options) > 20:
         return ": metalearn train --cfg job prints every key"
     return f": choose from {', '.join(sorted(options))}" if options else ", which has none"
 
 
 def failure_sentence(error: BaseException) -> str:
-    """What went wrong in a user's own file, and in which line of it."""
-    where = ""
+    """Say what went wrong in a user's own file, and in which line of it."""
+    passed = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+    # What a library below the user's file does is of no help.
+    frames = [frame for frame in passed if Path(frame.filename).is_relative_to(Path.cwd())] or passed
+    places = [f" ({_short(frame.filename)} line {frame.lineno})" for frame in frames[-1:]]
+    text = " ".join(str(error).split())
     if isinstance(error, SyntaxError) and error.filename:
-        where = f"{_short(error.filename)} line {error.lineno}"
-    else:
-        passed = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
-        # What a library below the user's file does is of no help.
-        own = [frame for frame in passed if Path(frame.filename).is_relative_to(Path.cwd())] or passed
-        where = f"{_short(own[-1].filename)} line {own[-1].lineno}" if own else ""
-    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
-    return f"{type(error).__name__}{': ' if text else ''}{text}{f' ({where})' if where else ''}"
+        text, places = error.msg, [f" ({_short(error.filename)} line {error.lineno})"]
+    return f"{type(error).__name__}{': ' if text else ''}{text}{''.join(places)}"
 
 
 def _is_machinery(file: str) -> bool:

@@ -1,8 +1,5 @@
-"""The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step.
-
-It holds nothing: parameters, gradients and what is kept from step to step (`Slots`) are tensors in the same order,
-contiguous, on one device and of one precision.
-"""
+"""The outer optimizer: torch's own, with gradient clipping and a learning rate that is a pure function of the step. It
+has no state: parameters, gradients and `Slots` are contiguous tensors in one order, of one device and precision."""
 
 import math
 from bisect import bisect_right

@@ -1,9 +1,6 @@
-"""The only two sources of randomness: `generator` for draws on the CPU, `uniform` for what happens inside a task.
-
-Both are pure functions of their key. Nothing is ever drawn from a running generator, so there is no random state to
-save: a run that was killed resumes with the same bits, and any slice of a meta-batch sees the numbers that the whole
-one would have seen.
-"""
+"""The only two sources of randomness: `generator` for draws on the CPU, `uniform` for what happens inside a task. Both
+are pure functions of their key, and so there is no random state to save: a run that was killed resumes with the same
+bits, and a slice of a meta-batch gets the same numbers as the whole."""
 
 import hashlib
 import math
@@ -14,32 +11,28 @@ from torch import Tensor
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A fresh CPU generator for this key, e.g. `generator(seed, "train", step)`.
-
-    torch's CPU generator (mt19937) uses only the low 32 bits of a seed, so the key is hashed to 32 bits on purpose.
-    """
+    """Make a CPU generator for this key, e.g. `generator(seed, "train", step)`."""
+    # torch's CPU generator (mt19937) uses only the low 32 bits of a seed.
     digest = hashlib.blake2b(repr(key).encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def uniform(key: Tensor, *salt: int, shape: tuple[int, ...]) -> Tensor:
-    """Uniform numbers in [0, 1) that depend on each task's own key: key [T] int64 -> [T, *shape] float32.
-
-    Number i of task t is hash(key[t], salt, i), in integer arithmetic: the same bits on every device and for every
-    slice of the meta-batch. `salt` tells the uses within one task apart (an inner step, a layer).
-    """
+    """Draw uniform numbers in [0, 1) from each task's own key: key [T] int64 -> [T, *shape] float32. Number i of task t
+    is hash(key[t], salt, i), in integer arithmetic: the same bits on every device and for every slice of the
+    meta-batch. `salt` distinguishes the uses within one task (an inner step, a layer)."""
     numbers: Tensor = _uniform(key, salt, math.prod(shape))
     return numbers.view(len(key), *shape)
 
 
 def normals(key: Tensor, *salt: int, count: int) -> Tensor:
-    """Standard normal numbers of each task's own, by the transform of Box and Muller: key [T] -> [T, count] float32."""
+    """Draw standard normal numbers from each task's own key by Box and Muller's transform, [T, count] float32."""
     numbers: Tensor = _normals(key, salt, count)
     return numbers
 
 
-# Each is one operation of torch's own, in which compiled code calls this very function: TorchInductor (2.13) computes
-# integers that it can tell beforehand without the wrap around, which gives other numbers without an error.
+# Each is an operation of its own for torch, so that compiled code calls this very function: TorchInductor (2.13) folds
+# constant integers without wrapping around, which gives other numbers without an error.
 @torch.library.custom_op("metalearn::uniform", mutates_args=())
 def _uniform(key: Tensor, salt: Sequence[int], count: int) -> Tensor:
     state = _mix(key)
@@ -76,5 +69,5 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right (torch's `>>` on int64 keeps the sign)."""
+    """Shift to the right without the sign, which torch's `>>` on int64 keeps."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

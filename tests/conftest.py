@@ -9,14 +9,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import foreign
 import pytest
 import torch
-from cases import nightly, noise
+from cases import nightly, noise, unpacked
 from PIL import Image
 
-from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.datasets.packed_set import packed
 from metalearn_cli.tasks import cifar_fs, mini_imagenet, omniglot
 from metalearn_cli.tasks.images import ImageTask
 from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 
 
 def tries_of(marker: pytest.Mark) -> int:
@@ -72,14 +72,25 @@ def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 15 classes with two images each, as `task=image_folder` wants one."""
+    """A folder of 15 classes with two images each, as `task=image_folder` needs one."""
     root = tmp_path_factory.mktemp("own") / "images"
     for number in range(30):
-        path = root / f"class{number // 2:02}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = torch.randint(256, (3 * 16 * 16,), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
-        Image.frombytes("RGB", (16, 16), bytes(noise.tolist())).save(path)
+        rng = torch.Generator().manual_seed(number)
+        save_noise(root / f"class{number // 2:02}" / f"{number}.png", (16, 16), rng)
     return root
+
+
+def save_noise(path: Path, size: tuple[int, int], rng: torch.Generator) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = torch.randint(256, (3 * size[0] * size[1],), generator=rng, dtype=torch.uint8)
+    Image.frombytes("RGB", size, bytes(noise.tolist())).save(path, quality=50)
+
+
+def pack_noise(name: str, names: tuple[str, ...], images: int, shape: tuple[int, ...]) -> None:
+    """Pack a set of so many images of each class, which are noise."""
+    rng = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (len(names) * images, *shape), generator=rng, dtype=torch.uint8)
+    packed(name, lambda: unpacked(pixels, names, images))
 
 
 @pytest.fixture(scope="session")
@@ -110,16 +121,19 @@ def cifar_fs_root() -> str:
 @pytest.fixture(scope="session")
 def random_omniglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache where packed Omniglot holds random pixels; shapes and classes are the real ones."""
-    names = tuple(character.name for character in omniglot.characters())
-    rng = torch.Generator().manual_seed(0)
-    shape = (len(names) * omniglot.IMAGES, 1, omniglot.SIZE, omniglot.SIZE)
-    pixels = torch.randint(256, shape, generator=rng, dtype=torch.uint8)
-    images = ImageSet.of(pixels, names, torch.full((len(names),), omniglot.IMAGES))
+    names, side = tuple(character.name for character in omniglot.characters()), omniglot.SIZE
     cache = tmp_path_factory.mktemp("random-omniglot")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METALEARN_CACHE", str(cache))
-        packed(f"omniglot-{omniglot.SIZE}x{omniglot.SIZE}-nearest", lambda: images)
+        pack_noise(f"omniglot-{side}x{side}-nearest", names, omniglot.IMAGES, (1, side, side))
     return cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of packed sets for one test."""
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -131,13 +145,9 @@ def packed_omniglot(random_omniglot: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture(scope="session")
 def random_cifar_fs(random_omniglot: Path) -> Path:
     """The same cache with a CIFAR-FS of random pixels beside it, 20 images of each of the real classes."""
-    names = tuple(listed.name for listed in cifar_fs.classes())
-    rng = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (len(names) * 20, 3, 32, 32), generator=rng, dtype=torch.uint8)
-    images = ImageSet.of(pixels, names, torch.full((len(names),), 20))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METALEARN_CACHE", str(random_omniglot))
-        packed("cifar-fs-32x32", lambda: images)
+        pack_noise("cifar-fs-32x32", tuple(listed.name for listed in cifar_fs.classes()), 20, (3, 32, 32))
     return random_omniglot
 
 
@@ -146,16 +156,11 @@ def small_mini_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of data sets whose mini-imagenet has the real numbers of classes, with 4 images of noise in each."""
     data = tmp_path_factory.mktemp("data")
     rng = torch.Generator().manual_seed(0)
-    number = 0
-    for split, classes in mini_imagenet.CLASSES.items():
-        for _ in range(classes):
-            folder = data / "mini-imagenet" / split / f"n{number:08}"
-            folder.mkdir(parents=True)
-            for i in range(4):
-                size = (84, 84) if i else (100, 70)
-                noise = torch.randint(256, (3 * size[0] * size[1],), generator=rng, dtype=torch.uint8)
-                Image.frombytes("RGB", size, bytes(noise.tolist())).save(folder / f"{folder.name}_{i}.jpg", quality=50)
-            number += 1
+    splits = [split for split, classes in mini_imagenet.CLASSES.items() for _ in range(classes)]
+    for number, split in enumerate(splits):
+        for i in range(4):
+            path = data / "mini-imagenet" / split / f"n{number:08}" / f"n{number:08}_{i}.jpg"
+            save_noise(path, (84, 84) if i else (100, 70), rng)
     return data
 
 
@@ -165,8 +170,7 @@ def packed_images(
 ) -> None:
     """Every image task as a run finds it, without its data. Commands find those above; of the others only this process
     has images."""
-    monkeypatch.setattr(mini_imagenet, "IMAGES", 4)
-    monkeypatch.setattr(mini_imagenet.MiniImageNet, "fewest", 4)
+    monkeypatch.setattr(MiniImageNet, "about", MiniImageNet.about._replace(fewest=4))
     monkeypatch.setenv("METALEARN_DATA", str(small_mini_imagenet))
     for name, about in about_sets().items():
         module = importlib.import_module(f"metalearn_cli.tasks.{name}")

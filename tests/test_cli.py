@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import TINY, Finished, run
+from commands import TINY, refuse, run, succeed
 
 from metalearn_cli.cli import main
 from metalearn_cli.commands.completion import COMMANDS, SCRIPTS, completions
@@ -18,22 +18,20 @@ from metalearn_cli.config import conf_folder
 
 def test_sentences_that_name_the_way_out(tmp_path: Path) -> None:
     """A sweep's folder for eval, two options for train, and the key of a class of one's own without a +."""
-    assert run(tmp_path, "train", *TINY, "-m", "seed=0,1", "name=sweep").code == 0
-    refused = run(tmp_path, "eval", "run=outputs/sweep")
-    assert "is the folder of a sweep: give one of its runs, e.g. run=outputs/sweep/seed=0" in refused.err
+    succeed(tmp_path, "train", *TINY, "-m", "seed=0,1", "name=sweep")
+    said = "is the folder of a sweep: give one of its runs, e.g. run=outputs/sweep/seed=0"
+    assert said in refuse(tmp_path, "eval", "run=outputs/sweep")
     refused = run(tmp_path, "train", "-m", "seed=0,1", "--cfg", "job")
     assert (refused.code, "--cfg job prints one job" in refused.err) == (2, True)
     (tmp_path / "own.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from metalearn_cli.algorithms.maml import MAML\n"
-        "@dataclass(frozen=True)\n"
-        "class Own(MAML):\n"
-        "    width: int = 1\n"
+        "from dataclasses import dataclass\nfrom metalearn_cli.algorithms.maml import MAML\n"
+        "@dataclass(frozen=True)\nclass Own(MAML): width: int = 1\n"
     )
-    refused = run(tmp_path, "train", "algo._target_=own.Own", "+algo.depth=2")
-    assert "a class's keys are the fields of its frozen dataclass: depth: int = 1" in refused.err
-    refused = run(tmp_path, "train", "algo._target_=own.Own", "algo.width=2")
-    assert "there is no key algo.width: give +algo.width=... for a key of your own class" in refused.err
+    for key, sentence in {
+        "+algo.depth=2": "a class's keys are the fields of its frozen dataclass: depth: int = 1",
+        "algo.width=2": "there is no key algo.width: give +algo.width=... for a key of your own class",
+    }.items():
+        assert sentence in refuse(tmp_path, "train", "algo._target_=own.Own", key)
 
 
 @pytest.mark.row("C17")
@@ -65,24 +63,24 @@ def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(len(line.split()) > 3 for line in lines), lines
     assert main(["list", "metric"]) == 0
     assert "val/accuracy" in capsys.readouterr().out
-    assert completions(["tr"]) == ["train "]
-    assert completions(["train", "algo=ma"]) == ["algo=maml ", "algo=matching "]
     assert "algo.inner_lr=" in completions(["train", "algo.inn"])
     assert "tasks_per_step=" in completions(["train", "ta"])
-    assert completions(["train", "algo.inner_loss="]) == ["algo.inner_loss=mean ", "algo.inner_loss=way_times_mean "]
-    assert completions(["train", "batch_norm=t"]) == ["batch_norm=transductive "]
-    assert completions(["train", "trust=t"]) == ["trust=true "]
-    assert completions(["train", "-"]) == ["--cfg ", "--help ", "-m "]
-    assert completions(["train", "--cfg", ""]) == ["job"]
-    assert completions(["train", "ru"]) == []
-    assert completions(["eval", "ru"]) == ["run="]
-    assert completions(["eval", "se"]) == []
-    assert completions(["compare", "st"]) == ["step="]
-    assert completions(["compare", "batch_norm=r"]) == ["batch_norm=running "]
-    assert completions(["report", "cs"]) == ["csv="]
-    assert completions(["train", "logger="]) == ["logger=mlflow ", "logger=wandb "]
-    assert completions(["list", "tas"]) == ["task"]
-    assert completions(["completion", "z"]) == ["zsh"]
+    for line, options in {
+        "tr": ["train "],
+        "train algo=ma": ["algo=maml ", "algo=matching "],
+        "train algo.inner_loss=": ["algo.inner_loss=mean ", "algo.inner_loss=way_times_mean "],
+        "train batch_norm=t": ["batch_norm=transductive "],
+        "train trust=t": ["trust=true "],
+        "train -": ["--cfg ", "--help ", "-m "],
+        "train ru": [],
+        "eval ru": ["run="],
+        "eval se": [],
+        "compare batch_norm=r": ["batch_norm=running "],
+        "report cs": ["csv="],
+        "list tas": ["task"],
+        "completion z": ["zsh"],
+    }.items():
+        assert completions(line.split(" ")) == options
 
 
 def test_runs_are_completed_by_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,8 +109,8 @@ def test_bash_gets_what_stands_behind_the_last_equal_sign(tmp_path: Path, line: 
     """The function itself, called as bash calls it, with the words cut as bash cuts them."""
     (tmp_path / "outputs/my-sweep/seed=1").mkdir(parents=True)
     (tmp_path / "outputs/my-sweep/seed=1/config.yaml").touch()
-    words = [part for part in re.split(r"(=)| ", line) if part is not None]
-    words = [part for number, part in enumerate(words) if part or number == len(words) - 1]
+    *parts, last = (part for part in re.split(r"(=)| ", line) if part is not None)
+    words = [*filter(None, parts), last]
     script = (
         f'metalearn() {{ {shlex.quote(sys.executable)} -m metalearn_cli "$@"; }}\n'
         f"{SCRIPTS['bash'].replace('complete -o', ': complete -o')}\n"
@@ -124,7 +122,9 @@ def test_bash_gets_what_stands_behind_the_last_equal_sign(tmp_path: Path, line: 
     assert done.stdout.splitlines() == replies
 
 
-@pytest.mark.parametrize("arguments", [["trian"], ["train", "--sede", "3"], ["list", "nothing"], ["eval", "-x"]])
+@pytest.mark.parametrize(
+    "arguments", [["trian"], ["train", "--sede"], ["list", "nothing"], ["eval", "-x"], ["doctor", "now"]]
+)
 def test_unknown_commands_and_options_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert "metalearn: " in capsys.readouterr().err
@@ -158,11 +158,9 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path, arguments: list
 
 @pytest.mark.row("C17")
 def test_stdout_is_for_results_and_a_log_has_no_bars_and_no_colour(tmp_path: Path) -> None:
-    done: Finished = run(tmp_path, "train", *TINY, "name=one")
-    assert "\r" not in done.out + done.err
-    assert "\x1b" not in done.out + done.err
+    done = succeed(tmp_path, "train", *TINY, "name=one")
+    assert not {"\r", "\x1b"} & {*done.out, *done.err}
     assert "train 20/20" in done.err
-    assert all(
-        line.startswith(("test ", "inner ", " ", "constant: ", "results are in ")) for line in done.out.splitlines()
-    )
+    of_results = ("test ", "inner ", " ", "constant: ", "results are in ")
+    assert all(line.startswith(of_results) for line in done.out.splitlines())
     assert max(map(len, done.err.splitlines())) <= 80  # the picture of a task

@@ -74,9 +74,9 @@ def test_ratios_and_tables(tmp_path: Path) -> None:
     fastest = place.fastest("tuned", "torch")
     assert fastest is not None
     assert fastest.variant == "learn2learn"  # who raced comes before who was timed once
-    found = place.ratio("tuned", "tuned")
-    assert found is not None
-    assert (found.median, found.rounds) == (2.0, 3)  # of 2, 3, 2, round by round
+    ratio = place.ratio("tuned", "tuned")
+    assert ratio is not None
+    assert (ratio.median, ratio.rounds) == (2.0, 3)  # of 2, 3, 2, round by round
     assert place.sgemm_share == work(WORKLOADS[1]) / 1.0 / SGEMM
     figures = {
         "conditions": {"device": "cpu", "threads": 1, "cpu": "a machine", "versions": {"torch": "2"}},

@@ -15,8 +15,8 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 
 def blocks() -> list[tuple[str | None, str, str]]:
     """(the file that it is saved as, the language, the text) of each block of code."""
-    found = re.findall(r"(?:^`([\w./]+)`:\n\n)?^```(\w+)\n(.*?)^```$", TUTORIAL, flags=re.MULTILINE | re.DOTALL)
-    return [(name or None, language, text) for name, language, text in found]
+    matches = re.findall(r"(?:^`([\w./]+)`:\n\n)?^```(\w+)\n(.*?)^```$", TUTORIAL, flags=re.MULTILINE | re.DOTALL)
+    return [(name or None, language, text) for name, language, text in matches]
 
 
 def test_the_algorithm_imports_what_there_is() -> None:

@@ -110,8 +110,10 @@ class Algorithm(ABC):
 
     def open_memory_savers(self) -> list[str]:
         """The memory savers that would still save something: those after the last one that is set."""
-        savers = self.memory_savers
-        return [key for n, key in enumerate(savers) if not any(getattr(self, later) for later in savers[n:])]
+        savers = list(self.memory_savers)
+        while any(getattr(self, key) for key in savers):
+            del savers[0]
+        return savers
 
     def require_way(self, trained: int, way: int) -> None:  # noqa: B027 - most can
         """Raises UserError where a model for `trained` classes cannot start to learn tasks of `way` other ones."""

@@ -54,7 +54,7 @@ def logits(support: Support, way: int, features: Tensor, query: Tensor) -> Tenso
 
 
 def prototypes(features: Tensor, support: Support, way: int) -> Tensor:
-    """The mean feature of each class: features [T, S, F] -> [T, way, F]; 0 for a class that a task has not."""
+    """The mean feature of each class: features [T, S, F] -> [T, way, F]; 0 for a class that a task lacks."""
     member = members(support, way).to(features.dtype)
     count = member.sum(1) if support.way is None else member.sum(1).clamp(min=1)
     return member.transpose(1, 2) @ features / count.unsqueeze(-1)

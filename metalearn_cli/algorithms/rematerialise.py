@@ -48,12 +48,12 @@ def unroll(step: Callable[[State], State], state: State, steps: int, remat: bool
 
 def rematerialise(step: Callable[[State], State], state: State) -> State:
     """step(state), differentiable once in the tensors of `state`; other tensors that `step` uses get no gradient."""
-    tensors, frame = take_tensors(state)
+    tensors, put = take_tensors(state)
 
     def on_tensors(*inputs: Tensor) -> tuple[Tensor, ...]:  # holds no tensor, which would never be freed
-        return tuple(take_tensors(step(frame.put(inputs)))[0])
+        return tuple(take_tensors(step(put(inputs)))[0])
 
-    after: State = frame.put(_Rematerialised.apply(on_tensors, *tensors))
+    after: State = put(_Rematerialised.apply(on_tensors, *tensors))
     return after
 
 

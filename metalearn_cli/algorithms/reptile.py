@@ -44,7 +44,7 @@ class AdamSlots(Enum):
 
 
 class AdamState(NamedTuple):
-    """T tasks within the inner loop."""
+    """The state of T tasks within the inner loop."""
 
     params: Params  # [T, *shape]
     second_moment: Params  # Adam's running mean of squared gradients, [T, *shape]
@@ -81,7 +81,7 @@ class Reptile(Algorithm):
     def inner_loop(
         self, net: Net, meta: Meta, support: Support, steps: int, batch_size: int | None
     ) -> Iterator[AdamState]:
-        """After 0, 1, ... `steps` minibatches."""
+        """Yield the state after 0, 1, ... `steps` minibatches."""
         state = self._start(net, meta, len(support.key))
         yield state
         for step in range(steps):
@@ -101,7 +101,7 @@ class Reptile(Algorithm):
         return AdamState(params, zeros, next(iter(zeros.values())).new_zeros(()))
 
     def _inner_step(self, state: AdamState, gradient: Params) -> AdamState:
-        """Under no_grad: one call for all weights is fewer kernels than one for each."""
+        """Take one step, under no_grad: one call for all weights needs fewer kernels than one for each."""
         names, theta, slope = list(gradient), list(state.params.values()), list(gradient.values())
         if self.inner_optimizer is InnerOptimizer.sgd:
             stepped = torch._foreach_add(theta, slope, alpha=-self.inner_lr)

@@ -17,8 +17,6 @@ device, the step, and the episodes of a validation and of a test (in every batch
 name, steps and other keys of a run's course change nothing here.
 """
 
-FLAGS = ()
-
 
 def complete(words: list[str]) -> list[str]:
     return ["--help "] if words[-1].startswith("-") else keys_and_values(words[-1])

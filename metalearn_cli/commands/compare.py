@@ -23,9 +23,6 @@ over episodes speaks of these very models; with two seeds or more on both sides 
 both. p is of Student's t; of several comparisons with the first, Holm's correction. Exit codes: 0, and 1 for a mistake.
 """
 
-FLAGS = ()
-
-
 KEYS = ("step", "batch_norm", "out")
 
 
@@ -34,12 +31,12 @@ def complete(words: list[str]) -> list[str]:
 
 
 def run(arguments: list[str]) -> int:
-    from metalearn_cli.config.overrides import split_folders
+    from metalearn_cli.config.overrides import check_file, split_folders
 
     folders, values = split_folders(arguments, KEYS, "compare")
     out = Path(values["out"]) if "out" in values else None
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {out.absolute().parent}")
+    if out is not None:
+        check_file("out", out)
     step, mode = values.get("step"), values.get("batch_norm")
     if step is not None and not step.isdigit():
         raise UserError(f"step={step} must be the number of an inner step, e.g. step=1")

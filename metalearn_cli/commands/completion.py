@@ -10,13 +10,14 @@ COMMANDS = (
     *("train", "eval", "reproduce", "compare", "report", "predict", "export", "bench", "list", "data", "doctor"),
     "completion",
 )
+# The words that a command knows and that begin with "-".
+FLAGS = {"train": ("-m", "--multirun", "--cfg"), "reproduce": ("--seeds", "--budget", "--list", "--table")}
 
 
 class Command(Protocol):
     """What the file of a command has. It is light to import: what is heavy is imported within `run`."""
 
     HELP: str  # its first line says what the command does
-    FLAGS: tuple[str, ...] | None  # what it knows that begins with "-"; None: it reads all words itself
 
     def complete(self, words: list[str]) -> list[str]:
         """What the last of the words after the command can become; a space ends what is complete."""
@@ -36,8 +37,6 @@ Completion of commands, keys, values and runs in a shell.
   eval "$(metalearn completion bash)"         in ~/.bashrc; zsh likewise
   metalearn completion fish | source          in ~/.config/fish/config.fish
 """
-
-FLAGS = None
 
 SCRIPTS = {
     "bash": """\
@@ -89,8 +88,7 @@ def run(arguments: list[str]) -> int:
 def completions(words: list[str]) -> list[str]:
     """What the last of the words (the command is the first) can become; a space ends what is complete."""
     command, *rest = words
-    if not rest:
-        options = [f"{name} " for name in COMMANDS]
-    else:
+    options = [f"{name} " for name in COMMANDS]
+    if rest:
         options = load_command(command).complete(rest) if command in COMMANDS else []
     return sorted({option for option in options if option.startswith(words[-1])})

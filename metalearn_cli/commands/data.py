@@ -3,19 +3,13 @@
 import importlib
 import os
 import shutil
-import sys
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from metalearn_cli.commands.packed_sets import clean, list_packed, packed_sets
 from metalearn_cli.config.conf_folder import keys_in_yaml
-from metalearn_cli.datasets.download import fetch
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.unpack import unpack
+from metalearn_cli.datasets.sources import fetch, follow_bytes, unpack
 from metalearn_cli.errors import UsageError, UserError, nearest
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import sync_folder, turn
@@ -44,33 +38,27 @@ metalearn data clean NAME ... | unused=DAYS
   metalearn list task                                         what there is, and what is found here
 
 NAME is that of a task. A data set is in $METALEARN_DATA/<its folder>, or in root=FOLDER (for a run: task.root=FOLDER).
-Where a licence wants that you fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
-Packed sets are in $METALEARN_CACHE (~/.cache/metalearn): what is removed is packed anew from its source when it is
-wanted, and what a running process uses is kept. A folder of your own that has changed leaves its old set there.
+If a licence asks you to fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
+Packed sets are in $METALEARN_CACHE (~/.cache/metalearn): what is removed is packed again from its source when it is
+needed, and what a running process uses is kept. A folder of your own that has changed leaves its old set there.
 """
 
-FLAGS = ()
-
-ACTIONS = ("prepare", "verify", "path")  # with the name of a data set
 OWN = "image_folder"  # a folder of one's own, which `prepare` takes with the keys of the task
-KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}
+KEYS = {"prepare": ("archive", "root"), "verify": ("root",), "path": ("root",)}  # of the actions with a NAME
 
 
 def complete(words: list[str]) -> list[str]:
     match words[:-1]:
         case []:
-            return [f"{action} " for action in (*ACTIONS, "list", "clean")]
-        case ["list", *_]:
-            return []
+            return [f"{action} " for action in (*KEYS, "list", "clean")]
         case ["clean", *names]:
             return [f"{each.name} " for each in packed_sets() if each.name not in names] + ["unused="] * (not names)
-        case [action]:
+        case [action] if action in KEYS:
             return [f"{name} " for name in (*about_sets(), *([OWN] if action == "prepare" else []))]
         case ["prepare", name, *_] if name == OWN:
             return [f"{key}=" for key in keys_in_yaml("task", OWN)]
-        case [action, *_]:
-            return [f"{key}=" for key in KEYS.get(action, ())]
-    return []
+        case _:
+            return [f"{key}=" for key in KEYS.get(words[0], ())]
 
 
 def run(arguments: list[str]) -> int:
@@ -79,51 +67,47 @@ def run(arguments: list[str]) -> int:
             list_packed()
         case ["clean", *words] if words:
             clean(words)
-        case [action, name, *options] if action in ACTIONS:
-            data(action, name, options)
+        case ["prepare", name, *options] if name == OWN:
+            prepare_own(options)
+        case [action, name, *options] if action in KEYS:
+            values = _read_options(action, name, options)
+            root, archive = values.get("root"), values.get("archive")
+            if action == "prepare":
+                prepare_known(name, root, None if archive is None else expand(archive))
+            else:
+                {"verify": verify, "path": show_paths}[action](name, root)
         case _:
             raise UsageError(
-                f"data needs one of {', '.join(ACTIONS)} and the name of a data set, or list, or clean and names of "
-                "packed sets; see metalearn data --help"
+                f"data needs one of {', '.join(KEYS)} and a data set, or list, or clean; see metalearn data --help"
             )
     return 0
 
 
-def data(action: str, name: str, options: list[str]) -> None:
-    """One command; `options` are key=value."""
-    if name == OWN and action == "prepare":
-        prepare_own(options)
-        return
+def _read_options(action: str, name: str, options: list[str]) -> dict[str, str]:
+    """Return the values of options key=value."""
     if name == OWN:
-        raise UserError(
-            f"data {action} knows no folder of your own: data prepare {OWN} task.root=DIR packs one, and data list "
-            "says where"
-        )
+        raise UserError(f"data {action} takes no folder of your own: data prepare {OWN} task.root=DIR packs one")
     if name not in about_sets():
         raise UserError(f"there is no data set {name}{nearest(name, about_sets())}")
-    given = {}
+    values = {}
     for option in options:
         key, equals, value = option.removeprefix("task.").partition("=")
         if not equals or key not in KEYS[action]:
-            raise UserError(
-                f"data {action} does not know {option}: give {' and '.join(f'{k}=...' for k in KEYS[action])}"
-            )
-        given[key] = value
-    root = given.get("root")
-    match action:
-        case "prepare":
-            prepare(name, root, expand(given["archive"]) if "archive" in given else None)
-        case "verify":
-            verify(name, root)
-        case "path":
-            where(name, root)
+            keys = " and ".join(f"{key}=..." for key in KEYS[action])
+            raise UserError(f"data {action} does not know {option}: give {keys}")
+        values[key] = value
+    return values
 
 
-def prepare(name: str, root: str | None, archive: Path | None) -> None:
-    """Get the source where it is missing, and pack it where it is not packed."""
+def prepare_known(name: str, root: str | None, archive: Path | None) -> None:
+    """Get the source if it is missing, and pack it unless it is packed."""
     from metalearn_cli.datasets.packed_set import find, packed
 
-    known, is_packed = about_sets()[name], _is_packed(name, root)
+    known = about_sets()[name]
+    try:
+        is_packed = bool(find(_source(name, root).stem))
+    except UserError:  # the source is missing, and is needed
+        is_packed = False
     if not is_packed and not known.is_in(known.folder_of(root)):
         _get(name, known.folder_of(root), archive)
     elif archive is not None:
@@ -131,8 +115,8 @@ def prepare(name: str, root: str | None, archive: Path | None) -> None:
     source = _source(name, root)
     images = packed(*source)
     show(
-        f"{known.title} is ready{', and there was nothing to do' if is_packed else ''}: {len(images.names):,} classes, "
-        f"{len(images.pixels):,} images, fingerprint {images.fingerprint}, in {find(source.stem)[0]}"
+        f"{known.title} is ready{', and there was nothing to do' if is_packed else ''}: {images}, in "
+        f"{find(source.stem)[0]}"
     )
 
 
@@ -145,8 +129,7 @@ def prepare_own(options: list[str]) -> None:
     for option, key in zip(options, keys, strict=True):
         if (name := key.partition("=")[0]) not in known or "=" not in key:
             raise UserError(f"data prepare {OWN} takes the keys of the task, not {option}{nearest(name, known)}")
-    # That there are classes to validate with is asked of a run.
-    overrides = [f"task={OWN}", "select=last", "eval_every=0", *keys]
+    overrides = [f"task={OWN}", "select=last", "eval_every=0", *keys]  # only a run needs classes to validate with
     composed, choices = compose_run(overrides)
 
     from metalearn_cli.config.job import train_job
@@ -156,13 +139,12 @@ def prepare_own(options: list[str]) -> None:
     assert isinstance(task, ImageFolder)
     for note in task.notes():
         tell(note)
-    show(f"{task.root} is ready: {task.packed}")
+    show(f"{task.root} is ready: {task.packed.images}, in {task.packed.path}")
 
 
 def verify(name: str, root: str | None) -> None:
-    """Read the source as if it were packed anew, and every packed file to its last byte. Raises UserError where one is
-    not what it should be."""
-    from metalearn_cli.datasets.image_set import Unpacked, fingerprint_of
+    """Read the source as if to pack it again, and every packed file whole. Raises UserError for damage."""
+    from metalearn_cli.datasets.image_set import describe, fingerprint_of
     from metalearn_cli.datasets.packed_set import open_packed
 
     known, folder = about_sets()[name], _folder(name, root)
@@ -173,9 +155,8 @@ def verify(name: str, root: str | None) -> None:
     elif known.is_in(folder):
         stem, read = _source(name, root)
         unpacked = read()
-        assert isinstance(unpacked, Unpacked)  # that of all data sets which can be prepared
         fingerprint = fingerprint_of(unpacked)
-        show(f"source {folder}: {_contents(unpacked.names, unpacked.images, fingerprint)}")
+        show(f"source {folder}: {describe(len(unpacked.names), unpacked.images, fingerprint)}")
     elif root is not None:
         raise UserError(f"{known.title} is not in root={root}")
     elif paths:
@@ -184,15 +165,15 @@ def verify(name: str, root: str | None) -> None:
         raise UserError(f"{known.title} is not in {folder}, and not packed: {known.instructions}")
     for path in paths:
         images = open_packed(path, whole=True)
-        show(f"packed {path}: {_contents(images.names, len(images.pixels), images.fingerprint)}")
+        show(f"packed {path}: {images}")
         if path.name.partition(".")[0] == stem and images.fingerprint != fingerprint:
-            raise UserError(f"{path} holds other images than {folder}: delete it, and they are packed anew")
+            raise UserError(f"{path} holds other images than {folder}: delete it, and they are packed again")
     if not paths:
         show("packed: not yet")
 
 
-def where(name: str, root: str | None) -> None:
-    """The folder of the source, and the packed files, a line each."""
+def show_paths(name: str, root: str | None) -> None:
+    """Print the folder of the source, and the packed files, a line each."""
     known, folder = about_sets()[name], _folder(name, root)
     paths = known.packed_files()
     for path in ([] if folder is None else [folder]) + paths:
@@ -206,15 +187,11 @@ def where(name: str, root: str | None) -> None:
 
 
 def _folder(name: str, root: str | None) -> Path | None:
-    """Where the source is looked for; None where nobody has said so, and the set is packed."""
+    """Return where the source is looked for; None if nothing tells that, and the set is packed."""
     known = about_sets()[name]
     if root is None and not os.environ.get("METALEARN_DATA") and known.packed_files():
         return None
     return known.folder_of(root)
-
-
-def _contents(names: tuple[str, ...], images: int, fingerprint: str) -> str:
-    return f"{len(names):,} classes, {images:,} images, fingerprint {fingerprint}"
 
 
 def _source(name: str, root: str | None) -> "Source":
@@ -222,18 +199,8 @@ def _source(name: str, root: str | None) -> "Source":
     return source
 
 
-def _is_packed(name: str, root: str | None) -> bool:
-    """Whether a run would find the set packed, and want its source no more."""
-    from metalearn_cli.datasets.packed_set import find
-
-    try:
-        return bool(find(_source(name, root).stem))
-    except UserError:  # the source is missing, and is wanted
-        return False
-
-
 def _get(name: str, folder: Path, archive: Path | None) -> None:
-    """Put the source in its folder. Raises UserError where only the user can."""
+    """Put the source in its folder. Raises UserError if only the user can."""
     known = about_sets()[name]
     if archive is None and not known.downloads:
         raise UserError(f"{known.title} is not in {folder}: {known.instructions}")
@@ -241,13 +208,11 @@ def _get(name: str, folder: Path, archive: Path | None) -> None:
         names = " and ".join(file for file, _, _ in known.downloads)
         raise UserError(f"archive={archive}: {known.title} is read from its archives: put {names} in {folder}")
     if archive is not None and not archive.is_file():
-        raise UserError(f"archive={archive} is no file")
+        raise UserError(f"archive={archive} is not a file")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with turn(folder.parent, f"waiting for another process that prepares a data set in {folder.parent}") as alone:
         if not alone:
-            raise UserError(
-                f"{folder.parent} stands on a file system that cannot lock files: put the data set in {folder} yourself"
-            )
+            raise UserError(f"{folder.parent} cannot lock files: put the data set in {folder} yourself")
         if known.is_in(folder):  # another process was faster
             return
         if archive is not None:
@@ -256,43 +221,30 @@ def _get(name: str, folder: Path, archive: Path | None) -> None:
         folder.mkdir(exist_ok=True)
         for file, address, md5 in known.downloads:
             if not (folder / file).exists():
-                _follow(f"fetching {file}", fetch(address, folder / file, md5))
+                follow_bytes(f"fetching {file}", fetch(address, folder / file, md5))
 
 
 def _unpack(name: str, archive: Path, folder: Path) -> None:
-    """Unpack beside the folder, and rename what is wanted of it into the folder."""
+    """Unpack beside the folder, and rename what is needed into the folder."""
     known, temporary = about_sets()[name], folder.resolve().parent / f".{folder.name}.unpacking"
     shutil.rmtree(temporary, ignore_errors=True)  # a killed process's
     try:
-        _follow(f"unpacking {archive.name}", unpack(archive, temporary))
-        inside = [temporary, *sorted(temporary.glob("*/")), *sorted(temporary.glob("*/*/"))]  # it may be a folder down
-        if not (holding := [path for path in inside if known.is_in(path)]):
-            layouts = " or ".join(", ".join(layout) for layout in known.layouts)
-            raise UserError(f"{archive} does not hold {known.title}, which would be {layouts}")
+        follow_bytes(f"unpacking {archive.name}", unpack(archive, temporary))
+        folders = [temporary, *sorted(temporary.glob("*/")), *sorted(temporary.glob("*/*/"))]  # it may be a folder down
+        if (holding := next((path for path in folders if known.is_in(path)), None)) is None:
+            raise UserError(f"{archive} does not hold {known.title}, which would be {known.parts}")
         try:
-            _source(name, str(holding[0]))  # counts and names
+            _source(name, str(holding))  # counts and names
         except UserError as sentence:
             raise UserError(f"{archive} was not put in {folder}: {sentence}") from sentence
         if not folder.exists():  # all of it at once
-            holding[0].rename(folder)
+            holding.rename(folder)
             sync_folder(folder.parent)
             return
-        parts = sorted(holding[0].iterdir())
+        parts = sorted(holding.iterdir())
         if taken := [part.name for part in parts if (folder / part.name).exists()]:
             raise UserError(f"{folder} holds another {taken[0]}: move it away, so that {archive} can be unpacked there")
         for part in parts:
             part.rename(folder / part.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _follow(what: str, steps: Iterable[tuple[int, int | None]]) -> None:
-    """Show how many bytes of how many are done: a bar on a terminal, otherwise a line every ten seconds."""
-    spoke = time.monotonic()
-    with tqdm(desc=what, unit="B", unit_scale=True, file=sys.stderr, disable=None) as bar:
-        for done, total in steps:
-            bar.total = total
-            bar.update(done - bar.n)
-            if bar.disable and time.monotonic() - spoke >= 10:
-                spoke = time.monotonic()
-                tell(f"{what}: {done / 1e6:.0f}{f' of {total / 1e6:.0f}' if total else ''} MB")

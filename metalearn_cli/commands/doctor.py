@@ -37,10 +37,8 @@ fast) or WRONG (nothing that needs it works), then what to do. Nothing is fetche
 Exit codes: 0 nothing is wrong, 1 something is.
 """
 
-FLAGS = ()
-
 _NAME = "metalearn-cli"
-_LEAST_SPACE = 1e9  # bytes: a run's checkpoints and a packed set fit into it
+_LEAST_SPACE = 1  # GB: a run's checkpoints and a packed set fit into it
 
 
 class Finding(NamedTuple):
@@ -62,13 +60,13 @@ def run(arguments: list[str]) -> int:
 
 
 def doctor() -> tuple[str, bool]:
-    """Look at everything -> what to show, and whether all is well."""
+    """Examine everything -> what to show, and whether all is well."""
     from metalearn_cli.run_folder import runs
 
     findings = [
         *_versions(),
         _extras(),
-        *_device(),
+        _device(),
         _threads(),
         *_data(),
         _folder("cache", cache_root(), "set METALEARN_CACHE to a folder that you can write to"),
@@ -83,34 +81,22 @@ def doctor() -> tuple[str, bool]:
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding(
-        "ok", "metalearn", f"{__version__} in {Path(__file__).parents[1]}, configuration in {conf_folder.conf_dir()}"
-    )
-    metadata = importlib.metadata.metadata(_NAME)
-    wanted = SpecifierSet(metadata["Requires-Python"])
-    version = platform.python_version()
-    if wanted.contains(version, prereleases=True):
-        yield Finding("ok", "python", version)
-    else:
-        yield Finding(
-            "WRONG", "python", f"{version}, and metalearn wants {wanted}: make an environment with such a one"
-        )
-    for requirement in map(Requirement, importlib.metadata.requires(_NAME) or []):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield _package(requirement)
+    place = f"{__version__} in {Path(__file__).parents[1]}, configuration in {conf_folder.conf_dir()}"
+    yield Finding("ok", "metalearn", place)
+    needed = SpecifierSet(importlib.metadata.metadata(_NAME)["Requires-Python"])
+    yield _version("python", platform.python_version(), needed, "make an environment with such a one")
+    for package in map(Requirement, importlib.metadata.requires(_NAME) or []):
+        if package.marker is None or package.marker.evaluate({"extra": ""}):
+            version = _version_of(package.name)
+            yield _version(package.name, version, package.specifier, f"pip install '{package}'")
 
 
-def _package(requirement: Requirement) -> Finding:
-    version = _version_of(requirement.name)
+def _version(name: str, version: str | None, needed: SpecifierSet, remedy: str) -> Finding:
     if version is None:
-        return Finding("WRONG", requirement.name, f"is not installed: pip install '{requirement}'")
-    if not requirement.specifier.contains(version, prereleases=True):
-        return Finding(
-            "WRONG",
-            requirement.name,
-            f"{version}, and metalearn wants {requirement.specifier}: pip install '{requirement}'",
-        )
-    return Finding("ok", requirement.name, version)
+        return Finding("WRONG", name, f"is not installed: {remedy}")
+    if not needed.contains(version, prereleases=True):
+        return Finding("WRONG", name, f"{version}, and metalearn needs {needed}: {remedy}")
+    return Finding("ok", name, version)
 
 
 def _version_of(package: str) -> str | None:
@@ -121,34 +107,27 @@ def _version_of(package: str) -> str | None:
 
 
 def _extras() -> Finding:
-    """Which of the optional parts are whole."""
-    metadata = importlib.metadata.metadata(_NAME)
+    """Say which of the optional parts are whole."""
     requirements = [Requirement(text) for text in importlib.metadata.requires(_NAME) or []]
     states = []
-    for extra in metadata.get_all("Provides-Extra") or []:
-        own = [r for r in requirements if r.marker is not None and r.marker.evaluate({"extra": extra})]
-        lacking = [r.name for r in own if r.name != _NAME and _version_of(r.name) is None]
+    for extra in importlib.metadata.metadata(_NAME).get_all("Provides-Extra") or []:
+        of_extra = [r.name for r in requirements if r.marker is not None and r.marker.evaluate({"extra": extra})]
+        lacking = [name for name in of_extra if name != _NAME and _version_of(name) is None]
         states.append(f"[{extra}] {'lacks ' + ', '.join(lacking) if lacking else 'is there'}")
     return Finding("ok", "extras", "; ".join(states))
 
 
-def _device() -> Iterator[Finding]:
+def _device() -> Finding:
     import torch
 
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        yield Finding("ok", "device", f"device=auto takes cuda: {names}")
-    elif shutil.which("nvidia-smi") and torch.version.cuda is None:
-        yield Finding(
-            "note",
-            "device",
-            "there is an NVIDIA driver, and this torch is built for the CPU alone: install "
-            "one for CUDA, see https://pytorch.org/get-started",
-        )
-    else:
-        yield Finding(
-            "ok", "device", f"device=auto takes cpu ({torch.backends.cpu.get_cpu_capability()}); torch sees no GPU"
-        )
+        return Finding("ok", "device", f"device=auto takes cuda: {names}")
+    if shutil.which("nvidia-smi") and torch.version.cuda is None:
+        remedy = "install one for CUDA, see https://pytorch.org/get-started"
+        return Finding("note", "device", f"this machine has an NVIDIA driver, and torch is for the CPU alone: {remedy}")
+    processor = torch.backends.cpu.get_cpu_capability()
+    return Finding("ok", "device", f"device=auto takes cpu ({processor}); torch sees no GPU")
 
 
 def _threads() -> Finding:
@@ -160,58 +139,48 @@ def _threads() -> Finding:
     said = f"threads=null takes {threads}, and this process may use {cores} core(s)"
     if threads > cores:
         return Finding("note", "threads", f"{said}: more threads than cores slow a step down; set threads={cores}")
-    if threads < cores and (given := os.environ.get("OMP_NUM_THREADS")):
-        return Finding(
-            "note", "threads", f"{said}: OMP_NUM_THREADS={given} keeps it from the others; threads=N wins over it"
-        )
+    if threads < cores and (number := os.environ.get("OMP_NUM_THREADS")):
+        reason = f"OMP_NUM_THREADS={number} keeps it from the others; threads=N wins over it"
+        return Finding("note", "threads", f"{said}: {reason}")
     return Finding("ok", "threads", said)
 
 
 def _data() -> Iterator[Finding]:
     root = os.environ.get("METALEARN_DATA")
     if not root:
-        yield Finding(
-            "note",
-            "data",
-            "METALEARN_DATA is not set: tasks of images need it, or task.root; sinusoids and their like need no data",
-        )
-        return
-    if not Path(root).expanduser().is_dir():
-        yield Finding(
-            "WRONG", "data", f"METALEARN_DATA={root} is no folder: make it, or set it to the one of the data sets"
-        )
-        return
-    for name, known in about_sets().items():
-        folder = known.folder_of()
-        if known.is_in(folder):
-            packed = "packed" if known.packed_files() else "not packed yet, which its first run does"
-            yield Finding("ok", name, f"found in {folder}, {packed}")
-        else:
-            yield Finding("note", name, f"{known.title} is not in {folder}: {known.instructions}")
+        need = "tasks of images need it, or task.root; sinusoids and their like need no data"
+        yield Finding("note", "data", f"METALEARN_DATA is not set: {need}")
+    elif not Path(root).expanduser().is_dir():
+        remedy = "make it, or set it to the folder of the data sets"
+        yield Finding("WRONG", "data", f"METALEARN_DATA={root} is not a folder: {remedy}")
+    else:
+        for name, known in about_sets().items():
+            folder = known.folder_of()
+            state = "packed" if known.packed_files() else "not packed yet, which its first run does"
+            if known.is_in(folder):
+                yield Finding("ok", name, f"found in {folder}, {state}")
+            else:
+                yield Finding("note", name, f"{known.title} is not in {folder}: {known.instructions}")
 
 
 def _folder(what: str, folder: Path, remedy: str) -> Finding:
-    """Whether a run could write to `folder`, lock a file in it, and not fill it at once. Leaves nothing behind."""
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
+    """Try whether a run could write to `folder`, lock a file in it, and not fill it at once. Leaves nothing behind."""
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there) as file:
+        with tempfile.TemporaryFile(dir=nearest) as file:
             file.write(b"\0" * 4096)
             file.flush()
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(nearest).free / 1e9
     except OSError as error:
         return Finding("WRONG", what, f"{folder}: {error.strerror or error}; {remedy}")
     if free < _LEAST_SPACE:
-        return Finding(
-            "note", what, f"{folder} has {free / 1e9:.2f} GB left: a run stops when a checkpoint does not fit"
-        )
-    return Finding("ok", what, f"{folder} can be written and locked, {free / 1e9:,.0f} GB free")
+        return Finding("note", what, f"{folder} has {free:.2f} GB left: a run stops when a checkpoint does not fit")
+    return Finding("ok", what, f"{folder} can be written and locked, {free:,.0f} GB free")
 
 
 def _step() -> Finding:
-    """A training step of MAML on sinusoids, as `train` makes it."""
+    """Make three training steps of MAML on sinusoids, as `train` makes them."""
     from metalearn_cli.config import assemble
     from metalearn_cli.config import job as jobs
 
@@ -224,6 +193,5 @@ def _step() -> Finding:
         learner.check()
     except UserError as error:
         return Finding("WRONG", "training", str(error))
-    return Finding(
-        "ok", "training", f"three steps of MAML on sinusoids on {learner.device}, {time.perf_counter() - began:.2g} s"
-    )
+    seconds = time.perf_counter() - began
+    return Finding("ok", "training", f"three steps of MAML on sinusoids on {learner.device}, {seconds:.2g} s")

@@ -1,15 +1,13 @@
 """`metalearn eval`: test a finished run again, or on another task."""
 
 from pathlib import Path
-from typing import Any
 
-from metalearn_cli.config.conf_folder import GROUPS, PRESETS, flatten, key_options, keys_in_yaml, list_choices, run_keys
-from metalearn_cli.config.fields import is_in_source, types_in_source
+from metalearn_cli.config import conf_folder
 from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.run_folder.config_file import check_folder, check_parts, load_config
 from metalearn_cli.system.processes import is_one_of_several
 
-# What may be set otherwise than the run has it; the keys of the task besides.
+# The keys that a test may change, besides those of the task.
 KEYS = (
     *("task", "algo.test_steps", "device", "precision", "threads", "allocator", "tasks_per_chunk"),
     *("test_episodes", "episodes_seed"),
@@ -35,14 +33,13 @@ FOLDER/eval/<task>-<id>, which the last line says; the id is made of what is tes
 again, and another never overwrites them.
 """
 
-FLAGS = ()
-
 
 def complete(words: list[str]) -> list[str]:
     if words[-1].startswith("-"):
         return ["--help "]
-    on_task = [key for choice in list_choices("task") for key in keys_in_yaml("task", choice)]
-    return key_options(words[-1], ["run", *KEYS, *on_task])
+    tasks = conf_folder.list_choices("task")
+    on_task = [key for choice in tasks for key in conf_folder.keys_in_yaml("task", choice)]
+    return conf_folder.key_options(words[-1], ["run", *KEYS, *on_task])
 
 
 def run(arguments: list[str]) -> int:
@@ -64,56 +61,39 @@ def run(arguments: list[str]) -> int:
 
 def check_eval(overrides: list[str]) -> None:
     """Raises UserError for a folder that is not a run's, and for a key, type or range that is wrong: without torch."""
-    from metalearn_cli.config.overrides import compose_task
+    from metalearn_cli.config.overrides import check_group, check_value, compose_config, given_keys
 
-    values = {override.partition("=")[0].lstrip("+"): override.partition("=")[2] for override in overrides}
-    if "run" not in values:
+    folders = [override.removeprefix("run=") for override in overrides if override.startswith("run=")]
+    if not folders:
         raise UserError("eval needs the folder of a run: metalearn eval run=outputs/my-run")
-    folder = Path(values["run"])
+    folder = Path(folders[-1])
     check_folder(folder)
-    config = run_keys() | load_config(folder / "config.yaml")
-    check_parts(folder / "config.yaml", config, GROUPS)
-    has_own_class = "task._target_" in values
+    config = conf_folder.run_keys() | load_config(folder / "config.yaml")
+    check_parts(folder / "config.yaml", config, conf_folder.GROUPS)
+    keys = given_keys(overrides)
     for override in overrides:
-        _check_key(override, config, has_own_class)
-    others = [override for override in overrides if not override.startswith("run=")]
-    if "task" in values:
-        compose_task([override for override in others if _is_on_task(override)])
-        others = [override for override in others if not _is_on_task(override)]
-    for override in others:
-        if "${" in override:
-            raise UserError(f"{override}: an evaluation takes plain values, not references")
-        if not (has_own_class and _is_on_task(override)):
-            _check_value(override, config)
+        _check_key(override, config, "task._target_" in keys, "task" in keys)
+    on_task = [override for override in overrides if override.lstrip("+").startswith(("task=", "task."))]
+    if "task" in keys:
+        check_group("task", compose_config(on_task)[0].task, on_task)
+    of_another_task = on_task if {"task", "task._target_"} & keys else []
+    for override in overrides:
+        if override not in of_another_task and not override.startswith("run="):
+            if "${" in override:
+                raise UserError(f"{override}: an evaluation takes plain values, not references")
+            check_value(override, config)
 
 
-def _is_on_task(override: str) -> bool:
-    return override.lstrip("+").startswith(("task=", "task."))
-
-
-def _check_key(override: str, config: dict[str, Any], has_own_class: bool) -> None:
+def _check_key(override: str, config: conf_folder.Config, has_own_class: bool, has_own_task: bool) -> None:
     """Raises UserError for a key that an evaluation cannot set."""
     key = override.partition("=")[0].lstrip("+")
-    if override.startswith("+") and not (has_own_class and key.startswith("task.")):
+    is_on_task = key.startswith("task.")
+    if override.startswith("+") and not (has_own_class and is_on_task):
         raise UserError(f"{override}: give it without the +")
-    if key in (*KEYS, "run") or key.startswith("task."):
+    known = conf_folder.flatten(config)
+    settable = ["run", "task", *(name for name in known if name in KEYS or name.startswith("task."))]
+    if key in settable or (is_on_task and (has_own_class or has_own_task)):
         return
-    if key in (*flatten(config), *GROUPS, *PRESETS):
+    if key in (*known, *config, *conf_folder.PRESETS):
         raise UserError(f"{key} belongs to the training: eval can set {', '.join(KEYS)}, and the keys of the task")
-    on_task = (f"task.{name}" for name in config["task"] if name != "_target_")
-    raise UserError(f"there is no key {key}{nearest(key, [*KEYS, *on_task])}")
-
-
-def _check_value(override: str, config: dict[str, Any]) -> None:
-    """Raises UserError for a value that the run's own class cannot have, or a key that it does not have."""
-    from metalearn_cli.config.overrides import check_value, parse_override
-
-    key, value = parse_override(override)
-    group, _, name = key.rpartition(".")
-    if group and name not in config[group]:
-        names = [name for name in map(str, config[group]) if name != "_target_"]
-        raise UserError(f"the run's {group} has no key {name}{nearest(name, names, f'{group}.')}")
-    owner = config[group]["_target_"] if group else "metalearn_cli.config.job.Run"
-    types = types_in_source(owner, frozenset({"spec"})) if is_in_source(owner) else {}
-    if name in types:
-        check_value(key, value, types[name], owner)
+    raise UserError(f"there is no key {key}{nearest(key, settable)}")

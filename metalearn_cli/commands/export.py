@@ -17,11 +17,8 @@ metalearn export run=FOLDER out=DIR [device=...] [threads=...] [trust=true]
   python -c 'import metalearn_cli; model = metalearn_cli.load("my-model")'
 
 DIR gets model.json and the weights (safetensors; their hash stands in model.json). Loading it runs no code, but for
-classes from outside of metalearn, which want trust=true.
+classes from outside of metalearn, which need trust=true.
 """
-
-FLAGS = ()
-
 
 OWNER = "metalearn_cli.trained.export.Export"
 
@@ -31,7 +28,7 @@ def complete(words: list[str]) -> list[str]:
 
 
 def run(arguments: list[str]) -> int:
-    from metalearn_cli.config.overrides import command_values
+    from metalearn_cli.config.overrides import check_file, command_values
 
     values = command_values(arguments, "export", OWNER, {})
     for key in ("run", "out"):
@@ -40,8 +37,7 @@ def run(arguments: list[str]) -> int:
     out = Path(values["out"])
     if out.exists():
         raise UserError(f"out={out} is there already: remove it, or take another name")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {out.parent}: make it first")
+    check_file("out", out)
     check_usable(Path(values["run"]))
 
     from metalearn_cli.trained.export import export

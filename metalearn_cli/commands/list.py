@@ -15,8 +15,6 @@ List what there is, a line each.
 metalearn list {"|".join(KINDS)}
 """
 
-FLAGS = ()
-
 # Every metric that is written anywhere.
 METRICS = {
     "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the end",
@@ -44,9 +42,8 @@ def run(arguments: list[str]) -> int:
             lines = METRICS
         case ["task"]:
             lines = {choice: task_line(choice) for choice in list_choices("task")}
-            tell(
-                f"data sets are looked for in {os.environ.get('METALEARN_DATA') or 'METALEARN_DATA, which is not set'}"
-            )
+            place = os.environ.get("METALEARN_DATA") or "METALEARN_DATA, which is not set"
+            tell(f"data sets are looked for in {place}")
         case [group] if group in KINDS:
             lines = {choice: summary_of(group, choice) for choice in list_choices(group)}
         case _:
@@ -58,7 +55,7 @@ def run(arguments: list[str]) -> int:
 
 
 def task_line(choice: str) -> str:
-    """What a task is; for one with a data set whether it is here, its size, its licence, and who made it."""
+    """Say what a task is; of one with a data set whether it is here, its size, its licence, and who made it."""
     summary = summary_of("task", choice)
     if (known := about_sets().get(choice)) is None:
         return summary

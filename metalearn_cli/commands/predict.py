@@ -31,9 +31,6 @@ batch_norm=inductive (the default; see metalearn eval --help), device, precision
 trust: as in eval; other batch_norm= than transductive leave a prediction independent of the other queries.
 """
 
-FLAGS = ()
-
-
 OWNER = "metalearn_cli.trained.predict.Predict"
 STEPS: dict[str, type] = {"algo.test_steps": int}
 
@@ -43,28 +40,20 @@ def complete(words: list[str]) -> list[str]:
 
 
 def run(arguments: list[str]) -> int:
-    from metalearn_cli.config.overrides import command_values
+    from metalearn_cli.config.overrides import check_file, command_values
 
     values = command_values(arguments, "predict", OWNER, STEPS)
-    for key, example in (("run", "outputs/my-run"), ("support", "DIR"), ("query", "DIR")):
-        if key not in values:
-            raise UserError(
-                f"predict needs {key}={example}: metalearn predict run=outputs/my-run support=DIR query=DIR"
-            )
+    for word in ("run=outputs/my-run", "support=DIR", "query=DIR"):
+        if word.partition("=")[0] not in values:
+            raise UserError(f"predict needs {word}: metalearn predict run=outputs/my-run support=DIR query=DIR")
     if values.get("out") is not None:
-        _check_out(Path(values["out"]))
+        out = Path(values["out"])
+        if out.suffix.lower() not in (".csv", ".json"):
+            raise UserError(f"out={out} must be a file whose name ends in .csv or .json")
+        check_file("out", out)
     check_usable(Path(values["run"]))
 
     from metalearn_cli.trained.predict import predict
 
     predict(values)
     return 0
-
-
-def _check_out(path: Path) -> None:
-    if path.suffix.lower() not in (".csv", ".json"):
-        raise UserError(f"out={path} must be a file whose name ends in .csv or .json")
-    if not path.parent.is_dir():
-        raise UserError(f"out={path}: there is no folder {path.parent}: make it first")
-    if path.is_dir():
-        raise UserError(f"out={path} is a folder: give the name of a file")

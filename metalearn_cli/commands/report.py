@@ -23,9 +23,6 @@ damaged or missing in a folder with its file and line. Exit codes: 0 where there
 (`train -m` has 1 where one failed), and 1 where there is none.
 """
 
-FLAGS = ()
-
-
 KEYS = ("out", "csv")
 
 
@@ -34,16 +31,14 @@ def complete(words: list[str]) -> list[str]:
 
 
 def run(arguments: list[str]) -> int:
-    from metalearn_cli.config.overrides import split_folders
+    from metalearn_cli.config.overrides import check_file, split_folders
 
     folders, files = split_folders(arguments, KEYS, "report")
     if not folders:
         raise UserError("report needs the folder of a run, of an evaluation or of a sweep: metalearn report outputs/a")
     for key, path in files.items():
-        if path != "null" and not Path(path).absolute().parent.is_dir():
-            raise UserError(f"{key}={path}: there is no folder {Path(path).absolute().parent}")
-        if Path(path).is_dir():
-            raise UserError(f"{key}={path} is a folder: give the name of a file")
+        if path != "null":
+            check_file(key, Path(path))
 
     from metalearn_cli.report.report import report
 

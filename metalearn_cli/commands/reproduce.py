@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 
+from metalearn_cli.commands.completion import FLAGS
 from metalearn_cli.config.conf_folder import list_choices, paper_of, published_papers
 from metalearn_cli.errors import UsageError, UserError
 from metalearn_cli.system.limits import parse_duration
@@ -34,37 +35,34 @@ Each becomes a line of outputs/reproduce/results.jsonl, or of results=FILE. In a
 have measured (benchmarks/papers/results.jsonl) beside yours; `reproduce` writes to that file only if results= names it.
 """
 
-FLAGS = ("--seeds", "--budget", "--list", "--table")
-
-
-OWN = Path("outputs/reproduce/results.jsonl")
+RESULTS = Path("outputs/reproduce/results.jsonl")
 
 
 def complete(words: list[str]) -> list[str]:
-    return ["--seeds ", "--budget ", "--list ", "--table ", *(f"{name} " for name in published_papers())]
+    return [f"{word} " for word in (*FLAGS["reproduce"], *published_papers())]
 
 
 def run(arguments: list[str]) -> int:
-    given: dict[str, str] = {}
-    rest: list[str] = []
-    results = OWN
+    options: dict[str, str] = {}
+    others: list[str] = []
     words = iter(arguments)
     for word in words:
         if word in ("--seeds", "--budget", "--table"):
-            given[word] = next(words, "")
+            options[word] = next(words, "")
         elif word.startswith("results="):
-            results = Path(word.removeprefix("results="))
+            options["results"] = word.removeprefix("results=")
         else:
-            rest.append(word)
-    overrides = [word for word in rest if "=" in word]
-    names = [word for word in rest if "=" not in word and word != "--list"]
-    seeds = given.get("--seeds", "0").split(",")
+            others.append(word)
+    results = Path(options.pop("results", RESULTS))
+    overrides = [word for word in others if "=" in word]
+    names = [word for word in others if "=" not in word and word != "--list"]
+    seeds = options.get("--seeds", "0").split(",")
     if not all(seed.isdecimal() for seed in seeds):
-        raise UsageError(f"--seeds {given['--seeds']} must be whole numbers, e.g. --seeds 0,1,2")
-    is_row = bool(names) and "--table" not in given and "--list" not in rest
-    budget = parse_duration(given["--budget"]) if "--budget" in given else None
+        raise UsageError(f"--seeds {options['--seeds']} must be whole numbers, e.g. --seeds 0,1,2")
+    budget = parse_duration(options["--budget"]) if "--budget" in options else None
     if budget == 0:
-        raise UserError(f"--budget {given['--budget']} must be a time, e.g. 90s, 30m or 2h")
+        raise UserError(f"--budget {options['--budget']} must be a time, e.g. 90s, 30m or 2h")
+    is_row = bool(names) and "--table" not in options and "--list" not in others
     if is_row:
         _check(names, seeds, overrides, results)
 
@@ -72,10 +70,10 @@ def run(arguments: list[str]) -> int:
     from metalearn_cli.papers.tables import listing, measured_table
     from metalearn_cli.system.console import show
 
-    if rest == ["--list"] and not given:
+    if others == ["--list"] and not options:
         show(listing())
-    elif given.keys() == {"--table"} and given["--table"] and not rest:
-        show(measured_table(given["--table"], results))
+    elif options.keys() == {"--table"} and options["--table"] and not others:
+        show(measured_table(options["--table"], results))
     elif is_row:
         show(reproduce(names, [int(seed) for seed in seeds], budget, overrides, results))
     else:
@@ -85,7 +83,7 @@ def run(arguments: list[str]) -> int:
 
 def _check(names: list[str], seeds: list[str], overrides: list[str], results: Path) -> None:
     """Raises UserError for a name, seed, key, type or range that is wrong: without torch."""
-    from metalearn_cli.config.overrides import compose_run, given_keys
+    from metalearn_cli.config.overrides import check_file, compose_run, given_keys
 
     if len(set(map(int, seeds))) < len(seeds):
         raise UserError(f"--seeds {','.join(seeds)} names a seed twice: give each once")
@@ -96,7 +94,7 @@ def _check(names: list[str], seeds: list[str], overrides: list[str], results: Pa
     for key in sorted(given_keys(overrides)):
         if key not in KEYS:
             raise UserError(f"{key} would make another row of it: reproduce takes {', '.join(KEYS)}")
-    if results.parent != OWN.parent and not results.parent.is_dir():
-        raise UserError(f"results={results}: there is no folder {results.parent}: make it first")
+    if results.parent != RESULTS.parent:
+        check_file("results", results)
     for name in names if overrides else ():
         compose_run([f"experiment={name}", *overrides])

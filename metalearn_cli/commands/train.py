@@ -1,6 +1,6 @@
 """`metalearn train`: one run, or a sweep of them."""
 
-from metalearn_cli.config.conf_folder import GROUPS, PRESETS, key_options, keys_in_yaml, list_choices, run_keys
+from metalearn_cli.config import conf_folder
 from metalearn_cli.errors import UsageError, UserError
 from metalearn_cli.system.processes import is_one_of_several
 
@@ -31,8 +31,6 @@ Ctrl-C, SIGTERM and a closed terminal finish the step and save; a second signal 
 With -m, hydra/launcher=... and hydra/sweeper=... choose who starts the jobs and who chooses their values.
 """
 
-FLAGS = ("-m", "--multirun", "--cfg")
-
 
 def complete(words: list[str]) -> list[str]:
     if words[-2:-1] == ["--cfg"]:
@@ -44,28 +42,31 @@ def complete(words: list[str]) -> list[str]:
 
 def keys_and_values(word: str) -> list[str]:
     """What a word of a training can become: a key, or one of its values."""
-    keys = [key for group in GROUPS for choice in list_choices(group) for key in keys_in_yaml(group, choice)]
-    return key_options(word, [*GROUPS, *PRESETS, *run_keys(), *keys])
+    choices = [(group, choice) for group in conf_folder.GROUPS for choice in conf_folder.list_choices(group)]
+    keys = [key for group, choice in choices for key in conf_folder.keys_in_yaml(group, choice)]
+    return conf_folder.key_options(word, [*conf_folder.GROUPS, *conf_folder.PRESETS, *conf_folder.run_keys(), *keys])
 
 
 def run(arguments: list[str]) -> int:
     from metalearn_cli.config.overrides import compose_run
+    from metalearn_cli.config.sweep_values import check_sweep
 
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
-    if "--cfg" in flags and len(flags) > 1:
+    is_printed = "--cfg" in flags
+    if is_printed and len(flags) > 1:
         raise UsageError("--cfg job prints one job: leave the other options out, and give one value for each key")
-    is_printed = flags == ["--cfg"]
     if is_printed and arguments[arguments.index("--cfg") + 1 :][:1] != ["job"]:
         raise UsageError("train knows --cfg job; see metalearn train --help")
     if is_printed:
         overrides.remove("job")
-    is_alone = not is_one_of_several()  # several processes tell a mistake when they have met
-    if flags and not is_printed and is_alone:
-        from metalearn_cli.config.sweep_values import check_sweep
-
-        check_sweep(overrides)
-    composed = compose_run(overrides) if is_alone and (is_printed or not flags) else None
+    is_sweep = bool(flags) and not is_printed
+    composed = None
+    if not is_one_of_several():  # else a mistake is told when the processes have met
+        if is_sweep:
+            check_sweep(overrides)
+        else:
+            composed = compose_run(overrides)
 
     from metalearn_cli.config.job import train_job
     from metalearn_cli.sweep.sweep import sweep
@@ -76,7 +77,7 @@ def run(arguments: list[str]) -> int:
     if is_printed:
         return print_config(train_job(*(composed or compose_run(overrides)), overrides))
     with join() as ranks:
-        if not flags:
+        if not is_sweep:
             job = train_job(*(composed or compose_run(overrides)), overrides)
             folder, results = train_run(job, overrides, ranks)
             return ranks.from_first(lambda: print_results(folder, results, job.run.expect))

@@ -1,7 +1,4 @@
-"""Which setting of a sweep is the best: chosen on validation, with the figure of the test.
-
-Jobs that differ in their seed alone are one setting; its figure is the mean over seeds.
-"""
+"""Which setting of a sweep is the best, by its validation; jobs that differ in their seed alone are one setting."""
 
 from bisect import bisect_right
 from typing import NamedTuple
@@ -18,32 +15,29 @@ from metalearn_cli.run_folder.results import Results
 class Setting(NamedTuple):
     name: str  # the swept keys with their values
     means: list[float]  # the test of each seed
-    ci95: float | None  # of one seed: over test episodes
     validation: float | None  # mean over seeds
     results: Results  # of its first seed
 
 
-def best_sentences(found: list[Part]) -> list[str]:
+def best_sentences(parts: list[Part]) -> list[str]:
     """A sentence for each task, metric and set of test episodes with two settings or more."""
     groups: dict[tuple[str | None, str, str], list[Setting]] = {}
     left_out: list[str] = []
     pruned = 0
-    keys = swept([part.runs[0] for part in found])
-    for part in found:
+    keys = swept([part.runs[0] for part in parts])
+    for part in parts:
         name = ", ".join(f"{key}={part.runs[0].overrides.get(key, 'its default')}" for key in keys)
-        if (one := _setting(name, part)) is None:
-            if all(run.unfinished is not None and run.unfinished.state == "pruned" for run in part.runs):
-                pruned += 1
-            else:
-                left_out.append(name)
-            continue
-        key = one.results.task, one.results.metric, one.results.episodes_sha256
-        groups.setdefault(key, []).append(one)
+        if (setting := _setting(name, part)) is not None:
+            results = setting.results
+            groups.setdefault((results.task, results.metric, results.episodes_sha256), []).append(setting)
+        elif all(run.unfinished is not None and run.unfinished.state == "pruned" for run in part.runs):
+            pruned += 1
+        else:
+            left_out.append(name)
     tail = f" (left out, since a job of it has no figure: {'; '.join(left_out)})" if left_out else ""
     tail += f" (pruned: {pruned})" if pruned else ""
-    several = len(groups) > 1
     return [
-        f"{f'{task}: ' if several else ''}{_sentence(settings, metric)}{tail}"
+        f"{f'{task}: ' if len(groups) > 1 else ''}{_sentence(settings, metric)}{tail}"
         for (task, metric, _), settings in groups.items()
         if len(settings) > 1
     ]
@@ -52,16 +46,20 @@ def best_sentences(found: list[Part]) -> list[str]:
 def _setting(name: str, part: Part) -> Setting | None:
     """The setting of this part; None where a seed of it failed, is not finished, or has no finite mean."""
     results = [run.results for run in part.runs if run.results is not None and run.unfinished is None]
-    means = [one.mean for one in results if one.mean is not None]
+    means = [result.mean for result in results if result.mean is not None]
     if len(means) < len(part.runs):
         return None
-    validations = [value for value in map(validation, part.runs) if value is not None]
-    mean = float(np.mean(validations)) if len(validations) == len(part.runs) else None
-    return Setting(name, means, results[0].ci95, mean, results[0])
+    return Setting(name, means, mean_validation(part.runs), results[0])
 
 
-def validation(run: RunFolder) -> float | None:
-    """The newest one that is not after the checkpoint that was tested; None where there was none."""
+def mean_validation(runs: list[RunFolder]) -> float | None:
+    """The mean over the seeds of a setting; None where one of them has none."""
+    values = [value for value in map(_validation, runs) if value is not None]
+    return float(np.mean(values)) if len(values) == len(runs) else None
+
+
+def _validation(run: RunFolder) -> float | None:
+    """The newest validation that is not after the checkpoint that was tested."""
     if run.results is None or (curve := run.metrics.curves.get(f"val/{run.results.metric}")) is None:
         return None
     number = bisect_right(curve.steps, run.results.step)  # of those that are not after it
@@ -69,20 +67,16 @@ def validation(run: RunFolder) -> float | None:
 
 
 def _sentence(settings: list[Setting], metric: str) -> str:
-    by_validation = all(one.validation is not None for one in settings)
-    best = settings[0]
-    for one in settings[1:]:
-        values = (one.validation, best.validation) if by_validation else (np.mean(one.means), np.mean(best.means))
-        if is_better(metric, *values):
-            best = one
-    unit = " %" if metric == "accuracy" else ""
-    seeds, half = len(best.means), best.ci95
-    over = f"over {best.results.episodes:,} test episodes of one seed"
+    validations = [setting.validation for setting in settings if setting.validation is not None]
+    by_validation = len(validations) == len(settings)
+    values = validations if by_validation else [float(np.mean(setting.means)) for setting in settings]
+    best = settings[values.index(max(values) if is_better(metric, 1, 0) else min(values))]
+    seeds, unit = len(best.means), " %" if metric == "accuracy" else ""
+    half, over = best.results.ci95, f"{best.results.episodes:,} test episodes of one seed"
     if seeds > 1:
-        half, over = paired(np.array(best.means)).half, f"over {seeds} seeds"
-    interval = "" if half is None else f" ± {figure(half, metric)}"
-    test = f"test {metric} {figure(float(np.mean(best.means)), metric)}{interval}{unit}"
-    test += f"{after(best.results.last.step)}, {over}"
-    if by_validation and best.validation is not None:
-        return f"best on validation ({metric} {figure(best.validation, metric)}{unit}): {best.name}; {test}"
-    return f"best on the test, which flatters it (some job has no validation to choose by): {best.name}; {test}"
+        half, over = paired(np.array(best.means)).half, f"{seeds} seeds"
+    test = figure(float(np.mean(best.means)), metric) + ("" if half is None else f" ± {figure(half, metric)}")
+    end = f"{best.name}; test {metric} {test}{unit}{after(best.results.last.step)}, over {over}"
+    if by_validation:
+        return f"best on validation ({metric} {figure(best.validation, metric)}{unit}): {end}"
+    return f"best on the test, which flatters it (some job has no validation to choose by): {end}"

@@ -7,49 +7,44 @@ from pathlib import Path
 import numpy as np
 
 from metalearn_cli.compare.comparison import Comparison, Difference, make_comparison
-from metalearn_cli.compare.conclusions import cautions, conclusions
 from metalearn_cli.compare.groups import differences, parts
 from metalearn_cli.compare.statistics import Estimate
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import figure
-from metalearn_cli.run_folder.find import find_runs
-from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.learning.scores import figure, in_unit, is_better
+from metalearn_cli.run_folder.read import find_runs
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.text import printable
 from metalearn_cli.system.text_table import aligned, finite
 from metalearn_cli.system.typed_json import Json
 
+MOST_KEYS = 8  # in which the sides differ, that are shown
+
 
 def compare(folders: list[str], out: Path | None, mode: str | None, step: int | None) -> None:
     """Print the differences between the runs in these folders, and write them to `out`."""
-    found = [part for argument in folders for part in parts(argument)]
+    sides = [part for argument in folders for part in parts(argument)]
     for job, sentence in {job: why for argument in folders for job, why in find_runs(argument).failed.items()}.items():
         tell(printable(f"note: {job} failed, and is left out: {sentence}"))
-    if len(found) < 2:
-        what = f"{found[0].name} is one configuration" if found else "no folder was given"
+    if len(sides) < 2:
+        what = f"{sides[0].name} is one configuration" if sides else "no folder was given"
         raise UserError(f"{what}, and a comparison needs two: metalearn compare outputs/a outputs/b")
-    comparison = make_comparison(found, mode, step)
-    settings = setting_lines([part.runs[0] for part in found])
-    show("\n".join(map(printable, comparison_lines(comparison, settings))))
+    comparison = make_comparison(sides, mode, step)
+    keys = differences([part.runs[0] for part in sides])
+    settings = [f"  {key}: {' / '.join(map(str, values))}" for key, values in list(keys.items())[:MOST_KEYS]]
+    settings += [f"  and {len(keys) - MOST_KEYS} keys more"] if len(keys) > MOST_KEYS else []
+    show("\n".join(map(printable, _lines(comparison, settings))))
     if out is not None:
-        write_durably(out, (json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n").encode())
+        write_durably(out, (json.dumps(_as_json(comparison), indent=2, allow_nan=False) + "\n").encode())
 
 
-def setting_lines(some: list[RunFolder], most: int = 8) -> list[str]:
-    """The keys that differ between the sides, with the value of each."""
-    keys = differences(some)
-    said = [f"  {key}: {' / '.join(map(str, values))}" for key, values in list(keys.items())[:most]]
-    return said + ([f"  and {len(keys) - most} keys more"] if len(keys) > most else [])
-
-
-def comparison_lines(comparison: Comparison, settings: list[str]) -> list[str]:
+def _lines(comparison: Comparison, settings: list[str]) -> list[str]:
+    """Write what is printed; `settings` are lines on the keys in which the sides differ."""
     metric = comparison.metric
     steps = {side.inner_steps for side in comparison.sides} if comparison.step is None else {comparison.step}
     last = f"inner step {steps.pop()}" if len(steps) == 1 else "the last inner step of each side"
-    said = [
-        f"{metric}{' in %' if metric == 'accuracy' else ''} after {last}, on the same {comparison.episodes} test "
-        f"episodes ({comparison.sha256[:16]})",
+    lines = [
+        f"{in_unit(metric)} after {last}, on the same {comparison.episodes} test episodes ({comparison.sha256[:16]})",
         "",
     ]
     rows = [["side", "seeds", "inner steps", "mean", "median", "batch norm"]]
@@ -57,60 +52,56 @@ def comparison_lines(comparison: Comparison, settings: list[str]) -> list[str]:
         mean, median = (figure(float(value), metric) for value in (side.values.mean(), np.median(side.values.mean(0))))
         steps_taken = str(side.inner_steps if comparison.step is None else comparison.step)
         rows.append([side.name, ",".join(map(str, side.seeds)), steps_taken, mean, median, side.batch_norm or "none"])
-    said += aligned(rows, "lrrrrl")
+    lines += aligned(rows, "lrrrrl")
     if settings:
-        said += ["", "they differ in", *settings]
-    for difference, p, sentence in zip(
-        comparison.differences, comparison.p_values, conclusions(comparison), strict=True
-    ):
-        said += [
+        lines += ["", "they differ in", *settings]
+    for difference in comparison.differences:
+        lines += [
             "",
             f"{difference.second.name} minus {difference.first.name}",
-            *_difference_lines(difference, p, comparison),
+            *_difference_lines(difference, comparison),
         ]
-        said += textwrap.wrap(f"{sentence}.", 100, initial_indent="  ", subsequent_indent="  ")
-    if said_too := cautions(comparison):
-        said += ["", *(line for caution in said_too for line in textwrap.wrap(f"note: {caution}", 100))]
-    return said
+        sentence = f"{_conclusion(comparison, difference)}."
+        lines += textwrap.wrap(sentence, 100, initial_indent="  ", subsequent_indent="  ")
+    notes = [line for caution in _cautions(comparison) for line in textwrap.wrap(f"note: {caution}", 100)]
+    return [*lines, "", *notes] if notes else lines
 
 
-def _difference_lines(difference: Difference, p: float | None, comparison: Comparison) -> list[str]:
+def _estimates(difference: Difference) -> list[tuple[str, str, Estimate | None, str]]:
+    """The name of each estimate in the file and for a person, the estimate, and its method."""
+    by_seed = "paired t, by seed" if difference.seeds_paired else "Welch's t"
+    both = "half widths over seeds and over episodes, added as squares"
+    return [
+        ("episodes", "over test episodes", difference.episodes, "paired t"),
+        ("unpaired", "the same, unpaired", difference.as_if_unpaired, "Welch's t"),
+        ("seeds", "over training seeds", difference.seeds, by_seed),
+        ("both", "over both", difference.both, both),
+    ]
+
+
+def _difference_lines(difference: Difference, comparison: Comparison) -> list[str]:
     metric = comparison.metric
-    rows: list[list[str]] = []
-
-    def add(name: str, estimate: Estimate, how: str) -> None:
-        low, high = (figure(end, metric, True) for end in (estimate.low, estimate.high))
-        rows.append(
-            [
-                f"  {name}",
-                figure(estimate.mean, metric, True),
-                f"{low} to {high}",
-                f"p {estimate.p:.2g}",
-                how.format(f"{estimate.df:.4g}"),
-            ]
-        )
-
-    if difference.episodes is not None and difference.as_if_unpaired is not None:
-        add("over test episodes", difference.episodes, "paired t, {} degrees of freedom")
-        half = difference.episodes.half
-        wider = f", {difference.as_if_unpaired.half / half:.2g} times as wide" if half else ""
-        add("the same, unpaired", difference.as_if_unpaired, f"Welch's t{wider}")
-    if difference.seeds is not None and difference.both is not None:
-        add(
-            "over training seeds",
-            difference.seeds,
-            ("paired t, by seed" if difference.seeds_paired else "Welch's t") + ", {} degrees of freedom",
-        )
-        add("over both", difference.both, "both half widths, added as squares")
-    said = aligned([["", "difference", "95% interval", "", ""], *rows], "lrlll") if rows else []
+    rows = [["", "difference", "95% interval", "", ""]]
+    for key, name, estimate, method in _estimates(difference):
+        if estimate is None:
+            continue
+        if key in ("episodes", "seeds"):
+            method += f", {estimate.df:.4g} degrees of freedom"
+        if key == "both":
+            method = "both half widths, added as squares"
+        if key == "unpaired" and difference.episodes and difference.episodes.half:
+            method += f", {estimate.half / difference.episodes.half:.2g} times as wide"
+        mean, low, high = (figure(value, metric, True) for value in (estimate.mean, estimate.low, estimate.high))
+        rows.append([f"  {name}", mean, f"{low} to {high}", f"p {estimate.p:.2g}", method])
+    lines = aligned(rows, "lrlll") if len(rows) > 1 else []
     ranks = "" if difference.wilcoxon is None else f"; Wilcoxon's signed ranks: p {difference.wilcoxon:.2g}"
-    said.append(f"  better on {difference.better_on:.1%} of the episodes, worse on {difference.worse_on:.1%}{ranks}")
-    if len(comparison.differences) > 1 and p is not None:
-        said.append(f"  p {p:.2g} after Holm's correction")
-    return said
+    lines.append(f"  better on {difference.better_on:.1%} of the episodes, worse on {difference.worse_on:.1%}{ranks}")
+    if len(comparison.differences) > 1 and difference.p is not None:
+        lines.append(f"  p {difference.p:.2g} after Holm's correction")
+    return lines
 
 
-def as_json(comparison: Comparison) -> Json:
+def _as_json(comparison: Comparison) -> Json:
     """The content of out=FILE: every figure, accuracies in 0..1."""
     return {
         "metric": comparison.metric,
@@ -125,26 +116,96 @@ def as_json(comparison: Comparison) -> Json:
             {
                 "first": difference.first.name,
                 "second": difference.second.name,
-                "episodes": _estimate(difference.episodes, "paired t"),
-                "unpaired": _estimate(difference.as_if_unpaired, "Welch's t"),
-                "seeds": _estimate(difference.seeds, "paired t, by seed" if difference.seeds_paired else "Welch's t"),
-                "both": _estimate(difference.both, "half widths over seeds and over episodes, added as squares"),
+                **{key: _estimate(estimate, method) for key, _, estimate, method in _estimates(difference)},
                 "wilcoxon_p": difference.wilcoxon,
                 "better_on": difference.better_on,
                 "worse_on": difference.worse_on,
-                "p_holm": p,
-                "conclusion": sentence,
+                "p_holm": difference.p,
+                "conclusion": _conclusion(comparison, difference),
             }
-            for difference, p, sentence in zip(
-                comparison.differences, comparison.p_values, conclusions(comparison), strict=True
-            )
+            for difference in comparison.differences
         ],
-        "notes": cautions(comparison),
+        "notes": _cautions(comparison),
     }
 
 
 def _estimate(estimate: Estimate | None, method: str) -> Json | None:
-    if estimate is None:
-        return None
-    figures = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "p": estimate.p, "df": estimate.df}
-    return {**figures, "method": method}
+    keys = ("mean", "low", "high", "p", "df")
+    return None if estimate is None else {**{key: getattr(estimate, key) for key in keys}, "method": method}
+
+
+def _conclusion(comparison: Comparison, difference: Difference) -> str:
+    """Say what follows from a difference; its p, corrected where there are several, decides."""
+    metric, first, second = comparison.metric, difference.first.name, difference.second.name
+    decisive, p = difference.decisive, difference.p
+    if decisive is None or p is None:
+        return (
+            f"The mean of {first} or of {second} is not finite, so that there is no difference of means: look at the "
+            f"shares of episodes{'' if difference.wilcoxon is None else ', and at Wilcoxon'}"
+        )
+    if difference.better_on == difference.worse_on == 0.0:
+        return f"{first} and {second} have the same result on every episode"
+    unit = " points" if metric == "accuracy" else ""
+    if p < 0.05:
+        is_gain = is_better(metric, decisive.mean, 0.0)
+        least, most = (figure(size, metric) for size in sorted(map(abs, (decisive.low, decisive.high))))
+        sentence = f"{second} is {'better' if is_gain else 'worse'} than {first} by {least} to {most}{unit}"
+        agrees = difference.wilcoxon is None or difference.wilcoxon < 0.05
+        if not agrees or (difference.better_on > difference.worse_on) != is_gain:
+            sentence += "; on most episodes it is not so: a few with large differences decide the mean"
+        return f"{sentence}. {_scope(difference)}"
+    sentence = "Nothing tells them apart" if difference.both else f"These episodes do not tell {second} from {first}"
+    if decisive.p < 0.05:
+        sentence = f"After Holm's correction {sentence[0].lower()}{sentence[1:]}"
+        sentence += f" (p {p:.2g}), though the interval of this difference by itself is without 0"
+    else:
+        low, high = (figure(end, metric, True) for end in (decisive.low, decisive.high))
+        sentence += f": the difference may be anything from {low} to {high}{unit}"
+        if difference.both and difference.episodes and difference.episodes.p < 0.05:
+            sentence += ", though these very models differ: trained again, it could be the other way round"
+    return f"{sentence}. {_scope(difference)}"
+
+
+def _scope(difference: Difference) -> str:
+    """Say what the conclusion is about: these models, or models that are trained again."""
+    seeds = len(difference.first.seeds), len(difference.second.seeds)
+    if difference.both:
+        return (
+            f"The interval holds the noise of training ({seeds[0]} and {seeds[1]} seeds) and of test episodes: it "
+            "speaks of models that are trained again and of other episodes of this kind"
+        )
+    if max(seeds) > 1:
+        return (
+            f"One side has a single seed ({seeds[0]} and {seeds[1]}), so that the interval holds the noise of test "
+            "episodes only, not of training: train both with several"
+        )
+    return (
+        "With one seed each the interval holds the noise of test episodes only, not of training: it speaks of these "
+        "two trained models, and another seed could turn it round"
+    )
+
+
+def _cautions(comparison: Comparison) -> list[str]:
+    """A sentence for each reason why the comparison is weaker than it looks."""
+    first, *others = comparison.sides
+    counts = sorted({len(side.seeds) for side in comparison.sides})
+    sentences = []
+    if len({side.batch_norm for side in comparison.sides} - {None}) > 1:
+        modes = ", ".join(f"{side.name}: {side.batch_norm}" for side in comparison.sides)
+        sentences.append(
+            f"they were tested in different batch-norm modes ({modes}): batch_norm=MODE compares them in one"
+        )
+    sentences += [
+        f"{first.name} and {side.name} are one configuration: what parts them is the noise of training, and no setting "
+        "of it is better than itself"
+        for side in others
+        if side.settings == first.settings
+    ]
+    if len(others) > 1:
+        sentences.append(
+            f"p after Holm's correction for {len(others)} comparisons with {first.name}; each interval is a 95% "
+            "interval by itself"
+        )
+    if len(counts) > 1:
+        sentences.append(f"the sides have different numbers of seeds: {' and '.join(map(str, counts))}")
+    return sentences

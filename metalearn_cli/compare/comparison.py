@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metalearn_cli.compare.groups import Part, differences
+from metalearn_cli.compare.groups import Part, configuration, differences
 from metalearn_cli.compare.statistics import Estimate, gains, holm, paired, together, unpaired, wilcoxon
+from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import is_better
 from metalearn_cli.run_folder.read import RunFolder, Values
@@ -21,8 +22,8 @@ class Side(NamedTuple):
     seeds: list[int]
     values: Values  # [S, E]: the metric of each seed's run on each episode
     batch_norm: str | None
-    settings: str = ""  # what decides the result, but for the seed
-    inner_steps: int | None = None  # that its test took
+    settings: Config  # what decides the result, but for the seed
+    inner_steps: int  # that its test took
 
 
 class Difference(NamedTuple):
@@ -38,6 +39,7 @@ class Difference(NamedTuple):
     seeds: Estimate | None  # over training seeds, on these very episodes; None: a side has one seed
     seeds_paired: bool
     both: Estimate | None  # over seeds and episodes together
+    p: float | None = None  # of the decisive one, after Holm's correction where there are several
 
     @property
     def decisive(self) -> Estimate | None:
@@ -51,29 +53,27 @@ class Comparison(NamedTuple):
     sha256: str  # of those episodes; of more, where only the first of them are common
     sides: list[Side]
     differences: list[Difference]  # of every other side against the first
-    p_values: list[float | None]  # of each, after Holm's correction where there are several
 
 
-def make_comparison(found: list[Part], mode: str | None = None, step: int | None = None) -> Comparison:
-    """Raises UserError for what cannot be compared."""
-    every = [run for part in found for run in part.runs]
-    if unfinished := [run.folder for run in every if run.results is None]:
+def make_comparison(parts: list[Part], mode: str | None, step: int | None) -> Comparison:
+    """Compare the sides with the first. Raises UserError for what cannot be compared."""
+    runs = [run for part in parts for run in part.runs]
+    if unfinished := [run.folder for run in runs if run.results is None]:
         raise UserError(f"{unfinished[0]} has no results.json: finish it with the command that began it, then compare")
-    metric = _results(every[0]).metric
-    for run in every[1:]:
+    metric = _results(runs[0]).metric
+    for run in runs[1:]:
         if (other := _results(run).metric) != metric:
             raise UserError(
-                f"{every[0].folder} was tested by {metric} and {run.folder} by {other}: only tests by one metric can "
+                f"{runs[0].folder} was tested by {metric} and {run.folder} by {other}: only tests by one metric can "
                 "be compared"
             )
-    number = common_episodes(every)
-    sides = [make_side(part, number, mode, step) for part in found]
-    made = [difference(metric, sides[0], side) for side in sides[1:]]
-    p_values = [None if one.decisive is None else one.decisive.p for one in made]
-    known = holm([p for p in p_values if p is not None])
-    corrected = [None if p is None else known.pop(0) for p in p_values]
-    shortest = min(every, key=lambda run: _results(run).episodes)
-    return Comparison(metric, step, number, _results(shortest).episodes_sha256, sides, made, corrected)
+    fewest = min(map(_results, runs), key=lambda results: results.episodes)
+    _check_same_episodes(runs, fewest.episodes)
+    sides = [_side(part, fewest.episodes, mode, step) for part in parts]
+    pairs = [difference(metric, sides[0], side) for side in sides[1:]]
+    corrected = iter(holm([pair.decisive.p for pair in pairs if pair.decisive is not None]))
+    pairs = [pair if pair.decisive is None else pair._replace(p=next(corrected)) for pair in pairs]
+    return Comparison(metric, step, fewest.episodes, fewest.episodes_sha256, sides, pairs)
 
 
 def _results(run: RunFolder) -> Results:
@@ -81,72 +81,56 @@ def _results(run: RunFolder) -> Results:
     return run.results
 
 
-def common_episodes(every: list[RunFolder]) -> int:
-    """How many episodes all these runs were tested on. Raises UserError where they were not the same ones."""
-    first, numbers = every[0], sorted({_results(run).episodes for run in every})
-    if numbers[0] < 2:
+def _check_same_episodes(runs: list[RunFolder], number: int) -> None:
+    """Raises UserError where the first `number` episodes of these runs, which all have so many, are not the same."""
+    first, tested = runs[0], _results(runs[0])
+    if number < 2:
         raise UserError(f"{first.folder} was tested on one episode, which says nothing about others: test on more")
-    hashes = (
-        {run.folder: read_episodes(run.folder, _results(run)).get("episode") for run in every}
-        if len(numbers) > 1
-        else {}
-    )
-    for run in every[1:]:
-        if _results(run).episodes_sha256 == _results(first).episodes_sha256:
+    for run in runs[1:]:
+        if (results := _results(run)).episodes_sha256 == tested.episodes_sha256:
             continue
-        one, other = hashes.get(first.folder), hashes.get(run.folder)
-        if _results(run).episodes != _results(first).episodes and (one is None or other is None):
-            most = max(numbers)
+        hashes, others = (read_episodes(side.folder, _results(side)).get("episode") for side in (first, run))
+        if results.episodes != tested.episodes and (hashes is None or others is None):
             raise UserError(
-                f"{first.folder} was tested on {_results(first).episodes} episodes and {run.folder} on "
-                f"{_results(run).episodes}, before each episode's hash was kept, so that nothing proves that the first "
-                f"ones are the same: metalearn eval run=... test_episodes={most} for both"
+                f"{first.folder} was tested on {tested.episodes} episodes and {run.folder} on {results.episodes}, "
+                "before each episode's hash was kept, so that nothing proves that the first ones are the same: "
+                f"metalearn eval run=... test_episodes={max(_results(run).episodes for run in runs)} for both"
             )
-        if one is None or other is None or not np.array_equal(one[: numbers[0]], other[: numbers[0]]):
+        if hashes is None or others is None or not np.array_equal(hashes[:number], others[:number]):
             keys = differences([first, run])
-            shown = {key: value for key, value in keys.items() if key.startswith("task.") or key == "episodes_seed"}
-            what = ", ".join(f"{key} {value[0]} and {value[1]}" for key, value in shown.items())
+            shown = [key for key in keys if key.startswith("task.") or key == "episodes_seed"]
+            what = ", ".join(f"{key} {keys[key][0]} and {keys[key][1]}" for key in shown)
             raise UserError(
                 f"{first.folder} and {run.folder} were not tested on the same episodes "
                 f"({what or 'their data differ'}): metalearn eval tests a run on other ones"
             )
-    return numbers[0]
 
 
-def make_side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
-    rows = [_values(run, mode, step)[:number] for run in part.runs]
+def _side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
+    values = np.stack([_values(run, mode, step)[:number] for run in part.runs]).astype(np.float64)
+    values[np.isnan(values)] = np.inf  # only an error can be NaN, and then it is beyond every bound
     headline = _results(part.runs[0])
     batch_norm = (mode or headline.batch_norm) if headline.batch_norm else None
-    values = np.stack(rows).astype(np.float64)
-    # Only an error can be NaN, and then it is beyond every bound.
-    return Side(
-        part.name,
-        [run.config["seed"] for run in part.runs],
-        np.nan_to_num(values, nan=np.inf),
-        batch_norm,
-        part.settings,
-        headline.last.step,
-    )
+    seeds = [run.config["seed"] for run in part.runs]
+    return Side(part.name, seeds, values, batch_norm, configuration(part.runs[0]), headline.last.step)
 
 
 def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:
     """The metric of a run on each of its episodes, [E]."""
     results = _results(run)
-    arrays = read_episodes(run.folder, results)
-    headline = arrays["metric"]  # [E, K + 1]
-    if step is not None and step >= headline.shape[1]:
-        raise UserError(f"step={step}: {run.folder} was tested with {headline.shape[1] - 1} inner steps")
+    arrays: dict[str, Values] = read_episodes(run.folder, results)
+    last = arrays["metric"].shape[1] - 1  # of [E, K + 1]
+    if step is not None and step > last:
+        raise UserError(f"step={step}: {run.folder} was tested with {last} inner steps")
     if mode is None or results.batch_norm in (None, mode):
-        values: Values = headline[:, -1 if step is None else step]
-        return values
-    if step not in (None, headline.shape[1] - 1):
+        return arrays["metric"][:, -1 if step is None else step]
+    if step not in (None, last):
         raise UserError(f"step={step}: {run.folder} was scored with batch norm {mode} after the last inner step alone")
     if f"metric_{mode}" not in arrays:
         raise UserError(
             f"{run.folder} was not scored with batch norm {mode}: metalearn eval run=... batch_norm={mode} does that"
         )
-    other: Values = arrays[f"metric_{mode}"]
-    return other
+    return arrays[f"metric_{mode}"]
 
 
 def difference(metric: str, first: Side, second: Side) -> Difference:

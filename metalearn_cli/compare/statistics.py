@@ -15,13 +15,6 @@ from metalearn_cli.run_folder.read import Values
 _MOST, _ERROR = 2048, 2**-23
 
 
-def t_p_value(t: float, df: float) -> float:
-    """P(|T| >= |t|) of Student's t."""
-    from scipy.special import stdtr
-
-    return float(2 * stdtr(df, -abs(t)))
-
-
 def t_quantile(df: float, p: float = 0.05) -> float:
     """The t beyond which, on both sides together, lies p: the half width of an interval in standard errors."""
     from scipy.special import stdtrit
@@ -48,10 +41,12 @@ class Estimate(NamedTuple):
 
 
 def estimate(mean: float, variance: float, df: float) -> Estimate:
+    from scipy.special import stdtr
+
     if variance == 0:
         return Estimate(mean, 0.0, 1.0 if mean == 0 else 0.0, df, 0.0)
     error = math.sqrt(variance)
-    return Estimate(mean, t_quantile(df) * error, t_p_value(mean / error, df), df, variance)
+    return Estimate(mean, t_quantile(df) * error, float(2 * stdtr(df, -abs(mean / error))), df, variance)
 
 
 def gains(metric: str, first: Values, second: Values) -> Values:
@@ -126,10 +121,7 @@ def wilcoxon(differences: Values) -> float | None:
 
 def holm(p_values: list[float]) -> list[float]:
     """Each p-value as it must be read where the smallest of them is looked for (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [1.0] * len(p_values)
-    highest = 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = highest
-    return adjusted
+    adjusted = np.array(p_values)
+    order = adjusted.argsort()
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(order), 0, -1) * adjusted[order]))
+    return list(adjusted.tolist())

@@ -18,18 +18,15 @@ def require_shares(job: Job, ranks: Ranks) -> None:
     settings = job.run
     if settings.tasks_per_step % ranks.size:
         fitting = ranks.size * max(1, round(settings.tasks_per_step / ranks.size))
-        raise UserError(
-            f"tasks_per_step={settings.tasks_per_step} cannot be split evenly over {ranks.size} ranks: give a multiple,"
-            f" e.g. {fitting}, or start another number of ranks"
-        )
+        uneven = f"tasks_per_step={settings.tasks_per_step} cannot be split evenly over {ranks.size} ranks"
+        raise UserError(f"{uneven}: give a multiple, e.g. {fitting}, or start another number of ranks")
     for key in ("compile", "cuda_graph"):
         if ranks.size > 1 and getattr(settings, key):
             raise UserError(f"{key}=true is for one process, and these are {ranks.size} ranks: give {key}=false")
 
 
 def require_parts(job: Job, ranks: Ranks = ALONE) -> Params:
-    """Raises UserError where the device is missing or the parts do not fit together -> what will be learned, by the
-    names of a checkpoint, on the CPU. Nothing is made on the device."""
+    """The parameters and buffers that will be learned. Raises UserError for parts or a device that do not fit."""
     device = own_device(job.run.device, ranks)
     check_precision(job.run.precision, device)
     if job.run.compile:
@@ -37,9 +34,8 @@ def require_parts(job: Job, ranks: Ranks = ALONE) -> Params:
     if job.run.cuda_graph:
         require_gpu(device)
     params, buffers = job.algo.init(job.net, generator(job.run.seed, "init"))
-    return {f"params.{name}": value for name, value in params.items()} | {
-        f"buffers.{name}": value for name, value in buffers.items()
-    }
+    groups = {"params": params, "buffers": buffers}
+    return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
 
 
 def new_learner(job: Job, ranks: Ranks = ALONE) -> Learner:

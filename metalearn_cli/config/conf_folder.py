@@ -57,10 +57,10 @@ def paper_of(experiment: str) -> Config:
     for default in node.get("defaults", []):
         if isinstance(default, str) and default.startswith("/experiment/"):
             paper |= paper_of(default.removeprefix("/experiment/"))
-    own = node.get("paper") or {}
-    if "mean" in own:
+    keys = node.get("paper") or {}
+    if "mean" in keys:
         paper.pop("tests", None)  # of another row
-    return paper | own
+    return paper | keys
 
 
 def published_papers() -> dict[str, Config]:
@@ -71,27 +71,29 @@ def published_papers() -> dict[str, Config]:
 
 def keys_in_yaml(group: str, choice: str) -> list[str]:
     """The keys that a yaml file of a group lists, e.g. algo.inner_lr."""
-    node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{choice}.yaml"))
+    node = _content(f"{group}/{choice}")
     return [f"{group}.{key}" for key in node.get(group, node) if key not in ("defaults", "_target_")]
 
 
 def run_keys() -> Config:
     """The keys of conf/config.yaml, and what they are where nobody sets them."""
-    node: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
-    return {key: value for key, value in node.items() if key != "defaults"}
+    return {key: value for key, value in _content("config").items() if key != "defaults"}
+
+
+def _content(name: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{name}.yaml"))
 
 
 def key_values(key: str) -> list[str]:
-    """What a key can be, where its line in conf/ says so: by a value true or false, or by a comment that begins with
-    the words, as in "best | last: which checkpoint is tested"."""
+    """What a key can be: true or false, or the words of a comment such as "best | last: what is tested"."""
     group, _, name = key.rpartition(".")
     paths = sorted((conf_dir() / group).rglob("*.yaml")) if group else [conf_dir() / "config.yaml"]
     values: set[str] = set()
-    for line in (line for path in paths for line in path.read_text(encoding="utf-8").splitlines()):
-        if found := re.match(rf"\s*{re.escape(name)}:\s*(\S+)\s*(?:#\s*(.*))?$", line):
-            words = re.match(r"\w+(?:\s*\|\s*\w+)+", re.sub(r"\s*\([^)]*\)", "", found[2] or ""))
-            values |= set(re.split(r"\s*\|\s*", words[0])) if words else set()
-            values |= {"true", "false"} if found[1] in ("true", "false") else set()
+    pattern = re.compile(rf"^\s*{re.escape(name)}:[ \t]*(\S+)[ \t]*(?:#[ \t]*(.*))?$", re.MULTILINE)
+    for value, comment in (match for path in paths for match in pattern.findall(path.read_text(encoding="utf-8"))):
+        words = re.match(r"\w+(?:\s*\|\s*\w+)+", re.sub(r"\s*\([^)]*\)", "", comment))
+        values |= set(re.split(r"\s*\|\s*", words[0])) if words else set()
+        values |= {"true", "false"} if value in ("true", "false") else set()
     return sorted(values)
 
 
@@ -108,15 +110,11 @@ def key_options(word: str, keys: Collection[str]) -> list[str]:
 
 
 def folders_of_runs(typed: str) -> list[str]:
-    """What a path to a run that begins like this can become: runs, and with a slash the folders that may hold some.
-
-    Without those whose names a shell would want in quotes.
-    """
-    above = typed.rpartition("/")[0]
-    parent = Path(above or ("/" if typed.startswith("/") else "."))
+    """What a path that begins like this can become: runs, and with a slash folders that may have some."""
+    start = "".join(typed.rpartition("/")[:2])
+    parent = Path(start or ".")
     names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
     plain = [name for name in names if re.fullmatch(r"\w[\w.,=+-]*", name)]
-    start = typed[: len(typed) - len(typed.rpartition("/")[2])]
     whole = {name for name in plain for file in ("config.yaml", "model.json") if (parent / name / file).is_file()}
     return [f"{start}{name}{' ' if name in whole else '/'}" for name in plain]
 

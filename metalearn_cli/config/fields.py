@@ -3,51 +3,44 @@
 import ast
 import builtins
 import functools
-import operator
 from dataclasses import make_dataclass
 from enum import Enum
 from pathlib import Path
-from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metalearn_cli.config.explain import describe
 from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.system import limits
-from metalearn_cli.system.limits import Hint, check_limit
+from metalearn_cli.system.limits import Hint, check_limit, words_of
 
 PACKAGE = "metalearn_cli."
 
 
-def types_in_source(target: str, injected: frozenset[str] = frozenset()) -> dict[str, Hint]:
-    """The types of the keys of dataclass `target`, package.module.Class of this package, with their limits; an enum in
-    them has the names of its members, and a field that is a dataclass stands for its own fields. What no key can be of
-    is Any."""
-    module, _, name = target.rpartition(".")
+def types_in_source(target: str) -> dict[str, Hint]:
+    """Read the types of the keys of dataclass `target`, package.module.Class; {} where this package has no such class.
+    A field that is a dataclass stands for its own fields, and the `spec` of a network is no key."""
+    module = target.rpartition(".")[0]
     types: dict[str, Hint] = {}
-    for field in _definition(module, name).body:
+    for field in getattr(_definition(target), "body", ()):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
         is_made_inside = isinstance(field.value, ast.Call) and "init" in {word.arg for word in field.value.keywords}
-        if field.target.id in injected or is_made_inside:
-            continue
-        kind = _type_of(field.annotation, module)
-        types |= types_in_source(kind) if isinstance(kind, str) else {field.target.id: kind}
+        if field.target.id != "spec" and not is_made_inside:
+            kind = _type_of(field.annotation, module)
+            types |= types_in_source(kind) if isinstance(kind, str) else {field.target.id: kind}
     return types
 
 
 def is_in_source(target: str) -> bool:
-    """Whether there is such a class in this package."""
+    return _definition(target) is not None
+
+
+def _definition(target: str) -> ast.ClassDef | None:
     module, _, name = target.rpartition(".")
-    if not module.startswith(PACKAGE) or not _path(module).is_file():
-        return False
-    return any(isinstance(part, ast.ClassDef) and part.name == name for part in _source(module).body)
-
-
-def _definition(module: str, name: str) -> ast.ClassDef:
-    return next(part for part in _source(module).body if isinstance(part, ast.ClassDef) and part.name == name)
+    body = _source(module).body if module.startswith(PACKAGE) and _path(module).is_file() else []
+    return next((part for part in body if isinstance(part, ast.ClassDef) and part.name == name), None)
 
 
 @functools.cache
@@ -60,44 +53,31 @@ def _path(module: str) -> Path:
 
 
 def _type_of(annotation: ast.expr, module: str) -> Hint:
-    """The type that an annotation of `module` means; of a dataclass its whole name."""
-    match annotation:
-        case ast.Constant(value=None):
-            return NoneType
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return operator.or_(_type_of(left, module), _type_of(right, module))
-        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[item, _])):
-            return tuple[_type_of(item, module), ...]  # type: ignore[misc]
-        case ast.Subscript(value=ast.Name(id="dict")):
-            return dict[str, Any]
-        case ast.Subscript(value=ast.Name(id="Annotated")):  # the words and the range stand beside the type
-            return eval(compile(ast.Expression(annotation), module, "eval"), dict(vars(limits)))
-        case ast.Name(id=name) if isinstance(getattr(builtins, name, None), type):
-            return getattr(builtins, name)
-        case ast.Name(id=name):
-            return _class_of(name, module)
-    return Any
+    """The type that an annotation of `module` means; of a dataclass its whole name; Any for what no key can be of."""
+    names = {node.id: _meaning(node.id, module) for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+    try:
+        return eval(compile(ast.Expression(annotation), module, "eval"), vars(limits) | names)
+    except (TypeError, AttributeError):
+        return Any
 
 
-def _class_of(name: str, module: str) -> Hint:
+def _meaning(name: str, module: str) -> Hint:
+    """What a name in `module` means, as far as it is defined in this package."""
     for part in _source(module).body:
         if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == name:
             return _type_of(part.value, module)
         if isinstance(part, ast.ImportFrom) and name in {alias.name for alias in part.names}:
-            if part.module == limits.__name__:
-                return getattr(limits, name)
-            return _class_of(name, str(part.module)) if str(part.module).startswith(PACKAGE) else Any
+            is_ours = str(part.module).startswith(PACKAGE) and part.module != limits.__name__
+            return _meaning(name, str(part.module)) if is_ours else getattr(limits, name, Any)
         if isinstance(part, ast.ClassDef) and part.name == name:
-            if any(isinstance(base, ast.Name) and base.id == "Enum" for base in part.bases):
-                members = [line.targets[0] for line in part.body if isinstance(line, ast.Assign)]
-                return Enum(name, [member.id for member in members if isinstance(member, ast.Name)])
-            return f"{module}.{name}"
-    return Any
+            if "Enum" not in map(ast.unparse, part.bases):
+                return f"{module}.{name}"
+            return Enum(name, [ast.unparse(line.targets[0]) for line in part.body if isinstance(line, ast.Assign)])
+    return getattr(limits, name, getattr(builtins, name, Any))
 
 
 def typed(types: dict[str, Hint], node: DictConfig, prefix: str, owner: str) -> DictConfig:
-    """The values of `node` in their types, those of `owner`'s keys; missing where `node` has none. Raises UserError for
-    any other key, and for a value of another type."""
+    """The values of `node` in these types. Raises UserError for another key, and for a wrong type or range."""
     keys = make_dataclass("Keys", list(types.items()))
     schema, without_limits = OmegaConf.structured(keys), get_type_hints(keys)
     for key, value in ((key, node[key]) for key in map(str, node) if not OmegaConf.is_missing(node, key)):
@@ -110,12 +90,13 @@ def typed(types: dict[str, Hint], node: DictConfig, prefix: str, owner: str) -> 
             value = str(value).lower()  # a word of an enum, which yaml takes for a truth value
         try:
             schema[key] = value
-        except OmegaConfBaseException as error:
-            raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}") from error
-        if _is_nested(value, without_limits[key]):
-            raise UserError(f"{prefix}{key}={value} must be {describe(types[key])}")
-        fitting = schema[key]
-        plain = OmegaConf.to_container(fitting) if OmegaConf.is_config(fitting) else fitting
+            is_right = not _is_nested(value, without_limits[key])
+        except OmegaConfBaseException:
+            is_right = False
+        if not is_right:
+            raise UserError(f"{prefix}{key}={value} must be {words_of(types[key])}")
+        value = schema[key]
+        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         check_limit(f"{prefix}{key}", plain, types[key])
     return schema  # type: ignore[no-any-return]
 

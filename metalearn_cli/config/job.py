@@ -1,31 +1,17 @@
-"""From the command line to checked objects: Hydra composes conf/*.yaml, and the dataclasses are the schema.
-
-The values stand in conf/, the types and ranges in the classes: each group of the configuration (`algo`, `task`,
-`model`, `optimizer`) names its class in `_target_`, and its other keys are that class's fields.
-"""
+"""From the command line to checked objects: Hydra composes the values in conf/, dataclasses have types and ranges."""
 
 import dataclasses
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.config import schema
 from metalearn_cli.config.conf_folder import GROUPS, Config, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import compose_run, given_keys, given_twice
-from metalearn_cli.config.schema import (
-    ConfigSource,
-    build,
-    checked_fields,
-    class_of,
-    default_keys,
-    described,
-    field_types,
-    import_class,
-    note_on_defaults,
-    to_yaml,
-)
+from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import parse_expectation
 from metalearn_cli.nets.base import Net
@@ -33,17 +19,9 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.device import Precision
-from metalearn_cli.system.limits import (
-    Chunk,
-    Count,
-    Device,
-    Memory,
-    Name,
-    Natural,
-    PaperNode,
-    Threads,
-)
+from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Threads
 from metalearn_cli.system.ranks import ALONE, Ranks
+from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
 from metalearn_cli.tasks.resized import ResizedImages
 
@@ -97,8 +75,7 @@ class Run:
 
 
 class Job(NamedTuple):
-    """Everything that a run is made of, checked. Nothing has been drawn or written yet; at most a user's table has been
-    read, or a user's folder listed."""
+    """Everything that a run is made of, checked. At most a user's table has been read, or a user's folder listed."""
 
     run: Run
     algo: Algorithm
@@ -128,8 +105,7 @@ class Job(NamedTuple):
         return {key: values[key] for key in sorted(self.given) if key in values and key != "name"}
 
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
-        """This rank's tasks of meta-iteration `step`, counted from 0: the whole is a function of the seed and the step
-        alone, and every rank draws it."""
+        """This rank's tasks of meta-iteration `step`, counted from 0: a function of the seed and the step alone."""
         draw = self.task.draw(self.run.tasks_per_step, "train", generator(self.run.seed, "train", step))
         return draw_slice(draw, *ranks.share(self.run.tasks_per_step))
 
@@ -141,29 +117,28 @@ def load_job(overrides: list[str]) -> Job:
 
 def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str]) -> Job:
     """The job of a training with this configuration, for which these overrides asked."""
-    given = frozenset(given_keys(overrides))
-    if "paper" not in given and any(key.partition(".")[0] in GROUPS for key in given):
+    keys = frozenset(given_keys(overrides))
+    if "paper" not in keys and any(key.partition(".")[0] in GROUPS for key in keys):
         composed.paper = None  # the published figure belongs to the experiment as it stands
     elif composed.paper is not None:  # its other tests are made by `reproduce` alone
-        composed.paper = {key: value for key, value in composed.paper.items() if key != "tests"}
-    job = make_job(composed, choices, ConfigSource(given, trust=True))
+        composed.paper.pop("tests", None)
+    job = make_job(composed, choices, ConfigSource(keys, trust=True))
     job = job._replace(notes=[*job.notes, *given_twice(overrides)])
-    if (lacking := _why_no_validation(job)) is None:
+    reason = _why_no_validation(job)
+    if reason and job.run.select is Select.best:
+        raise UserError(f"{reason}, by which select=best would choose: set select=last, or take a split that has them")
+    if reason is None or job.run.eval_every == 0:
         return job
-    if job.run.select is Select.best:
-        raise UserError(f"{lacking}, by which select=best would choose: set select=last, or take a split that has them")
-    if job.run.eval_every == 0:
-        return job
-    if "eval_every" in given:
-        raise UserError(f"eval_every={job.run.eval_every} asks for validations, but {lacking}: set eval_every=0")
+    if "eval_every" in keys:
+        raise UserError(f"eval_every={job.run.eval_every} asks for validations, but {reason}: set eval_every=0")
     # A preset's interval is one for tasks that can be validated; select=last says that this run needs no validation.
     run = dataclasses.replace(job.run, eval_every=0)
-    notes = [*job.notes, f"no validation: {lacking}"]
+    notes = [*job.notes, f"no validation: {reason}"]
     return job._replace(run=run, config={**job.config, "eval_every": 0}, notes=notes)
 
 
 def _why_no_validation(job: Job) -> str | None:
-    """Why the task has no validation tasks; None where it has some."""
+    """Say why the task has no validation tasks; None where it has some."""
     if "val" not in job.task.splits:
         what = "classes" if job.task.task_count("test") is None else "tasks"
         return f"task={job.choices['task']} has no validation {what} with this split"
@@ -181,28 +156,30 @@ def make_job(
     for group in GROUPS:
         if not isinstance(node[group], DictConfig) or "_target_" not in node[group]:
             raise UserError(f"{conf_dir() / group / choices[group]}.yaml has no _target_, the class that it is about")
-    run = Run(**checked_fields(Run, OmegaConf.masked_copy(node, [str(key) for key in node if key not in GROUPS]), ""))
-    optimizer: Optimizer = build(node.optimizer, "optimizer", Optimizer, source)
+    keys = [str(key) for key in node if key not in GROUPS]
+    run = Run(**schema.checked_fields(Run, OmegaConf.masked_copy(node, keys), ""))
+    optimizer: Optimizer = schema.build(node.optimizer, "optimizer", Optimizer, source)
     if optimizer.anneals and optimizer.schedule_steps is None and run.steps > 0:
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)
     task = build_task(node.task, source)
     run, notes = _cap_episodes_to_tasks(run, task, source.given)
     shown = task if input_shape is None else ResizedImages(task, input_shape)
-    net: Net = build(node.model, "model", Net, source, shown.spec)
-    algo: Algorithm = build(node.algo, "algo", Algorithm, source)
+    net: Net = schema.build(node.model, "model", Net, source, shown.spec)
+    algo: Algorithm = schema.build(node.algo, "algo", Algorithm, source)
     if run.expect is not None:
         parse_expectation(run.expect, task.spec.metric, algo.test_steps)
     parts = {"algo": algo, "task": task, "model": net, "optimizer": optimizer}
     # A class that the command names is no longer the chosen yaml's.
-    own = {group: class_of(part).__name__ for group, part in parts.items() if f"{group}._target_" in source.given}
-    config = to_yaml(dataclasses.asdict(run)) | {group: described(part) for group, part in parts.items()}
-    notes = [note for group in GROUPS for note in note_on_defaults(node[group], group, source)] + notes
-    return Job(run, algo, shown, net, optimizer, {**choices, **own}, config, notes, source.given)
+    named = [group for group in GROUPS if f"{group}._target_" in source.given]
+    choices = choices | {group: schema.class_of(parts[group]).__name__ for group in named}
+    config = to_json(dataclasses.asdict(run)) | {group: schema.described(part) for group, part in parts.items()}
+    notes = [note for group in named for note in schema.note_on_defaults(node[group], group, source)] + notes
+    return Job(run, algo, shown, net, optimizer, choices, config, notes, source.given)
 
 
 def build_task(node: DictConfig | Config, source: ConfigSource) -> TaskDistribution:
     """The task that a configuration's `task` describes. Its data may be read."""
-    task: TaskDistribution = build(node, "task", TaskDistribution, source)
+    task: TaskDistribution = schema.build(node, "task", TaskDistribution, source)
     return task
 
 
@@ -212,38 +189,33 @@ def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given: frozenset[st
     notes: list[str] = []
     splits: dict[str, tuple[Split, str]] = {"test_episodes": ("test", "test"), "eval_episodes": ("val", "validation")}
     for key, (split, word) in splits.items():
-        asked, there_are = getattr(run, key), task.task_count(split) if split in task.splits else None
-        if there_are is None or asked <= there_are:
+        asked, count = getattr(run, key), task.task_count(split) if split in task.splits else None
+        if count is None or asked <= count:
             continue
         if key in given:
-            raise UserError(
-                f"{key}={asked} is more than the {there_are} {word} tasks that there are, and each is scored once: "
-                f"give {key}={there_are} or less"
-            )
-        fewer: Any = {key: there_are}
-        run = dataclasses.replace(run, **fewer)
-        notes.append(f"{key}={there_are}, not {asked}: there are no more {word} tasks, and each is scored once")
+            limit = f"more than the {count} {word} tasks that there are, and each is scored once"
+            raise UserError(f"{key}={asked} is {limit}: give {key}={count} or less")
+        run = dataclasses.replace(run, **{key: count})  # type: ignore[arg-type]
+        notes.append(f"{key}={count}, not {asked}: there are no more {word} tasks, and each is scored once")
     return run, notes
 
 
 def key_defaults(job: Job) -> Config:
-    """The value of each key where nobody sets it, by its whole name: in a run of a version without the key, that is
-    what was done."""
+    """The value of each key where nobody sets it, which a run of a version without the key had."""
     defaults = run_keys()
     for group, part in (("algo", job.algo), ("task", job.task), ("model", job.net), ("optimizer", job.optimizer)):
-        values = default_keys(class_of(part))
-        defaults |= {f"{group}.{key}": to_yaml(value) for key, value in values.items() if value != MISSING}
+        values = schema.default_keys(schema.class_of(part))
+        defaults |= {f"{group}.{key}": to_json(value) for key, value in values.items() if value != MISSING}
     return defaults
 
 
 def removed_keys(config: Config, groups: list[str], trust: bool) -> Config:
-    """The keys in the configuration of a run that this version does not have, of those that belong to no group and of
-    these groups."""
+    """The keys in a run's configuration, of these groups or of none, that this version does not have."""
     known = {field.name for field in dataclasses.fields(Run)} | set(GROUPS)
     removed = {key: value for key, value in config.items() if key not in known}
     for group in groups:
-        cls = import_class(config[group]["_target_"], group, trust)
+        cls = schema.import_class(config[group]["_target_"], group, trust)
         if dataclasses.is_dataclass(cls):
-            keys = {"_target_", *field_types(cls)}
+            keys = {"_target_", *schema.field_types(cls)}
             removed |= {f"{group}.{key}": value for key, value in config[group].items() if key not in keys}
     return removed

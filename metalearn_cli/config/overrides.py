@@ -21,37 +21,15 @@ from metalearn_cli.datasets.paths import expand
 from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.system import yaml_files
 
-# Keys whose values are a person's text: names, paths, sentences.
-FREE_TEXT = (
-    *("name", "run", "expect", "support", "query", "out"),
-    *("task.root", "task.split_file", "task.split_lists", "task.labels", "task.pattern"),
-)
 PATHS = ("task.root", "task.split_file", "task.split_lists", "task.labels")
+# Keys whose values are a person's text: names, paths, sentences.
+FREE_TEXT = ("name", "run", "expect", "support", "query", "out", *PATHS, "task.pattern")
+RUN = "metalearn_cli.config.job.Run"  # the class of the keys that belong to no group
 
 
 def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration that these command-line overrides ask for, and the yaml chosen in each group."""
-    overrides = [quote(override) for override in overrides]
-    for override in overrides:
-        if override.startswith("~"):
-            raise UserError(f"{override}: a key cannot be deleted; give it another value")
-        if override.partition("=")[0] in FREE_TEXT and "${" in override:
-            raise UserError(f"{override}: a name or path cannot hold ${{, which begins a reference to another key")
-        key, _, value = override.lstrip("+").partition("=")
-        if not key:
-            raise UserError(f"{override!r} is not of the form key=value")
-        if key in (*GROUPS, *PRESETS) and not (value in list_choices(key) or (value == "null" and key in PRESETS)):
-            raise UserError(f"{key}={value} is none of the choices{nearest(value, list_choices(key))}")
-        if override.startswith("+") and key in (*GROUPS, *PRESETS):
-            raise UserError(f"{override}: give {key}={value} without the +")
-    _refuse_slow_files(conf_dir())
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = compose("config", overrides, return_hydra_config=True)
-    except yaml.YAMLError as error:
-        raise UserError(yaml_files.sentence(error)) from error
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(composition_sentence(error, overrides)) from error
+    composed = compose_with_hydra(overrides)
     choices = chosen(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
     composed.pop("hydra")
@@ -62,6 +40,32 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
     return composed, choices
 
 
+def compose_with_hydra(overrides: list[str]) -> DictConfig:
+    """The same with Hydra's own keys, and with references as they stand."""
+    overrides = [quote(override) for override in overrides]
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if override.startswith("~"):
+            raise UserError(f"{override}: a key cannot be deleted; give it another value")
+        if key in FREE_TEXT and "${" in override:
+            raise UserError(f"{override}: a name or path cannot hold ${{, which begins a reference to another key")
+        if not key:
+            raise UserError(f"{override!r} is not of the form key=value")
+        if key in (*GROUPS, *PRESETS):
+            if value not in (*list_choices(key), *["null"] * (key in PRESETS)):
+                raise UserError(f"{key}={value} is none of the choices{nearest(value, list_choices(key))}")
+            if override.startswith("+"):
+                raise UserError(f"{override}: give {key}={value} without the +")
+    _refuse_slow_files(conf_dir())
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("config", overrides, return_hydra_config=True)
+    except yaml.YAMLError as error:
+        raise UserError(yaml_files.sentence(error)) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(composition_sentence(error, overrides)) from error
+
+
 @functools.cache
 def _refuse_slow_files(folder: Path) -> None:
     for path in folder.rglob("*.yaml"):
@@ -69,31 +73,19 @@ def _refuse_slow_files(folder: Path) -> None:
 
 
 def compose_run(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Compose the configuration of one run and check its keys and types: without torch, which takes a second to import.
-
-    Raises UserError for all that is wrong with the command line but the ranges of values and what does not fit
-    together.
-    """
+    """Compose one run and check its keys, types and ranges: without torch, which takes a second to import."""
     refuse_hydra(overrides)
     for override in overrides:
         if override.startswith("sweep=") and override != "sweep=null":
-            raise UserError(
-                f"{override} says who runs the jobs of a sweep, and this is one run: give -m, or leave it out"
-            )
+            raise UserError(f"{override} is for the jobs of a sweep, and this is one run: give -m, or leave it out")
     composed, choices = compose_config(overrides)
     check_run(composed, overrides)
     return composed, choices
 
 
-def compose_task(overrides: list[str]) -> None:
-    """Raises UserError for what is wrong with these overrides, which choose a task and set keys of it."""
-    composed, _ = compose_config(overrides)
-    check_group("task", composed.task, overrides)
-
-
 def check_run(composed: DictConfig, overrides: list[str]) -> None:
     """Raises UserError where a key is unknown, or its value is not of its type or outside of its range."""
-    _check_types("metalearn_cli.config.job.Run", composed, (*GROUPS,), "")
+    _check_types(RUN, composed, GROUPS, "")
     for group in GROUPS:
         if isinstance(composed[group], DictConfig):
             check_group(group, composed[group], overrides)
@@ -107,9 +99,9 @@ def check_group(group: str, node: DictConfig, overrides: list[str]) -> None:
 
 
 def _check_types(owner: str, node: DictConfig, others: tuple[str, ...], prefix: str) -> None:
-    """Raises UserError where a key in `node` is none of this class's, but for `others`, or has another type."""
+    """Raises UserError where a key in `node` other than `others` is not of this class, or has another type."""
     keys = OmegaConf.masked_copy(node, [str(key) for key in node if key not in others])
-    typed(types_in_source(owner, frozenset({"spec"})), keys, prefix, owner)
+    typed(types_in_source(owner), keys, prefix, owner)
 
 
 def chosen(choices: Any) -> dict[str, str]:
@@ -118,11 +110,8 @@ def chosen(choices: Any) -> dict[str, str]:
 
 
 def quote(override: str) -> str:
-    """Put the value of a free-text key in quotes, so that Hydra's grammar takes it as it stands.
-
-    It would refuse `expect=accuracy>=0.95` and paths with brackets, equal signs or letters beyond ASCII, and would
-    make numbers of names.
-    """
+    """Put the value of a free-text key in quotes. Else Hydra's grammar would refuse `expect=accuracy>=0.95` and paths
+    with brackets, equal signs or letters beyond ASCII, and would make numbers of names."""
     key, equals, value = override.partition("=")
     if key.lstrip("+") not in FREE_TEXT or not equals or value == "null":
         return override
@@ -142,8 +131,7 @@ def unquote(override: str) -> str:
 
 
 def several_texts(override: str) -> list[str]:
-    """The values of a free-text key of the task that a sweep goes over: those of choice(a,b), or of a path with commas,
-    unless there is something at this very path; none, where it is one value. A value may stand in quotes."""
+    """The values of a task's text key in a sweep, choice(a,b) or a list of paths; [] where it is one value."""
     key, _, text = override.partition("=")
     is_choice = key in FREE_TEXT and key.startswith("task.") and text.startswith("choice(") and text.endswith(")")
     if is_choice:
@@ -158,44 +146,46 @@ def several_texts(override: str) -> list[str]:
 
 
 def parse_override(override: str) -> tuple[str, Any]:
-    """One key=value -> the key and its value, as Hydra's grammar reads them."""
+    """Parse one key=value -> the key and its value, as Hydra's grammar reads them."""
     try:
         parsed = OverridesParser.create().parse_override(quote(override))
     except HydraException:
         raise UserError(f"{override!r} is not of the form key=value") from None
     value = parsed.value()
     if parsed.is_sweep_override():
-        raise UserError(f"{override}: one value is wanted here")
+        raise UserError(f"{override}: one value is expected here")
     return parsed.key_or_group, str(value) if isinstance(value, QuotedString) else value
 
 
-def check_value(key: str, value: Any, kind: Any, owner: str) -> None:
-    """Raises UserError where the value is not of this type or outside of its range."""
+def check_value(override: str, config: Config | DictConfig) -> None:
+    """Raises UserError where the value of this override is not of its key's type or outside of its range."""
+    key, value = parse_override(override)
     group, dot, name = key.rpartition(".")
-    typed({name: kind}, OmegaConf.create({name: value}), f"{group}{dot}", owner)
+    owner = str(config[group]["_target_"]) if group else RUN
+    if name in (types := types_in_source(owner)):
+        typed(types, OmegaConf.create({name: value}), f"{group}{dot}", owner)
 
 
 def command_values(overrides: list[str], command: str, owner: str, more: dict[str, type]) -> Config:
-    """The keys and values of a command that composes no configuration: those of the class `owner`, and `more`. Raises
-    UserError for a key that is none of them or is given twice, for a value of another type, and for a reference."""
+    """The keys and values of a command that composes no configuration: those of class `owner`, and `more`."""
     types = types_in_source(owner) | more
-    given: Config = {}
+    values: Config = {}
     for override in overrides:
         key, value = parse_override(override)
         if "${" in override:
             raise UserError(f"{override}: {command} takes plain values, not references")
-        if key in given:
+        if key in values:
             raise UserError(f"{key}= is given twice")
         if key not in types:
             raise UserError(f"{command} has no key {key}{nearest(key, types)}")
-        check_value(key, value, types[key], owner)
-        given[key] = value
-    return given
+        group, dot, name = key.rpartition(".")
+        typed({name: types[key]}, OmegaConf.create({name: value}), f"{group}{dot}", owner)
+        values[key] = value
+    return values
 
 
 def split_folders(arguments: list[str], keys: tuple[str, ...], command: str) -> tuple[list[str], dict[str, str]]:
-    """Folders of runs, and the options among `keys`; a folder's name may hold an equal sign, as those of a sweep's jobs
-    do. Raises UserError for another key, and for a folder that is not there."""
+    """Folders of runs, whose names may have an equal sign as those of a sweep's jobs, and options among `keys`."""
     folders: list[str] = []
     options: dict[str, str] = {}
     for argument in arguments:
@@ -213,14 +203,20 @@ def split_folders(arguments: list[str], keys: tuple[str, ...], command: str) -> 
     return folders, options
 
 
+def check_file(key: str, path: Path) -> None:
+    """Raises UserError where no file can be written at the path that this key names."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{key}={path}: there is no folder {path.parent}: make it first")
+    if path.is_dir():
+        raise UserError(f"{key}={path} is a folder: give the name of a file")
+
+
 def refuse_hydra(overrides: list[str], honoured: tuple[str, ...] = ()) -> None:
     """Raises UserError for a key of Hydra's own, which would be accepted and do nothing."""
     for override in overrides:
         if re.match(r"\+*hydra[./=]", override) and not override.startswith(honoured):
-            raise UserError(
-                f"{override} would do nothing: of Hydra's own keys only hydra/launcher, hydra/sweeper and what stands "
-                "in them can be set, for a sweep (-m); a run's folder is name=..."
-            )
+            settable = "hydra/launcher, hydra/sweeper and what stands in them can be set, for a sweep (-m)"
+            raise UserError(f"{override} would do nothing: of Hydra's own keys only {settable}; give name=FOLDER")
 
 
 def given_keys(overrides: list[str]) -> set[str]:
@@ -228,7 +224,7 @@ def given_keys(overrides: list[str]) -> set[str]:
 
 
 def given_twice(overrides: list[str]) -> list[str]:
-    """A sentence for each key that is there with two values."""
+    """A sentence for each key that has two values."""
     last: dict[str, str] = {}
     notes: list[str] = []
     for override in overrides:

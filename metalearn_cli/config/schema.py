@@ -1,14 +1,9 @@
-"""Check the configuration against dataclasses, and build objects of it.
-
-Each group (`algo`, `task`, `model`, `optimizer`) names its class in `_target_`, and its other keys are that class's
-fields; a field that is a dataclass itself stands for the fields of that one.
-"""
+"""Check groups of the configuration against the dataclasses that they name, and build objects of them."""
 
 import dataclasses
 import importlib
 import inspect
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -20,7 +15,8 @@ from metalearn_cli.config.fields import typed
 from metalearn_cli.errors import UserError, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.user_module import module_net
-from metalearn_cli.system.limits import Hint, check_limit
+from metalearn_cli.system.limits import Hint
+from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Spec
 
 # Where the classes are that the folder of a run may name; importing another module may run anything.
@@ -35,15 +31,13 @@ class ConfigSource(NamedTuple):
 
 
 def build(node: DictConfig | Config, group: str, base: type, source: ConfigSource, spec: Spec | None = None) -> Any:
-    """The object that a group of the configuration describes: `_target_` with the other keys as its fields. A network
-    gets the `spec` of the task too."""
+    """The object that a group describes: `_target_` with its other keys as fields; a network gets `spec` too."""
     target, cls = str(node["_target_"]), import_class(node["_target_"], group, source.trust)
-    is_module = base is Net and isinstance(cls, type) and issubclass(cls, torch.nn.Module)
-    if not is_module and not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
-        or_module = " or a torch.nn.Module" if base is Net else ""
-        raise UserError(
-            f"{group}._target_={target} must be a frozen dataclass that implements {path_of(base)}{or_module}"
-        )
+    is_class = isinstance(cls, type)
+    is_module = is_class and base is Net and issubclass(cls, torch.nn.Module)
+    if not is_module and not (is_class and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
+        needed = f"a frozen dataclass that implements {path_of(base)}{' or a torch.nn.Module' * (base is Net)}"
+        raise UserError(f"{group}._target_={target} must be {needed}")
     try:
         keys = _keys_of_class(node, group, cls, source)
         if is_module:
@@ -60,8 +54,8 @@ def build(node: DictConfig | Config, group: str, base: type, source: ConfigSourc
 
 
 def _keys_of_class(node: DictConfig | Config, group: str, cls: type, source: ConfigSource) -> Config:
-    """The keys of a group but `_target_`. Where the command names the class, the chosen yaml belongs to another one: of
-    its keys those stay that the command names, or for which this class has no default."""
+    """The keys of a group but `_target_`. Where the command names the class, the yaml belongs to another one: only keys
+    that the command names, or for which this class has no default, are taken of it."""
     keys: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else dict(node)
     del keys["_target_"]
     if f"{group}._target_" not in source.given:
@@ -72,17 +66,16 @@ def _keys_of_class(node: DictConfig | Config, group: str, cls: type, source: Con
 
 
 def note_on_defaults(node: DictConfig, group: str, source: ConfigSource) -> list[str]:
-    """A sentence where the command names a class whose own defaults are other values than those of the chosen yaml."""
-    if f"{group}._target_" not in source.given:
-        return []
+    """A sentence where the class that the command names has other defaults than the chosen yaml has values."""
     target = str(node["_target_"])
     asked: Any = OmegaConf.to_container(node)
     cls = import_class(target, group, source.trust)
-    kept, defaults = _keys_of_class(node, group, cls, source), default_keys(cls)
+    dropped = asked.keys() - _keys_of_class(node, group, cls, source).keys()
+    defaults = {key: to_json(value) for key, value in default_keys(cls).items() if key in dropped}
     differing = [
-        f"{group}.{key}={default} (not {value})"
+        f"{group}.{key}={defaults[key]} (not {value})"
         for key, value in asked.items()
-        if key not in kept and key in defaults and (default := to_yaml(defaults[key])) != value
+        if key in defaults and defaults[key] != value
     ]
     return [f"{target}'s own defaults stand: {', '.join(differing)}"] if differing else []
 
@@ -91,25 +84,22 @@ def import_class(target: str, group: str, trust: bool) -> Any:
     module, _, name = target.rpartition(".")
     if not target.startswith(_PARTS):
         if not trust:
-            raise UserError(
-                f"the run's {group}._target_={target} is not a part of metalearn that can be chosen, and "
-                "importing it would run its code: give trust=true if you trust it"
-            )
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)  # a user's own class stands in a file beside where the command is given
+            reason = "is not a part of metalearn that can be chosen, and importing it would run its code"
+            raise UserError(f"the run's {group}._target_={target} {reason}: give trust=true if you trust it")
+        if (folder := str(Path.cwd())) not in sys.path:
+            sys.path.append(folder)  # a user's own class stands in a file beside where the command is given
+    sentence = f"{group}._target_={target} cannot be imported"
     try:
         imported = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever a user's file may raise
         is_missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         if is_missing or not module:
-            raise UserError(
-                f"{group}._target_={target} cannot be imported ({error}): give package.module.Class"
-            ) from None
-        raise UserError(f"{group}._target_={target} cannot be imported: {failure_sentence(error)}") from error
+            raise UserError(f"{sentence} ({error}): give package.module.Class") from None
+        raise UserError(f"{sentence}: {failure_sentence(error)}") from error
     if not hasattr(imported, name):
         classes = [key for key, value in vars(imported).items() if isinstance(value, type)]
         near = nearest(name, classes, f"{module}.") if classes else ": give package.module.Class"
-        raise UserError(f"{group}._target_={target} cannot be imported, there is no {name} in {module}{near}")
+        raise UserError(f"{sentence}, there is no {name} in {module}{near}")
     return getattr(imported, name)
 
 
@@ -118,8 +108,7 @@ def path_of(cls: type) -> str:
 
 
 def checked_fields(cls: type, node: DictConfig, prefix: str) -> Config:
-    """The fields of dataclass `cls` as this node gives them, of the right types and within their limits. Raises
-    UserError for any other key."""
+    """The fields of dataclass `cls` as this node gives them. Raises UserError for any other key or type."""
     schema = typed(field_types(cls), node, prefix, path_of(cls))
     named = set(map(str, node))  # also those that are ???, which are not `in node`
     for name, default in default_keys(cls).items():
@@ -128,10 +117,7 @@ def checked_fields(cls: type, node: DictConfig, prefix: str) -> Config:
         if OmegaConf.is_missing(schema, name):
             raise UserError(f"{prefix}{name} has no value: give {prefix}{name}=...")
     values = {str(name): OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for name, v in schema.items()}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    for name, kind in field_types(cls).items():
-        check_limit(f"{prefix}{name}", values[name], kind)
-    return values
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def field_types(cls: Hint) -> Config:
@@ -147,17 +133,16 @@ def default_keys(cls: Hint) -> Config:
     if issubclass(cls, torch.nn.Module):
         arguments = inspect.signature(cls).parameters.values()
         return {p.name: MISSING if p.default is inspect.Parameter.empty else p.default for p in arguments}
-    hints, defaults = _fields(cls), {}
+    hints = _fields(cls)
+    defaults: Config = {}
     for f in dataclasses.fields(cls):
-        if f.name not in hints:
-            continue
         default = MISSING if f.default is dataclasses.MISSING else f.default
         if f.default_factory is not dataclasses.MISSING:
             default = f.default_factory()
-        if not dataclasses.is_dataclass(hint := hints[f.name]):
-            defaults[f.name] = default
-        else:
+        if dataclasses.is_dataclass(hint := hints.get(f.name)):
             defaults |= default_keys(hint) if default is MISSING else _field_values(default)
+        elif hint is not None:
+            defaults[f.name] = default
     return defaults
 
 
@@ -169,7 +154,7 @@ def class_of(part: object) -> type:
 def described(part: object) -> Config:
     """The group of the configuration by which `build` makes this object again."""
     keys = part.keys() if isinstance(part, Net) else _field_values(part)
-    return {"_target_": path_of(class_of(part)), **to_yaml(keys)}
+    return {"_target_": path_of(class_of(part)), **to_json(keys)}
 
 
 def _field_values(part: object) -> Config:
@@ -192,14 +177,3 @@ def _fields(cls: Hint) -> Config:
     """The types of a class's own fields; the `spec` of a network is no key."""
     hints, injected = get_type_hints(cls, include_extras=True), "spec" if issubclass(cls, Net) else None
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name != injected}
-
-
-def to_yaml(value: Any) -> Any:
-    """Enums as their names, tuples as lists: what yaml and a later command line can read again."""
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, dict):
-        return {key: to_yaml(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_yaml(item) for item in value]
-    return value

@@ -4,14 +4,14 @@ import math
 import re
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from metalearn_cli.config.conf_folder import GROUPS, PRESETS, conf_dir
-from metalearn_cli.config.overrides import check_group, check_run, compose_config, quote, refuse_hydra, several_texts
+from metalearn_cli.config import overrides as command_line
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS
+from metalearn_cli.config.overrides import check_value, compose_config, quote, several_texts
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Name, check_limit
 
@@ -30,59 +30,41 @@ def check_sweep(overrides: list[str]) -> None:
     if names := [override.partition("=")[2] for override in overrides if override.startswith("name=")]:
         check_limit("name", names[-1], Name)
     fixed = [override for override in fixed if not re.match(r"sweep=|\+*hydra[./]", override)]
-    listed = {key: each if isinstance(each, list) else _values(each) for key, each in swept.items()}
-    listed = {key: values for key, values in listed.items() if values}
-    first = [f"{key}={values[0]}" for key, values in listed.items()]
-    composed = _checked([*fixed, *first])
-    for key, values in listed.items():
-        for value in values[1:]:
-            others = [override for override in first if not override.startswith(f"{key}=")]
-            if key in (*GROUPS, *PRESETS) or key.startswith("+"):
-                _checked([*fixed, *others, f"{key}={value}"])
-            else:
-                _check_value(composed, key, value, [*fixed, *first])
+    values = {key: each if isinstance(each, list) else _values(each) for key, each in swept.items()}
+    first = {key: f"{key}={each[0]}" for key, each in values.items() if each}
+    composed = _checked([*fixed, *first.values()])
+    for key, value in ((key, value) for key, each in values.items() for value in each[1:]):
+        # Another value of such a key needs no other configuration.
+        if key.rpartition(".")[0] in ("", *GROUPS) and key not in (*GROUPS, *PRESETS):
+            check_value(f"{key}={value}", composed)
+        else:
+            _checked([*fixed, *(first | {key: f"{key}={value}"}).values()])
 
 
 def _values(override: Override) -> list[str]:
     """The listed values; [] for an interval, of which a search chooses, and for a range without an end."""
-    of = override.value()
-    if override.is_interval_sweep() or (isinstance(of, RangeSweep) and math.isinf(of.stop or 0)):
+    sweep = override.value()
+    if override.is_interval_sweep() or (isinstance(sweep, RangeSweep) and math.isinf(sweep.stop or 0)):
         return []
     return list(dict.fromkeys(map(str, override.sweep_string_iterator())))
 
 
 def _checked(overrides: list[str]) -> DictConfig:
     composed, _ = compose_config(overrides)
-    check_run(composed, overrides)
+    command_line.check_run(composed, overrides)
     return composed
 
 
-def _check_value(composed: DictConfig, key: str, value: str, overrides: list[str]) -> None:
-    """Raises UserError where this value of a key cannot be, in a configuration that holds another one."""
-    group, _, name = key.rpartition(".")
-    parsed = OverridesParser.create().parse_override(quote(f"{key}={value}")).value()
-    node = (composed[group] if group in GROUPS else composed).copy()
-    node[name if group in GROUPS else key] = str(parsed) if isinstance(parsed, str) else parsed
-    if group in GROUPS:
-        check_group(group, node, overrides)
-    else:
-        check_run(node, overrides)
-
-
 def split_sweep(overrides: list[str]) -> tuple[list[str], dict[str, Override | list[str]]]:
-    """The overrides with one value, but for the name, and by their key those with several, as Hydra's grammar reads
-    them; for a free-text key its values."""
-    refuse_hydra(overrides, _HONOURED)
+    """The overrides with one value, but for the name, and by their key those with several, in Hydra's grammar."""
+    command_line.refuse_hydra(overrides, _HONOURED)
     fixed: list[str] = []
     swept: dict[str, Override | list[str]] = {}
     for text in (override for override in overrides if not override.startswith("name=")):
         key = text.partition("=")[0]
         if texts := several_texts(text):
-            folders = {value.replace("/", "_") for value in texts}
-            if len(folders) < len(texts):
-                raise UserError(
-                    f"{text}: jobs are named by these values with _ for /, and two of them are then the same"
-                )
+            if len({value.replace("/", "_") for value in texts}) < len(texts):
+                raise UserError(f"{text}: a job is named by its value with _ for /, and two of these are then the same")
             if len(texts) == 1:
                 fixed.append(f"{key}={texts[0]}")
             else:
@@ -112,16 +94,11 @@ def in_grammar(key: str, values: list[str]) -> str:
 def listed(override: Override) -> list[str]:
     """The values of a grid; one that is given twice is one job."""
     if not (values := _values(override)):
-        raise UserError(
-            f"{override.input_line}: the sweep takes listed values, e.g. {override.key_or_group}=0.1,0.2; sweep=optuna "
-            "searches an interval"
-        )
+        example = f"{override.key_or_group}=0.1,0.2; sweep=optuna searches an interval"
+        raise UserError(f"{override.input_line}: the sweep takes listed values, e.g. {example}")
     return values
 
 
 def hydra_keys(overrides: list[str]) -> Any:
     """What these overrides make of Hydra's own configuration."""
-    overrides = [text for text in overrides if re.match(r"sweep=|\+*hydra[./]", text)]
-    compose_config(overrides)  # says what is wrong with them
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", overrides, return_hydra_config=True).hydra
+    return command_line.compose_with_hydra([text for text in overrides if re.match(r"sweep=|\+*hydra[./]", text)]).hydra

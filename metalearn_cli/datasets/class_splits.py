@@ -1,34 +1,34 @@
 """Which classes of a folder of one's own are trained on, and which tested: by its own train/, val/ and test/, by lists
-of classes, or by shares of them at random. The same classes and the same words give the same split, whatever way and
-shot are."""
+of classes, or by shares of them at random. The split depends on the classes and these keys, and not on way or shot."""
 
 import difflib
 import math
-from collections import Counter
+from collections import defaultdict
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 
 from metalearn_cli import seeding
-from metalearn_cli.datasets.image_folder import some
+from metalearn_cli.datasets.listing import some
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import check_plain
 
 SPLITS = ("train", "val", "test")
-LEAST = 5  # classes of each split, where there are enough and no share is given: a task has so many unless told
+LEAST = 5  # classes of each split, if there are enough and no share is given: the default way of a task
 
 
 class Parts(NamedTuple):
-    classes: dict[str, list[str]]  # of each split, sorted; without "val" where it has none
+    classes: dict[str, list[str]]  # of each split, sorted; without "val" if it has none
     rule: str  # where they come from, in words
     left_out: list[str]  # classes in no split
     by_shares: bool = False
-    inside: int = 0  # folders of a class's path that are the split's and no part of its name
+    depth: int = 0  # folders at the start of a class's path that are not part of its name, but tell the split
 
 
-def own_split(names: list[str], root: str) -> Parts | None:
-    """Split by the folders train/, val/ (which may lack) and test/; None where the folder has none of them."""
+def by_folders(names: list[str], root: str) -> Parts | None:
+    """Split by the folders train/, val/ (which may lack) and test/; None if the folder has none of them."""
     groups = {name.partition("/")[0] for name in names if "/" in name}
     if not groups.intersection(SPLITS):
         return None
@@ -37,20 +37,12 @@ def own_split(names: list[str], root: str) -> Parts | None:
         what = ", ".join(f"{group}/" for group in SPLITS if group in groups)
         beside = f" beside {others[0]}" if {"train", "test"} <= groups else ""
         raise UserError(
-            f"task.root={root} has {what}{beside}: a split of its own is train/, test/ and, if there is one, val/ with "
-            "folders of classes in each, and nothing else; or give task.split_lists, the folder of train.txt, val.txt "
-            "and test.txt"
+            f"task.root={root} has {what}{beside}: a split of its own is train/, test/ and, if there is one, val/, and "
+            "nothing else; or give task.split_lists, the folder of train.txt, val.txt and test.txt"
         )
-    seen: dict[str, str] = {}
-    for split, name in ((split, name) for split in SPLITS for name in names if name.startswith(f"{split}/")):
-        inner = name.removeprefix(f"{split}/")
-        if seen.setdefault(inner, split) != split:
-            raise UserError(
-                f"class {inner} of task.root={root} is in {seen[inner]} and in {split}: no class is both trained on "
-                "and tested; to part the classes by themselves, keep all images of a class in one folder"
-            )
     classes = {split: [name for name in names if name.startswith(f"{split}/")] for split in SPLITS}
-    return Parts(_filled(classes), "the folder's own train/ and test/", [], inside=1)
+    _refuse_twice({split: [name.partition("/")[2] for name in part] for split, part in classes.items()}, root)
+    return Parts(_filled(classes), "the folder's own train/ and test/", [], depth=1)
 
 
 def by_lists(names: list[str], root: str, lists: str) -> Parts:
@@ -64,24 +56,26 @@ def by_lists(names: list[str], root: str, lists: str) -> Parts:
             continue
         try:
             check_plain(path)
-            lines = [line.strip().strip("/") for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"task.split_lists={lists}: {path} cannot be read as a list of classes ({error})"
-            ) from error
-        classes[split] = sorted(line for line in lines if line)
+            raise UserError(f"task.split_lists: {path} cannot be read as a list of classes ({error})") from error
+        classes[split] = sorted(name for line in lines if (name := line.strip().strip("/")))
         if unknown := [name for name in classes[split] if name not in known]:
             near = difflib.get_close_matches(unknown[0], names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"its classes are {some(names)}"
-            raise UserError(f"{path} lists {unknown[0]}, which is no class of task.root={root}: {hint}")
-    listed = Counter(name for part in classes.values() for name in part)
-    if twice := [name for name, count in listed.items() if count > 1]:
-        where = [f"{split}.txt" for split, part in classes.items() if twice[0] in part]
-        raise UserError(
-            f"task.split_lists={lists} lists {twice[0]} {listed[twice[0]]} times (in {', '.join(where)}): a class is "
-            "in one split, once"
-        )
+            raise UserError(f"{path} lists {unknown[0]}, which is not a class of task.root={root}: {hint}")
+    _refuse_twice(classes, lists)
+    listed = {name for part in classes.values() for name in part}
     return Parts(_filled(classes), f"as {folder} lists them", [name for name in names if name not in listed])
+
+
+def _refuse_twice(parts: dict[str, list[str]], source: str) -> None:
+    splits = defaultdict(list)
+    for split, name in ((split, name) for split, part in parts.items() for name in part):
+        splits[name].append(split)
+    if twice := next((name for name in splits if len(splits[name]) > 1), ""):
+        where = " and in ".join(splits[twice])
+        raise UserError(f"class {twice} of {source} is in {where}: a class is in one split, once")
 
 
 class TooFewClasses(UserError):
@@ -89,14 +83,14 @@ class TooFewClasses(UserError):
 
 
 class Shares(NamedTuple):
-    """A split at random. A share that is not given is 0.2, and at least five classes where there are 15 or more."""
+    """A split at random. A share that is not given is 0.2, and at least five classes if there are 15 or more."""
 
     val: float | None
     test: float | None
     seed: int
 
     def sizes(self, number: int) -> dict[str, int]:
-        """How many of so many classes are in each split; below nothing for training where they are too few."""
+        """Return how many of `number` classes each split gets; a negative number for training if they are too few."""
         least = LEAST if number >= 3 * LEAST else 2
         sizes = {
             split: max(round(0.2 * number), least) if share is None else round(share * number)
@@ -105,54 +99,51 @@ class Shares(NamedTuple):
         return {"train": number - sum(sizes.values()), **sizes}
 
     def is_enough(self, number: int, needs: dict[str, int]) -> bool:
-        """Whether each split gets as many of so many classes as it needs, where there may be none for validation."""
+        """Whether each split gets as many of `number` classes as it needs, or there are none for validation."""
         sizes = self.sizes(number)
         return all(sizes[split] >= needs[split] or (split == "val" and not sizes[split]) for split in SPLITS)
 
     def least(self, needs: dict[str, int]) -> int | None:
-        """The least number of classes that gives each split as many as it needs; None where no number does."""
+        """Return the least number of classes that gives each split as many as it needs; None if no number does."""
         smallest = min(share for share in (self.val, self.test, 0.2) if share)
         most = sum(needs.values()) + math.ceil(2 * max(needs.values()) / smallest)
         return next((n for n in range(2, most + 1) if self.is_enough(n, needs)), None)
 
 
 def by_shares(names: list[str], root: str, shares: Shares, needs: dict[str, int]) -> Parts:
-    """Split the classes at random. `needs` says how many classes the tasks of each split need, for the sentence where a
-    split gets fewer than two."""
-    both = {"test": shares.test, "val": shares.val}
-    given = {split: share for split, share in both.items() if share is not None}
-    if sum(given.values()) >= 1:
-        words = " and ".join(f"task.{split}_share={share}" for split, share in given.items())
+    """Split the classes at random. `needs` is for the sentence on too few: how many classes each split's tasks need."""
+    by_key = {f"task.{split}_share": share for split, share in (("test", shares.test), ("val", shares.val)) if share}
+    if sum(by_key.values()) >= 1:
+        words = " and ".join(f"{key}={share}" for key, share in by_key.items())
         raise UserError(f"{words} must be shares of the classes, e.g. 0.2, that leave some of them for training")
+    if shares.test == 0:
+        raise TooFewClasses(f"task.test_share=0 leaves none of the {len(names)} classes of task.root={root} to test on")
     if not shares.is_enough(len(names), dict.fromkeys(SPLITS, 2)):
-        raise TooFewClasses(f"the {len(names)} classes of task.root={root} are {too_few(shares, needs)}")
-    number = shares.sizes(len(names))
+        ways = " or ".join(["more classes", *(f"another {key}" for key in by_key)])
+        raise TooFewClasses(
+            f"the {len(names)} classes of task.root={root} are too few for a split at random, which needs "
+            f"{_enough(shares, needs)}: give {ways}"
+        )
+    sizes = shares.sizes(len(names))
     order = torch.randperm(len(names), generator=seeding.generator("image_folder", shares.seed)).tolist()
-    shuffled = [names[position] for position in order]
-    test, rest = shuffled[: number["test"]], shuffled[number["test"] :]
-    classes = {"train": rest[number["val"] :], "val": rest[: number["val"]], "test": test}
-    classes = {split: sorted(part) for split, part in classes.items()}
+    shuffled = iter([names[position] for position in order])
+    classes = {split: sorted(islice(shuffled, sizes[split])) for split in ("test", "val", "train")}
+    classes = {split: classes[split] for split in SPLITS}
     return Parts(_filled(classes), f"by split_seed={shares.seed}", [], by_shares=True)
 
 
-def too_few(shares: Shares, needs: dict[str, int]) -> str:
-    """What is said of a number of classes: how many would do, for these tasks and for the smallest, with a validation
-    and without one."""
-    ways: list[str] = []
-    for wanted in (needs, {split: min(2, number) for split, number in needs.items()}):
-        way = " and ".join(map(str, sorted(set(wanted.values()))))
-        what = f"tasks of {way} classes" + (" (task.way=2)" if wanted != needs else "")
-        enough, without = shares.least(wanted), shares._replace(val=0).least({**wanted, "val": 0})
+def _enough(shares: Shares, needs: dict[str, int]) -> str:
+    """Say how many classes are enough for these tasks and for the smallest, with a validation and without one."""
+    numbers: list[str] = []
+    for least in (needs, {split: min(2, number) for split, number in needs.items()}):
+        way = " and ".join(map(str, sorted(set(least.values()))))
+        what = f"tasks of {way} classes" + (" (task.way=2)" if least != needs else "")
+        enough, without = shares.least(least), shares._replace(val=0).least({**least, "val": 0})
         also = f", or {without} with task.val_share=0 select=last" if without != enough else ""
-        ways.append(f"{enough} for {what}{also}" if enough else f"with these shares no number is enough for {what}")
-    shared = [f"task.{name}_share" for name, share in (("val", shares.val), ("test", shares.test)) if share]
-    another = [f"another {' or '.join(shared)}"] if shared else []
-    if shares.test == 0:
-        return "none of them for the test: give another task.test_share"
-    numbers = "; ".join(dict.fromkeys(ways))
-    return f"too few for a split at random, which wants {numbers}: give {', or '.join(['more classes', *another])}"
+        numbers.append(f"{enough} for {what}{also}" if enough else f"more than any number for {what} with these shares")
+    return "; ".join(dict.fromkeys(numbers))
 
 
 def _filled(classes: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Without a "val" that is empty."""
+    """Drop a "val" that is empty."""
     return {split: part for split, part in classes.items() if part or split != "val"}

@@ -1,9 +1,9 @@
 """Pictures that are decoded and not packed yet: what a try that was refused, stopped or killed leaves to the next one.
 
-In the cache stand NAME.decoded, the pixels of one picture after another, and NAME.decoded.jsonl, a line for each file
-that was opened: its name, size and time of change, and where its pixels are and what their hash is, or why there are
-none. A file is decoded again where one of these has changed, and where the pixels do not have the hash. NAME is of the
-folder, of what its pictures become, and of the versions that decode them.
+The cache has NAME.decoded, the pixels of one picture after another, and NAME.decoded.jsonl, a line for each file that
+was opened: its name, size and time of change, and where its pixels are and their hash, or why there are none. Whatever
+does not agree is decoded again. NAME depends on the folder, what its pictures become, and the versions that decode
+them.
 """
 
 import contextlib
@@ -18,18 +18,14 @@ import torch
 from PIL import __version__ as pillow
 from torch import Tensor
 
+from metalearn_cli.datasets.image_set import key_of
+from metalearn_cli.datasets.listing import File
 from metalearn_cli.datasets.paths import cache_root, turn_of, writing
 from metalearn_cli.system.console import follow
 from metalearn_cli.system.files import write_all
 from metalearn_cli.version import __version__
 
 _BLOCK = 8 << 20  # bytes of pictures that are read at once
-
-
-class File(NamedTuple):
-    name: str  # its path in the folder
-    size: int  # bytes
-    changed: int  # when, in ns
 
 
 class Pixels(NamedTuple):
@@ -54,14 +50,14 @@ class Decoded:
             write_all(self._index, b"\n")
 
     def find(self, file: File) -> Pixels | str | None:
-        """The pixels of a file, or why there are none; None where it was not opened yet."""
+        """Return where the pixels of a file are, or why there are none; None if it was not opened yet."""
         known = self._known.get(file)
         if isinstance(known, Pixels) and hashlib.sha256(self._read(known.place)).hexdigest() != known.sha256:
             return None
         return known
 
     def add(self, file: File, picture: Tensor | str) -> Pixels | str:
-        """Keep what was decoded, [C, H, W] uint8, or why it cannot be."""
+        """Keep what was decoded, [C, H, W] uint8, or why nothing was."""
         if isinstance(picture, str):
             self._note([*file, picture])
             return picture
@@ -74,7 +70,7 @@ class Decoded:
         return pixels
 
     def blocks(self, places: Sequence[int], what: str) -> Iterator[Tensor]:
-        """The pictures in these places, [n, C, H, W] uint8, a few megabytes of them at a time."""
+        """Yield the pictures in these places, [n, C, H, W] uint8, a few megabytes of them at a time."""
         number = max(1, _BLOCK // self._bytes)
         starts = range(0, len(places), number)
         for first in follow(starts, what, len(starts)):
@@ -93,16 +89,14 @@ class Decoded:
             write_all(self._index, json.dumps(content).encode() + b"\n")
 
 
-def stem_of(folder: str, how: str) -> str:
-    """What the two files are called; `how` is the word of what the pictures become."""
-    of = hashlib.sha256(json.dumps([folder, __version__, pillow]).encode()).hexdigest()[:16]
-    return f"decoded-{how}-{of}"
+def stem_of(folder: str, word: str) -> str:
+    """Return the name of the two files; `word` stands for what the pictures become."""
+    return f"decoded-{word}-{key_of([folder, __version__, pillow])}"
 
 
 @contextlib.contextmanager
 def opened(stem: str, folder: str, shape: tuple[int, ...]) -> Iterator[Decoded]:
-    """What is decoded of a folder, for this process alone. It is kept where this ends by an exception, but for one of a
-    full disk, and removed where the set is packed."""
+    """Open what is decoded of a folder, for this process alone; an exception keeps it, except one of a full disk."""
     with turn_of(stem) as alone:
         with writing(cache_root()):
             decoded = Decoded(stem if alone else f"{stem}-{os.getpid()}", folder, shape)
@@ -119,8 +113,8 @@ def opened(stem: str, folder: str, shape: tuple[int, ...]) -> Iterator[Decoded]:
                 path.unlink(missing_ok=True)
 
 
-def folder_of(path: Path) -> str:
-    """The folder whose pictures stand in this file; nothing where nobody has noted it."""
+def decoded_folder(path: Path) -> str:
+    """Return the folder whose pictures this file has; "" if that was not noted."""
     try:
         with open(f"{path}.jsonl", encoding="utf-8") as lines:
             return str(json.loads(lines.readline(1 << 16))["folder"])
@@ -129,7 +123,7 @@ def folder_of(path: Path) -> str:
 
 
 def _lines(index: bytes) -> Iterator[tuple[File, Pixels | str]]:
-    """What is noted, but for a line that was not written to its end."""
+    """Yield what is noted, except in a line that was not written to its end."""
     for line in index.splitlines():
         with contextlib.suppress(ValueError, TypeError, RecursionError):
             match json.loads(line):

@@ -1,5 +1,5 @@
-"""The formats of pictures that are read, and how a file in one of them is opened. Whoever opens a picture does it here:
-Pillow left to itself takes formats that start other programs (EPS) or hold no pixels (WMF).
+"""The formats of pictures that are read, and how a file in one of them is opened. Every picture is opened here: Pillow
+by itself also takes formats that start other programs (EPS) or hold no pixels (WMF).
 """
 
 import stat
@@ -33,28 +33,25 @@ _WITHOUT_MARK = ("DIB", "TGA")
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}  # of what telephones write, coded by HEVC
 
-# What is no picture for us, though it is taken for one: its first bytes, and its name.
+# The first bytes and the name of what is taken for a picture, and is not one here.
 _OTHERS = {b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript", b"%PDF": "PDF", b"8BPS": "a Photoshop document"}
 
 
 class Broken(Exception):
-    """A file without a picture for us; says why, as in "is empty (0 bytes)"."""
+    """A file without a picture that can be read; says why, as in "is empty (0 bytes)"."""
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file is taken for a picture where a folder is listed, by its name alone."""
+    """Whether a file that a folder lists is taken for a picture, by its name alone."""
     return name.lower().endswith(SUFFIXES)
 
 
 def open_picture(source: Path | BinaryIO) -> ImageFile.ImageFile:
-    """The picture in a file by its content, whatever its suffix, not decoded yet.
-
-    Raises Broken, and what Pillow raises: UnidentifiedImageError where it is in none of the formats.
-    """
+    """Open a picture by its content, undecoded. Raises Broken, and UnidentifiedImageError for other formats."""
     suffix = source.suffix.lower() if isinstance(source, Path) else ""
     start = _start(source)
     if other := next((name for mark, name in _OTHERS.items() if start.startswith(mark)), ""):
-        raise Broken(f"is {other}, and no picture that is read: save it as PNG or TIFF")
+        raise Broken(f"is {other}, which is not read as a picture: save it as PNG or TIFF")
     brands = _brands(start)
     if brands & _HEIF_BRANDS:
         return _open_heif(source)
@@ -71,36 +68,36 @@ def open_picture(source: Path | BinaryIO) -> ImageFile.ImageFile:
 
 @cache
 def _readable() -> tuple[str, ...]:
-    """The formats that this Pillow knows."""
+    """Return the formats that this Pillow knows."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _start(source: Path | BinaryIO) -> bytes:
-    """The first bytes. Raises Broken for what is no plain file, such as a pipe, which may never end."""
+    """Return the first bytes. Raises Broken for what is not a plain file, such as a pipe, which may never end."""
     if not isinstance(source, Path):
         start = source.read(64)
         source.seek(0)
         return start
-    about = source.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise Broken("is no plain file")
-    if about.st_size == 0:
+    status = source.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise Broken("is not a plain file")
+    if status.st_size == 0:
         raise Broken("is empty (0 bytes)")
     with source.open("rb") as file:
         return file.read(64)
 
 
 def _brands(start: bytes) -> set[bytes]:
-    """What a file of the ISO base media format says that it is; nothing of another file."""
+    """Return what a file of the ISO base media format says that it is; nothing for another file."""
     if start[4:8] != b"ftyp":
         return set()
-    inside = start[8 : int.from_bytes(start[:4], "big")]
-    return {inside[at : at + 4] for at in range(0, len(inside), 4) if at != 4}  # there stands a version
+    names = start[8 : int.from_bytes(start[:4], "big")]
+    return {names[at : at + 4] for at in range(0, len(names), 4) if at != 4}  # 4 to 8 is a version
 
 
 def _open_heif(source: Path | BinaryIO) -> ImageFile.ImageFile:
-    """Open HEIC without registering it with Pillow, whose formats are the whole process's."""
+    """Open HEIC without registering it with Pillow, whose formats the whole process shares."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:

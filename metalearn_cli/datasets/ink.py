@@ -2,10 +2,10 @@
 
 A photograph's paper is grey, and darker in a corner or a shadow; ink has a colour. The paper at each place is as bright
 as what is bright around it: strokes are filled by a closing (Serra 1982), a maximum and then a minimum over squares.
-Noise makes that too bright, so that the mean of those pixels around that are not much darker is taken in its place. The
-picture over the paper has no light in it any more. What is darker than paper is ink, or it is faint (fibres, the lines
-of a writing pad); Otsu's threshold (1979) tells the two apart, and the ink's median becomes black. A scan of black on
-white stays as it is.
+Noise makes that too bright, so that the mean of the pixels around that are not much darker replaces it. The picture
+over the paper has no light in it. What is darker than paper is ink, or it is faint (fibres, the lines of a writing
+pad); Otsu's threshold (1979) separates the two, and the ink's median becomes black. A scan of black on white stays as
+it is.
 """
 
 from collections.abc import Callable
@@ -48,12 +48,12 @@ def evened(picture: Image.Image) -> Image.Image:
 
 
 def _darkness(pixels: Array, paper: Array) -> Array:
-    """How much darker each pixel is than the paper there, as a share of the paper's brightness."""
+    """Return how much darker each pixel is than the paper there, as a share of the paper's brightness."""
     return (1 - pixels / paper).clip(0, 1)
 
 
 def _paper(pixels: Array, half: int) -> Array:
-    """How bright the paper is at each place [H, W], by squares of 2 * half + 1 pixels around it."""
+    """Return how bright the paper is at each place [H, W], by squares of 2 * half + 1 pixels around it."""
     x = torch.from_numpy(pixels)[None, None]
     filled = -_over_squares(F.max_pool2d, -_over_squares(F.max_pool2d, x, half), half)
     bright = _over_squares(F.avg_pool2d, filled, half)[0, 0].clamp_min(1).numpy()
@@ -65,14 +65,14 @@ def _paper(pixels: Array, half: int) -> Array:
 
 
 def _over_squares(pool: Callable[..., Tensor], x: Tensor, half: int) -> Tensor:
-    """The maximum or mean of x [1, 1, H, W] over the square around each pixel; what is outside is as the edge is."""
+    """Return the maximum or mean of x [1, 1, H, W] over the square around each pixel; outside it is as at the edge."""
     for high, wide in ((half, 0), (0, half)):  # one side after the other is the same, and quicker
         x = pool(F.pad(x, [wide, wide, high, high], mode="replicate"), (2 * high + 1, 2 * wide + 1), 1)
     return x
 
 
 def _otsu(values: Array) -> float:
-    """The threshold in 0..1 that parts the values into the two groups whose means differ most."""
+    """Return the threshold in 0..1 that separates the values into the two groups whose means differ most."""
     count, edges = np.histogram(values, LEVELS, (0, 1))
     below = count.cumsum()[:-1]
     above = values.size - below

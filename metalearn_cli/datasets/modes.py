@@ -1,9 +1,8 @@
 """What the numbers in a picture's file mean: as 8 bits in each of one or three channels, without transparency; or why
-that is not known. Held against ImageMagick, libtiff, OpenJPEG and libavif in tests/datasets/test_modes.py, not against
-Pillow.
+that is not known. tests/datasets/test_modes.py compares it with ImageMagick, libtiff, OpenJPEG and libavif.
 
-Where formats leave a choice: a channel that a TIFF says nothing of is passed over, as is the fourth byte of a BMP
-without masks; the values that a file calls its least and its largest, colour profiles and gamma are not looked at.
+Where formats leave a choice, a channel that a TIFF does not name is ignored, as is the fourth byte of a BMP without
+masks; so are colour profiles, gamma, and the values that a file calls its least and its largest.
 """
 
 import struct
@@ -20,16 +19,16 @@ _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr
 _IS_PREVIEW, _UNCOMPRESSED, _WHITE_IS_ZERO, _YCBCR, _APART, _CMYK = 1, 1, 0, 6, 2, 1
 
 
-def check(image: Image.Image) -> None:
-    """Raises Broken where Pillow would read something else than was meant, or what was meant is not known."""
+def check_mode(image: Image.Image) -> None:
+    """Raises Broken if Pillow would read something else than was meant, or if what was meant is not known."""
     mode, name = image.mode, image.format
     if mode not in _MODES and not (mode == "I" and name in ("PNG", "PPM")):  # Pillow's name for their 16 bits
-        raise Broken(f"is of mode {mode}, whose black and white are unknown: 8 or 16 bits are wanted")
+        raise Broken(f"is of mode {mode}, whose black and white are unknown: 8 or 16 bits are expected")
     if name == "TIFF":
         _check_tiff(image)
     elif name == "PNG" and _raw_mode(image).startswith("RGB;16") and "transparency" in image.info:
         raise Broken("is a PNG of 16 bits a channel with one transparent colour, of which Pillow keeps 8 bits")
-    elif name == "GIF" and "transparency" not in image.info and _extent(image) != (0, 0, *image.size):
+    elif name == "GIF" and "transparency" not in image.info and not _fills_its_frame(image):
         raise Broken("is a GIF that does not fill its frame, and says nothing of what is around it")
     elif name == "JPEG2000":
         _check_jpeg2000(image)
@@ -38,7 +37,7 @@ def check(image: Image.Image) -> None:
 
 
 def plain(image: Image.Image) -> Image.Image:
-    """Grey or colours in 8 bits a channel on white, turned as the EXIF data say; decodes the picture."""
+    """Decode the picture as grey or colours in 8 bits a channel on white, turned as its EXIF data say."""
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     raw_mode = _raw_mode(image)
     picture = ImageOps.exif_transpose(image)
@@ -71,7 +70,7 @@ def _of_16_bits(picture: Image.Image, largest: int, is_negative: bool) -> Image.
 
 
 def _in_8_bits(transparent: int | tuple[int, ...], raw_mode: str) -> int | tuple[int, ...]:
-    """The transparent colour of a PNG, which stands in the file in the bits of the file: 2 of 0 to 3, for instance."""
+    """Return the transparent colour of a PNG, which the file has in its own bits: 2 of 0 to 3, for instance."""
     if isinstance(transparent, tuple):
         return tuple(value & 255 for value in transparent)
     bits = {"L;2": 2, "L;4": 4}.get(raw_mode, 8)
@@ -88,21 +87,17 @@ def _check_tiff(image: Image.Image) -> None:
     if image.mode == "CMYK" and tags.get(Base.InkSet, _CMYK) != _CMYK:
         raise Broken("is a TIFF of other inks than cyan, magenta, yellow and black")
     is_compressed = tags.get(Base.Compression, _UNCOMPRESSED) != _UNCOMPRESSED
-    if (
-        tags[Base.PhotometricInterpretation] == _YCBCR
-        and not is_compressed
-        and tags.get(Base.YCbCrSubSampling) != (1, 1)
-    ):
+    is_ycbcr = tags[Base.PhotometricInterpretation] == _YCBCR
+    if is_ycbcr and not is_compressed and tags.get(Base.YCbCrSubSampling) != (1, 1):
         raise Broken("is an uncompressed TIFF with one colour for several pixels")
-    if tags.get(Base.PlanarConfiguration) == _APART and image.mode not in ("1", "L", "P", "I;16", "I;16B"):
-        is_known = image.mode in ("RGB", "RGBA", "CMYK") and (is_compressed or max(tags[Base.BitsPerSample]) == 8)
-        if not is_known:
-            raise Broken("is a TIFF with each channel by itself, of a kind that Pillow takes for another")
+    is_apart = tags.get(Base.PlanarConfiguration) == _APART and image.mode not in ("1", "L", "P", "I;16", "I;16B")
+    is_read = image.mode in ("RGB", "RGBA", "CMYK") and (is_compressed or max(tags[Base.BitsPerSample]) == 8)
+    if is_apart and not is_read:
+        raise Broken("is a TIFF with each channel by itself, of a kind that Pillow takes for another")
 
 
 def _check_jpeg2000(image: Image.Image) -> None:
-    """8 bits a channel, or up to 16 of grey: of deeper colours Pillow makes white black, and of fewer bits it makes
-    white grey."""
+    """Refuse all but 8 bits a channel, and 10 to 16 of grey: Pillow shifts the white of other depths."""
     start = _start(image, 1 << 20)
     if not start:  # decoded already
         return
@@ -114,8 +109,8 @@ def _check_jpeg2000(image: Image.Image) -> None:
     if any(part[1:] != b"\1\1" for part in parts):
         raise Broken("is a JPEG 2000 with one colour for several pixels")
     if bits != [8] and not (channels == 1 and image.mode == "I;16"):
-        said = " and ".join(map(str, bits))
-        raise Broken(f"is a JPEG 2000 with {channels} channels of {said} bits: 8 bits, or 10 to 16 of grey, are wanted")
+        depths = " and ".join(map(str, bits))
+        raise Broken(f"is a JPEG 2000 with {channels} channels of {depths} bits: 8, or 10 to 16 of grey, are expected")
     if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16") or (at == 0 and channels in (2, 4)):
         raise Broken(f"is a JPEG 2000 whose {channels} channels are neither grey nor RGB, or may be something else")
 
@@ -127,7 +122,7 @@ def _check_tga(image: Image.Image) -> None:
 
 
 def _start(image: Image.Image, size: int) -> bytes:
-    """The first bytes of the file; nothing where the picture is decoded already."""
+    """Return the first bytes of the file; nothing if the picture is decoded already."""
     if (file := getattr(image, "fp", None)) is None:
         return b""
     at = file.tell()
@@ -138,13 +133,12 @@ def _start(image: Image.Image, size: int) -> bytes:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the pixels stand in the file, as Pillow names it; nothing where the picture is decoded already."""
+    """Return Pillow's name for how the pixels stand in the file; nothing if the picture is decoded already."""
     tile = getattr(image, "tile", None)
-    how = tile[0][3] if tile else ""
-    return how if isinstance(how, str) else str(how[0])
+    mode = tile[0][3] if tile else ""
+    return mode if isinstance(mode, str) else str(mode[0])
 
 
-def _extent(image: Image.Image) -> tuple[int, ...]:
-    """What of the frame the pixels in the file fill."""
+def _fills_its_frame(image: Image.Image) -> bool:
     tile = getattr(image, "tile", None)
-    return tuple(tile[0][1]) if tile else (0, 0, *image.size)
+    return not tile or tuple(tile[0][1]) == (0, 0, *image.size)

@@ -1,11 +1,9 @@
-"""Reading a pickled cache of images, as they circulate for miniImageNet, without running anything that is in it.
+"""Read a pickled cache of images, as they circulate for miniImageNet, without running anything that is in it.
 
 A pickle is a program that may call whatever it names. Here it may name only what numpy's arrays are saved with, and
-what it gets under these names are the classes below, which do no more than keep what they are given: neither numpy nor
-anything else is called. Any other name is refused.
-
-The caches are dictionaries of image_data, an array [N, 84, 84, 3] of bytes, and class_dict, the numbers of the images
-of each class. They were written by Python 2 and 3, with all protocols.
+under these names it gets the classes below, which only keep what they are given: numpy is not called either. The caches
+are dictionaries of image_data, an array [N, 84, 84, 3] of bytes, and class_dict, the numbers of the images of each
+class, written by Python 2 and 3 with all protocols.
 """
 
 import pickle
@@ -18,7 +16,7 @@ from metalearn_cli.errors import UserError
 
 
 class _Kept:
-    """What stands for a numpy object: its arguments, and the state that it would be given. (Every class here has a
+    """What stands for a numpy object: its arguments, and the state that it would be given. (It and _Encoded have a
     __setstate__: without one, a pickle could set the attributes of the class.)"""
 
     def __init__(self, *arguments: Any) -> None:
@@ -27,25 +25,6 @@ class _Kept:
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
-
-
-class _Dtype(_Kept):
-    pass
-
-
-class _Array(_Kept):
-    """Made by numpy's _reconstruct, and given its state: version, shape, dtype, whether in Fortran's order, bytes."""
-
-
-class _Buffer(_Kept):
-    """Made by numpy's _frombuffer: bytes, dtype, shape, order (protocol 5)."""
-
-
-class _NdArray(_Kept):
-    """The argument of _reconstruct; nothing is ever made of it."""
-
-    def __new__(cls, *arguments: Any) -> "_NdArray":
-        raise pickle.UnpicklingError("an array that is made in another way than numpy's pickles do")
 
 
 class _Encoded(_Kept):
@@ -57,13 +36,10 @@ class _Encoded(_Kept):
         return text.encode("latin1")
 
 
-_NAMES: dict[tuple[str, str], type] = {
-    ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): _NdArray,
-    ("_codecs", "encode"): _Encoded,
-}
-_NAMES |= {(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")}
-_NAMES |= {(f"numpy.{core}.numeric", "_frombuffer"): _Buffer for core in ("core", "_core")}
+_NAMES: dict[tuple[str, str], type] = {("_codecs", "encode"): _Encoded}
+_NAMES |= dict.fromkeys([("numpy", "dtype"), ("numpy", "ndarray")], _Kept)
+_NAMES |= {(f"numpy.{core}.multiarray", "_reconstruct"): _Kept for core in ("core", "_core")}
+_NAMES |= {(f"numpy.{core}.numeric", "_frombuffer"): _Kept for core in ("core", "_core")}
 
 
 class _Reader(pickle._Unpickler):
@@ -76,13 +52,13 @@ class _Reader(pickle._Unpickler):
 
 
 def read_images(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray[Any, Any], dict[str, list[int]]]:
-    """The images of a cache, [N, *shape] uint8 and read-only, and the numbers of those of each class."""
+    """Return the images of a cache, [N, *shape] uint8 and read-only, and the numbers of those of each class."""
     mend = "take another copy, or the images themselves"
     try:
         with path.open("rb") as file:
             content = _Reader(file, encoding="bytes").load()
     except UserError as refusal:
-        raise UserError(f"{path} is no cache of images: {refusal}") from None
+        raise UserError(f"{path} is not a cache of images: {refusal}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     except Exception as error:  # whatever unpickling raises when it meets damaged bytes
@@ -100,29 +76,28 @@ def read_images(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray[Any
 
 
 def _bytes_of(kept: _Kept) -> np.ndarray[Any, Any]:
-    """An array of bytes, by its description: [...] uint8, read-only."""
-    if isinstance(kept, _Buffer):
-        data, dtype, shape, order = kept.arguments
-        is_plain = order == "C"
-    else:
+    """Return an array of bytes, by its description: [...] uint8, read-only."""
+    if kept.state:  # of _reconstruct, whose arguments say nothing
         _, shape, dtype, is_fortran, data = kept.state
-        is_plain = not is_fortran
-    if not (is_plain and isinstance(dtype, _Dtype) and dtype.arguments[0] in ("u1", b"u1", "uint8")):
+    else:  # of _frombuffer, with protocol 5
+        data, dtype, shape, order = kept.arguments
+        is_fortran = order != "C"
+    if is_fortran or not isinstance(dtype, _Kept) or dtype.arguments[0] not in ("u1", b"u1", "uint8"):
         raise ValueError("an array of something else than bytes")
     images: np.ndarray[Any, Any] = np.frombuffer(data, np.uint8).reshape(shape)
     return images
 
 
 def _numbers(numbers: list[int], count: int) -> list[int]:
-    """The numbers of a class's images, each once and of one that is there."""
+    """Return the numbers of a class's images, if each stands once and belongs to an image."""
     if not isinstance(numbers, list) or len({*numbers}) < len(numbers):
-        raise ValueError("the images of a class are no list, or stand twice in it")
+        raise ValueError("the images of a class are not a list, or stand twice in it")
     if any(not isinstance(number, int) or not 0 <= number < count for number in numbers):
-        raise ValueError("an image of a class is none of those that are there")
+        raise ValueError("a class has an image that is not in the cache")
     return numbers
 
 
 def _text(key: object) -> str:
     if not isinstance(key, str | bytes):
-        raise ValueError("the name of a class is no text")
+        raise ValueError("the name of a class is not text")
     return key.decode() if isinstance(key, bytes) else key

@@ -1,10 +1,10 @@
-"""A long table from a file: named columns, a row for each point. Whatever is odd is named by its line.
+"""A table in a file: named columns, and a row for each point. Every mistake is named with its line.
 
-CSV is text in UTF-8 with a line of names and a line for each row; above the names may stand lines that begin with #,
-and Excel's `sep=;`, which says what parts the cells. Otherwise that is the comma, semicolon or tab that parts the names
-(outside of quotes) and gives every row as many cells. Where it is no comma, a number may have a decimal comma, as
-spreadsheets write it where a half is 0,5. Lines with nothing in their cells do not count. Parquet is read by pyarrow.
-Nothing is guessed: a cell that should be a number and is none, or is empty, is a mistake.
+CSV is text in UTF-8 with a line of names and a line for each row. Above the names may stand lines that begin with #,
+and Excel's `sep=;`, which says what separates the cells. Without it, the separator is the comma, semicolon or tab that
+separates the names (outside of quotes) and gives every row as many cells. Where it is not the comma, a number may have
+a decimal comma, as in spreadsheets of countries where a half is 0,5. Lines whose cells are all empty are skipped.
+pyarrow reads Parquet. Nothing is guessed: a cell that should be a number, and is not or is empty, is a mistake.
 """
 
 import csv
@@ -18,74 +18,66 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metalearn_cli.errors import UserError, nearest
+from metalearn_cli.system.files import check_plain
 
 TEXTS = (".csv", ".tsv")  # in any case
 SUFFIXES = (*TEXTS, ".parquet")
 
 _SEPARATORS = (",", ";", "\t")
-_QUOTED = r'(^|[,;\t])"(?:[^"]|"")*'  # as far as its last quote
-_NOT_AVAILABLE = ("nan", "na", "n/a", "#n/a", "null", "none")  # what programs write for no number
-
+_QUOTED = r'(^|[,;\t])"(?:[^"]|"")*'  # up to its last quote
+_NOT_AVAILABLE = ("nan", "na", "n/a", "#n/a", "null", "none")  # what programs write for a missing number
 
 Cell = Any  # a text or a number, as the file has it
 
 
-class Columns(NamedTuple):
+class TableFile(NamedTuple):
     path: Path
-    cells: dict[str, Sequence[Cell]]  # by name; of each row text or a number
-    lines: list[int] | None  # of the file, where it has lines: that of each row
-    separator: str = ","  # of the cells of texts
+    cells: dict[str, Sequence[Cell]]  # the cells of each column by its name
+    lines: list[int] | None  # the line of each row; None: the file has no lines
+    separator: str = ","  # between the cells of a text file
 
     def where(self, row: int) -> str:
         return f"{self.path} line {self.lines[row]}" if self.lines else f"{self.path} row {row + 1}"
 
     def of(self, name: str, key: str = "") -> Sequence[Cell]:
-        """The cells of a column. Raises UserError where there is none; `key`: that of the task which names it."""
+        """Return the cells of a column. Raises UserError where there is none; `key` is the task's key that names it."""
         if name not in self.cells:
             raise UserError(f"{self.path} has no column {name}{_by(key)}{nearest(name, self.cells)}")
         return self.cells[name]
 
     def numbers(self, name: str, key: str = "") -> np.ndarray[Any, Any]:
-        """A column of numbers, [rows] float64."""
+        """Return a column of numbers, [rows] float64."""
         cells = self.of(name, key)
-        texts = cells if self.separator == "," else self._with_points(name, cells)
-        # Not an array of the cells: each would have room for the longest.
-        is_array = isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf"
-        values = np.asarray(cells if is_array else [_number(text) for text in texts], dtype=np.float64)
-        if np.isfinite(values).all():
+        if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf":
+            values = cells.astype(np.float64)
+        else:
+            texts = cells if self.separator == "," else self._with_points(name, cells)
+            values = np.asarray([_number(text) for text in texts], dtype=np.float64)
+        odd = np.flatnonzero(~np.isfinite(values)).tolist()
+        if not odd:
             return values
-        row, *others = np.flatnonzero(~np.isfinite(values)).tolist()
-        cell, more = cells[row], f" (the first of {1 + len(others)} such cells)" if others else ""
+        cell, more = cells[odd[0]], f" (the first of {len(odd)} such cells)" if len(odd) > 1 else ""
         if _is_missing(cell):
-            raise UserError(f"{self.where(row)} has nothing in column {name}{more}: give every point a number there")
-        if str(cell).strip().lower() in _NOT_AVAILABLE or math.isinf(values[row]):
-            raise UserError(
-                f"{self.where(row)} holds {shown(cell)} in column {name}{more}, which is no finite number: give every "
-                "point one there, or leave its row out"
-            )
-        way_out = {
-            "target": "; task.loss=classes takes labels",
-            "features": "; or name the features: task.features=[x1,x2]",
-        }.get(key, "")
-        raise UserError(
-            f"{self.where(row)} holds {shown(cell)} in column {name}, where a finite number is wanted{more}: mend it"
-            f"{way_out}"
-        )
+            raise UserError(f"{self.where(odd[0])} has nothing in column {name}{more}: give every point a number there")
+        held = f"{self.where(odd[0])} holds {shown(cell)} in column {name}{more}, which is not a finite number"
+        if str(cell).strip().lower() in _NOT_AVAILABLE or math.isinf(values[odd[0]]):
+            raise UserError(f"{held}: give every point one there, or leave its row out")
+        ways_out = {"target": ", or take task.loss=classes", "features": ", or name others: task.features=[x1,x2]"}
+        raise UserError(f"{held}: correct it{ways_out.get(key, '')}")
 
     def _with_points(self, name: str, cells: Sequence[Cell]) -> list[str]:
-        """0,5 as 0.5. Raises UserError where a column, or a number, has both, as 1.000 may be a thousand; and in a file
-        with tabs, which are written also where that is 1,000, where all cells could be that."""
+        """Write 0,5 as 0.5. Raises UserError where a column or a number has both signs, since 1.000 may be a thousand;
+        and where all numbers of a file with tabs may have commas between thousands."""
         with_comma = [row for row, cell in enumerate(cells) if "," in cell]
         with_point = [row for row, cell in enumerate(cells) if "." in cell]
         if with_comma and with_point:
-            row = with_point[0]
+            point, comma = with_point[0], with_comma[0]
             raise UserError(
-                f"{self.where(row)} holds {shown(cells[row])} in column {name}, and line "
-                f"{(self.lines or [])[with_comma[0]]} {shown(cells[with_comma[0]])}: write all numbers with a point, "
-                "or all with a comma, and none with both"
+                f"{self.where(point)} holds {shown(cells[point])} in column {name}, and {self.where(comma)} "
+                f"{shown(cells[comma])}: write all numbers with a point, or all with a comma, and none with both"
             )
-        of_thousands = [row for row in with_comma if re.fullmatch(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*", cells[row])]
-        if self.separator != ";" and with_comma and of_thousands == with_comma:
+        are_thousands = all(re.fullmatch(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+\s*", cells[row]) for row in with_comma)
+        if self.separator != ";" and with_comma and are_thousands:
             row = with_comma[0]
             raise UserError(
                 f"{self.where(row)} holds {shown(cells[row])} in column {name}, which may be thousands or have a "
@@ -94,7 +86,7 @@ class Columns(NamedTuple):
         return [cell.replace(",", ".") for cell in cells]
 
     def texts(self, name: str, key: str = "") -> list[str]:
-        """A column of names or labels."""
+        """Return a column of names or labels."""
         cells = self.of(name, key)
         for row, cell in enumerate(cells):
             if _is_missing(cell):
@@ -102,7 +94,7 @@ class Columns(NamedTuple):
         return [str(cell).strip() for cell in cells]
 
     def labels(self, name: str, key: str = "") -> np.ndarray[Any, Any]:
-        """A column of classes, [rows] texts as objects: in an array of texts each has room for the longest."""
+        """Return a column of classes, [rows] objects: an array of texts would give each the room of the longest."""
         texts = self.texts(name, key)
         odd = [row for row, text in enumerate(texts) if text.lower() in _NOT_AVAILABLE]
         others = {*texts} - {texts[row] for row in odd}
@@ -114,52 +106,45 @@ class Columns(NamedTuple):
         return np.asarray(texts, dtype=object)
 
 
-def read_columns(path: Path) -> Columns:
+def read_table(path: Path) -> TableFile:
+    """Read a file whose name ends in one of SUFFIXES. Raises OSError where it is not a plain file."""
     check_plain(path)
-    columns = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    if any(not name or name.startswith("__index_level_") for name in columns.cells):
+    table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    if not any(len(cells) for cells in table.cells.values()):
+        raise UserError(f"{path} holds no points: a line of names, and a row for each point, are expected")
+    return table
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if any(not name or name.startswith("__index_level_") for name in names):
         raise UserError(f"{path} has a column without a name, like an index: write it without (pandas: index=False)")
-    if not any(len(cells) for cells in columns.cells.values()):
-        raise UserError(f"{path} holds no points: a line of names, and a row for each point, are wanted")
-    return columns
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path} has two columns {twice[0]!r}: give each a name of its own")
 
 
-def check_plain(path: Path) -> None:
-    """Raises UserError for a pipe and the like, which may never end. Who opens the file says that it is not there."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"{path} is no plain file: give a table in a file")
-
-
-def _read_csv(path: Path) -> Columns:
+def _read_csv(path: Path) -> TableFile:
     try:
         above, separator = _start(path)
-        rows = _rows(path, above, separator)
-        first, names = next(rows, (1, []))
-        names = [re.sub(r"\s*[\r\n]\s*", " ", name.strip()) for name in names]
-        lines: list[int] = []
-        columns: list[list[str]] = [[] for _ in names]
-        for line, row in rows:
-            if len(row) != len(names):
-                remark = (
-                    "; a line with # at its start is a remark above the names only" if row[0].startswith("#") else ""
-                )
-                raise UserError(
-                    f"{path} line {line} has {_count(len(row), 'cell')}, and line {first} {_count(len(names), 'name')}"
-                    f"{remark}"
-                )
-            for cells, cell in zip(columns, row, strict=True):
-                cells.append(cell)
-            lines.append(line)
+        (first, names), *rows = [*_rows(path, above, separator)] or [(1, [])]
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8: save it as CSV in UTF-8") from error
-    if twice := [name for name in names if name and names.count(name) > 1]:
-        raise UserError(f"{path} has two columns {twice[0]!r}: give each a name of its own")
-    pairs = zip(names, columns, strict=True)  # spreadsheets write columns without anything in them, too
-    return Columns(path, {name: cells for name, cells in pairs if name or any(map(str.strip, cells))}, lines, separator)
+        raise UserError(f"{path} is not text in UTF-8: save it as CSV in UTF-8") from error
+    for line, row in rows:
+        if len(row) != len(names):
+            remark = "; a line with # at its start is a remark only above the names" * row[0].startswith("#")
+            raise UserError(
+                f"{path} line {line} needs as many cells as line {first} has names, {len(names)}, and has {len(row)}"
+                f"{remark}"
+            )
+    names = [re.sub(r"\s*[\r\n]\s*", " ", name.strip()) for name in names]
+    columns = [(name, [row[place] for _, row in rows]) for place, name in enumerate(names)]
+    # Spreadsheets write columns without anything in them, too.
+    filled = [(name, cells) for name, cells in columns if name or any(map(str.strip, cells))]
+    _check_names(path, [name for name, _ in filled])
+    return TableFile(path, dict(filled), [line for line, _ in rows], separator)
 
 
 def _rows(path: Path, above: int, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The names and then each row, with the line that it begins in; empty ones are left out."""
+    """Yield the names and then each row, with the line that it begins in, but no empty ones."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         for _ in range(above):
             file.readline()
@@ -171,45 +156,42 @@ def _rows(path: Path, above: int, separator: str) -> Iterator[tuple[int, list[st
                     yield line, row
                 line = above + reader.line_num + 1
         except csv.Error as error:
-            raise UserError(f"{path} line {line} is no CSV: {error}") from error
+            raise UserError(f"{path} line {line} is not CSV: {error}") from error
 
 
 def _start(path: Path) -> tuple[int, str]:
-    """How many lines stand above that of the names (empty ones, remarks, Excel's `sep=;`), and what parts the cells."""
-    said, above = "", 0
+    """Count the lines above the names (empty ones, remarks, Excel's `sep=;`), and find what separates the cells."""
+    told, above = None, 0
     with path.open(newline="", encoding="utf-8-sig") as file:
-        names = file.readline()
-        while names and (not names.strip(" \t\r\n,;") or names.startswith("#") or _said(names)):
-            said, above = _said(names) or said, above + 1
-            names = file.readline()
+        for names in file:
+            separator = re.fullmatch(r'"?sep=([^"\w])"?', names.rstrip("\r\n"), re.IGNORECASE)
+            if names.strip(" \t\r\n,;") and not names.startswith("#") and not separator:
+                break
+            told, above = separator or told, above + 1
+        else:
+            names = ""
         for more in itertools.islice(file, 100):  # a name may have a line break, inside of quotes
             if not re.search(_QUOTED + "$", names):
                 break
             names += more
-    if said:
-        return above, said
+    if told:
+        return above, told[1]
     outside = re.sub(_QUOTED + '"', r"\1", names)
     marks = [mark for mark in _SEPARATORS if mark in outside]
     if len(marks) < 2:
         return above, (marks or _SEPARATORS)[0]
-    alike = {mark: _alike(path, above, mark) for mark in marks}
-    best = [mark for mark in marks if alike[mark] == max(alike.values())]
-    if len(best) > 1 and math.isinf(alike[best[0]]):
+    fitting = {mark: _fitting_rows(path, above, mark) for mark in marks}
+    best = [mark for mark in marks if fitting[mark] == max(fitting.values())]
+    if len(best) > 1 and math.isinf(fitting[best[0]]):
         raise UserError(
-            f"{path} has as many cells in every row whether they are parted by {' or by '.join(map(repr, best))}: put "
-            "a line above the names that says it, like sep=;"
+            f"{path} has as many cells in every row whether {' or '.join(map(repr, best))} separates them: put a line "
+            "above the names that says it, like sep=;"
         )
     return above, best[0]
 
 
-def _said(line: str) -> str:
-    """The separator in Excel's `sep=;`; nothing in another line."""
-    said = re.fullmatch(r'"?sep=([^"\w])"?', line.rstrip("\r\n"), re.IGNORECASE)
-    return said[1] if said else ""
-
-
-def _alike(path: Path, above: int, separator: str) -> float:
-    """How many rows have as many cells as there are names, until the first that has not; infinity: all."""
+def _fitting_rows(path: Path, above: int, separator: str) -> float:
+    """Count the rows up to the first that has not as many cells as there are names; infinity: all have."""
     number = 0
     try:
         rows = _rows(path, above, separator)
@@ -218,30 +200,24 @@ def _alike(path: Path, above: int, separator: str) -> float:
             if len(row) != len(names):
                 return number
             number += 1
-    except UserError:  # it is no CSV with this separator
+    except UserError:  # it is not CSV with this separator
         return number
     return math.inf if number else 0
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _read_parquet(path: Path) -> Columns:
+def _read_parquet(path: Path) -> TableFile:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise UserError(f"{path} is read by pyarrow, which is not here: pip install 'metalearn-cli[table]'") from None
+        raise UserError(f"{path} needs pyarrow, which is not installed: pip install 'metalearn-cli[table]'") from None
     try:
         table = parquet.read_table(path)
-        cells = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns, strict=True)}
-        if len(cells) < len(table.column_names):
-            twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
-            raise UserError(f"{path} has two columns {twice}: give each a name of its own")
+        cells = [column.to_numpy() for column in table.columns]
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())})") from error
-    return Columns(path, cells, None)
+    _check_names(path, table.column_names)
+    return TableFile(path, dict(zip(table.column_names, cells, strict=True)), None)
 
 
 def _by(key: str) -> str:
@@ -249,13 +225,13 @@ def _by(key: str) -> str:
 
 
 def shown(cell: Cell) -> str:
-    """A cell as it stands in a sentence, which a long one must not fill."""
+    """Shorten a cell for a sentence."""
     text = " ".join(str(cell).split())
     return text if len(text) <= 60 else f"{text[:60]}... ({len(str(cell))} characters)"
 
 
 def _number(cell: Cell) -> float:
-    """NaN where it is none: neither a moment in time, which numpy would count, nor 1_000, which Python would read."""
+    """Read a number; NaN for what is not one, such as a moment in time, which numpy would count, and 1_000."""
     if isinstance(cell, np.datetime64 | np.timedelta64) or (isinstance(cell, str) and "_" in cell):
         return math.nan
     try:

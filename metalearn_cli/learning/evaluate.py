@@ -2,7 +2,7 @@
 
 Episode e of a split is row e % 64 of block e // 64, and a block is drawn from (episodes_seed, split, block) alone: the
 first 600 of 1,000 episodes are the 600, whatever the algorithm, the training seed or the chunks. Where a split has a
-number of tasks, episode e is its task e.
+finite number of tasks, episode e is its task e.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From one value per episode to what is reported: mean, 95% interval, median, diverged share."""
+"""The reported figures of one value per episode: mean, 95% interval, median, diverged share."""
 
 import math
 import operator
@@ -13,7 +13,7 @@ from metalearn_cli.system.limits import Fraction
 
 
 class Figures(NamedTuple):
-    """Each is None where it is not finite."""
+    """What is reported of one value per episode; each is None where it is not finite."""
 
     mean: float | None
     ci95: float | None
@@ -61,7 +61,7 @@ def is_better(metric_name: str, value: float | None, than: float | None) -> bool
 
 
 def steps_to_show(last: int) -> list[int]:
-    """Which of the inner steps 0 to `last` a person is shown: all of a few, about a dozen of many."""
+    """The inner steps, of 0 to `last`, that a person is shown: all of a few, about a dozen of many."""
     every = math.ceil(last / 10)
     return [step for step in range(last + 1) if last <= 12 or step in (1, 2, 3, 5, last) or step % every == 0]
 

@@ -1,6 +1,6 @@
-"""`metalearn reproduce`: train and test a paper's row, and say how what comes of it stands to what was published.
+"""`metalearn reproduce`: train and test a paper's row, and compare its figures with those that were published.
 
-A row is a preset of conf/experiment that names a published figure, and in `paper.tests` what else was published of it.
+A row is a preset of conf/experiment that names a published figure, and in `paper.tests` its other published figures.
 Its runs are outputs/reproduce/NAME/seed=N, which an interrupted command continues. Each test becomes a line of
 outputs/reproduce/results.jsonl, or of another file that is named.
 """
@@ -26,9 +26,9 @@ from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import read_environment
 from metalearn_cli.run_folder.results import Results
-from metalearn_cli.run_folder.series import Damage, each_line, read_timing, training_seconds
+from metalearn_cli.run_folder.series import drop_half_line, read_timing, training_seconds
 from metalearn_cli.system.console import Console, tell
-from metalearn_cli.system.files import Log, write_durably
+from metalearn_cli.system.files import Log
 from metalearn_cli.system.limits import SECONDS
 from metalearn_cli.system.measure import timed
 from metalearn_cli.system.typed_json import Json
@@ -40,6 +40,7 @@ from metalearn_cli.tuning.prepare import prepare
 _TIMED = 20  # steps, after two that warm up
 _VALIDATIONS = 10  # of a run that a budget cuts short, where the preset has more
 _OF_VALIDATION = 16  # episodes that are timed
+_LENGTH = ("steps", "log_every", "eval_every")  # the keys that a budget sets
 
 
 class Cell(NamedTuple):
@@ -71,14 +72,14 @@ class Row(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where in outputs/ its runs are."""
+        """The place of its runs in outputs/."""
         return f"reproduce/{self.name}" + (f"-{duration(self.budget)}" if self.budget else "")
 
 
 def reproduce(names: list[str], seeds: list[int], budget: float | None, overrides: list[str], path: Path) -> str:
-    """Train and test each row with each seed, or take what an earlier command made of it -> what to show."""
+    """Train and test each row with each seed, or take the results of an earlier command -> the text to show."""
     published = conf_folder.published_papers()
-    read_measured(path)  # what is wrong with the file is said now, not when a row is trained
+    read_measured(path)  # a damaged file is told now, not when a row is trained
     shown = []
     for name in names:
         paper = published[name]
@@ -92,7 +93,7 @@ def reproduce(names: list[str], seeds: list[int], budget: float | None, override
 
 
 def _shown(seeds: tuple[RowResult, ...], path: Path) -> str:
-    """What came of one test of a row, beside what was published."""
+    """Write the results of one test of a row beside what was published."""
     first, means = seeds[0], [seed.mean for seed in seeds]
     metric, unit = first.metric, " %" if first.metric == "accuracy" else ""
     ours = f"{with_interval(mean_of(means), first.ci95, metric)}{unit}"
@@ -109,7 +110,7 @@ def _shown(seeds: tuple[RowResult, ...], path: Path) -> str:
         "beside": ", ".join(f"{mode} {with_interval(*other, metric)}" for mode, other in first.others.items()),
         "length": f"{first.length}, {first.minutes:.1f} minutes of training on {first.device}",
         "command": "; ".join(filter(None, (first.command, first.test))),
-        "verdict": verdict(first.paper, list(seeds)),
+        "verdict": verdict(list(seeds)),
         "in": str(path),
     }
     title = first.row + "".join(f", {label}" for label in first.cell.split(", ")[1:])
@@ -117,7 +118,7 @@ def _shown(seeds: tuple[RowResult, ...], path: Path) -> str:
 
 
 def _train(row: Row, seed: int) -> list[RowResult]:
-    """One seed of a row -> the line of each test."""
+    """Train and test one seed of a row -> the line of each test."""
     arguments = [f"experiment={row.name}", f"seed={seed}", *row.overrides, f"name={row.folder}/seed={seed}"]
     whole = load_job(arguments).run.steps
     if row.budget:
@@ -128,7 +129,7 @@ def _train(row: Row, seed: int) -> list[RowResult]:
     paper = {"mean": headline.mean, "ci95": headline.ci95, "step": headline.step, "source": row.source}
     job = job._replace(run=dataclasses.replace(job.run, paper=paper), config={**job.config, "paper": paper})
     folder, results = train_run(job, arguments)
-    steps = results.steps  # of a run that was begun under another preset, that one's
+    steps = results.steps  # where a run was begun under another preset, that one's
     made = read_environment(folder)
     commit, timing = made.git_commit, read_timing(folder / "timing.jsonl")
     if timing.damage:
@@ -154,9 +155,8 @@ def _train(row: Row, seed: int) -> list[RowResult]:
 
 
 def _figures(results: Results, cell: Cell) -> Json:
-    """What a test's results have for a published figure."""
-    at_step = results.per_step[-1 if cell.step is None else cell.step]
-    mode = cell.batch_norm
+    """Take from a test's results what stands beside a published figure."""
+    at_step, mode = results.per_step[-1 if cell.step is None else cell.step], cell.batch_norm
     figures = at_step if mode in (None, results.batch_norm) else results.other_batch_norm[mode]
     others = results.other_batch_norm if mode is None else {}
     return {
@@ -173,7 +173,7 @@ def _figures(results: Results, cell: Cell) -> Json:
 
 
 def fit_budget(job: Job, seconds: float) -> list[str]:
-    """How many steps fit, by timing some here -> the keys that make the run so long. Its final test comes on top."""
+    """Time some steps here -> the keys of a run that is as long as fits. Its final test comes on top."""
     console = Console()
     job = prepare(job, None, console)
     learner = new_learner(job)
@@ -191,40 +191,33 @@ def fit_budget(job: Job, seconds: float) -> list[str]:
         of_validation = once * job.run.eval_episodes / number
     steps = min(int((seconds - validations * of_validation) / of_step), job.run.steps)
     if steps < max(validations, 1):
-        least = validations * of_validation + max(validations, 1) * of_step
-        raise UserError(
-            f"--budget {duration(seconds)} is too short for this row here: give {math.ceil(least)}s or more"
-        )
+        least = math.ceil(validations * of_validation + max(validations, 1) * of_step)
+        raise UserError(f"--budget {duration(seconds)} is too short for this row here: give {least}s or more")
     console.say(
         f"{_TIMED} steps took {of_step * _TIMED:.3g} s, a validation takes {of_validation:.3g} s: "
         f"{steps:,} of {job.run.steps:,} steps and {validations} validations fit into {duration(seconds)}"
     )
-    return _length(steps, steps // validations if validations else 0, min(job.run.log_every, -(-steps // 10)))
+    length = (steps, min(job.run.log_every, math.ceil(steps / 10)), steps // validations if validations else 0)
+    return [f"{key}={value}" for key, value in zip(_LENGTH, length, strict=True)]
 
 
 def _kept_steps(folder: Path) -> list[str]:
-    """The length that an earlier command chose for this row and budget, whatever the seed."""
+    """Find the length that an earlier command chose for this row and budget, with any seed."""
     for path in sorted(folder.glob("seed=*/config.yaml")):
         config = load_config(path)
-        return _length(config["steps"], config["eval_every"], config["log_every"])
+        return [f"{key}={config[key]}" for key in _LENGTH]
     return []
-
-
-def _length(steps: int, eval_every: int, log_every: int) -> list[str]:
-    return [f"steps={steps}", f"log_every={log_every}", *([f"eval_every={eval_every}"] if eval_every else [])]
 
 
 def _append(lines: list[RowResult], path: Path) -> None:
     """Add the lines that are not in the file yet."""
 
-    def without_day(line: RowResult) -> str:  # another look at the same run, on another day, is not news
-        return json.dumps(dataclasses.asdict(dataclasses.replace(line, date="", inner_steps=None)))
+    def without_day(line: RowResult) -> RowResult:  # another look at the same run, on another day, is not news
+        return dataclasses.replace(line, date="", inner_steps=None)
 
-    written = set(map(without_day, read_measured(path)))
-    _ = list(each_line(path, damage := Damage()))
-    if damage.cut is not None:
-        tell(f"{damage.cut}, by a process that was killed: it is removed")
-        write_durably(path, b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    written = [without_day(line) for line in read_measured(path)]
+    if drop_half_line(path):
+        tell(f"the last line of {path} was cut off, by a process that was killed: it is removed")
     with closing(Log(path)) as file:
         for line in lines:
             if without_day(line) not in written:
@@ -232,7 +225,7 @@ def _append(lines: list[RowResult], path: Path) -> None:
 
 
 def duration(seconds: float) -> str:
-    """1800 -> 30m."""
+    """Write 1800 as 30m."""
     for unit in ("h", "m"):
         if seconds % SECONDS[unit] == 0:
             return f"{seconds / SECONDS[unit]:.0f}{unit}"

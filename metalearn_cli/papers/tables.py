@@ -1,4 +1,4 @@
-"""The rows of papers as tables in the terminal: which there are, and what was measured of them."""
+"""The rows of papers as tables in the terminal: all of them, and what was measured of them."""
 
 import shlex
 from pathlib import Path
@@ -19,7 +19,7 @@ ALIGN = "llrrrrllrrllllrl"
 
 
 def listing() -> str:
-    """Every row: what was published, and what it is."""
+    """List every row with its published figure and what it is."""
     rows = [["row", "metric", "paper", "after", "what it is"]]
     for name, paper in conf_folder.published_papers().items():
         metric = _metric(name)
@@ -30,10 +30,8 @@ def listing() -> str:
 
 
 def measured_table(task: str, path: Path) -> str:
-    """What was measured of the rows on a task, by the lines of a checkout and of `path`, and which rows were not.
-
-    Raises UserError where no row is on this task.
-    """
+    """Show what was measured of the rows on a task, by the lines of a checkout and of `path`, and which rows were not.
+    Raises UserError where no row is on this task."""
     papers = conf_folder.published_papers()
     known = [name for name in papers if _task(name).startswith(task)]
     if path != OWN and not path.exists():
@@ -53,12 +51,8 @@ def measured_table(task: str, path: Path) -> str:
     for name in known:
         if name not in measured:
             shown = with_interval(papers[name]["mean"], papers[name].get("ci95"), _metric(name))
-            cells = {
-                "row": name,
-                "paper": shown,
-                "verdict": "not measured here",
-                "command": f"metalearn reproduce {name}",
-            }
+            cells = {"row": name, "paper": shown, "verdict": "not measured here"}
+            cells["command"] = f"metalearn reproduce {name}"
             rows.append([cells.get(column, "") for column in COLUMNS])
     percent = "; accuracies in %" if any(_metric(row) == "accuracy" for row in [*known, *measured]) else ""
     results = [result for seeds in tests.values() for result in seeds]
@@ -71,7 +65,7 @@ def measured_table(task: str, path: Path) -> str:
 
 
 def _cells(seeds: list[RowResult]) -> list[str]:
-    """The line of one test of a row."""
+    """Make the line of one test of a row."""
     first, means = seeds[0], [seed.mean for seed in seeds]
     metric, over_seeds = first.metric, interval_over_seeds(means)
     medians = [seed.median for seed in seeds if seed.median is not None]
@@ -84,13 +78,13 @@ def _cells(seeds: list[RowResult]) -> list[str]:
         *(", ".join(figure(value, metric) for value in means), figure(mean(medians) if medians else None, metric)),
         *(f"{max(seed.diverged for seed in seeds):.2%}", first.batch_norm or "none"),
         ", ".join(f"{mode} {with_interval(*other, metric)}" for mode, other in first.others.items()),
-        *(verdict(first.paper, seeds), first.length if is_marked else f"short run: {first.length}"),
+        *(verdict(seeds), first.length if is_marked else f"short run: {first.length}"),
         *(f"{mean(seed.minutes for seed in seeds):.1f}", _command(first, numbers)),
     ]
 
 
 def _command(first: RowResult, seeds: str) -> str:
-    """What does it all again: the row with these seeds, or the commands of a line that was made otherwise."""
+    """The command that does it all again, or the commands of a line that was made in another way."""
     word, _, budget = first.cell.partition(",")[0].partition(" ")
     if word != "reproduce":
         return "; ".join(filter(None, (first.command, first.test)))
@@ -99,7 +93,7 @@ def _command(first: RowResult, seeds: str) -> str:
 
 
 def _metric(row: str) -> str:
-    """The metric of a row: accuracies on images, errors on curves."""
+    """Name the metric of a row: accuracies on images, errors on curves."""
     return "accuracy" if any(_task(row).startswith(name) for name in about_sets()) else "mse"
 
 

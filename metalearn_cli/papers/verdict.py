@@ -1,11 +1,9 @@
-"""What came of a paper's row: its line in a results.jsonl, and the verdict beside what was published."""
+"""The result of a paper's row: its line in a results.jsonl, and the verdict beside what was published."""
 
-import dataclasses
 import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,16 +11,11 @@ from metalearn_cli.compare.statistics import paired
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figure
 from metalearn_cli.run_folder import runs
-from metalearn_cli.run_folder.series import Damage, each_line
-from metalearn_cli.system.typed_json import Json, is_finite
+from metalearn_cli.run_folder.series import CUT_OFF, each_line
+from metalearn_cli.system.typed_json import from_json
 
 OWN = runs.OUTPUTS / "reproduce" / "results.jsonl"  # what `reproduce` writes
 OURS = Path("benchmarks/papers/results.jsonl")  # what the authors of a checkout have measured; it is only read
-
-
-class Published(NamedTuple):
-    mean: float
-    ci95: float | None
 
 
 @dataclass(frozen=True)
@@ -51,44 +44,35 @@ class RowResult:
     source: str = ""
     date: str = ""
     commit: str = ""
-    torch: str = ""
-    device: str = ""
+    torch: str | None = ""
+    device: str | None = ""
 
     @property
     def is_short(self) -> bool:
         return "short run" in self.length or " of " in self.length
 
     @property
-    def paper(self) -> Published | None:
-        """The published figure as a number; None where nothing was published."""
+    def paper(self) -> tuple[float, float] | None:
+        """The published mean, and the half width of its interval (0: unknown); None where nothing was published."""
         words, scale = self.published.split(), 100 if self.metric == "accuracy" else 1
         try:
-            ci95 = float(words[2]) / scale if words[1:2] == ["+-"] else None
-            return Published(float(words[0]) / scale, ci95)
+            return float(words[0]) / scale, float(words[2]) / scale if words[1:2] == ["+-"] else 0.0
         except (ValueError, IndexError):
             return None
 
 
 def read_measured(path: Path) -> list[RowResult]:
-    """The lines of a results.jsonl; of each row, seed and test the newest one. A last line that a killed process left
-    unfinished is skipped. Raises UserError for a line that is not such a result."""
-    damage, names = Damage(), {each.name for each in dataclasses.fields(RowResult)}
+    """Read the lines of a results.jsonl; of each row, seed and test the newest one. A last line that is cut off is
+    skipped. Raises UserError for a line that is not a result."""
     newest: dict[tuple[str, int, str], RowResult] = {}
-    for number, line in each_line(path, damage):
-        if not _is_result(line):
-            damage.lines.append(f"{path} line {number} is not the result of a row, with its seed, mean and interval")
+    for place, line in each_line(path):
+        if line == CUT_OFF:
             break
-        result = RowResult(**{name: value for name, value in line.items() if name in names})
+        if isinstance(line, str):
+            raise UserError(f"{place} {line}: mend or remove the line")
+        result = from_json(RowResult, line, Path(place))
         newest[result.row, result.seed, result.cell] = result
-    if damage.lines:
-        raise UserError(f"{damage.lines[0]}: mend or remove the line")
     return list(newest.values())
-
-
-def _is_result(line: Json) -> bool:
-    texts = all(isinstance(line.get(key), str) for key in ("row", "cell", "metric", "published", "length"))
-    figures = all(line.get(key, 0) is None or is_finite(line.get(key)) for key in ("mean", "ci95"))
-    return texts and figures and isinstance(line.get("seed"), int)
 
 
 def mean_of(means: list[float | None]) -> float | None:
@@ -102,23 +86,20 @@ def interval_over_seeds(means: list[float | None]) -> float | None:
     return None if len(means) < 2 or None in means else paired(np.array(means, dtype=np.float64)).half
 
 
-def verdict(paper: Published | None, seeds: list[RowResult]) -> str:
-    """How the mean over seeds stands to the published figure.
-
-    It is within the intervals where the two differ by no more than the intervals of both, and that of several seeds,
-    allow together. Where that is more than the published figure itself, as for errors that a few diverged tasks make,
-    any mean would be within, so that there is no verdict.
-    """
-    if paper is None:
-        return "nothing to compare with"
+def verdict(seeds: list[RowResult]) -> str:
+    """Say how the mean over seeds compares with the published figure: within the intervals where the two differ by no
+    more than the intervals of both, and that over seeds, allow together. Where that is more than the published figure
+    itself, as for errors that a few diverged tasks make, there is no verdict."""
     means, first = [seed.mean for seed in seeds], seeds[0]
-    ours = mean_of(means)
+    if first.paper is None:
+        return "nothing to compare with"
+    ours, (published, half) = mean_of(means), first.paper
     short = "a short run, " if first.is_short else ""
     if ours is None or first.ci95 is None:
         return f"{short}diverged"
-    gap = ours - paper.mean if first.metric == "accuracy" else paper.mean - ours
-    allowed = math.hypot(paper.ci95 or 0.0, first.ci95, interval_over_seeds(means) or 0.0)
-    if allowed > abs(paper.mean):
+    gap = ours - published if first.metric == "accuracy" else published - ours
+    allowed = math.hypot(half, first.ci95, interval_over_seeds(means) or 0.0)
+    if allowed > abs(published):
         return f"{short}no verdict: the interval is wider than the published figure"
     if abs(gap) <= allowed:
         return f"{short}within the intervals"

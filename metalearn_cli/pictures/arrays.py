@@ -40,12 +40,14 @@ def first_tasks(learner: Learner, job: Job, split: Split, batch_norm: BatchNorm)
     draw = draw_slice(draw_block(job.task, split, job.run.episodes_seed, 0), 0, TASKS)
     batch = job.task.gather(draw, learner.device)
     tensors = (of_classes if is_images else of_values)(learner, batch, batch_norm)
-    names = job.task.label_names(draw) if is_images else ()
     arrays: Arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     steps = learner.algorithm.test_steps
     conditions = f"{steps or 'no'} inner step{'s' * (steps != 1)}"
     conditions += f", batch norm {batch_norm.name}" if learner.net.init_stats() else ""
-    return arrays | {"conditions": np.array(conditions)} | ({"names": np.array(names)} if names else {})
+    arrays["conditions"] = np.array(conditions)
+    if is_images and (names := job.task.label_names(draw)):
+        arrays["names"] = np.array(names)
+    return arrays
 
 
 def of_classes(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str, Tensor]:
@@ -53,17 +55,17 @@ def of_classes(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[st
     batch = batch.to(learner.dtype).task(0)
     out = learner.adapt(batch.support)(batch.query_x, batch_norm)[0]  # [Q, way]
     out = out if batch.way is None else out[:, : int(batch.way)]
+    predicted = out.argmax(-1)
     support, query = _few(batch.support_y[0], SUPPORT), _few(batch.query_y[0], QUERY)
-    right = out.argmax(-1) == batch.query_y[0]
     return {
         "support_x": _levels(batch.support_x[0][support]),
         "support_y": batch.support_y[0][support],
         "query_x": _levels(batch.query_x[0][query]),
         "query_y": batch.query_y[0][query],
-        "predicted": out.argmax(-1)[query],
+        "predicted": predicted[query],
         "probability": out.softmax(-1).amax(-1)[query].float(),
-        "queries": torch.tensor(len(right)),
-        "right": right.sum(),
+        "queries": torch.tensor(len(predicted)),
+        "right": (predicted == batch.query_y[0]).sum(),
     }
 
 
@@ -73,7 +75,7 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
     Where batch norm takes the query's own statistics, a line has those of its 200 points, and an error those of the
     query points.
     """
-    batch = batch.first(TASKS).to(learner.dtype)
+    batch = batch.chunks(TASKS)[0].to(learner.dtype)
     tasks = [batch.task(number) for number in range(len(batch.key))]
     ends = [torch.cat([task.support_x, task.query_x], 1).aminmax(dim=1, keepdim=True) for task in tasks]
     low, high = (torch.cat(end) for end in zip(*ends, strict=True))
@@ -92,10 +94,9 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
 
 
 def _few(labels: Tensor, most: int) -> Tensor:
-    """Where the first `most` of each of the first classes are, class by class."""
-    return torch.cat(
-        [(labels == label).nonzero().flatten()[:most] for label in range(min(CLASSES, int(labels.max()) + 1))]
-    )
+    """The places of the first `most` of each of the first classes, class by class."""
+    classes = range(min(CLASSES, int(labels.max()) + 1))
+    return torch.cat([(labels == label).nonzero().flatten()[:most] for label in classes])
 
 
 def _levels(x: Tensor) -> Tensor:

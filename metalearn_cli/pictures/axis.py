@@ -44,7 +44,7 @@ def axis_of(values: list[float], start: float, end: float, is_log: bool = False,
 
 
 def tick_label(value: float) -> str:
-    """1000 is written as 1000, and 60000 as 60k."""
+    """Write 1000 as 1000, and 60000 as 60k."""
     if 10_000 <= abs(value) < 1e9 and value % 1000 == 0:
         return f"{value / 1000:g}k"
     return f"{value:.4g}"

@@ -7,7 +7,7 @@ import io
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from metalearn_cli.pictures.arrays import Array, Arrays
 from metalearn_cli.pictures.axis import axis_of, tick_label
@@ -16,7 +16,7 @@ ORANGE, SKY, BLUE, GREEN, RED = "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#D5
 GREY, LIGHT = "#6E6E6E", "#E4E4E4"
 WIDTH, PANEL_HEIGHT = 1040, 310  # of curves
 
-Points = list[tuple[float, float]]
+Polyline = list[tuple[float, float]]
 
 
 class _Canvas:
@@ -31,7 +31,7 @@ class _Canvas:
         self._draw.text((2 * x, 2 * y), text, colour, ImageFont.load_default(2 * size), anchor)
         return x + _length(text, size)
 
-    def line(self, points: Points, colour: str, width: float, dashed: bool = False) -> None:
+    def line(self, points: Polyline, colour: str, width: float, dashed: bool = False) -> None:
         parts = [xy := 2 * np.array(points).reshape(-1, 2)]
         if dashed and points:  # along the line, whatever its slope
             along = np.hypot(*np.diff(xy, axis=0, prepend=xy[:1]).T).cumsum()
@@ -40,22 +40,14 @@ class _Canvas:
         for part in filter(len, parts):
             self._draw.line([(x, y) for x, y in part.tolist()], colour, round(2 * width), joint="curve")
 
-    def dots(self, points: Points, colour: str, radius: float) -> None:
+    def dots(self, points: Polyline, colour: str, radius: float) -> None:
         for x, y in points:
             box = [2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)]
             self._draw.ellipse(box, colour, "white", 2 if radius > 2 else 0)  # large ones stay apart
 
-    def frame(self, x: float, y: float, width: float, height: float, colour: str) -> None:
-        """Draw a frame around the rectangle that starts at (x, y)."""
-        corners = [2 * (x - 3), 2 * (y - 3), 2 * (x + width + 3) - 1, 2 * (y + height + 3) - 1]
-        self._draw.rectangle(corners, outline=colour, width=6)
-
-    def cross(self, x: float, y: float, colour: str) -> None:
-        for slope in (-4, 4):
-            self.line([(x - 4, y - slope), (x + 4, y + slope)], colour, 2)
-
-    def paste(self, image: Image.Image, x: float, y: float) -> None:
-        self.image.paste(image, (round(2 * x), round(2 * y)))
+    def paste(self, image: Image.Image, x: float, y: float, frame: int, colour: str) -> None:
+        """Put an image at (x, y), with a frame of so many drawn pixels around it."""
+        self.image.paste(ImageOps.expand(image, frame, colour), (round(2 * x) - frame, round(2 * y) - frame))
 
 
 def picture(arrays: Arrays) -> Image.Image:
@@ -64,7 +56,7 @@ def picture(arrays: Arrays) -> Image.Image:
 
 
 def heading(arrays: Arrays) -> str:
-    """What is drawn, and what the learner was tested with."""
+    """Say what is drawn, and what the learner was tested with."""
     conditions = f", {arrays['conditions']}" if "conditions" in arrays else ""
     if "predicted" not in arrays:
         counts = np.isfinite(arrays["support_x"]).sum(1)
@@ -82,7 +74,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def _curves(arrays: Arrays) -> _Canvas:
-    """One-dimensional regressions: the truth, and the network while it adapts."""
+    """Draw one-dimensional regressions: the truth, and the network while it adapts."""
     steps, tasks = arrays["steps"].tolist(), len(arrays["line_x"])
     truth, support = (_points(arrays[f"{name}_x"], arrays[f"{name}_y"]) for name in ("query", "support"))
     canvas = _Canvas(WIDTH, 60 + PANEL_HEIGHT * math.ceil(tasks / 2))
@@ -98,87 +90,74 @@ def _curves(arrays: Arrays) -> _Canvas:
 
     # All panels have the same axes. Lines may widen them, but one that runs away must not flatten the truth.
     known = [point for points in truth + support for point in points]
-    panel_width, panel_height = WIDTH // min(2, tasks) - 72, PANEL_HEIGHT - 70  # inside the axes
-    x_axis = axis_of([x for x, _ in known], 0, panel_width, margin=0.03)
-    y_axis = axis_of([y for _, y in known], panel_height, 0, margin=0.1)
+    width, height = WIDTH // min(2, tasks) - 72, PANEL_HEIGHT - 70  # inside the axes
+    x_axis = axis_of([x for x, _ in known], 0, width, margin=0.03)
+    y_axis = axis_of([y for _, y in known], height, 0, margin=0.1)
     drawn, margin = arrays["line_y"][np.isfinite(arrays["line_y"])], (y_axis.high - y_axis.low) / 2
     low, high = drawn.min(initial=y_axis.low), drawn.max(initial=y_axis.high)
     y_axis = y_axis._replace(low=max(low, y_axis.low - margin), high=min(high, y_axis.high + margin))
 
-    def places(points: Points) -> Points:
+    def places(points: Polyline) -> Polyline:
         return [(x_axis.at(x), y_axis.at(y)) for x, y in points]
 
     for task in range(tasks):
-        panel = _Canvas(panel_width, panel_height)  # of its own, to cut off what leaves the axes
-        left, top = task % 2 * (panel_width + 72) + 56, task // 2 * PANEL_HEIGHT + 96
-        for tick in x_axis.ticks():
-            panel.line([(x_axis.at(tick), 0), (x_axis.at(tick), panel_height)], LIGHT, 1)
-            canvas.text(left + x_axis.at(tick), top + panel_height + 14, tick_label(tick), GREY, anchor="mm")
-        for tick in y_axis.ticks():
-            panel.line([(0, y_axis.at(tick)), (panel_width, y_axis.at(tick))], LIGHT, 1)
-            canvas.text(left - 8, top + y_axis.at(tick), tick_label(tick), GREY, anchor="rm")
+        panel = _Canvas(width, height)  # of its own, to cut off what leaves the axes
+        left, top = task % 2 * (width + 72) + 56, task // 2 * PANEL_HEIGHT + 96
+        for x, label in ((x_axis.at(tick), tick_label(tick)) for tick in x_axis.ticks()):
+            panel.line([(x, 0), (x, height)], LIGHT, 1)
+            canvas.text(left + x, top + height + 14, label, GREY, anchor="mm")
+        for y, label in ((y_axis.at(tick), tick_label(tick)) for tick in y_axis.ticks()):
+            panel.line([(0, y), (width, y)], LIGHT, 1)
+            canvas.text(left - 8, top + y, label, GREY, anchor="rm")
         panel.dots(places(truth[task]), GREY, 2)
         for step, line in zip(steps, _points(arrays["line_x"][task], arrays["line_y"][:, task]), strict=True):
             panel.line(places(line), *styles[step])
         panel.dots(places(support[task]), "black", 5)
-        canvas.paste(panel.image, left, top)
-        edges = [(left, top), (left + panel_width, top), (left + panel_width, top + panel_height)]
-        canvas.line([*edges, (left, top + panel_height), (left, top)], GREY, 1)
+        canvas.paste(panel.image, left, top, 1, GREY)
         errors: list[float] = arrays["errors"][[0, -1][: len(steps)], task].tolist() if "errors" in arrays else []
         change = f":  MSE {' -> '.join(f'{error:.3g}' for error in errors)}" if errors else ""
-        canvas.text(left + panel_width / 2, top - 16, f"task {task + 1}{change}", size=14, anchor="mm")
+        canvas.text(left + width / 2, top - 16, f"task {task + 1}{change}", size=14, anchor="mm")
     return canvas
 
 
-def _points(x: Array, y: Array) -> list[Points]:
+def _points(x: Array, y: Array) -> list[Polyline]:
     """The points of each row of y [T, P], at x [T, P] or [P]; without the padding, and without what is not finite."""
     rows = [np.stack(row, 1) for row in zip(np.broadcast_to(x, y.shape), y, strict=True)]
     return [[(a, b) for a, b in row[np.isfinite(row).all(1)].tolist()] for row in rows]
 
 
 def _classes(arrays: Arrays) -> _Canvas:
-    """A classification task: a row for each class, its support left, its query images right."""
+    """Draw a classification task: a row for each class, its support left, its query images right."""
     labels = np.unique(arrays["support_y"]).tolist()
     names = arrays["names"].tolist() if "names" in arrays else []
-    titles = [_cut(f"{label}  {names[label]}" if names else f"{label}") for label in labels]
-    thumbnails = {name: _thumbnails(arrays[f"{name}_x"]) for name in ("support", "query")}
-    width, height = (size / 2 for size in thumbnails["query"][0].size)
-    column, row, top, left = (
-        max(width, 56) + 10,
-        height + 26,
-        92,
-        40 + math.ceil(max(_length(title, 13) for title in titles)),
-    )
-    longest = {name: int(np.bincount(arrays[f"{name}_y"]).max()) for name in thumbnails}
-    middle = left + longest["support"] * column + 20
-    wide = max(middle + longest["query"] * column + 8, _length(heading(arrays), 16) + 40, 480)
-    canvas = _Canvas(wide, top + len(labels) * row)
+    titles = [f"{label}  {names[label]}" if names else f"{label}" for label in labels]
+    titles = [title if len(title) <= 44 else f"{title[:43]}…" for title in titles]
+    support, query = (_thumbnails(arrays[f"{part}_x"]) for part in ("support", "query"))
+    width, height = query[0].width // 2, query[0].height // 2
+    column, row, top = max(width, 56) + 10, height + 26, 92
+    left = 40 + math.ceil(max(_length(title, 13) for title in titles))
+    most_support, most_query = (int(np.bincount(arrays[f"{part}_y"]).max()) for part in ("support", "query"))
+    middle = left + most_support * column + 20
+    bottom = top + len(labels) * row
+    canvas = _Canvas(max(middle + most_query * column + 8, _length(heading(arrays), 16) + 40, 480), bottom)
     canvas.text(16, 18, heading(arrays), size=16)
-    canvas.frame(20, 40, 12, 12, GREEN)
-    canvas.text(42, 46, "right")
-    canvas.frame(100, 40, 12, 12, RED)
-    canvas.cross(128, 46, RED)
-    canvas.text(138, 46, "wrong, with the predicted class and its probability")
+    for x, colour, meaning in ((20, GREEN, "right"), (100, RED, "wrong, with the predicted class")):
+        canvas.line([(x, 46), (x + 14, 46)], colour, 14)
+        canvas.text(x + 22, 46, meaning)
     for x, title in ((16, "class"), (left, "support"), (middle, "query, by true class")):
         canvas.text(x, 76, title, GREY)
-    canvas.line([(middle - 16, 70), (middle - 16, top + len(labels) * row - 8)], LIGHT, 1)
-    for number, label in enumerate(labels):
+    canvas.line([(middle - 16, 70), (middle - 16, bottom - 8)], LIGHT, 1)
+    for number, (label, title) in enumerate(zip(labels, titles, strict=True)):
         y = top + number * row
-        canvas.text(16, y + height / 2, titles[number])
+        canvas.text(16, y + height / 2, title)
         for place, i in enumerate(np.flatnonzero(arrays["support_y"] == label)):
-            canvas.paste(thumbnails["support"][i], left + place * column, y)
+            canvas.paste(support[i], left + place * column, y, 0, GREY)
         for place, i in enumerate(np.flatnonzero(arrays["query_y"] == label)):
-            x, predicted = middle + place * column, int(arrays["predicted"][i])
-            canvas.paste(thumbnails["query"][i], x, y)
-            canvas.frame(x, y, width, height, GREEN if predicted == label else RED)
+            start, predicted = middle + place * column, int(arrays["predicted"][i])
+            canvas.paste(query[i], start, y, 6, GREEN if predicted == label else RED)
             if predicted != label:
-                canvas.cross(x + 3, y + height + 12, RED)
-                canvas.text(x + 11, y + height + 12, f"{predicted}: {arrays['probability'][i]:.0%}", RED, 11)
+                canvas.text(start, y + height + 12, f"{predicted}: {arrays['probability'][i]:.0%}", RED, 11)
     return canvas
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 44 else f"{text[:43]}…"
 
 
 def _length(text: str, size: int) -> float:

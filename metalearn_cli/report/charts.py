@@ -3,69 +3,84 @@
 A series has a number, which chooses colour and dashes and stands at the line's end: nothing is said by colour alone.
 """
 
-import math
 import re
+from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-from metalearn_cli.pictures.axis import Axis, axis_of, tick_label
+import numpy as np
 
-WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 26, 12, 40
-COLOURS = 7
+from metalearn_cli.pictures.axis import Axis, axis_of, tick_label
+from metalearn_cli.run_folder.read import Values
+
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 440, 52, 414, 12, 210  # of a chart, and where its axes end
+BELOW = 40  # the axes
+COLOURS, INK = 7, 4  # the series whose colour is that of the text
+ROW, BINS = 46, 40  # of histograms
 
 Point = tuple[float, float]
 
 
 class Line(NamedTuple):
     series: int  # from 0 on
-    points: list[Point]
-    band: list[float] | None = None  # half widths
+    points: Sequence[Point]  # all finite
     label: str = ""  # at its end
+    band: Sequence[Point] = ()  # its outline
     ring: float | None = None  # the x of a point that is marked
-    dashed: bool = False
     dots: bool = False
 
 
-def svg(body: str, title: str, about: str, height: float = HEIGHT) -> str:
-    """A whole chart; a screen reader says `title` and `about`."""
+class Spread(NamedTuple):
+    """The results of a setting's seeds: their mean, the lowest and the highest; all finite."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def svg(body: list[str], title: str, about: str, bottom: float = BOTTOM) -> str:
+    """Draw a whole chart; a screen reader says `title` and `about`."""
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" xmlns="http://www.w3.org/2000/svg">'
-        f"<title>{escape(title)}</title><desc>{escape(about)}</desc>{body}</svg>"
+        f'<svg viewBox="0 0 {WIDTH} {bottom + BELOW:g}" role="img" xmlns="http://www.w3.org/2000/svg">'
+        f"<title>{escape(title)}</title><desc>{escape(about)}</desc>{''.join(body)}</svg>"
     )
 
 
 def breakable(text: str) -> str:
-    """HTML of a long name, which a browser may break behind its slashes and the like."""
+    """Write a long name as HTML that a browser may break behind its slashes and the like."""
     return re.sub(r"([/,_=-])(?=[\w(])", r"\1<wbr>", escape(text))
 
 
-def clipped(body: str, top: float = TOP, bottom: float = HEIGHT - BOTTOM) -> str:
-    """Cut off what leaves the axes."""
-    left, width, height = LEFT - 3, WIDTH - RIGHT - LEFT + 10, bottom - top + 3
-    box = f"{left} {top} {width} {height}"
-    return f'<svg x="{left}" y="{top}" width="{width}" height="{height}" viewBox="{box}">{body}</svg>'
-
-
-def text(x: float, y: float, content: str, kind: str = "", anchor: str = "middle") -> str:
+def _text(x: float, y: float, content: str, kind: str, anchor: str = "middle") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(content)}</text>'
 
 
-def axes(x: Axis, y: Axis | None, x_label: str, y_label: str, bottom: float, names: list[str] | None = None) -> str:
-    """The grid, ticks and labels; at 0, 1, ... stand `names` instead of numbers, where they are given."""
-    parts = []
+def _rule(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _circle(kind: str, x: float, y: float, radius: float) -> str:
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
+
+
+def _path(kind: str, points: Sequence[Point], end: str = "") -> str:
+    """Draw a line through these points; `end` Z closes it."""
+    return f'<path class="{kind}" d="M{"L".join(f"{x:.1f},{y:.1f}" for x, y in points)}{end}"/>'
+
+
+def _axes(x: Axis, y: Axis | None, labels: tuple[str, str], bottom: float, names: list[str] | None = None) -> list[str]:
+    """Draw the grid, ticks and labels; `names`, where given, stand at 0, 1, ... in place of numbers."""
+    parts = [_text((LEFT + RIGHT) / 2, bottom + 32, labels[0], "label")]
     if y is not None:
+        parts.append(_text(LEFT - 44, TOP - 1, labels[1], "label", "start"))
         for tick in y.ticks():
-            at = y.at(tick)
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            parts.append(text(LEFT - 6, at + 4, tick_label(tick), "tick", "end"))
-        parts.append(text(LEFT - 44, TOP - 1, y_label, "label", "start"))
+            parts.append(_rule("grid", LEFT, y.at(tick), RIGHT, y.at(tick)))
+            parts.append(_text(LEFT - 6, y.at(tick) + 4, tick_label(tick), "tick", "end"))
     for place, name in enumerate(names) if names else ((tick, tick_label(tick)) for tick in x.ticks()):
-        parts.append(text(x.at(place), bottom + 15, name, "tick"))
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(text((LEFT + WIDTH - RIGHT) / 2, bottom + 32, x_label, "label"))
-    return "".join(parts)
+        parts.append(_text(x.at(place), bottom + 15, name, "tick"))
+    parts.append(_rule("axis", LEFT, bottom, RIGHT, bottom))
+    return parts
 
 
 def line_chart(
@@ -74,65 +89,93 @@ def line_chart(
     labels: tuple[str, str],
     is_log: bool = False,
     levels: dict[str, float] | None = None,
-    top: float | None = None,
+    top: float = np.inf,
 ) -> str:
-    """Curves with bands, over axes with these two labels; `levels` are horizontal lines with a name; what lies above
-    `top` is cut off."""
-    bottom, head = HEIGHT - BOTTOM, TOP + 14
+    """Draw curves with bands; `levels` are horizontal lines with a name, and what lies above `top` is cut off."""
     levels = {name: value for name, value in (levels or {}).items() if value > 0 or not is_log}
-    # On a logarithmic axis a band may go down to 0: what lies below every mean is not shown.
-    ends = [y + sign * half for line in lines for (_, y), half in _with_band(line) for sign in (0 if is_log else -1, 1)]
-    if top is not None:
-        ends = [min(end, top) for end in ends]
-    x = axis_of([px for line in lines for px, _ in line.points], LEFT + 6, WIDTH - RIGHT, margin=0.0)
-    y = axis_of([*ends, *levels.values()], bottom, head, is_log)
-    parts = [axes(x, y, *labels, bottom)]
+    means = [value for line in lines for _, value in line.points]
+    lowest = min(means) if is_log else -np.inf  # a band may go down to 0, which has no place on a logarithmic axis
+    values = np.clip([*means, *(value for line in lines for _, value in line.band)], lowest, top).tolist()
+    x = axis_of([place for line in lines for place, _ in line.points], LEFT + 6, RIGHT, margin=0.0)
+    y = axis_of([*values, *levels.values()], BOTTOM, TOP + 14, is_log)
+    parts = _axes(x, y, labels, BOTTOM)
     for name, value in levels.items():
-        at = y.at(value)
-        parts.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(text(WIDTH - RIGHT, at - 4, name, "tick", "end"))
-    parts.append(clipped("".join(_line(line, x, y) for line in lines)))
-    finals = [(min(max(y.at(line.points[-1][1]), head), bottom), line) for line in lines if line.label and line.points]
-    for at, (_, line) in zip(apart([at for at, _ in finals], 12), finals, strict=True):
-        end = x.at(line.points[-1][0])
-        parts.append(text(end + 6, at + 4, line.label, f"end s{line.series % COLOURS}", "start"))
-    about = "; ".join(f"{line.label or title}: ends at {line.points[-1][1]:.4g}" for line in lines if line.points)
-    return svg("".join(parts), title, about)
-
-
-def _with_band(line: Line) -> list[tuple[Point, float]]:
-    finite = [(point, half) for point, half in zip(line.points, line.band or [0.0] * len(line.points), strict=True)]
-    return [(point, half) for point, half in finite if math.isfinite(point[1]) and math.isfinite(half)]
+        parts.append(_rule("level", LEFT, y.at(value), RIGHT, y.at(value)))
+        parts.append(_text(RIGHT, y.at(value) - 4, name, "tick", "end"))
+    left, width, height = LEFT - 3, RIGHT - LEFT + 10, BOTTOM - TOP + 3  # what leaves the axes is cut off
+    parts.append(
+        f'<svg x="{left}" y="{TOP}" width="{width}" height="{height}" viewBox="{left} {TOP} {width} {height}">'
+    )
+    parts += [*(_line(line, x, y) for line in lines), "</svg>"]
+    ends = _apart([min(max(y.at(line.points[-1][1]), TOP + 14), BOTTOM) for line in lines], 12)
+    for end, line in zip(ends, lines, strict=True):
+        parts.append(_text(x.at(line.points[-1][0]) + 6, end + 4, line.label, f"end s{line.series % COLOURS}", "start"))
+    return svg(parts, title, "; ".join(f"{line.label}: ends at {line.points[-1][1]:.4g}" for line in lines))
 
 
 def _line(line: Line, x: Axis, y: Axis) -> str:
-    shown = [(x.at(px), y.at(py)) for px, py in line.points if math.isfinite(py)]
-    kind = f"s{line.series % COLOURS}"
-    dash = (line.series // COLOURS) % 3 if not line.dashed else 1
+    places, kind = [(x.at(px), y.at(py)) for px, py in line.points], f"s{line.series % COLOURS}"
     parts = []
     if line.band:
-        rows = _with_band(line)
-        upper = [(x.at(px), y.at(py + half)) for (px, py), half in rows]
-        lower = [(x.at(px), y.at(py - half)) for (px, py), half in reversed(rows)]
-        parts.append(f'<path class="band {kind}" d="{path(upper + lower)}Z"/>')
-    parts.append(f'<path class="line {kind} dash{dash}" d="{path(shown)}"/>')
-    if line.dots or len(shown) == 1:
-        parts += [f'<circle class="dot {kind}" cx="{px:.1f}" cy="{py:.1f}" r="2.5"/>' for px, py in shown]
-    for px, py in line.points:
-        if px == line.ring and math.isfinite(py):
-            parts.append(f'<circle class="ring {kind}" cx="{x.at(px):.1f}" cy="{y.at(py):.1f}" r="5"/>')
+        parts.append(_path(f"band {kind}", [(x.at(px), y.at(py)) for px, py in line.band], "Z"))
+    parts.append(_path(f"line {kind} dash{line.series // COLOURS % 3}", places))
+    if line.dots or len(places) == 1:
+        parts += [_circle(f"dot {kind}", *place, 2.5) for place in places]
+    parts += [_circle(f"ring {kind}", x.at(px), y.at(py), 5) for px, py in line.points if px == line.ring]
     return "".join(parts)
 
 
-def path(points: list[Point]) -> str:
-    return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in points) if points else ""
-
-
-def apart(places: list[float], least: float) -> list[float]:
-    """The places in their order, moved so that no two labels overlap."""
+def _apart(places: list[float], least: float) -> list[float]:
+    """Return the places in their order, moved so that no two labels overlap."""
     moved = list(places)
     order = sorted(range(len(places)), key=lambda i: places[i])
     for before, i in pairwise(order):
         moved[i] = max(moved[i], moved[before] + least)
-    overflow = max([0.0, *(place - (HEIGHT - BOTTOM + 4) for place in moved)])
+    overflow = max([0.0, *(place - (BOTTOM + 4) for place in moved)])
     return [place - overflow for place in moved]
+
+
+def spread_chart(
+    spreads: Sequence[tuple[float, Spread]],
+    lines: list[Line],
+    x: Axis,
+    title: str,
+    labels: tuple[str, str],
+    names: list[str] | None = None,
+) -> str:
+    """Draw a dot for the mean of each setting's seeds, with a thin line from the lowest to the highest, and lines."""
+    y = axis_of([end for _, spread in spreads for end in spread], BOTTOM, TOP + 14, margin=0.08)
+    parts = [*_axes(x, y, labels, BOTTOM, names), *(_line(line, x, y) for line in lines)]
+    for place, spread in spreads:
+        parts.append(_rule("spread s0", x.at(place), y.at(spread.low), x.at(place), y.at(spread.high)))
+        parts.append(_circle("dot s0", x.at(place), y.at(spread.mean), 4))
+    about = [f"{line.label}: {line.points[-1][1]:.4g}" for line in lines]
+    return svg(parts, title, "; ".join([f"{len(spreads)} settings by {labels[0]}", *about]))
+
+
+def ridges(rows: list[tuple[int, str, Values]], title: str, x_label: str) -> str:
+    """Draw a histogram of each row's values [E] over one axis, with its quartiles, median and mean; what lies beyond
+    the axis is counted at its right."""
+    finite = np.concatenate([values[np.isfinite(values)] for _, _, values in rows])
+    low, bulk, high = np.quantile(finite, [0.0, 0.97, 1.0]).tolist() if len(finite) else (0.0, 1.0, 1.0)
+    high = bulk if bulk < low + 0.5 * (high - low) else high  # a few that diverged would leave nothing to see
+    x = axis_of([low, high], LEFT, RIGHT - 26, margin=0.02)
+    edges = np.linspace(x.low, x.high, BINS + 1)
+    parts = _axes(x, None, (x_label, ""), TOP + ROW * len(rows))
+    for number, (series, label, values) in enumerate(rows):
+        bottom, kind = TOP + ROW * (number + 1) - 12.0, f"s{series % COLOURS}"
+        count = np.histogram(values[np.isfinite(values)], edges)[0]
+        levels = np.repeat(bottom - (ROW - 16) / max(1, count.max()) * count, 2).tolist()
+        outline = zip(map(x.at, np.repeat(edges, 2).tolist()), [bottom, *levels, bottom], strict=True)
+        parts.append(_path(f"area {kind}", list(outline), "Z"))
+        parts.append(_text(LEFT - 8, bottom - 4, label, f"end {kind}", "end"))
+        with np.errstate(invalid="ignore"):
+            lower, median, upper = map(x.at, np.nan_to_num(np.quantile(values, [0.25, 0.5, 0.75])).tolist())
+        parts.append(_rule(f"quartiles {kind}", lower, bottom + 5, upper, bottom + 5))
+        parts.append(_rule("median", median, bottom, median, bottom + 10))
+        if np.isfinite(mean := float(values.mean())):
+            parts.append(_circle("mean", x.at(mean), bottom + 5, 3))
+        if beyond := int((~(values <= x.high)).sum()):
+            parts.append(_text(RIGHT + 22, bottom, f"+{beyond}", "tick", "end"))
+    about = "; ".join(f"{label}: median {np.median(values):.4g} of {len(values)} episodes" for _, label, values in rows)
+    return svg(parts, title, about, TOP + ROW * len(rows))

@@ -2,7 +2,7 @@
 
 One file per step, checkpoints/step-00001000-<16 hex of its sha256>.safetensors: the name verifies the content, no
 pickle is involved, and any safetensors reader opens it. What is not a tensor stands in its metadata, as JSON under one
-key (safetensors writes several keys in random order, and equal states shall be equal files).
+key (safetensors writes several keys in random order, and equal states must be equal files).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def proof(self) -> Config | None:
-        """The keys of the configuration that decide, with their values; None: of a version before."""
+        """The keys of the configuration that decide, with their values; None: of an earlier version."""
         proof: Config | None = self.record.get("config")
         return proof
 
@@ -55,7 +55,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], record: Config) ->
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Raises Damaged where the content is not what the name says, UserError where it is of a newer format."""
+    """Load a checkpoint. Raises Damaged where its name does not fit its content, UserError for a newer format."""
     name = _NAME.fullmatch(path.name)
     try:
         data = read_bytes(path, MOST_BYTES)
@@ -64,7 +64,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if name is None or hashlib.sha256(data).hexdigest()[:16] != name[2]:
         raise Damaged(f"{path}: its content does not match the hash in its name")
     try:
-        record = json.loads(_metadata(data)["metalearn"])
+        header = data[8 : 8 + min(int.from_bytes(data[:8], "little"), MOST_HEADER)]  # JSON, behind its length
+        record = json.loads(json.loads(header)["__metadata__"]["metalearn"])
         if (number := int(record["format"])) > FORMAT:
             raise UserError(
                 f"{path} is of format {number}, and this version reads up to {FORMAT}: install a newer metalearn"
@@ -80,31 +81,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def tensors_of(data: bytes) -> dict[str, Tensor]:
-    """Raises SafetensorError where that is not a safetensors file, ValueError where it claims no end of tensors."""
+    """Read a safetensors file. Raises SafetensorError where it is none, ValueError where its header is too long."""
     if int.from_bytes(data[:8], "little") > MOST_HEADER:
         raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")
     return safetensors.torch.load(data)
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file: its header is JSON behind eight bytes of length."""
-    length = min(int.from_bytes(data[:8], "little"), MOST_HEADER)
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return metadata
-
-
 def list_newest_first(folder: Path) -> list[Path]:
-    """Every file that is named like a checkpoint, the highest step first."""
+    """List the files that are named like checkpoints, the highest step first."""
     refuse_link(folder)
     paths = [path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
     return sorted(paths, key=step_of, reverse=True)
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies (None: the folder has none), and what was skipped before it.
-
-    Raises UserError where there are checkpoints and none verifies: starting again from step 0 is the user's decision.
-    """
+    """Load the newest checkpoint that is whole (None: there are none) -> it, and what was skipped before it. Raises
+    UserError where none is whole: starting again from step 0 is the user's decision."""
     skipped: list[str] = []
     paths = list_newest_first(folder)
     for path in paths:
@@ -121,7 +113,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def prune(folder: Path, keep: int, best_step: int | None) -> None:
-    """Remove all but the newest `keep` and the best, and the second file of a step, whose writer was killed."""
+    """Remove all but the newest `keep` and the best, and the second file of a step, which a killed process left."""
     paths = list_newest_first(folder)
     steps = [step_of(path) for path in paths]
     for number, path in enumerate(paths):
@@ -130,15 +122,15 @@ def prune(folder: Path, keep: int, best_step: int | None) -> None:
 
 
 def load_step(folder: Path, step: int) -> Checkpoint:
-    """The checkpoint of this step. Raises UserError where it is not there or not whole."""
-    damages = ["it is not there"]
+    """Load the checkpoint of this step. Raises UserError where it is not there or not whole."""
+    damage = "it is not there"
     for path in (path for path in list_newest_first(folder) if step_of(path) == step):
         try:
             return load_checkpoint(path)
-        except Damaged as damage:
-            damages.append(str(damage))
+        except Damaged as error:
+            damage = str(error)
     raise UserError(
-        f"the checkpoint of step {step} in {folder} cannot be used ({damages[-1]}): give select=last to test the last"
+        f"the checkpoint of step {step} in {folder} cannot be used ({damage}): give select=last to test the last"
     )
 
 

@@ -1,4 +1,4 @@
-"""config.yaml in the folder of a run, as plain values: light to import, so that a wrong folder is told at once."""
+"""Read config.yaml in the folder of a run, as plain values: light to import, so that a wrong folder is told at once."""
 
 from pathlib import Path
 
@@ -11,17 +11,18 @@ EXPORT = "model.json"  # what the folder of an export has in place of config.yam
 
 
 def check_folder(run: Path) -> None:
-    """Raises UserError where that is not the folder of a run, and says which one is."""
+    """Raises UserError where that is not the folder of a run, with the one that is."""
     if run.parent.name == "eval" and (run.parents[1] / "config.yaml").is_file():
         raise UserError(f"run={run} is the folder of an evaluation: give run={run.parents[1]}")
-    if not (run / "config.yaml").is_file() and (jobs := sorted(run.glob("*/config.yaml"))):
+    if (run / "config.yaml").is_file():
+        return
+    if jobs := sorted(run.glob("*/config.yaml")):
         raise UserError(f"run={run} is the folder of a sweep: give one of its runs, e.g. run={jobs[0].parent}")
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
+    raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
 
 
 def load_config(path: Path) -> Config:
-    """A config.yaml as plain values; nothing in it is imported or run."""
+    """Read a config.yaml as plain values; nothing in it is imported or run."""
     config = yaml_files.load(path)
     if not isinstance(config, dict) or not config:
         raise UserError(f"{path} holds no configuration: mend or remove it")

@@ -1,4 +1,4 @@
-"""The machine, the versions and the commit that a run was made with."""
+"""What a run is made with, and what is left to its machine: environment.json, choices.json and task.json."""
 
 import platform
 import subprocess
@@ -9,20 +9,21 @@ from pathlib import Path
 import torch
 
 from metalearn_cli.config.conf_folder import GROUPS
-from metalearn_cli.run_folder.records import read_record, write_record
+from metalearn_cli.nets.convolution import Convolution
+from metalearn_cli.run_folder.records import read_record
 from metalearn_cli.system.limits import Count, FileName
 from metalearn_cli.system.text import printable
 from metalearn_cli.system.typed_json import read_value
+from metalearn_cli.tasks.example_format import Examples, require_plausible
 from metalearn_cli.version import __version__
 
-FILE = "environment.json"
+ENVIRONMENT, CHOICES, TASK = "environment.json", "choices.json", "task.json"
 Word = str | None
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What else decides the result: versions, the machine, the state of the source, and the data. A field is None where
-    an earlier version did not record it."""
+    """The versions, the machine, the source and the data. None: an earlier version did not record it."""
 
     metalearn: Word = None
     python: Word = None
@@ -63,20 +64,16 @@ def environment_here(ranks: int, choices: dict[str, str], data: str) -> Environm
 
 def read_environment(folder: Path) -> Environment:
     """Read the environment of the run in this folder. Raises UserError where it is missing, damaged or changed."""
-    environment = read_record(Environment, folder / FILE)
+    environment = read_record(Environment, folder / ENVIRONMENT)
     for group, choice in environment.choices.items():
-        if group in GROUPS:  # of which a path is made
-            read_value(FileName, choice, folder / FILE, f"choices.{group}")
+        if group in GROUPS:  # a path is made of it
+            read_value(FileName, choice, folder / ENVIRONMENT, f"choices.{group}")
     return environment
 
 
-def write_environment(folder: Path, environment: Environment) -> None:
-    write_record(folder / FILE, environment)
-
-
-def other_versions(folder: Path, ranks: int = 1) -> list[str]:
-    """Return a sentence for each version or machine that the run was started with and that is another one now."""
-    if not (folder / FILE).exists():
+def other_versions(folder: Path, ranks: int) -> list[str]:
+    """Return a sentence for each version or machine that is not the one that the run was started with."""
+    if not (folder / ENVIRONMENT).exists():
         return []
     then, now = read_environment(folder), environment_here(ranks, {}, "")
     return [
@@ -96,9 +93,41 @@ def processor() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """git's answer in this folder, None where it is not a checkout or git is not installed."""
+    """Ask git in this folder; None where it is not a checkout or git is not installed."""
     try:
         answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is chosen for a run on its machine. A field that is None is left to the next command."""
+
+    denormals_are_zero: bool = False  # numbers below the least normal one; an earlier version kept them
+    threads: Count | None = None
+    ranks: Count = 1
+    convolution: Convolution | None = None  # the fastest one on a GPU
+    tasks_per_chunk: Count | None = None
+    memory: str | None = None  # the bound that tasks_per_chunk keeps
+    peak_memory: int | None = None  # bytes, as it was measured
+    remat: bool | None = None  # whether inner steps are computed again in the backward pass
+
+    def omitted(self) -> tuple[str, ...]:
+        """Name the keys that the file of such choices does not have."""
+        of_memory = ("tasks_per_chunk", "memory", "peak_memory", "remat") if self.tasks_per_chunk is None else ()
+        unknown = [name for name in ("threads", "convolution") if getattr(self, name) is None]
+        return (*of_memory, *unknown)
+
+
+def read_choices(folder: Path) -> Choices:
+    """Read what was chosen for the run in this folder; nothing where it has not begun."""
+    return read_record(Choices, folder / CHOICES) if (folder / CHOICES).exists() else Choices()
+
+
+def read_examples(folder: Path) -> Examples:
+    """Read what the examples of a run are. Raises UserError where the file is missing, damaged or changed."""
+    examples = read_record(Examples, folder / TASK)
+    require_plausible(examples, folder / TASK)
+    return examples

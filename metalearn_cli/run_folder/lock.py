@@ -1,4 +1,4 @@
-"""Who may write into a run's folder: one process at a time."""
+"""Let one process at a time write into a run's folder."""
 
 import fcntl
 import os
@@ -11,10 +11,7 @@ from metalearn_cli.system.files import open_plain
 
 
 def lock(folder: Path, enabled: bool) -> IO[str]:
-    """Take the folder for this process for as long as the returned file stays open.
-
-    The kernel frees the lock when its holder dies, however it dies.
-    """
+    """Take the folder for this process while the returned file is open. The kernel frees it when the process dies."""
     path = folder / "lock"
     file = open(open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+")
     if not enabled:
@@ -41,8 +38,7 @@ def lock(folder: Path, enabled: bool) -> IO[str]:
 
 
 def holder(folder: Path) -> str | None:
-    """Who holds the folder now; None where nobody does. Of a process on another machine it is not known whether it
-    still runs."""
+    """Name the process that holds the folder now, or may hold it, from another machine; None where none does."""
     try:
         with open(open_plain(folder / "lock", os.O_RDONLY)) as file:
             text = file.read(200).strip()
@@ -51,9 +47,7 @@ def holder(folder: Path) -> str | None:
                 return f"{text}, if it still runs there"
             os.kill(int(pid), 0)  # raises where there is no such process
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # there is one, and it may be another by now
-    except BlockingIOError:
-        return text
-    except PermissionError:  # of another user
+    except (BlockingIOError, PermissionError):  # the latter of another user's process
         return text
     except (OSError, ValueError, OverflowError):
         return None

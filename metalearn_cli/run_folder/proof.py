@@ -1,7 +1,7 @@
-"""Whether the files of a run stand as the run wrote them.
+"""Check that the files of a run stand as the run wrote them; docs/records.md has the whole.
 
 config.yaml is compared with the keys in the checkpoints, whose names carry their hashes, and in results.json; a record
-carries the hash of its own content. docs/records.md has the whole.
+carries the hash of its own content.
 """
 
 import contextlib
@@ -12,16 +12,15 @@ from metalearn_cli.config.conf_folder import Config, flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import checkpoint, records
 from metalearn_cli.run_folder.config_file import EDITED, load_config
-from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
-from metalearn_cli.run_folder.results import FILE as RESULTS
-from metalearn_cli.run_folder.results import Results, check_figures, read_results
+from metalearn_cli.run_folder.environment import ENVIRONMENT, TASK
+from metalearn_cli.run_folder.results import RESULTS, Results, check_figures, read_results
 from metalearn_cli.run_folder.runs import is_free
 from metalearn_cli.system.files import read_bytes
 
 
 def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
-    """The checkpoint that a run has tested, or its newest one, and what the user should know of it: what was skipped to
-    get it, and what of the folder is not proved. Raises UserError where the folder does not stand as it was written."""
+    """Load the checkpoint that a run has tested, or its newest one -> it, and what the user should know of it: what was
+    skipped, and what of the folder is not proved. Raises UserError where the folder is not as it was written."""
     skipped: list[str] = []
     if (run / RESULTS).exists():
         tested = checkpoint.load_step(run / "checkpoints", read_results(run).step)
@@ -36,8 +35,8 @@ def load_tested(run: Path) -> tuple[checkpoint.Checkpoint, list[str]]:
 
 
 def checked_results(folder: Path, config: Config) -> tuple[Results | None, list[str]]:
-    """The results in a folder with this configuration (None: there are none), and a sentence for what was changed on
-    purpose. Raises UserError where results.json, episodes.npz or config.yaml is not as it was written."""
+    """Read the results in a folder with this configuration (None: there are none), and a sentence for what was changed
+    on purpose. Raises UserError where results.json, episodes.npz or config.yaml is not as it was written."""
     path = folder / RESULTS
     if not path.exists():
         return None, []
@@ -52,18 +51,18 @@ def check_written(folder: Path) -> list[str]:
     """Raises UserError where the configuration of a run that goes on is not that of its checkpoints -> a sentence where
     nothing proves it."""
     newest = None
-    with contextlib.suppress(UserError):  # where none is whole: who resumes says so
+    with contextlib.suppress(UserError):  # where none is whole: `resume` says so
         newest, _ = checkpoint.load_newest(folder / "checkpoints")
     if newest is None or not (folder / "config.yaml").exists():
         return []
-    if said := check_config(folder, flatten(load_config(folder / "config.yaml")), newest.proof, str(newest)):
-        raise UserError(f"{said[0]}; a training cannot go on from there: put it back, or take another name")
+    if changed := check_config(folder, flatten(load_config(folder / "config.yaml")), newest.proof, str(newest)):
+        raise UserError(f"{changed[0]}; a training cannot go on from there: put it back, or take another name")
     return unproved(folder, newest.proof)
 
 
 def check_config(folder: Path, config: Config, proof: Config | None, by: str) -> list[str]:
-    """Raises UserError where a folder's config.yaml, flat, has another value than `proof` for a key that decides, with
-    which `by` was made -> a sentence where somebody did that on purpose. `proof` None: of a version before."""
+    """Raises UserError where a folder's config.yaml, flat, has another value of a deciding key than `proof`, with which
+    `by` was made -> a sentence where somebody did that on purpose. `proof` None: `by` is of an earlier version."""
     path, proof = folder / "config.yaml", proof or {}
     changed = [key for key in sorted(proof) if not is_free(key) and not _is_same(config, proof, key)]
     what = ", ".join(f"{key} is {config.get(key, 'gone')} where {by} has {proof[key]}" for key in changed[:3])
@@ -78,25 +77,25 @@ def check_config(folder: Path, config: Config, proof: Config | None, by: str) ->
     return []
 
 
-def _is_same(one: Config, other: Config, key: str) -> bool:
-    return key in one and (one[key] == other[key] or repr(one[key]) == repr(other[key]))  # nan is not nan
+def _is_same(config: Config, proof: Config, key: str) -> bool:
+    return key in config and (config[key] == proof[key] or repr(config[key]) == repr(proof[key]))  # nan is not nan
 
 
 def check_records(folder: Path) -> list[str]:
     """Raises UserError where a record that decides what is predicted or printed is not as it was written -> a sentence
     for what was changed on purpose."""
-    found = _records(folder)
-    for path, content in found.items():
+    contents = _read_records(folder)
+    for path, content in contents.items():
         _ = records.unsealed(path, content)
-    edited = [path for path, content in found.items() if content.get(EDITED)]
+    edited = [path for path, content in contents.items() if content.get(EDITED)]
     return [f"{path} was changed on purpose, and is taken as it stands" for path in edited]
 
 
 def unproved(folder: Path, proof: Config | None) -> list[str]:
-    """A sentence on the files that a version has written which kept no hashes; `proof` is that of config.yaml."""
+    """Return a sentence on the files of a version that kept no hashes; `proof` is that of config.yaml."""
     names = ["config.yaml"] if proof is None else []
     marks = {records.HASH, EDITED}
-    names += [path.name for path, content in _records(folder).items() if not content.keys() & marks]
+    names += [path.name for path, content in _read_records(folder).items() if not content.keys() & marks]
     if not names:
         return []
     return [
@@ -104,9 +103,9 @@ def unproved(folder: Path, proof: Config | None) -> list[str]:
     ]
 
 
-def _records(folder: Path) -> dict[Path, Config]:
-    """The records that decide what is predicted or printed, as they stand in the folder."""
-    names = (ENVIRONMENT, "task.json", RESULTS, "unlike.json", "model.json")
+def _read_records(folder: Path) -> dict[Path, Config]:
+    """Read the records that decide what is predicted or printed, as they stand in the folder."""
+    names = (ENVIRONMENT, TASK, RESULTS, "unlike.json", "model.json")
     return {path: records.read_object(path) for name in names if (path := folder / name).exists()}
 
 

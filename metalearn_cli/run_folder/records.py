@@ -1,9 +1,4 @@
-"""Whether a file in a run's folder, or in an exported model, stands there as it was written.
-
-A record, which is a file of JSON, carries the hash of its own content; results.json has that of episodes.npz too, from
-which its figures are computed again. `proof.check_config` holds config.yaml against the keys in the checkpoints, whose
-names carry their hashes, and in results.json. docs/records.md has the whole.
-"""
+"""Read and write records: files of JSON in a run's folder, or in an export, that carry the hash of their content."""
 
 import hashlib
 import io
@@ -21,6 +16,7 @@ from metalearn_cli.system.files import read_bytes, read_text, write_durably
 from metalearn_cli.system.typed_json import Json, Record, from_json, to_json
 
 HASH = "content_sha256"
+TEST_AGAIN = "metalearn eval run=... tests the run once more"
 MOST_BYTES = 1 << 30  # of arrays, packed or not: a number for each of some million episodes after each inner step
 
 Array = npt.NDArray[Any]
@@ -58,17 +54,12 @@ def arrays_of(path: Path) -> dict[str, Array]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): mend or remove it") from error
     except (AttributeError, TypeError, *DAMAGE) as error:  # the two are of a single array, without names
-        raise UserError(f"{path} cannot be read ({error}): metalearn eval run=... tests the run once more") from error
+        raise UserError(f"{path} cannot be read ({error}): {TEST_AGAIN}") from error
 
 
 def read_json(path: Path) -> Json:
-    """An object that a run has written. Raises UserError where it is missing, damaged or changed."""
+    """Read an object that a run has written. Raises UserError where it is missing, damaged or changed."""
     return unsealed(path, read_object(path))
-
-
-def write_json(path: Path, content: Json) -> None:
-    """Write a record with a hash of its content, which `read_json` looks at."""
-    write_durably(path, (json.dumps(sealed(content), indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_record(kind: type[Record], path: Path) -> Record:
@@ -77,17 +68,17 @@ def read_record(kind: type[Record], path: Path) -> Record:
 
 
 def write_record(path: Path, record: object) -> None:
-    """Write a record with a hash of its content."""
-    write_json(path, to_json(record))
+    """Write a record, or an object, with a hash of its content, which `read_json` checks."""
+    write_durably(path, (json.dumps(sealed(to_json(record)), indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_object(path: Path) -> Json:
+    """Read an object as it stands in the file. Raises UserError where it is missing or damaged."""
     try:
         content: Json = json.loads(read_text(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): mend or remove it") from error
+    except (OSError, ValueError, RecursionError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read ({what}): mend or remove it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no object: mend or remove it")
     return content

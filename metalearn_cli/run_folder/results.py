@@ -1,4 +1,4 @@
-"""What came of a test: results.json, and episodes.npz, from whose values its figures are computed again.
+"""The result of a test: results.json, and episodes.npz, from whose values its figures are computed again.
 
 Shapes: E episodes, K inner steps.
 """
@@ -16,16 +16,15 @@ import torch
 from metalearn_cli.config.conf_folder import Paper
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import Figures, Summary, figures, has_diverged, parse_expectation
-from metalearn_cli.run_folder.records import MOST_BYTES, Array, arrays_of, read_record, write_record
+from metalearn_cli.run_folder.records import MOST_BYTES, TEST_AGAIN, Array, arrays_of, read_record
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Fraction, Limit, Natural
 from metalearn_cli.system.typed_json import Json, from_json, read_value
 
-FILE = "results.json"
+RESULTS = "results.json"
 EPISODES = "episodes.npz"
 KINDS = {"accuracy": "classes", "mse": "values"}  # by the metric
 _CLOSE = 1e-6  # of a figure that is computed again: another machine sums in another order
-_AGAIN = "put it back, or metalearn eval run=... tests the run once more"
 
 
 @dataclass(frozen=True)
@@ -74,23 +73,19 @@ class Results:
 
     @property
     def published(self) -> Paper | None:
-        return None if self.paper is None else from_json(Paper, self.paper, Path(FILE))
+        return None if self.paper is None else from_json(Paper, self.paper, Path(RESULTS))
 
 
 def read_results(folder: Path) -> Results:
     """Read the results in this folder. Raises UserError where they are missing, damaged or changed."""
-    results = read_record(Results, folder / FILE)
+    results = read_record(Results, folder / RESULTS)
     if results.paper is not None:
-        read_value(Paper, results.paper, folder / FILE, "paper")
+        read_value(Paper, results.paper, folder / RESULTS, "paper")
     return results
 
 
-def write_results(folder: Path, results: Results) -> None:
-    write_record(folder / FILE, results)
-
-
 def shortfall(text: str | None, results: Results) -> str | None:
-    """How the results fall short of `expect`, with the value measured; None where they do not."""
+    """Say how the results fall short of `expect`, with the value measured; None where they do not."""
     if text is None:
         return None
     expectation = parse_expectation(text, results.metric, len(results.per_step) - 1)
@@ -102,41 +97,38 @@ def shortfall(text: str | None, results: Results) -> str | None:
 
 
 def read_episodes(folder: Path, results: Results) -> dict[str, Array]:
-    """Read episodes.npz: a number for each test episode, and after each inner step. Raises UserError where they are not
-    the episodes of these results: E of them, and K + 1 numbers of each."""
-    path, again = folder / EPISODES, "metalearn eval run=... tests the run once more"
+    """Read episodes.npz. Raises UserError where its shapes, [E, K + 1] and [E], are not those of these results."""
+    path = folder / EPISODES
     arrays = arrays_of(path)
     shapes = {"metric": (results.episodes, len(results.per_step)), "episode": (results.episodes,)}
     for name, array in arrays.items():
         expected = shapes.get(name) or (shapes["episode"] if name.startswith("metric_") else array.shape)
         if array.dtype.kind not in "biuf" or array.shape != expected:
-            shape = f"{array.dtype} of shape {list(array.shape)}"
-            raise UserError(f"{path}: {name} is {shape}, and the run's results.json says {list(expected)}: {again}")
+            odd = f"{array.dtype} of shape {list(array.shape)}, and the run's results.json says {list(expected)}"
+            raise UserError(f"{path}: {name} is {odd}: {TEST_AGAIN}")
     if "metric" not in arrays:
-        raise UserError(f"{path} has no array metric: {again}")
+        raise UserError(f"{path} has no array metric: {TEST_AGAIN}")
     return arrays
 
 
 def check_figures(folder: Path, results: Results) -> None:
-    """Raises UserError where the figures of results.json are not those of episodes.npz. Without that file there is
-    nothing to compare them with."""
+    """Raises UserError where the figures of results.json are not those of episodes.npz, if there is that file."""
     path = folder / EPISODES
     if not path.exists():
         return
     if results.episodes_npz not in (None, hashlib.sha256(read_bytes(path, MOST_BYTES)).hexdigest()):
-        raise UserError(f"{path} is not the file that results.json beside it was made of: {_AGAIN}")
+        raise UserError(f"{path} is not the file that results.json beside it was made of: put it back, or {TEST_AGAIN}")
     for place, row, computed in _computed(results, read_episodes(folder, results)):
         for name, value in computed.items():
-            written = getattr(row, name)
-            if not _is_close(written, value):
+            if not _is_close(written := getattr(row, name), value):
                 raise UserError(
-                    f"{folder / FILE}: {place}{name} is {written}, and by the values in episodes.npz it is {value}: "
-                    f"{_AGAIN}"
+                    f"{folder / RESULTS}: {place}{name} is {written}, and by the values in episodes.npz it is {value}: "
+                    f"put it back, or {TEST_AGAIN}"
                 )
 
 
 def _computed(results: Results, arrays: dict[str, Array]) -> Iterator[tuple[str, object, dict[str, float | None]]]:
-    """The place of each figure in results.json, the record that holds it, and what episodes.npz says."""
+    """Yield the place of figures in results.json, the record that holds them, and what episodes.npz says."""
     steps = [_figures(values) for values in arrays["metric"].T]
     yield "", results, steps[-1]
     shares = _diverged(results.metric, arrays)

@@ -13,39 +13,21 @@ from omegaconf import OmegaConf
 from metalearn_cli.config.conf_folder import Config, flatten
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder.config_file import load_config
-from metalearn_cli.run_folder.environment import FILE as ENVIRONMENT
-from metalearn_cli.run_folder.environment import environment_here, read_environment, write_environment
-from metalearn_cli.system.files import (
-    refuse_link,
-    write_durably,
-)
+from metalearn_cli.run_folder.environment import ENVIRONMENT, environment_here, read_environment
+from metalearn_cli.run_folder.records import write_record
+from metalearn_cli.system.files import refuse_link, write_durably
 from metalearn_cli.version import __version__
 
 OUTPUTS = Path("outputs")
 # What may differ when a run goes on; `steps` may only grow, which `check_same` sees to.
 FREE = frozenset(
     {
-        "name",
-        "steps",
-        "device",
-        "threads",
-        "allocator",
-        "compile",
-        "cuda_graph",
-        "memory",
-        "algo.remat",
-        "save_every",
-        "log_every",
-        "eval_every",
-        "keep",
-        "logger",
-        "expect",
-        "trust",
-        "lock",
+        *("name", "steps", "device", "threads", "allocator", "compile", "cuda_graph", "memory", "algo.remat"),
+        *("save_every", "log_every", "eval_every", "keep", "logger", "expect", "trust", "lock"),
     }
 )
-# What the final test alone depends on: it may be given otherwise, and then the run is tested again. batch_norm,
-# episodes_seed and algo.test_steps are no such keys: a validation has them too, and chooses a checkpoint by them.
+# Only the final test depends on these: they may be given otherwise, and then the run is tested again. batch_norm,
+# episodes_seed and algo.test_steps are not among them: a validation has them too, and chooses a checkpoint by them.
 TEST_KEYS = frozenset({"test_episodes", "other_batch_norm", "select"})
 
 
@@ -54,16 +36,15 @@ def is_free(key: str, free: frozenset[str] = FREE | TEST_KEYS) -> bool:
 
 
 def deciding(config: Config) -> Config:
-    """The keys of a configuration, flat, that decide what is trained: a checkpoint and results.json hold them with
-    their values."""
+    """Return the keys, flat, that decide what is trained: a checkpoint and results.json hold them with their values."""
     keys = {key: value for key, value in flatten(config).items() if not is_free(key)}
     if config["steps"] == 0:  # where a schedule ends, which nothing has followed yet
         keys.pop("optimizer.schedule_steps", None)
     return keys
 
 
-def folder_of(name: str | None, algo: str, task: str) -> Path:
-    """Where a run of this name stands; without a name, a new folder that no other launch can get."""
+def choose_folder(name: str | None, algo: str, task: str) -> Path:
+    """Say where a run of this name stands; without a name, a folder that no other launch can get."""
     if name is not None:
         return OUTPUTS / name
     now = time.localtime()
@@ -72,11 +53,8 @@ def folder_of(name: str | None, algo: str, task: str) -> Path:
 
 
 def check_same(folder: Path, config: Config, defaults: Config, given: frozenset[str]) -> None:
-    """Raises UserError where the folder holds a run of another configuration, with the keys that differ.
-
-    A version without some key did what its default of now does, which `defaults` names. The keys of the test may differ
-    where they are `given`.
-    """
+    """Raises UserError where the folder holds a run of another configuration. A version without some key did what its
+    default in `defaults` does, and the keys of the test may differ where they are `given`."""
     path = folder / "config.yaml"
     if not path.exists():
         others = sorted({entry.name for entry in folder.iterdir()} - {"lock", "train.log", "outcome.json"})
@@ -85,10 +63,9 @@ def check_same(folder: Path, config: Config, defaults: Config, given: frozenset[
         return
     old, new = flatten(load_config(path)), flatten(config)
     old = {key: defaults[key] for key in new.keys() & defaults.keys()} | old
-    free = FREE | (TEST_KEYS & given)
-    differing = sorted(
-        key for key in old.keys() | new.keys() if not is_free(key, free) and old.get(key) != new.get(key)
-    )
+    may_differ = FREE | (TEST_KEYS & given)
+    keys = sorted(key for key in old.keys() | new.keys() if not is_free(key, may_differ))
+    differing = [key for key in keys if old.get(key) != new.get(key)]
     if "optimizer.schedule_steps" in differing and old["steps"] == 0:  # nothing has followed the schedule yet
         differing.remove("optimizer.schedule_steps")
     if differing == ["optimizer.schedule_steps"]:
@@ -109,11 +86,11 @@ def check_same(folder: Path, config: Config, defaults: Config, given: frozenset[
 
 
 def gone_keys(folder: Path, keys: Config) -> str:
-    """What is wrong with a run that has these keys, which there are no longer."""
+    """Say what is wrong with a run that has these keys, which this version does not have."""
     version = read_environment(folder).metalearn or "?" if (folder / ENVIRONMENT).exists() else "?"
-    given = ", ".join(f"{key}={keys[key]}" for key in sorted(keys))
+    shown = ", ".join(f"{key}={keys[key]}" for key in sorted(keys))
     return (
-        f"was started by metalearn {version} with {given}, which metalearn {__version__} does not have: use the "
+        f"was started by metalearn {version} with {shown}, which metalearn {__version__} does not have: use the "
         "version that it was started with"
     )
 
@@ -129,21 +106,16 @@ def check_same_data(folder: Path, fingerprint: str) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """What a killed process left behind; only safe while the run's lock is held."""
+    """Remove what a killed process left behind; only safe while the run's lock is held."""
     refuse_link(folder / "checkpoints")
     for path in (*folder.glob("*.tmp-*"), *folder.glob("checkpoints/*.tmp-*")):
         path.unlink()
 
 
 def write_records(
-    folder: Path,
-    config: Config,
-    overrides: list[str],
-    choices: dict[str, str],
-    fingerprint: str,
-    ranks: int = 1,
+    folder: Path, config: Config, overrides: list[str], choices: dict[str, str], fingerprint: str, ranks: int = 1
 ) -> None:
-    """config.yaml, overrides.txt, environment.json."""
+    """Write config.yaml, overrides.txt and environment.json."""
     write_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_durably(folder / "overrides.txt", "".join(f"{override}\n" for override in overrides).encode())
-    write_environment(folder, environment_here(ranks, choices, fingerprint))
+    write_record(folder / ENVIRONMENT, environment_here(ranks, choices, fingerprint))

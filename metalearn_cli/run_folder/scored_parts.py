@@ -1,9 +1,7 @@
-"""Parts of a test that are scored, kept in the run's folder until the whole test is: one that was stopped goes on with
-them, and ends with the same bits.
+"""Keep the scored parts of a test until it is whole: a test that was stopped goes on, and ends with the same bits.
 
 A part is a file unfinished-test/KEY/FIRST-NUMBER-HASH.safetensors: its first episode and how many there are. KEY is a
-hash of all that the scores depend on, so that those of another test are never taken, and HASH one of the content. What
-does not fit is scored again.
+hash of all that the scores depend on, and HASH one of the content. A part that does not fit is scored again.
 """
 
 import hashlib
@@ -37,13 +35,12 @@ def key_of(learner: Learner, about: object) -> str:
 
 
 def read_parts(folder: Path, modes: list[BatchNorm]) -> dict[tuple[int, int], EpisodeScores]:
-    """The parts in the folder of a KEY, by their first episode and their number; what is not whole is left out."""
-    found: dict[tuple[int, int], EpisodeScores] = {}
+    """Read the whole parts in the folder of a KEY, by their first episode and their number."""
+    parts: dict[tuple[int, int], EpisodeScores] = {}
     if folder.is_symlink() or folder.parent.is_symlink():
-        return found
+        return parts
     for path in sorted(folder.glob("*.safetensors")):
-        name = _NAME.fullmatch(path.name)
-        if name is None:
+        if (name := _NAME.fullmatch(path.name)) is None:
             continue
         try:
             data = read_bytes(path)
@@ -51,10 +48,10 @@ def read_parts(folder: Path, modes: list[BatchNorm]) -> dict[tuple[int, int], Ep
                 tensors = safetensors.torch.load(data)
                 part = {mode: Scores(tensors[f"{mode.name}.loss"], tensors[f"{mode.name}.metric"]) for mode in modes}
                 if all(len(values) == int(name[2]) for scores in part.values() for values in scores):
-                    found[int(name[1]), int(name[2])] = part
+                    parts[int(name[1]), int(name[2])] = part
         except (OSError, SafetensorError, KeyError, TypeError):  # anybody can name a file so
             continue
-    return found
+    return parts
 
 
 def write_part(folder: Path, place: tuple[int, int], part: EpisodeScores) -> None:

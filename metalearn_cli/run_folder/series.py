@@ -3,110 +3,57 @@
 import io
 import json
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator
-from itertools import chain, islice, pairwise
-from math import isfinite
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.files import open_bytes
+from metalearn_cli.system.files import open_bytes, read_bytes, write_durably
 from metalearn_cli.system.typed_json import Json, is_finite
 
-_BLOCK = 1 << 18  # bytes of a log that are read at once
 MOST_BYTES = 1 << 30  # of a log: the lines of some millions of steps
+CUT_OFF = "is cut off"  # what is wrong with a last line that a killed process left unfinished
 
 
-class Damage:
-    """What is not whole of a .jsonl file that is being read."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []  # a sentence for each line, or figure of one, that is left out
-        self.cut: str | None = None  # one for a last line that a killed process has left unfinished
-
-
-Content = Json | str  # of a line: an object, or why it is none
-
-
-def each_block(path: Path, damage: Damage) -> Iterator[tuple[int, list[Content]]]:
-    """The lines of a .jsonl file, some thousands at a time, with the number of the first, counted from 1."""
-    before = 0
+def each_line(path: Path) -> Iterator[tuple[str, Json | str]]:
+    """Yield the place of each line in a .jsonl file, and the object in it, or what is wrong with the line."""
     with open_bytes(path, MOST_BYTES) if path.exists() else io.BytesIO() as file:
-        while block := file.readlines(_BLOCK):
-            if not block[-1].endswith(b"\n"):
-                damage.cut = f"{path} line {before + len(block)} is cut off"
-                block.pop()
-            yield before + 1, _parsed(block)
-            before += len(block)
+        for number, line in enumerate(file, 1):
+            try:
+                content = json.loads(line) if line.endswith(b"\n") else CUT_OFF
+            except (ValueError, RecursionError) as error:  # also what is not UTF-8
+                content = f"is not JSON ({error})"
+            else:
+                content = content if isinstance(content, dict) or content is CUT_OFF else "is not an object"
+            yield f"{path} line {number}", content
 
 
-def each_line(path: Path, damage: Damage) -> Iterator[tuple[int, Json]]:
-    """The objects of a .jsonl file with the numbers of their lines; what is not an object goes to `damage`."""
-    for first, block in each_block(path, damage):
-        yield from _objects(path, first, block, damage)
-
-
-def _objects(path: Path, first: int, block: list[Content], damage: Damage) -> Iterator[tuple[int, Json]]:
-    for number, content in enumerate(block, first):
-        if isinstance(content, dict):
-            yield number, content
-        else:
-            damage.lines.append(f"{path} line {number} is {content}")
-
-
-def _parsed(block: list[bytes]) -> list[Content]:
-    try:
-        together: list[Any] = json.loads(b"[" + b",".join(block) + b"]")  # several times as fast as one by one
-    except (ValueError, RecursionError):  # also what is not UTF-8
-        together = []
-    if len(together) == len(block) and all(isinstance(content, dict) for content in together):
-        return together
-    return [_parsed_alone(line) for line in block]
-
-
-def _parsed_alone(line: bytes) -> Content:
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON ({error})"
-    return content if isinstance(content, dict) else "not an object"
-
-
-def read_lines(path: Path, first: int = 0) -> list[Json]:
-    """The objects of a .jsonl file from number `first` on, without a last line that a killed process left unfinished.
-    Raises UserError for another damaged line."""
-    damage = Damage()
-    lines = [line for _, line in islice(each_line(path, damage), first, None)]
-    if damage.lines:
-        raise UserError(f"{damage.lines[0]}: mend or remove the line")
-    return lines
-
-
-def _whole(
-    path: Path, lines: Iterator[tuple[int, Json]], damage: Damage, before: int = 0, rate: str | None = None
-) -> Iterator[Json]:
-    """What is whole of the lines after step `before` of a metrics.jsonl or timing.jsonl: each has a step, and its other
-    values are finite numbers. With a `rate` each must have it, above 0, and a later step than the line before it."""
-    for number, line in lines:
-        if (objection := _objection(line, before, rate)) is not None:
-            damage.lines.append(f"{path} line {number} has {objection}")
+def _whole_lines(path: Path, damage: list[str], rate: str | None = None) -> Iterator[Json]:
+    """Yield what is whole of a metrics.jsonl or timing.jsonl: lines with a step and finite numbers; with a `rate` above
+    0 in each, and steps that rise. Each other line, or figure of one, becomes a sentence in `damage`."""
+    before = 0
+    for place, line in each_line(path):
+        if isinstance(line, str) or (objection := _objection(line, before, rate)) is not None:
+            damage.append(f"{place} {line if isinstance(line, str) else objection}")
             continue
         before = line["step"]
         for name in [name for name, value in line.items() if not is_finite(value)]:
-            damage.lines.append(f"{path} line {number}: {name} is {line.pop(name)!r}, and no finite number")
+            damage.append(f"{place}: {name} is {line.pop(name)!r}, and no finite number")
         yield line
 
 
 def _objection(line: Json, before: int, rate: str | None) -> str | None:
-    """What such a line must not have after step `before`; None: it is as a run writes it."""
+    """Say what is wrong with a line after step `before`; None: it is as a run writes it."""
     step = line.get("step")
     if type(step) is not int or not 1 <= step < 2**63:
-        return "no step" if "step" not in line else f"the step {step!r}"
+        return "has no step" if "step" not in line else f"has the step {step!r}"
     if step < before or (rate and step == before):
-        return f"step {step} after step {before}"
+        return f"has step {step} after step {before}"
     if rate and not (is_finite(line.get(rate)) and line[rate] > 0):
-        return f"the {rate} {line[rate]!r}" if rate in line else f"no {rate}"
-    return "train/lr and no train/loss" if "train/lr" in line and "train/loss" not in line else None
+        return f"has the {rate} {line[rate]!r}" if rate in line else f"has no {rate}"
+    return "has train/lr and no train/loss" if "train/lr" in line and "train/loss" not in line else None
 
 
 class Curve(NamedTuple):
@@ -114,9 +61,6 @@ class Curve(NamedTuple):
 
     steps: "array[int]"
     values: "array[float]"
-
-
-Columns = dict[str, tuple[list[int], list[float]]]  # the steps and values of each figure
 
 
 class Series(NamedTuple):
@@ -128,44 +72,16 @@ class Series(NamedTuple):
 
 
 def read_series(path: Path, rate: str | None = None) -> Series:
-    """Numbers alone are kept: a file may have millions of lines."""
-    damage, curves, last = Damage(), dict[str, Curve](), 0
-    for first, block in each_block(path, damage):
-        if (columns := _columns(block, last, rate)) is None:  # one of the lines is to be named
-            lines = list(_whole(path, _objects(path, first, block, damage), damage, last, rate))
-            columns = _by_name(lines)
-        steps, _ = columns.pop("step", ([], []))
-        last = steps[-1] if steps else last
-        for name, (steps, values) in columns.items():
-            curve = curves.setdefault(name, Curve(array("q"), array("d")))
-            curve.steps.extend(steps)
-            curve.values.extend(values)
-    return Series(curves, last, [*damage.lines, *([damage.cut] if damage.cut else [])])
-
-
-def _by_name(lines: list[Any]) -> Columns:
-    """The steps and values of each figure; each line has `step`, which is a figure too."""
-    names: set[str] = set().union(*lines)
-    rows = {name: [line for line in lines if name in line] for name in names}
-    return {name: ([line["step"] for line in own], [line[name] for line in own]) for name, own in rows.items()}
-
-
-def _columns(block: list[Any], before: int, rate: str | None) -> Columns | None:
-    """The figures of lines as a run writes them, by all lines together, which is faster; None where one is not so."""
-    if not all(type(line) is dict and "step" in line for line in block):
-        return None
-    columns = _by_name(block)
-    steps, _ = columns.get("step", ([], []))
-    start = before or (0 if rate else 1)
-    if set(map(type, steps)) - {int} or any(b < a + bool(rate) for a, b in pairwise([start, *steps, 2**63 - 1])):
-        return None
-    figures = [values for name, (_, values) in columns.items() if name != "step"]
-    if any(set(map(type, values)) != {float} or not all(map(isfinite, values)) for values in figures):
-        return None
-    _, rates = columns.get(rate or "", ([], []))
-    if rate and (len(rates) < len(block) or min(rates, default=1.0) <= 0):
-        return None
-    return None if any("train/lr" in line and "train/loss" not in line for line in block) else columns
+    """Read the figures of a log. Only numbers are kept: a file may have millions of lines."""
+    damage: list[str] = []
+    curves: dict[str, Curve] = defaultdict(lambda: Curve(array("q"), array("d")))
+    step = 0
+    for line in _whole_lines(path, damage, rate):
+        step = line.pop("step")
+        for name, value in line.items():
+            curves[name].steps.append(step)
+            curves[name].values.append(value)
+    return Series(dict(curves), step, damage)
 
 
 _RATE = "steps_per_second"
@@ -180,18 +96,26 @@ def training_seconds(timing: Series) -> float | None:
     if (curve := timing.curves.get(_RATE)) is None:
         return None
     before = chain([0], curve.steps)
-    return sum((step - one) / rate for one, step, rate in zip(before, curve.steps, curve.values, strict=False))
+    return sum((step - start) / rate for start, step, rate in zip(before, curve.steps, curve.values, strict=False))
 
 
 def validations(folder: Path, metric: str) -> dict[int, float | None]:
-    """The validation results of a run by their steps; None: not finite. Raises UserError for damaged lines."""
-    lines = whole_lines(folder / "metrics.jsonl")
+    """The validation results of a run by their steps; None: not finite. Raises UserError for a damaged line."""
+    lines = read_lines(folder / "metrics.jsonl")
     return {line["step"]: line.get(f"val/{metric}") for line in lines if any(name.startswith("val/") for name in line)}
 
 
-def whole_lines(path: Path) -> Iterator[Json]:
-    """All but a last one that a killed process left unfinished. At the end UserError for another damaged line."""
-    damage = Damage()
-    yield from _whole(path, each_line(path, damage), damage)
-    if damage.lines:
-        raise UserError(f"{damage.lines[0]}: mend or remove the line")
+def read_lines(path: Path) -> Iterator[Json]:
+    """Yield the lines of a metrics.jsonl but for a last one that is cut off. Raises UserError for another damage."""
+    damage: list[str] = []
+    yield from _whole_lines(path, damage)
+    if damage and not damage[0].endswith(CUT_OFF):
+        raise UserError(f"{damage[0]}: mend or remove the line")
+
+
+def drop_half_line(path: Path) -> bool:
+    """Remove a last line that a killed process left unfinished -> whether there was one."""
+    content = read_bytes(path, MOST_BYTES) if path.exists() else b""
+    if is_cut_off := bool(content) and not content.endswith(b"\n"):
+        write_durably(path, content[: content.rfind(b"\n") + 1])
+    return is_cut_off

@@ -1,21 +1,64 @@
-"""A run that was not tested to its end: how far it is, why it failed, and how it goes on."""
+"""Tell how a run or a job stands, by its outcome.json, log and checkpoints: its failure, its step, how to go on."""
 
 import re
 import shlex
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from metalearn_cli.config.conf_folder import Config
+from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
 from metalearn_cli.run_folder.environment import Environment
 from metalearn_cli.run_folder.lock import holder
-from metalearn_cli.run_folder.outcome import NOT_ENDED, read_outcome
+from metalearn_cli.run_folder.records import read_record
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.ranks import ALONE, Ranks
 
+OUTCOME = "outcome.json"
+NOT_ENDED = "it did not come to its end"  # what outcome.json says of a job while it runs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job of a sweep ended: its outcome.json."""
+
+    launch: str = ""  # the command that started the job
+    number: int = 0  # of the job in its sweep
+    values: str = ""  # of the keys that were swept
+    stopped: int | None = None  # the signal that stopped it
+    pruned: str | None = None  # at which step its search gave it up, and why
+    failed: str | None = None  # the sentence of its failure
+    metric: str | None = None  # of the test; None: there was none
+    mean: float | None = None
+    ci95: float | None = None
+    inner_steps: int | None = None
+    shortfall: str | None = None  # how the test falls short of `expect`
+    diverged: bool | None = None  # whether it failed since a loss was not finite
+
+    def omitted(self) -> tuple[str, ...]:
+        """Name the keys that the file of such an outcome does not have."""
+        figures = ("metric", "mean", "ci95", "inner_steps", "shortfall") if self.metric is None else ()
+        return (*figures, *(("diverged",) if self.diverged is None else ()))
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """Read what became of the job in this folder; None where nothing says it, or nothing that can be read."""
+    return outcome_and_damage(folder)[0]
+
+
+def outcome_and_damage(folder: Path) -> tuple[Outcome | None, list[str]]:
+    """Read the same, with the sentence on an outcome.json that cannot be read."""
+    try:
+        return read_record(Outcome, folder / OUTCOME) if (folder / OUTCOME).exists() else None, []
+    except UserError as error:
+        return None, [str(error)]
+
 
 class Unfinished(NamedTuple):
+    """How far a run is, and what happened to it."""
+
     step: int  # the last one that is known to be done
     steps: int
     wrote: float  # when anything of it was written last, in seconds since 1970
@@ -37,19 +80,19 @@ class Unfinished(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """What a reader should know of it, without the name of the run."""
+        """Say what a reader should know of it, without the name of the run."""
         wrote = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.wrote))
         if self.holder:
             return f"running, {self.progress}, last wrote {wrote} ({self.holder})"
         why = f"failed at {self.progress}: {self.failed}" if self.failed else f"not finished, {self.progress}"
         if self.state == "pruned":
             return f"{self.pruned}, of {self.steps:,}; can be continued with: {self.command}"
-        on = f"goes on after step {self.saved:,}" if self.saved else "nothing is saved: begins again"
-        return f"{why}; last wrote {wrote}; {on} with: {self.command}"
+        then = f"goes on after step {self.saved:,}" if self.saved else "nothing is saved: begins again"
+        return f"{why}; last wrote {wrote}; {then} with: {self.command}"
 
 
-def unfinished(folder: Path, config: Config, given: list[str], environment: Environment, step: int) -> Unfinished:
-    """`step` is that of the last line of its logs, and `given` what the command line gave."""
+def unfinished(folder: Path, config: Config, overrides: list[str], environment: Environment, step: int) -> Unfinished:
+    """Say how far a run is whose logs end at this step."""
     checkpoints = folder / "checkpoints"
     newest = checkpoint.list_newest_first(checkpoints)
     saved = checkpoint.step_of(newest[0]) if newest else None
@@ -63,59 +106,52 @@ def unfinished(folder: Path, config: Config, given: list[str], environment: Envi
         at_work,
         None if at_work else why_failed(folder),
         outcome.pruned if outcome else None,
-        command(folder, config, given, environment.ranks),
+        command(folder, config, overrides, Ranks(size=environment.ranks, local_size=environment.ranks)),
     )
 
 
-def command(folder: Path, config: Config, given: list[str], ranks: int = 1) -> str:
-    """What goes on with a run, from the folder that holds outputs/."""
-    kept = [one for one in given if not one.startswith(("name=", "sweep=", "hydra"))]  # of a sweep: this job alone
-    parts = folder.absolute().parts
-    if folder.parent.name == "eval":
-        return shlex.join(["metalearn", "eval", *given])
-    inside = parts[len(parts) - parts[::-1].index("outputs") :] if "outputs" in parts else (folder.name,)
-    name = config.get("name") or "/".join(inside)
-    start = ["torchrun", f"--nproc-per-node={ranks}", "-m", "metalearn_cli"] if ranks > 1 else ["metalearn"]
-    return shlex.join([*start, "train", *kept, f"name={name}"])
-
-
 def why_failed(folder: Path) -> str | None:
-    """The sentence of a job's or a run's failure, from its outcome.json or its log; None where it did not fail: it was
-    stopped or killed."""
+    """Say why a job or a run failed, by its outcome.json or its log; None where it was stopped or killed."""
     outcome = read_outcome(folder)
     if outcome is not None and outcome.failed not in (None, NOT_ENDED):
         return outcome.failed
-    return _last_failure(folder / "train.log")
-
-
-_RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)")
-
-
-def _last_failure(log: Path) -> str | None:
-    """Why the log ends: where its last record says that something failed, of a traceback the last line."""
-    lines = read_bytes(log).decode(errors="replace").splitlines() if log.exists() else []
-    starts = [number for number, line in enumerate(lines) if _RECORD.fullmatch(line)]
-    if not starts:
+    log = folder / "train.log"
+    text = read_bytes(log).decode(errors="replace") if log.exists() else ""
+    last_record = _RECORD_START.split(text)[-1]
+    if not last_record.startswith("failed: "):
         return None
-    record = [_RECORD.sub(r"\1", lines[starts[-1]]), *filter(None, lines[starts[-1] + 1 :])]
-    if not record[0].startswith("failed: "):
-        return None
-    return record[-1].strip().removeprefix("failed: ")
+    return last_record.strip().split("\n")[-1].strip().removeprefix("failed: ")  # of a traceback the last line
+
+
+_RECORD_START = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", re.MULTILINE)
+
+
+def command(folder: Path, config: Config, overrides: list[str], ranks: Ranks) -> str:
+    """The command that goes on with what was begun in a folder, given where its outputs/ is."""
+    if folder.parent.name == "eval":
+        return shlex.join(["metalearn", "eval", *overrides])
+    parts = folder.absolute().parts
+    inside = parts[len(parts) - parts[::-1].index("outputs") :] if "outputs" in parts else (folder.name,)
+    return _train_command(config.get("name") or "/".join(inside), overrides, ranks)
 
 
 def how_to_continue(folder: Path, overrides: list[str], ranks: Ranks = ALONE) -> str:
-    """What was saved, and the command that goes on from it."""
+    """Say what was saved, and the command that goes on from it."""
     paths = checkpoint.list_newest_first(folder / "checkpoints")
     saved = f"saved step {checkpoint.step_of(paths[0])}" if paths else "nothing was trained yet"
     if (folder / scored_parts.FOLDER).exists():
         saved += " and a part of its test"
-    rest = [override for override in overrides if not override.startswith("name=")]
-    command = shlex.join([*launcher(ranks), "train", *rest, f"name={folder.relative_to(runs.OUTPUTS)}"])
-    return f"{saved}; continue with: {command}"
+    return f"{saved}; continue with: {_train_command(str(folder.relative_to(runs.OUTPUTS)), overrides, ranks)}"
+
+
+def _train_command(name: str, overrides: list[str], ranks: Ranks) -> str:
+    """The command that trains this run alone, also where it is a job of a sweep."""
+    kept = [override for override in overrides if not override.startswith(("name=", "sweep=", "hydra"))]
+    return shlex.join([*launcher(ranks), "train", *kept, f"name={name}"])
 
 
 def launcher(ranks: Ranks) -> list[str]:
-    """How as many ranks are started; on several machines the user adds where they meet."""
+    """The words that start as many ranks; on several machines the user adds where they meet."""
     if ranks.size == 1:
         return ["metalearn"]
     machines = [f"--nnodes={ranks.size // ranks.local_size}"] if ranks.size > ranks.local_size else []

@@ -16,19 +16,16 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.run_folder.results import Results, StepResult
-from metalearn_cli.run_folder.series import (
-    whole_lines,
-)
+from metalearn_cli.run_folder.series import read_lines
 from metalearn_cli.system.files import Log, write_durably
 
 
 class Writers:
-    def __init__(self, folder: Path | None, step: int, to_validate: bool) -> None:
-        """Continue at `step`: what an interrupted run wrote after its last checkpoint is cut off.
+    """The writers of one run. Without a folder they write nothing: of several processes one does."""
 
-        `to_validate`: the checkpoint was saved before the validation of its step, whose line goes too. Without a folder
-        nothing is written: of several processes one does.
-        """
+    def __init__(self, folder: Path | None, step: int, to_validate: bool) -> None:
+        """Continue at `step`: what an interrupted run wrote after its last checkpoint is cut off. `to_validate`: the
+        checkpoint was saved before the validation of its step, whose line goes too."""
         self._writes = folder is not None
         if folder is None:
             return
@@ -37,27 +34,26 @@ class Writers:
         self._tensorboard = SummaryWriter(folder, purge_step=step + 1)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        if not self._writes:
-            return
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        if self._writes:
+            self._write(self._metrics, "", step, values)
 
     def timing(self, step: int, values: dict[str, float]) -> None:
-        if not self._writes:
-            return
-        self._timing.write(json.dumps({"step": step, **values}) + "\n")
+        if self._writes:
+            self._write(self._timing, "timing/", step, values)
+
+    def _write(self, log: Log, above: str, step: int, values: dict[str, float]) -> None:
+        log.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
-            self._tensorboard.add_scalar(f"timing/{name}", value, step)
+            self._tensorboard.add_scalar(f"{above}{name}", value, step)
 
     def inner_steps(self, name: str, rows: tuple[StepResult, ...]) -> None:
-        """The test's mean after each inner step, as a curve over inner steps."""
+        """Write the test's mean after each inner step, as a curve over inner steps."""
         for row in rows:
             if self._writes and row.mean is not None:
                 self._tensorboard.add_scalar(name, row.mean, row.step)
 
     def hparams(self, settings: Config, results: Results) -> None:
-        """A row of TensorBoard's table of runs: what was set, and the final test."""
+        """Write a row of TensorBoard's table of runs: what was set, and the final test."""
         if not self._writes:
             return
         plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in settings.items()}
@@ -73,7 +69,7 @@ class Writers:
             self._tensorboard.add_image(name, np.asarray(drawn), step, dataformats="HWC")
 
     def sync(self) -> None:
-        """Everything written so far is on disk: to be called before a checkpoint makes it final."""
+        """Put all that was written on the disk: to be called before a checkpoint makes it final."""
         if not self._writes:
             return
         self._metrics.sync()
@@ -89,9 +85,10 @@ class Writers:
 
 
 def _open_after_cut(path: Path, step: int, to_validate: bool) -> Log:
+    """Open a log behind the lines up to this step."""
     kept = io.StringIO()
-    for line in whole_lines(path):
-        is_whole = line["step"] < step or "train/loss" in line or not to_validate  # of a validation none, or a part
+    for line in read_lines(path):
+        is_whole = line["step"] < step or "train/loss" in line or not to_validate  # a validation has no loss
         if line["step"] <= step and is_whole:
             kept.write(json.dumps(line) + "\n")
     write_durably(path, kept.getvalue().encode())

@@ -1,10 +1,10 @@
-"""`-m sweep=optuna`: Optuna chooses the values of a sweep by the validation results of the trials before.
+"""`-m sweep=optuna`: Optuna chooses the values of a sweep by the validation results of earlier trials.
 
-The study is outputs/NAME/optuna.log, which this process alone writes: a trial is one line that is there or not, with
-all its values, and each is told what came of it when its batch is done. A trial's run is a job like those of any sweep,
-in a folder that is named by its values. What trial k gets is a function of the sampler's seed, k and the trials of the
-batches before, and whether it is pruned of those and its own validations, so that a search that was killed at any
-moment goes on with the same command to the same trials.
+The study is outputs/NAME/optuna.log, which only this process writes: a trial is one line that is there or not, with
+all its values, and its result is told when its batch is done. A trial's run is a job like those of any sweep, in a
+folder that is named by its values. The values of trial k depend on the sampler's seed, k and the trials of earlier
+batches alone, and its pruning on those and its own validations, so that a search that was killed at any moment goes on
+with the same command to the same trials.
 """
 
 import dataclasses
@@ -31,23 +31,21 @@ from metalearn_cli.config.overrides import compose_config, quote
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import figure, in_unit
 from metalearn_cli.run_folder.lock import lock
-from metalearn_cli.run_folder.outcome import Outcome, read_outcome
-from metalearn_cli.run_folder.series import validations
-from metalearn_cli.sweep.pruning import Pruning, study_in_memory
-from metalearn_cli.sweep.search_plan import Search
-from metalearn_cli.sweep.search_space import shortened
-from metalearn_cli.sweep.search_study import NAME, open_storage, open_study, tidy
-from metalearn_cli.sweep.sweep_job import best_validation, folder_of, label
+from metalearn_cli.run_folder.series import drop_half_line, validations
+from metalearn_cli.run_folder.unfinished import Outcome, read_outcome
+from metalearn_cli.sweep.search_plan import Search, shortened
+from metalearn_cli.sweep.search_study import NAME, open_storage, open_study
+from metalearn_cli.sweep.sweep_job import STUDY_FILE, Pruning, best_validation, job_folder, label, study_in_memory
 from metalearn_cli.system.console import tell
 from metalearn_cli.system.files import write_durably
 
 
 def run_search(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: list[str]) -> None:
-    """Launch batch after batch until there are enough trials, or one was stopped by a signal or has failed.
-
-    A failure of the machine is nothing that a sampler should know of: such a trial stays as it was, running."""
+    """Launch batch after batch until there are enough trials, or one was stopped by a signal or has failed: such a
+    trial stays as it was, running, since a sampler must not learn from a failure of the machine."""
     with lock(folder, search.lock):
-        tidy(folder)
+        (folder / f"{STUDY_FILE}.lock").unlink(missing_ok=True)  # a killed process left them, or half a line
+        drop_half_line(folder / STUDY_FILE)
         storage = open_storage(folder)
         asked = {**search.fixed, **{key: str(space) for key, space in search.space.items()}}
         study = open_study(folder, storage, search.metric, asked, search.space)
@@ -59,102 +57,94 @@ def run_search(search: Search, folder: Path, job: Any, hydra: Hydra, overrides: 
             pruning = Pruning(search.metric, search.pruner, study.trials[: batch[0].user_attrs["batch"]])
             launcher = Plugins.instance().instantiate_launcher(context, partial(job, pruning=pruning), config)
             launch(launcher, fixed, study, batch, folder)
-            outcomes = [read_outcome(folder_of(folder, values_of(trial))) for trial in batch]
-            came = [outcome for outcome in outcomes if outcome is not None and not outcome.stopped]
-            if len(came) < len(batch):
-                return  # a signal has come: it goes on with the next command
-            failed = [
-                trial.number
-                for trial, outcome in zip(batch, came, strict=True)
-                if outcome.failed and not outcome.diverged and not is_refused(study, trial, search, folder)
-            ]
-            for trial, outcome in zip(batch, came, strict=True):
-                if trial.number not in failed:
-                    tell_study(study, storage, search.metric, trial, outcome, folder)
+            failed: list[str] = []
+            ended: list[tuple[FrozenTrial, Outcome]] = []
+            for trial in batch:
+                outcome = read_outcome(trial_folder(folder, trial))
+                if outcome is None or outcome.stopped:
+                    return  # a signal has come: it goes on with the next command
+                if outcome.failed and not outcome.diverged and not is_refused(study, trial, search, folder):
+                    failed.append(str(trial.number))
+                else:
+                    ended.append((trial, outcome))
+            for trial, outcome in ended:
+                tell_study(study, storage, search.metric, trial, outcome, folder)
             tell(f"metalearn: {progress(study, search)}")
             if failed:
                 tell(
-                    f"metalearn: the search stops, since trial {' and '.join(map(str, failed))} failed: mend that, and "
-                    "the same command goes on with it"
+                    f"metalearn: the search stops, since trial {' and '.join(failed)} failed: mend that, and the same "
+                    "command goes on with it"
                 )
                 return
 
 
 def launch(launcher: Launcher, fixed: list[str], study: optuna.Study, batch: list[FrozenTrial], folder: Path) -> None:
-    """Train what is not trained: the same values again are the same run, which is there already or comes once."""
-    there = {values_of(trial) for trial in study.trials if trial.state.is_finished()}
-    wanted: dict[str, list[str]] = {}
+    """Train what is not trained: the same values again are the same run, which is trained once."""
+    finished = {values_of(trial) for trial in study.trials if trial.state.is_finished()}
+    jobs: dict[str, list[str]] = {}
     for trial in batch:
-        values = values_of(trial)
-        if values not in there or read_outcome(folder_of(folder, values)) is None:
-            (folder_of(folder, values) / "outcome.json").unlink(missing_ok=True)  # of one that was killed
-            wanted[values] = [*fixed, *map(quote, overrides_of(trial))]
-    if wanted:
-        for done in launcher.launch(list(wanted.values()), initial_job_idx=batch[0].number):
+        values, outcome = values_of(trial), trial_folder(folder, trial) / "outcome.json"
+        if values not in finished or read_outcome(outcome.parent) is None:
+            outcome.unlink(missing_ok=True)  # of a job that was killed
+            jobs[values] = [*fixed, *map(quote, overrides_of(trial))]
+    if jobs:
+        for done in launcher.launch(list(jobs.values()), initial_job_idx=batch[0].number):
             _ = done.return_value  # raises what the job has raised
 
 
 def next_batch(study: optuna.Study, search: Search) -> list[FrozenTrial]:
-    """The trials of the batch that was not finished, or of a new one; none, where there are enough."""
+    """Return the trials of the batch that was not finished, or of a new one; none where there are enough."""
     batch = [trial for trial in study.trials if trial.state == TrialState.RUNNING]
-    there_are = len(study.trials)
-    first = batch[0].user_attrs["batch"] if batch else there_are
+    number = len(study.trials)
+    first = batch[0].user_attrs["batch"] if batch else number
     end = min(first + search.together, search.trials)
-    return batch + [suggest(study, search, k, first) for k in range(there_are, end)]
+    return batch + [suggest(study, search, k, first) for k in range(number, end)]
 
 
 def suggest(study: optuna.Study, search: Search, k: int, first: int) -> FrozenTrial:
-    """Trial k, in the study, of the batch that begins with trial `first`.
-
-    A sampler made anew finds its values in memory, so that the trial is written in one piece."""
+    """Add trial k, of the batch that begins with trial `first`, to the study. A new sampler finds its values in memory,
+    so that the trial is written in one piece."""
     digest = hashlib.blake2b(f"{search.sampler.seed} {k}".encode(), digest_size=4).digest()
     sampler = instantiate(search.sampler, seed=int.from_bytes(digest, "little"))
     asked = study_in_memory(search.metric, study.trials, sampler).ask(search.space)
     values = {key: shortened(asked.params[key], of) for key, of in search.space.items()}
-    study.add_trial(
-        optuna.trial.create_trial(
-            state=TrialState.RUNNING, params=values, distributions=search.space, user_attrs={"batch": first}
-        )
+    trial = optuna.trial.create_trial(
+        state=TrialState.RUNNING, params=values, distributions=search.space, user_attrs={"batch": first}
     )
+    study.add_trial(trial)
     return study.trials[k]
 
 
 def tell_study(
-    study: optuna.Study,
-    storage: JournalStorage,
-    metric: str,
-    trial: FrozenTrial,
-    outcome: Outcome,
-    folder: Path,
+    study: optuna.Study, storage: JournalStorage, metric: str, trial: FrozenTrial, outcome: Outcome, folder: Path
 ) -> None:
-    """A trial that diverged is one that was given up, worse than any that was pruned: a sampler learns nothing from
-    failed trials, and would go on where the others diverge."""
-    of_run = folder_of(folder, values_of(trial))
+    """Tell the study the result of a trial. One that diverged is told as pruned: a sampler learns nothing from failed
+    trials, and would go on where the others diverge."""
     if outcome.failed:
         storage.set_trial_user_attr(trial._trial_id, "failed", outcome.failed)
         study.tell(trial.number, state=TrialState.PRUNED if outcome.diverged else TrialState.FAIL)
         return
-    for step, value in validations(of_run, metric).items():
+    for step, value in validations(trial_folder(folder, trial), metric).items():
         if value is not None:
             storage.set_trial_intermediate_value(trial._trial_id, step, value)
     if outcome.pruned:
         study.tell(trial.number, state=TrialState.PRUNED)
     else:
-        study.tell(trial.number, best_validation(of_run))
+        study.tell(trial.number, best_validation(trial_folder(folder, trial)))
 
 
 def is_refused(study: optuna.Study, trial: FrozenTrial, search: Search, folder: Path) -> bool:
-    """Whether the trial failed by its values alone, which do not fit together: those of another that has begun do, so
-    that it is neither the device nor the data."""
-    begun = [one for one in study.trials if has_begun(folder, one)]
+    """Whether the trial failed since its values do not fit together: those of another trial, which has begun, do, so
+    that neither the device nor the data is the reason."""
+    begun = [other for other in study.trials if has_begun(folder, other)]
     if not begun or has_begun(folder, trial):
         return False
-    here, there = ([*search.overrides, *overrides_of(one)] for one in (trial, begun[0]))
-    return not can_be_made(here) and can_be_made(there)
+    mine, others = ([*search.overrides, *overrides_of(each)] for each in (trial, begun[0]))
+    return not can_be_made(mine) and can_be_made(others)
 
 
 def can_be_made(overrides: list[str]) -> bool:
-    GlobalHydra.instance().clear()  # which composing wants for itself, and no launcher needs
+    GlobalHydra.instance().clear()  # composing needs it for itself, and no launcher does
     try:
         require_parts(train_job(*compose_config(overrides), overrides))
     except UserError:
@@ -163,7 +153,7 @@ def can_be_made(overrides: list[str]) -> bool:
 
 
 def has_begun(folder: Path, trial: FrozenTrial) -> bool:
-    return (folder_of(folder, values_of(trial)) / "config.yaml").exists()
+    return (trial_folder(folder, trial) / "config.yaml").exists()
 
 
 def overrides_of(trial: FrozenTrial) -> list[str]:
@@ -172,6 +162,10 @@ def overrides_of(trial: FrozenTrial) -> list[str]:
 
 def values_of(trial: FrozenTrial) -> str:
     return label(overrides_of(trial))
+
+
+def trial_folder(folder: Path, trial: FrozenTrial) -> Path:
+    return job_folder(folder, values_of(trial))
 
 
 def progress(study: optuna.Study, search: Search) -> str:
@@ -189,8 +183,7 @@ def summary(trial: FrozenTrial, metric: str) -> str:
 
 
 def trials(folder: Path, metric: str) -> tuple[list[Outcome], list[str], list[float | None]]:
-    """Return the outcomes of all trials in their order, a line about the best, where there is one, and each trial's
-    best validation result."""
+    """Return the outcomes of all trials, a line about the best of them, and the best validation of each."""
     storage = open_storage(folder)
     if NAME not in optuna.get_all_study_names(storage):
         return [], [], []  # the search has failed before it had one
@@ -198,7 +191,7 @@ def trials(folder: Path, metric: str) -> tuple[list[Outcome], list[str], list[fl
     outcomes: list[Outcome] = []
     validated: list[float | None] = []
     for trial in study.trials:
-        of_run = folder_of(folder, values_of(trial))
+        of_run = trial_folder(folder, trial)
         if (outcome := read_outcome(of_run)) is not None:
             values = f"{trial.number:>3}  {values_of(trial)}"
             outcomes.append(dataclasses.replace(outcome, values=values))

@@ -1,7 +1,7 @@
-"""A search's study on the disk, NAME/optuna.log: a journal of Optuna's, one line for each thing that was told.
+"""A search's study on the disk, NAME/optuna.log: a journal of Optuna's, one line for each thing that it was told.
 
-It may be somebody else's, and the values of its trials become keys of trainings: none is taken that this search could
-not have made.
+It may be somebody else's, and the values of its trials become keys of trainings: a trial that this search cannot have
+made is refused.
 """
 
 import os
@@ -15,21 +15,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.sweep.pruning import direction
-from metalearn_cli.sweep.sweep_job import STUDY_FILE
-from metalearn_cli.system.files import open_plain, read_bytes, write_durably
+from metalearn_cli.sweep.sweep_job import STUDY_FILE, direction
+from metalearn_cli.system.files import open_plain
 from metalearn_cli.system.typed_json import is_finite
 
-MOST_BYTES = 1 << 28
 NAME = "metalearn"  # optuna.load_study(study_name=NAME, storage=...)
-
-
-def tidy(folder: Path) -> None:
-    """Remove what a killed process has left: half a line, and Optuna's own lock; this process holds the folder."""
-    path = folder / STUDY_FILE
-    path.with_name(f"{STUDY_FILE}.lock").unlink(missing_ok=True)
-    if path.exists() and (written := read_bytes(path, MOST_BYTES)) and not written.endswith(b"\n"):
-        write_durably(path, written[: written.rfind(b"\n") + 1])
 
 
 def open_storage(folder: Path) -> JournalStorage:
@@ -48,8 +38,7 @@ def open_storage(folder: Path) -> JournalStorage:
 def open_study(
     folder: Path, storage: JournalStorage, metric: str, asked: dict[str, str], space: dict[str, BaseDistribution]
 ) -> optuna.Study:
-    """Open the study, with what it searches. Raises UserError where it searched something else, or where a trial is not
-    of this search."""
+    """Open the study of this search. Raises UserError where it searched something else, or holds a foreign trial."""
     if NAME in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=NAME, storage=storage)
     else:
@@ -57,7 +46,7 @@ def open_study(
     if "search" not in study.user_attrs:
         study.set_user_attr("search", asked)
     before = study.user_attrs["search"]
-    if not isinstance(before, dict) or [one.name.lower() for one in study.directions] != [direction(metric)]:
+    if not isinstance(before, dict) or [each.name.lower() for each in study.directions] != [direction(metric)]:
         raise UserError(f"{folder / STUDY_FILE} does not hold a search of this program: take another name")
     if changes := [key for key in sorted(before.keys() | asked.keys()) if before.get(key) != asked.get(key)]:
         shown = ", ".join(f"{key}: {before.get(key)} -> {asked.get(key)}" for key in changes)
@@ -72,7 +61,7 @@ def open_study(
 
 
 def why_foreign(trial: FrozenTrial, space: dict[str, BaseDistribution]) -> str | None:
-    """What in a trial differs from what a search of this space writes; None where nothing does."""
+    """Say what in a trial differs from what a search of this space writes; None where nothing does."""
     if odd := sorted(trial.params.keys() ^ space.keys()):
         return f"{odd[0]} is {'not searched' if odd[0] in trial.params else 'missing'}"
     for key, of in space.items():

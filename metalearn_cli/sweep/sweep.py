@@ -2,7 +2,7 @@
 
 A sweep's folder is outputs/NAME, and a job's folder in it is named by the swept keys alone, sorted, so that the same
 command again continues what is missing. A job may run in another process, or on another machine that shares the
-folder: what became of it stands in its outcome.json.
+folder: its outcome.json tells how it ended.
 """
 
 import importlib.util
@@ -28,10 +28,9 @@ from metalearn_cli.config.sweep_values import hydra_keys, in_grammar, listed, sp
 from metalearn_cli.errors import UserError, is_debugging
 from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
 from metalearn_cli.run_folder import runs
-from metalearn_cli.run_folder.outcome import Outcome
-from metalearn_cli.sweep.sweep_job import STUDY_FILE, folder_of, outcomes, run_job
+from metalearn_cli.run_folder.unfinished import Outcome
+from metalearn_cli.sweep.sweep_job import STUDY_FILE, job_folder, outcomes, run_job
 from metalearn_cli.system.console import show, tell
-from metalearn_cli.system.limits import Name, check_limit
 from metalearn_cli.system.ranks import cores
 from metalearn_cli.system.signals import Interrupted
 from metalearn_cli.system.text import printable
@@ -48,36 +47,34 @@ def sweep(overrides: list[str]) -> int:
     if hydra.runtime.choices["hydra/sweeper"] == "optuna":
         if importlib.util.find_spec("optuna") is None:
             raise UserError("Optuna is not in this environment: pip install 'metalearn-cli[optuna]'")
-        from metalearn_cli.sweep import search, search_plan, search_space
+        from metalearn_cli.sweep import search, search_plan
 
-        space = {
-            key: search_space.choice(one) if isinstance(one, list) else search_space.distribution(one)
-            for key, one in swept.items()
-        }
-        jobs = _check_each(fixed, {key: search_space.ends(of) for key, of in space.items()}, overrides)
+        space = {key: search_plan.distribution(override) for key, override in swept.items()}
+        jobs = _check_each(fixed, {key: search_plan.ends(of) for key, of in space.items()}, overrides)
         plan, together = search_plan.plan(hydra.sweeper, space, fixed, jobs), hydra.sweeper.n_jobs
-        texts = [in_grammar(key, one) if isinstance(one, list) else str(one.input_line) for key, one in swept.items()]
+        texts = [in_grammar(key, of) if isinstance(of, list) else str(of.input_line) for key, of in swept.items()]
     else:
-        values = {key: one if isinstance(one, list) else listed(one) for key, one in swept.items()}
+        values = {key: of if isinstance(of, list) else listed(of) for key, of in swept.items()}
         jobs = _check_each(fixed, values, overrides)
         plan, together = None, math.prod(map(len, values.values()))
         texts = [in_grammar(key, each) for key, each in values.items()]
     folder = _folder(names[-1] if names else None, is_search=plan is not None)
     tell(f"metalearn: {'search' if plan else 'sweep'} over {', '.join(swept)} in {folder}")
-    for note in dict.fromkeys(note for one in jobs for note in one.notes):
+    for note in dict.fromkeys(note for job in jobs for note in job.notes):
         tell(note)
     launch = secrets.token_hex(4)
     escaped = quote(f"name={folder}").removeprefix("name=")
-    given = [*map(quote, fixed), *texts, *_QUIET, f"hydra.sweep.dir={escaped}", "hydra.sweep.subdir=."]
-    given += _share_cores(hydra, together)
-    job = partial(run_job, Path.cwd(), folder, launch, frozenset(swept))
+    words = [*map(quote, fixed), *texts, *_QUIET, f"hydra.sweep.dir={escaped}", "hydra.sweep.subdir=."]
+    words += _share_cores(hydra, together)
+    run_one = partial(run_job, Path.cwd(), folder, launch, frozenset(swept))
     is_broken = False
     try:
-        main = _main()
+        version.setbase("1.3")  # as hydra.main does, which takes its arguments from sys.argv alone
+        main = Hydra.create_main_hydra2("metalearn", create_config_search_path(str(conf_dir())))
         if plan is None:
-            main.multirun("config", job, given)
+            main.multirun("config", run_one, words)
         else:
-            search.run_search(plan, folder, job, main, given)
+            search.run_search(plan, folder, run_one, main, words)
     except Interrupted as signal:  # between two jobs
         raise Interrupted(signal.code - 128, "the same command with the same name continues the sweep") from signal
     except UserError:
@@ -92,30 +89,31 @@ def sweep(overrides: list[str]) -> int:
     done = outcomes(folder, launch)
     if stopped := [outcome.stopped for outcome in done if outcome.stopped]:
         raise Interrupted(stopped[0], "the same command with the same name continues the sweep")
-    code = _print_table(folder, *(search.trials(folder, plan.metric) if plan else (done, _best(folder, done), None)))
+    if plan is not None:
+        code = _print_table(folder, *search.trials(folder, plan.metric))
+    else:
+        folders = [job_folder(folder, outcome.values) for outcome in done]
+        begun = [job for job in folders if (job / "config.yaml").exists()]
+        code = _print_table(folder, done, best_sentences(group(begun, str(folder), False)), None)
     return 1 if is_broken else code
 
 
 def _folder(name: str | None, is_search: bool) -> Path:
     """Make the folder of the sweep of this name, or a new one where there is no name."""
-    if name is not None:
-        check_limit("name", name, Name)
-        if (runs.OUTPUTS / name / "config.yaml").exists():
-            raise UserError(f"{runs.OUTPUTS / name} holds a run and cannot hold a sweep too: take another name")
-        has_study = (runs.OUTPUTS / name / STUDY_FILE).exists()
-        if has_study and not is_search:
-            raise UserError(f"{runs.OUTPUTS / name} holds a search and cannot hold a sweep too: take another name")
-        if is_search and not has_study and any((runs.OUTPUTS / name).glob("*/outcome.json")):
-            raise UserError(f"{runs.OUTPUTS / name} holds a sweep and cannot hold a search too: take another name")
     folder = runs.OUTPUTS / (name or time.strftime(f"%Y-%m-%d/%H-%M-%S-sweep-{secrets.token_hex(2)}"))
+    has_study = (folder / STUDY_FILE).exists()
+    if (folder / "config.yaml").exists():
+        raise UserError(f"{folder} holds a run and cannot hold a sweep too: take another name")
+    if has_study and not is_search:
+        raise UserError(f"{folder} holds a search and cannot hold a sweep too: take another name")
+    if is_search and not has_study and any(folder.glob("*/outcome.json")):
+        raise UserError(f"{folder} holds a sweep and cannot hold a search too: take another name")
     folder.mkdir(parents=True, exist_ok=name is not None)
     return folder
 
 
 def _check_each(fixed: list[str], values: dict[str, list[str]], overrides: list[str]) -> list[Job]:
-    """Compose each value once before the first job, so that a typo fails one job at most -> the jobs that can succeed.
-
-    Raises UserError where none can."""
+    """Compose each value once before the first job -> the jobs that can succeed. Raises UserError where none can."""
     first = {key: f"{key}={each[0]}" for key, each in values.items()}
     jobs: list[Job] = []
     failures: list[UserError] = []
@@ -132,32 +130,16 @@ def _check_each(fixed: list[str], values: dict[str, list[str]], overrides: list[
 
 
 def _share_cores(hydra: Any, jobs: int) -> list[str]:
-    """Let jobs that run beside one another on this machine have its cores together, unless OMP_NUM_THREADS says
-    otherwise -> overrides for their launcher."""
-    more: list[str] = []
-    match hydra.runtime.choices["hydra/launcher"]:
-        case "joblib":
-            jobs = min(jobs, hydra.launcher.n_jobs if hydra.launcher.n_jobs > 0 else cores())
-            more = [f"hydra.launcher.n_jobs={jobs}"]
-        case "submitit_local":  # all at once
-            pass
-        case _:
-            return []
+    """Share the cores among jobs beside one another, unless OMP_NUM_THREADS is set -> overrides for their launcher."""
+    launcher, more = hydra.runtime.choices["hydra/launcher"], list[str]()
+    if launcher not in ("joblib", "submitit_local"):
+        return []
+    if launcher == "joblib":  # the other starts all at once
+        jobs = min(jobs, hydra.launcher.n_jobs if hydra.launcher.n_jobs > 0 else cores())
+        more = [f"hydra.launcher.n_jobs={jobs}"]
     threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     os.environ.setdefault("MKL_NUM_THREADS", threads)  # which torch asks first, and joblib would set
     return more
-
-
-def _main() -> Hydra:
-    """Make what hydra.main makes of sys.argv: no public function takes its arguments."""
-    version.setbase("1.3")
-    return Hydra.create_main_hydra2("metalearn", create_config_search_path(str(conf_dir())))
-
-
-def _best(folder: Path, outcomes: list[Outcome]) -> list[str]:
-    """A sentence about the best setting of the jobs that have begun."""
-    jobs = [folder_of(folder, outcome.values) for outcome in outcomes]
-    return best_sentences(group([job for job in jobs if (job / "config.yaml").exists()], str(folder), False))
 
 
 def _print_table(folder: Path, outcomes: list[Outcome], best: list[str], validations: list[float | None] | None) -> int:
@@ -168,7 +150,7 @@ def _print_table(folder: Path, outcomes: list[Outcome], best: list[str], validat
     for place, outcome in enumerate(outcomes):
         values = f"{outcome.values:<{width}}"
         if outcome.failed is not None:
-            # In a search some values may diverge, as some are pruned: it has done its work where another did not.
+            # In a search some values may diverge, as some are pruned: another trial has come to its end.
             is_given_up = outcome.diverged and validations is not None and best
             lines.append(f"{values}  {'diverged' if is_given_up else 'failed'}: {outcome.failed}")
             code = code if is_given_up else 1

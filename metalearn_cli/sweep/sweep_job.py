@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process the launcher has started, and its outcome.json."""
+"""One job of a sweep, in any process that the launcher has started, its outcome.json, and whether it is pruned."""
 
 import dataclasses
 import hashlib
@@ -7,7 +7,7 @@ import os
 import traceback
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -19,10 +19,10 @@ from metalearn_cli.errors import Pruned, RunFailed, UserError, is_debugging
 from metalearn_cli.learning.scores import is_better
 from metalearn_cli.learning.step import NonFinite
 from metalearn_cli.run_folder import runs
-from metalearn_cli.run_folder.outcome import NOT_ENDED, Outcome, read_outcome, write_outcome
+from metalearn_cli.run_folder.records import write_record
 from metalearn_cli.run_folder.results import shortfall
 from metalearn_cli.run_folder.series import validations
-from metalearn_cli.sweep.pruning import Pruning
+from metalearn_cli.run_folder.unfinished import NOT_ENDED, OUTCOME, Outcome, read_outcome
 from metalearn_cli.system.console import Console, tell
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.signals import Interrupted
@@ -32,42 +32,69 @@ from metalearn_cli.training.session import never
 STUDY_FILE = "optuna.log"  # in the folder of a sweep that is a search
 
 
+@dataclasses.dataclass(frozen=True)
+class Pruning:
+    """One of Optuna's pruners, and the trials to compare with. It travels to the process, or the machine, that runs the
+    trial. Its verdict depends on these and the trial's folder alone, so that a trial that was killed and goes on is
+    stopped at the same step."""
+
+    metric: str
+    pruner: Any  # optuna.pruners.BasePruner
+    before: list[Any]  # optuna.trial.FrozenTrial
+
+    def verdict(self, folder: Path) -> str | None:
+        """Say why the run in this folder is not worth its time, by its validations so far; None where it goes on."""
+        import optuna
+
+        worst = -math.inf if direction(self.metric) == "maximize" else math.inf
+        validated = validations(folder, self.metric)
+        if not validated:
+            return None
+        values = {step: worst if value is None else value for step, value in validated.items()}
+        study = study_in_memory(self.metric, self.before)
+        study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=values))
+        if not self.pruner.prune(study, study.trials[-1]):
+            return None
+        best = max(values.values()) if direction(self.metric) == "maximize" else min(values.values())
+        finished = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in self.before)
+        result = "no finite" if math.isinf(best) else f"{best:.4g} as its best"
+        return (
+            f"pruned at step {max(values)} by {type(self.pruner).__name__}, with {result} validation {self.metric} "
+            f"beside {finished} finished trials"
+        )
+
+
 def run_job(
-    here: Path,
-    sweep: Path,
-    launch: str,
-    swept: frozenset[str],
-    composed: DictConfig,
-    pruning: Pruning | None = None,
+    here: Path, sweep: Path, launch: str, swept: frozenset[str], composed: DictConfig, pruning: Pruning | None = None
 ) -> float | None:
     """Run the job that Hydra has composed -> its best validation result, for the sweeper."""
     os.chdir(here)
     overrides = [unquote(text) for text in HydraConfig.get().overrides.task]
     values = label(text for text in overrides if text.partition("=")[0] in swept)
-    # Its own outcome is that of an earlier life, of a job that was preempted and comes again.
+    # Its own outcome is of an earlier life: a job that was preempted is started again.
     if any(outcome.stopped for outcome in outcomes(sweep, launch) if outcome.values != values):
         return None
     tell(f"metalearn: {values}")
-    folder = folder_of(sweep, values)
+    folder = job_folder(sweep, values)
     refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
     begun = Outcome(launch, HydraConfig.get().job.num, values)
-    write_outcome(folder, dataclasses.replace(begun, failed=NOT_ENDED))
+    write_record(folder / OUTCOME, dataclasses.replace(begun, failed=NOT_ENDED))
     best: float | None = None
     try:
         outcome, best = _run(folder, composed, overrides, begun, pruning)
     except Interrupted as signal:
         outcome = dataclasses.replace(begun, stopped=signal.code - 128)
-    write_outcome(folder, outcome)
+    write_record(folder / OUTCOME, outcome)
     return best if outcome.failed is None else math.nan
 
 
 def label(swept: Any) -> str:
-    """key=value,key=value, sorted. A key of one's own class is given as +key=value; it is named by the key."""
+    """Name a job: key=value,key=value, sorted, without the + before a key of the user's own class."""
     return ",".join(sorted(text.lstrip("+") for text in swept))
 
 
-def folder_of(sweep: Path, values: str) -> Path:
+def job_folder(sweep: Path, values: str) -> Path:
     """The folder of the job with these values. A name that is too long for a file system is cut, and gets a hash."""
     name = values.replace("/", "_")
     if len(name.encode()) > 255:
@@ -79,8 +106,7 @@ def folder_of(sweep: Path, values: str) -> Path:
 def _run(
     folder: Path, composed: DictConfig, overrides: list[str], begun: Outcome, pruning: Pruning | None
 ) -> tuple[Outcome, float | None]:
-    """Run one job -> its outcome, which has its figures, or the sentence of its failure, which stands in its own log
-    too; and its best validation."""
+    """Run one job -> its outcome, with its figures or the sentence of its failure; and its best validation."""
     name = folder.relative_to(runs.OUTPUTS).as_posix()
     device = one_of_several_gpus(composed.device, HydraConfig.get())
     node = OmegaConf.create({**composed, "name": name, "device": device})
@@ -93,15 +119,9 @@ def _run(
         if pruning is not None and best is None:
             failed = f"no validation {results.metric} of it was finite"
             return dataclasses.replace(begun, failed=failed, diverged=True), None
-        outcome = dataclasses.replace(
-            begun,
-            metric=results.metric,
-            mean=results.mean,
-            ci95=results.ci95,
-            inner_steps=results.last.step,
-            shortfall=shortfall(job.run.expect, results),
-        )
-        return outcome, best
+        outcome = dataclasses.replace(begun, metric=results.metric, mean=results.mean, ci95=results.ci95)
+        short = shortfall(job.run.expect, results)
+        return dataclasses.replace(outcome, inner_steps=results.last.step, shortfall=short), best
     except Pruned as end:
         return dataclasses.replace(begun, pruned=str(end)), best_validation(folder)
     except Exception as error:
@@ -118,8 +138,7 @@ def _run(
 
 
 def one_of_several_gpus(device: str, hydra: Any) -> str:
-    """The GPU of a job: jobs that run side by side on a machine take its GPUs in turn, where device=auto leaves it
-    open."""
+    """Choose the GPU of a job: jobs beside one another take those of their machine in turn, if device is auto."""
     is_beside_others = hydra.runtime.choices["hydra/launcher"] in ("joblib", "submitit_local")
     gpus = torch.cuda.device_count() if is_beside_others and device == "auto" and torch.cuda.is_available() else 0
     return f"cuda:{hydra.job.num % gpus}" if gpus > 1 else device
@@ -136,5 +155,20 @@ def best_validation(folder: Path) -> float | None:
 
 def outcomes(folder: Path, launch: str) -> list[Outcome]:
     """Read what became of the jobs of this launch, in their order."""
-    found = [outcome for path in folder.glob("*/outcome.json") if (outcome := read_outcome(path.parent)) is not None]
-    return sorted((one for one in found if one.launch == launch), key=lambda one: one.number)
+    every = [read_outcome(path.parent) for path in folder.glob("*/outcome.json")]
+    mine = [outcome for outcome in every if outcome is not None and outcome.launch == launch]
+    return sorted(mine, key=lambda outcome: outcome.number)
+
+
+def study_in_memory(metric: str, trials: list[Any], sampler: Any = None) -> Any:
+    """Make an optuna.Study of these trials in memory."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction=direction(metric), sampler=sampler)
+    study.add_trials(trials)
+    return study
+
+
+def direction(metric: str) -> Literal["maximize", "minimize"]:
+    return "maximize" if is_better(metric, 1.0, 0.0) else "minimize"

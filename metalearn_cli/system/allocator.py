@@ -1,13 +1,11 @@
-"""How the C library treats the memory of tensors that are no longer needed.
-
-By default glibc gives every large block back to the system as soon as it is free, and the next tensor of that size
-costs a page fault for each 4 kB: a third of a step's time with images, or more. Tuned, it keeps freed memory for the
-next tensor, so that the process stays as large as it was at its peak.
-"""
+"""How the C library treats the memory of tensors that are no longer needed. By default glibc gives every large block
+back to the system as soon as it is free, and the next tensor of that size costs a page fault for each 4 kB: a third of
+a step's time with images, or more. Tuned, it keeps freed memory, and the process stays as large as at its peak."""
 
 import ctypes
 import sys
 from enum import Enum
+from typing import Any
 
 # mallopt's parameters (malloc.h), and glibc's own values for them.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -21,20 +19,17 @@ class Allocator(Enum):
 
 
 def set_allocator(allocator: Allocator) -> bool:
-    """Set the allocator of this whole process -> whether it could be set: only glibc has the call.
-
-    `default` after `tuned` (in a sweep) is as glibc starts, without the threshold that it would have raised by itself.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
+    """Set the allocator of this whole process -> whether it could be set: only glibc has the call."""
+    mallopt = _c_function("mallopt")
     values = _TUNED if allocator is Allocator.tuned else _DEFAULT
-    return all(mallopt(name, value) == 1 for name, value in values.items())
+    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in values.items())
 
 
 def trim_heap() -> None:
     """Return the memory that is kept to the system, where the C library can, after work that took much of it."""
-    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+    if trim := _c_function("malloc_trim"):
         trim(0)
+
+
+def _c_function(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

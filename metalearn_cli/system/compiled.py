@@ -1,14 +1,12 @@
-"""A function of tensors as native code: recorded once as a list of torch's operations, which TorchInductor compiles.
-
-torch.compile alone cannot record a step: it does not take torch.autograd.grad at second order (torch 2.13). make_fx
-can. What is recorded is one way through the function: a number of Python's is a constant in it, and where the function
-looks at a tensor's value to decide, it cannot be recorded.
-"""
+"""A function of tensors as native code: recorded as torch's operations, which TorchInductor compiles. make_fx records
+it, since torch.compile does not take torch.autograd.grad at second order (torch 2.13): one way through the function, in
+which a number of Python's is a constant, and which does not depend on a tensor's value."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.tensor_tree import Frame, Tree, take_tensors
+from metalearn_cli.system.tensor_tree import Tree, take_tensors
 
 aten = torch.ops.aten
 
@@ -32,10 +30,8 @@ def require_compiler(device: torch.device) -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         named = os.environ.get("CXX", "g++")
-        raise UserError(
-            f"compile=true needs a C++ compiler, and there is no {named} here: install it, name another one in the "
-            "environment variable CXX, or give compile=false"
-        ) from None
+        remedy = "install it, name another in the environment variable CXX, or give compile=false"
+        raise UserError(f"compile=true needs a C++ compiler, and {named} is not here: {remedy}") from None
 
 
 @contextlib.contextmanager
@@ -52,16 +48,13 @@ def unchanged(state: Tree) -> Iterator[None]:
 
 class Compiled:
     """`function(state, batch, carry, *numbers) -> carry` as native code, which changes `state` in place as it does.
-
-    `state` and `carry` are trees (tuples, lists, dicts) of tensors, `carry` also of other values; `batch` has
-    tensors and None, and `numbers` are tensors. There is native code for each shape of a batch, and for each shape and
-    each other value of a carry.
-    """
+    `state` and `carry` are trees of tensors, `carry` also of other values. Each shape of a batch, and each shape and
+    other value of a carry, has native code of its own."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._state: Tree = None
-        self._native: dict[Any, _Native] = {}
+        self._native: dict[Any, Callable[..., Tree]] = {}
 
     def __call__(self, state: Tree, batch: tuple[Tensor | None, ...], carry: Tree, *numbers: Tensor) -> Tree:
         if state is not self._state:
@@ -74,45 +67,37 @@ class Compiled:
             *((tensor.shape, tensor.stride()) for tensor in (*tensors, *carried)),
             *(leaf for leaf in leaves if not isinstance(leaf, Tensor)),
         )
-        native = self._native.get(key)
-        if native is None:
+        if key not in self._native:
             with unchanged(state):  # recording runs the function
-                native = self._native[key] = _compile(self._function, (state, batch, carry, *numbers))
-        return native.outputs.put(native.run(*self._fixed, *tensors, *carried, *numbers))
+                self._native[key] = _compile(self._function, (state, batch, carry, *numbers))
+        return self._native[key](*self._fixed, *tensors, *carried, *numbers)
 
 
-class _Native(NamedTuple):
-    run: Callable[..., list[Tensor]]
-    outputs: Frame
-
-
-def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Native:
-    inputs, frame = take_tensors(arguments)
-    returned: list[Frame] = []
+def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Tree]:
+    """The function as native code, of the tensors in its arguments."""
+    inputs, put = take_tensors(arguments)
+    returned: list[Callable[..., Tree]] = []
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        outputs, its_frame = take_tensors(function(*frame.put(tensors)))
-        returned.append(its_frame)
+        outputs, put_outputs = take_tensors(function(*put(tensors)))
+        returned.append(put_outputs)
         return tuple(outputs)
 
     try:
         recorded = make_fx(flat, decomposition_table=_PLAIN)(*inputs)
         for node in recorded.graph.nodes:
-            node.meta.clear()  # what make_fx noted of each tensor, which inductor works out anew
+            node.meta.clear()  # what make_fx noted of each tensor, which inductor finds again
+        # The whole call in C++, where the steps between the kernels cost as much as the kernels; one thread compiles,
+        # since it is one file; and the number of threads that it will run with, which decides the bits.
+        options = {"cpp_wrapper": True, "compile_threads": 1, "cpp.threads": torch.get_num_threads()}
         with torch.no_grad():
-            run: Any = torch._inductor.compile(recorded, [*inputs], options=_options())
+            run: Any = torch._inductor.compile(recorded, [*inputs], options=options)
     except UserError:
         raise
     except Exception as error:  # whatever a function may do that cannot be recorded or compiled
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"this step cannot be compiled ({reason[:300]}): give compile=false") from error
-    return _Native(run, returned[-1])
-
-
-def _options() -> dict[str, Any]:
-    """The whole call in C++, where the steps between the kernels cost as much as the kernels; one thread compiles,
-    since it is one file; and the number of threads that it will run with, which decides the bits."""
-    return {"cpp_wrapper": True, "compile_threads": 1, "cpp.threads": torch.get_num_threads()}
+    return lambda *tensors: returned[-1](run(*tensors))
 
 
 # What follows says in plain operations what inductor does not know (the fused optimizers), and how a small matrix
@@ -131,10 +116,6 @@ def _adam(*lists: list[Tensor], decoupled: bool = False, **settings: Any) -> Non
         m_new, v_new = m.lerp(gradient, 1 - beta1), beta2 * v + (1 - beta2) * gradient.square()
         root = v_new.sqrt() / (1 - beta2**number).sqrt() + settings["eps"]
         _set(goes_on, (param, decayed - lr / (1 - beta1**number) * m_new / root), (m, m_new), (v, v_new))
-
-
-def _adamw(*lists: list[Tensor], **settings: Any) -> None:
-    _adam(*lists, decoupled=True, **settings)
 
 
 def _sgd(*lists: list[Tensor], **settings: Any) -> None:
@@ -165,7 +146,7 @@ def _bmm(a: Tensor, b: Tensor) -> Any:
 
 
 def _baddbmm(c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """The sum apart, so that it becomes one kernel with what follows."""
+    """Add the sum by itself, so that it becomes one kernel with what follows."""
     return c + torch.bmm(a, b) if (beta, alpha) == (1, 1) else beta * c + alpha * torch.bmm(a, b)
 
 
@@ -181,7 +162,7 @@ def _batch_norm_stats(x: Tensor, *running: Any) -> tuple[Tensor, Tensor]:
 
 _PLAIN: dict[Any, Callable[..., Any]] = {
     aten._fused_adam_.tensor_lr: _adam,
-    aten._fused_adamw_.tensor_lr: _adamw,
+    aten._fused_adamw_.tensor_lr: functools.partial(_adam, decoupled=True),
     aten._fused_sgd_.tensor_lr: _sgd,
     aten._foreach_norm.Scalar: _foreach_norm,
     aten.batch_norm_update_stats.default: _batch_norm_stats,

@@ -1,7 +1,4 @@
-"""Tell the user what is going on: sentences, and a bar on a terminal or plain lines in a log, all on stderr.
-
-Text leaves the program here, so that characters which a terminal would obey are written out.
-"""
+"""Tell the user what is going on, on stderr; characters that a terminal would obey are written out."""
 
 import contextlib
 import errno
@@ -10,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -21,8 +18,7 @@ T = TypeVar("T")
 
 
 def show(text: str) -> None:
-    """Print results on stdout. A reader who has read enough (`| head`) or is gone (a closed terminal) is not an
-    error."""
+    """Print results on stdout. A reader who has read enough (`| head`), or a closed terminal, is not an error."""
     try:
         print(lines(text), flush=True)
     except OSError as error:
@@ -32,7 +28,7 @@ def show(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Say a sentence on stderr. The work goes on or ends as it would, whether or not somebody can read it."""
+    """Say a sentence on stderr, whether or not somebody can read it."""
     with contextlib.suppress(OSError):
         print(lines(text), file=sys.stderr, flush=True)
 
@@ -73,12 +69,8 @@ class Console:
 
 
 class Progress:
-    """How far a long piece of work is, how fast it goes, and when it will end.
-
-    A bar where stderr is a terminal; otherwise a line whenever `note` is called and ten seconds have passed. With a
-    sentence on the work, `announced`, that is said once it is seen that more than a minute is left. A `passing` one
-    shows nothing of work that is done in two seconds, and leaves no bar.
-    """
+    """Show how far work is, as a bar on a terminal, else as a line every ten seconds. `announced` is said where more
+    than a minute remains. A `passing` one shows nothing of work of two seconds, and removes its bar."""
 
     def __init__(
         self, console: Console, what: str, total: int, start: int = 0, announced: str = "", passing: bool = False
@@ -87,14 +79,8 @@ class Progress:
         self._announced, self._passing = announced, passing
         self._began = self._spoke = time.monotonic()
         is_shown = sys.stderr.isatty() and not console.is_silent
-        self._bar = tqdm(
-            *(None, what, total),
-            initial=start,
-            file=sys.stderr,
-            disable=not is_shown,
-            leave=not passing,
-            delay=2 if passing else 0,
-        )
+        bar: dict[str, Any] = {"disable": not is_shown, "leave": not passing, "delay": 2 if passing else 0}
+        self._bar = tqdm(None, what, total, initial=start, file=sys.stderr, **bar)
 
     def __enter__(self) -> "Progress":
         return self
@@ -113,19 +99,18 @@ class Progress:
             self._bar.set_postfix_str(note, refresh=False)
         now = time.monotonic()
         rate = (done - self._start) / max(now - self._began, 1e-9)
-        left = (self._total - done) / rate if rate else 0.0
+        seconds = (self._total - done) / rate if rate else 0.0
         if self._announced and rate and now - self._began >= 2:
-            if left > 60:
-                self._console.say(f"{self._announced}: about {round(left / 60) or 1} minute{'s' * (left >= 90)}")
+            if seconds > 60:
+                self._console.say(f"{self._announced}: about {round(seconds / 60)} minute{'s' * (seconds >= 90)}")
             self._announced = ""
         is_last = done == self._total and not self._passing
         if not self._bar.disable:
             self._spoke = now
         elif note and (self.is_due() or is_last):
             self._spoke = now
-            self._console.say(
-                f"{self._what} {done}/{self._total}  {note}  {rate:.3g}/s  {int(left // 60)}:{int(left % 60):02d} left"
-            )
+            time_left = f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
+            self._console.say(f"{self._what} {done}/{self._total}  {note}  {rate:.3g}/s  {time_left}")
 
 
 def follow(items: Iterable[T], what: str, total: int) -> Iterator[T]:

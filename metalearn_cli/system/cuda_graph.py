@@ -1,11 +1,8 @@
-"""A function of tensors as one CUDA graph: captured once, then the GPU repeats all its kernels at one call of the host.
-
-By torch's rules (its notes on CUDA semantics, "CUDA Graphs"): some runs on a side stream come before the capture, the
-graph reads and writes the same memory at every replay, and nothing within it looks at a value.
-"""
+"""A function of tensors as one CUDA graph. By torch's rules ("CUDA Graphs" in its notes) some runs on a side stream
+come before the capture, each replay reads and writes the same memory, and nothing within it looks at a value."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,45 +20,34 @@ def require_gpu(device: torch.device) -> None:
 
 
 class Captured:
-    """`function(state, batch, None, *numbers) -> None`, which changes the tensors of `state` in place.
-
-    `state` is a tree (tuples, lists, dicts) of tensors; the numbers are tensors, always the same ones, whose values are
-    read. A batch is copied to where the graph reads it. There is a graph for each shape of a batch.
-    """
+    """`function(state, batch, None, *numbers) -> None`, which changes the tensors in the tree `state` in place. The
+    numbers are always the same tensors, whose values are read. A batch is copied to where its graph reads it."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._state: Tree = None
-        self._graphs: dict[Any, _Graph] = {}
+        self._graphs: dict[Any, tuple[tuple[Tensor | None, ...], Callable[[], None]]] = {}  # where it reads, and replay
 
     def __call__(self, state: Tree, batch: tuple[Tensor | None, ...], carry: Tree, *numbers: Tensor) -> None:
         if state is not self._state:
             self._state, self._graphs = state, {}
         key = tuple(None if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch)
         if key not in self._graphs:
-            own = [None if tensor is None else tensor.clone() for tensor in batch]
             kind: Any = type(batch)  # a named tuple
-            like = kind(*own)
+            inputs = kind(*(None if tensor is None else tensor.clone() for tensor in batch))
 
             def run() -> None:
-                if self._function(state, like, None, *numbers) is not None:
-                    raise UserError(
-                        "cuda_graph=true: this algorithm makes several updates from one meta-batch, each on its own "
-                        "way through the code: give cuda_graph=false"
-                    )
+                if self._function(state, inputs, None, *numbers) is not None:
+                    reason = "this algorithm makes several updates from one meta-batch, each on another way"
+                    raise UserError(f"cuda_graph=true: {reason} through the code: give cuda_graph=false")
 
             with unchanged(state):
-                self._graphs[key] = _Graph(own, _capture(run, tree_leaves(state)[0].device))
-        graph = self._graphs[key]
-        for tensor, value in zip(graph.batch, batch, strict=True):
-            if tensor is not None and value is not None:
-                tensor.copy_(value)
-        graph.replay()
-
-
-class _Graph(NamedTuple):
-    batch: list[Tensor | None]  # where it reads
-    replay: Callable[[], None]
+                self._graphs[key] = inputs, _capture(run, tree_leaves(state)[0].device)
+        copies, replay = self._graphs[key]
+        for copy, tensor in zip(copies, batch, strict=True):
+            if copy is not None and tensor is not None:
+                copy.copy_(tensor)
+        replay()
 
 
 def _capture(run: Callable[[], None], device: torch.device) -> Callable[[], None]:

@@ -21,8 +21,7 @@ class Precision(Enum):
 
 
 def resolve_device(text: str) -> torch.device:
-    """The device of this name; auto is the GPU where there is one. Raises UserError for a device that is not here:
-    there is no other choice in its place."""
+    """The device of this name; auto is the GPU where torch sees one. Raises UserError for a device that is not here."""
     check_limit("device", text, Device)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if text == "auto":
@@ -36,8 +35,7 @@ def resolve_device(text: str) -> torch.device:
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Raises UserError where this device has no such products: nothing is computed in a precision that was not asked
-    for."""
+    """Raises UserError where this device has no such products."""
     if precision is Precision.tf32 and device.type == "cpu":
         raise UserError("precision=tf32 is for NVIDIA GPUs, and this device is the cpu: take precision=fp32")
     if precision in (Precision.tf32, Precision.bf16) and device.type == "cuda":
@@ -50,18 +48,15 @@ DEFAULT_THREADS = torch.get_num_threads()  # before a run of this process has se
 
 
 def own_device(text: str, ranks: Ranks) -> torch.device:
-    """The device that the key names; with several ranks on the GPUs of a machine, each rank has its own GPU. Raises
-    UserError for a device that is not here."""
+    """The device that the key names; with several ranks on a machine, each has its own GPU."""
     device = resolve_device(text)
     if ranks.size == 1 or device.type == "cpu":
         return device
     if device.index is not None:
         raise UserError(f"device={text} is one GPU for {ranks.size} ranks: give device=cuda, and each takes its own")
-    if ranks.local_size > torch.cuda.device_count():
-        raise UserError(
-            f"{ranks.local_size} ranks on a machine of {torch.cuda.device_count()} GPU(s): start as many as there are, "
-            "or give device=cpu"
-        )
+    if ranks.local_size > (gpus := torch.cuda.device_count()):
+        remedy = f"start {gpus}, or give device=cpu"
+        raise UserError(f"{ranks.local_size} ranks need as many GPUs, and torch sees {gpus}: {remedy}")
     return torch.device("cuda", ranks.local_rank)
 
 
@@ -72,8 +67,7 @@ def set_process(
     deterministic: bool = True,
     denormals_are_zero: bool = True,
 ) -> str:
-    """Set what holds for the whole process (threads None: as many as there are cores) -> the allocator, and denormal
-    numbers where they are kept, in words."""
+    """Set what holds for the whole process (threads None: all cores) -> allocator and denormals, in words."""
     torch.set_num_threads(threads or DEFAULT_THREADS)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
     torch.use_deterministic_algorithms(deterministic)

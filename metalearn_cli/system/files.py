@@ -1,5 +1,4 @@
-"""Files that exist whole or not at all, also after a power cut; files that grow line by line; locks that let one
-process in after another; and the reading of files that somebody else may have made."""
+"""Files that exist whole or not at all, logs, locks, and the reading of files that somebody else may have made."""
 
 import contextlib
 import errno
@@ -12,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-MOST_BYTES = 1 << 26  # of a record; a run's are far smaller
+MOST_BYTES = 1 << 26  # of a record; those of a run are far smaller
 
 
 def open_plain(path: Path, flags: int) -> int:
-    """Open this very file -> its descriptor. Raises OSError for a link, which may lead anywhere, and for anything that
-    is not a plain file: a pipe that nobody fills, a device without an end."""
+    """Open this very file -> its descriptor. Raises OSError for a link, a pipe, a device and a folder."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
@@ -39,8 +37,7 @@ def check_plain(path: Path, descriptor: int | None = None) -> None:
 
 
 def open_bytes(path: Path, most: int = MOST_BYTES) -> BinaryIO:
-    """Open a file for reading that somebody else may have made. Raises OSError for a link, for anything that is not a
-    plain file, and for more than `most` bytes."""
+    """Open a foreign file for reading. Raises OSError for more than `most` bytes, and as open_plain does."""
     file = open(open_plain(path, os.O_RDONLY), "rb")
     if (size := os.fstat(file.fileno()).st_size) > most:
         file.close()
@@ -69,11 +66,8 @@ def refuse_link(folder: Path) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: a temporary file beside it, fsync, rename, fsync of the folder.
-
-    The data are in memory before the first byte is written, so that a full disk raises a plain OSError, leaves what
-    stood at `path` as it was, and leaves no temporary file.
-    """
+    """Put `data` at `path`: a temporary file beside it, fsync, rename, fsync of the folder. A full disk raises a plain
+    OSError, leaves what stood at `path` as it was, and leaves no temporary file."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)  # of another process with this number, or a link that waits for it
@@ -107,8 +101,7 @@ def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
 
 
 class Log:
-    """A text file that is appended to. Nothing is kept back: what a full disk does not take is not tried again later,
-    when the file is closed."""
+    """A text file that is appended to. What a full disk does not take is not tried again when it is closed."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab", buffering=0)
@@ -133,10 +126,7 @@ class Log:
 @contextlib.contextmanager
 def turn(folder: Path, waiting: str) -> Iterator[bool]:
     """Wait until no other process holds this folder, and hold it; False where the file system cannot lock. A process
-    that has to wait says `waiting`.
-
-    The folder itself is locked, so that no lock file is left in it; the kernel frees it when its holder dies.
-    """
+    that has to wait says `waiting`. The folder itself is locked: no lock file is left, should its holder die."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield _locked(descriptor, waiting)
@@ -146,17 +136,13 @@ def turn(folder: Path, waiting: str) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def turn_at(path: Path, waiting: str | None) -> Iterator[bool]:
-    """Hold a lock file at `path`, which is gone afterwards, as `turn` holds a folder. With `waiting` None nobody waits,
-    and the answer is False also where another process holds it.
-
-    The last holder has removed its file, perhaps while another process waited for it and a third made a new one: a
-    lock counts only on the file that is at `path`.
-    """
+    """Hold a lock file at `path`, which is removed afterwards, as `turn` holds a folder. With `waiting` None it is not
+    waited for, and the answer is False also where another process holds it."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            is_locked = _locked(descriptor, waiting)
-            if is_locked and not _is_at(descriptor, path):
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "rb") as file:
+            is_locked = _locked(file.fileno(), waiting)
+            # Its last holder may have removed the file, and a third process made a new one: only that one counts.
+            if is_locked and not _is_at(file.fileno(), path):
                 continue
             try:
                 yield is_locked
@@ -164,14 +150,11 @@ def turn_at(path: Path, waiting: str | None) -> Iterator[bool]:
                 if is_locked or waiting is not None:
                     path.unlink(missing_ok=True)
             return
-        finally:
-            os.close(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one at this path."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
 

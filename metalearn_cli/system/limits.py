@@ -2,10 +2,12 @@
 
 import math
 import re
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from metalearn_cli.errors import UserError
 
@@ -40,10 +42,8 @@ def parse_duration(text: str) -> float:
 
 def _is_folder_name(name: str) -> bool:
     """Whether it names a folder inside outputs/, in one line and without signs that a terminal would obey."""
-    path = Path(name)
-    return (
-        bool(name.strip() and path.parts) and not path.is_absolute() and ".." not in path.parts and name.isprintable()
-    )
+    parts = Path(name).parts
+    return bool(name.strip()) and name.isprintable() and parts != () and not {"/", ".."} & {*parts}
 
 
 def _rises(steps: Sequence[int]) -> bool:
@@ -80,30 +80,20 @@ Widths = Annotated[
 Text = Annotated[str, Limit("a text that is not empty", lambda value: bool(value.strip()))]
 Name = Annotated[str, Limit("the name of a folder inside outputs/", _is_folder_name)]
 FileName = Annotated[str, Limit("the name of a file in one folder", _is_file_name)]  # of which a path is made
-Device = Annotated[
-    str, Limit("auto, cpu, cuda or cuda:N", lambda value: bool(re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value)))
-]
-Memory = Annotated[
-    str,
-    Limit(
-        "auto or a size with its unit, e.g. 4GB or 512MB", lambda value: value == "auto" or bool(parse_memory(value))
-    ),
-]
+_is_device = re.compile(r"auto|cpu|cuda(:[0-9]+)?").fullmatch
+Device = Annotated[str, Limit("auto, cpu, cuda or cuda:N", lambda value: _is_device(value) is not None)]
+_SIZES = "auto or a size with its unit, e.g. 4GB or 512MB"
+Memory = Annotated[str, Limit(_SIZES, lambda value: value == "auto" or parse_memory(value) > 0)]
+_NUMBERS = "auto or a whole number, 1 or above"
+Chunk = Annotated[int | str, Limit(_NUMBERS, lambda value: value == "auto" or (type(value) is int and value >= 1))]
 
 
-Chunk = Annotated[
-    int | str,
-    Limit(
-        "auto or a whole number, 1 or above", lambda value: value == "auto" or (isinstance(value, int) and value >= 1)
-    ),
-]
-PaperNode = Annotated[
-    dict[str, Any],
-    Limit(
-        "a mapping with a number as its mean and a source, e.g. {mean:0.9,source:mine}",
-        lambda value: isinstance(value.get("mean"), int | float) and isinstance(value.get("source"), str),
-    ),
-]
+def _is_paper(node: dict[str, Any]) -> bool:
+    return isinstance(node.get("mean"), int | float) and isinstance(node.get("source"), str)
+
+
+_PAPER = "a mapping with a number as its mean and a source, e.g. {mean:0.9,source:mine}"
+PaperNode = Annotated[dict[str, Any], Limit(_PAPER, _is_paper)]
 
 
 def limit_of(kind: Hint) -> Limit | None:
@@ -112,10 +102,29 @@ def limit_of(kind: Hint) -> Limit | None:
     return next((extra for extra in metadata if isinstance(extra, Limit)), None)
 
 
+_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
+_EXAMPLES = {int: "40,40", float: "0.01,0.1", str: "train,val"}
+
+
 def words_of(kind: Hint) -> str:
-    """What a value of this type must be, in the user's words; "" where the type declares no limit."""
-    limit = limit_of(kind)
-    return limit.words + (", or null" if type(None) in get_args(kind) else "") if limit else ""
+    """What a value of this type is, in the user's words."""
+    origin: Hint = get_origin(kind)
+    arguments = get_args(kind)
+    if origin is Annotated:
+        return str(arguments[1].words)
+    if origin in (Union, types.UnionType):
+        words = " or ".join(words_of(part) for part in arguments if part is not types.NoneType)
+        return f"{words}, or null" if types.NoneType in arguments else words
+    if origin in (tuple, list):
+        item = arguments[0]
+        if arguments[1:] not in ((), (...,)):
+            return f"a list of {len(arguments)} values"
+        if isinstance(item, type) and issubclass(item, Enum):
+            return f"a list of some of {', '.join(item.__members__)}"
+        return f"a list, e.g. [{_EXAMPLES[item]}]" if item in _EXAMPLES else "a list"
+    if origin is Literal or issubclass(kind, Enum):
+        return f"one of {', '.join(map(str, arguments or kind.__members__))}"
+    return _WORDS.get(kind, "an object")
 
 
 def check_limit(key: str, value: object, kind: Hint) -> None:

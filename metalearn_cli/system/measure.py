@@ -1,5 +1,6 @@
 """Time and memory of work on a device."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,12 +34,14 @@ def begin_peak(device: torch.device) -> int | None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident (man 5 proc)
     except OSError:
         return None
-    return _resident("VmRSS")
+    return _bytes_in("/proc/self/status", "VmRSS")
 
 
 def peak_memory(device: torch.device) -> int | None:
     """The most bytes that were in use since `begin_peak`."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _bytes_in("/proc/self/status", "VmHWM")
 
 
 def is_out_of_memory(failure: Exception) -> bool:
@@ -52,15 +55,10 @@ def free_memory(device: torch.device) -> int | None:
     """The bytes that this process could hold, with those that it holds; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    held = _resident("VmRSS")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+    resident, available = _bytes_in("/proc/self/status", "VmRSS"), _bytes_in("/proc/meminfo", "MemAvailable")
+    if available is None or resident is None:
         return None
-    available = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    if not available or held is None:
-        return None
-    return held + min([1024 * int(available[0]), *_free_in_cgroups()])
+    return resident + min([available, *_free_in_cgroups()])
 
 
 def _free_in_cgroups() -> list[int]:
@@ -70,17 +68,15 @@ def _free_in_cgroups() -> list[int]:
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
-        try:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
             free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
     return free
 
 
-def _resident(field: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith(f"{field}:")]
-    return 1024 * kilobytes[0] if kilobytes else None
+def _bytes_in(path: str, field: str) -> int | None:
+    """The bytes that a line "FIELD: 123 kB" of a file tells; None where the system has no such file."""
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return 1024 * int(line.split()[1])
+    return None

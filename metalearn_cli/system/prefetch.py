@@ -1,4 +1,4 @@
-"""Getting the next thing ready in a thread, while this one is used."""
+"""Get the next item ready in a thread, while this one is used."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +9,8 @@ Item = TypeVar("Item")
 
 
 def ahead(work: Callable[[Number], Item], numbers: Iterable[Number]) -> Iterator[Item]:
-    """work(number) for each of them: the next one is begun when its turn is one away, and what it raises is raised when
-    its turn has come. Whoever does not come to the end closes the iterator, which waits for what was begun."""
+    """Yield work(number) for each of them: the next one is begun while this one is used, and what it raises is raised
+    when its turn has come. A caller that stops early closes the iterator, which waits for what was begun."""
     thread = ThreadPoolExecutor(1)
     try:
         coming = None

@@ -1,12 +1,8 @@
 """Several processes that train one learner, as torchrun starts them: each takes its share of the tasks of a meta-batch.
-
-They hold equal parameters, and each makes the update that the mean over all of them asks for; the first one writes.
-A process alone is the first of one, and then nothing here does anything.
+They have equal parameters, and each makes the update of the mean over all of them; the first one writes.
 
 What ends one rank ends all. It writes its reason into the store, a small server that torchrun keeps, and closes its
-connections, which the others notice wherever they wait for it.
-
-Shapes: T tasks of the meta-batch, N ranks.
+connections, which the others notice wherever they wait for it. Shapes: T tasks of the meta-batch, N ranks.
 """
 
 import contextlib
@@ -23,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from metalearn_cli.errors import RunFailed, SaidByAnother, UserError
+from metalearn_cli.system.processes import is_one_of_several
 from metalearn_cli.system.signals import Interrupted
 
 Item = TypeVar("Item")
@@ -35,7 +32,7 @@ _TIMEOUT = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Ranks:
-    """The number of this process among all that train together. All of them call the same methods in the same order."""
+    """The number of this process among all that train together, which call the same methods in the same order."""
 
     rank: int = 0
     size: int = 1
@@ -53,10 +50,7 @@ class Ranks:
 
     def mean(self, loss: Tensor, gradient: Named, buffers: Named) -> tuple[Tensor, Named, Named]:
         """Exchange the loss [T / N] of this rank's tasks, and means over them -> the loss [T] of all, and the means
-        over all.
-
-        It is one collective call, which gives all ranks the same bits.
-        """
+        over all, in one collective call, which gives all ranks the same bits."""
         if self.size == 1:
             return loss, gradient, buffers
         losses = loss.new_zeros(self.size, len(loss))
@@ -66,12 +60,9 @@ class Ranks:
         with self._collective():
             dist.all_reduce(flat)
         summed, *rest = torch.split(flat, [losses.numel(), *(tensor.numel() for tensor in tensors)])
-        values = iter([part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(rest, tensors, strict=True)])
-        return (
-            summed.to(loss.dtype),
-            {name: next(values) for name in gradient},
-            {name: next(values) for name in buffers},
-        )
+        values = [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(rest, tensors, strict=True)]
+        means = dict(zip(gradient, values[: len(gradient)], strict=True))
+        return summed.to(loss.dtype), means, dict(zip(buffers, values[len(gradient) :], strict=True))
 
     def agree(self, number: int | None) -> int | None:
         """The highest of the ranks' numbers, which are above 0; None where no rank has a number."""
@@ -119,15 +110,13 @@ class Ranks:
             lost = [rank for rank in range(self.size) if not self.store.check([f"lives/{rank}"])]
         except RuntimeError:  # the store is gone with the first rank, or with torchrun
             lost = [0]
+        sentence = f"the {self.size} ranks lost one another ({' '.join(str(error).split())[:200]})"
         if lost:
-            return _FromAnother(
-                f"rank {lost[0]} of {self.size} is gone: its process was killed, or its machine is lost"
-            )
-        what = " ".join(str(error).split())[:200]
-        return _FromAnother(f"the {self.size} ranks lost one another ({what})")
+            sentence = f"rank {lost[0]} of {self.size} is gone: its process was killed, or its machine is lost"
+        return _FromAnother(sentence)
 
     def _end(self, failure: BaseException) -> bool:
-        """Let the other ranks know why this one ends -> whether this one tells the user."""
+        """Tell the other ranks why this one ends -> whether this one tells the user."""
         sentence = str(failure) or type(failure).__name__
         if not isinstance(failure, _FromAnother):
             kind = "" if isinstance(failure, UserError | RunFailed) else f"{type(failure).__name__}: "
@@ -155,8 +144,8 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def join() -> Iterator[Ranks]:
-    """Meet the other processes that torchrun has started, and leave with them; without torchrun a process is alone."""
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in os.environ:
+    """Meet the other processes that torchrun has started, and leave with them; without torchrun there are no others."""
+    if not is_one_of_several() or "RANK" not in os.environ:
         yield ALONE
         return
     store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))  # type: ignore[attr-defined]
@@ -181,8 +170,7 @@ def _disconnect() -> None:
 
 
 def busy() -> float:
-    """The number of processors that other processes keep busy: the lower one of the last minute's load and of what runs
-    at this moment."""
+    """The processors that other processes keep busy: the last minute's load, or what runs now where that is less."""
     try:
         load = os.getloadavg()[0]
         runs_now = Path("/proc/loadavg").read_text().split()[3].partition("/")[0]
@@ -195,8 +183,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, "200000 100000": micr
 
 
 def cores() -> int:
-    """The number of processor cores that this process may use, by its affinity and by its container's quota; a core
-    that runs two threads at once counts once."""
+    """The processor cores that this process may use, by affinity and quota; two threads of a core count once."""
     logical = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     try:

@@ -1,5 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: leave at once where nothing would be lost, otherwise finish the step, save,
-and leave."""
+"""Ctrl-C, SIGTERM and a closed terminal: leave at once where nothing would be lost, else finish the step and save."""
 
 import contextlib
 import os
@@ -8,6 +7,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+Agree = Callable[[int | None], int | None]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -20,15 +20,10 @@ class Interrupted(BaseException):  # no `except Exception` on the way may take i
 
 
 class Interrupt:
-    """While it is entered, a first signal is noted in `number`, and a second one ends the process at once.
+    """Note a first signal in `number`; a second one ends the process at once, which loses nothing that was saved.
+    `agree` makes one number of those that the processes of one run have noted; `is_quiet`: another tells the user."""
 
-    That loses nothing that was saved: a checkpoint is written under a temporary name first. `agree` makes one number of
-    those that the processes of one run have noted; `is_quiet`: another one of them tells the user.
-    """
-
-    def __init__(
-        self, agree: Callable[[int | None], int | None] = lambda number: number, is_quiet: bool = False
-    ) -> None:
+    def __init__(self, agree: Agree = lambda number: number, is_quiet: bool = False) -> None:
         self.number: int | None = None
         self._agree, self._is_quiet = agree, is_quiet
         self._before: dict[signal.Signals, Any] = {}
@@ -61,8 +56,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def leaving_at_once(self) -> Iterator[None]:
-        """Raise Interrupted at once when a signal comes, in work that takes long and adds nothing to the last
-        checkpoint."""
+        """Raise Interrupted at once when a signal comes, in work that adds nothing to the last checkpoint."""
 
         def leave(number: int, frame: FrameType | None) -> None:
             if self.number is not None:

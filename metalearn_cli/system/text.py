@@ -1,5 +1,4 @@
-"""Text that may come from anybody (names of classes and files, values in the folder of a run), made safe for a
-terminal, a log and a spreadsheet."""
+"""Text that may come from anybody, made safe for a terminal, a log and a spreadsheet."""
 
 import re
 from collections.abc import Iterable
@@ -26,8 +25,7 @@ def _written_out(sign: re.Match[str]) -> str:
 
 
 def as_csv(rows: Iterable[Iterable[Any]]) -> str:
-    """Write a table for a spreadsheet. A text that begins like a formula, and is not a number, gets an apostrophe in
-    front."""
+    """Write a table for a spreadsheet. A text that begins like a formula gets an apostrophe in front."""
     return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
 
 

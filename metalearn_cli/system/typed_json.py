@@ -1,8 +1,5 @@
-"""Records, which are frozen dataclasses and NamedTuples, made of plain JSON values by their annotations, and written.
-
-A file may be damaged, or somebody's own: every value is checked before it is used. Keys that a record does not have, as
-a later version writes them, are passed over; keys that are missing have the record's default.
-"""
+"""Records (frozen dataclasses, NamedTuples) made of plain JSON values by their annotations, and written. Every value is
+checked; keys that a record does not have are passed over, and keys that are missing have its default."""
 
 import dataclasses
 import functools
@@ -13,19 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.limits import Hint
+from metalearn_cli.system.limits import Hint, words_of
 
 Record = TypeVar("Record")
 Json = dict[str, Any]  # an object of JSON
-
-_WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a finite number",
-    str: "a text",
-    dict: "an object",
-    types.NoneType: "null",
-}
 
 
 def from_json(kind: type[Record], content: object, path: Path) -> Record:
@@ -34,37 +22,31 @@ def from_json(kind: type[Record], content: object, path: Path) -> Record:
     return record
 
 
-def read_value(hint: Hint, value: object, path: Path, place: str) -> Any:
+def read_value(hint: Hint, value: Any, path: Path, place: str) -> Any:
     """Return a value as its annotation has it: enums by their names, tuples for lists, records for objects."""
-    if not _fits(hint, value):
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        raise UserError(
-            f"{path}{': ' if place else ''}{place} is {shown}, and {_words(hint)} is expected: mend or remove the file"
-        )
-    hint = next(choice for choice in _choices(hint) if _fits(choice, value))
-    if _is_record(hint):
-        return _read_record(hint, value, path, f"{place}." if place else "")
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint[str(value)]
-    arguments = get_args(hint)
+    kind = _fitting(hint, value)
+    if kind is None:
+        shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+        where = f"{path}: {place}" if place else path
+        raise UserError(f"{where} is {shown}, and {words_of(hint)} is expected: mend or remove the file")
+    if _is_record(kind):
+        fields: Json = {}
+        for name, (field, is_needed) in _fields(kind).items():
+            inside = f"{place}.{name}" if place else name
+            if name in value:
+                fields[name] = read_value(field, value[name], path, inside)
+            elif is_needed:
+                raise UserError(f"{path} has no {inside}: it is not whole, or of another version")
+        return kind(**fields)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind[str(value)]
+    arguments = get_args(kind)
     if isinstance(value, dict) and arguments:
         return {key: read_value(arguments[1], item, path, f"{place}.{key}") for key, item in value.items()}
     if isinstance(value, list) and arguments:
         kinds = [arguments[0]] * len(value) if arguments[1:] in ((), (...,)) else arguments
-        items = [read_value(kinds[i], item, path, f"{place}[{i}]") for i, item in enumerate(value)]
-        return tuple(items)
+        return tuple(read_value(kinds[i], item, path, f"{place}[{i}]") for i, item in enumerate(value))
     return value
-
-
-def _read_record(kind: Hint, content: Any, path: Path, above: str) -> Any:
-    values: Json = {}
-    for name, (hint, is_needed) in _fields(kind).items():
-        if name in content:
-            values[name] = read_value(hint, content[name], path, f"{above}{name}")
-        elif is_needed:
-            raise UserError(f"{path} has no {above}{name}: it is not whole, or of another version")
-    return kind(**values)
 
 
 def to_json(value: Any) -> Any:
@@ -96,26 +78,21 @@ def _is_record(kind: Hint) -> bool:
     return isinstance(kind, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields"))
 
 
-def _choices(hint: Hint) -> list[Hint]:
-    """The parts of a union, without their limits."""
-    origin: Hint = get_origin(hint)
-    if origin is Annotated:
-        return _choices(get_args(hint)[0])
-    if origin in (Union, types.UnionType):
-        return [inside for part in get_args(hint) for inside in _choices(part)]
-    return [hint]
-
-
-def _fits(hint: Hint, value: object) -> bool:
-    """Whether the value is of this type; what is inside of a list or an object is not looked at."""
+def _fitting(hint: Hint, value: object) -> Hint:
+    """The part of a union that the value is of; None where it is of no part. Items of a list are not examined."""
     origin: Hint = get_origin(hint)
     arguments = get_args(hint)
+    if origin is Annotated:
+        kind = _fitting(arguments[0], value)
+        return kind if kind is not None and all(limit.holds(value) for limit in arguments[1:]) else None
+    if origin in (Union, types.UnionType):
+        return next((kind for part in arguments if (kind := _fitting(part, value)) is not None), None)
+    return hint if _is_of(hint, origin, arguments, value) else None
+
+
+def _is_of(hint: Hint, origin: Hint, arguments: tuple[Any, ...], value: object) -> bool:
     if hint is Any:
         return True
-    if origin is Annotated:
-        return _fits(arguments[0], value) and all(limit.holds(value) for limit in arguments[1:])
-    if origin in (Union, types.UnionType):
-        return any(_fits(part, value) for part in arguments)
     if origin is Literal:
         return value in arguments
     if hint is int:
@@ -127,33 +104,7 @@ def _fits(hint: Hint, value: object) -> bool:
         return isinstance(value, list) and (is_any_length or len(value) == len(arguments))
     if origin is dict or _is_record(hint):
         return isinstance(value, dict)
-    if issubclass(hint, Enum):
-        return value in list(hint.__members__)
-    return isinstance(value, hint)
-
-
-def _words(hint: Hint) -> str:
-    """Say what is expected."""
-    origin: Hint = get_origin(hint)
-    arguments = get_args(hint)
-    if origin is Annotated:
-        return str(arguments[1].words)
-    if origin in (Union, types.UnionType):
-        return _one_of([_words(part) for part in arguments])
-    if origin is Literal:
-        return _one_of(list(map(str, arguments)))
-    if origin in (tuple, list):
-        number = "" if arguments[1:] in ((), (...,)) else f"{len(arguments)} "
-        return f"a list of {number}values"
-    if origin is dict or _is_record(hint):
-        return _WORDS[dict]
-    if issubclass(hint, Enum):
-        return _one_of(list(hint.__members__))
-    return _WORDS[hint]
-
-
-def _one_of(words: list[str]) -> str:
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+    return value in list(hint.__members__) if issubclass(hint, Enum) else isinstance(value, hint)
 
 
 def is_finite(value: object) -> bool:

@@ -1,6 +1,8 @@
 """Read yaml that somebody else may have written, and say by file and line what is wrong with it."""
 
-from collections.abc import Callable, Iterator
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.files import check_plain, read_text
+from metalearn_cli.system.files import read_text
 
 MOST_BYTES = 1 << 17  # no configuration is nearly so large, and yaml is read slowly
 MOST_LEVELS = 50  # of lists and mappings in one another
@@ -17,9 +19,8 @@ _Events: Any = getattr(yaml, "CLoader", yaml.Loader)  # libyaml, where PyYAML ha
 
 
 def load(path: Path) -> Any:
-    """Read the content as plain values; nothing in it is imported, run or looked up. Links are refused, and so are
-    references, which no run writes and which OmegaConf is slow to read."""
-    text = _text(path, read_text)
+    """Read plain values; nothing is imported or looked up. Links and references are refused: no run writes one."""
+    text = _text(path)
     try:
         for event in _checked(text, path):
             if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
@@ -35,29 +36,21 @@ def load(path: Path) -> Any:
 
 
 def refuse_slow(path: Path) -> None:
-    """Raises UserError for a file that would take long to read: a large one, or few lines that stand for many. It
-    belongs to conf/, the user's own, and may be reached through a link."""
-
-    def follow(path: Path, most: int) -> str:
-        check_plain(path)
-        return read_text(path.resolve(), most)
-
-    try:
-        for _ in _checked(_text(path, follow), path):
+    """Raises UserError for a large file of conf/, and for few lines that stand for many. It may be a link."""
+    with contextlib.suppress(yaml.YAMLError):  # said better where values are made of it
+        for _ in _checked(_text(path, is_link_followed=True), path):
             pass
-    except yaml.YAMLError:  # said better where values are made of it
-        pass
 
 
-def _text(path: Path, read: Callable[[Path, int], str]) -> str:
+def _text(path: Path, is_link_followed: bool = False) -> str:
     try:
-        return read(path, MOST_BYTES)
+        return read_text(Path(os.path.realpath(path)) if is_link_followed else path, MOST_BYTES)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
 
 
 def _checked(text: str, path: Path) -> Iterator[Any]:
-    """Yield what a parser sees. Raises UserError for what would become many values or many levels, and YAMLError."""
+    """Yield what a parser sees. Raises UserError for what would become many values or levels, and YAMLError."""
     level = 0
     try:
         for event in yaml.parse(text, Loader=_Events):

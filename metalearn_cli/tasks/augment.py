@@ -1,4 +1,4 @@
-"""Training images changed at random: what is done to each is part of the draw, and is done where the pixels lie.
+"""Training images changed at random: what is done to each is part of the draw, and happens where the pixels lie.
 
 Shapes: T tasks, S examples of a task, C channels of an H x W image.
 """
@@ -21,7 +21,7 @@ class Augment(Enum):
 
 
 def draw_augment(draw: Draw, augment: tuple[Augment, ...], rng: torch.Generator) -> Draw:
-    """What is to be done to each image of a draw: *_shift [T, S, 2], *_flip [T, S], *_jitter [T, S, 3]."""
+    """Choose what is done to each image of a draw: *_shift [T, S, 2], *_flip [T, S], *_jitter [T, S, 3]."""
     changes: Draw = {}
     for name in ("support", "query"):
         shape = draw[f"{name}_image"].shape
@@ -36,20 +36,21 @@ def draw_augment(draw: Draw, augment: tuple[Augment, ...], rng: torch.Generator)
 
 
 def moved(height: int, width: int, shift: Tensor | None, flip: Tensor | None) -> Tensor:
-    """Where each pixel of a cropped and flipped image comes from: shift [T, S, 2], flip [T, S] -> [T, S, H * W]."""
-    given = flip if shift is None else shift
-    assert given is not None  # whoever calls
-    rows, columns = (torch.arange(size, device=given.device) for size in (height, width))
+    """Return where each pixel of a cropped or flipped image comes from: shift [T, S, 2], flip [T, S] -> [T, S, H *
+    W]."""
+    change = flip if shift is None else shift
+    assert change is not None
+    rows, columns = (torch.arange(size, device=change.device) for size in (height, width))
     if shift is not None:
         rows, columns = (_shifted(line, shift[..., i, None]) for i, line in enumerate((rows, columns)))
     if flip is not None:
         columns = torch.where(flip[..., None], columns.flip(-1), columns)
     place: Tensor = rows[..., :, None] * width + columns[..., None, :]
-    return place.expand(*given.shape[:2], height, width).flatten(2)
+    return place.expand(*change.shape[:2], height, width).flatten(2)
 
 
 def _shifted(line: Tensor, number: Tensor) -> Tensor:
-    """The places 0 ... L - 1 moved by a number of 24 bits [..., 1] that stands for -L // 8 to L // 8: [..., L]."""
+    """Move the places 0 ... L - 1 by a number of 24 bits [..., 1] that stands for -L // 8 to L // 8: [..., L]."""
     most = len(line) // 8
     place = line + ((number * (2 * most + 1)) >> _BITS) - most
     last = len(line) - 1
@@ -57,8 +58,7 @@ def _shifted(line: Tensor, number: Tensor) -> Tensor:
 
 
 def jittered(x: Tensor, factors: Tensor) -> Tensor:
-    """x [T, S, C, H, W] in 0..1 is given another brightness, contrast and saturation, in this order and in place, which
-    takes half the time: factors [T, S, 3]."""
+    """Change brightness, contrast and saturation of x [T, S, C, H, W] in 0..1, in place: factors [T, S, 3]."""
     brightness, contrast, saturation = factors[..., None, None, None].unbind(2)
     x = x.mul_(brightness).clamp_(0, 1)
     x = _stretch(x, grey(x).mean((-1, -2), keepdim=True), contrast)
@@ -66,12 +66,12 @@ def jittered(x: Tensor, factors: Tensor) -> Tensor:
 
 
 def _stretch(x: Tensor, middle: Tensor, factor: Tensor) -> Tensor:
-    """x, `factor` times as far from `middle`, in place."""
+    """Make x `factor` times as far from `middle`, in place."""
     return x.sub_(middle).mul_(factor).add_(middle).clamp_(0, 1)
 
 
 def grey(x: Tensor) -> Tensor:
-    """[T, S, C, H, W] -> [T, S, 1, H, W]: the luminance of ITU-R BT.601."""
+    """Return the luminance of ITU-R BT.601: [T, S, C, H, W] -> [T, S, 1, H, W]."""
     if x.shape[2] != 3:
         return x.mean(2, keepdim=True)
     red, green, blue = x.unbind(2)  # a third of the size of x, and so are the products

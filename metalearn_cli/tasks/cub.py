@@ -6,14 +6,11 @@ by 4 for validation, and those with 3 for the test. Read from the published layo
 
     CUB_200_2011/images/<class>/<image>  images.txt  bounding_boxes.txt
 
-There is no list of hashes: numbers, names and boxes are checked, each image is decoded when it is packed, and the
-fingerprint of the pixels stands in a run's results. Images become 84 x 84 without regard to their proportions, by
-Pillow's bilinear resampling as in the authors' code. The name of a packed set carries a hash of the files' names and
-sizes and, where they are used, the boxes.
+Numbers, names and boxes are checked; there is no list of hashes, but the fingerprint of the pixels stands in a run's
+results. Images become 84 x 84 without regard to their proportions, by Pillow's bilinear resampling as in the authors'
+code. The name of a packed set carries a hash of the files' names and sizes and of the boxes, if they are used.
 """
 
-import hashlib
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -25,20 +22,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metalearn_cli.datasets.folders import sizes
-from metalearn_cli.datasets.image_set import Source, Unpacked
-from metalearn_cli.datasets.paths import inside
-from metalearn_cli.datasets.pictures import Resize, as_tensor, read_rgb
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.image_set import Source, Unpacked, key_of
+from metalearn_cli.datasets.paths import inside, sizes
+from metalearn_cli.datasets.pictures import Preparation, Resize, as_tensor, read_rgb
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.console import follow
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.images import ImageTask
-from metalearn_cli.tasks.known_sets import About
+from metalearn_cli.tasks.known_sets import about_sets
 
-CLASSES = 200
-IMAGES = 11_788  # of all classes
-FEWEST = 41  # of a class
 SIZE = 84
 MARGIN = 6  # around the centre of an image of 115% of that
 
@@ -46,7 +38,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 class Region(Enum):
-    """What of an image becomes 84 x 84."""
+    """The part of an image that becomes 84 x 84."""
 
     whole = auto()
     centre = auto()  # 84 x 84 in the middle of 96 x 96: what the authors' code tests on
@@ -56,32 +48,19 @@ class Region(Enum):
 @dataclass(frozen=True)
 class CUB(ImageTask):
     episodes: Episodes = Episodes()
-    region: Region = Region.whole  # what of an image becomes 84 x 84
+    region: Region = Region.whole  # the part of an image that becomes 84 x 84
     root: str | None = None  # the folder that holds CUB_200_2011/; null: $METALEARN_DATA/cub
 
-    about = About(
-        title="CUB-200-2011",
-        folder="cub",
-        layouts=(("CUB_200_2011/images", "CUB_200_2011/images.txt", "CUB_200_2011/bounding_boxes.txt"),),
-        classes=200,
-        images=11788,
-        licence="research only",
-        instructions="its licence wants that you fetch it yourself: take CUB_200_2011.tgz from "
-        "https://data.caltech.edu/records/65de6-vp158, and give metalearn data prepare cub archive=CUB_200_2011.tgz",
-    )
-    fewest = FEWEST
+    about = about_sets()["cub"]
     groups = None
     shared_names = ()
 
     @property
     def preparation(self) -> Preparation:
-        is_cut_out = self.region is Region.box
-        return Preparation(
-            *(SIZE, 3, Resize.stretch, "bilinear"),
-            margin=MARGIN if self.region is Region.centre else 0,
-            whole=True,
-            note="the birds of training were cut out by their boxes: cut yours out" if is_cut_out else "",
-        )
+        margin = MARGIN if self.region is Region.centre else 0
+        cut_out = "the birds of training were cut out by their boxes: cut yours out"
+        note = cut_out if self.region is Region.box else ""
+        return Preparation(SIZE, 3, Resize.stretch, "bilinear", margin=margin, whole=True, note=note)
 
     @property
     def source(self) -> Source:
@@ -89,12 +68,12 @@ class CUB(ImageTask):
 
     @property
     def split_classes(self) -> dict[str, Tensor]:
-        number = torch.arange(CLASSES)
+        number = torch.arange(self.about.classes)
         return {"train": number[number % 2 == 0], "val": number[number % 4 == 1], "test": number[number % 4 == 3]}
 
 
 def source(root: str | None = None, region: Region = Region.whole) -> Source:
-    """The packed set, [11788, 3, 84, 84]."""
+    """Return where the packed set comes from, [11788, 3, 84, 84]."""
     folder = CUB.about.source_folder(root) / "CUB_200_2011"
     files = _list_files(folder)
     boxes = _read_boxes(folder) if region is Region.box else {}
@@ -103,13 +82,9 @@ def source(root: str | None = None, region: Region = Region.whole) -> Source:
     listing = [
         [name, sizes(list(numbered.values())), [boxes.get(n) for n in numbered]] for name, numbered in files.items()
     ]
-    key = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
-    return Source(f"cub-{SIZE}x{SIZE}-{region.name}-{key}", lambda: _read(files, region, boxes))
-
-
-def _read(files: dict[str, dict[str, Path]], region: Region, boxes: dict[str, Box]) -> Unpacked:
-    count = [len(numbered) for numbered in files.values()]
-    return Unpacked(tuple(files), count, (3, SIZE, SIZE), _blocks(files, region, boxes))
+    counts = [len(numbered) for numbered in files.values()]
+    unpacked = Unpacked(tuple(files), counts, (3, SIZE, SIZE), _blocks(files, region, boxes))
+    return Source(f"cub-{SIZE}x{SIZE}-{region.name}-{key_of(listing)}", lambda: unpacked)
 
 
 def _blocks(files: dict[str, dict[str, Path]], region: Region, boxes: dict[str, Box]) -> Iterator[Tensor]:
@@ -132,38 +107,37 @@ def _cut(path: Path, region: Region, box: Box | None) -> Image.Image:
 
 
 def _list_files(folder: Path) -> dict[str, dict[str, Path]]:
-    """The images of each class by their number in images.txt, both sorted by name, once they are complete."""
+    """Return the images of each class by their number in images.txt, both sorted by name, once they are complete."""
+    path, about = folder / "images.txt", CUB.about
     classes: dict[str, dict[str, Path]] = defaultdict(dict)
-    rows = _rows(folder / "images.txt", 2)
+    rows = _rows(path, 2)
     if twice := [number for number, times in Counter(number for number, _ in rows).items() if times > 1]:
-        raise UserError(f"{folder}/images.txt has two images of number {twice[0]}")
+        raise UserError(f"{path} has two images of number {twice[0]}")
     for number, name in sorted(rows, key=lambda row: row[1]):
-        classes[name.rpartition("/")[0]][number] = folder / "images" / inside(name, f"{folder}/images.txt")
-    if len(classes) != CLASSES:
-        raise UserError(f"{folder}/images.txt lists {len(classes)} classes instead of {CLASSES}")
-    if (count := sum(map(len, classes.values()))) != IMAGES:
-        raise UserError(f"{folder}/images.txt lists {count} images instead of {IMAGES}, under as many numbers")
-    if few := [name for name, numbered in classes.items() if len(numbered) < FEWEST]:
-        raise UserError(
-            f"{folder}/images.txt lists {len(classes[few[0]])} images of {few[0]} instead of {FEWEST} or more"
-        )
+        classes[name.rpartition("/")[0]][number] = folder / "images" / inside(name, str(path))
+    if len(classes) != about.classes:
+        raise UserError(f"{path} lists {len(classes)} classes instead of {about.classes}")
+    if len(rows) != about.images:
+        raise UserError(f"{path} lists {len(rows)} images instead of {about.images}")
+    if few := [name for name, numbered in classes.items() if len(numbered) < about.fewest]:
+        raise UserError(f"{path} lists {len(classes[few[0]])} images of {few[0]} instead of {about.fewest} or more")
     return dict(sorted(classes.items()))
 
 
 def _read_boxes(folder: Path) -> dict[str, Box]:
-    """The bounding box of each image, by its number."""
+    """Return the bounding box of each image, by its number."""
     path = folder / "bounding_boxes.txt"
     try:
         boxes = {number: [float(edge) for edge in edges] for number, *edges in _rows(path, 5)}
     except ValueError as error:
         raise UserError(f"{path} holds something else than numbers ({error})") from error
-    if len(boxes) != IMAGES:
-        raise UserError(f"{path} holds {len(boxes)} boxes instead of {IMAGES}")
+    if len(boxes) != CUB.about.images:
+        raise UserError(f"{path} holds {len(boxes)} boxes instead of {CUB.about.images}")
     return {number: (x, y, x + width, y + height) for number, (x, y, width, height) in boxes.items()}
 
 
 def _rows(path: Path, columns: int) -> list[list[str]]:
-    """The lines of a table whose columns are parted by a space."""
+    """Return the lines of a table with a space between its columns."""
     try:
         rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

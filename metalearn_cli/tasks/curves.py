@@ -1,11 +1,11 @@
 """One-dimensional regression: what all families of curves share.
 
-A family says which curves there are: its formula, and what is drawn of each task. `Points` holds the keys that every
-family has. (Its fields stand among the task's own keys, `task.shot=5`, see tasks/episodes.py.)
+A family has a formula, and draws the coefficients of each task. `Points` holds the keys that every family has; its
+fields are on one level with the family's own keys (`task.shot=5`), as in tasks/episodes.py.
 
-`task.noise` is the standard deviation of Gaussian noise on the targets, of support and query points alike: that is how
-the papers with noise have their data. No predictor's expected error is below its square, which is what the test reports
-as `oracle`, the curve without the noise. The three splits are three independent streams of tasks from the same family.
+`task.noise` is the standard deviation of Gaussian noise on the targets of support and query points, as in the papers
+with noise. No predictor's expected error is below its square, which the test reports as `oracle`, the error of the
+curve without the noise. The three splits are three independent streams of tasks from the same family.
 
 Shapes: T tasks, S support points, Q query points, B points of either.
 """
@@ -17,24 +17,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from metalearn_cli.datasets.columns import ColumnNames, Range
 from metalearn_cli.system.limits import Count, NonNegative, check_limits
-from metalearn_cli.tasks.base import (
-    Batch,
-    ColumnNames,
-    Draw,
-    Range,
-    Spec,
-    Split,
-    TaskDistribution,
-    draw_keys,
-    on_device,
-)
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
 
 
 @dataclass(frozen=True)
 class Points:
     shot: Count = 10  # support points of a validation or test task
-    query: Count = 100  # query points of a validation or test task: they measure, so more of them cost only time
+    query: Count = 100  # query points of a validation or test task: they only measure, so more of them only cost time
     train_shot: Count | None = None  # of a training task; null: the same as `shot`
     train_query: Count | None = 10  # of a training task; null: the same as `query`
     noise: NonNegative = 0.0  # standard deviation of the noise on all targets
@@ -43,9 +34,8 @@ class Points:
         check_limits(self, "task.")
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator, middle: Tensor | None = None) -> Draw:
-        """support_x [T, S, 1] and query_x [T, Q, 1] from U(-5, 5), or N(middle, 1) with a middle [T, 1, 1], the keys
-        [T], and with noise that of each target. It is drawn last, so that with and without it the tasks are the same.
-        """
+        """Draw support_x [T, S, 1] and query_x [T, Q, 1] from U(-5, 5), or from N(middle, 1) with a middle [T, 1, 1],
+        the keys [T], and the noise of each target: last, so that the tasks with and without noise are the same."""
         shot, query = self.shot, self.query
         if split == "train":
             shot, query = self.train_shot or shot, self.train_query or query
@@ -63,10 +53,13 @@ class Points:
 
 
 class CurveTask(TaskDistribution):
-    """A family of curves. A final class is a frozen dataclass with `points` and the family's own keys."""
+    """A family of curves. A final class is a frozen dataclass with `points` and its own keys."""
 
     middles: ClassVar[tuple[float, float] | None] = None  # x ~ N(m, 1) with m from this range; None: x ~ U(-5, 5)
     points: Points
+
+    def __post_init__(self) -> None:
+        check_limits(self, "task.")
 
     @property
     @abstractmethod
@@ -75,11 +68,11 @@ class CurveTask(TaskDistribution):
 
     @abstractmethod
     def coefficients(self, tasks: int, rng: torch.Generator) -> Draw:
-        """What tells the curves of T = `tasks` tasks from one another, by name, [T, 1, number] each."""
+        """Draw the coefficients of T = `tasks` curves, by name, [T, 1, number] each."""
 
     @abstractmethod
     def curve(self, at: Draw, x: Tensor) -> Tensor:
-        """The curves with the coefficients `at`, at x [T, B, 1] -> y [T, B, 1]."""
+        """Compute the curves with the coefficients `at`: x [T, B, 1] -> y [T, B, 1]."""
 
     @property
     def spec(self) -> Spec:
@@ -91,7 +84,7 @@ class CurveTask(TaskDistribution):
 
     @property
     def columns(self) -> ColumnNames:
-        # With middles three deviations more on each side, where all but 0.01% of the inputs lie.
+        # With middles, three deviations more on each side: all but 0.01% of the inputs lie there.
         low, high = (self.middles[0] - 3.0, self.middles[1] + 3.0) if self.middles else (-5.0, 5.0)
         return ColumnNames(("x",), ("y",), x_range=Range((low,), (high,)))
 
@@ -102,7 +95,7 @@ class CurveTask(TaskDistribution):
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         coefficients = self.coefficients(tasks, rng)
-        middle = uniform(tasks, *self.middles, rng) if self.middles else None
+        middle = draw_uniform(tasks, *self.middles, rng) if self.middles else None
         return coefficients | self.points.draw(tasks, split, rng, middle)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
@@ -113,11 +106,11 @@ class CurveTask(TaskDistribution):
         return Batch(at["support_x"], support_y, at["query_x"], query_y, at["key"])
 
     def oracle(self, draw: Draw, device: torch.device) -> Tensor:
-        """The curves themselves at the query points."""
+        """Compute the curves without noise at the query points."""
         at = on_device(draw, device)
         return self.curve(at, at["query_x"])
 
 
-def uniform(tasks: int, low: float, high: float, rng: torch.Generator, number: int = 1) -> Tensor:
-    """So many coefficients of each task from U(low, high), [T, 1, number]."""
+def draw_uniform(tasks: int, low: float, high: float, rng: torch.Generator, number: int = 1) -> Tensor:
+    """Draw `number` coefficients of each task from U(low, high), [T, 1, number]."""
     return low + (high - low) * torch.rand(tasks, 1, number, generator=rng)

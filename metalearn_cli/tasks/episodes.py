@@ -1,10 +1,10 @@
-"""Episodes of classes with support and query images each: what every image task shares.
+"""Episodes of classes with support and query images each: what all image tasks share.
 
-`Episodes` holds the keys that all image tasks have, and samples; a task adds which classes there are, and the pixels.
-(Its fields stand among the task's own keys, `task.way=5`: a field that is a dataclass itself is no level of its own.)
-Draws are indices, on the CPU; pixels stay where they lie.
+`Episodes` holds the keys that all image tasks have, and samples; a task adds its classes and its pixels. (Its fields
+are on one level with the task's own keys, `task.way=5`, as those of every field that is a dataclass itself.) Draws are
+indices, on the CPU; pixels stay where they are.
 
-Shapes, besides those of tasks/base.py: N images of a packed set, W classes of a task (the most, where that varies).
+Shapes, besides those of tasks/base.py: N images of a packed set, W classes of a task (the largest number if it varies).
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Count, Way, check_limits
 from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
-from metalearn_cli.tasks.variable_sizes import Chosen, Most, draw_variable, draw_way
+from metalearn_cli.tasks.variable_sizes import Sizes, draw_variable, draw_way
 
 
 class Rotations(Enum):
-    """What quarter turns of an image are."""
+    """What the quarter turns of an image are."""
 
     none = auto()
     as_classes = auto()  # four classes of each
@@ -36,7 +36,7 @@ class Classes:
 
     start: Tensor  # [classes] int64
     count: Tensor  # [classes] int64
-    group: Tensor | None = None  # [classes] int64: of which alphabet or superclass
+    group: Tensor | None = None  # [classes] int64: the alphabet or superclass
 
     def of(self, chosen: Tensor) -> "Classes":
         """The classes at these positions."""
@@ -45,21 +45,19 @@ class Classes:
 
 @dataclass(frozen=True)
 class Episodes:
-    way: Way = 5  # classes of a validation or test task; with `variable` the most
-    shot: Count = (
-        1  # support images of each; with `variable` what a class counts for at most in the size of the support
-    )
-    query: Count = 15  # query images of each; with `variable` the most
+    way: Way = 5  # classes of a validation or test task; with `variable` the largest number
+    shot: Count = 1  # support images of each; with `variable` the most that count in the size of the support set
+    query: Count = 15  # query images of each; with `variable` the largest number
     train_way: Way | None = None  # of a training task; null: the same as `way`
     train_shot: Count | None = None  # of a training task; null: the same as `shot`
     train_query: Count | None = None  # of a training task; null: the same as `query`
-    train_splits: tuple[str, ...] = ("train",)  # whose classes are trained on; those of test never
+    train_splits: tuple[str, ...] = ("train",)  # whose classes are trained on; never test's
     rotations: Rotations = Rotations.none
     within_group: bool = False  # all classes of a task are of one alphabet or superclass
-    augment: tuple[Augment, ...] = ()  # what is done to the images of training tasks
+    augment: tuple[Augment, ...] = ()  # random changes of the images of training tasks
     variable: bool = False  # way and shot vary, see tasks/variable_sizes.py
-    min_way: int = 5  # with `variable`: the least number of classes
-    max_support: int = 500  # with `variable`: support images of a task at most
+    min_way: int = 5  # with `variable`: the smallest number of classes
+    max_support: int = 500  # with `variable`: the largest number of support images of a task
 
     def __post_init__(self) -> None:
         check_limits(self, "task.")
@@ -68,7 +66,7 @@ class Episodes:
         return Spec(input_shape, self.way, self.train_way or self.way, "classes", padded=self.variable)
 
     def size(self, split: Split) -> dict[str, int]:
-        """Way, shot and query of a split's episodes, each under the name of the key that it comes from."""
+        """Way, shot and query of a split's episodes, each by the name of the key that says it."""
         size = {}
         for name in ("way", "shot", "query"):
             if split == "train" and getattr(self, f"train_{name}") is not None:
@@ -77,26 +75,20 @@ class Episodes:
         return size
 
     def pool(self, classes: dict[str, Tensor]) -> dict[Split, Tensor]:
-        """The classes of each split that is left, [classes]: "train" has those of all `train_splits`, and "val" is a
-        split only where it is not among them. The test's classes are the same whatever `train_splits` says."""
+        """The classes of the splits, [classes] each: "train" has those of all `train_splits`, "val" exists only if it
+        is not among them, and "test" is always the same."""
         splits = self.train_splits
-        given = f"task.train_splits=[{','.join(splits)}]"
+        value = f"task.train_splits=[{','.join(splits)}]"
         allowed = [name for name in classes if name != "test"]
-        if "test" in splits:
-            raise UserError(
-                f"{given} must not hold test, whose classes are for the test alone: choose from {', '.join(allowed)}"
-            )
+        choose = f"choose from {', '.join(allowed)}"
         if unknown := [name for name in splits if name not in allowed]:
-            raise UserError(
-                f"{given} holds {unknown[0]}, which is no split to train on here: choose from {', '.join(allowed)}"
-            )
+            raise UserError(f"{value} holds {unknown[0]}, which is not a split to train on here: {choose}")
         if not splits or len(set(splits)) < len(splits):
-            raise UserError(f"{given} must name at least one split, and each once: choose from {', '.join(allowed)}")
+            raise UserError(f"{value} must name at least one split, and each once: {choose}")
         pooled: dict[Split, Tensor] = {"train": torch.cat([classes[name] for name in allowed if name in splits])}
         if "val" in allowed and "val" not in splits:
             pooled["val"] = classes["val"]
-        pooled["test"] = classes["test"]
-        return pooled
+        return pooled | {"test": classes["test"]}
 
     def check(self, split: Split, classes: Classes, about: str = "") -> None:
         """Raises UserError for episodes that these classes of a split cannot give; `about` says what the number of
@@ -104,15 +96,14 @@ class Episodes:
         (way_key, way), (shot_key, shot), (query_key, query) = self.size(split).items()
         splits = self.train_splits if split == "train" else (split,)
         where = f"the {' and '.join(splits)} split{about}"
-        number = len(classes.start) * (4 if self._turns_are_classes(split) else 1)
-        if way > number:
-            turned = f" (by rotations={self.rotations.name})" if self._turns_are_classes(split) else ""
+        turns = self._turns(split)
+        if way > (number := len(classes.start) * turns):
+            turned = f" (by rotations={self.rotations.name})" if turns > 1 else ""
             raise UserError(f"task.{way_key}={way} is more than the {number} classes{turned} of {where}")
         if self.within_group:
             if classes.group is None:
-                raise UserError("task.within_group=true wants classes in groups, and those of this data set have none")
-            largest = int(self._groups(classes, split).sum(1).max())
-            if way > largest:
+                raise UserError("task.within_group=true needs classes in groups, and those of this data set have none")
+            if way > (largest := int(self._groups(classes, split).sum(1).max())):
                 raise UserError(
                     f"task.{way_key}={way} is more than the {largest} classes of the largest group of {where}"
                 )
@@ -121,11 +112,9 @@ class Episodes:
             if not 2 <= self.min_way <= way:
                 raise UserError(f"task.min_way={self.min_way} must be at least 2, and at most task.{way_key}={way}")
             if self.max_support < way:
-                raise UserError(
-                    f"task.max_support={self.max_support} must be at least task.{way_key}={way}: one a class"
-                )
+                raise UserError(f"task.max_support={self.max_support} must be at least task.{way_key}={way}")
             if fewest < 2:
-                raise UserError(f"a class of {where} has {fewest} image, and two are wanted: a support and a query")
+                raise UserError(f"a class of {where} has {fewest} image, and needs two: one support and one query")
         elif shot + query > fewest:
             raise UserError(
                 f"task.{shot_key}={shot} and task.{query_key}={query} together are more than the {fewest} images "
@@ -133,59 +122,55 @@ class Episodes:
             )
 
     def draw(self, tasks: int, split: Split, classes: Classes, rng: torch.Generator) -> Draw:
-        """T = `tasks` tasks of these classes: a pure function of its arguments."""
+        """Draw T = `tasks` tasks of these classes: a pure function of its arguments."""
         way, shot, query = self.size(split).values()
-        number = len(classes.start) * (4 if self._turns_are_classes(split) else 1)
+        turns = self._turns(split)
         limit, members = torch.tensor(way), None
         if self.within_group:
             groups = self._groups(classes, split)
             groups = groups[groups.sum(1) >= (self.min_way if self.variable else way)]
             members = groups[torch.randint(len(groups), (tasks,), generator=rng)]  # [T, classes]
             limit = members.sum(1).clamp(max=way)
-        choice = draw_classes(tasks, way, number, rng, members)
+        choice = draw_classes(tasks, way, len(classes.start) * turns, rng, members)
         turn = None
-        if self._turns_are_classes(split):
-            choice, turn = choice // 4, choice % 4
+        if turns > 1:
+            choice, turn = choice // turns, choice % turns
         elif self.rotations is Rotations.per_episode:
             turn = torch.randint(4, choice.shape, generator=rng)
         start, count = classes.start[choice], classes.count[choice]
         if self.variable:
-            sizes = draw_way(self.min_way, limit.expand(tasks), rng)
-            most = Most(shot, query, self.max_support)
-            draw = draw_variable(Chosen(start, count, turn), int(classes.count.max()), sizes, most, rng)
+            ways = draw_way(self.min_way, limit.expand(tasks), rng)
+            sizes = Sizes(ways, shot, query, self.max_support, int(classes.count.max()))
+            draw = draw_variable(start, count, turn, sizes, rng)
         else:
-            draw = draw_episodes(start, count, turn, shot, query, rng)
+            draw = draw_images(start, count, turn, shot, query, rng)
         return draw | draw_augment(draw, self.augment, rng) if split == "train" else draw
 
-    def _turns_are_classes(self, split: Split) -> bool:
-        return self.rotations is Rotations.as_classes or (
-            self.rotations is Rotations.train_as_classes and split == "train"
-        )
+    def _turns(self, split: Split) -> int:
+        """In how many quarter turns each class is a class of its own."""
+        only_in_training = self.rotations is Rotations.train_as_classes
+        return 4 if self.rotations is Rotations.as_classes or (only_in_training and split == "train") else 1
 
     def _groups(self, classes: Classes, split: Split) -> Tensor:
-        """Which classes each group has, [groups, classes] bool."""
-        assert classes.group is not None  # `check` asks
-        group = classes.group.repeat_interleave(4) if self._turns_are_classes(split) else classes.group
+        """The classes of each group, [groups, classes] bool."""
+        assert classes.group is not None  # `check` has seen it
+        group = classes.group.repeat_interleave(self._turns(split))
         return group == torch.arange(int(group.max()) + 1)[:, None]
 
 
 def draw_classes(tasks: int, way: int, classes: int, rng: torch.Generator, members: Tensor | None = None) -> Tensor:
-    """`way` different ones of `classes` classes for each task, [T, way]; class and label are paired at random.
-
-    With members [T, classes] they are of those first.
-    """
+    """Draw `way` different classes of `classes` for each task, [T, way], each equally likely for each label. Those in
+    members [T, classes] bool come first."""
     keys = sort_keys(tasks, classes, rng=rng)
     return (keys if members is None else keys.masked_fill(~members, -1)).topk(way).indices
 
 
-def draw_episodes(
-    start: Tensor, count: Tensor, turn: Tensor | None, shot: int, query: int, rng: torch.Generator
-) -> Draw:
-    """Choose the images of the classes that were chosen: those of task t's class with label w are
-    start[t, w] to start[t, w] + count[t, w] - 1, and are seen after turn[t, w] quarter turns (None: never turned).
+def draw_images(start: Tensor, count: Tensor, turn: Tensor | None, shot: int, query: int, rng: torch.Generator) -> Draw:
+    """Draw images of classes: those of task t's class with label w are start[t, w] to start[t, w] + count[t, w] - 1,
+    after turn[t, w] quarter turns (None: not turned).
 
     start, count, turn [T, way] -> support_image, support_turn, support_y [T, S], query_* [T, Q], key [T]. The support
-    and the query have no image in common; each is in random order. Without turns there are no *_turn.
+    and the query share no image; each is in random order. Without turns there are no *_turn.
     """
     tasks, way = start.shape
     if (fewest := int(count.min())) < shot + query:
@@ -206,8 +191,8 @@ def draw_episodes(
 
 
 def gather_episodes(draw: Draw, pixels: Tensor, device: torch.device | None = None) -> Batch:
-    """The tasks of a draw, gathered where `pixels` [N, C, H, W] uint8 lie, and moved to `device` where that is
-    elsewhere; x is [T, S, C, H, W] in 0..1."""
+    """Gather the tasks of a draw where `pixels` [N, C, H, W] uint8 are, and move them to `device` if it is another one;
+    x is [T, S, C, H, W] in 0..1."""
     at = on_device(draw, pixels.device)
     support_x, query_x = (_gather(pixels, at, name) for name in ("support", "query"))
     masks = at.get("support_mask"), at.get("query_mask")
@@ -218,7 +203,7 @@ def gather_episodes(draw: Draw, pixels: Tensor, device: torch.device | None = No
 
 
 def _gather(pixels: Tensor, at: Draw, name: str) -> Tensor:
-    """The images of the support or the query set, as [T, S, C, H, W] float32."""
+    """Gather the images of the support or the query set, [T, S, C, H, W] float32."""
     turn, shift, flip, jitter = (at.get(f"{name}_{what}") for what in ("turn", "shift", "flip", "jitter"))
     height, width = pixels.shape[2:]
     x = pixels.flatten(2)[at[f"{name}_image"]]  # [T, S, C, H * W]
@@ -231,13 +216,13 @@ def _gather(pixels: Tensor, at: Draw, name: str) -> Tensor:
 
 
 def _rearranged(x: Tensor, place: Tensor) -> Tensor:
-    """x [T, S, C, H * W] with the pixel at place[t, s, i] where i was."""
+    """Put the pixel at place[t, s, i] where i was, in x [T, S, C, H * W]."""
     return x.gather(-1, place[:, :, None].expand_as(x))
 
 
 @cache
 def _turned(height: int, width: int, device: torch.device) -> Tensor:
-    """Where each pixel of a square image comes from after 0 to 3 quarter turns, counter-clockwise: [4, H * W]."""
+    """The place from which each pixel of a square image comes after 0 to 3 quarter turns to the left, [4, H * W]."""
     if height != width:
         raise ValueError(f"images of {height} x {width} pixels cannot be turned by a quarter")
     place = torch.arange(height * width).view(height, width)
@@ -245,5 +230,5 @@ def _turned(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def sort_keys(*shape: int, rng: torch.Generator) -> Tensor:
-    """Random numbers to sort by: the greatest k are a sample without replacement (with 53 bits, ties are moot)."""
+    """Draw numbers to sort by: the greatest k are a sample without replacement (with 53 bits, ties do not matter)."""
     return torch.rand(shape, generator=rng, dtype=torch.float64)

@@ -1,11 +1,11 @@
-"""Sums of two sines, one of twice the other's frequency, each seen through a window of its own.
+"""Sums of two sines, one with twice the frequency of the other, each task with inputs around a middle of its own.
 
 Lacoste et al. 2018, "Uncertainty in Multitask Transfer Learning", arXiv 1806.07528:
 
     y = a1 sin(w x + b1) + a2 sin(2 w x + b2),   a1, a2 ~ N(0, 1), b1, b2 ~ U(0, 2 pi), w ~ U(5, 7)
     x ~ N(m, 1),  m ~ U(-4, 4)
 
-All of it is as in torchmeta's code (toy/harmonic.py), not verified in the paper. No noise, as there.
+The formula, the ranges and no noise are those of torchmeta's code (toy/harmonic.py), not verified in the paper.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.tasks.base import Draw
-from metalearn_cli.tasks.curves import CurveTask, Points, uniform
+from metalearn_cli.tasks.curves import CurveTask, Points, draw_uniform
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Harmonics(CurveTask):
         return {
             "amplitude_1": torch.randn(tasks, 1, 1, generator=rng),
             "amplitude_2": torch.randn(tasks, 1, 1, generator=rng),
-            "phase_1": uniform(tasks, 0, 2 * math.pi, rng),
-            "phase_2": uniform(tasks, 0, 2 * math.pi, rng),
-            "frequency": uniform(tasks, 5, 7, rng),
+            "phase_1": draw_uniform(tasks, 0, 2 * math.pi, rng),
+            "phase_2": draw_uniform(tasks, 0, 2 * math.pi, rng),
+            "frequency": draw_uniform(tasks, 5, 7, rng),
         }
 
     def curve(self, at: Draw, x: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """Few-shot classification on a folder of one's own: every innermost folder that holds images is a class; or a table, or
-a pattern of file names, says of which class each is.
+a pattern of file names, tells the class of each.
 
-Images of any size and mode become squares as datasets/pictures.py says. Classes are trained on or tested by the
-folder's own train/, val/ and test/, by lists, or by shares of them at random (datasets/class_splits.py); the folder
+Images of any size and mode become squares as datasets/pictures.py says. The folder's own train/, val/ and test/, or
+lists, or shares at random (datasets/class_splits.py) tell which classes are trained on and which tested; the folder
 above a class is its group, for `within_group`. Pixels are in 0..1 and not standardised.
 """
 
-from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated
@@ -14,14 +13,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets import class_splits, image_folder
-from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses
-from metalearn_cli.datasets.image_folder import Contents, How, Packed, some
+from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses, by_folders, by_lists, by_shares
+from metalearn_cli.datasets.image_folder import Packed, find_classes, pack_folder
+from metalearn_cli.datasets.image_set import numbered
 from metalearn_cli.datasets.ink import Ink
-from metalearn_cli.datasets.labels import Layout
+from metalearn_cli.datasets.listing import Contents, Layout, some
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.pictures import Resize
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation, Resize
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Limit, Natural, Share, Side, Text, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
@@ -35,10 +33,7 @@ Filter = Annotated[
         lambda name: name.lower() in ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"),
     ),
 ]
-TwoColumns = Annotated[
-    tuple[str, ...],
-    Limit("two columns of task.labels, the one of the paths first, e.g. [path,label]", lambda names: len(names) == 2),
-]
+TwoColumns = Annotated[tuple[str, ...], Limit("two columns of task.labels", lambda names: len(names) == 2)]
 
 
 @dataclass(frozen=True)
@@ -61,112 +56,91 @@ class ImageFolder(TaskDistribution):
     min_images: int = 1  # classes with fewer that can be used are left out
     skip_broken: bool = False  # files that cannot be used are left out
     skip_twice: bool = False  # of images with the same pixels all but the first are left out
-    labels: str | None = None  # a table that says of which class each image is
+    labels: str | None = None  # a table that tells the class of each image
     label_columns: TwoColumns = ("path", "label")  # of the table
     pattern: str | None = None  # of file names, which has {class} in it
 
     def __post_init__(self) -> None:
         check_limits(self, "task.")
-        if self.ink is Ink.evened and (self.channels, self.resize) in ((3, self.resize), (1, Resize.pad)):
-            raise UserError(
-                f"task.ink=evened wants grey pictures that are whole: task.channels=1, not {self.channels}, and "
-                "task.resize=crop or stretch"
-            )
+        if self.ink is Ink.evened and (self.channels == 3 or self.resize is Resize.pad):
+            raise UserError(f"task.ink=evened needs task.channels=1, not {self.channels}, and not task.resize=pad")
         if self.labels is not None and self.pattern is not None:
-            raise UserError(
-                f"task.labels={self.labels} and task.pattern={self.pattern} both name the classes: give one"
-            )
-        if problems := list(dict.fromkeys(self._problems("test") + self._problems("train"))):
-            raise UserError("; ".join(problems))
+            raise UserError(f"task.labels={self.labels} and task.pattern={self.pattern} both name classes: give one")
+        _refuse(self._problems("test") + self._problems("train"))
 
     def check_split(self, split: Split) -> None:
-        if problems := self._problems(split):
-            raise UserError("; ".join(problems))
+        _refuse(self._problems(split))
 
     def _problems(self, split: Split) -> list[str]:
-        """All that is wrong with tasks of this split, as far as the list of the files tells."""
+        """Return all that is wrong with tasks of this split, as far as the list of the files tells."""
         try:
             positions = self._positions[split]
-        except (
-            TooFewClasses
-        ) as error:  # no split is there; whether the classes have enough images is known all the same
-            files = self._found.classes
+        except TooFewClasses as error:  # no split exists, but whether the classes have enough images is known
+            files = self._contents.classes
             return [str(error), *self._too_small(split, [(len(files[name]), name) for name in self._kept(1)])]
         small = self._too_small(split, self._named(split, self._positions, self._count))
         return [*small, *self._too_few(split, positions, self._count)]
 
     def _too_few(self, split: Split, positions: Tensor, count: Tensor) -> list[str]:
-        """What is wrong with the number of classes of this split."""
+        """Return what is wrong with the number of classes of this split."""
         more = "more classes"
         if self._parts.by_shares:
-            least = self._shares.least(self._needs(self.episodes.way))
+            least = self._shares.least(self._needs)
             more = f"more classes ({least} in all are enough), or another task.test_share or task.val_share"
-        left_out = {
-            self._names[position] for position in set(self._positions[split].tolist()) - set(positions.tolist())
-        }
+        unused = set(self._positions[split].tolist()) - set(positions.tolist())
+        sizes = self._sizes({self._names[position] for position in unused})
         try:
             # Whether each has enough images is said elsewhere.
-            classes = self._classes(positions, count.clamp(min=self._wanted(split)))
-            self.episodes.check(split, classes, f" ({self._counts(left_out)}): give fewer, or {more}")
+            classes = self._classes(positions, count.clamp(min=self._least_images(split)))
+            self.episodes.check(split, classes, f" ({sizes}): give fewer, or {more}")
         except UserError as error:
             return [str(error)]
         return []
 
-    def _needs(self, way: int) -> dict[str, int]:
-        """How many classes of each split make a task of so many, or of `train_way` in training."""
+    @property
+    def _needs(self) -> dict[str, int]:
+        """The number of classes of each split that makes a task."""
         turned = {Rotations.as_classes: 4, Rotations.train_as_classes: 4}.get(self.episodes.rotations, 1)
         upright = 4 if self.episodes.rotations is Rotations.as_classes else 1
-        train = max(2, -(-(self.episodes.train_way or way) // turned))
-        return {"train": train} | {split: max(2, -(-way // upright)) for split in ("val", "test")}
+        train = max(2, -(-(self.episodes.train_way or self.episodes.way) // turned))
+        return {"train": train} | {split: max(2, -(-self.episodes.way // upright)) for split in ("val", "test")}
 
     def notes(self) -> list[str]:
-        count, broken = self._packed.images.count, self._packed.report.broken
-        images = dict(zip(self._names, count.tolist(), strict=True))
+        noted, contents = self.packed.noted, self._contents
+        images = dict(zip(self._names, self.packed.images.count.tolist(), strict=True))
         lacking = {name for name, number in images.items() if number < self.min_images}
         used = [number for name, number in images.items() if name not in lacking]
-        notes = [f"{self.root}: {len(used)} classes with {sum(used)} images; {self._counts(lacking)}"]
-        files = {name: len(listed) for name, listed in self._found.classes.items()}
+        files = {name: len(listed) for name, listed in contents.classes.items()}
         small = [name for name, number in files.items() if number < self.min_images]
         small += [f"{name} ({images[name]} of its {files[name]} files can be used)" for name in sorted(lacking)]
-        if small:
-            notes.append(f"task.min_images={self.min_images} leaves out ({len(small)}): {some(small)}")
-        if self._parts.left_out:
-            left_out = self._parts.left_out
-            notes.append(f"in no list, and left out ({len(left_out)}): {some(left_out)}")
-        if rest := self._found.rest:
-            by = (
-                f"in no row of {self.labels}" if self.labels is not None else f"not as task.pattern={self.pattern} says"
-            )
-            notes.append(f"{by}, and left out ({len(rest)}): {some(rest)}")
-        if others := self._found.others:
-            notes.append(f"no images by their suffix, and not read ({len(others)}): {some(others)}")
-        if empty := self._found.empty:
-            notes.append(f"empty folders, which are no classes ({len(empty)}): {some(empty)}")
-        if hidden := self._found.hidden:
-            notes.append(f"hidden folders, which are not read ({len(hidden)}): {some(hidden)}")
-        if broken:
-            skipped = some([f"{name} {why}" for name, why in broken.items()], "; ")
-            listed = f" ({self._packed.listed} lists all of them)" if self._packed.listed else ""
-            notes.append(f"task.skip_broken=true leaves out ({len(broken)}): {skipped}{listed}")
-        if outdated := self._packed.outdated:
+        by = f"in no row of {self.labels}" if self.labels is not None else f"not as task.pattern={self.pattern} says"
+        kinds = [
+            (f"task.min_images={self.min_images} leaves out", small),
+            ("in no list, and left out", self._parts.left_out),
+            (f"{by}, and left out", contents.rest),
+            ("not images by their suffix, and not read", contents.others),
+            ("empty folders, which are not classes", contents.empty),
+            ("hidden folders, which are not read", contents.hidden),
+        ]
+        notes = [f"{self.root}: {len(used)} classes with {sum(used)} images; {self._sizes(lacking)}"]
+        notes += [f"{what} ({len(names)}): {some(names)}" for what, names in kinds if names]
+        if noted.broken:
+            skipped = some([f"{name} {why}" for name, why in noted.broken.items()], "; ")
+            listed = f" ({self.packed.listed} lists all of them)" if self.packed.listed else ""
+            notes.append(f"task.skip_broken=true leaves out ({len(noted.broken)}): {skipped}{listed}")
+        if outdated := self.packed.outdated:
             notes.append(
                 f"packed before {self.root} changed, and still there ({len(outdated)}): {some(outdated)}; "
                 "metalearn data clean NAME removes one"
             )
-        for where, pairs in self._twice().items():
-            skipped = ", left out by task.skip_twice=true" if self.skip_twice else ""
+        class_of = {file.name: name for name, listed in contents.classes.items() for file in listed}
+        skips = ", left out by task.skip_twice=true" if self.skip_twice else ""
+        for where, is_same in (("in different classes", False), ("in a class", True)):
+            pairs = [pair for pair in noted.twice if (class_of.get(pair[0]) == class_of.get(pair[1])) == is_same]
             if pairs:
-                notes.append(f"warning: the same image twice {where}{skipped} ({len(pairs)}): {some(pairs)}")
+                named = some([f"{first} as {second}" for first, second in pairs])
+                notes.append(f"warning: the same image twice {where}{skips} ({len(pairs)}): {named}")
         return notes
-
-    @property
-    def packed(self) -> str:
-        """What is packed, in words."""
-        images = self._packed.images
-        return (
-            f"{len(images.names):,} classes, {len(images.pixels):,} images, fingerprint {images.fingerprint}, "
-            f"in {self._packed.path}"
-        )
 
     @property
     def spec(self) -> Spec:
@@ -182,7 +156,7 @@ class ImageFolder(TaskDistribution):
 
     @property
     def fingerprint(self) -> str:
-        return self._packed.images.fingerprint
+        return self.packed.images.fingerprint
 
     def identities(self, split: Split) -> frozenset[str]:
         folder = expand(self.root).resolve()
@@ -192,80 +166,65 @@ class ImageFolder(TaskDistribution):
         return [self._names[position] for position in sorted(self._drawn[split].tolist())]
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        classes = self._classes(self._drawn[split], self._packed.images.count)
+        classes = self._classes(self._drawn[split], self.packed.images.count)
         return self.episodes.draw(tasks, split, classes, rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_episodes(draw, self._packed.images.on(device), device)
+        return gather_episodes(draw, self.packed.images.on(device), device)
 
     def may_wait_for_disk(self, device: torch.device) -> bool:
-        return self._packed.images.may_wait_for_disk(device)
+        return self.packed.images.may_wait_for_disk(device)
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
-        return label_names(draw, self._packed.images, self._parts.inside)
+        return label_names(draw, self.packed.images, self._parts.depth)
 
     def _classes(self, positions: Tensor, count: Tensor) -> Classes:
         return Classes(count.cumsum(0) - count, count, self._groups).of(positions)
 
     def _too_small(self, split: Split, classes: list[tuple[int, str]], has: str = "has") -> list[str]:
-        """What is wrong with these numbers of images of classes, of which tasks of this split are made."""
-        wanted = self._wanted(split)
-        if not (small := sorted(one for one in classes if one[0] < wanted)):
+        """Return what is wrong with classes of these numbers of images and names, if tasks of this split use them."""
+        needed = self._least_images(split)
+        if not (small := sorted(size_and_name for size_and_name in classes if size_and_name[0] < needed)):
             return []
         images, fewest = small[0]
         _, (shot_key, shot), (query_key, query) = self.episodes.size(split).items()
         asks = "a task" if self.episodes.variable else f"task.{shot_key}={shot} with task.{query_key}={query}"
         ways = [f"task.{query_key}={images - shot}"] if images > shot and not self.episodes.variable else []
-        if len(classes) - len(small) >= 4:  # below that, no split is left
-            ways.append(f"task.min_images={wanted}, which leaves out all classes with fewer")
+        if len(classes) - len(small) >= 4:  # with fewer, no split is possible
+            ways.append(f"task.min_images={needed}, which leaves out all classes with fewer")
         return [
-            f"class {fewest} {has} {images} images, and {asks} asks for {wanted}: give "
+            f"class {fewest} {has} {images} images, and {asks} asks for {needed}: give "
             f"{', or '.join([*ways, 'more images'])} ({len(small)} of {len(classes)} classes have too few)"
         ]
 
     def _named(self, split: Split, parts: dict[Split, Tensor], count: Tensor) -> list[tuple[int, str]]:
-        """The number of images and the name of each class of this split; of training and test together, where these
-        want the same of a class, so that it is said once."""
+        """Return the size and name of each class of this split, or of training and test, if these need the same
+        size."""
         both: tuple[Split, ...] = ("test", "train")
-        is_same = split in both and list(self.episodes.size("test").items()) == list(
-            self.episodes.size("train").items()
-        )
+        sizes = [list(self.episodes.size(part).items()) for part in both]
         return [
             (int(count[position]), f"{self._names[position]} of the {part} split")
-            for part in (both if is_same else (split,))
+            for part in (both if split in both and sizes[0] == sizes[1] else (split,))
             for position in parts[part].tolist()
         ]
 
-    def _wanted(self, split: Split) -> int:
-        """Images of a class at least."""
+    def _least_images(self, split: Split) -> int:
         _, shot, query = self.episodes.size(split).values()
         return 2 if self.episodes.variable else shot + query
 
-    def _twice(self) -> dict[str, list[str]]:
-        """Images with the same pixels, by where they stand."""
-        twice: dict[str, list[str]] = {"in different classes": [], "in a class": []}
-        if not (pairs := self._packed.report.twice):
-            return twice
-        of = {file.name: name for name, files in self._found.classes.items() for file in files}
-        for first, second in pairs:
-            twice["in a class" if of.get(first) == of.get(second) else "in different classes"].append(
-                f"{first} as {second}"
-            )
-        return twice
-
-    def _counts(self, left_out: Set[str] = frozenset()) -> str:
-        """How many classes there are in each split, and why."""
+    def _sizes(self, left_out: set[str]) -> str:
+        """Say how many classes each split has without these, and why."""
         parts = self._parts.classes.items()
         return ", ".join(f"{len(set(part) - left_out)} {split}" for split, part in parts) + f", {self._parts.rule}"
 
     @cached_property
-    def _found(self) -> Contents:
+    def _contents(self) -> Contents:
         labels = None if self.labels is None else str(expand(self.labels).resolve())
-        return image_folder.find_classes(self.root, layout=Layout(labels, self.label_columns, self.pattern))
+        return find_classes(self.root, layout=Layout(labels, self.label_columns, self.pattern))
 
     def _kept(self, images: int) -> list[str]:
-        """The classes with so many files at least."""
-        return sorted(name for name, files in self._found.classes.items() if len(files) >= images)
+        """Return the classes with at least so many files."""
+        return sorted(name for name, files in self._contents.classes.items() if len(files) >= images)
 
     @property
     def _shares(self) -> Shares:
@@ -274,22 +233,19 @@ class ImageFolder(TaskDistribution):
     @cached_property
     def _parts(self) -> Parts:
         """The classes of each split."""
-        names = sorted(self._found.classes)
-        kept = self._kept(self.min_images)
+        names, kept = self._kept(0), self._kept(self.min_images)
         if not kept:
-            most = max(map(len, self._found.classes.values()))
-            raise UserError(
-                f"task.min_images={self.min_images} leaves no class of task.root={self.root}: give {most} at most"
-            )
+            most = max(map(len, self._contents.classes.values()))
+            raise UserError(f"task.min_images={self.min_images} leaves no class of {self.root}: give {most} at most")
         if self.split_lists is not None:
-            parts = class_splits.by_lists(names, self.root, self.split_lists)
-        elif (own := class_splits.own_split(names, self.root)) is not None:
-            parts = own
+            parts = by_lists(names, self.root, self.split_lists)
+        elif (split_of_folder := by_folders(names, self.root)) is not None:
+            parts = split_of_folder
         else:
-            return class_splits.by_shares(kept, self.root, self._shares, self._needs(self.episodes.way))
+            return by_shares(kept, self.root, self._shares, self._needs)
         for key, default in (("val_share", None), ("test_share", None), ("split_seed", 0)):
             if (value := getattr(self, key)) != default:
-                raise UserError(f"task.{key}={value} is of a split at random, and here the split is {parts.rule}")
+                raise UserError(f"task.{key}={value} is for a split at random, and here the split is {parts.rule}")
         large = set(kept)
         in_use = {split: [name for name in part if name in large] for split, part in parts.classes.items()}
         return parts._replace(classes=in_use)
@@ -302,51 +258,50 @@ class ImageFolder(TaskDistribution):
     @cached_property
     def _count(self) -> Tensor:
         """The files of each, [classes]."""
-        return torch.tensor([len(self._found.classes[name]) for name in self._names])
+        return torch.tensor([len(self._contents.classes[name]) for name in self._names])
 
     @cached_property
     def _groups(self) -> Tensor | None:
-        """The folder above each, as a number, [classes]; None where no class is in a group."""
-        above = ["/".join(name.split("/")[self._parts.inside : -1]) for name in self._names]
-        numbers = {group: number for number, group in enumerate(sorted(set(above)))}
-        return torch.tensor([numbers[group] for group in above]) if set(above) != {""} else None
+        """The folder above each, as a number, [classes]; None if no class is in a group."""
+        above = ["/".join(name.split("/")[self._parts.depth : -1]) for name in self._names]
+        return numbered(above) if any(above) else None
 
     @cached_property
     def _positions(self) -> dict[Split, Tensor]:
         """The classes of each split, as positions in the packed set, [classes]."""
-        place = {name: position for position, name in enumerate(self._names)}
+        position = {name: number for number, name in enumerate(self._names)}
+        parts = self._parts.classes.items()
         return self.episodes.pool(
-            {
-                split: torch.tensor([place[name] for name in part], dtype=torch.int64)
-                for split, part in self._parts.classes.items()
-            }
+            {split: torch.tensor([position[name] for name in part], dtype=torch.int64) for split, part in parts}
         )
 
     @cached_property
-    def _packed(self) -> Packed:
-        how = How(self.preparation, self.skip_broken, self.skip_twice)
-        packed = image_folder.load(self.root, self._found, self._names, how)
+    def packed(self) -> Packed:
+        how = self.preparation, self.skip_broken, self.skip_twice
+        packed = pack_folder(self.root, self._contents, self._names, *how)
         problems: list[str] = []
         count, parts = packed.images.count, self._with_enough(packed.images.count)
+        copies = " and those that are there twice" if self.skip_twice else ""
         for split, positions in parts.items():
-            had_enough = {of: part[self._count[part] >= self._wanted(of)] for of, part in parts.items()}
+            had_enough = {of: part[self._count[part] >= self._least_images(of)] for of, part in parts.items()}
             named = self._named(split, had_enough, count)
-            copies = " and those that are there twice" if self.skip_twice else ""
             problems += self._too_small(split, named, f"has, without its broken files{copies},")
-            before = self._positions[split]
-            if len(positions) < len(before) and not self._too_few(
-                split, before, self._count
-            ):  # else nobody asks for it
+            listed = self._positions[split]
+            if len(positions) < len(listed) and not self._too_few(split, listed, self._count):  # else it is not used
                 problems += self._too_few(split, positions, count)
-        if problems:
-            raise UserError("; ".join(dict.fromkeys(problems)))
+        _refuse(problems)
         return packed
 
     def _with_enough(self, count: Tensor) -> dict[Split, Tensor]:
-        """The classes of each split that have min_images which can be used, as positions in the packed set."""
+        """Return the classes of each split that have min_images which can be used, as positions in the packed set."""
         return {split: part[count[part] >= self.min_images] for split, part in self._positions.items()}
 
     @cached_property
     def _drawn(self) -> dict[Split, Tensor]:
         """The classes that tasks are made of."""
-        return self._with_enough(self._packed.images.count)
+        return self._with_enough(self.packed.images.count)
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise UserError("; ".join(dict.fromkeys(problems)))

@@ -1,7 +1,7 @@
-"""Few-shot classification on an image set that others have published: what all such sets share.
+"""Few-shot classification on a published image set: what all such sets share.
 
-A set is one file in this folder, found by its yaml in conf/task/. It says what is known of it without reading it
-(`about`), which keys it has, and where its classes and images come from. They are packed at their first use
+A set is one file in this folder, found by its yaml in conf/task/, and a block in known_sets.yaml. The file says which
+keys the set has, and where its classes and images come from, which are packed at their first use
 (datasets/packed_set.py). Pixels are in 0..1 and not standardised.
 
 Shapes, as in tasks/episodes.py: S support images of a task.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metalearn_cli.datasets.image_set import ImageSet, Source
 from metalearn_cli.datasets.packed_set import packed
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
 from metalearn_cli.tasks.known_sets import About
@@ -27,7 +27,6 @@ class ImageTask(TaskDistribution):
     """Episodes of one image set. A final class is a frozen dataclass with `episodes`, the set's own keys and `root`."""
 
     about: ClassVar[About]
-    fewest: ClassVar[int]  # images of the smallest class
     folders: ClassVar[int] = 0  # how many folders at the start of a class's name a reader does not need
     episodes: Episodes
     root: str | None  # the folder of the source; null: the set's own in $METALEARN_DATA
@@ -40,23 +39,22 @@ class ImageTask(TaskDistribution):
     @property
     @abstractmethod
     def source(self) -> Source:
-        """Where the images come from. Raises UserError where that is not there, unless only reading tells."""
+        """Where the images come from. Raises UserError if that is missing, unless only reading tells."""
 
     @property
     @abstractmethod
     def split_classes(self) -> dict[str, Tensor]:
-        """The classes of each split, as positions in the packed set, [classes] int64. Reads no image."""
+        """The classes of each split, as positions in the packed set, [classes] int64, without reading an image."""
 
     @property
     @abstractmethod
     def groups(self) -> Tensor | None:
-        """The superclass of each class, as a number, [classes] int64; None where classes are in no groups."""
+        """The superclass of each class, as a number, [classes] int64; None if classes are in no groups."""
 
     @property
     @abstractmethod
     def shared_names(self) -> Sequence[str]:
-        """The name of each class, equal to that which other sets, or other splits, give the same class; none where no
-        other has one."""
+        """The name of each class, equal to that of the same class in other sets; none if others have none of them."""
 
     def __post_init__(self) -> None:
         self.check_split("test")
@@ -64,7 +62,7 @@ class ImageTask(TaskDistribution):
 
     def check_split(self, split: Split) -> None:
         positions, groups = self._positions[split], self.groups
-        smallest = torch.full_like(positions, self.fewest)
+        smallest = torch.full_like(positions, self.about.fewest)
         self.episodes.check(split, Classes(positions, smallest, None if groups is None else groups[positions]))
 
     @property
@@ -112,8 +110,7 @@ class ImageTask(TaskDistribution):
 
 
 def label_names(draw: Draw, images: ImageSet, folders: int = 0) -> tuple[str, ...]:
-    """The class of each label 0, 1, ... of the draw's first task, by the name that the set has for it without its first
-    `folders` folders, and how far its images are turned."""
+    """Name the classes of the draw's first task without `folders` folders of their names, but with their turns."""
     image, label = draw["support_image"][0], draw["support_y"][0]  # [S] each
     is_real = draw["support_mask"][0] if "support_mask" in draw else torch.ones_like(label, dtype=torch.bool)
     names = []

@@ -8,9 +8,7 @@ resized from 105 x 105 to 28 x 28 by nearest neighbour (the papers' code asks fo
 
 Read from the two official archives, without unpacking them. `omniglot_classes.csv` lists every character with its part
 of the split of Vinyals et al. and the first 16 hex digits of the sha256 of its 20 decoded images (105 x 105 bytes each,
-255 = paper, in the order of the file names), so that the check does not depend on how an archive was compressed.
-Because the list fixes the content, a packed set no longer needs the archives: every archive that passes gives the same
-pixels, and one that is damaged later can change nothing.
+255 = paper, in the order of the file names): the check does not depend on the compression.
 """
 
 import hashlib
@@ -28,25 +26,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metalearn_cli.datasets.class_lists import ListedClass, by_split, numbered, read_list
 from metalearn_cli.datasets.formats import open_picture
-from metalearn_cli.datasets.image_set import Source, Unpacked
+from metalearn_cli.datasets.image_set import ListedClass, Source, Unpacked, by_split, numbered, read_list
 from metalearn_cli.datasets.ink import Ink
-from metalearn_cli.datasets.pictures import Resize
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation, Resize
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.console import follow
 from metalearn_cli.tasks.episodes import Episodes, Rotations
 from metalearn_cli.tasks.images import ImageTask
-from metalearn_cli.tasks.known_sets import About
+from metalearn_cli.tasks.known_sets import about_sets
 
 IMAGES = 20  # of each character
 SIZE = 28  # the side of a packed image
 OWN_SIZE = 105  # of those in the archives
 
 
-class Resample(Enum):
+class CharacterResample(Enum):
     """How 105 x 105 becomes 28 x 28."""
 
     nearest = auto()  # what the papers' code does: it asks for LANCZOS, which Pillow ignores for 1-bit images
@@ -64,38 +60,15 @@ class Omniglot(ImageTask):
     episodes: Episodes = Episodes(rotations=Rotations.as_classes)
     split: CharacterSplit = CharacterSplit.vinyals
     split_seed: int = 0  # of the two random splits
-    resample: Resample = Resample.nearest
+    resample: CharacterResample = CharacterResample.nearest
     root: str | None = None  # the folder of the two archives; null: $METALEARN_DATA/omniglot
 
-    about = About(
-        title="Omniglot",
-        folder="omniglot",
-        layouts=(("images_background.zip", "images_evaluation.zip"),),
-        classes=1623,
-        images=32460,
-        licence="MIT",
-        instructions="metalearn data prepare omniglot fetches it",
-        downloads=(
-            (
-                "images_background.zip",
-                "https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip",
-                "68d2efa1b9178cc56df9314c21c6e718",
-            ),
-            (
-                "images_evaluation.zip",
-                "https://github.com/brendenlake/omniglot/raw/master/python/images_evaluation.zip",
-                "6b91aef0f799c5bb55b94e3f2daec811",
-            ),
-        ),
-    )
-    fewest = IMAGES
+    about = about_sets()["omniglot"]
     folders = 1  # that of the archive
 
     @property
     def preparation(self) -> Preparation:
-        return Preparation(
-            *(SIZE, 1, Resize.crop, self.resample.name), by_way_of=OWN_SIZE, inverted=True, ink=Ink.evened
-        )
+        return Preparation(SIZE, 1, Resize.crop, self.resample.name, OWN_SIZE, inverted=True, ink=Ink.evened)
 
     @property
     def source(self) -> Source:
@@ -103,7 +76,13 @@ class Omniglot(ImageTask):
 
     @property
     def split_classes(self) -> dict[str, Tensor]:
-        return split_characters(self.split, self.split_seed)
+        if self.split is CharacterSplit.vinyals:
+            return by_split(characters())
+        order = torch.randperm(len(characters()), generator=generator("omniglot", self.split_seed))
+        test, rest = order[:423], order[423:]
+        if self.split is CharacterSplit.random1200:
+            return {"train": rest, "test": test}
+        return {"train": rest[100:], "val": rest[:100], "test": test}
 
     @cached_property
     def groups(self) -> Tensor:
@@ -116,41 +95,29 @@ class Omniglot(ImageTask):
 
 
 def characters() -> tuple[ListedClass, ...]:
-    """All characters, sorted by name, such as images_background/Alphabet_of_the_Magi/character01: character c's images
-    are 20 c to 20 c + 19 of the packed set."""
+    """Return all characters, sorted by name: those of character c are images 20 c to 20 c + 19 of the packed set."""
     return read_list("omniglot")
 
 
-def split_characters(split: CharacterSplit, split_seed: int) -> dict[str, Tensor]:
-    """The characters of each split, as positions in the list, [characters] int64. Reads no image."""
-    if split is CharacterSplit.vinyals:
-        return by_split(characters())
-    order = torch.randperm(len(characters()), generator=generator("omniglot", split_seed))
-    test, rest = order[:423], order[423:]
-    if split is CharacterSplit.random1200:
-        return {"train": rest, "test": test}
-    return {"train": rest[100:], "val": rest[:100], "test": test}
-
-
-def source(root: str | None = None, resample: Resample = Resample.nearest) -> Source:
-    """The packed set, [32460, 1, 28, 28] with ink = 255. A `root` that is given must hold the archives also when the
-    set is packed already: otherwise it is not what its giver thinks it is."""
+def source(root: str | None = None, resample: CharacterResample = CharacterResample.nearest) -> Source:
+    """Return where the packed set comes from, [32460, 1, 28, 28] with ink = 255. The archives are needed until it is
+    packed; in a `root` that is given they must always be: otherwise it is not what its giver thinks it is."""
     if root is not None:
         Omniglot.about.source_folder(root)
-    return Source(f"omniglot-{SIZE}x{SIZE}-{resample.name}", lambda: _read(resample, root))
+
+    def read() -> Unpacked:
+        folder = Omniglot.about.source_folder(root)
+        names = tuple(character.name for character in characters())
+        paths = [folder / name for name, _, _ in Omniglot.about.downloads]
+        blocks = chain.from_iterable(_read_archive(path, resample) for path in paths)
+        progress = follow(blocks, "reading Omniglot", len(names))
+        return Unpacked(names, [IMAGES] * len(names), (1, SIZE, SIZE), progress)
+
+    return Source(f"omniglot-{SIZE}x{SIZE}-{resample.name}", read)
 
 
-def _read(resample: Resample, root: str | None) -> Unpacked:
-    folder = Omniglot.about.source_folder(root)
-    names = tuple(character.name for character in characters())
-    paths = [folder / name for name, _, _ in Omniglot.about.downloads]
-    blocks = chain.from_iterable(_read_archive(path, resample) for path in paths)
-    progress = follow(blocks, "reading Omniglot", len(names))
-    return Unpacked(names, [IMAGES] * len(names), (1, SIZE, SIZE), progress)
-
-
-def _read_archive(path: Path, resample: Resample) -> Iterator[Tensor]:
-    """The images of each character of one archive, [20, 1, 28, 28] uint8, once they were checked."""
+def _read_archive(path: Path, resample: CharacterResample) -> Iterator[Tensor]:
+    """Yield the images of each character of one archive, [20, 1, 28, 28] uint8, once they are checked."""
     mend = "delete it, and metalearn data prepare omniglot fetches it again"
     listed = {character.name: character.sha256 for character in characters() if character.name.startswith(path.stem)}
     try:
@@ -163,14 +130,13 @@ def _read_archive(path: Path, resample: Resample) -> Iterator[Tensor]:
             if name.startswith(f"{path.stem}/") and name.endswith(".png"):  # not __MACOSX/, .DS_Store and the like
                 members[name.rpartition("/")[0]].append(name)
         if unknown := sorted(members.keys() - listed.keys()):
-            raise UserError(f"{path} has images in {unknown[0]}, which is no character of Omniglot: {mend}")
-        drawers = [f"{drawer:02}" for drawer in range(1, IMAGES + 1)]
+            raise UserError(f"{path} has images in {unknown[0]}, which is not a character of Omniglot: {mend}")
+        expected = [f"{drawer:02}" for drawer in range(1, IMAGES + 1)]
         for character, sha256 in listed.items():
-            found = [name[-6:-4] for name in members[character]]  # the 07 of 0709_07.png
-            if found != drawers:
-                raise UserError(
-                    f"{path} has images {', '.join(found) or 'none'} of {character} instead of 01 to {IMAGES}: {mend}"
-                )
+            drawers = [name[-6:-4] for name in members[character]]  # the 07 of 0709_07.png
+            if drawers != expected:
+                drawn = ", ".join(drawers) or "none"
+                raise UserError(f"{path} has images {drawn} of {character} instead of 01 to {IMAGES}: {mend}")
             digest = hashlib.sha256()
             small = bytearray()
             for name in members[character]:

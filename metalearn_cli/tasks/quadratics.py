@@ -2,9 +2,9 @@
 
 f(theta) = ||W theta - y||^2 with W [D, D] and y [D]. It is linear regression: the examples are the rows of W and the
 targets y, both times sqrt(D), so that the mean squared error of a linear model without bias (`model=linear`) is f
-itself. The support and the query set are the same D examples: what is sought is the minimum of f.
+itself. The support and the query set are the same D examples, since the minimum of f is sought.
 
-There is no oracle: almost every W has an inverse, so that the least f is 0, which tells nothing of a hundred steps.
+There is no oracle: almost every W has an inverse, and then the minimum is 0, which says nothing about a hundred steps.
 
 The paper draws W and y from a normal distribution, f(0) = 10 on average; its code from U[0, 1), f(0) = 3.33. The three
 splits are three independent streams of tasks from the same family.
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from torch import Tensor
 
 from metalearn_cli.system.limits import Count, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
@@ -49,15 +48,9 @@ class Quadratics(TaskDistribution):
         return f"quadratics: ||W theta - y||^2, {self.entries.name} entries"
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        return {
-            "w": self._draw_entries(tasks, self.dimension, self.dimension, rng=rng),
-            "y": self._draw_entries(tasks, self.dimension, 1, rng=rng),
-            "key": draw_keys(tasks, rng),
-        }
-
-    def _draw_entries(self, *shape: int, rng: torch.Generator) -> Tensor:
-        draw = torch.randn if self.entries is Entries.gaussian else torch.rand
-        return draw(shape, generator=rng)
+        entries = torch.randn if self.entries is Entries.gaussian else torch.rand
+        w, y = (entries(tasks, self.dimension, width, generator=rng) for width in (self.dimension, 1))
+        return {"w": w, "y": y, "key": draw_keys(tasks, rng)}
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         at = on_device(draw, device)

@@ -1,8 +1,7 @@
 """The images of a task in the size and the channels that another network takes: evaluation across domains.
 
 Colour becomes grey by the luminance of ITU-R BT.601, and grey becomes colour by repeating; the size changes by bilinear
-interpolation, antialiased where it shrinks, without regard to proportions. Values stay as they are: the ink of Omniglot
-is bright on dark.
+interpolation, antialiased if it shrinks, without regard to proportions. Values stay as they are.
 
 Shapes: T tasks, S examples of a task, C channels of an H x W image.
 """
@@ -48,11 +47,11 @@ class ResizedImages(TaskDistribution):
 
     @property
     def rule(self) -> str:
-        (own_channels, *own_size), (channels, *size) = self.task.spec.input_shape, self.input_shape
+        (channels_before, *size_before), (channels, *size) = self.task.spec.input_shape, self.input_shape
         how = []
-        if own_channels != channels:
+        if channels_before != channels:
             how.append("grey by luminance" if channels == 1 else "grey repeated in each channel")
-        if own_size != size:
+        if size_before != size:
             how.append("bilinear, antialiased")
         before, after = (" x ".join(map(str, shape)) for shape in (self.task.spec.input_shape, self.input_shape))
         return f"images of {before} become {after} ({'; '.join(how)})"
@@ -77,9 +76,8 @@ class ResizedImages(TaskDistribution):
 
 def can_adapt(spec: Spec, input_shape: tuple[int, ...]) -> bool:
     """Whether both are images, of 1 or 3 channels."""
-    return spec.kind == "classes" and all(
-        len(shape) == 3 and shape[0] in (1, 3) for shape in (spec.input_shape, input_shape)
-    )
+    shapes = spec.input_shape, input_shape
+    return spec.kind == "classes" and all(len(shape) == 3 and shape[0] in (1, 3) for shape in shapes)
 
 
 def _fitted(x: Tensor, input_shape: tuple[int, ...]) -> Tensor:

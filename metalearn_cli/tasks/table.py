@@ -1,11 +1,11 @@
-"""A user's own tasks from a file: .csv, .tsv, .parquet or .npz. What each may hold stands in datasets/point_set.py.
+"""A user's own tasks from a file: .csv, .tsv, .parquet or .npz, which datasets/point_set.py describes.
 
-The file is read when a network is made for the task, since its columns say what that gets; how tasks are divided and
-drawn is in tasks/finite.py.
+The file is read when a network is made for the task, since its columns decide the network's inputs. tasks/finite.py
+divides and draws the tasks.
 
-`standardise=train` subtracts the mean of the training tasks' points and divides by their standard deviation, features
-and targets each on its own. All errors are then in units of the standardised targets: 1 is the variance of the training
-tasks' targets, what the mean of all of them would be tested with.
+`standardise=train` subtracts the mean of the training tasks' points and divides by their standard deviation, for each
+feature and target on its own. All errors are then in units of the standardised targets: an error of 1 is the variance
+of the training tasks' targets, which a prediction of their mean would get.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,14 @@ from enum import Enum, auto
 from functools import cached_property
 from typing import Annotated, Any
 
-import torch
-from torch import Tensor
-
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.point_set import PointSet, Roles, from_columns, read_npz
-from metalearn_cli.datasets.table_file import SUFFIXES, read_columns
+from metalearn_cli.datasets.point_set import PointSet, Roles, from_table, read_npz
+from metalearn_cli.datasets.table_file import SUFFIXES, read_table
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import check_plain
-from metalearn_cli.system.limits import Limit, Share, check_limits
-from metalearn_cli.tasks.base import Batch, ColumnNames, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.finite import FiniteTasks, count_tasks
+from metalearn_cli.system.limits import Count, Limit, Share, check_limits
+from metalearn_cli.tasks.finite import FiniteTasks
+from metalearn_cli.tasks.known_tasks import KnownTasks, know_tasks
 from metalearn_cli.tasks.splits import by_file, by_fraction, by_labels
 
 
@@ -50,16 +47,16 @@ Target = Annotated[
 
 
 @dataclass(frozen=True)
-class Table(TaskDistribution):
+class Table(FiniteTasks):
     root: str  # the file
     task_column: str = "task"
-    set_column: str | None = None  # whose cells say support or query; null: `set`, where there is one
+    set_column: str | None = None  # whose cells say support or query; null: `set`, if there is such a column
     target: Target = "y"  # a column, or a list of them
     features: tuple[str, ...] | None = None  # null: all other columns
     loss: Loss = Loss.values
     standardise: Standardise = Standardise.train
-    shot: int | None = None  # support points of each task, where they are divided at random
-    query: int | None = None  # query points, likewise; null: all others
+    shot: Count | None = None  # support points of each task, if they are divided at random
+    query: Count | None = None  # query points, likewise; null: all others
     split_column: str | None = None  # whose cells say train, val or test, the same in all rows of a task
     split_file: str | None = None  # three lists of tasks, as JSON
     split_seed: int = 0  # of a split by shares
@@ -69,43 +66,12 @@ class Table(TaskDistribution):
     def __post_init__(self) -> None:
         check_limits(self, "task.")
         if self.loss is Loss.classes and len(self._targets) > 1:
-            raise UserError(f"task.target={list(self._targets)} is of several columns, and task.loss=classes wants one")
+            raise UserError(f"task.target={list(self._targets)} names several columns, and task.loss=classes needs one")
         if self.split_column and self.split_file:
-            raise UserError("task.split_column and task.split_file both say which tasks are tested: give one of them")
-
-    @property
-    def spec(self) -> Spec:
-        return self._tasks.spec
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        return self._tasks.splits
-
-    @property
-    def fingerprint(self) -> str:
-        return self._tasks.fingerprint
-
-    @property
-    def columns(self) -> ColumnNames | None:
-        return self._tasks.columns
-
-    def identities(self, split: Split) -> frozenset[str]:
-        return self._tasks.identities(split)
-
-    def task_count(self, split: Split) -> int:
-        return self._tasks.task_count(split)
-
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        return self._tasks.draw(tasks, split, rng)
-
-    def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
-        return self._tasks.draw_numbers(numbers, split, rng)
-
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return self._tasks.gather(draw, device)
+            raise UserError("task.split_column and task.split_file both say which tasks are tested: give one")
 
     @cached_property
-    def _tasks(self) -> FiniteTasks:
+    def known(self) -> KnownTasks:
         points = self._read()
         if points.split is not None:
             members = by_labels(points.source, points.names, points.split)
@@ -114,7 +80,7 @@ class Table(TaskDistribution):
         else:
             members = by_fraction(points.source, points.names, self.split_seed, self.val_share, self.test_share)
         standardise = self.standardise is Standardise.train
-        return count_tasks(points, members, self.loss is Loss.classes, standardise, self.shot, self.query)
+        return know_tasks(points, members, self.loss is Loss.classes, standardise, self.shot, self.query)
 
     @property
     def _targets(self) -> tuple[Any, ...]:
@@ -125,15 +91,15 @@ class Table(TaskDistribution):
         if (suffix := path.suffix.lower()) not in (*SUFFIXES, ".npz"):
             raise UserError(f"task.root={self.root} must be a file whose name ends in {', '.join(SUFFIXES)} or .npz")
         try:
+            if suffix != ".npz":
+                table = read_table(path)
+                set_column = self.set_column or ("set" if "set" in table.cells else None)
+                roles = Roles(self.task_column, set_column, self.split_column, self.features, self._targets)
+                return from_table(table, roles, classes)
+            for key in ("set_column", "features"):
+                if getattr(self, key) is not None:
+                    raise UserError(f"task.{key} is for a table with columns, and {path} holds arrays: leave it out")
             check_plain(path)
-            if suffix == ".npz":
-                for key in ("set_column", "features"):
-                    if getattr(self, key) is not None:
-                        raise UserError(f"task.{key} is of a table with columns, and {path} holds arrays: leave it out")
-                return read_npz(path, self.task_column, self.split_column, classes)
-            columns = read_columns(path)
+            return read_npz(path, self.task_column, self.split_column, classes)
         except OSError as error:
             raise UserError(f"task.root={self.root} cannot be read ({error.strerror or error})") from error
-        set_column = self.set_column or ("set" if "set" in columns.cells else None)
-        roles = Roles(self.task_column, set_column, self.split_column, self.features, self._targets)
-        return from_columns(columns, roles, classes)

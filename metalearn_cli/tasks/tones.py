@@ -1,4 +1,4 @@
-"""How bright pictures are, and how much of a picture is brighter than the rest: whether some are like the training's.
+"""How bright pictures are, and by how much their pixels differ: it tells whether pictures are like the training's.
 
 Shapes: N pictures of C channels of H x W pixels.
 """
@@ -11,26 +11,25 @@ from torch import Tensor
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Split, TaskDistribution
 
-PICTURES = 2000  # of the training, that are looked at
-MARGIN = 0.1  # of the range: what is that far outside of it still counts as like them
+PICTURES = 2000  # of the training that are measured
+MARGIN = 0.1  # of the range: a picture that is less far outside still counts as like the training's
 
 
 class Tones(NamedTuple):
-    """The least and the greatest of many pictures, after their preparation, of pixels in 0..1."""
+    """The least and the greatest values of many pictures after their preparation, with pixels in 0..1."""
 
     brightness: tuple[float, float]  # the mean of a picture's pixels
     spread: tuple[float, float]  # their standard deviation
 
 
 def tones_of(task: TaskDistribution) -> Tones:
-    """Measure some of the training's pictures, which are drawn at random."""
-    values = _measured(drawn(task, "train"))
-    low, high = values.amin(0).tolist(), values.amax(0).tolist()
-    return Tones(*zip(low, high, strict=True))
+    """Measure randomly drawn pictures of the training."""
+    low, high = _measured(drawn(task, "train")).aminmax(dim=0)
+    return Tones(*zip(low.tolist(), high.tolist(), strict=True))
 
 
 def drawn(task: TaskDistribution, split: Split) -> Tensor:
-    """Pictures of a split, [N, C, H, W] in 0..1."""
+    """Draw pictures of a split, [N, C, H, W] in 0..1."""
     parts: list[Tensor] = []
     rng = generator("tones", split)
     while sum(map(len, parts)) < PICTURES:
@@ -40,7 +39,7 @@ def drawn(task: TaskDistribution, split: Split) -> Tensor:
 
 
 def outside(x: Tensor, known: Tones) -> Tensor:
-    """Which pictures x [N, C, H, W] in 0..1 have another brightness or spread than those, [N] bool."""
+    """Find the pictures x [N, C, H, W] in 0..1 whose brightness or spread is outside of the known range, [N] bool."""
     low, high = (torch.tensor(end) for end in zip(*known, strict=True))
     margin = MARGIN * (high - low)
     values = _measured(x)
@@ -48,7 +47,7 @@ def outside(x: Tensor, known: Tones) -> Tensor:
 
 
 def warnings(x: Tensor, known: Tones, what: str, names: list[str]) -> list[str]:
-    """A sentence on those of the pictures x [N, C, H, W], each with its name, that are outside; none where none is."""
+    """Say which of the pictures x [N, C, H, W], each with its name, are outside; nothing if none is."""
     flags = outside(x, known).tolist()
     if not any(flags):
         return []
@@ -59,11 +58,11 @@ def warnings(x: Tensor, known: Tones, what: str, names: list[str]) -> list[str]:
     ]
     return [
         f"warning: {sum(flags)} of {len(flags)} pictures in {what} are unlike the training's in brightness or spread, "
-        f"first {names[first]} with {' and '.join(parts)} (as the net gets it): what is predicted of them is a guess"
+        f"first {names[first]} with {' and '.join(parts)} (as the network gets it): their predictions are guesses"
     ]
 
 
 def _measured(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> mean and standard deviation of each, [N, 2]."""
+    """Measure mean and standard deviation of each picture: [N, C, H, W] -> [N, 2]."""
     deviation, mean = torch.std_mean(x.flatten(1), 1)
     return torch.stack([mean, deviation], 1)

@@ -1,12 +1,12 @@
 """Episodes whose way and shot vary, with different shots for each class: the protocol of Meta-Dataset.
 
 Triantafillou et al. 2020 (arXiv 1903.03096, section 3.2 and appendix A): the number of classes is uniform; every class
-gets the same number of query images, at most half of what the smallest class has; the size of the support set is drawn
-(beta), and is shared out by the sizes of the classes and a random factor of each (alpha). Examples are padded to the
-most that there can be, and masks tell which are real.
+gets the same number of query images, at most half of the smallest class; the size of the support set is drawn (beta),
+and divided by the sizes of the classes and a random factor of each (alpha). Examples are padded to the largest possible
+number, and masks tell which are real.
 
-Differs from it in: all classes of a split are equally likely, where ImageNet's and Omniglot's there follow their
-hierarchies (`task.within_group=true` takes all classes from one alphabet or superclass).
+Differs from the paper in: all classes of a split are equally likely, where the paper's ImageNet and Omniglot follow
+their hierarchies (`task.within_group=true` takes all classes from one alphabet or superclass).
 
 Shapes: T tasks, W classes of a task at most, S and Q support and query examples of a task at most.
 """
@@ -21,35 +21,28 @@ from metalearn_cli.tasks.base import Draw, draw_keys
 
 
 def draw_way(least: int, most: Tensor, rng: torch.Generator) -> Tensor:
-    """The number of classes of each task, uniform in least ... most[t]: most [T] -> [T]."""
+    """Draw the number of classes of each task, uniform in least ... most[t]: most [T] -> [T]."""
     return least + (torch.rand(len(most), generator=rng, dtype=torch.float64) * (most - least + 1)).long()
 
 
-class Chosen(NamedTuple):
-    """The classes of T tasks, in the order of their labels."""
+class Sizes(NamedTuple):
+    """The sizes of T tasks: drawn ways, and limits of what is drawn with them."""
 
-    start: Tensor  # [T, W]: the first image of each
-    images: Tensor  # [T, W]: how many it has
-    turn: Tensor | None  # [T, W]: by how many quarter turns they are seen; None: they are never turned
-
-
-class Most(NamedTuple):
-    """The most that a task of sizes that vary has."""
-
-    shot: int  # of a class, that counts in the size of the support set
-    query: int  # of a class
-    max_support: int  # of a task
+    way: Tensor  # [T]: classes
+    shot: int  # images of a class that count in the size of the support set
+    query: int  # the most query images of a class
+    max_support: int  # the most support images of a task
+    largest: int  # images of the largest class of the split: all draws get the same shape by it
 
 
-def draw_variable(chosen: Chosen, largest: int, way: Tensor, most: Most, rng: torch.Generator) -> Draw:
-    """The first way[t] of the classes that were chosen, with support sets of sizes that are drawn.
+def draw_variable(start: Tensor, count: Tensor, turn: Tensor | None, sizes: Sizes, rng: torch.Generator) -> Draw:
+    """Draw images of the first way[t] of the W classes of each task, and how many of each. As in episodes.draw_images,
+    start and count say which images they have, and turn how these are turned.
 
-    way [T] -> support_image, support_turn, support_y, support_mask [T, S], query_* [T, Q], way, key [T], with S the
-    lesser of max_support and W * shot, and Q = W * query. `largest` is the size of the largest class that there is, so
-    that every draw has one shape.
+    start, count, turn [T, W] -> support_image, support_turn, support_y, support_mask [T, S], query_* [T, Q], way, key
+    [T], with S the lesser of max_support and W * shot, and Q = W * query.
     """
-    start, count, turn = chosen
-    shot, query, max_support = most
+    way, shot, query, max_support, largest = sizes
     tasks, classes = start.shape
     present = torch.arange(classes) < way[:, None]
     queries = count.masked_fill(~present, largest).amin(1).div(2, rounding_mode="floor").clamp(max=query)[:, None]
@@ -80,7 +73,7 @@ def draw_variable(chosen: Chosen, largest: int, way: Tensor, most: Most, rng: to
 def _draw_shots(
     count: Tensor, room: Tensor, present: Tensor, shot: int, max_support: int, rng: torch.Generator
 ) -> Tensor:
-    """Support images of each class, at least 1 where it is present: [T, W]; `room` is what the query set leaves."""
+    """Draw the number of support images of each class, [T, W], at least 1 of a present one; `room` is their limit."""
     beta = 1 - torch.rand(len(count), 1, generator=rng, dtype=torch.float64)
     total = ((beta * room.clamp(max=shot)).ceil() * present).sum(1, keepdim=True).clamp(max=max_support)
     alpha = math.log(0.5) + math.log(4) * torch.rand(count.shape, generator=rng, dtype=torch.float64)

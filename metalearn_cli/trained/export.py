@@ -46,10 +46,9 @@ class Export:
     trust: bool = False
 
 
-def export(given: Config) -> None:
-    """Export as the keys say; `given` are those of the command line, of the right types."""
-    keys = Export(**checked_fields(Export, OmegaConf.create(given), ""))
-    out = Path(keys.out)
+def export(values: Config) -> None:
+    """Export as these keys of the command line say, which are of the right types."""
+    keys = Export(**checked_fields(Export, OmegaConf.create(values), ""))
     stored = read_stored(Path(keys.run), keys.trust)
     for note in stored.notes:
         tell(printable(note))
@@ -66,36 +65,35 @@ def export(given: Config) -> None:
         unlike=tuple(thresholds),
         denormals_are_zero=stored.denormals_are_zero,
     )
-    _write(out, exported, weights)
-    show(f"the model is in {out}")
+    _write(Path(keys.out), exported, weights)
+    show(f"the model is in {keys.out}")
 
 
 def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
     """The thresholds of the usual tasks that the validation classes can give."""
-    precision = Precision[stored.config["precision"]]
+    precision, spec = Precision[stored.config["precision"]], stored.examples.spec
     set_process(precision, keys.threads, Allocator.tuned, denormals_are_zero=stored.denormals_are_zero)
     device = keys.device or stored.config["device"]
     model = build_model(stored, BatchNorm.inductive, device, precision, None, keys.trust)
-    found = {(one.way, one.shot): one for one in model.thresholds}  # those that `predict` has measured
+    thresholds = {(known.way, known.shot): known for known in model.thresholds}  # those that `predict` has measured
     lacking: dict[str, str] = {}  # each reason once, with the first tasks that it holds of
-    if stored.examples.spec.kind == "classes":
-        own = stored.config["task"].get("shot", 1)
-        usual = {(way, shot) for way in (*WAYS, stored.examples.spec.outputs) for shot in (*SHOTS, own)}
-        for way, shot in sorted({*usual, *found}):
-            threshold, sentence = novelty_threshold.threshold(stored, model, way, shot, keys.trust)
-            if threshold is None:
-                lacking.setdefault(sentence, f"{way}-way {shot}-shot")
-            else:
-                found[threshold.way, threshold.shot] = threshold
+    shots = {*SHOTS, stored.config["task"].get("shot", 1)}
+    usual = {(way, shot) for way in (*WAYS, spec.outputs) for shot in shots} if spec.kind == "classes" else set()
+    for way, shot in sorted(usual | thresholds.keys()):
+        threshold, sentence = novelty_threshold.threshold_for(stored, model, way, shot, keys.trust)
+        if threshold is None:
+            lacking.setdefault(sentence, f"{way}-way {shot}-shot")
+        else:
+            thresholds[threshold.way, threshold.shot] = threshold
     for sentence, tasks in lacking.items():
         tell(printable(f"{tasks} tasks: {sentence}"))
-    for threshold in found.values():
-        tell(f"flag `unlike`: calibrated for {threshold.way}-way {threshold.shot}-shot tasks")
-    return list(found.values())
+    for way, shot in thresholds:
+        tell(f"flag `unlike`: calibrated for {way}-way {shot}-shot tasks")
+    return list(thresholds.values())
 
 
 def _write(out: Path, exported: Exported, weights: bytes) -> None:
-    """The folder is there whole, or not at all."""
+    """Write the folder whole, or not at all."""
     temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
         temporary.mkdir()

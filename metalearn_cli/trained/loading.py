@@ -1,10 +1,9 @@
 """A model from a run's folder, or from an exported one. Both are data: json, yaml and safetensors, and run no code."""
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -17,11 +16,9 @@ from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.run_folder import checkpoint, records
-from metalearn_cli.run_folder.choices import read_choices
 from metalearn_cli.run_folder.config_file import EXPORT, check_folder, check_parts, load_config
+from metalearn_cli.run_folder.environment import TASK, read_choices, read_examples
 from metalearn_cli.run_folder.proof import check_records, load_tested, unproved
-from metalearn_cli.run_folder.task_record import FILE as TASK
-from metalearn_cli.run_folder.task_record import read_examples
 from metalearn_cli.system.device import Precision, check_precision, resolve_device
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Natural
@@ -44,7 +41,7 @@ class Stored(NamedTuple):
     step: int  # of the checkpoint
     unlike: list[Threshold]  # of the flag, as they were measured
     notes: list[str]
-    denormals_are_zero: bool  # in a command; `load` leaves the process as it is
+    denormals_are_zero: bool  # in a command; `load_model` leaves the process as it is
 
     @property
     def is_run(self) -> bool:
@@ -52,13 +49,11 @@ class Stored(NamedTuple):
 
 
 def read_stored(folder: Path, trust: bool) -> Stored:
-    """Raises UserError where that is neither a run nor an export, or not whole."""
+    """Read a folder. Raises UserError where it is neither a run nor an export, or not whole."""
     if (folder / EXPORT).is_file():
         return _read_export(folder)
     check_folder(folder)
     config = load_config(folder / "config.yaml")
-    if missing := [key for key in ("algo", "task", "model", "precision", "device") if key not in config]:
-        raise UserError(f"{folder / 'config.yaml'} has no {missing[0]}: it is not whole, or of another version")
     _check(folder / "config.yaml", config, ("algo", "task", "model"))
     tested, notes = load_tested(folder)
     if not (folder / "results.json").exists():
@@ -71,21 +66,18 @@ def read_stored(folder: Path, trust: bool) -> Stored:
 
 
 def examples_in(folder: Path, config: Config, trust: bool) -> Examples:
-    """What the examples of a run are."""
+    """The description of a run's examples."""
     if (folder / TASK).exists():
         return read_examples(folder)
-    examples = examples_of(
-        build_task(config["task"], ConfigSource(trust=trust))
-    )  # of a version before, which left ink as it is
-    if examples.preparation is None:
-        return examples
-    return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=Ink.as_is))
+    examples = examples_of(build_task(config["task"], ConfigSource(trust=trust)))
+    has_ink = examples.preparation is not None and examples.preparation.channels == 1
+    return with_ink(examples, Ink.as_is) if has_ink else examples  # an earlier version left ink as it is
 
 
 def _check(path: Path, config: Config, groups: tuple[str, ...]) -> None:
     check_parts(path, config, groups)
     if config.get("precision") not in Precision.__members__ or not isinstance(config.get("device"), str):
-        raise UserError(f"{path} has no precision and device that there are: it is not whole, or of another version")
+        raise UserError(f"{path} has no precision and device that are known: it is not whole, or of another version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,61 +113,46 @@ def _read_export(folder: Path) -> Stored:
         tensors = checkpoint.tensors_of(data)
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{weights} cannot be read ({error}): export the run again") from error
-    return Stored(
-        folder,
-        exported.config,
-        exported.examples,
-        tensors,
-        exported.step,
-        list(exported.unlike),
-        [*check_records(folder), *unproved(folder, {})],
-        exported.denormals_are_zero,
-    )
+    notes, unlike = [*check_records(folder), *unproved(folder, {})], list(exported.unlike)
+    zero = exported.denormals_are_zero
+    return Stored(folder, exported.config, exported.examples, tensors, exported.step, unlike, notes, zero)
 
 
 def build_model(
     stored: Stored, batch_norm: BatchNorm, device: str, precision: Precision, test_steps: int | None, trust: bool
 ) -> Model:
-    """The model in a folder. Raises UserError where its parts do not fit."""
+    """Build the model in a folder. Raises UserError where its parts do not fit."""
     place = resolve_device(device)
     check_precision(precision, place)
-    spec = stored.examples.spec
-    net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), spec)
-    algo: Algorithm = build(stored.config["algo"], "algo", Algorithm, ConfigSource(trust=trust))
+    net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), stored.examples.spec)
+    chosen = stored.config["algo"]
     if test_steps is not None:
-        if "test_steps" not in stored.config["algo"]:
+        if "test_steps" not in chosen:
             raise UserError(f"algo.test_steps={test_steps}: the run's algorithm takes no inner steps")
-        steps: Any = {"test_steps": test_steps}
-        algo = dataclasses.replace(algo, **steps)  # type: ignore[type-var]
+        chosen = chosen | {"test_steps": test_steps}
+    algo: Algorithm = build(chosen, "algo", Algorithm, ConfigSource(trust=trust))
     dtype = torch.float64 if precision is Precision.fp64 else torch.float32
-    wanted = algo.init(net, torch.Generator()) if trust else _wanted(stored, algo, net)
+    expected = algo.init(net, torch.Generator()) if trust else _shapes(stored, algo, net)
     parts = []
-    for word, part in (("params.", wanted.params), ("buffers.", wanted.buffers)):
-        found = {name.removeprefix(word): value for name, value in stored.tensors.items() if name.startswith(word)}
-        if odd := sorted(found.keys() ^ part.keys()):
-            raise UserError(
-                f"the weights in {stored.folder} are of another model than its configuration: {odd[0]} is in one only"
-            )
-        if odd := [name for name in part if part[name].shape != found[name].shape]:
-            shapes = [list(tensors[odd[0]].shape) for tensors in (found, part)]
-            raise UserError(
-                f"the weights in {stored.folder} are of another model than its configuration: {odd[0]} is {shapes[0]} "
-                f"and should be {shapes[1]}"
-            )
-        parts.append({name: found[name].to(place, dtype) for name in part})
-    fitting = [
-        threshold
-        for threshold in stored.unlike
-        if (threshold.batch_norm, threshold.test_steps, threshold.step)
-        == (batch_norm.name, algo.test_steps, stored.step)
-    ]
-    reduced = precision is Precision.bf16
-    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, reduced)
+    for word, part in (("params.", expected.params), ("buffers.", expected.buffers)):
+        saved = {name.removeprefix(word): value for name, value in stored.tensors.items() if name.startswith(word)}
+        odd = [f"{name} is in one only" for name in sorted(saved.keys() ^ part.keys())] or [
+            f"{name} is {list(saved[name].shape)} and should be {list(value.shape)}"
+            for name, value in part.items()
+            if value.shape != saved[name].shape
+        ]
+        if odd:
+            raise UserError(f"the weights in {stored.folder} are of another model than its configuration: {odd[0]}")
+        parts.append({name: saved[name].to(place, dtype) for name in part})
+    made_with = (batch_norm.name, algo.test_steps, stored.step)
+    fitting = [known for known in stored.unlike if (known.batch_norm, known.test_steps, known.step) == made_with]
+    is_reduced = precision is Precision.bf16
+    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, is_reduced)
 
 
-def _wanted(stored: Stored, algo: Algorithm, net: Net) -> Meta:
-    """The names and shapes of what was learned, without memory for it: a width that is damaged may want any amount. Not
-    of somebody's own classes, which may look at their numbers."""
+def _shapes(stored: Stored, algo: Algorithm, net: Net) -> Meta:
+    """The names and shapes of what was learned, without memory for it: a width that is damaged may need any amount. A
+    user's own classes may look at their numbers."""
     try:
         with torch.device("meta"):
             return algo.init(net, torch.Generator())
@@ -193,10 +170,10 @@ def read_thresholds(run: Path) -> list[Threshold]:
     return list(records.read_record(Thresholds, path).thresholds) if path.exists() else []
 
 
-def load(
-    folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool, ink: str | None = None
+def load_model(
+    folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool, ink: str | None
 ) -> Model:
-    """The model in a folder, for Python."""
+    """Build the model in a folder, for Python."""
     stored = read_stored(folder, trust)
     precision = precision or stored.config["precision"]
     chosen = ("batch_norm", batch_norm, BatchNorm), ("precision", precision, Precision), ("ink", ink, Ink)

@@ -12,27 +12,17 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor
 from metalearn_cli.algorithms.inner_loop import final_of
-from metalearn_cli.datasets.image_folder import some
-from metalearn_cli.datasets.pictures import Broken
+from metalearn_cli.datasets.formats import Broken
+from metalearn_cli.datasets.listing import some
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.base import Net, with_outputs
 from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
 from metalearn_cli.trained.novelty import Threshold, nearest_threshold, unlikeness
-from metalearn_cli.trained.other_way import for_way
-from metalearn_cli.trained.python_inputs import (
-    Given,
-    Label,
-    Picture,
-    classes_of,
-    labels,
-    numbers,
-    pictures,
-    scaled,
-    unscaled,
-)
+from metalearn_cli.trained.python_inputs import Given, Label, Picture, classes_of, labels_of, pictures, scaled, unscaled
+from metalearn_cli.trained.python_inputs import numbers as numbers_of
 
 AT_ONCE = 256  # queries that go through together, where a prediction does not depend on its neighbours
 
@@ -68,7 +58,8 @@ class Model:
         key = torch.zeros(1, dtype=torch.int64, device=self.device)
         support = Support(x[order].unsqueeze(0), targets[order.to(self.device)].unsqueeze(0), key)
         predict, note = self.predictor(support, len(classes) or self.net.spec.outputs)
-        threshold = self.threshold(len(classes), int(targets.bincount().min())) if classes else None
+        fewest = int(targets.bincount().min()) if classes else 0
+        threshold = nearest_threshold(self.thresholds, len(classes), fewest, self.algo.is_metric) if classes else None
         return AdaptedModel(self, predict, classes, threshold, note)
 
     def __repr__(self) -> str:
@@ -76,7 +67,7 @@ class Model:
         return f"<{type(self.algo).__name__} with {type(self.net).__name__} on examples of {shape}, {self.device}>"
 
     def read(self, given: Picture | Sequence[Picture]) -> Tensor:
-        """These files or PIL images as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones.
+        """Read files or PIL images as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones.
 
         A PIL image that was opened from a file, and is not decoded yet, is read as the file is: of a large JPEG no more
         than is needed is decoded. One that is decoded already is taken as it is.
@@ -84,7 +75,7 @@ class Model:
         return self.read_bytes([given] if isinstance(given, Picture) else given) * (1 / 255)
 
     def read_bytes(self, given: Sequence[Picture]) -> Tensor:
-        """Files or PIL images as `read` takes them, as pixels, [n, C, H, W] uint8."""
+        """Read files or PIL images, as `read` takes them, as pixels, [n, C, H, W] uint8."""
         preparation = self.examples.preparation
         if preparation is None:
             raise UserError(
@@ -98,14 +89,9 @@ class Model:
             except Broken as error:
                 broken.append(f"{picture if isinstance(picture, str | Path) else f'number {number + 1}'} {error}")
         if broken:
-            raise UserError(
-                f"{len(broken)} of {len(given)} pictures cannot be used: {some(broken, '; ')}: mend or remove them"
-            )
+            what = f"{len(broken)} of {len(given)} pictures cannot be used"
+            raise UserError(f"{what}: {some(broken, '; ')}: mend or remove them")
         return pixels
-
-    def threshold(self, way: int, shot: int) -> Threshold | None:
-        """The threshold of `unlike` for tasks of `way` classes with `shot` examples or more, if it is known."""
-        return nearest_threshold(self.thresholds, way, shot, self.algo.is_metric)
 
     def predictor(self, support: Support, outputs: int) -> tuple[Predictor, str]:
         """Adapt to support sets of so many classes or values -> what predicts, and what was done to the model, in a
@@ -128,64 +114,81 @@ class Model:
         """Examples of any kind that `adapt` takes as numbers, [n, ...]."""
         is_of_images = self.examples.columns is None and len(self.examples.spec.input_shape) == 3
         files = pictures(x) if is_of_images else None
-        found = numbers(x) if files is None else self.read_bytes(files)
-        if found.dim() == 0 or len(found) == 0:
+        values = numbers_of(x) if files is None else self.read_bytes(files)
+        if values.dim() == 0 or len(values) == 0:
             raise UserError("x is empty: give a list of one example at least")
-        return found
+        return values
 
     def inputs(self, x: Given) -> Tensor:
         """Return examples as the network takes them, [n, *input] on the device."""
         columns = self.examples.columns
         return scaled(self._checked(x), columns.x_scale if columns else None).to(self.device, self.dtype)
 
-    def _checked(self, given: Given) -> Tensor:
-        """[n, *input] in the units of whoever gave it, pixels in 0..1."""
+    def _checked(self, x: Given) -> Tensor:
+        """[n, *input] in the units in which it was given, pixels in 0..1."""
         shape = self.examples.spec.input_shape
-        x = self.numbers(given)
-        if shape == (1,) and x.dim() == 1:
-            x = x[:, None]
-        if tuple(x.shape[1:]) != shape:
-            raise UserError(f"x is of shape {list(x.shape)}, and [n, {', '.join(map(str, shape))}] is expected")
-        if x.dtype == torch.uint8 and len(shape) == 3:
-            x = x * (1 / 255)
-        if not x.isfinite().all():
-            raise UserError("x holds numbers that are not finite: give every example all of its numbers")
-        if len(shape) == 3 and (x.min() < -0.01 or x.max() > 1.01):
-            raise UserError(
-                f"x holds pixels from {x.min().item():.4g} to {x.max().item():.4g}: give numbers in 0..1, or uint8 in "
-                "0..255"
-            )
-        return x
+        values = _of_shape("x", self.numbers(x), shape)
+        if len(shape) < 3:
+            return values
+        values = values * (1 / 255) if values.dtype == torch.uint8 else values
+        if values.min() < -0.01 or values.max() > 1.01:
+            range_of = f"{values.min().item():.4g} to {values.max().item():.4g}"
+            raise UserError(f"x holds pixels from {range_of}: give numbers in 0..1, or uint8 in 0..255")
+        return values
 
     def _values(self, y: Given, number: int) -> Tensor:
         """[S, outputs] on the device."""
-        y, outputs = numbers(y), self.examples.spec.outputs
-        if outputs == 1 and y.dim() == 1:
-            y = y[:, None]
-        if y.shape != (number, outputs):
-            raise UserError(
-                f"y is of shape {list(y.shape)}, and [{number}, {outputs}] is expected: {outputs} for each of x"
-            )
-        if not y.isfinite().all():
-            raise UserError("y holds numbers that are not finite: give every example all of its values")
         columns = self.examples.columns
+        y = _of_shape("y", numbers_of(y), (self.examples.spec.outputs,), number)
         return scaled(y, columns.y_scale if columns else None).to(self.device, self.dtype)
 
     def _labels(self, y: Given, number: int) -> tuple[list[Label], Tensor]:
         """The classes, and the place of each example's among them [S]."""
-        found = labels(y, number)
-        columns = self.examples.columns
-        if columns is not None and columns.labels:  # all tasks share them
-            classes = list(columns.labels)
-            found = [str(label) for label in found]
-            if unknown := [label for label in found if label not in classes]:
+        labels = labels_of(y, number)
+        classes = list(self.examples.columns.labels) if self.examples.columns else []  # all tasks share them
+        if classes:
+            labels = [str(label) for label in labels]
+            if unknown := [label for label in labels if label not in classes]:
                 raise UserError(
                     f"y has the label {unknown[0]}, and the training had {', '.join(classes)}: take one of them"
                 )
-        else:
-            classes = classes_of(found)
-        place = {label: position for position, label in enumerate(classes)}
-        return classes, torch.tensor([place[label] for label in found], device=self.device)
+        classes = classes or classes_of(labels)
+        return classes, torch.tensor([classes.index(label) for label in labels], device=self.device)
+
+
+def _of_shape(name: str, values: Tensor, shape: tuple[int, ...], number: int | None = None) -> Tensor:
+    """Return finite numbers [number, *shape]; a single one for each example needs no dimension of its own."""
+    values = values[:, None] if shape == (1,) and values.dim() == 1 else values
+    if values.shape[1:] != shape or number not in (None, len(values)):
+        expected = ", ".join(map(str, (number or "n", *shape)))
+        raise UserError(f"{name} is of shape {list(values.shape)}, and [{expected}] is expected")
+    if not values.isfinite().all():
+        raise UserError(f"{name} holds numbers that are not finite: give every example all of its numbers")
+    return values
+
+
+def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta, str]:
+    """Adapt the network and what was learned to tasks of `way` classes, and say in a sentence what was done: what has a
+    row for each class (the head, its learned rates, its slots) gets the mean of the learned rows for every class."""
+    trained = net.spec
+    if way == trained.outputs == trained.train_outputs:
+        return net, meta, ""
+    other = with_outputs(net, way)
+    expected = algo.init(other, torch.Generator())
+    pairs = list(zip(meta, expected, strict=True))
+    if all(part[name].shape == to[name].shape for part, to in pairs for name in to):
+        return other, meta, ""
+    algo.require_way(trained.outputs, way)
+    is_fewer = trained.padded and way < trained.outputs  # the training had such tasks
+
+    def resized(value: Tensor, to: Tensor) -> Tensor:
+        if value.shape == to.shape:
+            return value
+        return value[:way] if is_fewer else value.mean(0, keepdim=True).expand(to.shape)
+
+    meta = Meta(*({name: resized(value, to[name]) for name, value in part.items()} for part, to in pairs))
+    note = f"trained with {trained.outputs} classes and not {way}: each starts at the mean of the rows of the head"
+    return other, meta, "" if is_fewer else note
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,16 +1,11 @@
 """When a query looks unlike every class of its support set, by the network's own outputs.
 
 The score is minus the largest output: for ProtoNet the distance to the nearest prototype, for a head minus the logit of
-the likeliest class. benchmarks/unlike.md has what else was tried.
-
-What is promised: of queries that are of a class of their support, PROMISED at most are flagged, also where no class was
-seen in training, and at the upper end of a 95% interval. The threshold is measured on validation tasks, which hold the
-same few classes again and again, and classes differ in how many of their queries lie far away: 2,500 queries of eight
-classes say little more of the next class than eight numbers. The interval is Korn and Graubard's (Survey Methodology
-24, 1998) with classes as clusters: Clopper and Pearson's of so many queries as are worth those, by Student's t of one
-degree of freedom less than classes. They are halved, since the new classes are no more than these: the difference of
-two means has the noise of both. Where there are too few classes for that, LEAST of the queries are flagged, and what is
-promised is the upper end that comes out.
+the likeliest class. Of queries that are of a class of their support, PROMISED at most are flagged, also where no class
+was seen in training, and at the upper end of a 95% interval: Korn and Graubard's (Survey Methodology 24, 1998) with
+classes as clusters, of which half count, since the new classes are no more than the measured ones. Where there are too
+few classes for that, LEAST of the queries are flagged, and what is promised is the upper end that comes out.
+benchmarks/unlike.md has why, and what else was tried.
 
 Shapes: Q query examples, W classes, N queries of validation tasks.
 """
@@ -29,7 +24,7 @@ SHARE_BEFORE = 0.05  # the same in thresholds that do not say it: those of the f
 
 
 class Threshold(NamedTuple):
-    """Beyond which score a query is flagged, and what that was measured on."""
+    """The score beyond which a query is flagged, and what it was measured on."""
 
     value: float
     way: Count
@@ -41,17 +36,17 @@ class Threshold(NamedTuple):
     queries: int
     data: str  # their fingerprint
     share: float = SHARE_BEFORE  # of the queries, that are flagged
-    classes: int | None = None  # of validation; None in what a version before has measured
+    classes: int | None = None  # of validation; None in what an earlier version measured
     promised: float | None = None  # of the queries of new classes, that are flagged at most
 
     @property
     def is_current(self) -> bool:
         return self.promised is not None
 
-    def replaces(self, other: "Threshold") -> bool:
-        """Whether both are of the same tasks and weights, measured once more."""
-        names = ("way", "shot", "batch_norm", "test_steps", "step")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
+    @property
+    def made_for(self) -> tuple[int, int, str, int, int]:
+        """The tasks and weights: a second measurement for the same replaces the first."""
+        return self.way, self.shot, self.batch_norm, self.test_steps, self.step
 
 
 class Thresholds(NamedTuple):
@@ -112,14 +107,9 @@ def upper_end(share: float, worth: float, number: int, classes: int) -> float:
 
 
 def nearest_threshold(thresholds: list[Threshold], way: int, shot: int, any_way: bool) -> Threshold | None:
-    """The threshold of tasks of this way and shot, or of fewer shots, with which less is flagged.
-
-    With `any_way` those of other ways fit as well, the closest way first. Of two for the same tasks the one of this
-    version is taken. None where there is no threshold.
-    """
-
-    def unlike(known: Threshold) -> tuple[float, float, bool]:
-        return shot / known.shot, abs(math.log(known.way / way)), not known.is_current
-
+    """The threshold of tasks of this way and shot, or of fewer shots, with which less is flagged; None where there is
+    none. With `any_way` those of other ways fit as well, the closest way first. Of two for the same tasks the one of
+    this version is taken."""
     fitting = [known for known in thresholds if known.shot <= shot and (any_way or known.way == way)]
-    return min(fitting, key=unlike, default=None)
+    distances = [(shot / known.shot, abs(math.log(known.way / way)), not known.is_current) for known in fitting]
+    return fitting[distances.index(min(distances))] if fitting else None

@@ -1,7 +1,7 @@
 """The threshold of the flag `unlike`: measured on validation tasks of the run's own distribution.
 
-It is kept in the run's unlike.json with what it was measured on, and in an exported model. One that a version before
-has kept, which promises nothing, is measured anew where the run's data are at hand, and used as it is where not.
+It is kept in the run's unlike.json with what it was measured on, and in an exported model. That of an earlier version,
+which promises nothing, is measured again where the run's data are at hand, and used as it is where not.
 """
 
 import torch
@@ -20,67 +20,61 @@ from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds
 from metalearn_cli.trained.model import Model
-from metalearn_cli.trained.novelty import PROMISED, Threshold, Thresholds, calibrated, unlikeness
+from metalearn_cli.trained.novelty import PROMISED, Threshold, Thresholds, calibrated, nearest_threshold, unlikeness
 
 EPISODES = 100
 QUERIES = 5  # of each class at most
 TASKS_AT_ONCE = 8
 
 
-def threshold(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> tuple[Threshold | None, str]:
+def threshold_for(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> tuple[Threshold | None, str]:
     """The threshold for `way`-way tasks whose smallest class has `shot` examples (or the closest one that flags less),
     measured now if it is not stored; and a sentence about it. (None, sentence) if none can be had."""
     if model.examples.columns is not None:
         return None, "no flag `unlike`: the tasks of a table share their classes"
     reasons: list[str] = []
     for size in _sizes(stored, model, way, shot) if stored.is_run else []:
-        if known := [one for one in model.thresholds if (one.way, one.shot) == size and one.is_current]:
-            return known[0], _sentence(known[0], way, shot, reasons)
+        known = [kept for kept in model.thresholds if (kept.way, kept.shot) == size and kept.is_current]
         try:
-            found = measure(stored, model, *size, trust)
-        except UserError as reason:
-            reasons.append(str(reason))
-            continue
-        return found, _sentence(found, way, shot, reasons)
-    if (nearest := model.threshold(way, shot)) is not None:
+            measured = known[0] if known else measure(stored, model, *size, trust)
+            return measured, _sentence(measured, way, shot, reasons)
+        except UserError as error:
+            reasons.append(str(error))
+    if (nearest := nearest_threshold(model.thresholds, way, shot, model.algo.is_metric)) is not None:
         return nearest, _sentence(nearest, way, shot, reasons)
-    known_ways = sorted({known.way for known in model.thresholds})
-    none = f"known are those of {', '.join(map(str, known_ways))} classes" if known_ways else "none is known here"
-    return None, f"no flag `unlike`: its threshold is measured on validation tasks ({reasons[-1] if reasons else none})"
+    ways = ", ".join(map(str, sorted({kept.way for kept in model.thresholds})))
+    reason = reasons[-1] if reasons else f"known are those of {ways} classes" if ways else "none is known here"
+    return None, f"no flag `unlike`: its threshold is measured on validation tasks ({reason})"
 
 
 def _sizes(stored: Stored, model: Model, way: int, shot: int) -> list[tuple[int, int]]:
     """Ways and shots of validation tasks, the first the best."""
+    trained_way = stored.examples.spec.outputs
     if "way" not in stored.config["task"]:
-        return [(own_way(stored), shot)]  # a user's own task is what it is
-    ways = [way, own_way(stored)] if model.algo.is_metric else [way]
+        return [(trained_way, shot)]  # a user's own task is what it is
+    ways = [way, trained_way] if model.algo.is_metric else [way]
     return list(dict.fromkeys((a_way, a_shot) for a_way in ways for a_shot in (shot, 1)))
 
 
-def own_way(stored: Stored) -> int:
-    return stored.examples.spec.outputs
-
-
-def _sentence(found: Threshold, way: int, shot: int, reasons: list[str]) -> str:
-    of_classes = f" of {found.classes} classes" if found.is_current else ""
-    kind = f"{found.queries} queries of {found.way}-way {found.shot}-shot validation tasks{of_classes}, of which "
-    kind += f"{found.share:.1%} are flagged"
-    if (found.way, found.shot) == (way, shot):
-        if found.promised is None:
-            return f"flag `unlike`: by {kind}; measured by an earlier version, which promised more than it kept"
-        few = "" if found.promised <= PROMISED else ": more validation classes would make it less"
-        end = f"{found.promised:.0%} at most of the queries of new classes (upper end of a 95% interval{few})"
-        return f"flag `unlike`: by {kind}; true for {end}"
-    why = f" ({reasons[0]})" if reasons else ""
-    return f"flag `unlike`: by {kind}, as nothing is known of {way}-way {shot}-shot ones{why}"
+def _sentence(used: Threshold, way: int, shot: int, reasons: list[str]) -> str:
+    of_classes = f" of {used.classes} classes" if used.is_current else ""
+    kind = f"flag `unlike`: by {used.queries} queries of {used.way}-way {used.shot}-shot validation tasks{of_classes}, "
+    kind += f"of which {used.share:.1%} are flagged"
+    if (used.way, used.shot) != (way, shot):
+        why = f" ({reasons[0]})" if reasons else ""
+        return f"{kind}, as nothing is known of {way}-way {shot}-shot ones{why}"
+    if used.promised is None:
+        return f"{kind}; measured by an earlier version, which promised more than it kept"
+    few = "" if used.promised <= PROMISED else ": more validation classes would make it less"
+    end = f"{used.promised:.0%} at most of the queries of new classes (upper end of a 95% interval{few})"
+    return f"{kind}; true for {end}"
 
 
 def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> Threshold:
     """The threshold of such validation tasks. Raises UserError where they cannot be had."""
     node = stored.config["task"]
     task = build_task({**node, **_keys(node, way, shot)}, ConfigSource(trust=trust))
-    if stored.is_run:
-        runs.check_same_data(stored.folder, task.fingerprint)
+    runs.check_same_data(stored.folder, task.fingerprint)
     if "val" not in task.splits:
         raise UserError("the run has no validation classes")
     task.check_split("val")
@@ -103,46 +97,36 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
                 progress.advance(done, "tasks")
     values = torch.cat(scores).cpu()
     value, share, promised = calibrated(values, classes)
+    made_with = (way, shot, model.batch_norm.name, model.algo.test_steps, stored.step)
     return Threshold(
-        value=value,
-        way=way,
-        shot=shot,
-        batch_norm=model.batch_norm.name,
-        test_steps=model.algo.test_steps,
-        step=stored.step,
-        episodes=episodes,
-        queries=len(values),
-        data=task.fingerprint,
-        share=share,
-        classes=len(set(classes)),
-        promised=promised,
+        *(value, *made_with, episodes, len(values), task.fingerprint, share, len(set(classes)), promised),
     )
 
 
 def _classes(task: TaskDistribution, draw: Draw, tasks: Batch, before: int) -> list[str]:
     """The class of each query of the tasks of a draw, in their order; where classes have no names, all queries of a
     task are of one, which is called by the number of queries before it."""
-    found: list[str] = []
+    classes: list[str] = []
     for number in range(len(draw["key"])):
         labels = tasks.task(number).query_y[0].tolist()
         names = task.label_names(draw_slice(draw, number, number + 1))
-        found += [names[label] if names else f"task after {before + len(found)}" for label in labels]
-    return found
+        classes += [names[label] if names else f"task after {before + len(classes)}" for label in labels]
+    return classes
 
 
-def _keys(own: Config, way: int, shot: int) -> Config:
+def _keys(task: Config, way: int, shot: int) -> Config:
     """The keys of a task whose validation tasks all have this size; its training tasks stay what they are."""
-    if not Episodes.__dataclass_fields__.keys() <= own.keys():  # a user's own task
+    if not Episodes.__dataclass_fields__.keys() <= task.keys():  # a user's own task
         return {}
-    train = {f"train_{key}": own[f"train_{key}"] or own[key] for key in ("way", "shot", "query")}
-    return {**train, "way": way, "shot": shot, "query": min(own["query"], QUERIES), "variable": False}
+    train = {f"train_{key}": task[f"train_{key}"] or task[key] for key in ("way", "shot", "query")}
+    return {**train, "way": way, "shot": shot, "query": min(task["query"], QUERIES), "variable": False}
 
 
-def keep_threshold(stored: Stored, found: Threshold) -> None:
+def keep_threshold(stored: Stored, measured: Threshold) -> None:
     """Keep a threshold in the run's folder, in the place of one for the same tasks. What other processes have kept
     there since it was read stays. Raises OSError."""
     with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):
         known = read_thresholds(stored.folder)
-        if found not in known:
-            others = [one for one in known if not found.replaces(one)]
-            records.write_record(stored.folder / UNLIKE, Thresholds((*others, found)))
+        if measured not in known:
+            others = [kept for kept in known if kept.made_for != measured.made_for]
+            records.write_record(stored.folder / UNLIKE, Thresholds((*others, measured)))

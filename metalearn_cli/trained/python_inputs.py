@@ -1,9 +1,10 @@
-"""What somebody gives to a model from Python, as tensors; or a sentence on what is wrong with it.
+"""What a model is given from Python, as tensors; or a sentence on what is wrong with it.
 
 Shapes: n examples, S support examples.
 """
 
 import math
+from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from metalearn_cli.datasets.columns import Scale
 from metalearn_cli.datasets.point_set import array_of
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Scale
 
 Picture = str | Path | Image.Image
 Given = Any  # numbers or labels in a tensor, an array or a list; or pictures
@@ -23,7 +24,7 @@ Label = Any  # a text or a number, of the user's own
 
 
 def pictures(x: Given) -> list[Picture] | None:
-    """Files and PIL images, or one of them, as a list. None where it is something else."""
+    """Files and PIL images, or one of them, as a list; None for anything else."""
     if isinstance(x, Picture):
         return [x]
     items = x.tolist() if isinstance(x, np.ndarray) and x.dtype.kind in "OU" else x
@@ -31,9 +32,8 @@ def pictures(x: Given) -> list[Picture] | None:
         return None
     for number, item in enumerate(items, 1):
         if not isinstance(item, Picture):
-            raise UserError(
-                f"x has files or pictures, and number {number} of type {type(item).__name__}: give all of one kind"
-            )
+            kind = type(item).__name__
+            raise UserError(f"x has files or pictures, and number {number} of type {kind}: give all of one kind")
     return list(items)
 
 
@@ -52,29 +52,26 @@ def numbers(values: Given) -> Tensor:
     return tensor if tensor.dtype in (torch.uint8, torch.float32) else tensor.double()
 
 
-def labels(y: Given, number: int) -> list[Label]:
+def labels_of(y: Given, number: int) -> list[Label]:
     """A label for each of so many examples."""
-    try:
-        found = None if isinstance(y, str | bytes) else y.tolist() if isinstance(y, Tensor | np.ndarray) else list(y)
-    except TypeError:
-        found = None
-    if not isinstance(found, list):
+    items = y.tolist() if isinstance(y, Tensor | np.ndarray) else y
+    if isinstance(items, str | bytes) or not isinstance(items, Iterable):
         raise UserError(f"y is {y!r}, and a list with a label for each of {number} examples is expected")
-    found = [label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in found]
-    if len(found) != number or any(isinstance(label, list | Tensor | np.ndarray) for label in found):
-        raise UserError(f"y has {len(found)} labels for {number} examples: one for each is expected")
-    for place, label in enumerate(found, 1):
+    labels = [label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in items]
+    if len(labels) != number or any(isinstance(label, list | Tensor | np.ndarray) for label in labels):
+        raise UserError(f"y has {len(labels)} labels for {number} examples: one for each is expected")
+    for place, label in enumerate(labels, 1):
         if label is None or (isinstance(label, float) and math.isnan(label)):
             raise UserError(f"y has {label} for example {place}: give every example of the support a label")
-    return found
+    return labels
 
 
-def classes_of(found: list[Label]) -> list[Label]:
+def classes_of(labels: list[Label]) -> list[Label]:
     """The different ones of these labels, sorted."""
-    if len(kinds := dict.fromkeys(_kind(label) for label in found)) > 1:
+    if len(kinds := dict.fromkeys(map(_kind, labels))) > 1:
         raise UserError(f"y has labels of the types {' and '.join(kinds)}: give all of one type, such as texts")
     try:
-        classes = sorted(set(found))
+        classes = sorted(set(labels))
     except TypeError as error:
         raise UserError(f"y has labels that cannot be sorted ({error}): give texts or whole numbers") from error
     if len(classes) < 2:
@@ -83,10 +80,10 @@ def classes_of(found: list[Label]) -> list[Label]:
 
 
 def _kind(label: Label) -> str:
-    """Its type, where all numbers are of one and a bool is none: True and 1 would be one class."""
+    """The type of a label; all numbers are of one type, but not a bool: True and 1 would be one class."""
     if isinstance(label, bool | np.bool_):
         return "bool"
-    return "number" if isinstance(label, Real) else "str" if isinstance(label, str) else type(label).__name__
+    return "number" if isinstance(label, Real) else type(label).__name__
 
 
 def scaled(values: Tensor, scale: Scale | None) -> Tensor:

@@ -10,11 +10,9 @@ from metalearn_cli.config.job import Job, build_task, make_job, removed_keys
 from metalearn_cli.config.overrides import compose_config, given_twice, parse_override
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
-from metalearn_cli.run_folder import runs
-from metalearn_cli.run_folder.config_file import load_config
-from metalearn_cli.run_folder.environment import FILE, read_environment
+from metalearn_cli.run_folder import config_file, environment, runs
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
@@ -26,7 +24,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     """Build the job of an evaluation, which `check_eval` has checked -> the folder of the run, and the job."""
     values = {_key(override): override.partition("=")[2] for override in overrides}
     run = Path(values.pop("run"))
-    recorded = load_config(run / "config.yaml")
+    recorded = config_file.load_config(run / "config.yaml")
     config = deepcopy(run_keys() | recorded)  # a run of a version without some key has its default
     # The command alone decides whether foreign code runs, and never the folder.
     trust = "trust" in values and parse_override(f"trust={values['trust']}")[1] is True
@@ -34,9 +32,11 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     kept = [group for group in GROUPS if group not in values and f"{group}._target_" not in values]
     if removed := removed_keys(config, kept, trust):
         raise UserError(f"{run} {runs.gone_keys(run, removed)}")
-    choices = read_environment(run).choices
+    choices = environment.read_environment(run).choices
     if missing := [group for group in GROUPS if group not in choices]:
-        raise UserError(f"{run / FILE} has no choices.{missing[0]}: it is damaged, or of another version")
+        raise UserError(
+            f"{run / environment.ENVIRONMENT} has no choices.{missing[0]}: it is damaged, or of another version"
+        )
     rest = [override for override in overrides if not override.startswith("run=")]
     on_task = [override for override in rest if _key(override) == "task" or _key(override).startswith("task.")]
     notes: list[str] = []
@@ -67,7 +67,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
 
 def _run_preparation(run: Path, task: Config, named: set[str], trust: bool) -> Config:
     """The keys that prepare the user's pictures as those of the run were, without the keys that the command names."""
-    preparation = examples_in(run, load_config(run / "config.yaml"), trust).preparation
+    preparation = examples_in(run, config_file.load_config(run / "config.yaml"), trust).preparation
     if preparation is None or not set(Preparation.KEYS) <= task.keys():
         return {}
     keys = [key for key in Preparation.KEYS if f"task.{key}" not in named]

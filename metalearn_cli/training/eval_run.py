@@ -10,9 +10,9 @@ from pathlib import Path
 
 from metalearn_cli.config.assemble import new_learner, require_parts
 from metalearn_cli.config.job import Job, key_defaults
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.learning.learner import require_same_model
-from metalearn_cli.run_folder import checkpoint, choices, proof, runs, scored_parts, unfinished
+from metalearn_cli.run_folder import checkpoint, environment, proof, records, runs, scored_parts, unfinished
 from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.results import Results
@@ -61,7 +61,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
             return folder, results
         try:
             if ranks.is_first:
-                choices.write_choices(folder, choices.read_choices(run))
+                records.write_record(folder / environment.CHOICES, environment.read_choices(run))
                 runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():

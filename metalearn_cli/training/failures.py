@@ -11,30 +11,23 @@ from metalearn_cli.training.session import Session
 
 def explained(failure: Exception, session: Session) -> UserError | RunFailed:
     """Say why training stopped, what of it is saved, and what to do."""
-    last_good = _last_good(session.checkpoints)
+    device, advice = session.learner.device, "mend it, and give the same command again"
+    where = f"in step {session.learner.last_started_step} or a test after it"
+    kind: type[UserError | RunFailed] = UserError
     if isinstance(failure, NonFinite):
         tasks = f" in tasks {failure.tasks} of the meta-batch" if failure.tasks else ""
-        return UserError(
-            f"the {failure.what} of step {failure.step} is not finite{tasks}, so training stopped before the update; "
-            f"{last_good}; try a lower algo.inner_lr or optimizer.lr, or optimizer.clip_norm=1"
-        )
-    if isinstance(failure, OSError):  # a full disk, a folder that is gone
-        return UserError(
-            f"{failure.strerror or failure}: {failure.filename or session.folder}, so training stopped; {last_good}; "
-            "mend it, and give the same command again"
-        )
-    where = f"in step {session.learner.last_started_step} or a test after it"
-    if is_out_of_memory(failure):
-        peak = peak_memory(session.learner.device)
+        end = f"the {failure.what} of step {failure.step} is not finite{tasks}, so training stopped before the update"
+        advice = "try a lower algo.inner_lr or optimizer.lr, or optimizer.clip_norm=1"
+    elif isinstance(failure, OSError):  # a full disk, a folder that is gone
+        end = f"{failure.strerror or failure}: {failure.filename or session.folder}, so training stopped"
+    elif is_out_of_memory(failure):
+        peak = peak_memory(device)
         held = f", {peak / 1e6:.4g} MB at the most" if peak else ""
-        return UserError(
-            f"there is not enough memory on {session.learner.device} {where}{held}, so training stopped; {last_good}; "
-            f"{_less_memory(session)}"
-        )
-    return RunFailed(
-        f"{failure_sentence(failure)}, so training stopped {where}; {last_good}; mend it, and give the same command "
-        "again"
-    )
+        end = f"there is not enough memory on {device} {where}{held}, so training stopped"
+        advice = _less_memory(session)
+    else:
+        kind, end = RunFailed, f"{failure_sentence(failure)}, so training stopped {where}"
+    return kind(f"{end}; {_last_good(session.checkpoints)}; {advice}")
 
 
 def _less_memory(session: Session) -> str:

@@ -13,7 +13,7 @@ from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import is_better
 from metalearn_cli.run_folder import checkpoint, runs, scored_parts
-from metalearn_cli.run_folder.loggers import Mirror, new_mirror
+from metalearn_cli.run_folder.loggers import Mirror
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.writers import Writers
 from metalearn_cli.system.console import Progress
@@ -54,7 +54,7 @@ def _train(session: Session, gives_up: GivesUp) -> Results:
     with (
         closing(training_batches(job, learner, reached.step)) as batches,
         closing(Writers(folder if ranks.is_first else None, reached.step, reached.to_validate)) as writers,
-        closing(new_mirror(folder, job, None, console, ranks)) as mirror,
+        closing(Mirror(folder, job, None, console, ranks)) as mirror,
     ):
         with Progress(console, "train", settings.steps, reached.step) as progress:
             events = Events(session, reached, writers, mirror, progress)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from metalearn_cli.config.assemble import new_learner, require_parts, require_shares
 from metalearn_cli.config.job import Job, key_defaults
 from metalearn_cli.errors import Pruned, UserError
-from metalearn_cli.run_folder import environment, loggers, proof, records, runs, scored_parts, task_record, unfinished
+from metalearn_cli.run_folder import environment, loggers, proof, records, runs, scored_parts, unfinished
 from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.system.console import Console
@@ -41,7 +41,7 @@ def train_run(
     notes = job.task.notes()  # read the data
 
     def new_folder() -> Path:
-        folder = runs.folder_of(job.run.name, job.choices["algo"], job.choices["task"])
+        folder = runs.choose_folder(job.run.name, job.choices["algo"], job.choices["task"])
         folder.mkdir(parents=True, exist_ok=job.run.name is not None)
         return folder
 
@@ -81,7 +81,7 @@ def _begin(
     if (results := finished_results(folder, job, console)) is not None:
         console.say(f"{folder} is already finished, {job.run.steps} steps")
         shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)  # of a process that was killed as it finished
-        with closing(loggers.new_mirror(folder, job, results, console, ranks)) as mirror:
+        with closing(loggers.Mirror(folder, job, results, console, ranks)) as mirror:
             mirror.finish(results)
         return results
     for difference in environment.other_versions(folder, ranks.size):
@@ -89,11 +89,11 @@ def _begin(
     runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
     examples = trained_on(job.task)
     with contextlib.suppress(UserError):  # it is written again, whatever has become of it
-        examples = going_on(examples, task_record.read_examples(folder))
-    task_record.write_examples(folder, examples)
+        examples = going_on(examples, environment.read_examples(folder))
+    records.write_record(folder / environment.TASK, examples)
     classes = {str(split): job.task.class_names(split) for split in job.task.splits}
     if any(classes.values()):
-        records.write_json(folder / "classes.json", classes)
+        records.write_record(folder / "classes.json", classes)
     return None
 
 

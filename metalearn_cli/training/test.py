@@ -18,9 +18,8 @@ from metalearn_cli.learning.scores import figures, has_diverged, summarise
 from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.pictures.raster import picture, png
 from metalearn_cli.pictures.terminal import first_curve
-from metalearn_cli.run_folder import runs, scored_parts
-from metalearn_cli.run_folder.choices import read_choices
-from metalearn_cli.run_folder.results import Results, StepResult, write_results
+from metalearn_cli.run_folder import environment, records, runs, scored_parts
+from metalearn_cli.run_folder.results import RESULTS, Results, StepResult
 from metalearn_cli.system.console import Progress
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.typed_json import to_json
@@ -73,7 +72,7 @@ def _kept_parts(session: Session) -> Path:
     """The folder in which the parts of this test are kept."""
     learner, job, folder, _, _ = session
     parts = [job.config[key] for key in ("algo", "task", "model", "precision", "episodes_seed")]
-    chosen = to_json(read_choices(folder))
+    chosen = to_json(environment.read_choices(folder))
     about = [*parts, chosen, job.run.tasks_per_chunk, job.task.fingerprint, [mode.name for mode in job.test_modes]]
     return folder / scored_parts.FOLDER / scored_parts.key_of(learner, about)
 
@@ -100,7 +99,7 @@ def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
         write_durably(folder / "examples.npz", npz(tasks))
         if "line_y" in tasks:
             console.show(first_curve(tasks))
-    write_results(folder, results)
+    records.write_record(folder / RESULTS, results)
     shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)
     return results
 

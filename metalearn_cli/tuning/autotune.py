@@ -1,6 +1,5 @@
-"""Choose by timing and measuring on this machine: the way to convolve, how many tasks go through at once, and whether
-inner steps are computed again in the backward pass, so that a run stays within its memory and is as fast as it can be.
-"""
+"""Choose by measuring on this machine, so that a run stays within its memory and is as fast as it can be: the way to
+convolve, how many tasks go through at once, and whether inner steps are computed again in the backward pass."""
 
 import dataclasses
 import math
@@ -25,7 +24,7 @@ from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.tasks.base import Batch, draw_slice
 
 USED = 0.95  # of the bound; the rest is for what is not measured, writers and checkpoints
-USED_OF_FREE = 0.9  # of what is free, which others want to share
+USED_OF_FREE = 0.9  # of what is free, for other processes too
 
 
 class Tried(NamedTuple):
@@ -33,16 +32,8 @@ class Tried(NamedTuple):
 
     tasks: int
     remat: bool  # whether inner steps were computed again
-    seconds: float  # of a training step
-    peak: int | None  # the most bytes that were held; None: the system does not tell
-
-
-class Scan(NamedTuple):
-    """The numbers of tasks at once that were tried, in rising order."""
-
-    fitting: list[Tried]
-    beyond: int | None  # the first number that does not fit; None: the larger ones would be slower, or there are none
-    peak: int | None  # bytes that this number took, where it was tried
+    seconds: float  # of a training step; infinite: it does not fit
+    peak: int | None  # the most bytes that were held; None: unknown
 
 
 class Room(NamedTuple):
@@ -56,58 +47,49 @@ class Room(NamedTuple):
 
 
 def fastest_convolution(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> Convolution:
-    """The convolution by which a step is fastest, with as many tasks at once as the job asks for (auto: one, which fits
-    if any number does)."""
-    seconds = {}
+    """Find the convolution by which a step is fastest, with the job's number of tasks at once (auto: one)."""
     chunk = 1 if job.run.tasks_per_chunk == "auto" or (job.run.memory and may_cut(job)) else job.run.tasks_per_chunk
     console.say("timing a step by two ways to convolve")
-    for way, net in job.net.variants().items():
-        batch = job.task.gather(job.training_draw(0, ranks), device)
-        seconds[way] = _seconds(still_learner(job._replace(net=net), chunk), batch)
-    console.say(
-        "a step takes " + ", ".join(f"{value:.3g} s by {way.name} convolution" for way, value in seconds.items())
-    )
+    batch = job.task.gather(job.training_draw(0, ranks), device)
+    variants = job.net.variants().items()
+    seconds = {way: _seconds(still_learner(job._replace(net=net), chunk), batch) for way, net in variants}
+    timings = ", ".join(f"{value:.3g} s by {way.name} convolution" for way, value in seconds.items())
+    console.say(f"a step takes {timings}")
     return min(seconds, key=lambda way: seconds[way])
 
 
 def choose_chunk(job: Job, device: torch.device, console: Console, ranks: Ranks = ALONE) -> Tried:
-    """The fastest way to take a training step whose peak of memory, and that of a test, is within `memory`, or within
-    what is free here. What the command gives stays as it is: `tasks_per_chunk`, where it is a number, and `algo.remat`.
-
-    Raises UserError where nothing fits.
-    """
+    """Find the fastest way to take a training step whose peak of memory, and that of a test, is within `memory`, or
+    within what is free here. A number of `tasks_per_chunk` and `algo.remat` stay as the command gives them. Raises
+    UserError where nothing fits."""
     settings = job.run
     trim_heap()  # what an earlier job took
     before = begin_peak(device)
     bound = _bound(job, device, before, ranks)
     if settings.memory and (before is None or bound is None):
-        raise UserError(
-            f"memory={settings.memory} cannot be held here, where the system does not tell what a process uses: give "
-            "tasks_per_chunk a number"
-        )
+        why = "cannot be held here, where the system does not tell what a process uses: give tasks_per_chunk a number"
+        raise UserError(f"memory={settings.memory} {why}")
     room = Room(device, ranks, job.task.gather(job.training_draw(0, ranks), device), before, bound)
     most = len(room.batch.key)
     sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
     if isinstance(settings.tasks_per_chunk, int) and not may_cut(job):
         sizes = [settings.tasks_per_chunk]
-    console.say(
-        f"timing steps and a part of the test, with {', '.join(map(str, sizes))} task(s) at once, while they fit"
-    )
-    scan = _scan(job, sizes, room, console)
-    fitting = scan.fitting
-    if scan.beyond is not None and settings.memory and may_rematerialise(job):
-        # With as many tasks at once it is slower than without: more tasks is what it could be for.
-        larger = [tasks for tasks in sizes if tasks >= scan.beyond]
+    numbers = ", ".join(map(str, sizes))
+    console.say(f"timing steps and a part of the test, with {numbers} task(s) at once, while they fit")
+    every = _scan(job, sizes, room, console)
+    if every[-1].seconds == math.inf and settings.memory and may_rematerialise(job):
+        # With as many tasks at once it would be slower: it is of use where it lets more tasks through.
+        larger = [tasks for tasks in sizes if tasks >= every[-1].tasks]
         remat = job._replace(algo=dataclasses.replace(job.algo, remat=True))  # type: ignore[type-var]
-        scan = _scan(remat, larger, room, console)
-        fitting = [*fitting, *scan.fitting]
-    if not fitting:
-        raise UserError(_too_little(job, scan))
-    return min(fitting, key=lambda tried: tried.seconds)
+        every += _scan(remat, larger, room, console)
+    best = min(every, key=lambda tried: tried.seconds)
+    if best.seconds == math.inf:
+        raise UserError(_too_little(job, every[-1]))
+    return best
 
 
 def may_cut(job: Job) -> bool:
-    """Whether it is open how many tasks go through at once: a preset's number was chosen for nobody's memory."""
+    """Whether it is open how many tasks go through at once: a preset's number was not chosen for this memory."""
     return job.run.tasks_per_chunk in (None, "auto") or "tasks_per_chunk" not in job.given
 
 
@@ -126,10 +108,10 @@ def _bound(job: Job, device: torch.device, before: int | None, ranks: Ranks) -> 
     return before + USED_OF_FREE * (free - before) / ranks.local_size  # the ranks of a machine share it
 
 
-def _scan(job: Job, sizes: list[int], room: Room, console: Console) -> Scan:
-    """Try one size after another until memory ends or a step is clearly slower. A size whose peak would be above the
-    bound, in line with the last two, is not tried."""
-    fitting: list[Tried] = []
+def _scan(job: Job, sizes: list[int], room: Room, console: Console) -> list[Tried]:
+    """Try one size after another until one does not fit, or a step is clearly slower. A size is not tried where its
+    peak, by the last two, would be above the bound."""
+    every: list[Tried] = []
     peaks = {} if room.before is None else {0: room.before}  # bytes with so many tasks at once
     again = ", inner steps computed again" if job.algo.remat else ""
     for tasks in sizes:
@@ -137,11 +119,11 @@ def _scan(job: Job, sizes: list[int], room: Room, console: Console) -> Scan:
             *_, before_last, last = peaks
             slope = (peaks[last] - peaks[before_last]) / (last - before_last)
             if peaks[last] + slope * (tasks - last) > room.bound:
-                return Scan(fitting, tasks, None)
+                return [*every, Tried(tasks, job.algo.remat, math.inf, None)]
         tried = _try(job, tasks, room)
-        if tried is None:
+        if tried.seconds == math.inf:
             console.say(f"{tasks} task(s) at once{again}: out of memory")
-            return Scan(fitting, tasks, None)
+            return [*every, tried]
         used = f", {bytes_shown(tried.peak)}" if tried.peak else ""
         console.say(f"{tasks} task(s) at once{again}: {tried.seconds:.3g} s a step{used}")
         if tried.peak is not None:
@@ -149,16 +131,15 @@ def _scan(job: Job, sizes: list[int], room: Room, console: Console) -> Scan:
                 peaks[0] = min(warm, tried.peak)
             peaks[tasks] = tried.peak
             if room.bound is not None and tried.peak > room.bound:
-                return Scan(fitting, tasks, tried.peak)
-        fitting.append(tried)
-        if tried.seconds > 1.25 * min(faster.seconds for faster in fitting):
+                return [*every, tried._replace(seconds=math.inf)]
+        every.append(tried)
+        if tried.seconds > 1.25 * min(faster.seconds for faster in every):
             break
-    return Scan(fitting, None, None)
+    return every
 
 
-def _try(job: Job, tasks: int, room: Room) -> Tried | None:
-    """Take steps, a test and a step, as a run does, since what is freed is not always taken again. None: there was not
-    enough memory."""
+def _try(job: Job, tasks: int, room: Room) -> Tried:
+    """Take steps, a test and a step, as a run does, since freed memory is not always used again."""
     begin_peak(room.device)
     try:
         learner = still_learner(job, tasks)
@@ -169,7 +150,7 @@ def _try(job: Job, tasks: int, room: Room) -> Tried | None:
         if not is_out_of_memory(failure):
             raise
         torch.cuda.empty_cache()
-        return None
+        return Tried(tasks, job.algo.remat, math.inf, None)
     peak = peak_memory(room.device)
     trim_heap()
     return Tried(tasks, job.algo.remat, seconds, peak)
@@ -193,8 +174,7 @@ def _test_once(learner: Learner, job: Job, ranks: Ranks) -> None:
 
 
 def still_learner(job: Job, tasks_per_chunk: int | str | None) -> Learner:
-    """A learner to be timed: neither compiled nor captured, and its parameters do not move, so that it cannot
-    diverge."""
+    """Make a learner to be timed: not compiled or captured, and with parameters that do not move."""
     plain = dataclasses.replace(job.run, tasks_per_chunk=tasks_per_chunk, memory=None, compile=False, cuda_graph=False)
     return new_learner(job._replace(run=plain, optimizer=dataclasses.replace(job.optimizer, lr=0.0)))
 
@@ -208,25 +188,24 @@ def _seconds(learner: Learner, batch: Batch) -> float:
         raise UserError(f"the {failure.what} of the first step is not finite, so that it cannot be timed") from failure
 
 
-def _too_little(job: Job, scan: Scan) -> str:
-    asked, more, takes = job.run.memory, "more", "more"
-    is_a_size = asked not in (None, "auto")
-    if scan.peak is not None:
-        takes = f"{bytes_shown(scan.peak)}, all that the process holds included"
+def _too_little(job: Job, tried: Tried) -> str:
+    """Say that nothing fits, and what would."""
+    bound, more, takes = job.run.memory, "more", "more"
+    is_a_size = bound not in (None, "auto")
+    if tried.peak is not None:
+        takes = f"{bytes_shown(tried.peak)}, all that the process holds included"
         if is_a_size:
-            more = f"memory={bytes_shown(_rounded_up(scan.peak / USED)).replace(' ', '')} or more"
-    ways = ["fewer tasks_per_chunk"] if scan.beyond != 1 else []
+            more = f"memory={bytes_shown(_rounded_up(tried.peak / USED)).replace(' ', '')} or more"
+    ways = ["fewer tasks_per_chunk"] if tried.tasks != 1 else []
     savers = [f"algo.{key}" for key in job.algo.open_memory_savers()]
     ways += [f"{key}=true" for key in savers if key != "algo.remat" or key in job.given]
-    return (
-        f"{f'memory={asked}' if is_a_size else 'the memory that is free here'} is too little: steps and a test take "
-        f"{takes}, with {scan.beyond} task(s) at once; give {more}, or "
-        f"{', or '.join([*ways, 'a smaller task or model'])}"
-    )
+    given = f"memory={bound}" if is_a_size else "the memory that is free here"
+    needed = f"steps and a test take {takes}, with {tried.tasks} task(s) at once"
+    return f"{given} is too little: {needed}; give {', or '.join([more, *ways, 'a smaller task or model'])}"
 
 
 def _rounded_up(count: float) -> int:
-    """The next number of bytes with the three digits that `bytes_shown` shows at least."""
+    """Round up to a number of bytes with three digits, as `bytes_shown` shows at least."""
     unit: int = 10 ** max(0, len(str(int(count))) - 3)
     return unit * math.ceil(count / unit)
 

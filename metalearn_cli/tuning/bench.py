@@ -1,4 +1,4 @@
-"""How fast a configuration trains on this machine, and where its time goes; nothing is written.
+"""Measure how fast a configuration trains on this machine, and where its time goes; nothing is written.
 
 The work of a step is counted, and its time measured in turn with that of a plain matrix product, of the same precision
 on the same device and threads: the ratio of the two rates says how much a faster program could gain by the same maths.
@@ -58,10 +58,8 @@ class Timings(NamedTuple):
 
 
 def bench(job: Job, console: Console) -> str:
-    """Run the steps and episodes of this configuration for about a minute -> a table.
-
-    Raises UserError for what `train` would refuse, and where the configuration does not train.
-    """
+    """Run the steps and episodes of this configuration for about a minute -> a table. Raises UserError for what `train`
+    would refuse, and where the configuration does not train."""
     require_parts(job)
     _ = job.task.fingerprint  # reads the data, or says what is missing
     for note in (*job.notes, *job.task.notes()):
@@ -125,7 +123,7 @@ def one_round(
 
 
 def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]:
-    """A function that makes one product of two square matrices, as fast as this device can."""
+    """Make the function that multiplies two square matrices, as fast as this device can."""
     size = PRODUCT_SIZE[device.type]
     a, b = (torch.rand(size, size, generator=generator("bench", i)).to(device, dtype) for i in range(2))
     out = torch.empty_like(a)
@@ -133,40 +131,32 @@ def product(device: torch.device, dtype: torch.dtype) -> Callable[[int], Tensor]
 
 
 def count_flop(learner: Learner, batch: Batch) -> int:
-    """Count twice the multiplications of a step's matrix products and convolutions, those of every derivative
-    included."""
+    """Count twice the multiplications of a step's matrix products and convolutions, with those of all derivatives."""
     params = {name: value.detach().requires_grad_() for name, value in learner.meta.params.items()}
     meta = Meta(params, learner.meta.buffers)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flop}) as mode:
         for chunk in batch.to(learner.dtype).chunks(learner.tasks_per_chunk or len(batch.key)):
-            carry: Any = None
-            while True:
+            carry = learner.algorithm.meta_gradient(learner.net, meta, chunk, 0).carry
+            while carry is not None:
                 carry = learner.algorithm.meta_gradient(learner.net, meta, chunk, 0, carry).carry
-                if carry is None:
-                    break
     return int(mode.get_total_flops())
 
 
 def _backward_flop(grad: list[int], x: list[int], weight: list[int], *rest: Any, out_shape: Any = None) -> int:
-    """The FLOP of convolution_backward, from the shapes of its arguments: each gradient that is asked for costs a
-    forward.
-
-    torch's own formula takes the groups of a grouped convolution's weight gradient for one (torch 2.13).
-    """
-    *_, transposed, _, _, wanted = rest
-    asked: int = sum(wanted[:2])
-    return 2 * math.prod(x if transposed else grad) * math.prod(weight[1:]) * asked
+    """The FLOP of convolution_backward, from the shapes of its arguments: each of its gradients costs a forward. The
+    formula of torch 2.13 takes the groups of a grouped convolution's weight gradient for one."""
+    *_, transposed, _, _, is_needed = rest
+    gradients: int = sum(is_needed[:2])
+    return 2 * math.prod(x if transposed else grad) * math.prod(weight[1:]) * gradients
 
 
 def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str, console: Console) -> EpisodeTime:
     """Time a block of test episodes in these batch-norm modes, or as many of it as the time allows, after four."""
 
-    seed, device = job.run.episodes_seed, learner.device
-
     def seconds(number: int) -> float:
-        """Seconds of one episode."""
-        episodes = EpisodeRange("test", number, seed)
-        return timed(device, 1, lambda _: evaluate(learner, job.task, episodes, modes))[1] / number
+        """Time one of so many episodes."""
+        episodes = EpisodeRange("test", number, job.run.episodes_seed)
+        return timed(learner.device, 1, lambda _: evaluate(learner, job.task, episodes, modes))[1] / number
 
     most = min(BLOCK, job.task.task_count("test") or BLOCK)
     number = min(most, max(4, int(BUDGET / seconds(min(4, most)))))

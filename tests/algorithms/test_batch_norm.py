@@ -95,14 +95,14 @@ def used_for(mode: BatchNorm, meta: Meta) -> Params | None:
 @MODES
 def test_a_network_is_read_under_each_mode(mode: BatchNorm) -> None:
     meta = init(MAML(), NET)
-    found = AdaptedNet(NET, meta.params, meta.buffers, BATCH.support)(BATCH.query_x, mode)
+    out = AdaptedNet(NET, meta.params, meta.buffers, BATCH.support)(BATCH.query_x, mode)
     if mode is BatchNorm.one_query:
         count = BATCH.query_x.shape[1]
         outs = [NET(meta.params, torch.cat([BATCH.support_x, BATCH.query_x[:, i : i + 1]], 1))[0] for i in range(count)]
         expected = torch.stack([out[:, -1] for out in outs], 1)
     else:
         expected = NET(meta.params, BATCH.query_x, used_for(mode, meta))[0]
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(out, expected)
 
 
 @MODES
@@ -112,7 +112,7 @@ def test_embeddings_are_compared_under_each_mode(mode: BatchNorm) -> None:
     def head(support: Tensor, query: Tensor) -> Tensor:
         return query @ support.transpose(1, 2)
 
-    found = PredictorByEmbedding(NET, meta.params, meta.buffers, BATCH.support, head)(BATCH.query_x, mode)
+    out = PredictorByEmbedding(NET, meta.params, meta.buffers, BATCH.support, head)(BATCH.query_x, mode)
     shots = BATCH.support_x.shape[1]
     queries = BATCH.query_x.split(1, 1) if mode is BatchNorm.one_query else (BATCH.query_x,)
     parts = []
@@ -120,4 +120,4 @@ def test_embeddings_are_compared_under_each_mode(mode: BatchNorm) -> None:
         together = torch.cat([BATCH.support_x, query_x], 1)
         features, _ = NET.features(meta.params, together, used_for(mode, meta))
         parts.append(head(features[:, :shots], features[:, shots:]))
-    torch.testing.assert_close(found, torch.cat(parts, 1))
+    torch.testing.assert_close(out, torch.cat(parts, 1))

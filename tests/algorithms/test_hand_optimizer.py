@@ -77,25 +77,25 @@ def test_training_sums_the_final_loss_of_every_rate(method: UpdateRule) -> None:
     loss = [trained.step(quadratics(), 0)]
     best = trained.meta.buffers["final_loss"].argmin()
     loss.append(trained.step(quadratics(step=1), 1))
-    found = trained.meta.buffers["final_loss"]
+    final_loss = trained.meta.buffers["final_loss"]
     for number, rate in enumerate(rates):
         alone = learner(HandOptimizer(method, (rate,), horizon=7, test_steps=7))
         ends = [alone.evaluate(quadratics(step=step), [MODE])[MODE].loss[:, -1] for step in range(2)]
-        torch.testing.assert_close(found[number], ends[0].mean() + ends[1].mean())
+        torch.testing.assert_close(final_loss[number], ends[0].mean() + ends[1].mean())
         if number == best:
             torch.testing.assert_close(loss[1], ends[1])
     ends = trained.evaluate(quadratics(step=0), [MODE])[MODE].loss[:, -1]
-    alone = learner(HandOptimizer(method, (rates[int(found.argmin())],), horizon=7, test_steps=7))
+    alone = learner(HandOptimizer(method, (rates[int(final_loss.argmin())],), horizon=7, test_steps=7))
     torch.testing.assert_close(ends, alone.evaluate(quadratics(step=0), [MODE])[MODE].loss[:, -1])
 
 
 def test_a_rate_that_diverges_neither_wins_nor_stops_the_run() -> None:
     trained = learner(HandOptimizer(UpdateRule.sgd, (1e200, 1e3, 0.01), horizon=30, test_steps=5))
     assert (trained.step(quadratics(), 0) == WORST).all()  # of the first: nothing is known yet
-    found = trained.meta.buffers["final_loss"]
-    assert found[:2].tolist() == [WORST, WORST]
+    final_loss = trained.meta.buffers["final_loss"]
+    assert final_loss[:2].tolist() == [WORST, WORST]
     assert (trained.step(quadratics(), 1) < 100).all()
-    assert found.argmin() == 2
+    assert final_loss.argmin() == 2
     # All of them: the loss is as bad as can be, and still a number.
     trained = learner(HandOptimizer(UpdateRule.sgd, (1e200, 1e3), horizon=30, test_steps=5))
     for step in range(2):

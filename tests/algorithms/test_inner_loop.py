@@ -52,13 +52,13 @@ def test_a_support_gradient_is_each_tasks_own_gradient() -> None:
     spec, batch = images()
     net = MLP(spec, hidden=(5,), activation=Activation.tanh)
     shared = init(MAML(), net).params
-    found = support_gradient(net, per_task(shared, 3), batch.support, shared, second_order=False)
+    together = support_gradient(net, per_task(shared, 3), batch.support, shared, second_order=False)
     for number, task in enumerate(batch.chunks(1)):
         out, _ = net(shared, task.support_x)
         loss = torch.nn.functional.cross_entropy(out[0], task.support_y[0])
-        torch.testing.assert_close(found.loss[number], loss.detach())
+        torch.testing.assert_close(together.loss[number], loss.detach())
         for name, value in zip(shared, torch.autograd.grad(loss, list(shared.values())), strict=True):
-            torch.testing.assert_close(found.gradient[name][number], value)
+            torch.testing.assert_close(together.gradient[name][number], value)
 
 
 def test_a_support_gradient_can_be_differentiated_again_where_that_is_asked_for_and_recorded() -> None:

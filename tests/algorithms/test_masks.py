@@ -1,6 +1,5 @@
 """Tasks of different sizes in one batch: padding changes nothing, held against each task alone, in float64."""
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -124,22 +123,22 @@ def check_steps(algorithm: Algorithm, make: Any, batch: Batch, ways: list[int]) 
     """Loss, meta-gradient and running statistics of a batch are those of its tasks alone."""
     net = make(spec_of(MOST_WAY))
     meta = init(algorithm, net)
-    found = algorithm.meta_gradient(net, meta, batch, 0)
+    together = algorithm.meta_gradient(net, meta, batch, 0)
     losses, gradients, buffers = [], [], []
     for number, way in enumerate(ways):
-        own = Meta(*(with_outputs(part, way) for part in meta))
-        leaves = {name: value.detach().requires_grad_() for name, value in own.params.items()}
-        update = algorithm.meta_gradient(make(spec_of(way)), Meta(leaves, own.buffers), alone(batch, number), 0)
+        own_meta = Meta(*(with_outputs(part, way) for part in meta))
+        leaves = {name: value.detach().requires_grad_() for name, value in own_meta.params.items()}
+        update = algorithm.meta_gradient(make(spec_of(way)), Meta(leaves, own_meta.buffers), alone(batch, number), 0)
         losses.append(update.loss)
         gradients.append(widened(update.gradient, meta.params))
         buffers.append({name: value for name, value in update.buffers.items() if "norm" in name or "flat" in name})
-    torch.testing.assert_close(found.loss, torch.cat(losses), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(together.loss, torch.cat(losses), rtol=1e-10, atol=1e-12)
     mean = {name: torch.stack([g[name] for g in gradients]).mean(0) for name in meta.params}
-    assert relative_error(found.gradient, mean) < 1e-9
+    assert relative_error(together.gradient, mean) < 1e-9
     assert buffers[0] or not net.init_stats()
     for name in buffers[0]:
         expected = torch.stack([buffer[name] for buffer in buffers]).mean(0)
-        torch.testing.assert_close(found.buffers[name], expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(together.buffers[name], expected, rtol=1e-10, atol=1e-12)
 
 
 @NETS
@@ -162,14 +161,14 @@ def test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm: Algorithm, make
     learner = Learner(algorithm, make(spec_of(MOST_WAY)), Optimizer(), rng, DOUBLE)
     moved = {name: value + 0.1 for name, value in learner.state_dict().items() if not name.startswith("optimizer.")}
     learner.load_state_dict(learner.state_dict() | moved)
-    found = learner.evaluate(batch, modes)
+    together = learner.evaluate(batch, modes)
     for number, (way, _, _) in enumerate(SIZES):
-        own = Learner(algorithm, make(spec_of(way)), Optimizer(), rng, DOUBLE)
-        own.load_state_dict(with_outputs(learner.state_dict(), way))
-        expected = own.evaluate(alone(batch, number), modes)
+        single = Learner(algorithm, make(spec_of(way)), Optimizer(), rng, DOUBLE)
+        single.load_state_dict(with_outputs(learner.state_dict(), way))
+        expected = single.evaluate(alone(batch, number), modes)
         for mode in modes:
             for part in ("loss", "metric"):
-                value = getattr(found[mode], part)[number : number + 1]
+                value = getattr(together[mode], part)[number : number + 1]
                 torch.testing.assert_close(value, getattr(expected[mode], part), rtol=1e-9, atol=1e-11)
 
 
@@ -179,14 +178,14 @@ def test_values_of_tasks_of_different_sizes() -> None:
     mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
     spec = Spec((2,), 2, 2, "values", padded=True)
     batch = Batch(x, y, x.flip(1), y.flip(1), torch.arange(2), mask, mask.flip(1))
-    for algorithm in (Pretrain(), MAML(inner_steps=2)):
+    for algorithm in (Pretrain(), *HEADS, *OPTIMIZERS):
         net = MLP(spec, hidden=(4,))
         meta = init(algorithm, net)
-        found = algorithm.meta_gradient(net, meta, batch, 0)
+        together = algorithm.meta_gradient(net, meta, batch, 0)
         single = [algorithm.meta_gradient(net, meta, batch.task(number), 0) for number in range(2)]
-        torch.testing.assert_close(found.loss, torch.cat([one.loss for one in single]), rtol=1e-12, atol=0)
-        mean = {name: torch.stack([one.gradient[name] for one in single]).mean(0) for name in meta.params}
-        assert relative_error(found.gradient, mean) < 1e-12
+        torch.testing.assert_close(together.loss, torch.cat([update.loss for update in single]), rtol=1e-12, atol=0)
+        mean = {name: torch.stack([update.gradient[name] for update in single]).mean(0) for name in meta.params}
+        assert relative_error(together.gradient, mean) < 1e-12
 
 
 def test_loss_and_accuracy_see_real_examples_and_classes_only() -> None:
@@ -215,22 +214,6 @@ def test_a_task_without_its_padding_and_a_batch_in_chunks() -> None:
         assert torch.equal(torch.cat([chunk.tensors()[name] for chunk in chunks]), whole)
     single = batch.to(torch.float32)
     assert (single.support_x.dtype, single.support_mask) == (torch.float32, batch.support_mask)
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "sentence"),
-    [
-        (Reptile(), "algo.inner_batch=10 needs support sets of one size, .* vary: set algo.inner_batch=null"),
-        (Reptile(inner_batch=None), "algo.test_batch=5 needs .* set algo.test_batch=null"),
-        (Matching(fce=True), "algo.fce=true needs .* set algo.fce=false"),
-        (dataclasses.replace(OPTIMIZERS[0], batch_size=4), "algo.batch_size=4 needs .* set algo.batch_size=null"),
-        (dataclasses.replace(OPTIMIZERS[1], batch_size=4), "algo.batch_size=4 needs .* set algo.batch_size=null"),
-    ],
-    ids=str,
-)
-def test_what_needs_supports_of_one_size_is_a_sentence(algorithm: Algorithm, sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        algorithm.init(mlp(spec_of(3)), torch.Generator())
 
 
 def test_a_module_that_mixes_examples_cannot_be_masked() -> None:

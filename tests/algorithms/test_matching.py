@@ -121,16 +121,16 @@ def test_with_one_euclidean_shot_it_is_protonet() -> None:
     spec, batch = images(shot=1)
     net, matching, protonet = Conv4(spec, filters=3), Matching(kernel=Kernel.euclidean, temperature=1.0), ProtoNet()
     meta = init(matching, net)
-    found, expected = (algorithm.meta_gradient(net, meta, batch, 0) for algorithm in (matching, protonet))
-    torch.testing.assert_close(found.loss, expected.loss)
-    assert relative_error(found.gradient, expected.gradient) < 1e-12
+    update, expected = (algorithm.meta_gradient(net, meta, batch, 0) for algorithm in (matching, protonet))
+    torch.testing.assert_close(update.loss, expected.loss)
+    assert relative_error(update.gradient, expected.gradient) < 1e-12
     with torch.no_grad():
         for mode in BatchNorm:
             outs = [next(a.adapt(net, meta, batch.support, 0))(batch.query_x, mode) for a in (matching, protonet)]
             torch.testing.assert_close(outs[0], outs[1].log_softmax(-1))
     _, batch = images(shot=2)
-    found, expected = (algorithm.meta_gradient(net, meta, batch, 0) for algorithm in (matching, protonet))
-    assert relative_error(found.gradient, expected.gradient) > 1e-2
+    update, expected = (algorithm.meta_gradient(net, meta, batch, 0) for algorithm in (matching, protonet))
+    assert relative_error(update.gradient, expected.gradient) > 1e-2
 
 
 @pytest.mark.parametrize("kernel", Kernel)
@@ -235,7 +235,7 @@ def test_fine_tuning_is_gradient_descent_of_each_task_alone_on_the_networks_weig
     meta = init(algorithm, net)
     with torch.no_grad():
         *_, predict = algorithm.adapt(net, meta, batch.support, 2)
-        found = predict(batch.query_x, BatchNorm.running)
+        predicted = predict(batch.query_x, BatchNorm.running)
     for t, task in enumerate(batch.chunks(1)):
         phi = dict(meta.params)
         for _ in range(2):
@@ -250,7 +250,7 @@ def test_fine_tuning_is_gradient_descent_of_each_task_alone_on_the_networks_weig
         features = net.features(phi, torch.cat([task.support_x, task.query_x], 1), meta.buffers)[0]
         shots = task.support_y.shape[1]
         expected = algorithm.log_probabilities(meta.params, task.support, 3, features[:, :shots], features[:, shots:])
-        torch.testing.assert_close(found[t : t + 1], expected.detach(), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(predicted[t : t + 1], expected.detach(), rtol=1e-9, atol=1e-9)
 
 
 def test_the_loss_after_fine_tuning_is_differentiable_in_the_meta_parameters() -> None:
@@ -264,8 +264,8 @@ def test_the_loss_after_fine_tuning_is_differentiable_in_the_meta_parameters() -
 
     gradient = mean_gradient(loss(meta.params), meta.params)
     slope, direction = finite_difference(loss, meta.params)
-    found = sum((gradient[name] * direction[name]).sum().item() for name in direction)
-    assert found == pytest.approx(slope, rel=1e-6)
+    claimed = sum((gradient[name] * direction[name]).sum().item() for name in direction)
+    assert claimed == pytest.approx(slope, rel=1e-6)
 
 
 def test_it_trains_with_another_way_than_it_is_tested_with() -> None:

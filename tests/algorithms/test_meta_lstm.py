@@ -47,7 +47,7 @@ class Scaled(nn.Module):
 WITH_NAMES = ModuleNet(points()[0], Scaled, {}), points()[1]
 
 
-class Given(NamedTuple):
+class CellInputs(NamedTuple):
     """What the meta-learner is given in one update of one task."""
 
     loss: Tensor  # []
@@ -74,8 +74,8 @@ def preprocessed(value: Tensor) -> Tensor:
 
 
 def definition(
-    algorithm: MetaLSTM, net: Net, params: Params, task: Batch, frozen: list[Given] | None = None
-) -> tuple[Tensor, list[Given], Params]:
+    algorithm: MetaLSTM, net: Net, params: Params, task: Batch, frozen: list[CellInputs] | None = None
+) -> tuple[Tensor, list[CellInputs], Params]:
     """The query loss of one task by the paper's equations, one coordinate after the other in torch's own LSTMCell.
 
     `frozen`: what the meta-learner is given in each update, else what the network has there.
@@ -86,17 +86,17 @@ def definition(
     c = dict(h)
     f = {name: torch.zeros(value.numel()).double() for name, value in theta.items()}
     i = dict(f)
-    given: list[Given] = []
+    inputs: list[CellInputs] = []
     for number in range(algorithm.inner_steps):
         if frozen is None:
             leaf = {name: value.detach().requires_grad_() for name, value in theta.items()}
             loss = task_loss(net.spec, net(leaf, task.support_x)[0], task.support_y)[0]
             slopes = torch.autograd.grad(loss, list(leaf.values()))
             scale = 1 / task.support_y.shape[1] if algorithm.gradient_divided_twice else 1
-            given.append(Given(loss.detach(), {n: scale * s for n, s in zip(leaf, slopes, strict=True)}))
+            inputs.append(CellInputs(loss.detach(), {n: scale * s for n, s in zip(leaf, slopes, strict=True)}))
         else:
-            given.append(frozen[number])
-        loss, gradient = given[-1]
+            inputs.append(frozen[number])
+        loss, gradient = inputs[-1]
         moved = {}
         for name, value in theta.items():
             slope, weight = gradient[name].flatten(), value.flatten()
@@ -109,7 +109,7 @@ def definition(
             )
             moved[name] = (torch.sigmoid(f[name]) * weight - torch.sigmoid(i[name]) * slope).view(value.shape)
         theta = moved
-    return task_loss(net.spec, net(theta, task.query_x)[0], task.query_y)[0], given, theta
+    return task_loss(net.spec, net(theta, task.query_x)[0], task.query_y)[0], inputs, theta
 
 
 ALGORITHMS = [
@@ -130,7 +130,7 @@ def test_meta_gradient_equals_finite_differences_with_what_it_is_given_held(
     held = [definition(algorithm, net, meta.params, task)[1] for task in tasks]
 
     def loss(params: Params) -> Tensor:
-        losses = [definition(algorithm, net, params, task, given)[0] for task, given in zip(tasks, held, strict=True)]
+        losses = [definition(algorithm, net, params, task, inputs)[0] for task, inputs in zip(tasks, held, strict=True)]
         return torch.stack(losses).mean()
 
     slope, direction = finite_difference(loss, meta.params)
@@ -159,9 +159,9 @@ def test_gates_that_are_forced_make_it_first_order_maml(net: Net, batch: Batch) 
         meta.params[f"{gate}.bias"].data.fill_(bias)
     theta = {name.removeprefix(LEARNER): value for name, value in meta.params.items() if name.startswith(LEARNER)}
     expected = descent.meta_gradient(net, Meta(theta, meta.buffers), batch, 0)
-    found = algorithm.meta_gradient(net, meta, batch, 0)
-    torch.testing.assert_close(found.loss, expected.loss)
-    of_theta = {name: found.gradient[LEARNER + name] for name in theta}
+    update = algorithm.meta_gradient(net, meta, batch, 0)
+    torch.testing.assert_close(update.loss, expected.loss)
+    of_theta = {name: update.gradient[LEARNER + name] for name in theta}
     assert relative_error(of_theta, expected.gradient) < 1e-10
 
 
@@ -177,9 +177,9 @@ def test_batch_norm_statistics_are_averaged_over_the_support_passes_of_the_episo
         for adapted in before:
             _, used = net(adapted.params, batch.support_x)
             stats = {name: (1 - momentum) * value + momentum * used[name] for name, value in stats.items()}
-        found = last(batch.query_x, BatchNorm.inductive)
+        out = last(batch.query_x, BatchNorm.inductive)
         expected = net(last.params, batch.query_x, stats)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
     assert before[0].episode_stats.keys() == stats.keys()
     for name, value in net.init_stats().items():  # each episode begins with them
         assert torch.equal(before[0].episode_stats[name], torch.stack([value.double()] * 3))
@@ -188,8 +188,8 @@ def test_batch_norm_statistics_are_averaged_over_the_support_passes_of_the_episo
 def test_it_begins_near_gradient_descent_with_a_small_rate() -> None:
     spec, _ = images()
     params = MetaLSTM().init(Conv4(spec, filters=3), torch.Generator().manual_seed(0)).params
-    own = {name: value for name, value in params.items() if not name.startswith(LEARNER)}
-    assert {name: tuple(value.shape) for name, value in own.items()} == {
+    gates = {name: value for name, value in params.items() if not name.startswith(LEARNER)}
+    assert {name: tuple(value.shape) for name, value in gates.items()} == {
         "lstm.weight_ih": (80, 4),
         "lstm.weight_hh": (80, 20),
         "lstm.bias": (80,),
@@ -198,10 +198,10 @@ def test_it_begins_near_gradient_descent_with_a_small_rate() -> None:
         "forget.bias": (1,),
         "input.bias": (1,),
     }
-    assert 4 <= own.pop("forget.bias").item() <= 5
-    assert -5 <= own.pop("input.bias").item() <= -4
-    assert all(value.abs().max() <= 0.01 for value in own.values())
-    assert own["lstm.weight_hh"].std() == pytest.approx(0.01 / 3**0.5, rel=0.05)
+    assert 4 <= gates.pop("forget.bias").item() <= 5
+    assert -5 <= gates.pop("input.bias").item() <= -4
+    assert all(value.abs().max() <= 0.01 for value in gates.values())
+    assert gates["lstm.weight_hh"].std() == pytest.approx(0.01 / 3**0.5, rel=0.05)
     fresh = Conv4(spec, filters=3).init(torch.Generator().manual_seed(0))
     assert all(torch.equal(params[LEARNER + name], value) for name, value in fresh.items())
 
@@ -215,8 +215,8 @@ def test_it_learns_small_sinusoids(held: bool) -> None:
     spec, _ = points()
     net, algorithm = MLP(spec, hidden=(10, 10), activation=Activation.tanh), MetaLSTM(inner_steps=3, hidden=5)
     learner = Learner(algorithm, net, Optimizer(lr=0.02), torch.Generator().manual_seed(0), DOUBLE)
-    own = {name: value for name, value in learner.meta.params.items() if not name.startswith(LEARNER)}
-    fresh = {name: value.detach().clone() for name, value in own.items()}
+    gates = {name: value for name, value in learner.meta.params.items() if not name.startswith(LEARNER)}
+    fresh = {name: value.detach().clone() for name, value in gates.items()}
     sign = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None, None]
     losses = []
     for step in range(120):
@@ -224,7 +224,7 @@ def test_it_learns_small_sinusoids(held: bool) -> None:
         batch = batch._replace(support_y=sign * batch.support_y, query_y=sign * batch.query_y)
         losses.append(learner.step(batch, step).mean().item())
         if held:
-            for name, value in own.items():
+            for name, value in gates.items():
                 value.data.copy_(fresh[name])
     last = sum(losses[-20:]) / 20
     assert last > 0.3 if held else last < 0.2

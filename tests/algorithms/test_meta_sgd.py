@@ -45,11 +45,11 @@ def test_meta_gradient_equals_the_definition_task_by_task(net: Net, batch: Batch
 @pytest.mark.parametrize("steps", [1, 2])
 def test_with_one_constant_rate_it_is_maml(net: Net, batch: Batch, steps: int) -> None:
     meta = with_constant_rate(init(MetaSGD(), net), 0.1)
-    found = MetaSGD(inner_steps=steps).meta_gradient(net, meta, batch, 0).gradient
+    gradient = MetaSGD(inner_steps=steps).meta_gradient(net, meta, batch, 0).gradient
     theta = Meta({name: value for name, value in meta.params.items() if not name.startswith(RATE)}, meta.buffers)
     expected = MAML(inner_lr=0.1, inner_steps=steps).meta_gradient(net, theta, batch, 0).gradient
-    assert relative_error({name: found[name] for name in expected}, expected) < 1e-12
-    assert all(found[RATE + name].abs().sum() > 0 for name in expected)
+    assert relative_error({name: gradient[name] for name in expected}, expected) < 1e-12
+    assert all(gradient[RATE + name].abs().sum() > 0 for name in expected)
 
 
 def test_all_rates_start_at_one_value_from_the_range() -> None:

@@ -45,8 +45,8 @@ def test_meta_gradient_is_the_way_that_torchs_optimizer_goes_task_by_task(
             inner.step()
         ends.append(phi)
     expected = {name: value - torch.stack([phi[name] for phi in ends]).mean(0) for name, value in meta.params.items()}
-    found = algorithm.meta_gradient(net, meta, batch, 0).gradient
-    assert relative_error(found, expected) < 1e-10
+    update = algorithm.meta_gradient(net, meta, batch, 0).gradient
+    assert relative_error(update, expected) < 1e-10
 
 
 @pytest.mark.parametrize(("net", "batch"), cases()[::2])
@@ -65,11 +65,11 @@ def test_the_gradient_over_the_rate_is_the_sum_of_the_inner_gradients() -> None:
     total = {name: torch.zeros_like(value) for name, value in meta.params.items()}
     for params in states[:-1]:
         for number, task in enumerate(batch.chunks(1)):
-            own = {name: value[number].detach().requires_grad_() for name, value in params.items()}
-            for name, value in gradient(net, own, task).items():
+            phi = {name: value[number].detach().requires_grad_() for name, value in params.items()}
+            for name, value in gradient(net, phi, task).items():
                 total[name] += value.detach() / len(batch.key)
-    found = algorithm.meta_gradient(net, meta, batch, 0).gradient
-    assert relative_error({name: value / 0.1 for name, value in found.items()}, total) < 1e-10
+    update = algorithm.meta_gradient(net, meta, batch, 0).gradient
+    assert relative_error({name: value / 0.1 for name, value in update.items()}, total) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_the_papers_expansion_in_the_rate(kind: str, first: float, second: float
     expected = {name: hb_a[name] + cross * ha_b[name] for name in a}
     if kind == "reptile":
         algorithm = Reptile(SGD, inner_lr=alpha, inner_steps=2, inner_batch=2)
-        found = algorithm.meta_gradient(net, meta, batch, 0).gradient
-        found = {name: value / alpha for name, value in found.items()}
+        update = algorithm.meta_gradient(net, meta, batch, 0).gradient
+        update = {name: value / alpha for name, value in update.items()}
     else:
         pair = Batch(halves[0].x, halves[0].y, halves[1].x, halves[1].y, batch.key)
         maml = MAML(inner_lr=alpha, first_order=kind == "fomaml")
-        found = maml.meta_gradient(net, meta, pair, 0).gradient
-    correction = {name: (first * a[name] + second * b[name] - found[name]) / alpha for name in a}
+        update = maml.meta_gradient(net, meta, pair, 0).gradient
+    correction = {name: (first * a[name] + second * b[name] - update[name]) / alpha for name in a}
     assert relative_error(correction, expected) < 1e-2
 
 
@@ -150,8 +150,8 @@ def test_training_looks_at_no_query_set(algorithm: Reptile) -> None:
     net, batch = cases()[1]
     meta = init(algorithm, net)
     other = batch._replace(query_x=batch.query_x + 1, query_y=(batch.query_y + 1) % 3)
-    found, expected = (algorithm.meta_gradient(net, meta, b, 0).gradient for b in (batch, other))
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    update, expected = (algorithm.meta_gradient(net, meta, b, 0).gradient for b in (batch, other))
+    assert all(torch.equal(update[name], expected[name]) for name in update)
 
 
 def test_the_test_goes_on_from_the_kept_slots_and_changes_nothing() -> None:

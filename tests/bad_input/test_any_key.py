@@ -13,7 +13,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from commands import Finished, start, wait
+from commands import Finished, run
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from pairs import PAIRS, built_or_refused, small
@@ -48,22 +48,22 @@ WORDS += [
 
 def likely(job: Job) -> dict[str, list[str]]:
     """Every key of a job, with values that may be right."""
-    found: dict[str, list[str]] = {
+    values_of: dict[str, list[str]] = {
         group: conf_folder.list_choices(group) for group in (*conf_folder.GROUPS, *conf_folder.PRESETS)
     }
     for key, value in conf_folder.flatten(job.config).items():
         if key.endswith("_target_"):
             continue
-        found[key] = conf_folder.key_values(key) or ["null", "2", "3", "0.5", "[2,3]"]
+        values_of[key] = conf_folder.key_values(key) or ["null", "2", "3", "0.5", "[2,3]"]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            found[key] = ["1", "2", "3"] if isinstance(value, int) else ["0", "0.01", "0.5", "3"]
-    return found
+            values_of[key] = ["1", "2", "3"] if isinstance(value, int) else ["0", "0.01", "0.5", "3"]
+    return values_of
 
 
 @st.composite
 def overrides(draw: st.DrawFn, keys: dict[str, list[str]]) -> list[str]:
     """Some key=value, now and then of a key that there is not."""
-    found: list[str] = []
+    words: list[str] = []
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         key = draw(st.sampled_from(sorted(keys)))
         beyond = ["1" + "0" * 30] if key.rpartition(".")[2] in FREE else []
@@ -77,8 +77,8 @@ def overrides(draw: st.DrawFn, keys: dict[str, list[str]]) -> list[str]:
         odd = draw(st.integers(0, 39))
         key = {35: f"+{key}", 36: f"{key}x", 37: f"~{key}", 38: f"{key}.x", 39: f"++{key}"}.get(odd, key)
         if f"{key}={value}".lstrip("+") not in SLOW:
-            found.append(f"{key}={value}")
-    return found
+            words.append(f"{key}={value}")
+    return words
 
 
 def check(done: Finished, command: list[str]) -> None:
@@ -103,34 +103,21 @@ def test_every_command_works_or_says_a_sentence(attempt: int, tmp_path: Path, ow
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (60, 70))
 
-    def command(folder: Path, *arguments: str) -> Finished:
-        """With its own output, and a minute of the processor at most."""
-        for name in ("out", "err"):
-            (folder / name).unlink(missing_ok=True)
-        return wait(folder, start(folder, *arguments, first=limit))
-
-    def trained(given: list[str]) -> None:
+    def trained(words: list[str]) -> None:
         folder = tmp_path / "train"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        done = command(folder, "train", *begun, *TINY, *given)
-        check(done, given)
+        done = run(folder, "train", *begun, *TINY, *words, first=limit)
+        check(done, words)
         was_begun = done.code != 1 or "so training stopped" in done.err
-        assert was_begun or not (folder / "outputs").exists(), f"{given}: {done}"
+        assert was_begun or not (folder / "outputs").exists(), f"{words}: {done}"
 
-    def evaluated(given: list[str]) -> None:
+    def evaluated(words: list[str]) -> None:
         shutil.rmtree(golden)
         shutil.copytree(GOLDEN, golden / "outputs" / "run")
-        check(command(golden, "eval", "run=outputs/run", "test_episodes=2", *given), given)
+        check(run(golden, "eval", "run=outputs/run", "test_episodes=2", *words, first=limit), words)
 
-    for test, among, examples in (
-        (trained, keys, 14),
-        (
-            evaluated,
-            {key: of_run[key] for key in of_run if key in (*eval_command.KEYS, "seed") or "task" in key},
-            6,
-        ),
-    ):
+    of_eval = {key: of_run[key] for key in of_run if key in (*eval_command.KEYS, "seed") or "task" in key}
+    for test, among, examples in ((trained, keys, 14), (evaluated, of_eval, 6)):
         once = settings(max_examples=examples, database=None, deadline=None, phases=[Phase.generate])
         once = settings(once, suppress_health_check=list(HealthCheck))
         examined: Any = hypothesis.seed(attempt)(once(hypothesis.given(overrides(among))(test)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run
+from commands import run, succeed
 from foreign import COMMANDS, copy, forge
 from tiny_runs import pictures, train
 
@@ -78,15 +78,13 @@ def test_classes_and_files_of_any_name_are_predicted(tmp_path: Path) -> None:
     (images / "class00/2.png").rename(tmp_path / "query" / f"-1+1{TITLE}.png")
     (images / "class01/2.png").rename(tmp_path / "query" / "=1.png")
     command = ["predict", f"run={model}", "support=support"]
-    done = run(tmp_path, *command, "query=query", "out=p.csv")
-    assert done.code == 0, done.err
+    done = succeed(tmp_path, *command, "query=query", "out=p.csv")
     assert not obeyed(done.out + done.err)
     rows = list(csv.reader((tmp_path / "p.csv").read_text().splitlines()))
     assert rows[0][:2] == ["path", "label"]
     assert rows[0][2:4] == ["p_=cmd|x", "p_a\\x1b]0;owned\\x07<b>&amp;"]
     assert {row[1] for row in rows[1:]} <= {"'=cmd|x", "a\\x1b]0;owned\\x07<b>&amp;"}
-    shown = run(tmp_path, *command, "query=query")
-    assert shown.code == 0
+    shown = succeed(tmp_path, *command, "query=query")
     assert not obeyed(shown.out + shown.err)
     (tmp_path / "p").mkdir()
     (tmp_path / "query" / "=1.png").rename(tmp_path / "=1.png")
@@ -109,7 +107,7 @@ def test_values_of_a_runs_folder_are_written_out_everywhere(made: Path, tmp_path
     """In the table, the notes, results.csv and the page."""
     folder = copy(made, tmp_path)
     one = folder / "outputs/run"
-    assert run(folder, *COMMANDS["report"]).code == 0
+    succeed(folder, *COMMANDS["report"])
     before = set(Tags((folder / "report.html").read_text()).names)
     attack = f'=1+1{EVIL}"><script>alert(1)</script><img src=x onerror=y>'
     results = json.loads((one / "results.json").read_text())
@@ -123,8 +121,7 @@ def test_values_of_a_runs_folder_are_written_out_everywhere(made: Path, tmp_path
     (one / "overrides.txt").write_text(f"algo.inner_lr={attack}\n".replace("\r", ""))
     forge(one / "outcome.json", {"failed": attack, "pruned": attack})
     (one / "timing.jsonl").write_text(f"{attack}\n")
-    done = run(folder, *COMMANDS["report"])
-    assert done.code == 0, done.err
+    done = succeed(folder, *COMMANDS["report"])
     page, table = (folder / "report.html").read_text(), (folder / "results.csv").read_text()
     assert not obeyed(done.out + done.err + page + table)
     names = set(Tags(page).names)

@@ -1,10 +1,16 @@
-"""Each mistake: one sentence with what would be right, exit 1, no traceback, nothing created."""
+"""Each mistake: one sentence with what would be right, exit 1, no traceback, nothing created. And rows C6 and C9 of the
+fault matrix: data that are not there, and data that are all alike."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run
+from commands import refuse, results, run, succeed
+from PIL import Image
+
+from metalearn_cli.config.job import load_job
+from metalearn_cli.errors import UserError
+from metalearn_cli.tasks.known_sets import about_sets
 
 # By row of the fault matrix: what is given, and what the sentence must hold.
 MISTAKES = {
@@ -37,7 +43,7 @@ MISTAKES = {
         "algo.inner_lr=1e999": "algo.inner_lr=inf must be a finite number",
         "algo.inner_lr=-1": "0 or above",
         "algo.inner_loss=sum": "one of mean, way_times_mean",
-        "batch_norm=train": "one of transductive, inductive, running, one_query or null",
+        "batch_norm=train": "one of transductive, inductive, running, one_query, or null",
         "model=conv4": "model=mlp",
         "model.hidden=[]": "model.hidden=[] must be a list of the widths of one layer or more, each 1 or above",
         "model.hidden=8": "model.hidden=8 must be",
@@ -60,7 +66,7 @@ MISTAKES = {
         "task=table": "task.root has no value: give task.root=...",
         "task=table task.root=nowhere.csv": "task.root=nowhere.csv cannot be read (No such file or directory)",
         "task=table task.root=a.csv task.target={a:1}": "must be the name of a column, or a list of them",
-        "task=table task.root=a.csv task.features=x": "task.features=x must be a list, e.g. [train,val] or null",
+        "task=table task.root=a.csv task.features=x": "task.features=x must be a list, e.g. [train,val], or null",
         "optimizer.schedule=step": "optimizer.decay_every",
         "seed=0,1": "seed",
     },
@@ -125,7 +131,7 @@ OMNIGLOT = {
         "task.query=0": "task.query=0 must be a whole number, 1 or above",
         "task.train_way=20": "task.train_way=20 must equal task.way=5",
         "task.train_splits=[train,val]": "by which select=best would choose: set select=last",
-        "task.train_splits=[train,test]": "must not hold test, whose classes are for the test alone",
+        "task.train_splits=[train,test]": "holds test, which is not a split to train on here",
         "task.train_splits=[train,vall]": "task.train_splits=[train,vall] holds vall",
         "task.train_splits=train": "task.train_splits=train must be a list",
         "task.split=random1200": "by which select=best would choose: set select=last",
@@ -163,14 +169,6 @@ def test_an_impossible_task_gets_its_sentence(
     check(tmp_path, refused.code, refused.out, refused.err, sentence)
 
 
-@pytest.mark.row("C6")
-def test_missing_data_are_named_with_where_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("METALEARN_DATA", raising=False)
-    refused = run(tmp_path, "train", "task=omniglot")
-    check(tmp_path, refused.code, refused.out, refused.err, "METALEARN_DATA is not set")
-
-
 @pytest.mark.parametrize("task", ["cifar_fs", "mini_imagenet"])
 @pytest.mark.row("C6")
 def test_missing_images_make_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
@@ -180,15 +178,55 @@ def test_missing_images_make_no_run_folder(tmp_path: Path, monkeypatch: pytest.M
     check(tmp_path, refused.code, refused.out, refused.err, f"{tmp_path}/nothing/{task.replace('_', '-')}")
 
 
+@pytest.mark.row("C6")
+@pytest.mark.parametrize("kind", ["missing", "empty", "a file"])
+@pytest.mark.parametrize("task", [*about_sets(), "image_folder", "table"])
+def test_a_folder_without_its_data_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, kind: str
+) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("METALEARN_DATA", raising=False)
+    root = tmp_path / "data"
+    if kind == "empty":
+        root.mkdir()
+    elif kind == "a file":
+        root.write_bytes(b"")
+    with pytest.raises(UserError) as refused:
+        _ = load_job([f"task={task}", f"task.root={root}"]).task.fingerprint
+    sentence = str(refused.value)
+    assert str(root) in sentence
+    assert "\n" not in sentence
+    if task in about_sets():
+        assert "metalearn data prepare " in sentence
+        assert "; or set METALEARN_DATA to" in sentence
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.row("C9")
+@pytest.mark.parametrize("algo", ["maml", "protonet"])
+def test_images_of_one_colour_give_finite_figures(tmp_path: Path, algo: str) -> None:
+    """Their variance is nothing, by which batch norm divides."""
+    for number in range(12):
+        folder = tmp_path / "images" / f"c{number:02}"
+        folder.mkdir(parents=True)
+        for image in range(2):
+            Image.new("RGB", (16, 16), (7, 7, 7 if number else 8)).save(folder / f"{image}.png")
+    small = ["task=image_folder", "task.root=images", "task.way=2", "task.query=1", "task.size=16", "model.filters=2"]
+    small += ["task.val_share=0.2", "task.test_share=0.2"]
+    succeed(tmp_path, "train", f"algo={algo}", *small, "debug=quick", "steps=3", "name=run", "threads=1")
+    content = results(tmp_path, "run")
+    assert content["mean"] is not None
+    assert content["per_step"][-1]["diverged"] == 0
+
+
 @pytest.mark.row("C16")
 def test_a_name_that_holds_another_configuration_says_what_differs(tmp_path: Path) -> None:
     tiny = ["train", "debug=quick", "model.hidden=[8]", "threads=1", "name=one"]
-    assert run(tmp_path, *tiny).code == 0
+    succeed(tmp_path, *tiny)
     paths = [path for path in (tmp_path / "outputs/one").rglob("*") if path.is_file() and path.name != "lock"]
     before = {path: path.read_bytes() for path in paths}
-    refused = run(tmp_path, *tiny, "algo.inner_lr=0.1", "seed=3")
-    assert refused.code == 1
-    assert "algo.inner_lr: 0.01 -> 0.1, seed: 0 -> 3" in refused.err
+    refused = refuse(tmp_path, *tiny, "algo.inner_lr=0.1", "seed=3")
+    assert "algo.inner_lr: 0.01 -> 0.1, seed: 0 -> 3" in refused
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

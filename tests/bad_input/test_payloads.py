@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import run
+from commands import refuse
 from places import MAML as GOLDEN
 from safetensors.torch import save
 
@@ -88,7 +88,7 @@ def posing(tmp_path: Path) -> Path:
 
 
 def pose(folder: Path, content: bytes) -> Path:
-    """Under the name that the content's hash wants, so that only the content can be refused."""
+    """Save it under the name that its hash makes, so that only the content can be refused."""
     name = f"step-00000020-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     path = folder / "outputs" / "run" / "checkpoints" / name
     path.write_bytes(content)
@@ -117,17 +117,12 @@ def test_the_payloads_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_commands_refuse_it_too(posing: Path) -> None:
     pose(posing, attacks(posing)["builtins.eval"])
     for command in (["eval", "run=outputs/run"], [*TRAIN, "steps=25"]):
-        refused = run(posing, *command)
-        assert refused.code == 1
-        assert "not a checkpoint of this program" in refused.err
-        assert "Traceback" not in refused.err
+        assert "not a checkpoint of this program" in refuse(posing, *command)
     assert not (posing / "it-ran").exists()
 
 
-OURS = (
-    "metalearn_cli.__main__.evil",
-    "metalearn_cli.learning.learner.Learner",
-)  # no algorithm, task, network or optimizer
+# Neither is an algorithm, task, network or optimizer.
+OURS = ("metalearn_cli.__main__.evil", "metalearn_cli.learning.learner.Learner")
 TARGETS = (
     *OURS,
     *("os.system", "logging.os.system", "builtins.exec", "builtins.eval", "evil.Algorithm", "evil", ""),
@@ -151,13 +146,11 @@ def test_a_class_that_a_run_folder_names_is_not_imported(tmp_path: Path, group: 
         if target == "evil.Algorithm":
             commands += [["eval", "run=outputs/run", "trust=no"], [*TRAIN, "steps=25"]]
         for command in commands:
-            refused = run(tmp_path, *command)
-            assert refused.code == 1, (target, command)
-            assert len(refused.err.splitlines()) == 1, refused.err
+            refused = refuse(tmp_path, *command)
             said = "has a reference" if "${" in target else f"{group}._target_"
-            assert said in refused.err, (target, command)
+            assert said in refused, (target, command)
         if target in OURS:
-            assert "importing it would run its code" in refused.err
+            assert "importing it would run its code" in refused
         assert not (tmp_path / "it-ran").exists(), target
 
 
@@ -167,14 +160,10 @@ def test_a_reference_in_a_run_folder_is_not_resolved(tmp_path: Path, key: str) -
     path = shutil.copytree(GOLDEN, tmp_path / "outputs" / "run") / "config.yaml"
     group, _, name = key.rpartition(".")
     before, _, after = path.read_text().partition(f"\n{group}:\n" if group else "\n")
-    old = next(
-        row
-        for row in (before + "\n" + after if not group else after).splitlines()
-        if row.strip().startswith(f"{name}:")
-    )
+    rows = after if group else f"{before}\n{after}"
+    old = next(row for row in rows.splitlines() if row.strip().startswith(f"{name}:"))
     path.write_text(path.read_text().replace(old, f"{old.partition(':')[0]}: ${{oc.env:HOME}}", 1))
     line = next(number for number, row in enumerate(path.read_text().splitlines(), 1) if "oc.env" in row)
     for command in (["eval", "run=outputs/run"], ["export", "run=outputs/run", "out=x"]):
-        refused = run(tmp_path, *command)
-        assert refused.code == 1
-        assert f"outputs/run/config.yaml line {line} has a reference, which no run writes: mend the file" in refused.err
+        said = f"outputs/run/config.yaml line {line} has a reference, which no run writes: mend the file"
+        assert said in refuse(tmp_path, *command)

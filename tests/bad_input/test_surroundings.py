@@ -1,6 +1,7 @@
 """Rows C14, C17, C18 and D1 of the fault matrix: where a run is written, what its streams are, and how the machine is
 set up. It runs with the same bits, or says one sentence."""
 
+import contextlib
 import errno
 import os
 import pty
@@ -9,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from commands import run, start, wait
+from commands import refuse, run, start, succeed, wait
 from places import PACKAGE
 
 from metalearn_cli.config import conf_folder
@@ -29,7 +31,7 @@ def bits(run: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("straight")
-    assert run(folder, *RUN, "name=run").code == 0
+    succeed(folder, *RUN, "name=run")
     return bits(folder / "outputs" / "run")
 
 
@@ -71,10 +73,8 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, place: str) 
     if make:
         make(tmp_path)
     before = {path: path.is_file() and path.read_text() for path in tmp_path.rglob("*")}
-    refused = run(tmp_path, *RUN, f"name={name}")
-    assert refused.code == 1, refused
-    assert sentence in refused.err
-    assert len(refused.err.splitlines()) == 1, refused.err
+    refused = refuse(tmp_path, *RUN, f"name={name}")
+    assert sentence in refused
     after = {path: path.is_file() and path.read_text() for path in tmp_path.rglob("*")}
     made = {path.relative_to(tmp_path).as_posix() for path in after.keys() - before.keys()}
     assert made <= {"out", "err", "outputs"}
@@ -88,10 +88,8 @@ def test_a_full_disk_before_the_first_step_is_a_sentence(tmp_path: Path) -> None
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    refused = wait(tmp_path, start(tmp_path, *RUN, "name=run", first=lambda: setattr(files, "write_all", full)))
-    assert refused.code == 1
-    assert refused.err.splitlines()[-1] == "metalearn: No space left on device: outputs/run/train.log"
-    assert "Traceback" not in refused.err
+    refused = refuse(tmp_path, *RUN, "name=run", first=lambda: setattr(files, "write_all", full))
+    assert refused == "metalearn: No space left on device: outputs/run/train.log"
 
 
 @pytest.mark.row("C17")
@@ -111,14 +109,9 @@ def test_a_terminal_of_any_width(
     pid = start(tmp_path, *RUN, "name=run", first=first)
     os.close(its)
     said = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # Linux's word for the end of a terminal
-            break
-        if not part:
-            break
-        said += part
+    with contextlib.suppress(OSError):  # Linux's word for the end of a terminal
+        while part := os.read(ours, 65536):
+            said += part
     os.close(ours)
     assert wait(tmp_path, pid).code == 0, said
     assert b"Traceback" not in said
@@ -130,8 +123,7 @@ def test_a_terminal_of_any_width(
     ("mask", "file", "folder"), [(0o077, 0o600, 0o700), (0o000, 0o666, 0o777), (0o027, 0o640, 0o750)]
 )
 def test_files_follow_the_umask(tmp_path: Path, mask: int, file: int, folder: int, straight: dict[str, bytes]) -> None:
-    done = wait(tmp_path, start(tmp_path, *RUN, "name=run", first=lambda: os.umask(mask)))
-    assert done.code == 0, done.err
+    succeed(tmp_path, *RUN, "name=run", first=lambda: os.umask(mask))
     for path in (tmp_path / "outputs").rglob("*"):
         assert path.stat().st_mode & 0o777 == (folder if path.is_dir() else file), path
     assert bits(tmp_path / "outputs" / "run") == straight
@@ -139,19 +131,13 @@ def test_files_follow_the_umask(tmp_path: Path, mask: int, file: int, folder: in
 
 @pytest.mark.row("C18")
 def test_a_folder_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
-    for number, command in enumerate((RUN, [*RUN, "name=run"], [*RUN, "-m", "seed=0,1"], ["eval", "run=outputs/run"])):
-        gone = tmp_path / str(number)
-        gone.mkdir()
-        (gone / "in").mkdir()
+    def leave() -> None:
+        (tmp_path / "in").mkdir()
+        os.chdir(tmp_path / "in")
+        (tmp_path / "in").rmdir()
 
-        def leave(gone: Path = gone) -> None:
-            os.chdir(gone / "in")
-            (gone / "in").rmdir()
-
-        refused = wait(gone, start(gone, *command, first=leave))
-        assert refused.code == 1, refused
-        assert len(refused.err.splitlines()) == 1, refused.err
-        assert "metalearn: " in refused.err
+    for command in (RUN, [*RUN, "name=run"], [*RUN, "-m", "seed=0,1"], ["eval", "run=outputs/run"]):
+        refuse(tmp_path, *command, first=leave)
 
 
 @pytest.mark.row("C18")
@@ -170,15 +156,12 @@ def test_a_variable_that_names_no_folder_is_a_sentence(
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("METALEARN_DATA", str(tmp_path / "data"))
     monkeypatch.setenv(variable, value)
-    refused = run(tmp_path, "train", "task=omniglot")
-    assert refused.code == 1
-    assert sentence in refused.err
-    assert len(refused.err.splitlines()) == 1, refused.err
+    assert sentence in refuse(tmp_path, "train", "task=omniglot")
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_key_that_is_given_twice_is_said(tmp_path: Path) -> None:
-    done = run(tmp_path, *RUN, "name=run", "seed=3", "seed=3", "steps=2")
-    assert done.code == 0, done.err
+    done = succeed(tmp_path, *RUN, "name=run", "seed=3", "seed=3", "steps=2")
     assert "steps is given twice, and the last counts: steps=2, not 6\n" in done.err
     assert "seed is given twice" not in done.err
     done = run(tmp_path, "eval", "run=outputs/run", "test_episodes=2", "test_episodes=3")
@@ -191,16 +174,7 @@ ODD = {
         False,
         {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": None, "HOME": None, "METALEARN_CACHE": None, "TERM": None},
     ),
-    "a wheel, C": (
-        True,
-        {
-            "PYTHONHASHSEED": "random",
-            "LC_ALL": "C",
-            "PYTHONUTF8": "0",
-            "PYTHONCOERCECLOCALE": "0",
-            "TZ": "Asia/Kathmandu",
-        },
-    ),
+    "a wheel, C": (True, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TZ": "Asia/Kathmandu"}),
     "German": (False, {"LC_ALL": "de_DE.UTF-8", "LANGUAGE": "de", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "3"}),
 }
 
@@ -218,17 +192,11 @@ def test_a_process_in_other_surroundings_has_the_same_bits(
         shutil.copytree(PACKAGE, place / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "conf"))
         shutil.copytree(conf_folder.conf_dir(), place / PACKAGE.name / "conf")
     environment = {**os.environ, "PYTHONPATH": str(place), **changed}
+    environment = {key: value for key, value in environment.items() if value is not None}
     name = "Kaese" if is_wheel else "Käse"  # which the C locale cannot read
     command = [sys.executable, "-m", "metalearn_cli", *RUN, f"name={name}"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={key: value for key, value in environment.items() if value is not None},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, **streams)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1].startswith("results are in outputs/K")

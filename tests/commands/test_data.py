@@ -3,14 +3,16 @@
 import hashlib
 import io
 import os
-import tarfile
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from cases import main_data as command
+from cases import picture, write_birds, write_cifar_100
+from commands import in_a_fork
 from PIL import Image
 from servers import Server, serve
 
@@ -18,10 +20,10 @@ from metalearn_cli.cli import main
 from metalearn_cli.commands import data
 from metalearn_cli.commands.completion import completions
 from metalearn_cli.config.conf_folder import list_choices
-from metalearn_cli.datasets import download, unpack
 from metalearn_cli.datasets import packed_set as cache
-from metalearn_cli.datasets.class_lists import ListedClass
-from metalearn_cli.tasks import cifar_fs, cub, omniglot
+from metalearn_cli.datasets import sources
+from metalearn_cli.datasets.image_set import ListedClass
+from metalearn_cli.tasks import omniglot
 from metalearn_cli.tasks.known_sets import about_sets
 from metalearn_cli.tasks.omniglot import Omniglot
 
@@ -34,24 +36,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main(["data", *arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     code, out, err = command(capsys, *arguments)
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 1, err
     return err.removeprefix("metalearn: ").rstrip("\n")
-
-
-def noise(seed: int, mode: str, size: tuple[int, int]) -> Image.Image:
-    rng = torch.Generator().manual_seed(seed)
-    length = size[0] * size[1] * len(mode)
-    return Image.frombytes(mode, size, bytes(torch.randint(256, (length,), generator=rng, dtype=torch.uint8).tolist()))
 
 
 def png(image: Image.Image) -> bytes:
@@ -62,37 +51,22 @@ def png(image: Image.Image) -> bytes:
 
 @pytest.fixture
 def cifar(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """cifar100.zip with two images in each of two classes, and the list of them."""
-    listed = []
-    with zipfile.ZipFile(home / "cifar100.zip", "w") as archive:
-        for number, name in enumerate(("apple", "bear")):
-            images = [noise(2 * number + i, "RGB", (32, 32)) for i in range(2)]
-            for i, image in enumerate(images):
-                archive.writestr(f"cifar100/data/{name}/{i}.png", png(image))
-            sha256 = hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
-            listed.append(ListedClass(name, "train", sha256=sha256[:16]))
+    """cifar100.zip with two images in each of two classes, and a file that is none of them."""
+    write_cifar_100(home / "made", monkeypatch, 2)
+    path = Path(shutil.make_archive(str(home / "cifar100"), "zip", home / "made"))
+    with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("__MACOSX/cifar100/data/._apple", b"junk")
-    monkeypatch.setattr(cifar_fs, "classes", lambda: tuple(listed))
-    monkeypatch.setattr(cifar_fs, "IMAGES", 2)
-    return home / "cifar100.zip"
+    shutil.rmtree(home / "made")
+    return path
 
 
 @pytest.fixture
 def birds(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """CUB_200_2011.tgz with two images in each of four classes."""
-    names = [f"{number + 1:03}.Bird/{i}.jpg" for number in range(4) for i in range(2)]
-    files = {f"images/{name}": png(noise(number, "RGB", (20, 30))) for number, name in enumerate(names)}
-    files["images.txt"] = "".join(f"{number} {name}\n" for number, name in enumerate(names, 1)).encode()
-    files["bounding_boxes.txt"] = "".join(f"{number} 0.0 0.0 9.0 9.0\n" for number in range(1, 9)).encode()
-    with tarfile.open(home / "CUB_200_2011.tgz", "w:gz") as archive:
-        for name, content in {**{f"CUB_200_2011/{n}": c for n, c in files.items()}, "attributes.txt": b"1\n"}.items():
-            info = tarfile.TarInfo(f"./{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    monkeypatch.setattr(cub, "CLASSES", 4)
-    monkeypatch.setattr(cub, "IMAGES", 8)
-    monkeypatch.setattr(cub, "FEWEST", 2)
-    return home / "CUB_200_2011.tgz"
+    """CUB_200_2011.tgz with four classes of birds, and a file beside them."""
+    (write_birds(home / "made", monkeypatch) / "attributes.txt").write_text("1\n")
+    path = Path(shutil.make_archive(str(home / "CUB_200_2011"), "gztar", home / "made"))
+    shutil.rmtree(home / "made")
+    return path
 
 
 @pytest.fixture
@@ -100,7 +74,7 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server of two archives with a character each, and the list of them."""
     listed, files = [], {}
     for number, stem in enumerate(("images_background", "images_evaluation")):
-        images = [noise(20 * number + i, "L", (105, 105)) for i in range(20)]
+        images = [picture(20 * number + i, (105, 105)).convert("L") for i in range(20)]
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             for i, image in enumerate(images, 1):
@@ -109,7 +83,7 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         sha256 = hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()
         listed.append(ListedClass(f"{stem}/A/character01", "train", sha256=sha256[:16]))
     monkeypatch.setattr(omniglot, "characters", lambda: tuple(listed))
-    monkeypatch.setattr(download, "_PAUSE", 0.0)
+    monkeypatch.setattr(sources, "_PAUSE", 0.0)
     with serve(files) as server:
         downloads = tuple(
             (name[1:], f"{server.address}{name}", hashlib.md5(content, usedforsecurity=False).hexdigest())
@@ -178,7 +152,7 @@ def test_of_two_that_prepare_at_once_one_fetches(home: Path, letters: Server) ->
     codes: list[int] = []
 
     def prepare() -> None:
-        data.prepare("omniglot", None, None)
+        data.prepare_known("omniglot", None, None)
         codes.append(0)
 
     threads = [threading.Thread(target=prepare) for _ in range(2)]
@@ -218,7 +192,7 @@ def test_cifar_100s_archive_is_unpacked_and_packed(
     assert f"{about_sets()[name].title} is ready: 2 classes, 4 images, fingerprint " in out
     assert f"in {home}/cache/cifar-fs-32x32." in out
     assert everything(home / "data") >= {
-        f"cifar-fs/cifar100/data/{c}/{i}.png" for c in ("apple", "bear") for i in (0, 1)
+        f"cifar-fs/cifar100/data/{c}/{c}_s_{i:06}.png" for c in ("apple", "bear") for i in (0, 1)
     }
     assert [path.name for path in (home / "data").iterdir()] == ["cifar-fs"]
     code, out, err = command(capsys, "prepare", name, f"archive={cifar}")
@@ -238,8 +212,8 @@ def test_an_archive_beside_its_images_is_in_nobodys_way(
 def test_cubs_archive_is_unpacked_and_packed(home: Path, birds: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(capsys, "prepare", "cub", f"archive={birds}")
     assert code == 0
-    assert "CUB-200-2011 is ready: 4 classes, 8 images" in out
-    assert len(everything(home / "data/cub/CUB_200_2011")) == 10
+    assert "CUB-200-2011 is ready: 4 classes, 11 images" in out
+    assert len(everything(home / "data/cub/CUB_200_2011")) == 13
     assert command(capsys, "prepare", "cub")[1].startswith("CUB-200-2011 is ready, and there was nothing to do")
 
 
@@ -250,7 +224,7 @@ def test_an_archive_with_a_folder_around_the_layout_is_understood(
         for name in old.namelist():
             new.writestr(f"some/folder/{name}", old.read(name))
     assert command(capsys, "prepare", "cifar_fs", f"archive={home}/new.zip")[0] == 0
-    assert (home / "data/cifar-fs/cifar100/data/bear/1.png").is_file()
+    assert (home / "data/cifar-fs/cifar100/data/bear/bear_s_000001.png").is_file()
 
 
 def test_what_only_the_user_can_fetch_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,7 +249,7 @@ def test_archives_that_are_not_to_be_unpacked_leave_nothing(
         archive.writestr("something/else.png", b"1")
     sentence = refusal(capsys, "prepare", "cifar_fs", f"archive={other}")
     assert sentence == f"{other} does not hold CIFAR-FS, which would be cifar100/data"
-    assert refusal(capsys, "prepare", "cifar_fs", "archive=none.zip") == "archive=none.zip is no file"
+    assert refusal(capsys, "prepare", "cifar_fs", "archive=none.zip") == "archive=none.zip is not a file"
     assert "put images_background.zip and" in refusal(capsys, "prepare", "omniglot", f"archive={other}")
     other.write_bytes(cifar.read_bytes()[:2000])
     assert f"{other} is " in refusal(capsys, "prepare", "cifar_fs", f"archive={other}")
@@ -297,18 +271,17 @@ def test_what_stands_in_the_folder_is_never_overwritten(
 def test_what_a_killed_process_has_unpacked_is_unpacked_anew(
     home: Path, cifar: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pid = os.fork()
-    if pid == 0:
-        write = unpack._unpack
+    write = sources._unpack
 
+    def prepare_and_die() -> None:
         def write_and_die(archive: Path, folder: Path) -> Iterator[tuple[int, None]]:
             yield next(write(archive, folder))
             os._exit(7)
 
-        unpack._unpack = write_and_die  # type: ignore[assignment]
+        sources._unpack = write_and_die  # type: ignore[assignment]
         main(["data", "prepare", "cifar_fs", f"archive={cifar}"])
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+    assert in_a_fork(prepare_and_die) == 7
     assert not (home / "data/cifar-fs").exists()
     assert list((home / "data").rglob("*.png"))
     assert command(capsys, "prepare", "cifar_fs", f"archive={cifar}")[0] == 0
@@ -327,7 +300,7 @@ def test_verify_says_what_is_there(home: Path, birds: Path, capsys: pytest.Captu
     assert code == 0
     source, packed = out.splitlines()
     about = source.removeprefix(f"source {home}/data/cub: ")
-    assert about.startswith("4 classes, 8 images, fingerprint ")
+    assert about.startswith("4 classes, 11 images, fingerprint ")
     assert packed == f"packed {path}: {about}"
     path.unlink()
     assert command(capsys, "verify", "cub")[1].splitlines() == [source, "packed: not yet"]
@@ -337,9 +310,9 @@ def test_verify_finds_a_changed_source_and_a_changed_packed_file(
     home: Path, cifar: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(capsys, "prepare", "cifar_fs", f"archive={cifar}")
-    image = home / "data/cifar-fs/cifar100/data/bear/1.png"
+    image = home / "data/cifar-fs/cifar100/data/bear/bear_s_000001.png"
     whole = image.read_bytes()
-    image.write_bytes(png(noise(9, "RGB", (32, 32))))
+    image.write_bytes(png(picture(9, (32, 32))))
     assert "bear does not hold CIFAR-FS's 2 images" in refusal(capsys, "verify", "cifar_fs")
     image.write_bytes(whole)
     (path,) = (home / "cache").iterdir()
@@ -371,13 +344,13 @@ def test_verify_finds_that_another_folder_was_packed(
 ) -> None:
     """A file that was changed in its place, and kept its size: no start can see that."""
     command(capsys, "prepare", "cub", f"archive={birds}")
-    image = home / "data/cub/CUB_200_2011/images/002.Bird/0.jpg"
-    other = png(noise(77, "RGB", (20, 30)))
+    image = home / "data/cub/CUB_200_2011/images/002.Auk/Bird_9.jpg"
+    other = png(picture(77, (9, 9)))
     image.write_bytes(other + bytes(image.stat().st_size - len(other)))
     code, _, err = command(capsys, "verify", "cub")
     assert code == 1
     (path,) = (home / "cache").iterdir()
-    assert f"{path} holds other images than {home}/data/cub: delete it, and they are packed anew" in err
+    assert f"{path} holds other images than {home}/data/cub: delete it, and they are packed again" in err
 
 
 def test_verify_of_a_packed_set_without_its_source(

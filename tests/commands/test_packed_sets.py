@@ -11,36 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import load
+from cases import folder_task, unpacked
+from cases import main_data as command
 from PIL import Image
-from problems import image_task
 
-from metalearn_cli.cli import main
 from metalearn_cli.commands.completion import completions
-from metalearn_cli.datasets.image_set import ImageSet
+from metalearn_cli.datasets.image_set import Unpacked
 from metalearn_cli.datasets.packed_set import packed
-from metalearn_cli.datasets.pictures import Resample
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks import mini_imagenet
-from metalearn_cli.tasks.image_folder import ImageFolder
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main(["data", *arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def pack(name: str, seed: int = 0) -> None:
     pixels = torch.full((50, 1, 100, 100), seed, dtype=torch.uint8)
-    packed(name, lambda: ImageSet.of(pixels, ("a",), torch.tensor([50])))
+    packed(name, lambda: unpacked(pixels, ("a",), 50))
 
 
 def not_used_for(cache: Path, name: str, days: float) -> None:
@@ -51,11 +34,6 @@ def not_used_for(cache: Path, name: str, days: float) -> None:
 
 def names(cache: Path) -> list[str]:
     return sorted(path.name.partition(".")[0] for path in cache.glob("*.safetensors"))
-
-
-def task_on(root: Path, **keys: object) -> ImageFolder:
-    task: ImageFolder = image_task(ImageFolder, root=str(root), query=1, size=16, **keys)
-    return task
 
 
 def test_list_says_what_is_packed_how_large_and_when_it_was_used(
@@ -85,15 +63,15 @@ def test_a_changed_folder_is_seen_by_list_and_by_the_next_run(
     cache: Path, tmp_path: Path, own_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = Path(shutil.copytree(own_images, tmp_path / "own"))
-    assert not [note for note in task_on(root).notes() if "packed before" in note]
-    other = [note for note in task_on(root, val_share=0, test_share=0.4).notes() if "packed before" in note]
+    assert not [note for note in folder_task(root).notes() if "packed before" in note]
+    other = [note for note in folder_task(root, val_share=0, test_share=0.4).notes() if "packed before" in note]
     assert not other, "the same classes"
     (line, _) = command(capsys, "list")[1].splitlines()
     assert line.endswith(f"  {root}")
     Image.new("RGB", (16, 16)).save(root / "class03/new.png")
     (old,) = names(cache)
     assert command(capsys, "list")[1].splitlines()[0].endswith(f"  {root}, which has changed since")
-    (note,) = [note for note in task_on(root).notes() if "packed before" in note]
+    (note,) = [note for note in folder_task(root).notes() if "packed before" in note]
     assert note == (f"packed before {root} changed, and still there (1): {old}; metalearn data clean NAME removes one")
     assert len(names(cache)) == 2
     code, out, err = command(capsys, "clean", old)
@@ -101,18 +79,18 @@ def test_a_changed_folder_is_seen_by_list_and_by_the_next_run(
     assert out.startswith("removed 1 packed set(s), 0.0")
     assert out.endswith(f" MB: {old}\n")
     assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".safetensors"]
-    assert not [note for note in task_on(root).notes() if "packed before" in note]
+    assert not [note for note in folder_task(root).notes() if "packed before" in note]
     (note,) = cache.glob("*.json")
     of_a_killed_process = cache / note.name.replace(note.stem.rpartition("-")[2], "0" * 16)
     of_a_killed_process.write_text(note.read_text())
-    assert not [note for note in task_on(root).notes() if "packed before" in note]
+    assert not [note for note in folder_task(root).notes() if "packed before" in note]
     of_a_killed_process.unlink()
     shutil.rmtree(root / "class03")
     assert command(capsys, "list")[1].splitlines()[0].endswith(", which has changed since")
     shutil.rmtree(root)
     assert command(capsys, "list")[1].splitlines()[0].endswith(f"  {root}, which is gone")
     next(cache.glob("*.json")).write_text('{"broken": {}, "twice": []}')
-    assert command(capsys, "list")[1].splitlines()[0].endswith("  a folder that nobody has noted")
+    assert command(capsys, "list")[1].splitlines()[0].endswith("  a folder that was not noted")
 
 
 def test_clean_removes_what_is_named_or_was_not_used(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,11 +143,11 @@ def test_a_set_that_a_process_uses_is_kept(cache: Path, capsys: pytest.CaptureFi
 def test_what_is_being_packed_is_kept(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """While one process packs, another cleans: neither what is half there nor the lock may go."""
 
-    def read() -> ImageSet:
+    def read() -> Unpacked:
         (cache / "one.part-1-ab").write_bytes(bytes(9))
         assert command(capsys, "clean", "unused=0") == (0, "removed 0 packed set(s), 0 MB\n", "")
         assert {path.name for path in cache.iterdir()} == {"one.lock", "one.part-1-ab"}
-        return ImageSet.of(torch.zeros(1, 1, 9, 9, dtype=torch.uint8), ("a",), torch.tensor([1]))
+        return unpacked(torch.zeros(1, 1, 9, 9, dtype=torch.uint8), ("a",), 1)
 
     packed("one", read)
     assert command(capsys, "clean", "unused=9")[1].endswith("one.part-1-ab\n"), "nobody packs any more"
@@ -182,7 +160,7 @@ def test_what_is_decoded_and_not_packed_is_listed_and_removed(
     root = Path(shutil.copytree(own_images, tmp_path / "own"))
     (root / "class03/7.png").write_bytes(b"")
     with pytest.raises(UserError, match="cannot be used"):
-        task_on(root).notes()
+        folder_task(root).notes()
     line, total = command(capsys, "list")[1].splitlines()
     assert line.startswith("decoded-16x16x3-crop-")
     assert line.endswith(f"  {root}, decoded and not packed yet")
@@ -192,29 +170,16 @@ def test_what_is_decoded_and_not_packed_is_listed_and_removed(
     assert not list(cache.iterdir())
 
 
-@pytest.mark.parametrize("data_set", ["image_folder", "mini_imagenet"])
 def test_packing_says_every_ten_seconds_how_far_it_is(
-    cache: Path,
-    own_images: Path,
-    small_mini_imagenet: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    data_set: str,
+    cache: Path, own_images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where there is no terminal. The clock is the test's: each look at it is six seconds after the one before."""
     looks = itertools.count(0, 6)
     monkeypatch.setattr(time, "monotonic", lambda: next(looks))
-    monkeypatch.setattr(mini_imagenet, "IMAGES", 4)
-    if data_set == "image_folder":
-        task_on(own_images).notes()
-    else:
-        load(mini_imagenet.source(str(small_mini_imagenet / "mini-imagenet"), Resample.box))
+    folder_task(own_images).notes()
     lines = capsys.readouterr().err.splitlines()
-    name, number = {"image_folder": ("images", 30), "mini_imagenet": ("miniImageNet", 100)}[data_set]
-    told = [
-        line for line in lines if re.fullmatch(rf"reading {name} \d+/{number}  done  [\d.]+/s  \d+:\d\d left", line)
-    ]
-    assert len(told) > number // 4
+    told = [line for line in lines if re.fullmatch(r"reading images \d+/30  done  [\d.]+/s  \d+:\d\d left", line)]
+    assert len(told) > 7
 
 
 def test_a_folder_of_ones_own_is_packed_alone(
@@ -224,7 +189,7 @@ def test_a_folder_of_ones_own_is_packed_alone(
     keys = [f"task.root={root}", "size=16", "task.query=1"]
     code, out, err = command(capsys, "prepare", "image_folder", *keys)
     (path,) = cache.glob("*.safetensors")
-    task = task_on(root)
+    task = folder_task(root)
     assert code == 0
     assert out == f"{root} is ready: 15 classes, 30 images, fingerprint {task.fingerprint}, in {path}\n"
     assert f"{root}: 15 classes with 30 images; 5 train, 5 val, 5 test" in err
@@ -256,7 +221,7 @@ def test_mistakes_are_sentences(
         (["unused=soon"], "unused=soon must be a whole number of days, e.g. unused=30"),
         (
             ["unused=3", "cifar_fs"],
-            "data clean wants the names of packed sets, or unused=DAYS: see metalearn data list",
+            "data clean needs the names of packed sets, or unused=DAYS: see metalearn data list",
         ),
     ):
         assert command(capsys, "clean", *words) == (1, "", f"metalearn: {sentence}\n")
@@ -267,5 +232,5 @@ def test_mistakes_are_sentences(
     monkeypatch.setattr(fcntl, "flock", flock)
     code, _, err = command(capsys, "clean", "cifar_fs")
     assert code == 1
-    assert "cannot lock files, so that nobody knows what is in use" in err
+    assert "cannot lock files, which would tell what is in use" in err
     assert names(cache) == ["cifar-fs-32x32"]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,95 +20,91 @@ def hard_episodes(seed: int, gain: float = 0.0, noise: float = 0.02, number: int
     return hardness + gain + np.random.default_rng(seed).normal(0, noise, number)
 
 
-def squeezed(text: str) -> str:
-    return " ".join(text.split())
+def said(folder: Path, *arguments: str) -> str:
+    """What is printed, on one line."""
+    done = run(folder, "compare", *arguments)
+    assert done.code == 0, done.err
+    return " ".join(done.out.split())
+
+
+def written(folder: Path, *arguments: str) -> tuple[Any, str]:
+    """What is written into a file, and what is printed."""
+    text = said(folder, *arguments, "out=c.json")
+    return json.loads((folder / "c.json").read_text()), text
+
+
+def width(interval: dict[str, float]) -> float:
+    return interval["high"] - interval["low"]
 
 
 def test_two_runs_on_the_same_episodes(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs/a", hard_episodes(1))
     write_run(tmp_path / "outputs/b", hard_episodes(2, gain=0.03), config={"algo.inner_lr": 0.4})
-    done = run(tmp_path, "compare", "outputs/a", "outputs/b", "out=compare.json")
-    assert (done.code, done.err) == (0, "")
-    found = json.loads((tmp_path / "compare.json").read_text())
-    (one,) = found["differences"]
+    result, text = written(tmp_path, "outputs/a", "outputs/b")
+    (difference,) = result["differences"]
     gain = hard_episodes(2, gain=0.03) - hard_episodes(1)
     half = 1.9719565442 * gain.std(ddof=1) / np.sqrt(200)  # t of 199 degrees of freedom
-    assert one["episodes"]["mean"] == pytest.approx(gain.mean())
-    assert one["episodes"]["high"] - one["episodes"]["low"] == pytest.approx(2 * half)
-    assert one["unpaired"]["high"] - one["unpaired"]["low"] > 4 * (one["episodes"]["high"] - one["episodes"]["low"])
-    assert one["seeds"] is one["both"] is None
-    assert (one["better_on"], one["worse_on"]) == ((gain > 0).mean(), (gain < 0).mean())
-    text = squeezed(done.out)
+    assert difference["episodes"]["mean"] == pytest.approx(gain.mean())
+    assert width(difference["episodes"]) == pytest.approx(2 * half)
+    assert width(difference["unpaired"]) > 4 * width(difference["episodes"])
+    assert difference["seeds"] is difference["both"] is None
+    assert (difference["better_on"], difference["worse_on"]) == ((gain > 0).mean(), (gain < 0).mean())
     assert "on the same 200 test episodes (aaaaaaaaaaaaaaaa)" in text
     assert "algo.inner_lr: 0.1 / 0.4" in text
     assert f"{100 * gain.mean():+.2f}" in text
     assert "outputs/b is better than outputs/a by" in text
     assert "the noise of test episodes only, not of training" in text
+    assert "one configuration" not in text
 
 
-def test_lower_is_better_for_errors(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", hard_episodes(1), metric="mse")
-    write_run(tmp_path / "b", hard_episodes(2, gain=0.05), metric="mse")
-    out = squeezed(run(tmp_path, "compare", "a", "b").out)
-    assert "b is worse than a by" in out
-    assert "points" not in out
-
-
-def test_runs_of_one_configuration_are_told(tmp_path: Path) -> None:
-    for name, rate in (("a", 0.1), ("b", 0.1), ("c", 0.4)):
-        write_run(tmp_path / name, hard_episodes(ord(name), gain=rate), config={"algo.inner_lr": rate})
-    told = squeezed(run(tmp_path, "compare", "a", "b").out)
-    assert "a and b are one configuration: what parts them is the noise" in told
-    assert "one configuration" not in run(tmp_path, "compare", "a", "c").out
-
-
-def test_what_is_not_different_is_not_said_to_be(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", hard_episodes(1))
-    write_run(tmp_path / "b", hard_episodes(2))
-    write_run(tmp_path / "same", hard_episodes(1))
-    out = squeezed(run(tmp_path, "compare", "a", "b").out)
-    assert "These episodes do not tell b from a: the difference may be anything from -" in out
-    out = squeezed(run(tmp_path, "compare", "a", "same").out)
-    assert "a and same have the same result on every episode" in out
+def test_the_sentence_tells_better_from_worse_and_from_not_known(tmp_path: Path) -> None:
+    for name, seed, gain, metric in (
+        *(("a", 1, 0.0, "accuracy"), ("b", 2, 0.0, "accuracy"), ("same", 1, 0.0, "accuracy")),
+        *(("low", 1, 0.0, "mse"), ("high", 2, 0.05, "mse")),
+    ):
+        write_run(tmp_path / name, hard_episodes(seed, gain), metric=metric)
+    text = said(tmp_path, "low", "high")
+    assert "high is worse than low by" in text
+    assert "points" not in text
+    text = said(tmp_path, "a", "b")
+    assert "These episodes do not tell b from a: the difference may be anything from -" in text
+    assert "a and b are one configuration: what parts them is the noise" in text
+    assert "a and same have the same result on every episode" in said(tmp_path, "a", "same")
 
 
 def test_seeds_are_kept_apart_from_episodes(tmp_path: Path) -> None:
-    """Runs that differ by luck of the seed: on the episodes it is sure, for models trained anew it is not."""
+    """Runs that differ by luck of the seed: on the episodes it is sure, for models that are trained again it is not."""
     luck = {"a": (0.0, 0.05, -0.06), "b": (0.02, -0.04, 0.12)}
     for side, gains in luck.items():
         for seed, gain in enumerate(gains):
             values = hard_episodes(10 * seed + ord(side), gain)
             write_run(tmp_path / side / f"seed={seed}", values, seed, config={"algo.inner_lr": 0.1 + (side == "b")})
-    done = run(tmp_path, "compare", "a", "b", "out=c.json")
-    assert done.code == 0, done.err
-    (one,) = json.loads((tmp_path / "c.json").read_text())["differences"]
-    assert one["episodes"]["p"] < 1e-6
-    assert one["seeds"]["method"] == "paired t, by seed"
-    assert one["seeds"]["df"] == 2
-    assert one["seeds"]["p"] > 0.05
-    assert one["both"]["high"] - one["both"]["low"] > one["seeds"]["high"] - one["seeds"]["low"] > 0.1
-    text = squeezed(done.out)
+    result, text = written(tmp_path, "a", "b")
+    (difference,) = result["differences"]
+    assert difference["episodes"]["p"] < 1e-6
+    assert difference["seeds"]["method"] == "paired t, by seed"
+    assert difference["seeds"]["df"] == 2
+    assert difference["seeds"]["p"] > 0.05
+    assert width(difference["both"]) > width(difference["seeds"]) > 0.1
     assert "Nothing tells them apart" in text
     assert "though these very models differ" in text
     assert "(3 and 3 seeds)" in text
     # With other seeds on one side there is nothing to pair; with one seed there is no interval over seeds.
     write_run(tmp_path / "b" / "seed=7", hard_episodes(7), 7, config={"algo.inner_lr": 1.1})
-    assert run(tmp_path, "compare", "a", "b", "out=c.json").code == 0
-    (one,) = json.loads((tmp_path / "c.json").read_text())["differences"]
-    assert one["seeds"]["method"] == "Welch's t"
-    text = squeezed(run(tmp_path, "compare", "a/seed=0", "b").out)
-    assert "One side has a single seed (1 and 4)" in text
+    result, _ = written(tmp_path, "a", "b")
+    assert result["differences"][0]["seeds"]["method"] == "Welch's t"
+    assert "One side has a single seed (1 and 4)" in said(tmp_path, "a/seed=0", "b")
 
 
 def test_several_against_the_first_with_holms_correction(tmp_path: Path) -> None:
     for name, gain in (("a", 0.0), ("b", 0.0037), ("c", 0.1)):
         write_run(tmp_path / name, hard_episodes(ord(name), gain))
-    done = run(tmp_path, "compare", "a", "b", "c", "out=c.json")
-    one, other = json.loads((tmp_path / "c.json").read_text())["differences"]
-    assert (one["second"], other["second"]) == ("b", "c")
-    assert one["p_holm"] == one["episodes"]["p"]
+    result, text = written(tmp_path, "a", "b", "c")
+    difference, other = result["differences"]
+    assert (difference["second"], other["second"]) == ("b", "c")
+    assert difference["p_holm"] == difference["episodes"]["p"]
     assert other["p_holm"] == 2 * other["episodes"]["p"]
-    assert "p after Holm's correction for 2 comparisons with a" in squeezed(done.out)
+    assert "p after Holm's correction for 2 comparisons with a" in text
 
 
 def test_a_sweep_of_several_configurations_is_several_sides(tmp_path: Path) -> None:
@@ -117,23 +114,20 @@ def test_a_sweep_of_several_configurations_is_several_sides(tmp_path: Path) -> N
             own = {"algo.inner_lr": rate}
             write_run(tmp_path / name, hard_episodes(seed, gain), seed, config=own, overrides=own)
     for arguments in (["sw"], ["sw/*0.1,*", "sw/*0.4,*"]):
-        done = run(tmp_path, "compare", *arguments, "out=c.json")
-        assert done.code == 0, done.err
-        found = json.loads((tmp_path / "c.json").read_text())
-        assert [side["seeds"] for side in found["sides"]] == [[0, 1, 10]] * 2
-        assert found["differences"][0]["both"]["mean"] == pytest.approx(0.05)
-    assert "sw algo.inner_lr=0.4 minus sw algo.inner_lr=0.1" in run(tmp_path, "compare", "sw").out
+        result, _ = written(tmp_path, *arguments)
+        assert [side["seeds"] for side in result["sides"]] == [[0, 1, 10]] * 2
+        assert result["differences"][0]["both"]["mean"] == pytest.approx(0.05)
+    assert "sw algo.inner_lr=0.4 minus sw algo.inner_lr=0.1" in said(tmp_path, "sw")
 
 
 def test_batch_norm_modes_are_named_and_can_be_made_the_same(tmp_path: Path) -> None:
     modes = {"inductive": hard_episodes(1, gain=-0.2)}
     write_run(tmp_path / "a", hard_episodes(1), batch_norm="transductive", modes=modes)
     write_run(tmp_path / "b", hard_episodes(2), batch_norm="inductive")
-    text = squeezed(run(tmp_path, "compare", "a", "b").out)
-    assert "different batch-norm modes (a: transductive, b: inductive): batch_norm=MODE" in text
-    done = run(tmp_path, "compare", "a", "b", "batch_norm=inductive")
-    assert "b is better than a by" in squeezed(done.out)
-    assert "different batch-norm modes" not in squeezed(done.out)
+    assert "different batch-norm modes (a: transductive, b: inductive): batch_norm=MODE" in said(tmp_path, "a", "b")
+    text = said(tmp_path, "a", "b", "batch_norm=inductive")
+    assert "b is better than a by" in text
+    assert "different batch-norm modes" not in text
     done = run(tmp_path, "compare", "a", "b", "batch_norm=running")
     assert (done.code, "a was not scored with batch norm running" in done.err) == (1, True)
 
@@ -141,25 +135,26 @@ def test_batch_norm_modes_are_named_and_can_be_made_the_same(tmp_path: Path) -> 
 def test_an_earlier_inner_step(tmp_path: Path) -> None:
     write_run(tmp_path / "a", hard_episodes(1))
     write_run(tmp_path / "b", hard_episodes(2, gain=0.1))
-    assert run(tmp_path, "compare", "a", "b", "step=0", "out=c.json").code == 0
-    (one,) = json.loads((tmp_path / "c.json").read_text())["differences"]
-    assert one["episodes"]["mean"] == pytest.approx((hard_episodes(2, gain=0.1) - hard_episodes(1)).mean() / 2)
+    result, _ = written(tmp_path, "a", "b", "step=0")
+    assert result["differences"][0]["episodes"]["mean"] == pytest.approx(
+        (hard_episodes(2, gain=0.1) - hard_episodes(1)).mean() / 2
+    )
     done = run(tmp_path, "compare", "a", "b", "step=2")
     assert (done.code, "step=2: a was tested with 1 inner steps" in done.err) == (1, True)
 
 
-def test_errors_that_are_not_finite_leave_the_shares(tmp_path: Path) -> None:
+@pytest.mark.parametrize("odd", [np.inf, np.nan])
+def test_errors_that_are_not_finite_leave_the_shares(odd: float, tmp_path: Path) -> None:
     wild = hard_episodes(2, gain=-0.1)
-    wild[[3, 5]] = np.inf, np.nan
+    wild[[3, 5]] = odd
     write_run(tmp_path / "a", hard_episodes(1), metric="mse")
     write_run(tmp_path / "b", wild, metric="mse", sha256="a" * 64)
-    done = run(tmp_path, "compare", "a", "b", "out=c.json")
-    assert done.code == 0, done.err
-    (one,) = json.loads((tmp_path / "c.json").read_text())["differences"]
-    assert one["episodes"] is None
-    assert one["worse_on"] == pytest.approx(0.01)
-    assert one["wilcoxon_p"] < 1e-20
-    assert "is not finite, so that there is no difference of means" in squeezed(done.out)
+    result, text = written(tmp_path, "a", "b")
+    (difference,) = result["differences"]
+    assert difference["episodes"] is None
+    assert difference["worse_on"] == pytest.approx(0.01)
+    assert difference["wilcoxon_p"] < 1e-20
+    assert "is not finite, so that there is no difference of means" in text
 
 
 def test_means_that_a_few_episodes_decide(tmp_path: Path) -> None:
@@ -167,7 +162,8 @@ def test_means_that_a_few_episodes_decide(tmp_path: Path) -> None:
     wild[::20] += 3
     write_run(tmp_path / "a", hard_episodes(1), metric="mse")
     write_run(tmp_path / "b", wild, metric="mse")
-    assert "b is worse than a" in (text := squeezed(run(tmp_path, "compare", "a", "b").out))
+    text = said(tmp_path, "a", "b")
+    assert "b is worse than a" in text
     assert "a few with large differences decide the mean" in text
 
 
@@ -177,12 +173,12 @@ def test_the_sentence_follows_the_counts(tmp_path: Path, seeds: int) -> None:
     for seed in range(seeds):
         for side, counts in (("a", [6, 19, 17, 19]), ("b", [3, 16, 15, 22])):
             write_run(tmp_path / side / f"seed={seed}", np.float32([counts * 8])[0] / 25, seed)
-    done = run(tmp_path, "compare", "a", "b", "out=c.json")
-    (one,) = json.loads((tmp_path / "c.json").read_text())["differences"]
-    assert one["wilcoxon_p"] == pytest.approx(0.04819421059071111, rel=1e-9)
-    assert (one["better_on"], one["worse_on"]) == (0.25, 0.75)
-    assert "b is worse than a by" in squeezed(done.out)
-    assert "on most episodes it is not so" not in squeezed(done.out)
+    result, text = written(tmp_path, "a", "b")
+    (difference,) = result["differences"]
+    assert difference["wilcoxon_p"] == pytest.approx(0.04819421059071111, rel=1e-9)
+    assert (difference["better_on"], difference["worse_on"]) == (0.25, 0.75)
+    assert "b is worse than a by" in text
+    assert "on most episodes it is not so" not in text
 
 
 def test_means_of_as_many_right_answers_are_no_difference(tmp_path: Path) -> None:
@@ -191,20 +187,17 @@ def test_means_of_as_many_right_answers_are_no_difference(tmp_path: Path) -> Non
         for seed in range(3):
             values = np.float32([counts[seed:] + counts[:seed]] * 10).ravel() / 25
             write_run(tmp_path / side / f"seed={seed}", values, seed)
-    text = squeezed(run(tmp_path, "compare", "a", "b").out)
-    assert "a and b have the same result on every episode" in text
+    assert "a and b have the same result on every episode" in said(tmp_path, "a", "b")
 
 
 def test_the_first_episodes_of_more_are_proved_the_same(tmp_path: Path) -> None:
     """Real runs: 70 of 130 episodes, which end inside a block of 64; and other episodes, which are refused."""
     for name, episodes, more in (("a", 70, []), ("b", 130, ["seed=1"]), ("c", 70, ["task.shot=3"])):
         assert run(tmp_path, "train", *TINY, *more, f"test_episodes={episodes}", f"name={name}").code == 0
-    done = run(tmp_path, "compare", "outputs/a", "outputs/b", "out=c.json")
-    assert done.code == 0, done.err
-    found = json.loads((tmp_path / "c.json").read_text())
+    result, _ = written(tmp_path, "outputs/a", "outputs/b")
     own = json.loads((tmp_path / "outputs/a/results.json").read_text())
-    assert (found["episodes"], found["episodes_sha256"]) == (70, own["episodes_sha256"])
-    assert found["sides"][0]["mean"] == pytest.approx(own["mean"])
+    assert (result["episodes"], result["episodes_sha256"]) == (70, own["episodes_sha256"])
+    assert result["sides"][0]["mean"] == pytest.approx(own["mean"])
     for other in ("outputs/a", "outputs/b"):
         refused = run(tmp_path, "compare", other, "outputs/c")
         assert (refused.code, refused.out) == (1, "")
@@ -249,7 +242,7 @@ def test_mistakes(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     (tmp_path / "no-run").mkdir()
     done = run(tmp_path, "compare", *arguments)
     assert (done.code, done.out) == (1, "")
-    assert sentence in squeezed(done.err)
+    assert sentence in done.err
     assert len(done.err.splitlines()) == 1
 
 

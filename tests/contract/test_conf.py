@@ -56,10 +56,10 @@ def test_every_yaml_builds(group: str, choice: str, own_images: Path) -> None:
     new_learner(job)
 
     # What is written to config.yaml is a configuration that composes to the same run again.
-    def wanted(key: str) -> bool:
+    def is_plain(key: str) -> bool:
         return "_target_" not in key and not key.startswith("paper")
 
-    again = [f"{key}={_quoted(value)}" for key, value in conf_folder.flatten(job.config).items() if wanted(key)]
+    again = [f"{key}={_quoted(value)}" for key, value in conf_folder.flatten(job.config).items() if is_plain(key)]
     groups = [f"{name}={job.choices[name]}" for name in conf_folder.GROUPS]
     assert load_job([*groups, *again]).config == {**job.config, "paper": None}
 
@@ -68,7 +68,7 @@ def test_every_yaml_builds(group: str, choice: str, own_images: Path) -> None:
 def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(
     group: str, choice: str, own_images: Path
 ) -> None:
-    """So that whoever opens the file sees what can be set, and every key can be overridden on the command line."""
+    """So that a reader of the file sees what can be set, and every key can be overridden on the command line."""
     path = CONF / group / f"{choice}.yaml"
     node = OmegaConf.load(path)
     node = node.get(group, node)
@@ -78,7 +78,7 @@ def test_a_yaml_lists_every_key_of_its_class_and_begins_with_what_it_is(
 
 
 def test_every_key_with_few_values_lists_them_in_its_comment(own_images: Path) -> None:
-    """Completion reads them there, and so does whoever opens the file."""
+    """Completion and a reader of the file find them there."""
     parts = [(f"{group}.", part_of(group, load(group, choice, own_images))) for group, choice in CHOICES]
     for prefix, part in [("", load(*CHOICES[0], own_images).run), *parts]:
         for key, kind in schema.field_types(type(part)).items():
@@ -110,7 +110,7 @@ def test_a_value_out_of_range_is_refused_with_its_key(group: str, choice: str, o
         (Optimizer(), {"clip_norm": 0.0}),
     ],
 )
-def test_what_is_no_range_rate_or_width_is_refused(part: Algorithm | Optimizer, bad: dict[str, Any]) -> None:
+def test_an_impossible_range_rate_or_width_is_refused(part: Algorithm | Optimizer, bad: dict[str, Any]) -> None:
     ((key, value),) = bad.items()
     with pytest.raises(UserError, match=re.escape(f"{key}={value} must be")):
         schema.build({**schema.described(part), **bad}, "part", type(part), schema.ConfigSource())
@@ -140,7 +140,7 @@ def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) 
 @pytest.mark.usefixtures("packed_images")
 def test_every_preset_takes_steps_in_its_debug_form(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MiniImageNet, "images", noise(100, 600))
-    monkeypatch.setattr(MiniImageNet, "fewest", 600)
+    monkeypatch.setattr(MiniImageNet, "about", MiniImageNet.about._replace(fewest=600))
     nearest = ["task.resample=nearest"] * ("omniglot" in experiment)  # as what is packed
     job = load_job([f"experiment={experiment}", "debug=quick", *nearest])
     take_steps(job, new_learner(job))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from servers import Server, serve
 
-from metalearn_cli.datasets import download as module
-from metalearn_cli.datasets.download import fetch
+from metalearn_cli.datasets import sources as module
+from metalearn_cli.datasets.sources import fetch
 from metalearn_cli.errors import UserError
 
 DATA = os.urandom(300_000)

@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw
 
 import metalearn_cli
 from metalearn_cli.datasets.ink import Ink, evened
-from metalearn_cli.datasets.pictures import Resize
-from metalearn_cli.datasets.preparation import Preparation
+from metalearn_cli.datasets.pictures import Preparation, Resize
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.typed_json import from_json, to_json
 from metalearn_cli.tasks.base import draw_slice
@@ -99,15 +98,15 @@ def test_colours_are_never_evened() -> None:
     assert examples.preparation is not None
     assert examples.preparation.ink is Ink.as_is
     assert "ink" not in str(examples.preparation)
-    with pytest.raises(UserError, match=r"ink=evened is for runs on grey pictures of ink"):
+    with pytest.raises(UserError, match=r"ink=evened needs a run on grey pictures of ink"):
         with_ink(examples, Ink.evened)
 
 
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"ink": Ink.evened}, "task.ink=evened wants grey pictures that are whole: task.channels=1, not 3"),
-        ({"ink": Ink.evened, "channels": 1, "resize": Resize.pad}, "task.resize=crop or stretch"),
+        ({"ink": Ink.evened}, "task.ink=evened needs task.channels=1, not 3"),
+        ({"ink": Ink.evened, "channels": 1, "resize": Resize.pad}, "and not task.resize=pad"),
         ({"resample": "sharp"}, "task.resample=sharp must be one of nearest, "),
         ({"margin": -1}, "task.margin=-1 must be a whole number, 0 or above"),
         ({"by_way_of": 4}, "task.by_way_of=4 must be a whole number of pixels, 8 or above"),

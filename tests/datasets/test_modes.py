@@ -1,13 +1,12 @@
 """What the numbers of a picture mean, in every mode, depth, transparency and photometric of the formats that are read.
 
-READ has what other programs than Pillow make of these bytes, as hexadecimal colours or greys, printed on 2026-11-30:
+FILES has what other programs than Pillow make of these bytes, as hexadecimal colours or greys, printed on 2026-11-30:
 ImageMagick 6.9.11-60 (-auto-orient -background white -alpha remove -colorspace sRGB -depth 8; a GIF with -coalesce);
 libtiff's tiff2rgba 4.5.0 for negatives of 2 and 4 bits, which that ImageMagick does not invert; imagecodecs 2026.3.6
 with libavif for AVIF. Where programs disagree, or Pillow reads what was not meant, a file is refused: REFUSED. None of
 these programs is needed here.
 """
 
-import base64
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ from made_pictures import ALPHA, GREY, PALETTE, RGB, bmp, gif, mixed, netpbm, pa
 from packaging.version import Version
 from PIL import Image
 
-from metalearn_cli.datasets.pictures import Broken, read_picture
+from metalearn_cli.datasets.formats import Broken
+from metalearn_cli.datasets.pictures import read_picture
 
 COLOURS = mixed(RGB)
 WITH_ALPHA = mixed(RGB, ALPHA)
@@ -33,39 +33,7 @@ INDICES = packed([17 * n for n in range(8)], 4)  # the first eight colours of th
 MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 BGRA = bytes(mixed([colour[::-1] for colour in RGB], ALPHA))
 
-# Made by imagecodecs (OpenJPEG, libavif).
-GREY_12 = (
-    "/0//UQApAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAABCwEB/1IADAAAAAEAAAQEAAH/XAAEQGD/ZAAlAAFDcmVhdGVkIGJ5IE"
-    "9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAABQAAH/k9/g/BFqoeLgBYkhISTxuEd9B8wP4xGusp2sM/A7BDrMaFbbL2V6H5sPzYfmw/Ng"
-    "WurhOt9bS7JpfjzaAAAF3D7qr//Z"
-)
-GREY_4 = (
-    "/0//UQApAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAABAwEB/1IADAAAAAEAAAQEAAH/XAAEQCD/ZAAlAAFDcmVhdGVkIGJ5IE"
-    "9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAAAjAAH/k98hIBFqofAgeQb5AENPbd+VnVP6wf/Z"
-)
-RGB_16 = (
-    "/0//UQAvAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAADDwEBDwEBDwEB/1IADAAAAAEBAAQEAAH/XAAEQID/ZAAlAAFDcmVhdG"
-    "VkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAAE6AAH/k8f+DJoc9wst3dU03frr3StQ+MwL0hANxmquLqCsJEhwY9VD4v1bhuM1"
-    "VxbKrhuM1Vxa3cBuM1VxZ96hGYYmPVQ+NJtDGYF+BdNUMIHmZ7AZb9/4k5ARY8l67mIKK8SyJMpr4Ff5prQAABPrwBKRPVUsS+wQ7oLqshKGZo"
-    "CwKpFmFrnK47r5vm+b5vm+cV7QDgacvu4gdYCu0ljuguqyElthAYEBuI7HiAsMOsBXaSx3QXVZCUMzQFgVSLMLXOVx3XzfN83zfN/f+JMIEU+H"
-    "D22zIzFsH62u0cT+7gBbzwfDo9p0CwJtdyvI8N+NKtaQDAgp7SjzYhCVkkwGBBT2lHmw3hvI8N6sbiPDfjSrWkAwIKe0o82G8N5HhvVjcR4b8a"
-    "Va0gGBBT2lHmxCEv/Z"
-)
-RGB_8 = (
-    "/0//UQAvAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAADBwEBBwEBBwEB/1IADAAAAAEBAAQEAAH/XAAEQED/ZAAlAAFDcmVhdG"
-    "VkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAACZAAH/k8fUPBz3Cy3d1TTd+uvdK1D4zAyIXnGYF+CAK/mFAwAGW9+BuBFjyXru"
-    "YgorxLIkymvgV/mmtAAAE+vAEpE9VSxL7BDuguqyEoZmgLAqkWYWucrjuvm+b5vm+b/fgWgRT4cPbbMjMWwfra7RxP7uAFvPB8Oj2nQLAm13K8"
-    "jw340q1pAMCCntKPNiEJf/2Q=="
-)
-AVIF = (
-    "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUEAAAGGbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAAAAAAAAAAAAAOcG"
-    "l0bQAAAAAAAQAAACxpbG9jAAAAAEQAAAIAAQAAAAEAAAHVAAAARQACAAAAAQAAAa4AAAAnAAAAQmlpbmYAAAAAAAIAAAAaaW5mZQIAAAAAAQAA"
-    "YXYwMUNvbG9yAAAAABppbmZlAgAAAAACAABhdjAxQWxwaGEAAAAAGmlyZWYAAAAAAAAADmF1eGwAAgABAAEAAADDaXBycAAAAJ1pcGNvAAAAFG"
-    "lzcGUAAAAAAAAACAAAAAgAAAAQcGl4aQAAAAADCgoKAAAADGF2MUOBIEAAAAAAE2NvbHJuY2x4AAIAAgAAgAAAAA5waXhpAAAAAAEKAAAADGF2"
-    "MUOBAFwAAAAAOGF1eEMAAAAAdXJuOm1wZWc6bXBlZ0I6Y2ljcDpzeXN0ZW1zOmF1eGlsaWFyeTphbHBoYQAAAAAeaXBtYQAAAAAAAAACAAEEAQ"
-    "KDBAACBAEFhgcAAAB0bWRhdBIACgUYCL/nUDIcEACG0okpG2rAMlShf4MNidFBMldQxcxpSNLt7hIACgg4CL/nAgIAkDI3EAAA9QkRQl+nCkV1"
-    "dx1o3YWNu75QAP5jkKInzzRCJRBy5lmAj27UluH9RItMB7GEoPjvxKcHBA=="
-)
+CODED = Path(__file__).with_name("coded")  # made by imagecodecs (OpenJPEG, libavif)
 
 
 def word(*values: int) -> bytes:
@@ -76,171 +44,132 @@ def of_16(row: list[int], order: str = "<") -> bytes:
     return packed(row, 16, order)
 
 
-FILES: dict[str, bytes] = {
-    "grey 1 bit.tif": tiff(packed(GREY, 1), [1], 1),
-    "grey 2 bits.tif": tiff(packed(GREY, 2), [2], 1),
-    "grey 4 bits.tif": tiff(packed(GREY, 4), [4], 1),
-    "grey 8 bits.tif": tiff(bytes(GREY), [8], 1),
-    "grey 8 bits, its range given.tif": tiff(bytes(GREY), [8], 1, t280=[0], t281=[99]),
-    "grey 12 bits.tif": tiff(packed(GREY, 12), [12], 1),
-    "grey 16 bits.tif": tiff(of_16(GREY), [16], 1),
-    "grey 16 bits, big end first.tif": tiff(of_16(GREY, ">"), [16], 1, ">"),
-    "grey 16 bits, deflated.tif": tiff(of_16(GREY), [16], 1, t259=[8]),
-    "negative 1 bit.tif": tiff(packed(GREY, 1), [1], 0),
-    "negative 2 bits.tif": tiff(packed(GREY, 2), [2], 0),
-    "negative 4 bits.tif": tiff(packed(GREY, 4), [4], 0),
-    "negative 8 bits.tif": tiff(bytes(GREY), [8], 0),
-    "negative 16 bits.tif": tiff(of_16(GREY), [16], 0),
-    "negative 16 bits, deflated.tif": tiff(of_16(GREY), [16], 0, t259=[8]),
-    "negative 16 bits, upside down.tif": tiff(of_16(GREY), [16], 0, t274=[3]),
-    "grey, alpha.tif": tiff(bytes(GREY_ALPHA), [8, 8], 1, t338=[2]),
-    "grey, multiplied alpha.tif": tiff(
-        bytes(mixed([g * a // 255 for g, a in zip(GREY, ALPHA, strict=True)], ALPHA)), [8, 8], 1, t338=[1]
+AS_GREY = "00 24 49 6d 92 b6 db ff"
+AS_NEGATIVE = "ff db b6 92 6d 49 24 00"
+AS_RGB = "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6"
+AS_RGB_ON_WHITE = "00ff00 24db6d a3daec dae3c8 ffffff b649ff e25370 fff5fc"
+AS_PALETTE = "00ff00 11ee28 22dd50 33cc78 44bba0 55aac8 6699f0 778818"
+AS_GREY_ON_WHITE = "00 24 a3 da ff b6 e2 ff"
+AS_1_BIT = "00 00 00 00 00 00 00 ff"
+AS_2_BITS = "00 00 00 55 55 aa aa ff"
+AS_4_BITS = "00 22 44 66 88 aa cc ff"
+AS_CMYK = "c300c3 a71b6f 8b371b 6f53a7 536f53 378b00 1ba78b 00c337"
+AS_DEEP_GREY = "00 23 48 6c 91 b5 da ff"
+FILES: dict[str, tuple[bytes, str]] = {
+    "grey 1 bit.tif": (tiff(packed(GREY, 1), [1], 1), AS_1_BIT),
+    "grey 2 bits.tif": (tiff(packed(GREY, 2), [2], 1), AS_2_BITS),
+    "grey 4 bits.tif": (tiff(packed(GREY, 4), [4], 1), AS_4_BITS),
+    "grey 8 bits.tif": (tiff(bytes(GREY), [8], 1), AS_GREY),
+    "grey 8 bits, its range given.tif": (tiff(bytes(GREY), [8], 1, t280=[0], t281=[99]), AS_GREY),
+    "grey 12 bits.tif": (tiff(packed(GREY, 12), [12], 1), AS_DEEP_GREY),
+    "grey 16 bits.tif": (tiff(of_16(GREY), [16], 1), AS_GREY),
+    "grey 16 bits, big end first.tif": (tiff(of_16(GREY, ">"), [16], 1, ">"), AS_GREY),
+    "grey 16 bits, deflated.tif": (tiff(of_16(GREY), [16], 1, t259=[8]), AS_GREY),
+    "negative 1 bit.tif": (tiff(packed(GREY, 1), [1], 0), "ff ff ff ff ff ff ff 00"),
+    "negative 2 bits.tif": (tiff(packed(GREY, 2), [2], 0), "ff ff ff aa aa 55 55 00"),
+    "negative 4 bits.tif": (tiff(packed(GREY, 4), [4], 0), "ff dd bb 99 77 55 33 00"),
+    "negative 8 bits.tif": (tiff(bytes(GREY), [8], 0), AS_NEGATIVE),
+    "negative 16 bits.tif": (tiff(of_16(GREY), [16], 0), AS_NEGATIVE),
+    "negative 16 bits, deflated.tif": (tiff(of_16(GREY), [16], 0, t259=[8]), AS_NEGATIVE),
+    "negative 16 bits, upside down.tif": (tiff(of_16(GREY), [16], 0, t274=[3]), AS_GREY),
+    "grey, alpha.tif": (tiff(bytes(GREY_ALPHA), [8, 8], 1, t338=[2]), AS_GREY_ON_WHITE),
+    "grey, multiplied alpha.tif": (
+        tiff(bytes(mixed([g * a // 255 for g, a in zip(GREY, ALPHA, strict=True)], ALPHA)), [8, 8], 1, t338=[1]),
+        AS_GREY_ON_WHITE,
     ),
-    "rgb 8 bits.tif": tiff(bytes(COLOURS), [8] * 3, 2),
-    "rgb 8 bits, channels apart.tif": tiff(bytes(COLOURS), [8] * 3, 2, t284=[2]),
-    "rgb 16 bits.tif": tiff(of_16(COLOURS), [16] * 3, 2),
-    "rgb 16 bits, big end first.tif": tiff(of_16(COLOURS, ">"), [16] * 3, 2, ">"),
-    "rgb, alpha.tif": tiff(bytes(WITH_ALPHA), [8] * 4, 2, t338=[2]),
-    "rgb, multiplied alpha.tif": tiff(bytes(PREMULTIPLIED), [8] * 4, 2, t338=[1]),
-    "rgb 16 bits, alpha.tif": tiff(of_16(WITH_ALPHA), [16] * 4, 2, t338=[2]),
-    "rgb 16 bits, multiplied alpha.tif": tiff(of_16(PREMULTIPLIED), [16] * 4, 2, t338=[1]),
-    "palette.tif": tiff(INDICES, [4], 3, t320=MAP),
-    "palette of 8 bits.tif": tiff(INDICES, [4], 3, t320=[n // 257 for n in MAP]),
-    "cmyk.tif": tiff(bytes(CMYK), [8] * 4, 5),
-    "cmyk 16 bits.tif": tiff(of_16(CMYK), [16] * 4, 5),
-    "ycbcr.tif": tiff(
-        bytes(n for i in range(8) for n in (60 + 20 * i, 120 + 2 * i, 136 - 2 * i)), [8] * 3, 6, t530=[1, 1]
+    "rgb 8 bits.tif": (tiff(bytes(COLOURS), [8] * 3, 2), AS_RGB),
+    "rgb 8 bits, channels apart.tif": (tiff(bytes(COLOURS), [8] * 3, 2, t284=[2]), AS_RGB),
+    "rgb 16 bits.tif": (tiff(of_16(COLOURS), [16] * 3, 2), AS_RGB),
+    "rgb 16 bits, big end first.tif": (tiff(of_16(COLOURS, ">"), [16] * 3, 2, ">"), AS_RGB),
+    "rgb, alpha.tif": (tiff(bytes(WITH_ALPHA), [8] * 4, 2, t338=[2]), AS_RGB_ON_WHITE),
+    "rgb, multiplied alpha.tif": (tiff(bytes(PREMULTIPLIED), [8] * 4, 2, t338=[1]), AS_RGB_ON_WHITE),
+    "rgb 16 bits, alpha.tif": (tiff(of_16(WITH_ALPHA), [16] * 4, 2, t338=[2]), AS_RGB_ON_WHITE),
+    "rgb 16 bits, multiplied alpha.tif": (tiff(of_16(PREMULTIPLIED), [16] * 4, 2, t338=[1]), AS_RGB_ON_WHITE),
+    "palette.tif": (tiff(INDICES, [4], 3, t320=MAP), AS_PALETTE),
+    "palette of 8 bits.tif": (tiff(INDICES, [4], 3, t320=[n // 257 for n in MAP]), AS_PALETTE),
+    "cmyk.tif": (tiff(bytes(CMYK), [8] * 4, 5), AS_CMYK),
+    "cmyk 16 bits.tif": (tiff(of_16(CMYK), [16] * 4, 5), AS_CMYK),
+    "ycbcr.tif": (
+        tiff(bytes(n for i in range(8) for n in (60 + 20 * i, 120 + 2 * i, 136 - 2 * i)), [8] * 3, 6, t530=[1, 1]),
+        "47382e 594d46 6a615d 7b7675 8c8b8c 9da0a4 afb4bb c0c9d3",
     ),
-    "grey 1 bit.png": png(packed(GREY, 1), 1, 0),
-    "grey 2 bits.png": png(packed(GREY, 2), 2, 0),
-    "grey 4 bits.png": png(packed(GREY, 4), 4, 0),
-    "grey 8 bits.png": png(bytes(GREY), 8, 0),
-    "grey 16 bits.png": png(of_16(GREY, ">"), 16, 0),
-    "grey 1 bit, 0 is transparent.png": png(packed(GREY, 1), 1, 0, (b"tRNS", word(0))),
-    "grey 2 bits, 1 is transparent.png": png(packed(GREY, 2), 2, 0, (b"tRNS", word(1))),
-    "grey 4 bits, 6 is transparent.png": png(packed(GREY, 4), 4, 0, (b"tRNS", word(6))),
-    "grey 8 bits, 36 is transparent.png": png(bytes(GREY), 8, 0, (b"tRNS", word(36))),
-    "grey 16 bits, 9252 is transparent.png": png(of_16(GREY, ">"), 16, 0, (b"tRNS", word(9252))),
-    "grey 16 bits, 9251 is transparent.png": png(of_16(GREY, ">"), 16, 0, (b"tRNS", word(9251))),
-    "grey, alpha.png": png(bytes(GREY_ALPHA), 8, 4),
-    "grey 16 bits, alpha.png": png(of_16(GREY_ALPHA, ">"), 16, 4),
-    "rgb.png": png(bytes(COLOURS), 8, 2),
-    "rgb, a colour is transparent.png": png(bytes(COLOURS), 8, 2, (b"tRNS", word(*RGB[2]))),
-    "rgb 16 bits.png": png(of_16(COLOURS, ">"), 16, 2),
-    "rgb, alpha.png": png(bytes(WITH_ALPHA), 8, 6),
-    "rgb 16 bits, alpha.png": png(of_16(WITH_ALPHA, ">"), 16, 6),
-    "palette.png": png(INDICES, 4, 3, (b"PLTE", PLTE)),
-    "palette, one transparent.png": png(INDICES, 4, 3, (b"PLTE", PLTE), (b"tRNS", b"\xff\0")),
-    "palette, alpha.png": png(INDICES, 4, 3, (b"PLTE", PLTE), (b"tRNS", bytes(ALPHA))),
-    "p2 of 100.pgm": netpbm("P2", 100, [n * 100 // 255 for n in GREY]),
-    "p2 of 1023.pgm": netpbm("P2", 1023, [n * 1023 // 255 for n in GREY]),
-    "p5 of 255.pgm": netpbm("P5", 255, GREY),
-    "p5 of 1023.pgm": netpbm("P5", 1023, [n * 1023 // 255 for n in GREY]),
-    "p5 of 65535.pgm": netpbm("P5", 65535, [n * 257 for n in GREY]),
-    "p3 of 100.ppm": netpbm("P3", 100, [n * 100 // 255 for n in COLOURS]),
-    "p6 of 65535.ppm": netpbm("P6", 65535, [n * 257 for n in COLOURS]),
-    "palette.bmp": bmp(INDICES, 4, palette=QUADS),
-    "rgb.bmp": bmp(bytes(n for colour in RGB for n in colour[::-1]), 24),
-    "rgb, alpha.bmp": bmp(BGRA, 32, MASKS),
-    "grey.tga": tga(bytes(GREY), 3, 8, 0x20),
-    "rgb.tga": tga(bytes(n for colour in RGB for n in colour[::-1]), 2, 24, 0x20),
-    "rgb from the right.tga": tga(bytes(n for colour in RGB for n in colour[::-1]), 2, 24, 0x30),
-    "rgb, alpha.tga": tga(BGRA, 2, 32, 0x28),
-    "rgb of 15 bits.tga": tga(
-        b"".join((r >> 3 << 10 | g >> 3 << 5 | b >> 3).to_bytes(2, "little") for r, g, b in RGB), 2, 16, 0x20
+    "grey 1 bit.png": (png(packed(GREY, 1), 1, 0), AS_1_BIT),
+    "grey 2 bits.png": (png(packed(GREY, 2), 2, 0), AS_2_BITS),
+    "grey 4 bits.png": (png(packed(GREY, 4), 4, 0), AS_4_BITS),
+    "grey 8 bits.png": (png(bytes(GREY), 8, 0), AS_GREY),
+    "grey 16 bits.png": (png(of_16(GREY, ">"), 16, 0), AS_GREY),
+    "grey 1 bit, 0 is transparent.png": (png(packed(GREY, 1), 1, 0, (b"tRNS", word(0))), "ff ff ff ff ff ff ff ff"),
+    "grey 2 bits, 1 is transparent.png": (png(packed(GREY, 2), 2, 0, (b"tRNS", word(1))), "00 00 00 ff ff aa aa ff"),
+    "grey 4 bits, 6 is transparent.png": (png(packed(GREY, 4), 4, 0, (b"tRNS", word(6))), "00 22 44 ff 88 aa cc ff"),
+    "grey 8 bits, 36 is transparent.png": (png(bytes(GREY), 8, 0, (b"tRNS", word(36))), "00 ff 49 6d 92 b6 db ff"),
+    "grey 16 bits, 9252 is transparent.png": (
+        png(of_16(GREY, ">"), 16, 0, (b"tRNS", word(9252))),
+        "00 ff 49 6d 92 b6 db ff",
     ),
-    "whole.gif": gif(8, None),
-    "transparent.gif": gif(8, 1),
-    "half, the rest transparent.gif": gif(4, 2),
-    "grey 12 bits.jp2": base64.b64decode(GREY_12),
-    "rgb.jp2": base64.b64decode(RGB_8),
-    "rgb 10 bits, alpha.avif": base64.b64decode(AVIF),
+    "grey 16 bits, 9251 is transparent.png": (png(of_16(GREY, ">"), 16, 0, (b"tRNS", word(9251))), AS_GREY),
+    "grey, alpha.png": (png(bytes(GREY_ALPHA), 8, 4), AS_GREY_ON_WHITE),
+    "grey 16 bits, alpha.png": (png(of_16(GREY_ALPHA, ">"), 16, 4), AS_GREY_ON_WHITE),
+    "rgb.png": (png(bytes(COLOURS), 8, 2), AS_RGB),
+    "rgb, a colour is transparent.png": (
+        png(bytes(COLOURS), 8, 2, (b"tRNS", word(*RGB[2]))),
+        "00ff00 24db6d ffffff 6d9224 926d92 b649ff db2449 ff00b6",
+    ),
+    "rgb 16 bits.png": (png(of_16(COLOURS, ">"), 16, 2), AS_RGB),
+    "rgb, alpha.png": (png(bytes(WITH_ALPHA), 8, 6), AS_RGB_ON_WHITE),
+    "rgb 16 bits, alpha.png": (png(of_16(WITH_ALPHA, ">"), 16, 6), AS_RGB_ON_WHITE),
+    "palette.png": (png(INDICES, 4, 3, (b"PLTE", PLTE)), AS_PALETTE),
+    "palette, one transparent.png": (
+        png(INDICES, 4, 3, (b"PLTE", PLTE), (b"tRNS", b"\xff\0")),
+        "00ff00 ffffff 22dd50 33cc78 44bba0 55aac8 6699f0 778818",
+    ),
+    "palette, alpha.png": (
+        png(INDICES, 4, 3, (b"PLTE", PLTE), (b"tRNS", bytes(ALPHA))),
+        "00ff00 11ee28 90eda7 cbf2dd ffffff 55aac8 87aff3 f9faf5",
+    ),
+    "p2 of 100.pgm": (netpbm("P2", 100, [n * 100 // 255 for n in GREY]), "00 23 47 6b 91 b5 d8 ff"),
+    "p2 of 1023.pgm": (netpbm("P2", 1023, [n * 1023 // 255 for n in GREY]), AS_DEEP_GREY),
+    "p5 of 255.pgm": (netpbm("P5", 255, GREY), AS_GREY),
+    "p5 of 1023.pgm": (netpbm("P5", 1023, [n * 1023 // 255 for n in GREY]), AS_DEEP_GREY),
+    "p5 of 65535.pgm": (netpbm("P5", 65535, [n * 257 for n in GREY]), AS_GREY),
+    "p3 of 100.ppm": (
+        netpbm("P3", 100, [n * 100 // 255 for n in COLOURS]),
+        "00ff00 23d86b 47b5d8 6b9123 916b91 b547ff d82347 ff00b5",
+    ),
+    "p6 of 65535.ppm": (netpbm("P6", 65535, [n * 257 for n in COLOURS]), AS_RGB),
+    "palette.bmp": (bmp(INDICES, 4, palette=QUADS), AS_PALETTE),
+    "rgb.bmp": (bmp(bytes(n for colour in RGB for n in colour[::-1]), 24), AS_RGB),
+    "rgb, alpha.bmp": (bmp(BGRA, 32, MASKS), AS_RGB_ON_WHITE),
+    "grey.tga": (tga(bytes(GREY), 3, 8, 0x20), AS_GREY),
+    "rgb.tga": (tga(bytes(n for colour in RGB for n in colour[::-1]), 2, 24, 0x20), AS_RGB),
+    "rgb from the right.tga": (
+        tga(bytes(n for colour in RGB for n in colour[::-1]), 2, 24, 0x30),
+        "ff00b6 db2449 b649ff 926d92 6d9224 49b6db 24db6d 00ff00",
+    ),
+    "rgb, alpha.tga": (tga(BGRA, 2, 32, 0x28), AS_RGB_ON_WHITE),
+    "rgb of 15 bits.tga": (
+        tga(b"".join((r >> 3 << 10 | g >> 3 << 5 | b >> 3).to_bytes(2, "little") for r, g, b in RGB), 2, 16, 0x20),
+        "00ff00 20de6a 4ab4de 6a9420 946a94 b44aff de204a ff00b4",
+    ),
+    "whole.gif": (gif(8, None), "00ff00 00ff00 00ff00 00ff00 00ff00 00ff00 00ff00 00ff00"),
+    "transparent.gif": (gif(8, 1), "ff ff ff ff ff ff ff ff"),
+    "half, the rest transparent.gif": (gif(4, 2), "00ff00 00ff00 00ff00 00ff00 ffffff ffffff ffffff ffffff"),
+    "grey 12 bits.jp2": ((CODED / "grey_12.jp2").read_bytes(), "00 03 08 0c 01 05 0a 0e"),
+    "rgb.jp2": ((CODED / "rgb_8.jp2").read_bytes(), AS_RGB),
+    "rgb 10 bits, alpha.avif": (
+        (CODED / "rgb_10.avif").read_bytes(),
+        "003f00 241b2d 849a8d cac4c8 ffffff 36093f 4c533e f7f5f7",
+    ),
 }
 
-READ = {
-    "grey 1 bit.tif": "00 00 00 00 00 00 00 ff",
-    "grey 2 bits.tif": "00 00 00 55 55 aa aa ff",
-    "grey 4 bits.tif": "00 22 44 66 88 aa cc ff",
-    "grey 8 bits.tif": "00 24 49 6d 92 b6 db ff",
-    "grey 8 bits, its range given.tif": "00 24 49 6d 92 b6 db ff",
-    "grey 12 bits.tif": "00 23 48 6c 91 b5 da ff",
-    "grey 16 bits.tif": "00 24 49 6d 92 b6 db ff",
-    "grey 16 bits, big end first.tif": "00 24 49 6d 92 b6 db ff",
-    "grey 16 bits, deflated.tif": "00 24 49 6d 92 b6 db ff",
-    "negative 1 bit.tif": "ff ff ff ff ff ff ff 00",
-    "negative 2 bits.tif": "ff ff ff aa aa 55 55 00",
-    "negative 4 bits.tif": "ff dd bb 99 77 55 33 00",
-    "negative 8 bits.tif": "ff db b6 92 6d 49 24 00",
-    "negative 16 bits.tif": "ff db b6 92 6d 49 24 00",
-    "negative 16 bits, deflated.tif": "ff db b6 92 6d 49 24 00",
-    "negative 16 bits, upside down.tif": "00 24 49 6d 92 b6 db ff",
-    "grey, alpha.tif": "00 24 a3 da ff b6 e2 ff",
-    "grey, multiplied alpha.tif": "00 24 a3 da ff b6 e2 ff",
-    "rgb 8 bits.tif": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb 8 bits, channels apart.tif": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb 16 bits.tif": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb 16 bits, big end first.tif": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb, alpha.tif": "00ff00 24db6d a3daec dae3c8 ffffff b649ff e25370 fff5fc",
-    "rgb, multiplied alpha.tif": "00ff00 24db6d a3daec dae3c8 ffffff b649ff e25370 fff5fc",
-    "rgb 16 bits, alpha.tif": "00ff00 24db6d a3daec dae3c8 ffffff b649ff e25370 fff5fc",
-    "rgb 16 bits, multiplied alpha.tif": "00ff00 24db6d a3daec dae3c8 ffffff b649ff e25370 fff5fc",
-    "palette.tif": "00ff00 11ee28 22dd50 33cc78 44bba0 55aac8 6699f0 778818",
-    "palette of 8 bits.tif": "00ff00 11ee28 22dd50 33cc78 44bba0 55aac8 6699f0 778818",
-    "cmyk.tif": "c300c3 a71b6f 8b371b 6f53a7 536f53 378b00 1ba78b 00c337",
-    "cmyk 16 bits.tif": "c300c3 a71b6f 8b371b 6f53a7 536f53 378b00 1ba78b 00c337",
-    "ycbcr.tif": "47382e 594d46 6a615d 7b7675 8c8b8c 9da0a4 afb4bb c0c9d3",
-    "grey 1 bit.png": "00 00 00 00 00 00 00 ff",
-    "grey 2 bits.png": "00 00 00 55 55 aa aa ff",
-    "grey 4 bits.png": "00 22 44 66 88 aa cc ff",
-    "grey 8 bits.png": "00 24 49 6d 92 b6 db ff",
-    "grey 16 bits.png": "00 24 49 6d 92 b6 db ff",
-    "grey 1 bit, 0 is transparent.png": "ff ff ff ff ff ff ff ff",
-    "grey 2 bits, 1 is transparent.png": "00 00 00 ff ff aa aa ff",
-    "grey 4 bits, 6 is transparent.png": "00 22 44 ff 88 aa cc ff",
-    "grey 8 bits, 36 is transparent.png": "00 ff 49 6d 92 b6 db ff",
-    "grey 16 bits, 9252 is transparent.png": "00 ff 49 6d 92 b6 db ff",
-    "grey 16 bits, 9251 is transparent.png": "00 24 49 6d 92 b6 db ff",
-    "grey, alpha.png": "00 24 a3 da ff b6 e2 ff",
-    "grey 16 bits, alpha.png": "00 24 a3 da ff b6 e2 ff",
-    "rgb.png": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb, a colour is transparent.png": "00ff00 24db6d ffffff 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb 16 bits.png": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb, alpha.png": "00ff00 24db6d a3daec dae3c8 ffffff b649ff e25370 fff5fc",
-    "rgb 16 bits, alpha.png": "00ff00 24db6d a3daec dae3c8 ffffff b649ff e25370 fff5fc",
-    "palette.png": "00ff00 11ee28 22dd50 33cc78 44bba0 55aac8 6699f0 778818",
-    "palette, one transparent.png": "00ff00 ffffff 22dd50 33cc78 44bba0 55aac8 6699f0 778818",
-    "palette, alpha.png": "00ff00 11ee28 90eda7 cbf2dd ffffff 55aac8 87aff3 f9faf5",
-    "p2 of 100.pgm": "00 23 47 6b 91 b5 d8 ff",
-    "p2 of 1023.pgm": "00 23 48 6c 91 b5 da ff",
-    "p5 of 255.pgm": "00 24 49 6d 92 b6 db ff",
-    "p5 of 1023.pgm": "00 23 48 6c 91 b5 da ff",
-    "p5 of 65535.pgm": "00 24 49 6d 92 b6 db ff",
-    "p3 of 100.ppm": "00ff00 23d86b 47b5d8 6b9123 916b91 b547ff d82347 ff00b5",
-    "p6 of 65535.ppm": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "palette.bmp": "00ff00 11ee28 22dd50 33cc78 44bba0 55aac8 6699f0 778818",
-    "rgb.bmp": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb, alpha.bmp": "00ff00 24db6d a3daec dae3c8 ffffff b649ff e25370 fff5fc",
-    "grey.tga": "00 24 49 6d 92 b6 db ff",
-    "rgb.tga": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb from the right.tga": "ff00b6 db2449 b649ff 926d92 6d9224 49b6db 24db6d 00ff00",
-    "rgb, alpha.tga": "00ff00 24db6d a3daec dae3c8 ffffff b649ff e25370 fff5fc",
-    "rgb of 15 bits.tga": "00ff00 20de6a 4ab4de 6a9420 946a94 b44aff de204a ff00b4",
-    "whole.gif": "00ff00 00ff00 00ff00 00ff00 00ff00 00ff00 00ff00 00ff00",
-    "transparent.gif": "ff ff ff ff ff ff ff ff",
-    "half, the rest transparent.gif": "00ff00 00ff00 00ff00 00ff00 ffffff ffffff ffffff ffffff",
-    "grey 12 bits.jp2": "00 03 08 0c 01 05 0a 0e",
-    "rgb.jp2": "00ff00 24db6d 49b6db 6d9224 926d92 b649ff db2449 ff00b6",
-    "rgb 10 bits, alpha.avif": "003f00 241b2d 849a8d cac4c8 ffffff 36093f 4c533e f7f5f7",
-}
 
 NEW_IN_PILLOW = ("grey, multiplied alpha.tif", "ycbcr.tif", "rgb 10 bits, alpha.avif")  # 10.3 and 11.3 refuse some
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_picture_is_what_other_programs_than_pillow_make_of_it(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(FILES[name])
-    wanted = np.asarray([[*bytes.fromhex(colour)] * (6 // len(colour)) for colour in READ[name].split()])
+    content, colours = FILES[name]
+    (tmp_path / name).write_bytes(content)
+    wanted = np.asarray([[*bytes.fromhex(colour)] * (6 // len(colour)) for colour in colours.split()])
     try:
         found = np.asarray(read_picture(tmp_path / name, 3, 8)).astype(int)
     except Broken:
@@ -303,8 +232,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "with alpha.tga": (tga(bytes(16), 2, 16, 0x21), "is a TGA of 16 bits with transparency"),
     "grey with alpha.tga": (tga(bytes(GREY_ALPHA), 3, 16, 0x28), "is a TGA of 16 bits with transparency"),
     "half.gif": (gif(4, None), "is a GIF that does not fill its frame"),
-    "grey 4 bits.jp2": (base64.b64decode(GREY_4), "is a JPEG 2000 with 1 channels of 4 bits: 8 bits, or 10 to 16"),
-    "rgb 16 bits.jp2": (base64.b64decode(RGB_16), "is a JPEG 2000 with 3 channels of 16 bits"),
+    "grey 4 bits.jp2": (
+        (CODED / "grey_4.jp2").read_bytes(),
+        "is a JPEG 2000 with 1 channels of 4 bits: 8, or 10 to 16",
+    ),
+    "rgb 16 bits.jp2": ((CODED / "rgb_16.jp2").read_bytes(), "is a JPEG 2000 with 3 channels of 16 bits"),
 }
 
 
@@ -321,7 +253,7 @@ def test_what_would_be_read_wrongly_is_refused(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("name", ["negative 16 bits.tif", "grey 2 bits, 1 is transparent.png", "cmyk.tif"])
 def test_a_picture_that_is_open_already_is_what_its_file_is(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(FILES[name])
+    (tmp_path / name).write_bytes(FILES[name][0])
     wanted = read_picture(tmp_path / name, 3, 8).tobytes()
     with Image.open(tmp_path / name) as opened:
         assert read_picture(opened, 3, 8).tobytes() == wanted

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import in_a_fork
 from places import ROOT
 from torch import Tensor
 
 from metalearn_cli.datasets import packed_set as packing
-from metalearn_cli.datasets.image_set import ImageSet, Unpacked
+from metalearn_cli.datasets.image_set import Unpacked, fingerprint_of
 from metalearn_cli.datasets.packed_set import find, open_packed, packed
 from metalearn_cli.errors import UserError
 from metalearn_cli.system import files
@@ -25,10 +26,7 @@ NAMES = ("a", "b", "ç")
 COUNTS = [2, 1, 3]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def pixels(seed: int = 0) -> Tensor:
@@ -43,7 +41,7 @@ def test_a_packed_set_is_the_one_that_was_read(cache: Path) -> None:
     images = packed("set", small)
     assert torch.equal(images.pixels, pixels())
     assert (images.names, images.start.tolist(), images.count.tolist()) == (NAMES, [0, 2, 3], COUNTS)
-    assert images.fingerprint == ImageSet.of(pixels(), NAMES, torch.tensor(COUNTS)).fingerprint
+    assert images.fingerprint == fingerprint_of(small(6))
     assert [path.name for path in cache.iterdir()] == [f"set.{images.fingerprint[:16]}.safetensors"]
     again = packed("set", lambda: pytest.fail("read once more"))
     assert torch.equal(again.pixels, images.pixels)
@@ -51,10 +49,9 @@ def test_a_packed_set_is_the_one_that_was_read(cache: Path) -> None:
 
 
 def test_the_file_does_not_depend_on_the_blocks_that_it_came_in() -> None:
-    sources: list[Callable[[], Unpacked | ImageSet]] = [
+    sources: list[Callable[[], Unpacked]] = [
         lambda: small(1),
         lambda: small(6),
-        lambda: ImageSet.of(pixels(), NAMES, torch.tensor(COUNTS)),
         lambda: small()._replace(blocks=[pixels().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)]),
     ]
     files = []
@@ -141,17 +138,12 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path: Path, monkeypatc
 
 
 def test_a_full_disk_leaves_nothing(cache: Path) -> None:
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+    def pack() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))
+        with pytest.raises(UserError, match=rf"cannot be written \({os.strerror(errno.EFBIG)}\)"):
             packed("set", small)
-        except UserError as sentence:
-            code = 0 if f"cannot be written ({os.strerror(errno.EFBIG)})" in str(sentence) else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    assert in_a_fork(pack) == 0
     assert not list(cache.glob("*"))
 
 
@@ -312,21 +304,15 @@ def test_a_set_larger_than_what_a_process_may_take_is_used_where_it_lies(cache: 
     packed("set", lambda: Unpacked(("a", "b"), [768, 768], shape, blocks))
     lines = Path("/proc/self/status").read_text().splitlines()
     (taken,) = (1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:"))
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            resource.setrlimit(resource.RLIMIT_DATA, (taken + (64 << 20),) * 2)
-            images = packed("set", small)
-            draw = {f"{part}_image": torch.arange(5, 1536, 307)[None] for part in ("support", "query")}
-            more = {"support_y": torch.zeros(1, 5), "query_y": torch.zeros(1, 5), "key": torch.zeros(1)}
-            batch = gather_episodes(draw | more, images.pixels)
-            code = 2
-            assert (batch.query_x[0, :, 0, 0, 0] * 255).round().tolist() == [0, 19, 38, 57, 77]
-            code = 3
+
+    def use() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (taken + (64 << 20),) * 2)
+        images = packed("set", small)
+        draw = {f"{part}_image": torch.arange(5, 1536, 307)[None] for part in ("support", "query")}
+        more = {"support_y": torch.zeros(1, 5), "query_y": torch.zeros(1, 5), "key": torch.zeros(1)}
+        batch = gather_episodes(draw | more, images.pixels)
+        assert (batch.query_x[0, :, 0, 0, 0] * 255).round().tolist() == [0, 19, 38, 57, 77]
+        with pytest.raises((MemoryError, RuntimeError)):  # torch has no memory for copies
             _ = [images.pixels.clone() for _ in range(16)]  # one may find a place that another test has freed
-        except (MemoryError, RuntimeError):  # torch has no memory for copies
-            code = 0 if code == 3 else code
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    assert in_a_fork(use) == 0

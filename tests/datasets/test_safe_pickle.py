@@ -120,12 +120,6 @@ def test_nothing_in_a_cache_is_run(tmp_path: Path) -> None:
     assert marker.exists(), "the payload is none"
 
 
-@pytest.mark.row("C10")
-def test_what_a_cache_would_run_is_named(tmp_path: Path) -> None:
-    sentence = refusal(tmp_path, b"cos\nsystem\n(S'touch ran'\ntR.")
-    assert "is no cache of images: it would run os.system, and nothing that a pickle names is run" in sentence
-
-
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from metalearn_cli.datasets import unpack as archives
-from metalearn_cli.datasets.unpack import unpack
+from metalearn_cli.datasets import sources as archives
+from metalearn_cli.datasets.sources import unpack
 from metalearn_cli.errors import UserError
 
 pytestmark = pytest.mark.row("C7")
@@ -150,10 +150,6 @@ def test_a_member_that_is_longer_than_it_says_is_not_written_to_its_end(tmp_path
     with pytest.raises(UserError, match="is damaged"):
         list(unpack(path, tmp_path / "new"))
     assert sum(file.stat().st_size for file in tmp_path.glob("new/**/*") if file.is_file()) <= 50
-
-
-class Usage:
-    free = 10
 
 
 def broken(data: bytes) -> Iterable[bytes]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from commands import run, start, wait
+from commands import refuse, run, succeed
+from kills import what_must_be_equal
 from safetensors.torch import load_file
 
 from metalearn_cli.algorithms.base import Update
@@ -23,17 +24,11 @@ RUN += ["name=run", "steps=30", "save_every=4", "log_every=1", "eval_every=0", "
 STEPS = 30
 
 
-def results(folder: Path) -> dict[str, bytes]:
-    made = folder / "outputs" / "run"
-    paths = [*(made / "checkpoints").iterdir(), made / "metrics.jsonl", made / "results.json"]
-    return {path.name: path.read_bytes() for path in paths}
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("straight")
-    assert run(folder, *RUN).code == 0
-    return results(folder)
+    succeed(folder, *RUN)
+    return what_must_be_equal(folder)
 
 
 def check_saved(folder: Path, step: int, said: str) -> None:
@@ -65,8 +60,8 @@ def test_an_algorithm_that_raises_gets_its_traceback_and_the_last_checkpoint_nam
     assert f"so training stopped in step {step} or a test after it" in failed.err.splitlines()[-1]
     check_saved(tmp_path, step, failed.err)
     assert "Traceback" in (tmp_path / "outputs/run/train.log").read_text()
-    assert run(tmp_path, *RUN).code == 0
-    assert results(tmp_path) == straight
+    succeed(tmp_path, *RUN)
+    assert what_must_be_equal(tmp_path) == straight
 
 
 @pytest.mark.row("C15", ci=3, full=30)
@@ -108,8 +103,8 @@ def test_a_value_that_is_not_finite_stops_before_the_update(
     check_saved(tmp_path, step, stopped.err)
     lines = [json.loads(line) for line in (tmp_path / "outputs/run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, step + 1))
-    assert run(tmp_path, *RUN).code == 0
-    assert results(tmp_path) == straight
+    succeed(tmp_path, *RUN)
+    assert what_must_be_equal(tmp_path) == straight
 
 
 @pytest.mark.row("C15", ci=3, full=30)
@@ -119,10 +114,8 @@ def test_a_training_that_diverges_is_stopped(attempt: int, tmp_path: Path) -> No
         ["optimizer=sgd", "optimizer.lr=1e30"],
         ["task.noise=1e30"],
     )
-    stopped = run(tmp_path, *RUN, *diverging[attempt % 3], f"seed={attempt}")
-    assert stopped.code == 1, stopped.err
-    assert "is not finite" in stopped.err.splitlines()[-1]
-    assert "Traceback" not in stopped.err
+    stopped = refuse(tmp_path, *RUN, *diverging[attempt % 3], f"seed={attempt}")
+    assert "is not finite" in stopped
     for path in (tmp_path / "outputs/run/checkpoints").iterdir():
         assert all(value.isfinite().all() for value in load_file(path).values())
 
@@ -156,8 +149,8 @@ def test_memory_that_ends_is_a_sentence_that_says_what_needs_less(
     )
     assert (" MB at the most" in last) is Path("/proc/self/status").exists()
     check_saved(tmp_path, step, stopped.err)
-    assert run(tmp_path, *RUN).code == 0
-    assert results(tmp_path) == straight, "nothing was made smaller by itself"
+    succeed(tmp_path, *RUN)
+    assert what_must_be_equal(tmp_path) == straight, "nothing was made smaller by itself"
 
 
 @pytest.mark.row("C13", ci=1, full=1)
@@ -165,9 +158,7 @@ def test_a_model_beyond_memory_leaves_no_folder(tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 
-    stopped = wait(tmp_path, start(tmp_path, *RUN, "model.hidden=[100000,100000]", first=limit))
-    assert stopped.code == 1
-    assert "there is not enough memory (" in stopped.err
-    assert "take tasks_per_chunk=1, or a smaller model or task" in stopped.err
-    assert "Traceback" not in stopped.err
+    stopped = refuse(tmp_path, *RUN, "model.hidden=[100000,100000]", first=limit)
+    assert "there is not enough memory (" in stopped
+    assert "take tasks_per_chunk=1, or a smaller model or task" in stopped
     assert not (tmp_path / "outputs").exists()

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from commands import run, start_ranks, wait_ranks
+from commands import results, start_ranks, succeed, wait_ranks
+from kills import before_draws, what_must_be_equal
 from places import ROOT
 from torch import Tensor
 
@@ -25,7 +27,7 @@ from metalearn_cli.run_folder import checkpoint
 from metalearn_cli.run_folder.records import read_json
 from metalearn_cli.run_folder.series import read_lines
 from metalearn_cli.system.ranks import Ranks
-from metalearn_cli.tasks.base import Batch, Draw
+from metalearn_cli.tasks.base import Batch, Draw, Split
 from metalearn_cli.tasks.sinusoid import Sinusoid
 
 POINTS = ["task=sinusoid", "model.hidden=[8,8]", "tasks_per_step=4"]
@@ -55,32 +57,23 @@ SAME += [
 ]
 
 
-class Ended:
-    """What a run leaves: the loss of each step, a value per test episode, and which episodes those were."""
-
-    def __init__(self, folder: Path) -> None:
-        lines = read_lines(folder / "outputs" / "run" / "metrics.jsonl")
-        self.steps = [line["step"] for line in lines if "train/loss" in line]
-        self.loss = [line["train/loss"] for line in lines if "train/loss" in line]
-        self.episodes = dict(np.load(folder / "outputs" / "run" / "episodes.npz"))
-        self.results = json.loads((folder / "outputs" / "run" / "results.json").read_text())
-
-    def is_close_to(self, other: "Ended", tolerance: float) -> None:
-        assert self.steps == other.steps == list(range(1, 101))
-        np.testing.assert_allclose(self.loss, other.loss, rtol=tolerance)
-        assert self.episodes.keys() == other.episodes.keys()
-        for name, values in other.episodes.items():
-            np.testing.assert_allclose(self.episodes[name], values, rtol=tolerance, atol=tolerance)
-        assert self.results["episodes_sha256"] == other.results["episodes_sha256"]
+def check_alike(folder: Path, other: Path, tolerance: float) -> None:
+    """The loss of each step, a value per test episode, and the episodes are the same."""
+    runs = [folder / "outputs" / "run", other / "outputs" / "run"]
+    lines = [[line for line in read_lines(run / "metrics.jsonl") if "train/loss" in line] for run in runs]
+    assert all([line["step"] for line in of_run] == list(range(1, 101)) for of_run in lines)
+    np.testing.assert_allclose(*([line["train/loss"] for line in of_run] for of_run in lines), rtol=tolerance)
+    episodes, expected = (dict(np.load(run / "episodes.npz")) for run in runs)
+    assert episodes.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(episodes[name], values, rtol=tolerance, atol=tolerance)
+    assert results(folder, "run")["episodes_sha256"] == results(other, "run")["episodes_sha256"]
 
 
 def train(folder: Path, ranks: int, *keys: str) -> str:
-    """A training in so many processes -> what they have said."""
-    folder.mkdir(exist_ok=True)
+    """Train in so many processes -> what they have said."""
     if ranks == 1:
-        alone = run(folder, "train", *SMALL, *keys)
-        assert alone.code == 0, alone.err
-        return alone.err
+        return succeed(folder, "train", *SMALL, *keys).err
     (folder / "err").unlink(missing_ok=True)
     codes, said = wait_ranks(folder, start_ranks(folder, ranks, "train", *SMALL, *keys))
     assert codes == [0] * ranks, said
@@ -88,28 +81,26 @@ def train(folder: Path, ranks: int, *keys: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ended]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The same training in one process, made once."""
-    known: dict[str, Ended] = {}
 
-    def end(*keys: str) -> Ended:
-        if str(keys) not in known:
-            folder = tmp_path_factory.mktemp("alone")
-            train(folder, 1, *keys)
-            known[str(keys)] = Ended(folder)
-        return known[str(keys)]
+    @cache
+    def train_alone(*keys: str) -> Path:
+        folder = tmp_path_factory.mktemp("alone")
+        train(folder, 1, *keys)
+        return folder
 
-    return end
+    return train_alone
 
 
 @pytest.mark.row("B4", gate=2, ci=4, full=len(SAME))
 @pytest.mark.usefixtures("packed_omniglot")
-def test_ranks_train_and_test_as_one_process(attempt: int, tmp_path: Path, alone: Callable[..., Ended]) -> None:
+def test_ranks_train_and_test_as_one_process(attempt: int, tmp_path: Path, alone: Callable[..., Path]) -> None:
     name, ranks, precision = SAME[attempt]
     keys = [*ALGORITHMS[name], *STEPS, f"precision={precision}"]
     said = train(tmp_path, ranks, *keys)
     assert said.count(f"{ranks} ranks, each cpu") == 1, "one rank speaks"
-    Ended(tmp_path).is_close_to(alone(*keys), {"fp64": 1e-12, "fp32": 1e-5}[precision])
+    check_alike(tmp_path, alone(*keys), {"fp64": 1e-12, "fp32": 1e-5}[precision])
 
 
 @pytest.mark.row("B4", ci=1, full=4)
@@ -131,7 +122,7 @@ def test_the_first_gradient_of_a_convolution_is_that_of_one_process(attempt: int
 
 
 @pytest.mark.row("B5", ci=1, full=5)
-def test_a_run_goes_on_with_another_number_of_ranks(attempt: int, tmp_path: Path, alone: Callable[..., Ended]) -> None:
+def test_a_run_goes_on_with_another_number_of_ranks(attempt: int, tmp_path: Path, alone: Callable[..., Path]) -> None:
     keys = [*ALGORITHMS["reptile"], "optimizer.schedule=constant", "precision=fp64", "eval_every=10"]
     stages = [(1, 2, 1), (2, 1, 2), (2, 4, 1), (4, 2, 1), (1, 4, 2)][attempt]
     for ranks, steps in zip(stages, (30, 60, 100), strict=True):
@@ -141,44 +132,40 @@ def test_a_run_goes_on_with_another_number_of_ranks(attempt: int, tmp_path: Path
             assert f"continuing after step {steps - 30 if steps == 60 else 60}" in said
         choices = read_json(tmp_path / "outputs" / "run" / "choices.json")
         assert choices == {"threads": 1, "ranks": ranks, "denormals_are_zero": True}
-    Ended(tmp_path).is_close_to(alone(*keys, "steps=100"), 1e-12)
+    check_alike(tmp_path, alone(*keys, "steps=100"), 1e-12)
 
 
 LONG = [*ALGORITHMS["maml"], *SMALL, "steps=120", "save_every=10", "eval_every=30", "keep=3"]
 
 
-def bits(folder: Path) -> dict[str, bytes]:
-    run = folder / "outputs" / "run"
-    names = ("metrics.jsonl", "results.json", "episodes.npz")
-    return {path.name: path.read_bytes() for path in (*(run / "checkpoints").iterdir(), *(run / n for n in names))}
+def train_long(folder: Path, *more: str, first: Callable[[int], object] = lambda rank: None) -> tuple[list[int], str]:
+    """Train in two processes, with something to do in each before -> their exit codes, and what they have said."""
+    return wait_ranks(folder, start_ranks(folder, 2, "train", *LONG, *more, first=first))
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The bits of a run of two ranks to which nothing happens."""
     folder = tmp_path_factory.mktemp("two")
-    codes, said = wait_ranks(folder, start_ranks(folder, 2, "train", *LONG))
+    codes, said = train_long(folder)
     assert codes == [0, 0], said
-    return bits(folder)
+    return what_must_be_equal(folder)
 
 
-def at_step(number: int, change: Callable[[Batch], Batch], which: str = "train") -> Callable[[], None]:
+def at_step(number: int, change: Callable[[Batch], Batch], which: Split = "train") -> Callable[[], None]:
     """In this process the batch of one training step is another one, or those of the validation or test after it."""
 
     def install() -> None:
-        draw, gather = Sinusoid.draw, Sinusoid.gather
-        at: dict[str, Any] = {"step": -1, "split": ""}
-
-        def draw_and_count(self: Sinusoid, tasks: int, split: Any, rng: torch.Generator) -> Draw:
-            at.update(step=at["step"] + (split == "train"), split=split)  # a validation is no step
-            return draw(self, tasks, split, rng)
+        patch, gather = pytest.MonkeyPatch(), Sinusoid.gather
+        drawn: list[tuple[Split, int]] = []
 
         def gather_and_change(self: Sinusoid, draw: Draw, device: torch.device) -> Batch:
             batch = gather(self, draw, device)
-            return change(batch) if at == {"step": number, "split": which} else batch
+            is_there = drawn[-1][0] == which and dict(drawn).get("train") == number + 1
+            return change(batch) if is_there else batch
 
-        for name, method in (("draw", draw_and_count), ("gather", gather_and_change)):
-            setattr(Sinusoid, name, method)
+        before_draws(patch, lambda split, count: drawn.append((split, count)))
+        patch.setattr(Sinusoid, "gather", gather_and_change)
 
     return install
 
@@ -208,8 +195,7 @@ def test_what_ends_one_rank_ends_all(attempt: int, tmp_path: Path, two_ranks: di
     step = rng.randrange(20, 98)  # later, what a signal saves would still be among the newest three at the end
     change = {"raise": fail, "nan": poison, "kill": send(signal.SIGKILL), "term": send(signal.SIGTERM)}[kind]
     hit = at_step(step, change)
-    pids = start_ranks(tmp_path, 2, "train", *LONG, first=lambda rank: hit() if rank == who else None)
-    codes, said = wait_ranks(tmp_path, pids)
+    codes, said = train_long(tmp_path, first=lambda rank: hit() if rank == who else None)
     other, saved = 1 - who, tmp_path / "outputs" / "run" / "checkpoints"
     newest = checkpoint.step_of(checkpoint.list_newest_first(saved)[0])
     told = [line for line in said.splitlines() if line.startswith("metalearn: ") and "finishing the step" not in line]
@@ -236,32 +222,30 @@ def test_what_ends_one_rank_ends_all(attempt: int, tmp_path: Path, two_ranks: di
             assert len(told) == 1, said
             assert f"saved step {newest}; continue with: torchrun --nproc-per-node=2 -m metalearn_cli train" in told[0]
     assert kind == "raise" or "Traceback" not in said
-    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG))
+    codes, said = train_long(tmp_path)
     assert codes == [0, 0], said
-    assert bits(tmp_path) == two_ranks
+    assert what_must_be_equal(tmp_path) == two_ranks
 
 
 @pytest.mark.parametrize(("split", "step"), [("val", 29), ("test", 119)])
 def test_a_signal_to_one_rank_ends_a_validation_or_a_test_of_all(
-    tmp_path: Path, split: str, step: int, two_ranks: dict[str, bytes]
+    tmp_path: Path, split: Split, step: int, two_ranks: dict[str, bytes]
 ) -> None:
     hit = at_step(step, send(signal.SIGTERM), split)
-    codes, said = wait_ranks(
-        tmp_path, start_ranks(tmp_path, 2, "train", *LONG, first=lambda rank: hit() if rank == 1 else None)
-    )
+    codes, said = train_long(tmp_path, first=lambda rank: hit() if rank == 1 else None)
     assert codes == [143, 143], said
     assert "Traceback" not in said
     assert "finishing the step" not in said
     # The second one tells it too, where it has not heard of the first one for five seconds.
     assert said.count(f"saved step {step + 1}; continue with: torchrun --nproc-per-node=2 ") in (1, 2), said
-    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG))
+    codes, said = train_long(tmp_path)
     assert codes == [0, 0], said
-    assert bits(tmp_path) == two_ranks
+    assert what_must_be_equal(tmp_path) == two_ranks
 
 
 @pytest.mark.row("B7", ci=1, full=1)
 def test_a_meta_batch_that_cannot_be_split_is_refused(attempt: int, tmp_path: Path) -> None:
-    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG, "tasks_per_step=5"))
+    codes, said = train_long(tmp_path, "tasks_per_step=5")
     assert codes == [1, 1]
     assert said == (
         "metalearn: tasks_per_step=5 cannot be split evenly over 2 ranks: give a multiple, e.g. 4, or start another "
@@ -279,7 +263,7 @@ def test_a_meta_batch_that_cannot_be_split_is_refused(attempt: int, tmp_path: Pa
     ],
 )
 def test_a_mistake_is_told_once(tmp_path: Path, keys: list[str], sentence: str) -> None:
-    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG, *keys))
+    codes, said = train_long(tmp_path, *keys)
     assert codes == [1, 1]
     assert said.count("\n") == 1
     assert sentence in said
@@ -291,7 +275,7 @@ def test_a_mistake_of_one_rank_is_told_by_the_first(tmp_path: Path, monkeypatch:
         if rank == 1:
             Sinusoid.fingerprint = property(lambda self: "of another disk")  # type: ignore[method-assign, assignment]
 
-    codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *LONG, first=other_data))
+    codes, said = train_long(tmp_path, first=other_data)
     assert codes == [1, 1]
     assert said == "metalearn: rank 1 of 2 has another data than rank 0: give all of them the same\n"
     assert not (tmp_path / "outputs").exists()
@@ -306,15 +290,15 @@ def test_the_exit_code_is_that_of_all_and_eval_splits_its_episodes(tmp_path: Pat
     codes, said = wait_ranks(tmp_path, start_ranks(tmp_path, 2, "train", *keys))
     assert codes == [3, 3]
     assert said.count("already finished") == 1
-    found = []
+    scored = []
     for ranks in (1, 2):  # of 65 episodes, the last block has one, which the second rank scores
         pids = start_ranks(tmp_path, ranks, "eval", "run=outputs/run", "episodes_seed=5")
         assert wait_ranks(tmp_path, pids)[0] == [0] * ranks
         (folder,) = (tmp_path / "outputs" / "run" / "eval").iterdir()
-        found.append(dict(np.load(folder / "episodes.npz")))
+        scored.append(dict(np.load(folder / "episodes.npz")))
         folder.rename(tmp_path / str(ranks))
-    for name, values in found[0].items():
-        np.testing.assert_allclose(found[1][name], values, rtol=1e-5)
+    for name, values in scored[0].items():
+        np.testing.assert_allclose(scored[1][name], values, rtol=1e-5)
     hashes = {json.loads((tmp_path / n / "results.json").read_text())["episodes_sha256"] for n in ("1", "2")}
     assert len(hashes) == 1
 

@@ -17,59 +17,34 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Finished, is_running, start, wait
+from commands import is_running, refuse, start, succeed, wait
+from kills import before_draws, what_must_be_equal
 
 from metalearn_cli.run_folder import checkpoint
-from metalearn_cli.tasks.base import Draw
-from metalearn_cli.tasks.sinusoid import Sinusoid
+from metalearn_cli.tasks.base import Split
 
-RUN = [
-    "train",
-    "task=sinusoid",
-    "algo=maml",
-    "tasks_per_step=4",
-    "model.hidden=[8,8]",
-    "algo.test_steps=2",
-    "threads=1",
-]
-RUN += ["name=run", "log_every=5", "eval_episodes=8", "test_episodes=16"]
+RUN = ["train", "task=sinusoid", "algo=maml", "tasks_per_step=4", "model.hidden=[8,8]", "algo.test_steps=2"]
+RUN += ["threads=1", "name=run", "log_every=5", "eval_episodes=8", "test_episodes=16"]
 LONG = [*RUN, "steps=300", "save_every=10", "eval_every=30"]
 SHORT = [*RUN, "steps=4", "save_every=2", "log_every=1", "eval_every=3"]
 
 
-def finish(folder: Path, command: list[str]) -> Finished:
-    done = wait(folder, start(folder, *command))
-    assert done.code == 0, done.err
-    assert "Traceback" not in done.err
-    return done
+Bits = dict[str, bytes]  # what must be equal
 
 
-def bits(folder: Path) -> dict[str, bytes]:
-    """All that must not depend on what happened on the way; a checkpoint's name is the hash of its bits."""
-    run = folder / "outputs" / "run"
-    paths = [
-        *(run / "checkpoints").iterdir(),
-        *(run / name for name in ("metrics.jsonl", "results.json", "episodes.npz")),
-    ]
-    return {path.name: path.read_bytes() for path in paths}
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bits, float]:
+    """The bits of a long run to which nothing happens, and its seconds."""
+    folder, began = tmp_path_factory.mktemp("straight"), time.perf_counter()
+    succeed(folder, *LONG)
+    return what_must_be_equal(folder), time.perf_counter() - began
 
 
-def straight(tmp_path_factory: pytest.TempPathFactory, command: list[str]) -> tuple[dict[str, bytes], float]:
-    """The bits of a run to which nothing happens, and its seconds."""
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Bits:
     folder = tmp_path_factory.mktemp("straight")
-    began = time.perf_counter()
-    finish(folder, command)
-    return bits(folder), time.perf_counter() - began
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
-    return straight(tmp_path_factory, LONG)
-
-
-@pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return straight(tmp_path_factory, SHORT)[0]
+    succeed(folder, *SHORT)
+    return what_must_be_equal(folder)
 
 
 def newest_step(folder: Path) -> int:
@@ -90,15 +65,15 @@ def send_within(folder: Path, pid: int, rng: random.Random, seconds: float, *num
 
 
 @pytest.mark.row("A1", gate=2, ci=10, full=100)
-def test_sigkill_at_random_moments(attempt: int, tmp_path: Path, long: tuple[dict[str, bytes], float]) -> None:
+def test_sigkill_at_random_moments(attempt: int, tmp_path: Path, long: tuple[Bits, float]) -> None:
     rng, kills = random.Random(attempt), 0
     for _ in range(3):
         pid = start(tmp_path, *LONG)
         send_within(tmp_path, pid, rng, long[1], signal.SIGKILL)
         kills += os.waitpid(pid, 0)[1] == signal.SIGKILL
     assert kills, "no kill landed inside the run"
-    finish(tmp_path, LONG)
-    assert bits(tmp_path) == long[0]
+    succeed(tmp_path, *LONG)
+    assert what_must_be_equal(tmp_path) == long[0]
 
 
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.truncate", "fcntl.flock", "os.rmdir"}
@@ -151,56 +126,51 @@ def file_system(kind: str, folder: Path) -> Iterator[Path]:
 
 
 @pytest.mark.row("A2", gate=1, ci=4, full=12)
-def test_sigkill_at_every_file_system_event(attempt: int, tmp_path: Path, short: dict[str, bytes]) -> None:
+def test_sigkill_at_every_file_system_event(attempt: int, tmp_path: Path, short: Bits) -> None:
     """Each try takes every fourth event, so that they can run beside one another; the full column's do so on three file
     systems."""
     with file_system(("of the test", "tmpfs", "overlay")[attempt // 4], tmp_path) as place:
         die_at_every_fourth(attempt % 4 + 1, place, short)
 
 
-def die_at_every_fourth(first: int, place: Path, short: dict[str, bytes]) -> None:
+def die_at_every_fourth(first: int, place: Path, short: Bits) -> None:
     survived = 0
     for event in range(first, 500, 4):
         folder = place / str(event)
-        folder.mkdir()
         pid = start(folder, *SHORT, first=die_at(event, folder / "outputs"))
         _, status = os.waitpid(pid, 0)
         if status == 0:
             break
         assert status == signal.SIGKILL
         before = newest_step(folder)
-        finish(folder, SHORT)
-        assert bits(folder) == short, f"event {event}, step {before} was saved"
+        succeed(folder, *SHORT)
+        assert what_must_be_equal(folder) == short, f"event {event}, step {before} was saved"
         survived += 1
         shutil.rmtree(folder)
     assert survived > 5, "the run writes fewer files than it should"
 
 
-@pytest.mark.row("A4", gate=2, ci=10, full=100)
-def test_sigterm_at_random_moments(attempt: int, tmp_path: Path, long: tuple[dict[str, bytes], float]) -> None:
-    rng = random.Random(attempt)
-    pid = start(tmp_path, *LONG)
-    send_within(tmp_path, pid, rng, long[1], signal.SIGTERM)
-    done = wait(tmp_path, pid)
+def check_interrupted(attempt: int, folder: Path, long: tuple[Bits, float], *numbers: signal.Signals) -> None:
+    pid = start(folder, *LONG)
+    send_within(folder, pid, random.Random(attempt), long[1], *numbers)
+    done = wait(folder, pid)
     assert "Traceback" not in done.err
-    assert done.code in (0, 143)
+    assert done.code in (0, 128 + numbers[0])
     if done.code == 143:
-        step = newest_step(tmp_path)
-        assert f"saved step {step}; continue with: metalearn train" in done.err or "nothing was" in done.err
-    finish(tmp_path, LONG)
-    assert bits(tmp_path) == long[0]
+        saved = f"saved step {newest_step(folder)}; continue with: metalearn train"
+        assert saved in done.err or "nothing was" in done.err
+    succeed(folder, *LONG)
+    assert what_must_be_equal(folder) == long[0]
+
+
+@pytest.mark.row("A4", gate=2, ci=10, full=100)
+def test_sigterm_at_random_moments(attempt: int, tmp_path: Path, long: tuple[Bits, float]) -> None:
+    check_interrupted(attempt, tmp_path, long, signal.SIGTERM)
 
 
 @pytest.mark.row("A5", gate=3, ci=9, full=90)
-def test_ctrl_c_once_twice_and_five_times(attempt: int, tmp_path: Path, long: tuple[dict[str, bytes], float]) -> None:
-    rng = random.Random(attempt)
-    pid = start(tmp_path, *LONG)
-    send_within(tmp_path, pid, rng, long[1], *[signal.SIGINT] * (1, 2, 5)[attempt % 3])
-    done = wait(tmp_path, pid)
-    assert "Traceback" not in done.err
-    assert done.code in (0, 130)
-    finish(tmp_path, LONG)
-    assert bits(tmp_path) == long[0]
+def test_ctrl_c_once_twice_and_five_times(attempt: int, tmp_path: Path, long: tuple[Bits, float]) -> None:
+    check_interrupted(attempt, tmp_path, long, *[signal.SIGINT] * (1, 2, 5)[attempt % 3])
 
 
 def run_limited(folder: Path, size: int, command: list[str]) -> tuple[int, str]:
@@ -221,13 +191,13 @@ def run_limited(folder: Path, size: int, command: list[str]) -> tuple[int, str]:
 
 @pytest.mark.row("A8", ci=8, full=64)
 def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(
-    attempt: int, tries: int, tmp_path: Path, short: dict[str, bytes]
+    attempt: int, tries: int, tmp_path: Path, short: Bits
 ) -> None:
     """At every size up to that of a checkpoint, in equal steps."""
     largest = max(len(data) for name, data in short.items() if name.startswith("step-"))
     first = [*RUN, "steps=2", "save_every=2", "log_every=1", "eval_every=3"]
-    finish(tmp_path, first)
-    kept = {name: data for name, data in bits(tmp_path).items() if name.startswith("step-")}
+    succeed(tmp_path, *first)
+    kept = {name: data for name, data in what_must_be_equal(tmp_path).items() if name.startswith("step-")}
     quota = largest * attempt // tries
     code, said = run_limited(tmp_path, quota, SHORT)
     assert code == 1, said
@@ -238,38 +208,32 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(
         assert f"the last good checkpoint is outputs/run/checkpoints/{next(iter(kept))}" in last, said
     folder = tmp_path / "outputs" / "run" / "checkpoints"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept, "no temporary file, nothing lost"
-    finish(tmp_path, SHORT)
-    assert bits(tmp_path) == short
+    succeed(tmp_path, *SHORT)
+    assert what_must_be_equal(tmp_path) == short
 
 
 @pytest.mark.row("A10", ci=2, full=10)
 def test_a_folder_that_vanishes_or_cannot_be_written_is_one_sentence(
     attempt: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, draw, drawn = tmp_path / "outputs" / "run", Sinusoid.draw, [0]
+    run = tmp_path / "outputs" / "run"
 
-    def draw_and_spoil(self: Sinusoid, tasks: int, which: str, rng: torch.Generator) -> Draw:
-        drawn[0] += 1
-        if drawn[0] == 25 + attempt:
+    def spoil(split: Split, count: int) -> None:
+        if (split, count) == ("train", 25 + attempt):
             if attempt % 2:
                 shutil.rmtree(run)
             else:  # a file where the folder of the checkpoints was: nobody can write there, not even root
                 shutil.rmtree(run / "checkpoints")
                 (run / "checkpoints").touch()
-        return draw(self, tasks, which, rng)
 
-    monkeypatch.setattr(Sinusoid, "draw", draw_and_spoil)
-    done = wait(tmp_path, start(tmp_path, *LONG))
-    assert done.code == 1, done.err
-    assert "Traceback" not in done.err
-    last = done.err.strip().splitlines()[-1]
-    assert last.startswith("metalearn: "), last
-    assert "so training stopped; " in last
-    assert "outputs/run" in last
+    before_draws(monkeypatch, spoil)
+    said = refuse(tmp_path, *LONG)
+    assert "so training stopped; " in said
+    assert "outputs/run" in said
 
 
 @pytest.mark.row("A9", ci=2, full=10)
-def test_records_that_cannot_be_written_stop_the_run(attempt: int, tmp_path: Path, short: dict[str, bytes]) -> None:
+def test_records_that_cannot_be_written_stop_the_run(attempt: int, tmp_path: Path, short: Bits) -> None:
     """metrics.jsonl grows beyond the limit before any checkpoint would."""
     command = [*RUN, "steps=2000", "save_every=2000", "log_every=1", "eval_every=0", "select=last"]
     code, said = run_limited(tmp_path, 20_000 + 2_000 * attempt, command)
@@ -279,9 +243,9 @@ def test_records_that_cannot_be_written_stop_the_run(attempt: int, tmp_path: Pat
 
 
 @pytest.mark.row("A14", ci=3, full=9)
-def test_what_others_left_behind_is_cleaned_or_ignored(attempt: int, tmp_path: Path, short: dict[str, bytes]) -> None:
+def test_what_others_left_behind_is_cleaned_or_ignored(attempt: int, tmp_path: Path, short: Bits) -> None:
     run = tmp_path / "outputs" / "run"
-    finish(tmp_path, [*SHORT, "steps=2"])
+    succeed(tmp_path, *SHORT, "steps=2")
     if attempt % 3 == 0:
         (run / "checkpoints" / "step-00000002-0123456789abcdef.safetensors.tmp-99999").write_bytes(b"half")
         (run / "config.yaml.tmp-4711").write_bytes(b"half")
@@ -289,40 +253,39 @@ def test_what_others_left_behind_is_cleaned_or_ignored(attempt: int, tmp_path: P
         (run / "lock").write_text("pid 1 on a-machine-that-is-gone\n")
     else:
         (run / "checkpoints" / "notes.txt").write_text("mine")
-    finish(tmp_path, SHORT)
-    found = bits(tmp_path)
-    found.pop("notes.txt", None)
-    assert found == short
+    succeed(tmp_path, *SHORT)
+    after = what_must_be_equal(tmp_path)
+    after.pop("notes.txt", None)
+    assert after == short
     assert not list(run.rglob("*.tmp-*"))
 
 
 @pytest.mark.row("A15", ci=3, full=9)
 def test_a_clock_that_jumps_changes_no_bits(
-    attempt: int, tmp_path: Path, short: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    attempt: int, tmp_path: Path, short: Bits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jumps = random.Random(attempt)
     monkeypatch.setattr(time, "time", lambda: jumps.choice([0.0, 1e9, 4e9]) + jumps.random())
     monkeypatch.setenv("TZ", ("UTC", "Asia/Kathmandu", "America/St_Johns")[attempt % 3])
-    finish(tmp_path, SHORT)
-    assert bits(tmp_path) == short
+    succeed(tmp_path, *SHORT)
+    assert what_must_be_equal(tmp_path) == short
 
 
 @pytest.mark.row("A18", ci=1, full=1)
 def test_memory_is_flat_over_many_steps(attempt: int, tmp_path: Path) -> None:
     """Resident memory at every step, of 300 or 20,000: its slope over the second half."""
     steps = 20_000 if os.environ.get("METALEARN_FAULTS") == "full" else 1_200
-    draw, seen = Sinusoid.draw, tmp_path / "memory"
+    seen = tmp_path / "memory"
 
-    def draw_and_look(self: Sinusoid, tasks: int, which: str, rng: torch.Generator) -> Draw:
-        if which == "train":
+    def look(split: Split, _: int) -> None:
+        if split == "train":
             files = len(list(Path("/proc/self/fd").iterdir()))
             with open(seen, "a") as file, open("/proc/self/statm") as statm:
                 file.write(f"{int(statm.read().split()[1]) * resource.getpagesize()} {files}\n")
-        return draw(self, tasks, which, rng)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sinusoid, "draw", draw_and_look)
-        finish(tmp_path, [*RUN, f"steps={steps}", "save_every=50", "eval_every=100", "allocator=default"])
+        before_draws(patch, look)
+        succeed(tmp_path, *RUN, f"steps={steps}", "save_every=50", "eval_every=100", "allocator=default")
     rows = torch.tensor([[int(x) for x in line.split()] for line in seen.read_text().splitlines()], dtype=torch.float64)
     assert len(rows) == steps
     half = rows[steps // 2 :]
@@ -355,7 +318,7 @@ def damage(path: Path, rng: random.Random) -> None:
 def two_saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints of an unfinished run."""
     folder = tmp_path_factory.mktemp("saved")
-    finish(folder, [*RUN, "steps=4", "save_every=2", "log_every=1", "eval_every=0", "select=last"])
+    succeed(folder, *RUN, "steps=4", "save_every=2", "log_every=1", "eval_every=0", "select=last")
     return folder / "outputs" / "run" / "checkpoints"
 
 
@@ -377,23 +340,20 @@ def test_a_damaged_checkpoint_is_never_loaded(attempt: int, tmp_path: Path, two_
 @pytest.mark.row("A12", ci=1, full=10)
 def test_without_a_whole_checkpoint_nothing_begins_anew(attempt: int, tmp_path: Path) -> None:
     command = [*RUN, "steps=4", "save_every=2", "eval_every=0", "select=last"]
-    finish(tmp_path, command)
+    succeed(tmp_path, *command)
     run = tmp_path / "outputs" / "run"
     (run / "results.json").unlink()
     rng = random.Random(attempt)
     for path in checkpoint.list_newest_first(run / "checkpoints"):
         damage(path, rng)
-    done = wait(tmp_path, start(tmp_path, *command))
-    assert done.code == 1
-    assert "none of the 2 checkpoints" in done.err
-    assert "move them away to start again from step 0" in done.err
+    said = refuse(tmp_path, *command)
+    assert "none of the 2 checkpoints" in said
+    assert "move them away to start again from step 0" in said
     assert not (run / "results.json").exists()
 
 
 @pytest.mark.row("B1", gate=1, ci=3, full=50)
-def test_of_eight_processes_with_one_name_one_trains(
-    attempt: int, tmp_path: Path, long: tuple[dict[str, bytes], float]
-) -> None:
+def test_of_eight_processes_with_one_name_one_trains(attempt: int, tmp_path: Path, long: tuple[Bits, float]) -> None:
     folders = [tmp_path / str(i) for i in range(8)]
     (tmp_path / "outputs").mkdir()
     for folder in folders:
@@ -406,16 +366,13 @@ def test_of_eight_processes_with_one_name_one_trains(
     for done in ended:
         assert "Traceback" not in done.err
         assert done.code == 0 or ("is in use by pid" in done.err and done.code == 1), done.err
-    assert bits(tmp_path) == long[0]
+    assert what_must_be_equal(tmp_path) == long[0]
 
 
 @pytest.mark.row("B3", ci=5, full=100)
-def test_the_lock_of_a_killed_process_is_free(
-    attempt: int, tmp_path: Path, long: tuple[dict[str, bytes], float]
-) -> None:
+def test_the_lock_of_a_killed_process_is_free(attempt: int, tmp_path: Path, long: tuple[Bits, float]) -> None:
     pid = start(tmp_path, *LONG)
     send_within(tmp_path, pid, random.Random(attempt), long[1], signal.SIGKILL)
     os.waitpid(pid, 0)
-    done = wait(tmp_path, start(tmp_path, *LONG))
-    assert done.code == 0, done.err
+    done = succeed(tmp_path, *LONG)
     assert "is in use" not in done.err

@@ -1,7 +1,7 @@
 """Losses of the first steps in float64, as the first right version had them: speed may not change them.
 
 tests/golden.json was written at commit 74c20a4, by torch's own layers, before any of them was made faster. A change of
-maths writes it anew (`python tests/golden/test_golden.py`), in a commit that says so.
+maths writes it again (`python tests/golden/test_golden.py`), in a commit that says so.
 """
 
 import json

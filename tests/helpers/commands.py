@@ -1,4 +1,4 @@
-"""Running the real command in a process of its own. Forked: importing torch anew would take most of the time."""
+"""Run the real command in a process of its own, a fork: importing torch again would take most of the time."""
 
 import json
 import os
@@ -29,6 +29,7 @@ def start(folder: Path, *arguments: str, first: Callable[[], object] | None = No
 
     `first` is called in the process before the command.
     """
+    folder.mkdir(exist_ok=True)
     pid = os.fork()
     if pid == 0:
         code = 99
@@ -53,7 +54,7 @@ def start(folder: Path, *arguments: str, first: Callable[[], object] | None = No
 
 
 def wait(folder: Path, pid: int) -> Finished:
-    """What the process and those before it in this folder have printed."""
+    """Wait for the process -> its code, and what it and earlier ones in this folder have printed."""
     _, status = os.waitpid(pid, 0)
     out, err = ((folder / name).read_text() if (folder / name).exists() else "" for name in ("out", "err"))
     return Finished(os.waitstatus_to_exitcode(status), out, err)
@@ -61,10 +62,40 @@ def wait(folder: Path, pid: int) -> Finished:
 
 def run(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
     """Start `metalearn ARGUMENTS`, wait for it, and give what it alone has printed."""
-    folder.mkdir(exist_ok=True)
     for name in ("out", "err"):
         (folder / name).unlink(missing_ok=True)
     return wait(folder, start(folder, *arguments, first=first))
+
+
+def in_a_fork(work: Callable[[], object]) -> int:
+    """The exit code of a process that does `work`, which may end it: 1 where it raises."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def succeed(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> Finished:
+    """Run a command that ends with exit code 0."""
+    done = run(folder, *arguments, first=first)
+    assert done.code == 0, done.err
+    return done
+
+
+def refuse(folder: Path, *arguments: str, first: Callable[[], object] | None = None) -> str:
+    """Run a command that ends with exit code 1, and without a traceback -> its sentence, the last line of stderr."""
+    done = run(folder, *arguments, first=first)
+    assert done.code == 1, done
+    assert "Traceback" not in done.err
+    said = done.err.splitlines()[-1]
+    assert said.startswith("metalearn: ")
+    return said
 
 
 def is_running(pid: int) -> bool:

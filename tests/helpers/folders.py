@@ -32,8 +32,8 @@ def write_run(
     for key, value in {**flat, **(config or {})}.items():
         OmegaConf.update(node, key, value)
     OmegaConf.save(node, folder / "config.yaml")
-    given = {"seed": seed, **(overrides or {})}
-    (folder / "overrides.txt").write_text("".join(f"{key}={value}\n" for key, value in given.items()))
+    on_command_line = {"seed": seed, **(overrides or {})}
+    (folder / "overrides.txt").write_text("".join(f"{key}={value}\n" for key, value in on_command_line.items()))
     (folder / "environment.json").write_text(json.dumps({"choices": {"algo": "maml", "task": "sinusoid"}}))
     curve = np.stack([last / 2, last], 1)
     loss = np.where(np.isfinite(curve), 0.0, np.inf)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from commands import run
+from commands import succeed
 
 from metalearn_cli.run_folder.records import HASH, sealed
 
@@ -27,12 +27,10 @@ COMMANDS = {
 def make(folder: Path) -> Path:
     """outputs/run, which is finished, outputs/other like it, exported/, and a support and query set."""
     for name, seed in (("other", "seed=1"), ("run", "seed=0")):
-        done = run(folder, "train", *RUN, "steps=20", seed, f"name={name}")
-        assert done.code == 0, done.err
+        succeed(folder, "train", *RUN, "steps=20", seed, f"name={name}")
     (folder / "s.csv").write_text("x,y\n" + "".join(f"{x},{x / 2}\n" for x in range(10)))
     (folder / "q.csv").write_text("x\n1\n2\n")
-    done = run(folder, "export", "run=outputs/run", "out=exported")
-    assert done.code == 0, done.err
+    succeed(folder, "export", "run=outputs/run", "out=exported")
     return folder
 
 
@@ -41,7 +39,7 @@ def copy(made: Path, folder: Path) -> Path:
 
 
 def forge(path: Path, content: Any) -> None:
-    """A record as who wants to deceive writes it: with the hash of what he has put in."""
+    """Write a record as a deceiver does: with the hash of the forged content."""
     if isinstance(content, dict):
         content = sealed({key: value for key, value in content.items() if key != HASH})
     path.write_text(json.dumps(content))

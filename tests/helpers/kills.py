@@ -1,12 +1,41 @@
-"""Kill a run at some moment, and what of it must be equal afterwards."""
+"""Runs to whose process something happens at a certain moment, and what of them must be equal afterwards."""
 
 import os
 import random
 import signal
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+import torch
 from commands import is_running
+
+from metalearn_cli.tasks.base import Draw, Split
+from metalearn_cli.tasks.sinusoid import Sinusoid
+
+
+def before_draws(patch: pytest.MonkeyPatch, act: Callable[[Split, int], object]) -> None:
+    """Call `act` with the split and its count before each draw of sinusoids."""
+    draw, drawn = Sinusoid.draw, Counter[Split]()
+
+    def act_and_draw(self: Sinusoid, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        drawn[split] += 1
+        act(split, drawn[split])
+        return draw(self, tasks, split, rng)
+
+    patch.setattr(Sinusoid, "draw", act_and_draw)
+
+
+def send_at(patch: pytest.MonkeyPatch, at: tuple[Split, int], *numbers: signal.Signals) -> None:
+    """Send the process these signals before one of its draws, a known place."""
+
+    def act(split: Split, count: int) -> None:
+        for number in numbers if (split, count) == at else ():
+            os.kill(os.getpid(), number)
+
+    before_draws(patch, act)
 
 
 def what_must_be_equal(folder: Path) -> dict[str, bytes]:

@@ -38,12 +38,12 @@ def cases(pairs: list[tuple[str, str]], families: tuple[str, ...] = FAMILIES) ->
 
 def chosen(group: str, choice: str, own_images: Path) -> list[str]:
     """The overrides for a yaml, with what it leaves to the user."""
-    wanted = {
+    needed = {
         "image_folder": [f"task.root={own_images}", "task.query=1"],
         "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
     }
     images = ["task=omniglot"] if group == "model" and choice not in ("mlp", "linear") else []
-    return [f"{group}={choice}", *images, *wanted.get(choice, [])]
+    return [f"{group}={choice}", *images, *needed.get(choice, [])]
 
 
 def small(algo: str, task: str, own_images: Path) -> list[str]:

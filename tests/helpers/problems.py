@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from metalearn_cli.algorithms.base import Algorithm, Meta, Update, mean_gradient
 from metalearn_cli.config.conf_folder import conf_dir, list_choices
 from metalearn_cli.config.schema import ConfigSource, build
+from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.step import Execution
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
 from metalearn_cli.nets.mlp import MLP, Activation
+from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Batch, Spec
 from metalearn_cli.tasks.curves import Points
 from metalearn_cli.tasks.episodes import Episodes
@@ -61,18 +63,17 @@ def points_task(cls: Any, **keys: Any) -> Any:
 
 
 def images(
-    tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2, size: int = 16, channels: int = 1, seed: int = 0
+    tasks: int = 3, way: int = 3, shot: int = 2, query: int = 2, size: int = 16, seed: int = 0
 ) -> tuple[Spec, Batch]:
-    """Random pixels with labels in random order."""
+    """Random grey pixels with labels in random order."""
     rng = torch.Generator().manual_seed(seed)
 
     def part(count: int) -> tuple[Tensor, Tensor]:
-        x = torch.rand(tasks, way * count, channels, size, size, generator=rng, dtype=torch.float64)
+        x = torch.rand(tasks, way * count, 1, size, size, generator=rng, dtype=torch.float64)
         y = torch.rand(tasks, way * count, generator=rng).argsort(1) % way
         return x, y
 
-    spec = Spec((channels, size, size), way, way, "classes")
-    return spec, Batch(*part(shot), *part(query), torch.arange(tasks))
+    return Spec((1, size, size), way, way, "classes"), Batch(*part(shot), *part(query), torch.arange(tasks))
 
 
 def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tuple[Spec, Batch]:
@@ -111,12 +112,24 @@ def init(algorithm: Algorithm, net: Net, seed: int = 0) -> Meta:
     return Meta(params, {name: stats.get(name, value).double() for name, value in meta.buffers.items()})
 
 
-def relative_error(found: Params, expected: Params) -> float:
-    """|found - expected| / |expected| of all names together: a single one's exact derivative may be zero."""
-    assert found.keys() == expected.keys()
-    difference = sum((found[name] - expected[name]).square().sum().item() for name in expected)
+def relative_error(actual: Params, expected: Params) -> float:
+    """|actual - expected| / |expected| of all names together: a single one's exact derivative may be zero."""
+    assert actual.keys() == expected.keys()
+    difference = sum((actual[name] - expected[name]).square().sum().item() for name in expected)
     size = sum(value.square().sum().item() for value in expected.values())
     return math.sqrt(difference / size) if expected else 0.0  # nothing gets a gradient
+
+
+def image_learner(algorithm: Algorithm, optimizer: Optimizer, chunk: int | None = None, seed: int = 0) -> Learner:
+    """A learner of a small Conv4 for `images()`."""
+    rng = torch.Generator().manual_seed(seed)
+    net = Conv4(images()[0], filters=3)
+    return Learner(algorithm, net, optimizer, rng, DOUBLE._replace(tasks_per_chunk=chunk))
+
+
+def snapshot(learner: Learner) -> Params:
+    """A copy of all that training changes."""
+    return {name: value.clone() for name, value in learner.state_dict().items()}
 
 
 def torch_cell(params: Params, name: str) -> Callable[[Tensor, Any], tuple[Tensor, Tensor]]:

@@ -27,17 +27,17 @@ class Server:
         self.address = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        data, wanted = self.files.get(handler.path), handler.headers.get("Range")
+        data, asked_range = self.files.get(handler.path), handler.headers.get("Range")
         code = self.answers.get(handler.path, 200 if data is not None else 404)
         if code != 200 or data is None:
-            self.requests.append(Request(handler.path, wanted, 0))
+            self.requests.append(Request(handler.path, asked_range, 0))
             handler.send_error(code)
             return
         first = 0
-        if wanted is not None and self.knows_range and (found := re.fullmatch(r"bytes=(\d+)-", wanted)):
-            first = int(found[1])
+        if asked_range is not None and self.knows_range and (match := re.fullmatch(r"bytes=(\d+)-", asked_range)):
+            first = int(match[1])
             if first >= len(data):
-                self.requests.append(Request(handler.path, wanted, 0))
+                self.requests.append(Request(handler.path, asked_range, 0))
                 handler.send_response(416)
                 handler.send_header("Content-Range", f"bytes */{len(data)}")
                 handler.send_header("Content-Length", "0")
@@ -51,7 +51,7 @@ class Server:
             handler.send_header("Content-Length", str(len(data) - first))
         handler.end_headers()
         part = data[first:][: self.breaks_after.pop(0) if self.breaks_after else None]
-        self.requests.append(Request(handler.path, wanted, len(part)))
+        self.requests.append(Request(handler.path, asked_range, len(part)))
         handler.wfile.write(part)
         handler.close_connection = True
 

@@ -50,3 +50,9 @@ def train(folder: Path, algo: str, images: Path, *more: str, name: str = "one") 
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def write_list(path: Path, files: list[Path], labels: list[object]) -> None:
+    """A CSV that gives each file its label."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "label"), *zip(files, labels, strict=True)])

@@ -60,24 +60,24 @@ def test_the_interval_covers_the_truth_in_95_of_100_tests() -> None:
     accuracy = torch.binomial(torch.full_like(ability, 75.0), ability, generator=rng) / 75
     covered = 0
     for test in accuracy:
-        found = summarise(test, torch.zeros(600))
-        assert found.mean is not None
-        assert found.ci95 is not None
-        covered += abs(found.mean - 0.6) <= found.ci95
+        summary = summarise(test, torch.zeros(600))
+        assert summary.mean is not None
+        assert summary.ci95 is not None
+        covered += abs(summary.mean - 0.6) <= summary.ci95
     assert 935 <= covered <= 965
 
 
 def test_figures_are_those_of_the_definition() -> None:
-    found = summarise(torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([False, False, False, True]))
-    assert found.mean == 4.0
-    assert found.median == 2.5
-    assert found.diverged == 0.25
-    assert found.ci95 == 1.96 * math.sqrt((9 + 4 + 1 + 36) / 4) / 2
+    summary = summarise(torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([False, False, False, True]))
+    assert summary.mean == 4.0
+    assert summary.median == 2.5
+    assert summary.diverged == 0.25
+    assert summary.ci95 == 1.96 * math.sqrt((9 + 4 + 1 + 36) / 4) / 2
 
 
 def test_diverged_episodes_stay_in_the_mean_and_are_counted() -> None:
-    found = summarise(torch.tensor([1.0, float("inf"), 2.0]), torch.tensor([False, True, False]))
-    assert found == (None, None, 2.0, 1 / 3)
+    summary = summarise(torch.tensor([1.0, float("inf"), 2.0]), torch.tensor([False, True, False]))
+    assert summary == (None, None, 2.0, 1 / 3)
     nan = float("nan")
     values = torch.tensor([[1.0, 10.5], [3.0, 9.0], [3.0, nan]])
     assert has_diverged("values", values, values[:, 0]).tolist() == [[False, True], [False, False], [False, True]]
@@ -116,7 +116,7 @@ def test_sinusoids_are_what_the_paper_says() -> None:
 def test_baselines_are_those_of_a_hand_computation() -> None:
     """The mean of each support set, and the curve itself, on the very episodes of the test."""
     task = points_task(SinusoidOrLine, shot=4, query=6, noise=0.5)
-    found = baselines(task, EpisodeRange("test", 70, 3), torch.device("cpu"))
+    errors = baselines(task, EpisodeRange("test", 70, 3), torch.device("cpu"))
     draws = [task.draw(64, "test", generator(3, "test", block)) for block in range(2)]
     expected: dict[str, list[float]] = {"constant": [], "oracle": []}
     for e in range(70):
@@ -128,8 +128,8 @@ def test_baselines_are_those_of_a_hand_computation() -> None:
         expected["constant"].append(sum((y - mean) ** 2 for y in query) / 6)
         expected["oracle"].append(sum((y - t) ** 2 for y, t in zip(query, truth, strict=True)) / 6)
     for name, values in expected.items():
-        assert found[name].tolist() == pytest.approx(values, rel=1e-5)
-    assert found["oracle"].mean().item() == pytest.approx(0.25, abs=0.05)  # the noise's variance
+        assert errors[name].tolist() == pytest.approx(values, rel=1e-5)
+    assert errors["oracle"].mean().item() == pytest.approx(0.25, abs=0.05)  # the noise's variance
 
 
 def test_the_truth_without_noise_has_no_error_and_quadratics_and_classes_have_no_oracle() -> None:

@@ -70,22 +70,22 @@ def problem(net: Net, tasks: int, batch: int, per_task: bool) -> tuple[Params, T
 @pytest.mark.parametrize("tasks", [1, 3])
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("per_task", [True, False])
-@pytest.mark.parametrize("given", [True, False], ids=["given stats", "batch stats"])
+@pytest.mark.parametrize("has_stats", [True, False], ids=["given stats", "batch stats"])
 def test_all_tasks_at_once_equal_torchs_layers_one_by_one(
-    net: Net, tasks: int, batch: int, per_task: bool, given: bool
+    net: Net, tasks: int, batch: int, per_task: bool, has_stats: bool
 ) -> None:
     """Values, gradients and gradients of gradients."""
-    if batch == 1 and not given and isinstance(net, MLP) and net.batch_norm:
+    if batch == 1 and not has_stats and isinstance(net, MLP) and net.batch_norm:
         pytest.skip("torch refuses to normalise a single value")
     params, x = problem(net, tasks, batch, per_task)
-    if batch == 1 and not given and isinstance(net, Conv4):
+    if batch == 1 and not has_stats and isinstance(net, Conv4):
         x = torch.cat([x, x + 1], 1)  # torch refuses to normalise a single pixel; the last stride-2 image is 1x1
     rng = torch.Generator().manual_seed(1)
     stats = {name: value + torch.rand(value.shape, generator=rng).double() for name, value in net.init_stats().items()}
-    out, used = net(params, x, stats if given else None)
+    out, used = net(params, x, stats if has_stats else None)
     expected = torch.stack(
         [
-            reference(net, {k: v[t] if per_task else v for k, v in params.items()}, x[t], stats if given else None)
+            reference(net, {k: v[t] if per_task else v for k, v in params.items()}, x[t], stats if has_stats else None)
             for t in range(tasks)
         ]
     )
@@ -97,8 +97,8 @@ def test_all_tasks_at_once_equal_torchs_layers_one_by_one(
         size = sum((slope.square().sum() for slope in first), torch.zeros(()))
         return [*first, *torch.autograd.grad(size, list(params.values()), allow_unused=True, materialize_grads=True)]
 
-    for found, wanted in zip(slopes(out), slopes(expected), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    for ours, torchs in zip(slopes(out), slopes(expected), strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("net", [net for net in NETS if net.init_stats()])
@@ -178,13 +178,13 @@ def test_the_lstm_cell_is_torchs(lead: tuple[int, ...]) -> None:
     params = {name: value.double().requires_grad_() for name, value in init_lstm("cell", 3, 6, rng).items()}
     cell = torch_cell(params, "cell")
     xs = torch.randn(4, *lead, 3, generator=rng, dtype=torch.float64).requires_grad_()
-    found = expected = (torch.randn(2, *lead, 6, generator=rng, dtype=torch.float64)).unbind()
+    state = torch_state = (torch.randn(2, *lead, 6, generator=rng, dtype=torch.float64)).unbind()
     for x in xs:
-        found = lstm_cell(params, "cell", x, found)
-        flat = cell(x.flatten(0, -2), tuple(value.flatten(0, -2) for value in expected))
-        expected = tuple(value.view(*lead, 6) for value in flat)
+        state = lstm_cell(params, "cell", x, state)
+        flat = cell(x.flatten(0, -2), tuple(value.flatten(0, -2) for value in torch_state))
+        torch_state = tuple(value.view(*lead, 6) for value in flat)
     sums = []
-    for ours, torchs in zip(found, expected, strict=True):
+    for ours, torchs in zip(state, torch_state, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12)
         sums.append([ours.square().sum(), torchs.square().sum()])
     leaves = [xs, *params.values()]

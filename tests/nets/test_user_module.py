@@ -98,12 +98,12 @@ def test_conv4_and_the_same_network_as_a_module_give_the_same_meta_gradient(algo
     net = module_net(Blocks, IMAGES, {"filters": 3, "blocks": 4, "bias": False})
     meta = init(algorithm, built_in)
     assert net.init(torch.Generator()).keys() == built_in.init(torch.Generator()).keys()
-    found, expected = (algorithm.meta_gradient(which, meta, BATCH, 0) for which in (net, built_in))
-    assert relative_error(found.gradient, expected.gradient) < 1e-10
-    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-10, atol=0)
-    assert found.buffers.keys() == expected.buffers.keys() >= net.init_stats().keys()
+    update, expected = (algorithm.meta_gradient(which, meta, BATCH, 0) for which in (net, built_in))
+    assert relative_error(update.gradient, expected.gradient) < 1e-10
+    torch.testing.assert_close(update.loss, expected.loss, rtol=1e-10, atol=0)
+    assert update.buffers.keys() == expected.buffers.keys() >= net.init_stats().keys()
     for name, value in expected.buffers.items():
-        torch.testing.assert_close(found.buffers[name], value, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(update.buffers[name], value, rtol=1e-10, atol=1e-12)
     with torch.no_grad():
         for mode in BatchNorm:
             outs = []
@@ -173,17 +173,17 @@ def test_derivatives_equal_those_of_each_task_alone(orders: int, body: Callable[
             return torch.stack([functional_call(module, task, (x[t],)) for t, task in enumerate(tasks)])
 
     def derivatives(out: Tensor) -> list[Tensor]:
-        value, found = (out.tanh() * weights).sum(), [out]
+        value, values = (out.tanh() * weights).sum(), [out]
         for order in range(orders):
             slopes = torch.autograd.grad(
                 value, list(params.values()), create_graph=order + 1 < orders, allow_unused=True, materialize_grads=True
             )
-            found.append(torch.cat([slope.flatten() for slope in slopes]))
-            value = found[-1].sin().sum()
-        return found
+            values.append(torch.cat([slope.flatten() for slope in slopes]))
+            value = values[-1].sin().sum()
+        return values
 
-    for found, expected in zip(derivatives(net(params, x)[0]), derivatives(one_by_one(x)), strict=True):
-        assert (found - expected).norm() <= 1e-10 * expected.norm()
+    for values, expected in zip(derivatives(net(params, x)[0]), derivatives(one_by_one(x)), strict=True):
+        assert (values - expected).norm() <= 1e-10 * expected.norm()
 
 
 def test_batch_norm_is_right_also_where_derivatives_are_taken_inside_of_vmap() -> None:
@@ -202,7 +202,7 @@ def test_batch_norm_is_right_also_where_derivatives_are_taken_inside_of_vmap() -
         slopes = grad(ours)(params, support_x, support_y)
         return ours({name: params[name] - 0.3 * slopes[name] for name in params}, query_x, query_y)
 
-    found = torch.autograd.grad(vmap(inner, (None, 0, 0, 0, 0))(params, *BATCH[:4]).sum(), list(params.values()))
+    batched = torch.autograd.grad(vmap(inner, (None, 0, 0, 0, 0))(params, *BATCH[:4]).sum(), list(params.values()))
     losses = []
     for support_x, support_y, query_x, query_y in zip(*BATCH[:4], strict=True):
         slopes = torch.autograd.grad(torchs(params, support_x, support_y), list(params.values()), create_graph=True)
@@ -210,7 +210,7 @@ def test_batch_norm_is_right_also_where_derivatives_are_taken_inside_of_vmap() -
         losses.append(torchs(phi, query_x, query_y))
     expected = torch.autograd.grad(torch.stack(losses).sum(), list(params.values()))
     names = list(params)
-    assert relative_error(dict(zip(names, found, strict=True)), dict(zip(names, expected, strict=True))) < 1e-10
+    assert relative_error(dict(zip(names, batched, strict=True)), dict(zip(names, expected, strict=True))) < 1e-10
 
 
 def test_statistics_are_each_tasks_own_and_nothing_stays_on_the_module() -> None:

@@ -15,7 +15,7 @@ from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.papers import reproduce
 from metalearn_cli.papers.tables import ALIGN, COLUMNS, measured_table
-from metalearn_cli.papers.verdict import OURS, Published, RowResult, mean_of, read_measured, verdict
+from metalearn_cli.papers.verdict import OURS, RowResult, mean_of, read_measured, verdict
 
 RIGHT = [name for name, side in zip(COLUMNS, ALIGN, strict=True) if side == "r"]
 SHORT = ["reproduce", "pretrain/sinusoid", "--budget", "2s", "threads=1"]
@@ -27,8 +27,9 @@ LINE: dict[str, object] = {"row": "maml/sinusoid", "seed": 0, "cell": "c", "mean
 
 
 @pytest.fixture(autouse=True)
-def a_clock_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_a_folder_with_a_clock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes 10 ms, and a validation 125 ms, on any machine: 75 steps fit into 2 s beside ten validations."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce, "timed", lambda device, calls, work: ([work(call) for call in range(calls)], 0.01))
 
 
@@ -36,10 +37,15 @@ def lines(path: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def test_a_budget_fixes_the_steps_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def measured(text: str) -> Path:
+    """The file of measured rows, with this content."""
+    path = Path("outputs/reproduce/results.jsonl")
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_budget_fixes_the_steps_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SHORT, "--seeds", "0,1"]) == 0
     shown = capsys.readouterr().out
     found = lines("outputs/reproduce/results.jsonl")
@@ -64,8 +70,7 @@ def test_a_budget_fixes_the_steps_once(
     assert lines("outputs/reproduce/results.jsonl") == found  # no line twice
 
 
-def test_a_row_is_tested_in_each_way_that_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_row_is_tested_in_each_way_that_was_published() -> None:
     assert main(["reproduce", "maml/sinusoid_frequency_20s", "--budget", "2s", "threads=1"]) == 0
     found = lines("outputs/reproduce/results.jsonl")
     keys = ["", "task.shot=5", "task.shot=10"]
@@ -76,10 +81,7 @@ def test_a_row_is_tested_in_each_way_that_was_published(tmp_path: Path, monkeypa
     assert {line["mean"] for line in found[1:]} == evaluated
 
 
-def test_in_a_checkout_the_authors_lines_are_read_and_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_in_a_checkout_the_authors_lines_are_read_and_not_written(capsys: pytest.CaptureFixture[str]) -> None:
     papers, own = Path("benchmarks/papers/results.jsonl"), Path("outputs/reproduce/results.jsonl")
     papers.parent.mkdir(parents=True)
     papers.write_text(json.dumps({**LINE, "cell": "1 step", "mean": 0.615}) + "\n")
@@ -102,10 +104,7 @@ def test_in_a_checkout_the_authors_lines_are_read_and_not_written(
     assert "results=x.jsonl: there is no such file" in capsys.readouterr().err
 
 
-def test_the_table_of_what_was_reproduced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_table_of_what_was_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SHORT) == 0
     capsys.readouterr()
     assert main(["reproduce", "--table", "sinusoid"]) == 0
@@ -129,10 +128,7 @@ def test_the_table_of_what_was_reproduced(
     assert "omniglot" not in shown
 
 
-def test_a_long_budget_is_the_row_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_long_budget_is_the_row_itself(capsys: pytest.CaptureFixture[str]) -> None:
     whole = conf_folder.paper_of("maml/omniglot_quick")
     assert "short run" in whole["source"]  # a preset that is short itself is never called the paper's length
     assert main(["reproduce", "maml/sinusoid", "--budget", "1s", "threads=1"]) == 1
@@ -152,14 +148,7 @@ def test_a_long_budget_is_the_row_itself(
         (["--table", "chess"], "no row is on the task chess: there are rows on"),
     ],
 )
-def test_mistakes(
-    given: list[str],
-    sentence: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_mistakes(given: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", *given]) == 1
     error = capsys.readouterr().err
     assert sentence in error
@@ -194,57 +183,42 @@ def test_a_preset_of_ones_own_needs_no_defaults(tmp_path: Path, monkeypatch: pyt
     assert conf_folder.published_papers() == {}
 
 
-def test_of_a_row_measured_twice_the_newest_counts(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    old = {**LINE, "row": "a"}
-    path.write_text(
-        "".join(json.dumps(line) + "\n" for line in (old, {**old, "seed": 1}, {**old, "mean": 2})) + '{"row'
-    )
+def test_of_a_row_measured_twice_the_newest_counts() -> None:
+    path = measured("".join(json.dumps(LINE | more) + "\n" for more in ({}, {"seed": 1}, {"mean": 2})) + '{"row')
     assert [(line.seed, line.mean) for line in read_measured(path)] == [(0, 2), (1, 1)]
 
 
 @pytest.mark.parametrize("change", [{"mean": "x"}, {"row": None}, {"seed": None}, {"published": 1}, {"ci95": math.nan}])
-def test_a_line_that_is_no_result_is_named(change: dict[str, object], tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    path.write_text("".join(json.dumps(one) + "\n" for one in (LINE, {**LINE, **change})))
-    with pytest.raises(UserError, match=r"results.jsonl line 2 is not the result of a row"):
+def test_a_line_that_is_not_a_result_is_named(change: dict[str, object]) -> None:
+    path = measured(f"{json.dumps(LINE)}\n{json.dumps(LINE | change)}\n")
+    (key,) = change
+    with pytest.raises(UserError, match=rf"results.jsonl line 2: {key} is .*, and .* is expected"):
         read_measured(path)
 
 
-def test_a_damaged_line_is_named_before_anything_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = Path("outputs/reproduce/results.jsonl")
-    path.parent.mkdir(parents=True)
-    path.write_text("{\n")
+def test_a_damaged_line_is_named_before_anything_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    path = measured("{\n")
     for command in (["pretrain/sinusoid"], ["--table", "sinusoid"]):
         assert main(["reproduce", *command]) == 1
         assert f"metalearn: {path} line 1 is not JSON" in capsys.readouterr().err
     assert [entry.name for entry in path.parent.iterdir()] == ["results.jsonl"]
 
 
-def test_a_line_that_a_killed_process_left_unfinished_does_not_spoil_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = Path("outputs/reproduce/results.jsonl")
-    path.parent.mkdir(parents=True)
-    path.write_text('{"row": "maml/sinu')
+def test_a_line_that_a_killed_process_left_unfinished_is_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    path = measured('{"row": "maml/sinu')
     (line,) = a_row("2.41", [1.0], 0.1)
     reproduce._append([line], path)
     assert read_measured(path) == [line]
-    assert f"{path} line 1 is cut off, by a process that was killed: it is removed" in capsys.readouterr().err
+    assert (
+        f"the last line of {path} was cut off, by a process that was killed: it is removed" in capsys.readouterr().err
+    )
 
 
-def test_seeds_of_a_row_are_one_line_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = Path("outputs/reproduce/results.jsonl")
-    path.parent.mkdir(parents=True)
+def test_seeds_of_a_row_are_one_line_of_the_table() -> None:
     accuracy = {**LINE, "row": "maml/omniglot_5w1s", "metric": "accuracy", "published": "98.70 +- 0.40", "ci95": 0.002}
     accuracy |= {"cell": "reproduce", "length": "2,500 of 60,000 steps", "batch_norm": "transductive"}
     found = [{**accuracy, "seed": seed, "mean": mean} for seed, mean in ((1, 0.97), (0, 0.95))]
-    path.write_text("".join(json.dumps(line) + "\n" for line in found))
+    path = measured("".join(json.dumps(line) + "\n" for line in found))
     (row,) = (line for line in measured_table("omniglot", path).splitlines() if line.startswith("maml/omniglot_5w1s "))
     for part in ("98.70 +- 0.40", "96.00", "0.20", "12.71", "0,1", "transductive", "short run: 2,500 of 60,000 steps"):
         assert f"  {part}  " in row, part  # 12.71 of Student's t with one degree of freedom times 1 %
@@ -259,8 +233,8 @@ def a_row(published: str, means: list[float | None], ci95: float | None, **more:
 
 def test_published_figures_as_texts() -> None:
     for text, metric, expected in (
-        *(("98.7 +- 0.4", "accuracy", Published(0.987, 0.004)), ("1.17 +- 0.16 [M]", "mse", Published(1.17, 0.16))),
-        *(("2.41", "mse", Published(2.41, None)), ("none", "accuracy", None)),
+        *(("98.7 +- 0.4", "accuracy", (0.987, 0.004)), ("1.17 +- 0.16 [M]", "mse", (1.17, 0.16))),
+        *(("2.41", "mse", (2.41, 0)), ("none", "accuracy", None)),
     ):
         (result,) = a_row(text, [0.5], None, metric=metric)
         assert result.paper == expected
@@ -282,11 +256,9 @@ def test_published_figures_as_texts() -> None:
         ([0.9865], 0.006, {"published": "none"}, "nothing to compare with"),
     ],
 )
-def test_verdicts(means: list[float | None], ci95: float | None, more: dict[str, object], expected: str) -> None:
-    seeds = a_row(
-        str(more.get("published", "90 +- 1")), means, ci95, **{k: v for k, v in more.items() if k != "published"}
-    )
-    assert verdict(seeds[0].paper, seeds) == expected
+def test_verdicts(means: list[float | None], ci95: float | None, more: dict[str, Any], expected: str) -> None:
+    seeds = a_row(**{"published": "90 +- 1", "means": means, "ci95": ci95} | more)
+    assert verdict(seeds) == expected
     assert (mean_of(means) is None) == (None in means)
 
 

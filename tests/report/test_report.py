@@ -1,6 +1,5 @@
 """`metalearn report`, as a user gives it: the table, results.csv, and the page, which loads nothing."""
 
-import csv
 import json
 import math
 import os
@@ -10,43 +9,40 @@ import subprocess
 from array import array
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from commands import Finished, run
+from commands import TINY, run
 from folders import write_lines, write_run
+from tiny_runs import rows
 
 from metalearn_cli.cli import main
 from metalearn_cli.compare.groups import parts
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.report import figures, page
 from metalearn_cli.run_folder.lock import lock
-from metalearn_cli.run_folder.outcome import NOT_ENDED
 from metalearn_cli.run_folder.series import Curve
+from metalearn_cli.run_folder.unfinished import NOT_ENDED
 
 VOID = {"meta", "link", "img", "br", "wbr"}
-TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick"]
 
 
 class Page(HTMLParser):
     """The elements of a page; every one must be closed in its turn."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, html: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
+        self.html, self.text = html, ""
         self._open: list[str] = []
-        self.feed(text)
+        self.feed(html)
         assert self._open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
@@ -56,6 +52,32 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+class Report(NamedTuple):
+    """What a report prints, and where it says that the page and the table are."""
+
+    out: str
+    err: str
+    html: Path | None
+    csv: Path | None
+
+    @property
+    def page(self) -> Page:
+        assert self.html is not None
+        return Page(self.html.read_text())
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        assert self.csv is not None
+        return rows(self.csv)
+
+
+def report(folder: Path, *arguments: str) -> Report:
+    done = run(folder, "report", *arguments)
+    assert done.code == 0, done.err
+    matches = (re.search(rf"^the {what} (.*)$", done.out, re.MULTILINE) for what in ("page is", "table is in"))
+    return Report(done.out, done.err, *(folder / match[1] if match else None for match in matches))
 
 
 @pytest.fixture(scope="module")
@@ -71,40 +93,44 @@ def place(tmp_path_factory: pytest.TempPathFactory, random_omniglot: Path) -> Pa
     return folder
 
 
-def written(folder: Path, done: Finished, what: str) -> Path:
-    """The file that the command says it has written: the page, or the table."""
-    (name,) = re.findall(rf"^the {what} is (?:in )?(.*)$", done.out, re.MULTILINE)
-    return folder / str(name)
+@pytest.fixture(scope="module")
+def both(place: Path) -> Report:
+    """The report of the sweep and the classification run."""
+    return report(place, "outputs/sweep", "outputs/images")
 
 
 def results(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return content
 
 
-def test_the_table_the_csv_and_the_page(place: Path) -> None:
-    done = run(place, "report", "outputs/sweep", "outputs/images")
-    assert done.code == 0, done.err
+def untested(folder: Path) -> Path:
+    """The run as it is before its test."""
+    for name in ("results.json", "episodes.npz", "examples.npz", "test.png"):
+        (folder / name).unlink(missing_ok=True)
+    return folder
+
+
+def test_the_table_the_csv_and_the_page(place: Path, both: Report) -> None:
     folders = [*sorted((place / "outputs/sweep").glob("*/")), place / "outputs/images"]
-    rows = list(csv.DictReader(written(place, done, "table").read_text().splitlines()))
-    assert len(rows) == len(folders) == 5
-    page = Page(written(place, done, "page").read_text())
-    for folder in folders:
-        found, name = results(folder), str(folder.relative_to(place))
-        (row,) = (row for row in rows if row["name"] == name)
-        assert float(row["mean"]) == found["mean"]
-        assert row["episodes_sha256"] == found["episodes_sha256"]
-        shown = f"{100 * found['mean']:.2f}" if found["metric"] == "accuracy" else f"{found['mean']:.4g}"
-        assert re.search(rf"{re.escape(name)} .*{re.escape(shown)}", done.out)
+    table = {row["name"]: row for row in both.rows}
+    assert list(table) == [str(folder.relative_to(place)) for folder in folders]
+    page = both.page
+    for folder, (name, row) in zip(folders, table.items(), strict=True):
+        written = results(folder)
+        assert float(row["mean"]) == written["mean"]
+        assert row["episodes_sha256"] == written["episodes_sha256"]
+        shown = f"{100 * written['mean']:.2f}" if written["metric"] == "accuracy" else f"{written['mean']:.4g}"
+        assert re.search(rf"{re.escape(name)} .*{re.escape(shown)}", both.out)
         assert name in page.text
         assert shown in page.text
-    assert [row["inner_steps"] for row in rows if row["task"] == "sinusoid"] == ["2"] * 4
-    assert {row["state"] for row in rows} == {"finished"}
-    assert done.out.count(" mse after 2 inner steps ") == 6
+    assert [row["inner_steps"] for row in both.rows if row["task"] == "sinusoid"] == ["2"] * 4
+    assert {row["state"] for row in both.rows} == {"finished"}
+    assert both.out.count(" mse after 2 inner steps ") == 6
     steps = len(results(place / "outputs/images")["per_step"]) - 1
-    assert f"accuracy, % after {steps} inner steps" in done.out
-    assert "mean over 2 seeds" in done.out
-    (best,) = (line for line in done.out.splitlines() if "best on validation" in line)
+    assert f"accuracy, % after {steps} inner steps" in both.out
+    assert "mean over 2 seeds" in both.out
+    (best,) = (line for line in both.out.splitlines() if "best on validation" in line)
     number = r"[\d.]+"
     assert re.fullmatch(
         rf"outputs/sweep: best on validation \(mse {number}\): algo.inner_lr={number}; "
@@ -113,50 +139,43 @@ def test_the_table_the_csv_and_the_page(place: Path) -> None:
     )
     assert best.removeprefix("outputs/sweep: ") in page.text
     about = r"outputs/report-sweep-images-[0-9a-f]{8}"
-    assert re.search(rf"\nthe table is in {about}.csv\nthe page is {about}.html\n$", done.out)
-    assert "note: debug=quick is a first look, not a result: outputs/sweep/" in done.err
-    assert (
-        "note: transductive batch norm: the query examples of a task help to classify each other: outputs/im"
-        in done.err
-    )
-    # What is drawn: each figure tells a screen reader what it is.
-    titles = re.findall(r"<title>([^<]*)</title><desc>", written(place, done, "page").read_text())
+    assert re.search(rf"\nthe table is in {about}.csv\nthe page is {about}.html\n$", both.out)
+    assert "note: debug=quick is a first look, not a result: outputs/sweep/" in both.err
+    sentence = "transductive batch norm: the query examples of a task help to classify each other: outputs/images"
+    assert f"note: {sentence}" in both.err
+    assert "Other than the defaults of algo=maml, task=omniglot" in page.text
+    assert "algo.test_steps" in page.text
+
+
+def test_each_figure_tells_a_screen_reader_what_it_is(place: Path, both: Report) -> None:
+    titles = re.findall(r"<title>([^<]*)</title><desc>", both.page.html)
     for title in (
-        *(
-            "sinusoid, training:",
-            "sinusoid, validation after",
-            "omniglot, training:",
-            "sinusoid: test after each inner",
-        ),
-        *("omniglot: test after each inner", "sinusoid: one value for each test episode", "The test of each setting"),
-        "By algo.inner_lr:",
+        *("sinusoid, training:", "sinusoid, validation after", "omniglot, training:"),
+        *("sinusoid: test after each inner", "omniglot: test after each inner"),
+        *("sinusoid: one value for each test episode", "The test of each setting", "By algo.inner_lr:"),
     ):
-        assert any(one.startswith(title) for one in titles), title
-    assert not any(one.startswith("By seed") for one in titles)  # seeds are the spread of a setting
-    shown = [str(image["alt"]) for image in page.all("img")]
-    assert len(page.all("figure")) == len(titles) + len(shown)
+        assert any(name.startswith(title) for name in titles), title
+    assert not any(name.startswith("By seed") for name in titles)  # seeds are the spread of a setting
+    shown = [str(image["alt"]) for image in both.page.all("img")]
+    assert len(both.page.all("figure")) == len(titles) + len(shown)
     assert shown[0] == "The first test tasks: 10 support points, 2 inner steps"
     with np.load(place / "outputs/images/examples.npz") as arrays:
         names, right = arrays["names"].tolist(), int(arrays["right"])
         assert right == int((arrays["predicted"] == arrays["query_y"]).sum())
     assert all(re.fullmatch(r"\w+/character\d\d(, turned by \d+°)?", name) for name in names), names
     assert shown[-1].startswith(f"The first test tasks: {right} of 6 query images right (")
-    assert "Other than the defaults of algo=maml, task=omniglot" in page.text
-    assert "algo.test_steps" in page.text
 
 
-def test_the_page_loads_nothing(place: Path) -> None:
-    assert run(place, "report", "outputs/sweep", "outputs/images", "out=page.html").code == 0
-    text = (place / "page.html").read_text()
-    page = Page(text)
+def test_the_page_loads_nothing(both: Report) -> None:
+    page = both.page
     for _, attributes in page.elements:
         for name in ("src", "href", "data", "srcset", "action"):
             assert (attributes.get(name) or "data:").startswith("data:")
     assert {tag for tag, _ in page.elements} & {"script", "iframe", "object", "embed", "form", "base"} == set()
-    assert "url(" not in text
-    assert "@import" not in text
-    policy = [one for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy"]
-    assert policy[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert "url(" not in page.html
+    assert "@import" not in page.html
+    (policy,) = (meta for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def seen_by_chromium(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
@@ -165,81 +184,60 @@ def seen_by_chromium(page: Path, profile: Path) -> subprocess.CompletedProcess[s
         pytest.skip("no Chromium")
     quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
     quiet += ["--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
-    command = [
-        chromium,
-        "--headless",
-        "--no-sandbox",
-        *quiet,
-        "--enable-logging=stderr",
-        "--dump-dom",
-        f"file://{page}",
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [chromium, "--headless", "--no-sandbox", *quiet, "--enable-logging=stderr", "--dump-dom"]
+    return subprocess.run([*command, f"file://{page}"], capture_output=True, text=True, timeout=120)
 
 
-def test_chromium_shows_it_without_a_request_or_an_error(place: Path, tmp_path: Path) -> None:
-    assert run(place, "report", "outputs/sweep", "outputs/images", "out=page.html").code == 0
-    done = seen_by_chromium(place / "page.html", tmp_path / "profile")
+def test_chromium_shows_it_without_a_request_or_an_error(both: Report, tmp_path: Path) -> None:
+    assert both.html is not None
+    done = seen_by_chromium(both.html, tmp_path / "profile")
     assert "outputs/images" in done.stdout
     assert "</html>" in done.stdout
     assert "CONSOLE" not in done.stderr
     # What a request would look like: the browser says that the page's own policy forbids it.
-    text = (place / "page.html").read_text().replace("</main>", '<img src="http://localhost/a.png" alt=""></main>')
+    text = both.page.html.replace("</main>", '<img src="http://localhost/a.png" alt=""></main>')
     (tmp_path / "asks.html").write_text(text)
     assert "CONSOLE" in seen_by_chromium(tmp_path / "asks.html", tmp_path / "profile").stderr
 
 
 def test_an_evaluation_and_an_unfinished_run(place: Path, tmp_path: Path) -> None:
     assert run(place, "eval", "run=outputs/sweep/algo.inner_lr=0.1,seed=0", "task.shot=3", "test_episodes=24").code == 0
-    folder = shutil.copytree(place / "outputs/sweep/algo.inner_lr=0.1,seed=0", tmp_path / "half")
-    for name in ("results.json", "episodes.npz", "examples.npz", "test.png"):
-        (folder / name).unlink()
+    folder = untested(shutil.copytree(place / "outputs/sweep/algo.inner_lr=0.1,seed=0", tmp_path / "half"))
     (evaluation,) = (folder / "eval").iterdir()
-    done = run(tmp_path, "report", "half", str(evaluation.relative_to(tmp_path)), "csv=null")
-    assert done.code == 0, done.err
-    assert "the table is in" not in done.out
+    done = report(tmp_path, "half", str(evaluation.relative_to(tmp_path)), "csv=null")
+    assert done.csv is None
     assert re.search(r"half +not finished, step 20 ", done.out)
     assert re.search(
         r"note: half: not finished, step 20 of 20; last wrote \d{4}-\d\d-\d\d \d\d:\d\d:\d\d; goes on after step 20 "
         r"with: metalearn train .*name=sweep/algo.inner_lr=0.1,seed=0\n",
         done.err,
     )
-    page = Page(written(tmp_path, done, "page").read_text())
-    assert "sinusoid, validation after the last inner step" in page.text  # as far as it has come
-    assert "metalearn eval" in page.text
-    assert "Not finished: nothing was tested yet." in page.text
+    text = done.page.text
+    assert "sinusoid, validation after the last inner step" in text  # as far as it has come
+    assert "metalearn eval" in text
+    assert "Not finished: nothing was tested yet." in text
 
 
 def test_different_episodes_and_damaged_means_are_said(tmp_path: Path) -> None:
     write_run(tmp_path / "a", np.linspace(0, 1, 50), metric="mse")
     write_run(tmp_path / "b", [np.inf, *np.linspace(0, 1, 49)], metric="mse", sha256="b" * 64)
-    done = run(tmp_path, "report", "a", "b")
-    assert done.code == 0, done.err
+    done = report(tmp_path, "a", "b")
     assert "tested on 2 different sets of episodes" in done.err
     assert "the mean is not finite: b" in done.err
     assert "diverged; they stand in the mean, so look at the median too: b (2.00%)" in done.err
     assert re.search(r"b +mse after 1 inner step +not finite", done.out)
-    assert "has no picture" in Page(written(tmp_path, done, "page").read_text()).text
+    assert "has no picture" in done.page.text
 
 
 def test_runs_that_are_alike_stand_beside_each_other(tmp_path: Path) -> None:
-    """`report outputs` is what somebody gives first, whatever is in there."""
-    for name in ("outputs/once", "outputs/again"):
-        write_run(tmp_path / name, np.linspace(0, 1, 50))
-    done = run(tmp_path, "report", "outputs")
-    assert done.code == 0, done.err
-    assert "outputs/once" in done.out
-    assert "outputs/again" in done.out
+    """`report outputs` is what somebody gives first, whatever is in there; names are text, and never markup."""
+    for name in ("outputs/once", "outputs/<script>alert(1)<"):
+        write_run(tmp_path / name, np.linspace(0, 1, 50), overrides={"x": "<img src=http://a>"})
+    done = report(tmp_path, "outputs")
+    assert [row["name"] for row in done.rows] == ["outputs/<script>alert(1)<", "outputs/once"]
     assert "mean over" not in done.out
-
-
-def test_a_name_is_text_and_never_markup(tmp_path: Path) -> None:
-    write_run(tmp_path / "<script>alert(1)</script>", np.linspace(0, 1, 50), overrides={"x": "<img src=http://a>"})
-    done = run(tmp_path, "report", "<script>alert(1)<*/script>")
-    assert done.code == 0
-    page = Page(written(tmp_path, done, "page").read_text())
-    assert page.all("script") == page.all("img") == []
-    assert "<script>alert(1)</script>" in page.text
+    assert done.page.all("script") == done.page.all("img") == []
+    assert "<script>alert(1)<" in done.page.text
 
 
 def test_the_learned_optimizer_beside_those_made_by_hand(tmp_path: Path) -> None:
@@ -255,11 +253,9 @@ def test_the_learned_optimizer_beside_those_made_by_hand(tmp_path: Path) -> None
     for algo, more in (("hand_optimizer", ["algo.rates=[0.001,0.02]"]), ("learned_optimizer", ["algo.horizon=20"])):
         done = run(tmp_path, "train", f"algo={algo}", *more, "algo.test_steps=20", *quick, f"name={algo}")
         assert done.code == 0, done.err
-    done = run(tmp_path, "report", "outputs/hand_optimizer", "outputs/learned_optimizer")
-    assert done.code == 0
-    page = Page(written(tmp_path, done, "page").read_text())
-    assert "quadratics: test after each inner step, 0 before adapting" in page.text
-    assert "rate 0.02" in page.text
+    text = report(tmp_path, "outputs/hand_optimizer", "outputs/learned_optimizer").page.text
+    assert "quadratics: test after each inner step, 0 before adapting" in text
+    assert "rate 0.02" in text
 
 
 @pytest.mark.parametrize(
@@ -283,9 +279,8 @@ def test_mistakes_write_nothing(tmp_path: Path, arguments: list[str], sentence: 
         write_run(tmp_path / name, np.linspace(0, 1, 50))
     whole = (tmp_path / "cut/episodes.npz").read_bytes()
     (tmp_path / "cut/episodes.npz").write_bytes(whole[: len(whole) // 2])
-    found = results(tmp_path / "lacking")
-    del found["mean"]
-    (tmp_path / "lacking/results.json").write_text(json.dumps(found))
+    lacking = {key: value for key, value in results(tmp_path / "lacking").items() if key != "mean"}
+    (tmp_path / "lacking/results.json").write_text(json.dumps(lacking))
     (tmp_path / "broken/results.json").write_text("{")
     (tmp_path / "empty").mkdir()
     done = run(tmp_path, "report", *arguments)
@@ -301,25 +296,20 @@ def failed_sweep(tmp_path: Path) -> None:
     write_run(tmp_path / "sw/seed=0", np.linspace(0, 1, 50))
     (tmp_path / "sw/seed=1").mkdir()
     (tmp_path / "sw/seed=1/train.log").write_text("2026-11-24 10:00:00 failed: no data\n")
-    for seed in (2, 3):
-        folder = write_run(tmp_path / f"sw/seed={seed}", np.linspace(0, 1, 50), seed)
-        for name in ("results.json", "episodes.npz"):
-            (folder / name).unlink()
-    outcome = {"launch": "a", "number": 2, "values": "seed=2", "stopped": None, "failed": "the loss is not finite"}
-    (tmp_path / "sw/seed=2/outcome.json").write_text(json.dumps(outcome))
-    (tmp_path / "sw/seed=3/outcome.json").write_text(json.dumps({**outcome, "failed": NOT_ENDED}))
+    for seed, why in ((2, "the loss is not finite"), (3, NOT_ENDED)):
+        folder = untested(write_run(tmp_path / f"sw/seed={seed}", np.linspace(0, 1, 50), seed))
+        outcome = {"launch": "a", "number": 2, "values": f"seed={seed}", "stopped": None, "failed": why}
+        (folder / "outcome.json").write_text(json.dumps(outcome))
 
 
 @pytest.mark.parametrize("argument", ["sw", "sw/*", "s*"])
 def test_failed_jobs_are_named_with_their_sentence(argument: str, tmp_path: Path) -> None:
     failed_sweep(tmp_path)
-    done = run(tmp_path, "report", argument)
-    assert done.code == 0, done.err
+    done = report(tmp_path, argument)
     assert "note: sw/seed=1 failed: no data\n" in done.err
     assert "note: sw/seed=2: failed at step 20 of 20: the loss is not finite; last wrote" in done.err
     assert "note: sw/seed=3: not finished, step 20 of 20; last wrote" in done.err
-    rows = {row["name"]: row for row in csv.DictReader(written(tmp_path, done, "table").read_text().splitlines())}
-    assert {name: (row["state"], row["failed"]) for name, row in rows.items()} == {
+    assert {row["name"]: (row["state"], row["failed"]) for row in done.rows} == {
         "sw/seed=0": ("finished", ""),
         "sw/seed=1": ("failed", "no data"),
         "sw/seed=2": ("failed", "the loss is not finite"),
@@ -327,9 +317,17 @@ def test_failed_jobs_are_named_with_their_sentence(argument: str, tmp_path: Path
     }
     assert re.search(r"^sw/seed=1 +failed$", done.out, re.MULTILINE)
     assert re.search(r"^sw/seed=2 +failed, step 20 ", done.out, re.MULTILINE)
-    page = Page(written(tmp_path, done, "page").read_text())
-    assert "sw/seed=1 failed: no data" in page.text
-    assert "the loss is not finite" in page.text
+    assert "sw/seed=1 failed: no data" in done.page.text
+    assert "the loss is not finite" in done.page.text
+
+
+def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:
+    failed_sweep(tmp_path)
+    for content in ("{", "[]", '{"failed": ', "\ud800"):
+        (tmp_path / "sw/seed=2/outcome.json").write_bytes(content.encode(errors="surrogatepass"))
+        done = report(tmp_path, "sw", "out=null")
+        assert "note: sw/seed=2/outcome.json " in done.err
+        assert "sw/seed=2: not finished, step 20 of 20" in done.err
 
 
 def test_where_all_failed_there_is_nothing_to_show(tmp_path: Path) -> None:
@@ -355,99 +353,75 @@ def test_compare_says_which_jobs_it_leaves_out(tmp_path: Path) -> None:
     assert "accuracy in % after inner step 1, on the same 50 test episodes" in done.out
 
 
-def test_a_damaged_outcome_is_named(tmp_path: Path) -> None:
-    failed_sweep(tmp_path)
-    for content in ("{", "[]", '{"failed": ', "\ud800"):
-        (tmp_path / "sw/seed=2/outcome.json").write_bytes(content.encode(errors="surrogatepass"))
-        done = run(tmp_path, "report", "sw", "out=null")
-        assert done.code == 0, done.err
-        assert "note: sw/seed=2/outcome.json " in done.err
-        assert "sw/seed=2: not finished, step 20 of 20" in done.err
-
-
 def test_a_run_that_is_at_work(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "outputs/mine", np.linspace(0, 1, 50), config={"steps": 1000})
-    (folder / "results.json").unlink()
+    folder = untested(write_run(tmp_path / "outputs/mine", np.linspace(0, 1, 50), config={"steps": 1000}))
     with lock(folder, True):
-        done = run(tmp_path, "report", "outputs/mine", "csv=null")
-        assert re.search(r"^outputs/mine +running, step 20 ", done.out, re.MULTILINE)
-        assert re.search(
-            rf"note: outputs/mine: running, step 20 of 1,000, last wrote .* \(pid {os.getpid()} on .*\)\n", done.err
-        )
-    page = Page(written(tmp_path, done, "page").read_text())
-    assert [(one["value"], one["max"]) for one in page.all("progress")] == [("20", "1000")]
-    done = run(tmp_path, "report", "outputs/mine", "csv=null")
-    assert "nothing is saved: begins again with: metalearn train seed=0 name=mine" in done.err
+        done = report(tmp_path, "outputs/mine", "csv=null")
+    assert re.search(r"^outputs/mine +running, step 20 ", done.out, re.MULTILINE)
+    about = rf"running, step 20 of 1,000, last wrote .* \(pid {os.getpid()} on .*\)"
+    assert re.search(rf"note: outputs/mine: {about}\n", done.err)
+    assert [(bar["value"], bar["max"]) for bar in done.page.all("progress")] == [("20", "1000")]
+    begins = "nothing is saved: begins again with: metalearn train seed=0 name=mine"
+    assert begins in report(tmp_path, "outputs/mine", "csv=null").err
     (folder / "checkpoints").mkdir()
     (folder / f"checkpoints/step-00000010-{'a' * 16}.safetensors").touch()
-    done = run(tmp_path, "report", "outputs/mine", "csv=null")
-    assert "goes on after step 10 with: metalearn train seed=0 name=mine" in done.err
+    goes_on = "goes on after step 10 with: metalearn train seed=0 name=mine"
+    assert goes_on in report(tmp_path, "outputs/mine", "csv=null").err
 
 
 def test_a_run_that_was_given_more_steps(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs/mine", np.linspace(0, 1, 50), config={"steps": 100})
-    done = run(tmp_path, "report", "outputs/mine")
+    done = report(tmp_path, "outputs/mine")
     assert "tested after 20 steps, which the figures are of, and was given more: not finished, step 20 of" in done.err
     assert "accuracy, % after 1 inner step " in done.out
 
 
-def sweep_of(tmp_path: Path, tests: dict[tuple[float, int], tuple[float, float]]) -> None:
+def sweep_of(folder: Path, tests: dict[tuple[float, int], tuple[float, float]]) -> None:
     """(lr, seed) -> the validation and the test of a job."""
     for (lr, seed), (validation, test) in tests.items():
+        keys: dict[str, Any] = {"config": {"optimizer.lr": lr}, "overrides": {"optimizer.lr": lr}}
         values = test + np.linspace(-0.01, 0.01, 50)
-        config, given = {"optimizer.lr": lr}, {"optimizer.lr": lr}
-        write_run(
-            tmp_path / f"sw/lr={lr},seed={seed}", values, seed, config=config, overrides=given, validation=validation
-        )
+        write_run(folder / f"sw/lr={lr},seed={seed}", values, seed, validation=validation, **keys)
 
 
 def test_the_best_setting_is_chosen_on_validation(tmp_path: Path) -> None:
     """Not by the test, and not by the single job that is the best of all."""
-    sweep_of(
-        tmp_path,
-        {(0.1, 0): (0.80, 0.70), (0.1, 1): (0.82, 0.74), (0.2, 0): (0.90, 0.99), (0.2, 1): (0.60, 0.97)},
-    )
-    done = run(tmp_path, "report", "sw")
+    sweep_of(tmp_path, {(0.1, 0): (0.8, 0.7), (0.1, 1): (0.82, 0.74), (0.2, 0): (0.9, 0.99), (0.2, 1): (0.6, 0.97)})
+    done = report(tmp_path, "sw")
     # 0.72 +- t(1 degree of freedom) * 0.0283 / sqrt(2)
     (best,) = (line for line in done.out.splitlines() if line.startswith("sw: best"))
     assert best == (
         "sw: best on validation (accuracy 81.00 %): optimizer.lr=0.1; test accuracy 72.00 ± 25.41 % after 1 inner "
         "step, over 2 seeds"
     )
-    text = written(tmp_path, done, "page").read_text()
-    assert text.count('class="spread s0"') == 4  # in each of the two figures a line for each of the two settings
-    assert "By optimizer.lr: a dot for each setting" in text
+    assert done.page.html.count('class="spread s0"') == 4  # in two figures a line for each of the two settings
+    assert "By optimizer.lr: a dot for each setting" in done.page.text
 
 
 def test_a_setting_whose_job_has_no_figure_is_not_the_best(tmp_path: Path) -> None:
     sweep_of(tmp_path, {(lr, seed): (lr, 0.5) for lr in (0.1, 0.2, 0.3) for seed in (0, 1)})
     (tmp_path / "sw/lr=0.3,seed=1/results.json").unlink()
-    done = run(tmp_path, "report", "sw", "out=null")
-    assert "best on validation (accuracy 20.00 %): optimizer.lr=0.2; test accuracy 50.00" in done.out
-    assert "(left out, since a job of it has no figure: optimizer.lr=0.3)\n" in done.out
+    out = report(tmp_path, "sw", "out=null").out
+    assert "best on validation (accuracy 20.00 %): optimizer.lr=0.2; test accuracy 50.00" in out
+    assert "(left out, since a job of it has no figure: optimizer.lr=0.3)\n" in out
 
 
 def test_without_validation_the_best_is_said_to_flatter(tmp_path: Path) -> None:
     sweep_of(tmp_path, {(0.1, 0): (0.5, 0.7), (0.2, 0): (0.5, 0.6)})
     (tmp_path / "sw/lr=0.2,seed=0/metrics.jsonl").write_text("")
-    done = run(tmp_path, "report", "sw", "out=null")
-    assert (
-        "best on the test, which flatters it (some job has no validation to choose by): optimizer.lr=0.1; " in done.out
-    )
-    assert "test accuracy 70.00 ± 0.16 % after 1 inner step, over 50 test episodes of one seed\n" in done.out
+    out = report(tmp_path, "sw", "out=null").out
+    assert "best on the test, which flatters it (some job has no validation to choose by): optimizer.lr=0.1; " in out
+    assert "test accuracy 70.00 ± 0.16 % after 1 inner step, over 50 test episodes of one seed\n" in out
 
 
 def test_a_pruned_job_is_called_so(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path / f"sw/algo.inner_lr={seed}", np.linspace(0, 1, 50))
-    folder = tmp_path / "sw/algo.inner_lr=2"
-    for name in ("results.json", "episodes.npz"):
-        (folder / name).unlink()
+    folder = untested(tmp_path / "sw/algo.inner_lr=2")
     pruned = "pruned at step 10 by MedianPruner, with 2 as its best validation mse beside 5 finished trials"
     outcome = {"launch": "a", "number": 2, "values": "algo.inner_lr=2", "stopped": None, "failed": None}
     (folder / "outcome.json").write_text(json.dumps({**outcome, "pruned": pruned}))
-    done = run(tmp_path, "report", "sw")
-    assert done.code == 0, done.err
+    done = report(tmp_path, "sw")
     assert f"note: sw/algo.inner_lr=2: {pruned}, of 20; can be continued with: metalearn train" in done.err
     assert "not finished" not in done.err + done.out
     assert re.search(r"^sw/algo.inner_lr=2 +pruned, step 20 ", done.out, re.MULTILINE)
@@ -458,15 +432,15 @@ def test_a_search_is_drawn_in_its_order_by_its_validations_and_over_its_numbers(
     tests, validations = [3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0, math.inf], [0.9, 0.7, 0.1, 0.8, 0.8, 0.8, 0.8, 0.0]
     for number, (mean, value) in enumerate(zip(tests, validations, strict=True)):
         rate = f"{10.0**-number:g}"
-        config, given = {"algo.inner_lr": float(rate)}, {"algo.inner_lr": rate}
-        keys: dict[str, Any] = {"metric": "mse", "config": config, "overrides": given, "validation": value}
+        config, arguments = {"algo.inner_lr": float(rate)}, {"algo.inner_lr": rate}
+        keys: dict[str, Any] = {"metric": "mse", "config": config, "overrides": arguments, "validation": value}
         folder = write_run(tmp_path / f"sw/algo.inner_lr={rate}", np.full(5, mean), **keys)
         (folder / "outcome.json").write_text(json.dumps({"number": number, "failed": None}))
         if math.isinf(mean):
             write_lines(folder / "metrics.jsonl", [{"step": step, "train/loss": 1.0} for step in (10, 20)])
     best, by_rate = figures.sweep_figures(parts(str(tmp_path / "sw")))
     assert "chosen on validation" in best[0]
-    assert "<desc>the best of 8 settings: 2</desc>" in best[1]
+    assert "the best: 2</desc>" in best[1]
     dots = [float(y) for y in re.findall(r'<circle class="dot s0" cx="[\d.]+" cy="([\d.]+)"', best[1])]
     assert sorted(range(7), key=lambda i: -dots[i]) == [1, 2, 0, 3, 4, 5, 6]  # an error that is low stands low
     assert "its mean over seeds" in by_rate[0]
@@ -480,13 +454,13 @@ def test_another_report_does_not_write_over_it(tmp_path: Path) -> None:
     for name in ("outputs/a", "outputs/b", "outputs/sw/seed=0", "outputs/sw/seed=1", "elsewhere/b"):
         write_run(tmp_path / name, np.linspace(0, 1, 50))
     places: dict[tuple[str, ...], Path] = {}
-    for given in (
+    for arguments in (
         *(("outputs/a",), ("outputs/sw",), ("outputs/a", "outputs/b"), ("outputs/a", "elsewhere/b"), ("outputs/*",)),
         ("outputs/sw/*",),
     ):
-        pages = [written(tmp_path, run(tmp_path, "report", *given), "page") for _ in range(2)]
-        assert pages[0] == pages[1]
-        places[given] = pages[0].relative_to(tmp_path)
+        pages = {str(report(tmp_path, *arguments).html) for _ in range(2)}
+        places[arguments] = Path(pages.pop()).relative_to(tmp_path)
+        assert not pages
     assert len(set(places.values())) == len(places)
     assert places[("outputs/a",)] == Path("outputs/a/report.html")
     assert (tmp_path / "outputs/sw/results.csv").exists()
@@ -494,8 +468,7 @@ def test_another_report_does_not_write_over_it(tmp_path: Path) -> None:
     assert re.fullmatch(r"report-a-b-[0-9a-f]{8}.html", str(places["outputs/a", "elsewhere/b"]))
     assert re.fullmatch(r"outputs/report-[0-9a-f]{8}.html", str(places[("outputs/*",)]))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("res")] == []
-    again = run(tmp_path, "report", "outputs/a", "out=page.html", "csv=null")
-    assert again.out.endswith("the page is page.html\n")
+    assert report(tmp_path, "outputs/a", "out=page.html", "csv=null").html == tmp_path / "page.html"
 
 
 def test_many_runs_compose_the_same_defaults_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import run, start, wait
+from commands import start, succeed, wait
 from kills import what_must_be_equal
 from pairs import ALIKE, PAIRS, built_or_refused, cases, small
 from torch import Tensor
@@ -27,9 +27,7 @@ def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, own_images
     if built_or_refused(job) is None:
         return
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    done = run(straight, *arguments)
-    assert done.code == 0, done.err
-    killed.mkdir()
+    succeed(straight, *arguments)
     make_step = Learner.step
 
     def step_or_die(self: Learner, batch: Batch, step: int) -> Tensor:
@@ -40,7 +38,6 @@ def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, own_images
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Learner, "step", step_or_die)
         assert wait(killed, start(killed, *arguments)).code == -signal.SIGKILL
-    done = wait(killed, start(killed, *arguments))
-    assert done.code == 0, done.err
+    done = succeed(killed, *arguments)
     assert "continuing after step 4" in done.err
     assert what_must_be_equal(killed) == what_must_be_equal(straight)

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run, start, wait
+from commands import results, run, start, wait
 
-from metalearn_cli.run_folder import checkpoint
-from metalearn_cli.run_folder.loggers import REMOTES, Remote, importlib
+from metalearn_cli.run_folder import checkpoint, loggers
+from metalearn_cli.run_folder.loggers import REMOTES, importlib
+from metalearn_cli.run_folder.records import read_json
 from metalearn_cli.run_folder.series import read_lines
-from metalearn_cli.training import run as jobs
 
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "threads=1", "debug=quick", "save_every=5", "name=one"]
 
 
-class Recorded(Remote):
+class Recorded:
     """Appends what it gets to a file; fails while there is a file `down`."""
 
     def __init__(self, folder: Path, run_id: str | None, config: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ class Recorded(Remote):
         self.reached = max((line["step"] for line in got(Path(), "send")), default=0)
 
     def send(self, lines: list[dict[str, Any]], first: int) -> None:
-        assert read_lines(Path("outputs/one/metrics.jsonl"))[first:] == lines
+        assert logged(Path())[first:] == lines
         self._note("send", *lines)
 
     def end(self, final: dict[str, float] | None) -> None:
@@ -44,13 +44,17 @@ class Recorded(Remote):
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REMOTES, "wandb", Recorded)
-    monkeypatch.setattr(jobs, "check_installed", lambda logger: None)
+    monkeypatch.setattr(loggers, "check_installed", lambda logger: None)
 
 
 def got(folder: Path, what: str) -> list[Any]:
     path = folder / "got"
     notes = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [part for note in notes if note[0] == what for part in note[1:]]
+
+
+def logged(folder: Path) -> list[Any]:
+    return list(read_lines(folder / "outputs/one/metrics.jsonl"))
 
 
 def once(lines: list[Any]) -> list[Any]:
@@ -79,16 +83,12 @@ def at_save(number: int, act: Callable[[], object]) -> Callable[[], None]:
 def test_a_logger_gets_the_lines_and_the_test(tmp_path: Path) -> None:
     done = run(tmp_path, "train", *TINY, "logger=wandb")
     assert done.code == 0, done.err
-    folder = tmp_path / "outputs/one"
-    assert got(tmp_path, "send") == read_lines(folder / "metrics.jsonl")
-    results = json.loads((folder / "results.json").read_text())
+    assert got(tmp_path, "send") == logged(tmp_path)
+    figures = results(tmp_path, "one")
     (final,) = got(tmp_path, "end")
-    assert final == {
-        "test/mse": results["mean"],
-        "test/mse_ci95": results["ci95"],
-        "test/mse_median": results["median"],
-    }
-    assert json.loads((folder / "logger.json").read_text())["wandb"] == {"id": "new", "is_whole": True}
+    mean, ci95, median = (figures[key] for key in ("mean", "ci95", "median"))
+    assert final == {"test/mse": mean, "test/mse_ci95": ci95, "test/mse_median": median}
+    assert read_json(tmp_path / "outputs/one/logger.json")["wandb"] == {"id": "new", "is_whole": True}
     # The same command again has nothing to send.
     before = (tmp_path / "got").read_text()
     assert run(tmp_path, "train", *TINY, "logger=wandb").code == 0
@@ -100,7 +100,7 @@ def test_a_finished_run_can_be_sent_later(tmp_path: Path) -> None:
     assert run(tmp_path, "train", *TINY).code == 0
     assert not (tmp_path / "outputs/one/logger.json").exists()
     assert run(tmp_path, "train", *TINY, "logger=wandb").code == 0
-    assert got(tmp_path, "send") == read_lines(tmp_path / "outputs/one/metrics.jsonl")
+    assert got(tmp_path, "send") == logged(tmp_path)
 
 
 @pytest.mark.usefixtures("recorded")
@@ -112,7 +112,7 @@ def test_a_run_that_was_killed_goes_on_there_and_nothing_is_missing(tmp_path: Pa
     assert done.code == 0, done.err
     assert f"continuing after step {step}" in done.err
     assert got(tmp_path, "open") == [None, 2, "new", 2]
-    assert once(got(tmp_path, "send")) == read_lines(tmp_path / "outputs/one/metrics.jsonl")
+    assert once(got(tmp_path, "send")) == logged(tmp_path)
 
 
 @pytest.mark.usefixtures("recorded")
@@ -121,7 +121,7 @@ def test_an_interrupted_run_is_closed_there(tmp_path: Path) -> None:
     assert wait(tmp_path, start(tmp_path, "train", *TINY, "logger=wandb", first=signalled)).code == 143
     assert got(tmp_path, "end") == [None]
     assert run(tmp_path, "train", *TINY, "logger=wandb").code == 0
-    assert once(got(tmp_path, "send")) == read_lines(tmp_path / "outputs/one/metrics.jsonl")
+    assert once(got(tmp_path, "send")) == logged(tmp_path)
 
 
 @pytest.mark.usefixtures("recorded")
@@ -137,8 +137,8 @@ def test_a_logger_that_fails_is_said_once_and_nothing_is_lost(tmp_path: Path) ->
     down.unlink()
     done = run(tmp_path, "train", *TINY, "logger=wandb")
     assert done.code == 0, done.err
-    assert once(got(tmp_path, "send")) == read_lines(tmp_path / "outputs/one/metrics.jsonl")
-    assert json.loads((tmp_path / "outputs/one/logger.json").read_text())["wandb"]["is_whole"]
+    assert once(got(tmp_path, "send")) == logged(tmp_path)
+    assert read_json(tmp_path / "outputs/one/logger.json")["wandb"]["is_whole"]
 
 
 @pytest.mark.usefixtures("recorded")
@@ -171,7 +171,7 @@ def test_one_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert done.err == f"metalearn: logger={logger} needs {logger}: pip install 'metalearn-cli[{logger}]'\n"
     assert not (tmp_path / "outputs").exists()
     done = run(tmp_path, "train", *TINY, "logger=tensorboard")
-    assert "logger=tensorboard must be one of wandb, mlflow or null" in done.err
+    assert "logger=tensorboard must be one of wandb, mlflow, or null" in done.err
 
 
 def killed_and_continued(folder: Path, logger: str) -> list[dict[str, Any]]:
@@ -179,7 +179,7 @@ def killed_and_continued(folder: Path, logger: str) -> list[dict[str, Any]]:
     wait(folder, start(folder, "train", *TINY, f"logger={logger}", first=killed))
     done = run(folder, "train", *TINY, f"logger={logger}")
     assert done.code == 0, done.err
-    return read_lines(folder / "outputs/one/metrics.jsonl")
+    return logged(folder)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is an extra")
@@ -193,8 +193,8 @@ def test_mlflow_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = client.search_runs([client.get_experiment_by_name("metalearn").experiment_id])
     assert found.info.status == "FINISHED"
     assert found.data.params["algo.test_steps"] == "2"
-    results = json.loads((tmp_path / "outputs/one/results.json").read_text())
-    assert found.data.metrics["test/mse"] == results["mean"]
+    figures = results(tmp_path, "one")
+    assert found.data.metrics["test/mse"] == figures["mean"]
     for name in {name for line in lines for name in line} - {"step"}:
         history = [(one.step, one.value) for one in client.get_metric_history(found.info.run_id, name)]
         assert once(history) == [(line["step"], line[name]) for line in lines if name in line]

@@ -14,12 +14,8 @@ from folders import rewrite
 def test_a_run_folder_that_is_damaged_is_named(tmp_path: Path) -> None:
     assert run(tmp_path, "train", *TINY, "name=one").code == 0
     folder = tmp_path / "outputs" / "one"
-    for name, content in (
-        ("config.yaml", "a: [1"),
-        ("config.yaml", ""),
-        ("results.json", "{"),
-        ("environment.json", ""),
-    ):
+    damages = (("config.yaml", "a: [1"), ("config.yaml", ""), ("results.json", "{"), ("environment.json", ""))
+    for name, content in damages:
         good = (folder / name).read_bytes()
         (folder / name).write_text(content)
         for command in (["train", *TINY, "name=one", "steps=30"], ["eval", "run=outputs/one"]):
@@ -48,16 +44,6 @@ def test_another_version_is_said_when_a_run_goes_on(tmp_path: Path) -> None:
     done = run(tmp_path, "train", *TINY, "name=one", "steps=30")
     assert done.code == 0
     assert "started with torch 1.0" in done.err
-
-
-@pytest.mark.row("C16")
-def test_an_annealed_run_is_prolonged_only_where_it_was_planned(tmp_path: Path) -> None:
-    annealed = ["train", *TINY, "optimizer.schedule=linear", "name=one"]
-    assert run(tmp_path, *annealed).code == 0
-    refused = run(tmp_path, *annealed, "steps=40")
-    assert refused.code == 1
-    assert "the linear schedule of outputs/one ends at step 20: give optimizer.schedule_steps=20" in refused.err
-    assert run(tmp_path, *annealed, "steps=40", "optimizer.schedule_steps=20").code == 0
 
 
 def test_a_run_in_use_is_refused_with_its_holder(tmp_path: Path) -> None:

@@ -50,4 +50,4 @@ def test_the_lines_of_a_validation_that_is_made_again_go_whatever_they_hold(tmp_
     partly, before = {"step": 10, "val/mse_step0": 2.0}, {"step": 5, "val/mse_step0": 3.0}
     path.write_text("".join(json.dumps(line) + "\n" for line in (train[0], before, train[1], partly, {"step": 10})))
     writers._open_after_cut(path, 10, to_validate=True).close()
-    assert series.read_lines(path) == [train[0], before, train[1]]
+    assert list(series.read_lines(path)) == [train[0], before, train[1]]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch._inductor  # noqa: F401 - which the commands import: once here, and not in every process
 from commands import Finished, run, start, wait
+from folders import write_lines
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from places import TABLE
@@ -21,7 +22,7 @@ from metalearn_cli.config.job import load_job
 from metalearn_cli.config.overrides import quote
 from metalearn_cli.errors import Pruned, UserError
 from metalearn_cli.run_folder.lock import lock
-from metalearn_cli.run_folder.outcome import Outcome, read_outcome
+from metalearn_cli.run_folder.unfinished import Outcome, read_outcome
 from metalearn_cli.sweep import sweep, sweep_job
 from metalearn_cli.training.run import train_run
 
@@ -30,8 +31,8 @@ optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from metalearn_cli.sweep import search, search_space, search_study  # noqa: E402
-from metalearn_cli.sweep.pruning import Pruning  # noqa: E402
+from metalearn_cli.sweep import search, search_plan, search_study  # noqa: E402
+from metalearn_cli.sweep.sweep_job import Pruning  # noqa: E402
 
 TINY = ["model.hidden=[8]", "algo.test_steps=2", "debug=quick", "steps=6", "eval_every=2", "threads=1"]
 RATES = "algo.inner_lr=tag(log,interval(0.001,1))"
@@ -42,18 +43,12 @@ KEYS += ["hydra/sweeper/pruner=median", "hydra.sweeper.pruner.n_startup_trials=2
 
 
 def trials(folder: Path) -> list[Any]:
-    found: list[Any] = optuna.load_study(
-        study_name=search_study.NAME, storage=search_study.open_storage(folder / "outputs" / "s")
-    ).trials
-    return found
+    storage = search_study.open_storage(folder / "outputs" / "s")
+    return optuna.load_study(study_name=search_study.NAME, storage=storage).trials
 
 
 def values(folder: Path) -> list[tuple[TrialState, dict[str, Any], float | None, dict[int, float]]]:
     return [(trial.state, trial.params, trial.value, trial.intermediate_values) for trial in trials(folder)]
-
-
-def outcomes(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in (folder / "outputs" / "s").glob("*/outcome.json")]
 
 
 def test_a_search_over_paths(tmp_path: Path) -> None:
@@ -81,10 +76,10 @@ def test_a_search_runs_trials_by_validation_and_names_the_best(whole: tuple[Path
     assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
     complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
     for trial in complete:
-        one = sweep_job.folder_of(folder / "outputs" / "s", search.values_of(trial))
-        assert trial.value == sweep_job.best_validation(one) == min(trial.intermediate_values.values())
+        job = search.trial_folder(folder / "outputs" / "s", trial)
+        assert trial.value == sweep_job.best_validation(job) == min(trial.intermediate_values.values())
         assert list(trial.intermediate_values) == [2, 4, 6]
-        assert f"inner_lr: {trial.params['algo.inner_lr']}\n" in (one / "config.yaml").read_text()
+        assert f"inner_lr: {trial.params['algo.inner_lr']}\n" in (job / "config.yaml").read_text()
     best = min(complete, key=lambda trial: trial.value)
     assert f"best by validation: trial {best.number}, val mse" in done.out
     assert done.out.splitlines()[-2].endswith(search.values_of(best))
@@ -104,10 +99,10 @@ def test_the_same_command_repeats_no_trial_and_more_trials_go_on(whole: tuple[Pa
     assert [more.out.splitlines()[k].split()[0] for k in range(7)] == list("0123456")
 
 
-@pytest.mark.parametrize("moment", ["asked", "in a trial", "between two of a batch"])
-def test_a_killed_search_goes_on_to_the_same_trials(moment: str, whole: tuple[Path, Finished], tmp_path: Path) -> None:
-    where: Any = Pruning if moment == "in a trial" else search
-    name = {"asked": "suggest", "in a trial": "verdict", "between two of a batch": "tell_study"}[moment]
+@pytest.mark.parametrize(("where", "name"), [(search, "suggest"), (Pruning, "verdict"), (search, "tell_study")])
+def test_a_killed_search_goes_on_to_the_same_trials(
+    where: Any, name: str, whole: tuple[Path, Finished], tmp_path: Path
+) -> None:
     real, calls = getattr(where, name), []
 
     def die_at_the_fourth_call(*given: Any) -> Any:
@@ -129,7 +124,8 @@ def test_a_killed_search_goes_on_to_the_same_trials(moment: str, whole: tuple[Pa
 
 def test_a_pruned_trial_says_so_and_its_run_can_go_on(whole: tuple[Path, Finished], tmp_path: Path) -> None:
     folder, done = whole
-    pruned = [outcome for outcome in outcomes(folder) if outcome["pruned"] and outcome["values"] in done.out]
+    outcomes = [json.loads(path.read_text()) for path in folder.glob("outputs/s/*/outcome.json")]
+    pruned = [outcome for outcome in outcomes if outcome["pruned"] and outcome["values"] in done.out]
     assert pruned
     for outcome in pruned:
         assert outcome["failed"] is None
@@ -182,13 +178,12 @@ def test_the_verdict_is_that_of_the_pruner_on_the_validations_so_far(tmp_path: P
     def finished(value: float) -> Any:
         return optuna.trial.create_trial(value=value, intermediate_values={2: value, 4: value})
 
-    def write(*results: float) -> None:
-        lines = [{"step": 2 * k, "val/accuracy": result} for k, result in enumerate(results, 1)]
-        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    def write(*results: float, name: str = "accuracy") -> None:
+        lines = [{"step": 2 * k, f"val/{name}": result} for k, result in enumerate(results, 1)]
+        write_lines(tmp_path / "metrics.jsonl", lines)
 
-    pruning = Pruning(
-        "accuracy", optuna.pruners.MedianPruner(n_startup_trials=3), [finished(x) for x in (0.4, 0.5, 0.6)]
-    )
+    pruner, earlier = optuna.pruners.MedianPruner(n_startup_trials=3), [finished(x) for x in (0.4, 0.5, 0.6)]
+    pruning = Pruning("accuracy", pruner, earlier)
     assert pruning.verdict(tmp_path) is None  # no validation yet
     write(0.51)
     assert pruning.verdict(tmp_path) is None
@@ -196,13 +191,12 @@ def test_the_verdict_is_that_of_the_pruner_on_the_validations_so_far(tmp_path: P
     assert pruning.verdict(tmp_path) == (
         "pruned at step 2 by MedianPruner, with 0.49 as its best validation accuracy beside 3 finished trials"
     )
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 2, "val/accuracy_step0": 0.2}) + "\n")
+    write(0.2, name="accuracy_step0")
     assert "at step 2 by MedianPruner, with no finite validation accuracy beside" in str(pruning.verdict(tmp_path))
     write(0.51, 0.1)
     assert pruning.verdict(tmp_path) is None  # its best counts
-    error = Pruning("mse", pruning.pruner, pruning.before)
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 2, "val/mse": 0.51}) + "\n")
-    assert error.verdict(tmp_path) is not None  # and an error is better lower
+    write(0.51, name="mse")
+    assert Pruning("mse", pruner, earlier).verdict(tmp_path) is not None  # and an error is better lower
 
 
 def test_trials_that_diverge_are_told_and_listed_and_the_others_go_on(tmp_path: Path) -> None:
@@ -306,7 +300,7 @@ def test_ctrl_c_leaves_the_trial_as_it_is_and_the_same_command_goes_on(tmp_path:
 
 
 def space(text: str) -> Any:
-    return search_space.distribution(OverridesParser.create().parse_override(quote(text)))
+    return search_plan.distribution(OverridesParser.create().parse_override(quote(text)))
 
 
 def test_hydras_grammar_is_the_search_space() -> None:
@@ -319,9 +313,9 @@ def test_hydras_grammar_is_the_search_space() -> None:
     assert space("a=tag(int,log,interval(1,64))") == IntDistribution(1, 64, log=True)
     assert space("a=range(1,9,2)") == space("a=range(7,0,-2)") == IntDistribution(1, 7, step=2)
     assert space("a=range(0.1,0.5,0.1)") == FloatDistribution(0.1, 0.4, step=0.1)
-    assert search_space.ends(space("a=int(interval(1,8))")) == ["1", "8"]
-    assert search_space.shortened(0.123456789, space("a=interval(0.1,2)")) == 0.123457
-    assert search_space.shortened(0.1234561, space("a=interval(0.12345600001,2)")) == 0.12345600001
+    assert search_plan.ends(space("a=int(interval(1,8))")) == ["1", "8"]
+    assert search_plan.shortened(0.123456789, space("a=interval(0.1,2)")) == 0.123457
+    assert search_plan.shortened(0.1234561, space("a=interval(0.12345600001,2)")) == 0.12345600001
 
 
 @pytest.mark.parametrize(
@@ -337,10 +331,7 @@ def test_hydras_grammar_is_the_search_space() -> None:
         ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0 must be a whole number from 1 on"),
         ("hydra.sweeper.storage=x", "there is no key hydra.sweeper.storage: those of sweep=optuna stand in conf/"),
         ("hydra/sweeper/sampler=tpee", "hydra/sweeper/sampler=tpee is none of the choices: did you mean tpe?"),
-        (
-            "hydra.sweeper.sampler._target_=optuna.samplers.QMCSampler",
-            "choose by hydra/sweeper/sampler=... from random, tpe",
-        ),
+        ("hydra.sweeper.sampler._target_=optuna.samplers.QMCSampler", "hydra/sweeper/sampler=... from random, tpe"),
         ("hydra.sweeper.sampler={_target_:optuna.samplers.QMCSampler}", "hydra/sweeper/sampler=... from random, tpe"),
         ("hydra.sweeper.sampler=tpe", "choose by hydra/sweeper/sampler=... from random, tpe"),
         ("hydra.sweeper.pruner=null", "choose by hydra/sweeper/pruner=... from median, none, percentile"),
@@ -384,9 +375,9 @@ def test_a_search_and_another_sweep_share_no_folder(whole: tuple[Path, Finished]
     refused = run(whole[0], "train", "-m", *TINY, "seed=0,1", "name=s")
     assert refused.code == 1
     assert "outputs/s holds a search and cannot hold a sweep too: take another name" in refused.err
-    one = tmp_path / "outputs" / "s" / "seed=0"
-    one.mkdir(parents=True)
-    (one / "outcome.json").write_text("{}")
+    job = tmp_path / "outputs" / "s" / "seed=0"
+    job.mkdir(parents=True)
+    (job / "outcome.json").write_text("{}")
     refused = run(tmp_path, *SEARCH)
     assert refused.code == 1
     assert "outputs/s holds a sweep and cannot hold a search too: take another name" in refused.err

@@ -17,16 +17,13 @@ def test_the_first_job_of_a_sweep_does_not_set_the_threads_of_the_next(tmp_path:
     one = ["debug=quick", "model.hidden=[8]", "algo.test_steps=2"]
     assert run(tmp_path, "train", *one, "threads=null", "name=alone").code == 0
     assert run(tmp_path, "train", "-m", *one, "threads=3,null", "name=both").code == 0
-    alone, first, second = (
-        json.loads((tmp_path / "outputs" / name / "choices.json").read_text())["threads"]
-        for name in ("alone", "both/threads=3", "both/threads=null")
-    )
-    assert first == 3
-    assert second == alone
+    paths = (tmp_path / "outputs" / name / "choices.json" for name in ("alone", "both/threads=3", "both/threads=null"))
+    alone, first, second = (json.loads(path.read_text())["threads"] for path in paths)
+    assert (first, second) == (3, alone)
 
 
 def test_a_sweep_that_cannot_succeed_creates_nothing(tmp_path: Path) -> None:
-    for mistake in ("steps=abc", "+foo=1", "expect=foo", "name=../up", "name=/abs"):
+    for mistake in ("steps=abc", "steps=1,-1", "+foo=1", "expect=foo", "name=../up", "name=/abs"):
         refused = run(tmp_path, "train", "-m", "seed=0,1", mistake)
         assert refused.code == 1
         assert len(refused.err.splitlines()) == 1, refused.err
@@ -77,15 +74,9 @@ def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stoppe
     assert again.err.count("already finished") == 2
     rows = [line for line in again.out.splitlines() if line.startswith("algo.inner_lr=")]
     assert all(re.search(r" mse [\d.]+ \+- [\d.]+ after \d+ inner steps$", row) for row in rows)
-    assert re.search(
-        r"\nbest on validation \(mse [\d.]+\): algo.inner_lr=0.0\d; test mse .*, over 2 seeds\n", again.out
-    )
+    best = r"\nbest on validation \(mse [\d.]+\): algo.inner_lr=0.0\d; test mse .*, over 2 seeds\n"
+    assert re.search(best, again.out)
     short = run(tmp_path, *command, "seed=0,1", "algo.inner_lr=0.01,0.02", "expect=mse<1e-9")
     assert short.code == 3
     assert short.out.count("falls short of expect='mse<1e-9'") == 4
     assert short.out.endswith("results are in outputs/my sweep (1)\n")
-    for mistake, sentence in (("algo=maml,mamll", "did you mean maml?"), ("seed=0,-1", "seed=-1 must be")):
-        refused = run(tmp_path, "train", "-m", mistake, "name=other")
-        assert refused.code == 1
-        assert sentence in refused.err
-        assert not (tmp_path / "outputs" / "other").exists()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import run
+from commands import succeed
 
 from metalearn_cli.system import allocator
 from metalearn_cli.system.allocator import Allocator, set_allocator
@@ -39,15 +39,13 @@ def test_tuned_it_keeps_memory_for_the_next_tensor() -> None:
 def test_a_c_library_without_the_call_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(allocator, "ctypes", type("Other", (), {"CDLL": lambda name: object()}))
     assert not set_allocator(Allocator.tuned)
-    done = run(tmp_path, "train", "debug=quick", "name=one")
-    assert done.code == 0, done.err
+    done = succeed(tmp_path, "train", "debug=quick", "name=one")
     assert "default allocator (this C library has no other)" in done.err
 
 
 def test_it_does_not_change_a_bit(tmp_path: Path) -> None:
     for name in Allocator:
-        done = run(tmp_path, "train", "debug=quick", f"allocator={name.name}", f"name={name.name}")
-        assert done.code == 0, done.err
+        done = succeed(tmp_path, "train", "debug=quick", f"allocator={name.name}", f"name={name.name}")
         assert f"{name.name} allocator" in done.err
     tuned, default = ((tmp_path / "outputs" / name.name / "metrics.jsonl").read_bytes() for name in Allocator)
     assert tuned == default

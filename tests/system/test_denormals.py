@@ -1,4 +1,4 @@
-"""Commands compute with denormal numbers as 0, in every thread; runs of before, and Python, are left as they are."""
+"""Commands compute with denormal numbers as 0, in every thread; earlier runs, and Python, are left as they are."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import run, start, start_ranks, wait, wait_ranks
+from commands import start_ranks, succeed, wait_ranks
 from folders import rewrite
 from places import MAML, take
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 import metalearn_cli
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.tasks.image_folder import ImageFolder
+from metalearn_cli.trained.model import Model
 from metalearn_cli.tuning import bench
 
 TRAIN = ["train", "task=sinusoid", "model.hidden=[4]", "tasks_per_step=2", "steps=2", "log_every=1", "save_every=1"]
@@ -50,28 +51,26 @@ def write(where: str) -> None:
         file.write(f"{where} {share_of_zeros()}\n")
 
 
+def probe_method(cls: Any, name: str) -> None:
+    method = getattr(cls, name)
+
+    def probed(self: Any, *arguments: Any) -> Any:
+        is_ahead = threading.current_thread() is not threading.main_thread()
+        write("ahead" if is_ahead else name)
+        if name == "step":
+            _Probed.apply(torch.ones(1, requires_grad=True)).sum().backward()
+        return method(self, *arguments)
+
+    setattr(cls, name, probed)
+
+
 def probe(before: Callable[[], object] = lambda: None) -> Callable[[], None]:
     """What makes a command write down, wherever it computes, what denormal products are there, in the file shares."""
 
     def first() -> None:
         before()
-        step, evaluate, gather = Learner.step, Learner.evaluate, ImageFolder.gather
-
-        def probed_step(self: Learner, *arguments: Any) -> Tensor:
-            write("step")
-            _Probed.apply(torch.ones(1, requires_grad=True)).sum().backward()
-            return step(self, *arguments)
-
-        def probed_evaluate(self: Learner, *arguments: Any) -> Any:
-            write("evaluate")
-            return evaluate(self, *arguments)
-
-        def probed_gather(self: ImageFolder, *arguments: Any) -> Any:
-            write("gather" if threading.current_thread() is threading.main_thread() else "ahead")
-            return gather(self, *arguments)
-
-        Learner.step, Learner.evaluate = probed_step, probed_evaluate  # type: ignore[method-assign]
-        ImageFolder.gather = probed_gather  # type: ignore[method-assign]
+        for cls, name in ((Learner, "step"), (Learner, "evaluate"), (ImageFolder, "gather"), (Model, "adapt")):
+            probe_method(cls, name)
         ImageFolder.may_wait_for_disk = lambda self, device: True  # type: ignore[method-assign]
 
     return first
@@ -81,17 +80,16 @@ def shares(folder: Path, *command: str, before: Callable[[], object] = lambda: N
     """What a command found, by where it looked."""
     folder.mkdir(exist_ok=True)
     (folder / "shares").unlink(missing_ok=True)
-    done = wait(folder, start(folder, *command, first=probe(before)))
-    assert done.code == 0, done.err
+    succeed(folder, *command, first=probe(before))
     return read(folder)
 
 
 def read(folder: Path) -> dict[str, set[float]]:
-    found: dict[str, set[float]] = {}
+    measured: dict[str, set[float]] = {}
     for line in (folder / "shares").read_text().splitlines():
         where, _, share = line.partition(" ")
-        found.setdefault(where, set()).add(float(share))
-    return found
+        measured.setdefault(where, set()).add(float(share))
+    return measured
 
 
 def start_threads() -> None:
@@ -111,8 +109,8 @@ def choices(folder: Path) -> Any:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_they_are_0_in_every_thread_of_a_training(tmp_path: Path, own_images: Path, threads: int) -> None:
     command = [*IMAGES, f"task.root={own_images}", f"threads={threads}", "name=run"]
-    found = shares(tmp_path, *command, before=start_threads if threads == 2 else lambda: None)
-    assert found == {where: {1.0} for where in ("step", "backward", "evaluate", "gather", "ahead")}
+    measured = shares(tmp_path, *command, before=start_threads if threads == 2 else lambda: None)
+    assert measured == {where: {1.0} for where in ("step", "backward", "evaluate", "gather", "ahead")}
     assert choices(tmp_path / "outputs/run")["denormals_are_zero"] is True
 
 
@@ -132,8 +130,8 @@ def test_they_are_0_in_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.row("P10")
-def test_a_run_of_before_keeps_them(tmp_path: Path) -> None:
-    """Also where threads were started that do not, as by a job before it."""
+def test_an_earlier_run_keeps_them(tmp_path: Path) -> None:
+    """Also where threads were started that do not, as by an earlier job."""
 
     def as_after_another_job() -> None:
         torch.set_flush_denormal(True)
@@ -155,31 +153,18 @@ def test_a_run_of_before_keeps_them(tmp_path: Path) -> None:
 def test_predictions_are_made_as_the_run_was_also_by_an_exported_model(
     tmp_path: Path, are_zero: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run(tmp_path, *TRAIN, "threads=1", "name=run")
-    assert done.code == 0, done.err
+    succeed(tmp_path, *TRAIN, "threads=1", "name=run")
     folder = tmp_path / "outputs/run"
     rewrite(folder / "choices.json", {**choices(folder), "denormals_are_zero": are_zero})
-    done = run(tmp_path, "export", "run=outputs/run", "out=model", "threads=1")
-    assert done.code == 0, done.err
+    succeed(tmp_path, "export", "run=outputs/run", "out=model", "threads=1")
     (tmp_path / "points.csv").write_text("x,y\n1,1\n2,0\n")
-
-    def before() -> None:
-        from metalearn_cli.trained.model import Model
-
-        adapt = Model.adapt
-
-        def probed(self: Model, *arguments: Any) -> Any:
-            write("adapt")
-            return adapt(self, *arguments)
-
-        Model.adapt = probed  # type: ignore[method-assign]
 
     points = ["support=points.csv", "query=points.csv", "threads=1"]
     for stored in ("outputs/run", "model"):
-        found = shares(tmp_path, "predict", f"run={stored}", *points, before=before)
-        assert found == {"adapt": {1.0 if are_zero else 0.0}}
+        measured = shares(tmp_path, "predict", f"run={stored}", *points)
+        assert measured == {"adapt": {1.0 if are_zero else 0.0}}
     metalearn_cli.load(tmp_path / "model").adapt(torch.ones(2, 1), torch.ones(2, 1))(torch.ones(1, 1))
-    assert share_of_zeros() == 0  # the process of whoever calls from Python is left as it is
+    assert share_of_zeros() == 0  # the process that calls from Python is left as it is
 
 
 def test_numpy_does_not_notice(tmp_path: Path) -> None:
@@ -196,6 +181,5 @@ def test_a_processor_without_a_choice_is_said(tmp_path: Path) -> None:
     def first() -> None:
         torch.set_flush_denormal = lambda is_on: False
 
-    done = wait(tmp_path, start(tmp_path, *TRAIN, "threads=1", "name=run", first=first))
-    assert done.code == 0, done.err
+    done = succeed(tmp_path, *TRAIN, "threads=1", "name=run", first=first)
     assert "denormal numbers kept (this processor has no choice)" in done.err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import run
+from commands import refuse, succeed
 from problems import ALGORITHMS, images, init, points, relative_error
 from torch import nn
 
@@ -42,17 +42,17 @@ def single(meta: Meta, batch: Batch) -> tuple[Meta, Batch]:
 def test_all_but_the_products_stays_float32(algorithm: Algorithm, net: Net) -> None:
     meta, batch = single(init(algorithm, net), IMAGES)
     exact = algorithm.meta_gradient(net, meta, batch, 0)
-    found = algorithm.meta_gradient(Reduced(net.spec, net), meta, batch, 0)
+    reduced = algorithm.meta_gradient(Reduced(net.spec, net), meta, batch, 0)
     for part in ("gradient", "buffers"):
-        for name, value in getattr(found, part).items():
+        for name, value in getattr(reduced, part).items():
             assert value.dtype is torch.float32, name
             assert value.isfinite().all(), name
-    assert found.loss.dtype is torch.float32
-    torch.testing.assert_close(found.loss, exact.loss, rtol=0.1, atol=0.1)
-    assert not torch.equal(found.loss, exact.loss)
-    for one in algorithm.adapt(Reduced(net.spec, net), meta, batch.support, 1):
+    assert reduced.loss.dtype is torch.float32
+    torch.testing.assert_close(reduced.loss, exact.loss, rtol=0.1, atol=0.1)
+    assert not torch.equal(reduced.loss, exact.loss)
+    for adapted in algorithm.adapt(Reduced(net.spec, net), meta, batch.support, 1):
         for mode in BatchNorm:
-            assert one(batch.query_x, mode).dtype is torch.float32
+            assert adapted(batch.query_x, mode).dtype is torch.float32
 
 
 def gradient(algorithm: Algorithm, net: Net, meta: Meta, batch: Batch) -> Params:
@@ -95,26 +95,20 @@ def test_products_of_values_are_reduced_too() -> None:
 def test_a_run_in_bfloat16_trains_and_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     small = ["task=omniglot", "model.filters=4", "task.query=2", "debug=quick", "threads=1", "other_batch_norm=[]"]
     for name, precision in (("exact", "fp32"), ("straight", "bf16")):
-        done = run(tmp_path, "train", *small, f"precision={precision}", f"name={name}")
-        assert done.code == 0, done.err
+        done = succeed(tmp_path, "train", *small, f"precision={precision}", f"name={name}")
         assert f" on omniglot, cpu, {precision}, " in done.err
     for steps in (10, 20):
-        assert run(tmp_path, "train", *small, "precision=bf16", f"steps={steps}", "name=cut").code == 0
-    last = {
-        name: [path.name for path in tmp_path.glob(f"outputs/{name}/checkpoints/step-00000020-*")]
-        for name in ("straight", "cut", "exact")
-    }
-    assert last["straight"] == last["cut"] != last["exact"]
-    losses: dict[str, list[float]] = {}
-    for name in ("exact", "straight"):
-        lines = map(json.loads, (tmp_path / f"outputs/{name}/metrics.jsonl").read_text().splitlines())
-        losses[name] = [line["train/loss"] for line in lines if "train/loss" in line]
-    assert losses["straight"] == pytest.approx(losses["exact"], rel=0.1)
-    assert "precision: bf16" in (tmp_path / "outputs/straight/config.yaml").read_text()
+        succeed(tmp_path, "train", *small, "precision=bf16", f"steps={steps}", "name=cut")
+    runs = [tmp_path / "outputs" / name for name in ("straight", "cut", "exact")]
+    straight, cut, exact = ([path.name for path in run.glob("checkpoints/step-00000020-*")] for run in runs)
+    assert straight == cut != exact
+    lines = [map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) for run in runs]
+    losses = [[line["train/loss"] for line in each if "train/loss" in line] for each in lines]
+    assert losses[0] == pytest.approx(losses[2], rel=0.1)
+    assert "precision: bf16" in (runs[0] / "config.yaml").read_text()
     # Another precision is another run; a test may take one of its own.
-    refused = run(tmp_path, "train", *small, "precision=fp32", "name=cut")
-    assert "precision: bf16 -> fp32" in refused.err
-    assert run(tmp_path, "eval", "run=outputs/cut", "precision=fp32").code == 0
+    assert "precision: bf16 -> fp32" in refuse(tmp_path, "train", *small, "precision=fp32", "name=cut")
+    succeed(tmp_path, "eval", "run=outputs/cut", "precision=fp32")
 
 
 def test_the_learner_of_another_precision_keeps_float32_parameters() -> None:
@@ -143,8 +137,8 @@ def test_fp32_has_no_tf32_anywhere() -> None:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not expected
         job = load_job([f"precision={precision}", "threads=1", "allocator=default"])
         prepare(job, None, Console())
-        for found in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
-            assert (found.fp32_precision == "tf32") is expected
+        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+            assert (backend.fp32_precision == "tf32") is expected
         assert torch.utils.deterministic.fill_uninitialized_memory is False  # type: ignore[attr-defined]
 
 

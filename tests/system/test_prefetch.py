@@ -1,5 +1,6 @@
 """Batches that are gathered ahead, in a thread: the same run, and no thread is left."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from commands import run, start, start_ranks, wait, wait_ranks
+from cases import image_set
+from commands import refuse, run, start_ranks, succeed, wait_ranks
 
 from metalearn_cli.cli import main
 from metalearn_cli.datasets import image_set as base
-from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.errors import UserError
 from metalearn_cli.system import measure
 from metalearn_cli.system.prefetch import ahead
@@ -65,7 +66,7 @@ def test_a_failure_comes_in_its_turn_and_ends_the_thread() -> None:
     assert threads() == 0
 
 
-def test_whoever_closes_it_waits_for_what_was_begun() -> None:
+def test_closing_it_waits_for_what_was_begun() -> None:
     begun: list[int] = []
     done: list[int] = []
     is_closing = threading.Event()
@@ -111,16 +112,14 @@ def outcome(folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def plain(tmp_path: Path, own_images: Path) -> dict[str, Any]:
     """The outcome of the run whose batches are gathered when they are wanted."""
-    done = run(tmp_path / "plain", *QUICK, f"task.root={own_images}", "name=one")
-    assert done.code == 0, done.err
+    succeed(tmp_path / "plain", *QUICK, f"task.root={own_images}", "name=one")
     return outcome(tmp_path / "plain/outputs/one")
 
 
 def test_a_run_whose_batches_come_ahead_is_the_same_run(
     tmp_path: Path, own_images: Path, plain: dict[str, Any], far: None
 ) -> None:
-    done = run(tmp_path / "far", *QUICK, f"task.root={own_images}", "name=one")
-    assert done.code == 0, done.err
+    succeed(tmp_path / "far", *QUICK, f"task.root={own_images}", "name=one")
     assert outcome(tmp_path / "far/outputs/one") == plain
 
 
@@ -129,29 +128,28 @@ def test_a_run_that_was_ended_goes_on_to_the_same_end(
     tmp_path: Path, own_images: Path, plain: dict[str, Any], far: None, signals: int
 ) -> None:
     here = tmp_path / "far"
-    here.mkdir()
     command = [*QUICK, f"task.root={own_images}", "name=one"]
-    step, gathered = 5, ImageFolder.gather
 
-    def first() -> None:
-        count = 0
+    def end(batch: Batch) -> Batch:
+        os.kill(os.getpid(), signals)
+        return batch
 
-        def gather(self: ImageFolder, draw: Draw, device: torch.device) -> Batch:
-            nonlocal count
-            if threading.current_thread() is not threading.main_thread():
-                count += 1
-                if count == step:
-                    os.kill(os.getpid(), signals)
-            return gathered(self, draw, device)
-
-        ImageFolder.gather = gather  # type: ignore[method-assign]
-
-    ended = wait(here, start(here, *command, first=first))
+    ended = run(here, *command, first=lambda: at_training_batch(5, end))
     assert ended.code == {signal.SIGTERM: 143, signal.SIGKILL: -9}[signals]
-    done = run(here, *command)
-    assert done.code == 0, done.err
+    done = succeed(here, *command)
     assert "continuing after step" in done.err
     assert outcome(here / "outputs/one") == plain
+
+
+def at_training_batch(number: int, change: Callable[[Batch], Batch]) -> None:
+    """Change this one of the training batches that are gathered."""
+    gather, numbers = ImageFolder.gather, itertools.count(1)
+
+    def changed(self: ImageFolder, draw: Draw, device: torch.device) -> Batch:
+        batch = gather(self, draw, device)
+        return change(batch) if "support_flip" in draw and next(numbers) == number else batch
+
+    ImageFolder.gather = changed  # type: ignore[method-assign]
 
 
 def fail(batch: Batch) -> Batch:
@@ -172,25 +170,13 @@ def poison(batch: Batch) -> Batch:
 def test_what_fails_in_the_thread_is_the_same_sentence(
     tmp_path: Path, own_images: Path, far: None, damage: Callable[[Batch], Batch], sentence: str
 ) -> None:
-    gather = ImageFolder.gather
-
     def first() -> None:
-        count = 0
-
-        def then_damaged(self: ImageFolder, draw: Draw, device: torch.device) -> Batch:
-            nonlocal count
-            count += "support_flip" in draw
-            batch = gather(self, draw, device)
-            return damage(batch) if count == 4 else batch
-
-        ImageFolder.gather = then_damaged  # type: ignore[method-assign]
+        at_training_batch(4, damage)
         code = main([*QUICK, f"task.root={own_images}", "name=one"])
         assert threads() == 0
         os._exit(code)
 
-    failed = wait(tmp_path, start(tmp_path, first=first))
-    assert failed.code == 1, failed.err
-    assert failed.err.splitlines()[-1].startswith(sentence)
+    assert refuse(tmp_path, first=first).startswith(sentence)
 
 
 def test_each_rank_gathers_its_share_ahead(tmp_path: Path, own_images: Path, far: None) -> None:
@@ -198,7 +184,7 @@ def test_each_rank_gathers_its_share_ahead(tmp_path: Path, own_images: Path, far
     here.mkdir()
     keys = [key for key in QUICK if not key.startswith(("eval", "save"))]
     command = [*keys, "eval_every=0", "select=last", f"task.root={own_images}"]
-    assert run(here, *command, "name=alone").code == 0
+    succeed(here, *command, "name=alone")
     codes, said = wait_ranks(here, start_ranks(here, 2, *command, "name=both"))
     assert codes == [0, 0], said
     lines = [(here / "outputs" / name / "metrics.jsonl").read_text().splitlines() for name in ("alone", "both")]
@@ -208,7 +194,7 @@ def test_each_rank_gathers_its_share_ahead(tmp_path: Path, own_images: Path, far
 
 def test_sets_that_are_far(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    images = ImageSet.of(torch.zeros(10, 1, 10, 10, dtype=torch.uint8), ("a",), torch.tensor([10]))
+    images = image_set(torch.zeros(10, 1, 10, 10, dtype=torch.uint8), 10)
     assert not images.may_wait_for_disk(cpu)
     monkeypatch.setattr(base, "free_memory", lambda device: 1500)
     assert images.may_wait_for_disk(cpu), "more than half of what is free"

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from cases import image_set, p_value
 from torch import Tensor
 
 from metalearn_cli.datasets import image_set as base
-from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
-from metalearn_cli.tasks.episodes import Classes, Episodes, draw_classes, draw_episodes, gather_episodes
+from metalearn_cli.tasks.episodes import Classes, Episodes, draw_classes, draw_images, gather_episodes
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, WAY, SHOT, QUERY = 100_000, 30, 5, 2, 3
@@ -23,15 +23,7 @@ def choice() -> Tensor:
 @pytest.fixture(scope="module")
 def draw(choice: Tensor) -> Draw:
     """Classes of 8 images; class 0 never turned, class 1 by one quarter, and so on."""
-    return draw_episodes(choice * 8, torch.full_like(choice, 8), choice % 4, SHOT, QUERY, generator("episodes"))
-
-
-def p_value(counts: Tensor, thinned: float = 1.0) -> float:
-    """Chi-square test that all cells are equally likely; `thinned` is the variance's part left by drawing without
-    replacement."""
-    expected = counts.sum() / counts.numel()
-    statistic = ((counts - expected) ** 2 / expected).sum() / thinned
-    return float(torch.special.gammaincc(torch.tensor((counts.numel() - 1) / 2), statistic / 2))
+    return draw_images(choice * 8, torch.full_like(choice, 8), choice % 4, SHOT, QUERY, generator("episodes"))
 
 
 def test_p_value() -> None:
@@ -91,7 +83,7 @@ def test_classes_of_different_sizes() -> None:
     count = torch.tensor([3, 5, 11])
     start = count.cumsum(0) - count
     choice = draw_classes(10_000, 3, 3, generator(0))
-    draw = draw_episodes(start[choice], count[choice], None, 1, 2, generator(1))
+    draw = draw_images(start[choice], count[choice], None, 1, 2, generator(1))
     assert "support_turn" not in draw
     for name in ("support", "query"):
         of = choice.gather(1, draw[f"{name}_y"])
@@ -101,7 +93,7 @@ def test_classes_of_different_sizes() -> None:
         for c in range(3):
             assert p_value(within[of == c].bincount()) > 0.001
     with pytest.raises(ValueError, match=r"2 \+ 2 images asked of a class that has 3"):
-        draw_episodes(start[choice], count[choice], None, 2, 2, generator(1))
+        draw_images(start[choice], count[choice], None, 2, 2, generator(1))
 
 
 def test_turned_pixels_equal_rot90() -> None:
@@ -120,24 +112,22 @@ def test_turned_pixels_equal_rot90() -> None:
                 assert torch.equal((x[t, s] * 255).round().to(torch.uint8), expected)
 
 
+def single_image(*more: str) -> Draw:
+    names = [f"{part}_{what}" for part in ("support", "query") for what in ("image", "y", *more)]
+    return {"key": torch.zeros(1), **dict.fromkeys(names, torch.zeros(1, 1, dtype=torch.int64))}
+
+
 def test_pixels_run_from_0_to_1_without_turns() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 8, 32)
-    draw = {
-        f"{part}_{what}": torch.zeros(1, 1, dtype=torch.int64)
-        for part in ("support", "query")
-        for what in ("image", "y")
-    }
-    x = gather_episodes(draw | {"key": torch.zeros(1)}, pixels).query_x
+    x = gather_episodes(single_image(), pixels).query_x
     assert torch.allclose(x.flatten(), torch.arange(256) / 255, rtol=1e-6, atol=0)
     assert x.min() == 0
     assert x.max() == 1
 
 
 def test_oblong_images_cannot_be_turned() -> None:
-    zeros = torch.zeros(1, 1, dtype=torch.int64)
-    draw = {f"{part}_{what}": zeros for part in ("support", "query") for what in ("image", "y", "turn")}
     with pytest.raises(ValueError, match="8 x 32 pixels cannot be turned"):
-        gather_episodes(draw | {"key": torch.zeros(1)}, torch.zeros(1, 1, 8, 32, dtype=torch.uint8))
+        gather_episodes(single_image("turn"), torch.zeros(1, 1, 8, 32, dtype=torch.uint8))
 
 
 # Which classes are trained on
@@ -147,9 +137,8 @@ CLASSES_OF = {"train": torch.tensor([4, 0, 2]), "val": torch.tensor([1]), "test"
 
 def test_pooled_classes_leave_no_split_that_is_trained_on() -> None:
     def pooled(*train_splits: str) -> dict[str, list[int]]:
-        return {
-            split: classes.tolist() for split, classes in Episodes(train_splits=train_splits).pool(CLASSES_OF).items()
-        }
+        pool = Episodes(train_splits=train_splits).pool(CLASSES_OF)
+        return {split: classes.tolist() for split, classes in pool.items()}
 
     assert pooled("train") == {"train": [4, 0, 2], "val": [1], "test": [3, 5]}
     assert pooled("train", "val") == pooled("val", "train") == {"train": [4, 0, 2, 1], "test": [3, 5]}
@@ -159,9 +148,9 @@ def test_pooled_classes_leave_no_split_that_is_trained_on() -> None:
 @pytest.mark.parametrize(
     ("train_splits", "sentence"),
     [
-        (("train", "test"), "task.train_splits=[train,test] must not hold test, whose classes are for the test alone"),
-        (("test",), "task.train_splits=[test] must not hold test"),
-        (("train", "valid"), "task.train_splits=[train,valid] holds valid, which is no split to train on here"),
+        (("train", "test"), "task.train_splits=[train,test] holds test, which is not a split to train on here"),
+        (("test",), "task.train_splits=[test] holds test"),
+        (("train", "valid"), "task.train_splits=[train,valid] holds valid, which is not a split to train on here"),
         ((), "task.train_splits=[] must name at least one split"),
         (("train", "train"), "task.train_splits=[train,train] must name at least one split, and each once"),
     ],
@@ -185,7 +174,7 @@ def test_images_that_do_not_fit_on_a_device_stay_on_the_host_and_it_is_said_once
         3, "test", Classes(torch.tensor([0, 3]), torch.tensor([3, 3])), generator(0)
     )
     for side, stays in ((2, False), (4, True)):  # 24 bytes, and 96
-        images = ImageSet.of(torch.zeros(6, 1, side, side, dtype=torch.uint8), ("a", "b"), torch.tensor([3, 3]))
+        images = image_set(torch.zeros(6, 1, side, side, dtype=torch.uint8), 3, 3)
         for _ in range(2):
             assert images.on(meta).device.type == ("cpu" if stays else "meta")
             batch = gather_episodes(draw, images.on(meta), meta)
@@ -196,8 +185,7 @@ def test_images_that_do_not_fit_on_a_device_stay_on_the_host_and_it_is_said_once
 
 
 def test_images_are_drawn_from_the_chosen_classes_of_a_set() -> None:
-    count = torch.tensor([3, 5, 11, 4])
-    images = ImageSet.of(torch.zeros(23, 1, 1, 1, dtype=torch.uint8), ("a", "b", "c", "d"), count)
+    images = image_set(torch.zeros(23, 1, 1, 1, dtype=torch.uint8), 3, 5, 11, 4)
     chosen = Classes(images.start, images.count).of(torch.tensor([3, 0]))
     draw = Episodes(way=2, shot=1, query=2).draw(5000, "test", chosen, generator(0))
     drawn = torch.cat([draw["support_image"], draw["query_image"]], dim=1)

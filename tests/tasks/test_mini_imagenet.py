@@ -3,17 +3,18 @@
 import os
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cases import load
+from cases import load, picture
+from cases import refusal as refusal_of
 from PIL import Image
 from problems import image_task
 
 from metalearn_cli.datasets.pictures import Resample, as_tensor
-from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks import mini_imagenet
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
@@ -22,17 +23,10 @@ CLASSES = {"train": ("n3", "n1"), "val": ("n2", "n5"), "test": ("n4", "n0")}
 
 
 @pytest.fixture(autouse=True)
-def _counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _counts(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     """A miniImageNet of two classes a split with 3 images each, and an empty cache."""
     monkeypatch.setattr(mini_imagenet, "CLASSES", {split: len(names) for split, names in CLASSES.items()})
-    monkeypatch.setattr(mini_imagenet, "IMAGES", 3)
-    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
-
-
-def picture(seed: int, size: tuple[int, int] = (84, 84)) -> Image.Image:
-    rng = torch.Generator().manual_seed(seed)
-    few = bytes(torch.randint(256, (3 * 7 * 7,), generator=rng, dtype=torch.uint8).tolist())
-    return Image.frombytes("RGB", (7, 7), few).resize(size)
+    monkeypatch.setattr(MiniImageNet, "about", MiniImageNet.about._replace(fewest=3))
 
 
 @pytest.fixture
@@ -43,7 +37,7 @@ def folders(tmp_path: Path) -> Path:
         for name in names:
             (root / split / name).mkdir(parents=True)
             for i in range(3):
-                picture(10 * int(name[1]) + i).save(root / split / name / f"{name}_{i}.jpg")
+                picture(10 * int(name[1]) + i, (84, 84)).save(root / split / name / f"{name}_{i}.jpg")
     return root
 
 
@@ -64,22 +58,16 @@ def tables(folders: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def flat(tables: Path, tmp_path: Path) -> Path:
     """The same images in the layout train/*.jpg with train.csv (columns image_name and image_label)."""
-    root = tmp_path / "flat"
     for split in CLASSES:
-        (root / split).mkdir(parents=True)
-        header, *rows = (tables / f"{split}.csv").read_text().splitlines()
-        assert header == "filename,label"
-        (root / f"{split}.csv").write_text("\n".join(["number,image_name,image_label", *(f"7,{row}" for row in rows)]))
+        rows = [f"7,{row}" for row in (tables / f"{split}.csv").read_text().splitlines()[1:]]
+        (tmp_path / "flat" / split).mkdir(parents=True)
+        (tmp_path / f"flat/{split}.csv").write_text("\n".join(["number,image_name,image_label", *rows]))
         for row in rows:
-            shutil.copy(tables / "images" / row.partition(",")[0], root / split)
-    return root
+            shutil.copy(tables / "images" / row.split(",")[1], tmp_path / "flat" / split)
+    return tmp_path / "flat"
 
 
-def refusal(root: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        load(mini_imagenet.source(str(root)))
-    assert not list(root.parent.glob("cache/*")), "something was packed"
-    return str(caught.value)
+refusal = partial(refusal_of, mini_imagenet.source)
 
 
 def test_all_layouts_give_the_same_set(folders: Path, tables: Path, flat: Path) -> None:
@@ -97,7 +85,7 @@ def test_all_layouts_give_the_same_set(folders: Path, tables: Path, flat: Path) 
 
 def test_a_flat_layout_without_its_tables_is_a_sentence(flat: Path) -> None:
     (flat / "val.csv").unlink()
-    assert "n1_0.jpg is no folder of a class" in refusal(flat)
+    assert "n1_0.jpg is not a folder of a class" in refusal(flat)
 
 
 @pytest.mark.row("C6")
@@ -109,23 +97,15 @@ def test_a_table_that_leads_out_of_its_folder_is_refused(flat: Path, tables: Pat
         assert refusal(root).endswith(f"train.csv names {name}, which leads out of the folder that it is about")
 
 
-@pytest.mark.parametrize("resample", Resample)
-def test_other_sizes_and_modes_become_84x84_rgb_as_asked(folders: Path, resample: Resample) -> None:
+def test_other_sizes_and_modes_become_84x84_rgb_as_asked(folders: Path) -> None:
     large, small = picture(1, (200, 100)), picture(2, (50, 60))
-    large.save(folders / "train/n1/n1_0.jpg")
-    small.convert("L").save(folders / "train/n1/n1_1.jpg")
-    small.convert("CMYK").save(folders / "train/n1/n1_2.jpg")
-    images = load(mini_imagenet.source(str(folders), resample))
-    how = {Resample.lanczos: Image.Resampling.LANCZOS, Resample.box: Image.Resampling.BOX}[resample]
-    for i in range(3):
-        expected = Image.open(folders / f"train/n1/n1_{i}.jpg").convert("RGB").resize((84, 84), how)
-        assert torch.equal(images.pixels[i], as_tensor(expected))
-
-
-def test_the_two_resamplings_are_packed_apart(folders: Path) -> None:
-    picture(1, (200, 100)).save(folders / "train/n1/n1_0.jpg")
-    lanczos, box = (load(mini_imagenet.source(str(folders), resample)) for resample in (Resample.lanczos, Resample.box))
-    assert lanczos.fingerprint != box.fingerprint
+    for i, image in enumerate((large, small.convert("L"), small.convert("CMYK"))):
+        image.save(folders / f"train/n1/n1_{i}.jpg")
+    for resample, how in ((Resample.lanczos, Image.Resampling.LANCZOS), (Resample.box, Image.Resampling.BOX)):
+        images = load(mini_imagenet.source(str(folders), resample))
+        for i in range(3):
+            expected = Image.open(folders / f"train/n1/n1_{i}.jpg").convert("RGB").resize((84, 84), how)
+            assert torch.equal(images.pixels[i], as_tensor(expected))
 
 
 def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(folders: Path) -> None:
@@ -134,7 +114,7 @@ def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(folders: Path) -
     moved = folders.rename(folders.parent / "moved")
     assert load(mini_imagenet.source(str(moved))).fingerprint == before.fingerprint
     assert len(list(cache.iterdir())) == 1
-    picture(99).save(moved / "val/n2/n2_0.jpg")
+    picture(99, (84, 84)).save(moved / "val/n2/n2_0.jpg")
     assert load(mini_imagenet.source(str(moved))).fingerprint != before.fingerprint
     assert len(list(cache.iterdir())) == 2
 
@@ -172,7 +152,7 @@ def test_pickled_caches_give_the_same_set_as_the_images(folders: Path, caches: P
 def test_a_pickled_cache_that_would_run_something_is_refused(caches: Path, tmp_path: Path) -> None:
     payload = f"cos\nsystem\n(S'touch {tmp_path}/ran'\ntR.".encode()
     (caches / "mini-imagenet-cache-val.pkl").write_bytes(payload)
-    assert "mini-imagenet-cache-val.pkl is no cache of images: it would run os.system" in refusal(caches)
+    assert "mini-imagenet-cache-val.pkl is not a cache of images: it would run os.system" in refusal(caches)
     assert not (tmp_path / "ran").exists()
     (caches / "mini-imagenet-cache-val.pkl").unlink()
     assert refusal(caches).startswith(f"miniImageNet is not in {caches}, which needs ")
@@ -239,7 +219,7 @@ def test_other_files_among_the_classes_are_named(folders: Path) -> None:
     load(mini_imagenet.source(str(folders)))
     shutil.rmtree(folders.parent / "cache")
     (folders / "val" / "n2_7.jpg").touch()
-    assert refusal(folders).startswith(f"{folders}/val/n2_7.jpg is no folder of a class")
+    assert refusal(folders).startswith(f"{folders}/val/n2_7.jpg is not a folder of a class")
 
 
 @pytest.mark.parametrize(
@@ -264,27 +244,12 @@ def test_a_damaged_table_is_a_sentence(tables: Path, table: str, sentence: str) 
 def test_a_table_that_is_no_file_is_a_sentence(flat: Path) -> None:
     (flat / "val.csv").unlink()
     os.mkfifo(flat / "val.csv")
-    assert refusal(flat) == f"{flat}/val.csv is no file: give a table with a row for each picture"
+    assert refusal(flat).startswith(f"{flat}/val.csv cannot be read as a table with the columns ")
 
 
 def test_a_listed_image_that_is_not_there_is_named(tables: Path) -> None:
     (tables / "images/n5_1.jpg").unlink()
     assert refusal(tables) == f"{tables}/images/n5_1.jpg cannot be read (No such file or directory)"
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (b"", "is empty (0 bytes)"),
-        (b"not an image", "is no image that Pillow can read"),
-        (None, "is damaged (image file is truncated"),
-    ],
-)
-@pytest.mark.row("C8")
-def test_a_broken_image_is_named(folders: Path, damage: bytes | None, sentence: str) -> None:
-    path = folders / "test/n0/n0_1.jpg"
-    path.write_bytes(path.read_bytes()[:-300] if damage is None else damage)
-    assert refusal(folders).startswith(f"{path} {sentence}")
 
 
 def test_each_split_draws_its_own_images(folders: Path) -> None:
@@ -300,6 +265,6 @@ def test_each_split_draws_its_own_images(folders: Path) -> None:
 
 def test_the_real_numbers_part_100_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mini_imagenet, "CLASSES", {"train": 64, "val": 16, "test": 20})
-    parts = MiniImageNet().split_classes
+    parts = image_task(MiniImageNet, query=1).split_classes
     assert {name: len(part) for name, part in parts.items()} == {"train": 64, "val": 16, "test": 20}
     assert torch.equal(torch.cat(list(parts.values())), torch.arange(100))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import p_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import image_task
@@ -109,13 +110,6 @@ def check_task(task: Draw, episodes: Episodes, classes: Classes) -> None:
     assert queries[0] == min(episodes.query, int(classes.count[of].min()) // 2)
 
 
-def p_value(counts: Tensor) -> float:
-    """Chi-square test that all cells are equally likely."""
-    expected = counts.sum() / counts.numel()
-    statistic = ((counts - expected) ** 2 / expected).sum()
-    return float(torch.special.gammaincc(torch.tensor((counts.numel() - 1) / 2), statistic / 2))
-
-
 @pytest.mark.row("D5")
 def test_ways_classes_and_support_sizes_are_uniform() -> None:
     classes = classes_of([2000] * 12)
@@ -159,11 +153,11 @@ def test_training_and_test_have_sizes_of_their_own() -> None:
     [
         ({"min_way": 1}, "task.min_way=1 must be at least 2, and at most task.way=4"),
         ({"min_way": 5}, "task.min_way=5 must be at least 2, and at most task.way=4"),
-        ({"max_support": 3}, "task.max_support=3 must be at least task.way=4: one a class"),
+        ({"max_support": 3}, "task.max_support=3 must be at least task.way=4"),
         ({"way": 9}, "task.way=9 is more than the 5 classes of the test split"),
         (
             {"within_group": True},
-            "task.within_group=true wants classes in groups, and those of this data set have none",
+            "task.within_group=true needs classes in groups, and those of this data set have none",
         ),
     ],
 )
@@ -176,7 +170,7 @@ def test_impossible_sizes_are_a_sentence(fields: dict[str, Any], sentence: str) 
 
 @pytest.mark.row("C4")
 def test_classes_too_small_or_in_small_groups_are_a_sentence() -> None:
-    with pytest.raises(UserError, match=r"a class of the test split has 1 image, and two are wanted"):
+    with pytest.raises(UserError, match=r"a class of the test split has 1 image, and needs two"):
         Episodes(way=2, min_way=2, variable=True).check("test", classes_of([3, 1, 5]))
     with pytest.raises(
         UserError, match=r"task.way=3 is more than the 2 classes of the largest group of the test split"
@@ -285,10 +279,8 @@ def test_half_of_the_images_are_flipped() -> None:
 def test_a_crop_is_flipped_after_it_was_cut() -> None:
     shift, flip = torch.tensor([[[2**24 - 1, 0]]]), torch.tensor([[True]])
     place = moved(8, 8, shift, flip).view(8, 8)
-    rows, columns = (
-        [1, 2, 3, 4, 5, 6, 7, 6],
-        [1, 0, 1, 2, 3, 4, 5, 6],
-    )  # one down, one to the left; mirrored at the edge
+    # One down, one to the left; mirrored at the edge.
+    rows, columns = [1, 2, 3, 4, 5, 6, 7, 6], [1, 0, 1, 2, 3, 4, 5, 6]
     expected = torch.arange(64).view(8, 8)[rows][:, columns]
     assert torch.equal(place, expected.flip(-1))
 
@@ -305,8 +297,8 @@ def test_jitter_changes_brightness_contrast_and_saturation() -> None:
     mean = grey.mean((-1, -2), keepdim=True)
     torch.testing.assert_close(with_factors(1, 0.7, 1), mean + 0.7 * (x - mean))
     torch.testing.assert_close(with_factors(1, 1, 0.8), grey + 0.8 * (x - grey))
-    one = jittered(x[:, :, :1].clone(), torch.tensor([[[1.0, 1.0, 0.6]]]))
-    torch.testing.assert_close(one, x[:, :, :1])  # a grey image has no saturation
+    grey_jittered = jittered(x[:, :, :1].clone(), torch.tensor([[[1.0, 1.0, 0.6]]]))
+    torch.testing.assert_close(grey_jittered, x[:, :, :1])  # a grey image has no saturation
     _, draw, _, changed = augmented((Augment.jitter,), pixels())
     factors = draw["support_jitter"]
     assert 0.6 <= factors.min() < 0.65

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,27 +15,12 @@ import torch
 from commands import run
 from folders import rewrite
 from PIL import Image
-from tiny_runs import pictures, rows, train
+from tiny_runs import rows, train, write_list
 
 import metalearn_cli
 from metalearn_cli.errors import UserError
-from metalearn_cli.trained import (
-    export,
-    novelty_threshold,
-    predict,  # noqa: F401 - the forks need not import them anew
-)
+from metalearn_cli.trained import export
 from metalearn_cli.trained.predict import round_off
-
-
-@pytest.fixture(autouse=True)
-def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands are forks of this process."""
-    monkeypatch.setattr(novelty_threshold, "EPISODES", 4)
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures(tmp_path_factory.mktemp("own") / "images")
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +31,7 @@ def maml(tmp_path_factory: pytest.TempPathFactory, own: Path) -> Path:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, maml: Path) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(novelty_threshold, "EPISODES", 4)
-        done = run(folder, "export", f"run={maml}", f"out={folder}/model", "threads=1")
+    done = run(folder, "export", f"run={maml}", f"out={folder}/model", "threads=1")
     assert done.code == 0, done.err
     assert done.out == f"the model is in {folder}/model\n"
     assert "flag `unlike`: calibrated for 3-way 2-shot tasks" in done.err
@@ -64,16 +48,14 @@ def test_an_export_needs_neither_run_nor_data_and_predicts_the_same(
 ) -> None:
     assert sorted(path.suffix for path in exported.iterdir()) == [".json", ".safetensors"]
     support, labels, query = task(own)
-    (tmp_path / "support.csv").write_text(
-        "path,label\n" + "".join(f"{path},{label}\n" for path, label in zip(support, labels, strict=True))
-    )
+    write_list(tmp_path / "support.csv", support, labels)
     files = f"query={','.join(map(str, query))}"
     for name, model in (("run", maml), ("export", exported)):
         done = run(tmp_path, "predict", f"run={model}", "support=support.csv", files, f"out={name}.csv", "threads=1")
         assert done.code == 0, done.err
-    found, expected = rows(tmp_path / "export.csv"), rows(tmp_path / "run.csv")
-    assert found == expected
-    assert "unlike" in found[0]
+    result, expected = rows(tmp_path / "export.csv"), rows(tmp_path / "run.csv")
+    assert result == expected
+    assert "unlike" in result[0]
     assert len(list(exported.iterdir())) == 2  # nothing is written into it
     config = json.loads((exported / "model.json").read_text())
     assert str(own) not in json.dumps(config)
@@ -81,13 +63,13 @@ def test_an_export_needs_neither_run_nor_data_and_predicts_the_same(
 
 def test_what_predict_has_measured_goes_along(tmp_path: Path, own: Path, maml: Path) -> None:
     support = [own / f"class{number:02}/{place}.png" for number in range(4) for place in range(3)]
-    (tmp_path / "support.csv").write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in support))
+    write_list(tmp_path / "support.csv", support, [path.parent.name for path in support])
     model = shutil.copytree(maml, tmp_path / "outputs/other")
     predicted = run(tmp_path, "predict", f"run={model}", "support=support.csv", f"query={support[0]}", "threads=1")
     assert predicted.code == 0, predicted.err
     assert run(tmp_path, "export", f"run={model}", "out=mine", "threads=1").code == 0
     known = json.loads((tmp_path / "mine/model.json").read_text())["unlike"]
-    assert (4, 3) in {(one["way"], one["shot"]) for one in known}
+    assert (4, 3) in {(item["way"], item["shot"]) for item in known}
     twice = run(tmp_path, "export", f"run={model}", f"run={maml}", "out=other")
     assert (twice.code, twice.err) == (1, "metalearn: run= is given twice\n")
 
@@ -102,14 +84,15 @@ def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, export
         assert x.max() <= 1
         predictor = model.adapt(x, labels)
         assert predictor.classes == ["class00", "class01", "class02"]
-        found = predictor(q)
-        assert found.shape == (3, 3)
-        torch.testing.assert_close(found.sum(1), torch.ones(3))
-        chances.append(found)
+        result = predictor(q)
+        assert result.shape == (3, 3)
+        torch.testing.assert_close(result.sum(1), torch.ones(3))
+        chances.append(result)
         numbered = model.adapt(x.numpy(), np.array([5, 5, 7, 7, 9, 9]))
         assert numbered.classes == [5, 7, 9]
-        torch.testing.assert_close(numbered(q.numpy()), found)
-        torch.testing.assert_close(model.adapt((255 * x).round().to(torch.uint8), labels)(q), found)
+        torch.testing.assert_close(numbered(q.numpy()), result)
+        torch.testing.assert_close(model.adapt((255 * x).round().to(torch.uint8), labels)(q), result)
+        torch.testing.assert_close(model.adapt(x.flip(0), labels[::-1])(q), result)
     torch.testing.assert_close(*chances)
     flags = model.adapt(x, labels).unlike(q)
     assert flags.dtype == torch.bool
@@ -119,24 +102,20 @@ def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, export
 
 
 def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Path, exported: Path) -> None:
-    """To the bit: whoever decodes a large JPEG in full before gives other pixels."""
+    """To the bit: a large JPEG that is decoded in full first gives other pixels."""
     support, labels, query = task(own)
     large = tmp_path / "large.jpg"
     exif = Image.Exif()
     exif[274] = 6  # to be turned by a quarter
     Image.effect_noise((900, 700), 90).convert("RGB").resize((450, 350)).save(large, exif=exif, quality=90)
     files = [*query, large]
-    (tmp_path / "support.csv").write_text("path,label\n" + "".join(f"{path},{path.parent.name}\n" for path in support))
-    words = [
-        "predict",
-        f"run={exported}",
-        "support=support.csv",
-        f"query={','.join(map(str, files))}",
-        "out=found.json",
-    ]
-    done = run(tmp_path, *words, "threads=1")
+    write_list(tmp_path / "support.csv", support, labels)
+    query_files = f"query={','.join(map(str, files))}"
+    done = run(
+        tmp_path, "predict", f"run={exported}", "support=support.csv", query_files, "out=found.json", "threads=1"
+    )
     assert done.code == 0, done.err
-    found = json.loads((tmp_path / "found.json").read_text())
+    result = json.loads((tmp_path / "found.json").read_text())
     model = metalearn_cli.load(exported)
     by_tensors = model.adapt(model.read(support), labels).outputs(model.read(files))
     with ExitStack() as stack:
@@ -153,11 +132,11 @@ def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Pa
             outputs = adapted.outputs(q)
             assert torch.equal(outputs, by_tensors)
             chances = [list(map(round_off, row)) for row in outputs.double().softmax(-1).tolist()]
-            assert [list(row["probabilities"].values()) for row in found] == chances
-            assert [row["unlike"] for row in found] == adapted.unlike(q).tolist()
-        for one in (files[-1], str(files[-1]), opened[-1]):
-            assert torch.equal(model.read(one), model.read(files)[-1:])
-            assert torch.equal(adapted(one), adapted(files[-1:]))
+            assert [list(row["probabilities"].values()) for row in result] == chances
+            assert [row["unlike"] for row in result] == adapted.unlike(q).tolist()
+        for item in (files[-1], str(files[-1]), opened[-1]):
+            assert torch.equal(model.read(item), model.read(files)[-1:])
+            assert torch.equal(adapted(item), adapted(files[-1:]))
         decoded = opened[0]
         decoded.load()
         in_memory = [decoded, decoded.convert("RGBA"), Image.fromarray(np.asarray(decoded))]
@@ -165,15 +144,6 @@ def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Pa
         decoded.paste("red", (0, 0, 20, 20))  # what is in memory counts, and not the file
         assert not torch.equal(model.read(decoded), model.read(query[0]))
         assert decoded.size == (24, 20)
-
-
-def test_any_order_of_the_support_is_the_same_task(own: Path, exported: Path) -> None:
-    model = metalearn_cli.load(exported)
-    support, labels, query = task(own)
-    backwards = model.adapt(model.read(support[::-1]), labels[::-1])
-    torch.testing.assert_close(
-        backwards(model.read(query)), model.adapt(model.read(support), labels)(model.read(query))
-    )
 
 
 @pytest.mark.parametrize(
@@ -185,22 +155,10 @@ def test_any_order_of_the_support_is_the_same_task(own: Path, exported: Path) ->
         (torch.zeros(2, 3, 16, 16), [0, 1, 2], "y has 3 labels for 2 examples"),
         (torch.zeros(2, 3, 16, 16), [[0, 1], [1, 0]], "one for each is expected"),
         (torch.zeros(2, 3, 16, 16), [4, 4], "the support has one class only, 4"),
-        (
-            ["a", "b"],
-            [0, 1],
-            r"2 of 2 pictures cannot be used: a cannot be read \(No such file or directory\); b cannot",
-        ),
-        (
-            ["a", torch.zeros(3, 16, 16)],
-            [0, 1],
-            "x has files or pictures, and number 2 of type Tensor: give all of one",
-        ),
-        ([Image.new("L", (4, 4))] * 2, [0, 1], "number 1 is 4 x 4 pixels, and at least 8 a side are wanted; number 2"),
-        (
-            [{}, {}],
-            [0, 1],
-            r"must be numbers in arrays or lists of one shape, and \[\{\}, \{\}\] is not \(points in a CSV",
-        ),
+        (["a", "b"], [0, 1], r"2 of 2 pictures cannot be used: a cannot be read \(No such file or directory\); b can"),
+        (["a", torch.zeros(3, 16, 16)], [0, 1], "x has files or pictures, and number 2 of type Tensor: give all of"),
+        ([Image.new("L", (4, 4))] * 2, [0, 1], "1 is 4 x 4 pixels, and at least 8 a side are expected; number 2"),
+        ([{}, {}], [0, 1], r"must be numbers in arrays or lists of one shape, and \[\{\}, \{\}\] is not \(points in"),
     ],
 )
 def test_what_does_not_fit_is_said(x: object, y: object, sentence: str, exported: Path) -> None:
@@ -224,39 +182,44 @@ def test_settings_of_load_are_checked(settings: dict[str, str], sentence: str, e
 
 def test_double_and_half_precision(own: Path, exported: Path) -> None:
     support, labels, query = task(own)
-    found = {}
+    result = {}
     for precision in ("fp32", "fp64", "bf16"):
         model = metalearn_cli.load(exported, precision=precision)
-        found[precision] = model.adapt(model.read(support), labels)(model.read(query)).double()
-    torch.testing.assert_close(found["fp32"], found["fp64"], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found["bf16"], found["fp64"], atol=0.1, rtol=0.1)
-    assert not torch.equal(found["bf16"], found["fp32"])
+        result[precision] = model.adapt(model.read(support), labels)(model.read(query)).double()
+    torch.testing.assert_close(result["fp32"], result["fp64"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(result["bf16"], result["fp64"], atol=0.1, rtol=0.1)
+    assert not torch.equal(result["bf16"], result["fp32"])
 
 
 def test_damage_is_found_and_named(tmp_path: Path, exported: Path) -> None:
-    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    model = with_value(exported, tmp_path, "format", 99)
+    with pytest.raises(UserError, match="of format 99, and this version reads up to 1"):
+        metalearn_cli.load(model)
+    for content, sentence in (('{"format": 1}', r"model\.json has no step"), ("{", "cannot be read")):
+        (model / "model.json").write_text(content)
+        with pytest.raises(UserError, match=sentence):
+            metalearn_cli.load(model)
+    shutil.copytree(exported, model, dirs_exist_ok=True)
     (weights,) = model.glob("*.safetensors")
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
+    weights.write_bytes(weights.read_bytes() + b"x")
     with pytest.raises(UserError, match=r"is damaged, its hash is not the one in model\.json: export the run again"):
         metalearn_cli.load(model)
     weights.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         metalearn_cli.load(model)
-    content = json.loads((model / "model.json").read_text())
-    rewrite(model / "model.json", content | {"format": 99})
-    with pytest.raises(UserError, match="of format 99, and this version reads up to 1"):
-        metalearn_cli.load(model)
-    (model / "model.json").write_text(json.dumps({"format": 1}))
-    with pytest.raises(UserError, match=r"model\.json has no step"):
-        metalearn_cli.load(model)
-    (model / "model.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        metalearn_cli.load(model)
 
 
-ODD = (-1, 0, "16", 16.0, True, None, [16], {"a": 1}, 10**12, 1e400, 10**400)
+def with_value(exported: Path, folder: Path, path: str, value: object) -> Path:
+    """A copy of the export with another value at this path in its model.json."""
+    model = Path(shutil.copytree(exported, folder / "model", dirs_exist_ok=True))
+    content: Any = json.loads((exported / "model.json").read_text())
+    part = content
+    *above, last = (int(name) if name.isdigit() else name for name in path.split("."))
+    for name in above:
+        part = part[name]
+    part[last] = value
+    rewrite(model / "model.json", content)
+    return model
 
 
 @pytest.mark.parametrize(
@@ -268,69 +231,41 @@ ODD = (-1, 0, "16", 16.0, True, None, [16], {"a": 1}, 10**12, 1e400, 10**400)
     ],
 )
 def test_odd_widths_in_an_export_are_a_sentence(path: str, tmp_path: Path, exported: Path) -> None:
-    model = Path(shutil.copytree(exported, tmp_path / "model"))
-    whole = (model / "model.json").read_text()
-    *above, last = path.split(".")
-    for odd in ODD:
-        content = json.loads(whole)
-        part = content
-        for name in above:
-            part = part[int(name)] if isinstance(part, list) else part[name]
-        part[int(last) if isinstance(part, list) else last] = odd
-        if odd == (None if last == "by_way_of" else 0 if last == "margin" else ()):
-            continue  # it may be that
-        rewrite(model / "model.json", content)
-        with pytest.raises(UserError) as found:
-            metalearn_cli.load(model)
-        assert "\n" not in str(found.value)
-        assert len(str(found.value)) < 800
+    allowed = {"examples.preparation.by_way_of": None, "examples.preparation.margin": 0}
+    for odd in (-1, 0, "16", 16.0, True, None, [16], {"a": 1}, 10**12, 1e400, 10**400):
+        if path in allowed and allowed[path] == odd:
+            continue
+        with pytest.raises(UserError) as raised:
+            metalearn_cli.load(with_value(exported, tmp_path, path, odd))
+        assert "\n" not in str(raised.value)
+        assert len(str(raised.value)) < 800
 
 
 @pytest.mark.parametrize(
     ("path", "odd", "sentence"),
     [
         ("examples", None, "model.json: examples is None, and an object is expected"),
-        ("examples", [], "model.json: examples is [], and an object is expected"),
-        ("examples.spec", [3, 16, 16], "examples.spec is [3, 16, 16], and an object is expected"),
         ("examples.spec.input_shape", [], "cannot be read (input_shape is []): it is not whole, or of another version"),
-        ("examples.spec.input_shape", 16, "examples.spec.input_shape is 16, and a list of values is expected"),
-        ("examples.spec.input_shape", [3, 9999, 9999], "cannot be read (input_shape is [3, 9999, 9999])"),
+        ("examples.spec.input_shape", [3, 9999, 9999], "cannot be read (a size in spec is 299940003, and a"),
         ("examples.spec.input_shape", [3, 17, 17], "pictures become [3, 16, 16], and input_shape is [3, 17, 17]"),
-        ("examples.spec.kind", "words", "examples.spec.kind is 'words', and classes or values is expected"),
+        ("examples.spec.kind", "words", "examples.spec.kind is 'words', and one of classes, values is expected"),
         ("examples.spec.padded", 1, "examples.spec.padded is 1, and true or false is expected"),
-        ("examples.spec.outputs", 4, "algo=maml learns one output per class"),
-        (
-            "config.model.filters",
-            4,
-            "another model than its configuration: block1.conv.weight is [3, 3, 3, 3] and should",
-        ),
+        ("examples.spec.outputs", 4, "learns one output per class, so task.train_way=3"),
+        ("config.model.filters", 4, "than its configuration: block1.conv.weight is [3, 3, 3, 3] and should"),
         ("config.model.gamma", False, "of another model than its configuration: block1.norm.weight is in one only"),
         ("examples.preparation.resample", "sharp", "resample is 'sharp'"),
-        ("examples.preparation.resize", [1], "resize is [1], and crop, stretch or pad is expected"),
-        ("examples.preparation.resize", "fold", "resize is 'fold', and crop, stretch or pad is expected"),
+        ("examples.preparation.resize", "fold", "resize is 'fold', and one of crop, stretch, pad is expected"),
         ("config.model.filters", 10**6, "of another model than its configuration: "),  # 36 TB
         ("config.model.filters", 2**40, "cannot be made ("),
-        ("config.model.filters", 10**400, "cannot be made ("),
         ("config.model.filters", -3, "model.filters=-3 must be a whole number, 1 or above"),
-        ("unlike", 3, "unlike is 3, and a list of values is expected"),
-        ("unlike.0", [], "unlike[0] is [], and an object is expected"),
-        ("unlike.0.way", "5", "unlike[0].way is '5', and a whole number, 1 or above is expected"),
+        ("unlike", 3, "unlike is 3, and a list is expected"),
         ("unlike.0.shot", 0, "unlike[0].shot is 0, and a whole number, 1 or above is expected"),
         ("unlike.0.value", "high", "unlike[0].value is 'high', and a finite number is expected"),
-        ("unlike.0.share", None, "unlike[0].share is None, and a finite number is expected"),
     ],
 )
 def test_damage_in_an_export_is_named(path: str, odd: object, sentence: str, tmp_path: Path, exported: Path) -> None:
-    model = Path(shutil.copytree(exported, tmp_path / "model"))
-    content = json.loads((model / "model.json").read_text())
-    part = content
-    *above, last = path.split(".")
-    for name in above:
-        part = part[int(name)] if isinstance(part, list) else part[name]
-    part[int(last) if isinstance(part, list) else last] = odd
-    rewrite(model / "model.json", content)
     with pytest.raises(UserError, match=re.escape(sentence)):
-        metalearn_cli.load(model)
+        metalearn_cli.load(with_value(exported, tmp_path, path, odd))
 
 
 def test_odd_widths_in_a_runs_task_file_too(tmp_path: Path, maml: Path) -> None:
@@ -350,10 +285,7 @@ def test_code_of_others_runs_with_trust_only(
         "from pathlib import Path\nPath('ran').touch()\nfrom metalearn_cli.algorithms.maml import MAML as Mine\n"
     )
     monkeypatch.chdir(tmp_path)
-    model = Path(shutil.copytree(exported, tmp_path / "model"))
-    content = json.loads((model / "model.json").read_text())
-    content["config"]["algo"]["_target_"] = "foreign_maml.Mine"
-    rewrite(model / "model.json", content)
+    model = with_value(exported, tmp_path, "config.algo._target_", "foreign_maml.Mine")
     with pytest.raises(UserError, match=r"algo\._target_=foreign_maml\.Mine is not a part of metalearn.*trust=true"):
         metalearn_cli.load(model)
     assert not Path("ran").exists()

@@ -17,7 +17,7 @@ SHORT += ["model.hidden=[4]", "algo.test_steps=1"]
 
 
 def before(folder: Path, *changes: tuple[str, str, str]) -> Callable[[], None]:
-    """What a version of before did: each change is a file of conf/, a line of it, and the line that stood there."""
+    """Install the conf/ of an earlier version: each change is a file, a line of it, and the line that stood there."""
     conf = folder / "conf"
     shutil.copytree(conf_folder.conf_dir(), conf)
     for name, line, other in changes:
@@ -122,7 +122,7 @@ def test_keys_of_the_test_may_change_and_the_run_is_tested_again(tmp_path: Path)
     assert {path.name for path in (tmp_path / "outputs/run/checkpoints").iterdir()} == checkpoints
     again = run(tmp_path, "train", "task=sinusoid", *other, "test_episodes=12", "select=last")
     assert "already finished" in again.err
-    # Whoever does not say how it is to be tested, where somebody had said it, is asked.
+    # A command without the test's keys is refused where an earlier one gave them.
     refused = run(tmp_path, "train", "task=sinusoid", *other)
     assert "select: last -> best, test_episodes: 12 -> 600" in refused.err
 
@@ -142,4 +142,6 @@ def test_the_length_of_an_annealed_run_is_that_of_its_beginning(tmp_path: Path) 
     assert done.code == 0, done.err
     assert "going on with optimizer.schedule_steps=4, steps=4, as this run began" in done.err
     assert "already finished, 4 steps" in done.err
-    assert "schedule of outputs/run ends at step 4" in run(tmp_path, "train", *keys, "steps=8").err
+    refused = run(tmp_path, "train", *keys, "steps=8")
+    assert "the linear schedule of outputs/run ends at step 4: give optimizer.schedule_steps=4" in refused.err
+    assert run(tmp_path, "train", *keys, "steps=8", "optimizer.schedule_steps=4").code == 0

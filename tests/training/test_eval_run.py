@@ -20,10 +20,10 @@ def test_every_batch_norm_mode_stands_beside_the_headline(tmp_path: Path) -> Non
         small = ["task=omniglot", "model.filters=4", "task.query=2", "debug=quick", "threads=1"]
         done = run(tmp_path, "train", f"algo={algo}", *small, f"name={algo}")
         assert done.code == 0, done.err
-        found = results(tmp_path, algo)
-        assert found["batch_norm"] == headline
+        tested = results(tmp_path, algo)
+        assert tested["batch_norm"] == headline
         others = {"transductive", "inductive", "running"} - {headline}
-        assert set(found["other_batch_norm"]) == others
+        assert set(tested["other_batch_norm"]) == others
         assert all(f"with batch norm {mode}" in done.out for mode in others)
         # One mode of one run is the headline of an evaluation in that mode: the same episodes, the same figure.
         done = run(tmp_path, "eval", f"run=outputs/{algo}", "batch_norm=inductive")
@@ -31,7 +31,7 @@ def test_every_batch_norm_mode_stands_beside_the_headline(tmp_path: Path) -> Non
         (path,) = (tmp_path / "outputs" / algo / "eval").glob("omniglot-*/results.json")
         again = json.loads(path.read_text())
         assert again["batch_norm"] == "inductive"
-        assert again["mean"] == found["other_batch_norm"]["inductive"]["mean"]
+        assert again["mean"] == tested["other_batch_norm"]["inductive"]["mean"]
         assert "one_query" not in done.out
     # A forward for each query is for who asks.
     done = run(tmp_path, "eval", "run=outputs/maml", "other_batch_norm=[one_query]")
@@ -78,8 +78,8 @@ def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
     second = run(tmp_path, "eval", "run=outputs/one", "test_episodes=32", "algo.test_steps=1", "task.shot=3")
     assert first.code == second.code == 0, first.err + second.err
     assert (tmp_path / "outputs" / "one" / "results.json").read_bytes() == before
-    found = [json.loads(path.read_text()) for path in (tmp_path / "outputs/one/eval").glob("*/results.json")]
-    same, other = sorted(found, key=lambda one: one["episodes"])
+    evaluations = [json.loads(path.read_text()) for path in (tmp_path / "outputs/one/eval").glob("*/results.json")]
+    same, other = sorted(evaluations, key=lambda one: one["episodes"])
     assert {key: same[key] for key in ("mean", "episodes_sha256", "step")} == {
         key: json.loads(before)[key] for key in ("mean", "episodes_sha256", "step")
     }
@@ -89,7 +89,7 @@ def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
         (["algo.inner_lr=1"], "algo.inner_lr belongs to the training"),
         (["seed=1"], "seed belongs to the training"),
         (["algo=protonet"], "algo belongs to the training"),
-        (["task.shots=1"], "the run's task has no key shots: did you mean task.shot?"),
+        (["task.shots=1"], "there is no key task.shots: did you mean task.shot?"),
         (["tset_episodes=5"], "there is no key tset_episodes: did you mean test_episodes?"),
         (["algo.test_step=5"], "did you mean algo.test_steps?"),
         (["hydra.run.dir=x"], "there is no key hydra.run.dir"),
@@ -97,7 +97,7 @@ def test_eval_keeps_the_model_and_overwrites_nothing(tmp_path: Path) -> None:
         (["task.shot=0"], "task.shot=0 must be a whole number, 1 or above"),
         (["run=outputs/none"], "is not the folder of a run"),
         (["task.shot=[1"], "is not of the form key=value"),
-        (["task.shot=1,2"], "one value is wanted"),
+        (["task.shot=1,2"], "one value is expected"),
         (["+test_episodes=5"], "without the +"),
         (["test_episodes=${x}"], "test_episodes"),
         (["task=sinusoid_frequency", "tasks_per_chunk=abc"], "tasks_per_chunk=abc"),

@@ -27,16 +27,16 @@ def test_a_run_leaves_what_the_readme_promises(tmp_path: Path) -> None:
         *("checkpoints", "choices", "config", "environment", "episodes", "events", "examples", "lock", "metrics"),
         *("overrides", "results", "task", "test", "timing", "train"),
     }
-    found = json.loads((folder / "results.json").read_text())
-    assert found["split"] == "test"
-    assert found["episodes"] == 16
-    assert found["metric"] == "mse"
-    assert found["batch_norm"] is None
-    assert [row["step"] for row in found["per_step"]] == [0, 1, 2]
-    assert found["mean"] == found["per_step"][-1]["mean"]
+    content = json.loads((folder / "results.json").read_text())
+    assert content["split"] == "test"
+    assert content["episodes"] == 16
+    assert content["metric"] == "mse"
+    assert content["batch_norm"] is None
+    assert [row["step"] for row in content["per_step"]] == [0, 1, 2]
+    assert content["mean"] == content["per_step"][-1]["mean"]
     with np.load(folder / "episodes.npz") as episodes:
         assert episodes["metric"].shape == (16, 3)
-        assert episodes["metric"][:, -1].mean() == pytest.approx(found["mean"])
+        assert episodes["metric"][:, -1].mean() == pytest.approx(content["mean"])
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["choices"]["algo"] == "maml"
     assert OmegaConf.load(folder / "config.yaml").steps == 20
@@ -89,8 +89,8 @@ def test_expect_decides_the_exit_code_also_of_a_finished_run(tmp_path: Path, exp
     for _ in range(2):
         done = run(tmp_path, "train", *TINY, "name=one", f"expect={expect}")
         assert done.code == code, done.err
-        found = results(tmp_path, "one")["per_step"][1 if "step1" in expect else 2]["mean"]
-        sentence = f"{expect.partition('<')[0].strip()} is {found:.6g} and falls short of expect={expect!r}"
+        mean = results(tmp_path, "one")["per_step"][1 if "step1" in expect else 2]["mean"]
+        sentence = f"{expect.partition('<')[0].strip()} is {mean:.6g} and falls short of expect={expect!r}"
         assert (sentence in done.err) is (code == 3), done.err
     assert "already finished" in done.err
 
@@ -122,9 +122,9 @@ def test_names_are_taken_as_they_stand(tmp_path: Path, name: str) -> None:
 def test_a_test_that_diverges_still_leaves_its_results(tmp_path: Path) -> None:
     done = run(tmp_path, "train", *TINY, "name=one", "algo.inner_lr=1", "algo.test_steps=200")
     assert done.code == 0, done.err
-    found = json.loads((tmp_path / "outputs/one/results.json").read_text())
-    assert found["mean"] is None
-    assert found["per_step"][-1]["diverged"] == 1
+    content = json.loads((tmp_path / "outputs/one/results.json").read_text())
+    assert content["mean"] is None
+    assert content["per_step"][-1]["diverged"] == 1
 
 
 def test_the_published_figure_stands_beside_its_own_protocol_only(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def signal_at(call: int, number: signal.Signals = signal.SIGTERM) -> Callable[[]
             Path("asked").write_text(str(asked[0]))
             if asked[0] == call:
                 os.kill(os.getpid(), number)
-            found: Tensor = metric(*arguments)  # type: ignore[arg-type]
-            return found
+            value: Tensor = metric(*arguments)  # type: ignore[arg-type]
+            return value
 
         learner.task_metric = counted
         scored_parts.WORTH_KEEPING = 0.0
