@@ -4,7 +4,7 @@ has no state: parameters, gradients and `Slots` are contiguous tensors in one or
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,7 +15,8 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.limits import Count, Factors, Natural, NonNegative, Positive, Share, Steps
+from metalearn_cli.system import limits
+from metalearn_cli.system.limits import Count, Factors, FactorsByName, Natural, NonNegative, Positive, Share, Steps
 
 # What an optimizer keeps for each parameter, under torch's names: exp_avg, exp_avg_sq, step; or momentum_buffer.
 Slots = dict[str, list[Tensor]]
@@ -45,9 +46,7 @@ class Optimizer:
     dampening: Share = 0.0
     nesterov: bool = False
     eps: Positive = 1e-8  # adam and adamw only
-    rates: dict[str, float] = field(
-        default_factory=dict
-    )  # factors of lr by patterns of names, of which the first counts
+    rates: FactorsByName = ()  # factors of lr by patterns of names, of which the first that fits counts
     clip_value: Positive | None = None  # each component of the meta-gradient into [-clip_value, clip_value]
     clip_norm: Positive | None = None  # the norm of the whole meta-gradient to at most this
     schedule: Schedule = Schedule.constant
@@ -85,9 +84,6 @@ class Optimizer:
                 f"optimizer.lr_floor={self.lr_floor} belongs to optimizer.schedule=linear or cosine, and is at most "
                 f"optimizer.lr={self.lr}"
             )
-        for pattern, factor in self.rates.items():
-            if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-                raise UserError(f"optimizer.rates.{pattern}={factor} must be a factor of the rate, 0 or above, e.g. 10")
 
     @property
     def anneals(self) -> bool:
@@ -121,8 +117,9 @@ class Optimizer:
     def _groups(self, params: Mapping[str, Tensor]) -> dict[tuple[float, float], list[int]]:
         """The places of the parameters that share a factor of the rate and a weight decay, by these two."""
         groups: dict[tuple[float, float], list[int]] = {}
+        rates = [limits.parse_factor(item) for item in self.rates]
         for place, (name, value) in enumerate(params.items()):
-            factor = next((factor for pattern, factor in self.rates.items() if fnmatchcase(name, pattern)), 1.0)
+            factor = next((factor for pattern, factor in rates if fnmatchcase(name, pattern)), 1.0)
             decays = self.decay_norms or value.dim() > 1
             groups.setdefault((factor, self.weight_decay if decays else 0.0), []).append(place)
         return groups

@@ -46,6 +46,13 @@ def _is_folder_name(name: str) -> bool:
     return bool(name.strip()) and name.isprintable() and parts != () and not {"/", ".."} & {*parts}
 
 
+def parse_factor(text: str) -> tuple[str, float]:
+    """Pattern and factor of "head.*:10"; the factor is NaN if the text has another form."""
+    pattern, _, factor = text.rpartition(":")
+    is_number = re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", factor) and pattern
+    return pattern, float(factor) if is_number else math.nan
+
+
 def _rises(steps: Sequence[int]) -> bool:
     return all(before < after for before, after in zip((0, *steps), steps, strict=False))
 
@@ -69,6 +76,13 @@ Steps = Annotated[
 Factors = Annotated[
     tuple[float, ...],
     Limit("a list of finite numbers, 0 or above", lambda value: all(0 <= item < math.inf for item in value)),
+]
+FactorsByName = Annotated[
+    tuple[str, ...],
+    Limit(
+        "a list of PATTERN:FACTOR, e.g. [head.*:10]",
+        lambda value: all(parse_factor(item)[1] < math.inf for item in value),
+    ),
 ]
 Widths = Annotated[
     tuple[int, ...],

@@ -94,7 +94,7 @@ def test_a_compiled_step_is_the_eager_one_and_stops_like_it() -> None:
         Optimizer(Method.sgd),
         Optimizer(Method.sgd, momentum=0.9, weight_decay=0.2),
         Optimizer(Method.sgd, momentum=0.9, nesterov=True),
-        Optimizer(Method.sgd, momentum=0.9, dampening=0.5, rates={"1": 3}),
+        Optimizer(Method.sgd, momentum=0.9, dampening=0.5, rates=("1:3",)),
         Optimizer(Method.adamw, weight_decay=0.2, decay_norms=False, eps=1e-3),
     ],
 )
