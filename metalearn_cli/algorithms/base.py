@@ -82,7 +82,7 @@ class Update(NamedTuple):
 class Algorithm(ABC):
     """A final class is a frozen dataclass whose fields are the keys of its yaml file."""
 
-    test_steps: int  # inner steps at validation and test
+    test_steps: int | None  # inner steps at validation and test; see steps_at_test
     remat: bool = False  # whether inner steps are computed again in the backward pass; a key where there is the choice
     batch_norm: ClassVar[BatchNorm]  # the mode in which the algorithm's paper reports
     is_metric: ClassVar[bool] = False  # whether outputs are distances, which do not depend on the number of classes
@@ -103,6 +103,18 @@ class Algorithm(ABC):
 
         No `if` on a tensor's value, nor on `step`: under compile=true and cuda_graph=true it is an int64 tensor [].
         """
+
+    def steps_at_test(self, spec: Spec) -> int:
+        """Inner steps at validation and test, for tasks of this kind."""
+        return self.test_steps or 0
+
+    def batch_norm_at_test(self, spec: Spec) -> BatchNorm:
+        """The mode in which the algorithm's paper reports, for tasks of this kind."""
+        return self.batch_norm
+
+    def images_in_batch(self, spec: Spec) -> int | None:
+        """The images of all training classes in a batch, of which a step takes tasks_per_step; None: it takes tasks."""
+        return None
 
     def learned(self, meta: Meta) -> dict[str, float]:
         """Numbers about the meta-parameters that a person would like to know, for results.json and the screen."""

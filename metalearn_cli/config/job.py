@@ -90,7 +90,7 @@ class Job(NamedTuple):
     @property
     def headline(self) -> BatchNorm:
         """The batch-norm mode of the figure that is reported, and by which a checkpoint is chosen."""
-        return self.run.batch_norm or self.algo.batch_norm
+        return self.run.batch_norm or self.algo.batch_norm_at_test(self.task.spec)
 
     @property
     def test_modes(self) -> list[BatchNorm]:
@@ -106,8 +106,10 @@ class Job(NamedTuple):
 
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
         """This rank's tasks of meta-iteration `step`, counted from 0: a function of the seed and the step alone."""
-        draw = self.task.draw(self.run.tasks_per_step, "train", generator(self.run.seed, "train", step))
-        return draw_slice(draw, *ranks.share(self.run.tasks_per_step))
+        tasks, rng = self.run.tasks_per_step, generator(self.run.seed, "train", step)
+        images = self.algo.images_in_batch(self.task.spec)
+        draw = self.task.draw_classes(tasks, images, rng) if images else self.task.draw(tasks, "train", rng)
+        return draw_slice(draw, *ranks.share(tasks))
 
 
 def load_job(overrides: list[str]) -> Job:
@@ -167,7 +169,7 @@ def make_job(
     net: Net = schema.build(node.model, "model", Net, source, shown.spec)
     algo: Algorithm = schema.build(node.algo, "algo", Algorithm, source)
     if run.expect is not None:
-        parse_expectation(run.expect, task.spec.metric, algo.test_steps)
+        parse_expectation(run.expect, task.spec.metric, algo.steps_at_test(task.spec))
     parts = {"algo": algo, "task": task, "model": net, "optimizer": optimizer}
     # A class that the command names is no longer the chosen yaml's.
     named = [group for group in GROUPS if f"{group}._target_" in source.given]

@@ -99,8 +99,8 @@ class Learner:
             return Scores(task_loss(spec, out, *real), task_metric(spec, out, *real))
 
         with torch.no_grad():
-            per_step = []
-            for predict in self.algorithm.adapt(self.net, self.meta, batch.support, self.algorithm.test_steps):
+            per_step, steps = [], self.algorithm.steps_at_test(spec)
+            for predict in self.algorithm.adapt(self.net, self.meta, batch.support, steps):
                 per_step.append(score(predict, modes[0]))
             scored = {modes[0]: per_step} | {mode: [score(predict, mode)] for mode in modes[1:]}
         return {mode: Scores(*(torch.stack(p, 1) for p in zip(*s, strict=True))) for mode, s in scored.items()}
@@ -118,7 +118,7 @@ class Learner:
         """The predictor after `steps` inner steps (None: as many as at test)."""
         self.check()
         with torch.no_grad():
-            steps = self.algorithm.test_steps if steps is None else steps
+            steps = self.algorithm.steps_at_test(self.net.spec) if steps is None else steps
             predict = final_of(self.algorithm.adapt(self.net, self.meta, support, steps))
         return torch.no_grad()(predict)
 

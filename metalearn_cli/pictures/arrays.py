@@ -41,7 +41,7 @@ def first_tasks(learner: Learner, job: Job, split: Split, batch_norm: BatchNorm)
     batch = job.task.gather(draw, learner.device)
     tensors = (of_classes if is_images else of_values)(learner, batch, batch_norm)
     arrays: Arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    steps = learner.algorithm.test_steps
+    steps = learner.algorithm.steps_at_test(spec)
     conditions = f"{steps or 'no'} inner step{'s' * (steps != 1)}"
     conditions += f", batch norm {batch_norm.name}" if learner.net.init_stats() else ""
     arrays["conditions"] = np.array(conditions)
@@ -80,7 +80,8 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
     ends = [torch.cat([task.support_x, task.query_x], 1).aminmax(dim=1, keepdim=True) for task in tasks]
     low, high = (torch.cat(end) for end in zip(*ends, strict=True))
     grid = low + (high - low) * torch.linspace(0, 1, POINTS, dtype=low.dtype, device=low.device).view(1, -1, 1)
-    steps = sorted({0, min(1, learner.algorithm.test_steps), learner.algorithm.test_steps})
+    last = learner.algorithm.steps_at_test(learner.net.spec)
+    steps = sorted({0, min(1, last), last})
     predictors = [learner.adapt(batch.support, number) for number in steps]
     lines = [predict(grid, batch_norm)[..., 0] for predict in predictors]
     values = [predict(batch.query_x, batch_norm, batch.query_mask) for predict in predictors]

@@ -31,6 +31,7 @@ class Spec(NamedTuple):
     kind: Literal["classes", "values"]
     padded: bool = False  # tasks have masks: their numbers of examples, and of classes, vary
     complete: bool = True  # for classes: every class occurs in every support set
+    base: int | None = None  # the number of all training classes, if images can be drawn of them all at once
 
     @property
     def metric(self) -> Literal["accuracy", "mse"]:
@@ -134,6 +135,11 @@ class TaskDistribution(ABC):
 
     def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
         """Draw the counted tasks with these numbers [T], from 0 to task_count(split) - 1."""
+        raise NotImplementedError
+
+    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
+        """Draw T = `tasks` batches of images of all training classes, labelled 0 to spec.base - 1, as query sets; the
+        support sets are empty."""
         raise NotImplementedError
 
     def notes(self) -> list[str]:

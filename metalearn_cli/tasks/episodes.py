@@ -62,8 +62,9 @@ class Episodes:
     def __post_init__(self) -> None:
         check_limits(self, "task.")
 
-    def spec(self, input_shape: tuple[int, ...]) -> Spec:
-        return Spec(input_shape, self.way, self.train_way or self.way, "classes", padded=self.variable)
+    def spec(self, input_shape: tuple[int, ...], train_classes: int) -> Spec:
+        base = train_classes * self._turns("train")
+        return Spec(input_shape, self.way, self.train_way or self.way, "classes", padded=self.variable, base=base)
 
     def size(self, split: Split) -> dict[str, int]:
         """Way, shot and query of a split's episodes, each by the name of the key that says it."""
@@ -145,6 +146,20 @@ class Episodes:
         else:
             draw = draw_images(start, count, turn, shot, query, rng)
         return draw | draw_augment(draw, self.augment, rng) if split == "train" else draw
+
+    def draw_classes(self, tasks: int, images: int, classes: Classes, rng: torch.Generator) -> Draw:
+        """Draw T = `tasks` batches of training images, each equally likely; every turn of a class is a class."""
+        ends, turns = classes.count.cumsum(0), self._turns("train")
+        number = torch.randint(int(ends[-1]), (tasks, images), generator=rng)
+        position = torch.searchsorted(ends, number, right=True)
+        none = torch.zeros(tasks, 0, dtype=torch.int64)
+        draw = {"support_image": none, "support_y": none, "query_y": position}
+        draw["query_image"] = classes.start[position] + number - (ends - classes.count)[position]
+        if turns > 1:
+            turn = torch.randint(turns, position.shape, generator=rng)
+            draw |= {"support_turn": none, "query_turn": turn, "query_y": position * turns + turn}
+        draw["key"] = draw_keys(tasks, rng)
+        return draw | draw_augment(draw, self.augment, rng)
 
     def _turns(self, split: Split) -> int:
         """In how many quarter turns each class is a class of its own."""

@@ -144,7 +144,7 @@ class ImageFolder(TaskDistribution):
 
     @property
     def spec(self) -> Spec:
-        return self.episodes.spec((self.channels, self.size, self.size))
+        return self.episodes.spec((self.channels, self.size, self.size), len(self._positions["train"]))
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -168,6 +168,10 @@ class ImageFolder(TaskDistribution):
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         classes = self._classes(self._drawn[split], self.packed.images.count)
         return self.episodes.draw(tasks, split, classes, rng)
+
+    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
+        classes = self._classes(self._drawn["train"], self.packed.images.count)
+        return self.episodes.draw_classes(tasks, images, classes, rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self.packed.images.on(device), device)

@@ -67,7 +67,7 @@ class ImageTask(TaskDistribution):
 
     @property
     def spec(self) -> Spec:
-        return self.episodes.spec(self.preparation.shape)
+        return self.episodes.spec(self.preparation.shape, len(self._positions["train"]))
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -79,6 +79,9 @@ class ImageTask(TaskDistribution):
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         return self.episodes.draw(tasks, split, self._classes[split], rng)
+
+    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
+        return self.episodes.draw_classes(tasks, images, self._classes["train"], rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         return gather_episodes(draw, self.images.on(device), device)

@@ -99,7 +99,7 @@ class Model:
         net, meta, note = for_way(self.algo, self.net, self.meta, outputs)
         net = Reduced(net.spec, net) if self.reduced else net
         with torch.no_grad():
-            return final_of(self.algo.adapt(net, meta, support, self.algo.test_steps)), note
+            return final_of(self.algo.adapt(net, meta, support, self.algo.steps_at_test(net.spec))), note
 
     def outside(self, x: Given) -> Tensor:
         """x [n, d] as for `adapt` -> which lie outside of the range of the training tasks' inputs, [n] bool."""

@@ -97,7 +97,7 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
                 progress.advance(done, "tasks")
     values = torch.cat(scores).cpu()
     value, share, promised = calibrated(values, classes)
-    made_with = (way, shot, model.batch_norm.name, model.algo.test_steps, stored.step)
+    made_with = (way, shot, model.batch_norm.name, model.algo.steps_at_test(model.net.spec), stored.step)
     return Threshold(
         *(value, *made_with, episodes, len(values), task.fingerprint, share, len(set(classes)), promised),
     )

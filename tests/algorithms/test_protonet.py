@@ -7,9 +7,9 @@ import torch
 from problems import cases, expect_definition, expect_slope, images, init
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import task_loss
+from metalearn_cli.algorithms.base import BatchNorm, task_loss
 from metalearn_cli.algorithms.embedding import squared_distance
-from metalearn_cli.algorithms.protonet import ProtoNet, prototypes
+from metalearn_cli.algorithms.protonet import Metric, Normalise, ProtoNet, prototypes
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.tasks.base import Batch, Support
@@ -48,3 +48,24 @@ def test_it_is_a_linear_head() -> None:
     query = features[:, 5:]
     linear = query @ (2 * centres).transpose(1, 2) - centres.square().sum(-1).unsqueeze(1)
     torch.testing.assert_close((-squared_distance(query, centres)).softmax(-1), linear.softmax(-1))
+
+
+def test_the_mean_of_unit_features_and_the_nearest_angle() -> None:
+    """With one shot, unit features by distance choose as cosines do: both are nearest neighbours by angle."""
+    spec, batch = images(shot=1)
+    net = Conv4(spec, filters=3)
+    meta = init(ProtoNet(), net)
+    meta = meta._replace(params=meta.params | {"scale": torch.tensor(3.0, dtype=torch.float64)})
+    outs = []
+    for algorithm in (ProtoNet(normalise=Normalise.l2), ProtoNet(metric=Metric.cosine)):
+        with torch.no_grad():
+            outs.append(next(algorithm.adapt(net, meta, batch.support, 0))(batch.query_x, BatchNorm.transductive))
+    unit, cosines = outs
+    torch.testing.assert_close(unit, 2 * cosines / 3 - 2)  # ||a - b||^2 = 2 - 2 cos(a, b)
+    assert algorithm.learned(meta) == {"scale": 3.0}
+
+
+def test_the_scale_of_cosines_is_learned() -> None:
+    algorithm, (net, batch) = ProtoNet(metric=Metric.cosine), cases()[1]
+    expect_slope(algorithm, net, batch)
+    assert algorithm.meta_gradient(net, init(algorithm, net), batch, 0).gradient["scale"].abs() > 0

@@ -8,8 +8,9 @@ from torch import Tensor
 from metalearn_cli.datasets import image_set as base
 from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
+from metalearn_cli.tasks.augment import Augment
 from metalearn_cli.tasks.base import Draw
-from metalearn_cli.tasks.episodes import Classes, Episodes, draw_classes, draw_images, gather_episodes
+from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, draw_classes, draw_images, gather_episodes
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, WAY, SHOT, QUERY = 100_000, 30, 5, 2, 3
@@ -182,6 +183,26 @@ def test_images_that_do_not_fit_on_a_device_stay_on_the_host_and_it_is_said_once
         said = capsys.readouterr().err
         assert said.count("stay in the host's memory") == (1 if stays else 0)
     assert gather_episodes(draw, images.on(CPU), CPU).support_x.device == CPU
+
+
+@pytest.mark.parametrize("turns", [1, 4])
+def test_all_training_classes_are_drawn_at_once_with_one_label_each(turns: int) -> None:
+    images = image_set(torch.zeros(23, 1, 2, 2, dtype=torch.uint8), 3, 5, 11, 4)
+    chosen = Classes(images.start, images.count).of(torch.tensor([3, 0]))
+    episodes = Episodes(augment=(Augment.flip,), rotations=Rotations.train_as_classes if turns == 4 else Rotations.none)
+    assert episodes.spec((1, 2, 2), 2).base == 2 * turns
+    draw = episodes.draw_classes(3, 4000, chosen, generator(0))
+    image, label = draw["query_image"], draw["query_y"]
+    assert image.shape == label.shape == draw["query_flip"].shape == (3, 4000)
+    assert torch.equal(image < 3, label // turns == 1)  # the second of the chosen classes is the set's first
+    if turns == 4:
+        assert torch.equal(draw["query_turn"], label % 4)
+    assert p_value(image.flatten().bincount(minlength=23)[[0, 1, 2, 19, 20, 21, 22]]) > 0.001
+    assert len(torch.unique(image[0])) == 7
+    batch = gather_episodes(draw, images.on(CPU), CPU)
+    assert batch.support_x.shape == (3, 0, 1, 2, 2)
+    again = episodes.draw_classes(3, 4000, chosen, generator(0))
+    assert all(torch.equal(draw[name], again[name]) for name in draw)
 
 
 def test_images_are_drawn_from_the_chosen_classes_of_a_set() -> None:
