@@ -51,7 +51,7 @@ def small(algo: str, task: str, own_images: Path) -> list[str]:
     overrides = [f"algo={algo}", *chosen("task", task, own_images)]
     node, _ = compose_config(overrides)
     keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
-    short = [f"algo.{key}={most}" for key, most in keys if node.algo.get(key, 0) > most]
+    short = [f"algo.{key}={most}" for key, most in keys if (node.algo.get(key) or 0) > most]
     return [*overrides, *_SMALL.get(task, []), *_SMALL.get(algo, []), *short, "tasks_per_step=2"]
 
 
