@@ -1,7 +1,9 @@
 """The job of `metalearn eval`: the configuration of a run, with the keys changed that a test may change."""
 
+import dataclasses
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -55,11 +57,15 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     config |= {"compile": False, "cuda_graph": False, "memory": None, "logger": None}  # of a training
     config["expect"] = config["expect"] if "expect" in values else None
     config["paper"] = config["paper"] if not on_task and "batch_norm" not in values else None  # of another protocol
-    input_shape = None
+    input_shape, base = None, None
     if on_task:
         trained_on = build_task(_with_its_folder(recorded["task"], config["task"]), ConfigSource(trust=trust))
         input_shape = _check_task(run, choices["task"], trained_on, build_task(config["task"], source))
+        base = trained_on.spec.base
     job = make_job(OmegaConf.create(config), choices, source, input_shape)
+    if base is not None:  # the network has learned the classes of its training, and not those of this task
+        net: Any = job.net
+        job = job._replace(net=dataclasses.replace(net, spec=net.spec._replace(base=base)))
     if "task" in values and set(Preparation.KEYS) <= config["task"].keys():
         notes.append(str(job.task.preparation))
     return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])

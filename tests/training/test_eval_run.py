@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, results, run
+from commands import TINY, results, run, succeed
 from omegaconf import OmegaConf
 
 from metalearn_cli.tasks.base import Draw
@@ -164,3 +164,25 @@ def test_the_same_evaluation_finds_its_results_again(tmp_path: Path) -> None:
         path.unlink()
     assert run(tmp_path, "eval", "run=outputs/one", "test_episodes=32").code == 0
     assert len(list((tmp_path / "outputs/one/eval").iterdir())) == 3
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_a_network_of_all_training_classes_is_tested_on_any_other(tmp_path: Path) -> None:
+    small = [
+        "model.filters=2",
+        "task.query=1",
+        "test_episodes=8",
+        "eval_every=0",
+        "select=last",
+        "task.resample=nearest",
+    ]
+    learned = ["algo=pretrain", "task=omniglot", "algo.images=8", "tasks_per_step=2", "tasks_per_chunk=1"]
+    succeed(tmp_path, "train", *learned, *small, "name=one", "steps=3")
+    tested = json.loads((tmp_path / "outputs" / "one" / "results.json").read_text())
+    assert (len(tested["per_step"]), tested["batch_norm"]) == (1, "running")
+    for other in (["task.way=7"], ["task=cifar_fs", "task.query=1"]):
+        succeed(tmp_path, "eval", "run=outputs/one", *other, "test_episodes=8")
+    succeed(tmp_path, "train", *learned, *small, "name=two", "steps=2")
+    succeed(tmp_path, "train", *learned, *small, "name=two", "steps=3")  # goes on to the same bits
+    one, two = (tmp_path / "outputs" / name / "episodes.npz" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
