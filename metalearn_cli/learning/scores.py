@@ -1,4 +1,4 @@
-"""The reported figures of one value per episode: mean, 95% interval, median, diverged share."""
+"""The reported figures of one value per episode, what a script may expect of them, and how a person reads them."""
 
 import math
 import operator
