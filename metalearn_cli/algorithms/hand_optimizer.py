@@ -87,9 +87,9 @@ class HandOptimizer(Algorithm):
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         tasks, candidates = len(batch.key), len(self.rates)
-        # Each task once for each candidate, [T*R, ...].
-        repeated = Support(*(part if part is None else part.repeat_interleave(candidates, 0) for part in batch.support))
-        optimizee = Optimizee(net, repeated, self.batch_size)
+        parts = {name: part for name, part in batch.support._asdict().items() if part is not None}
+        repeated = Support(**{name: part.repeat_interleave(candidates, 0) for name, part in parts.items()})
+        optimizee = Optimizee(net, repeated, self.batch_size)  # of T*R tasks: each once for each candidate
         rates = self._rates(meta.buffers["final_loss"]).repeat(tasks)[:, None]
         theta = final_of(self.trajectory(optimizee, rates, self.horizon))
         final = optimizee.gradient(theta, self.horizon)
