@@ -43,8 +43,9 @@ def test_a_run_of_each_release_is_tested_and_prolonged(tmp_path: Path, golden: P
     assert "already finished" in go_on(tmp_path, golden).err
     done = go_on(tmp_path, golden, f"steps={json.loads((golden / 'continued.json').read_text())['steps']}")
     assert done.code == 0, done.err
-    modes = "[transductive,inductive,running,one_query]"  # the earlier default
-    assert f"going on with other_batch_norm={modes}" in done.err
+    if golden.parent.name == "0.1.0":
+        modes = "[transductive,inductive,running,one_query]"  # the default of that version
+        assert f"going on with other_batch_norm={modes}" in done.err
     assert "continuing after step 20" in done.err
     assert means(folder / "results.json") == pytest.approx(means(golden / "continued.json"), rel=1e-5)
     before = (golden / "metrics.jsonl").read_text()
