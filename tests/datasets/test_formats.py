@@ -56,7 +56,7 @@ def test_other_files_are_not_taken_for_pictures() -> None:
     assert not any(map(is_picture, ("a.eps", "a.pdf", "a.wmf", "a.svg", "a.txt", "a", "jpg")))
 
 
-@pytest.mark.parametrize(("content", "why"), [(EPS, "is PostScript"), (WMF, "is no image that Pillow can read")])
+@pytest.mark.parametrize(("content", "why"), [(EPS, "is PostScript"), (WMF, "is not an image that Pillow can read")])
 @pytest.mark.row("C8")
 @pytest.mark.row("C27")
 def test_a_format_that_starts_programs_is_not_opened(
@@ -92,7 +92,7 @@ def test_bytes_that_say_nothing_are_a_tga_only_where_the_name_says_so(tmp_path: 
     """Any bytes with a few zeros at the right places pass for one."""
     save(tmp_path / "a.tga")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.tga").read_bytes())
-    with pytest.raises(Broken, match="is no image that Pillow can read"):
+    with pytest.raises(Broken, match="is not an image that Pillow can read"):
         read_picture(tmp_path / "b.png", 3, 16)
     with pytest.raises(Image.UnidentifiedImageError):
         open_picture(io.BytesIO((tmp_path / "a.tga").read_bytes()))

@@ -58,7 +58,7 @@ def test_other_columns_as_of_hasy(flat: Path) -> None:
     labels = table(flat / "hasy-data-labels.csv", rows, "path,symbol_id,latex,user_id")
     task = folder_task(flat, labels=str(labels), label_columns=("path", "latex"))
     assert task._names == [f"\\class{c:02}" for c in range(15)]
-    assert not [note for note in task.notes() if "suffix" in note], "the table is no image that was passed over"
+    assert not [note for note in task.notes() if "suffix" in note], "the table is not an image that was passed over"
     with pytest.raises(UserError, match=r"has no column label \(task.label_columns\)"):
         folder_task(flat, labels=str(labels))
 

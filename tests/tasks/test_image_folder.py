@@ -157,7 +157,7 @@ def link_to_nothing(path: Path) -> None:
 
 BREAK: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
-    "text": (lambda path: path.write_text("not an image"), "is no image that Pillow can read"),
+    "text": (lambda path: path.write_text("not an image"), "is not an image that Pillow can read"),
     "cut": (cut, "cannot be read (image file is truncated"),
     "bits": (flip_bits, "cannot be "),
     "tiny": (lambda path: picture(1, (20, 7)).save(path), "is 20 x 7 pixels, and at least 8 a side are expected"),
@@ -177,7 +177,7 @@ def test_a_broken_file_is_named_before_anything_is_packed(flat: Path, kind: str)
     damage, why = BREAK[kind]
     damage(flat / "c03/1.png")
     keys: dict[str, Any] = {"shot": 1, "query": 1}
-    if kind in ("itself", "nothing"):  # a link that cannot be followed is no image of its class
+    if kind in ("itself", "nothing"):  # a link that cannot be followed is not an image of its class
         picture(77).save(flat / "c03/2.png")
     sentence = refusal(flat, **keys)
     assert sentence.startswith(f"1 of the files in {flat} cannot be used: c03/1.png {why}")
@@ -222,7 +222,9 @@ def test_all_broken_files_stand_in_a_file_by_folder_and_cause(flat: Path, tmp_pa
     content = (
         f"14 of the files in {flat} cannot be used, by folder and cause:\n\nc00: 1 is empty (0 bytes)\n    0.png\n"
     )
-    part = "\nc03: 2 is empty (0 bytes)\n    0.png\n    2.png\n\nc03: 1 is no image that Pillow can read\n    1.png\n"
+    part = (
+        "\nc03: 2 is empty (0 bytes)\n    0.png\n    2.png\n\nc03: 1 is not an image that Pillow can read\n    1.png\n"
+    )
     sentence = refusal(flat)
     (path,) = (tmp_path / "cache").glob("*.broken.txt")
     assert f"; and 4 more ({path} lists all of them): mend" in sentence
@@ -320,8 +322,8 @@ def test_broken_files_are_left_out_when_asked_for_and_said_each_time(flat: Path)
         assert images_of(task).count.tolist() == [2] * 15
         assert len(images_of(task).pixels) == 30
         assert (
-            "task.skip_broken=true leaves out (2): c02/0.png is no image that Pillow can read; c07/0.png is no "
-            "image that Pillow can read"
+            "task.skip_broken=true leaves out (2): c02/0.png is not an image that Pillow can read; c07/0.png is "
+            "not an image that Pillow can read"
         ) in task.notes()
     expected = decode(flat / "c07/2.png", 16, 3, Resize.crop)
     assert torch.equal(images_of(task).pixels[2 * 7 + 1], expected), "the others close up"
@@ -568,7 +570,7 @@ def test_a_split_of_its_own(tmp_path: Path) -> None:
     task = folder_task(root)
     assert task.splits == ("train", "test")
     assert drawn_classes(task, "test") == {f"test/{c}" for c in "ghijk"}
-    assert task._groups is None, "train and test are no groups"
+    assert task._groups is None, "train and test are not groups"
     assert "5 test, the folder's own train/ and test/" in task.notes()[0]
     for c in "lmnop":
         fill(root / "val/group" / c, seed=ord(c))

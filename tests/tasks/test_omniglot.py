@@ -347,7 +347,7 @@ def test_default_draws_are_those_of_the_first_release() -> None:
         ),
         (
             {"train_splits": ("train", "val"), "split": CharacterSplit.random1200},
-            "task.train_splits=[train,val] holds val, which is no split to train on here: choose from train",
+            "task.train_splits=[train,val] holds val, which is not a split to train on here: choose from train",
         ),
         (
             {"way": 1693},
