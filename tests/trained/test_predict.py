@@ -401,7 +401,7 @@ def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
         ("run={run} support={here}/lost.csv query={q}", "1 of 1 files are not there: {here}/lost.csv line 2 names"),
         ("run={run} support={here}/blank.csv query={q}", "blank.csv line 2 has nothing in column label"),
         ("run={run} support={s} query={here}/nolabel.csv,{here}/blank.csv out={here}", "must be a file whose name"),
-        ("run={run} support={s} query={here}/note.csv", "is no CSV"),
+        ("run={run} support={s} query={here}/note.csv", "is not CSV"),
     ],
 )
 def test_every_mistake_has_its_sentence(
