@@ -29,12 +29,12 @@ metalearn doctor
   metalearn doctor                                            in the folder and the environment that you train in
   METALEARN_DATA=/data metalearn doctor                       which data sets are found there, and how to get the others
 
-A line each: the versions of metalearn, Python and what it needs; the optional parts; the device that device=auto takes,
-and the threads; each data set, and whether it is packed; whether the cache and outputs can be written and locked, and
-have space left; and three steps of a training. First in a line stands ok, note (some things will not work, or not so
-fast) or WRONG (nothing that needs it works), then what to do. Nothing is fetched, changed or left behind.
+Prints a line each on the versions of metalearn, Python and the packages; the optional parts; the device that
+device=auto takes, and the threads; each data set, and whether it is packed; whether the cache and outputs can be
+written and locked, and have space left; and three steps of a training. A line begins with ok, note (some things will
+not work, or are slower) or WRONG (nothing that needs it works), and says what to do. Nothing is fetched or changed.
 
-Exit codes: 0 nothing is wrong, 1 something is.
+Exit codes: 0 nothing is wrong, 1 something is wrong.
 """
 
 _NAME = "metalearn-cli"

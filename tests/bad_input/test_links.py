@@ -111,12 +111,12 @@ def test_an_evaluation_stays_inside_of_its_run(folder: Path, inside: bool) -> No
 @pytest.mark.row("C22")
 def test_the_lock_of_an_evaluation_is_no_link(folder: Path) -> None:
     succeed(folder, *COMMANDS["eval"])
-    (one,) = (folder / "outputs/run/eval").iterdir()
+    (evaluation,) = (folder / "outputs/run/eval").iterdir()
     for name in ("lock", "eval.log"):
-        (one / name).unlink()
-        (one / name).symlink_to(folder / "secret")
-        assert f"outputs/run/eval/{one.name}/{name}" in refuse(folder, *COMMANDS["eval"])
-        (one / name).unlink()
+        (evaluation / name).unlink()
+        (evaluation / name).symlink_to(folder / "secret")
+        assert f"outputs/run/eval/{evaluation.name}/{name}" in refuse(folder, *COMMANDS["eval"])
+        (evaluation / name).unlink()
 
 
 @pytest.mark.row("C22")

@@ -138,7 +138,7 @@ def test_a_heic_that_lies_on_its_side_is_turned_once(tmp_path: Path) -> None:
     file = heif.from_bytes("RGB", wide.size, wide.tobytes())
     file.info["exif"] = exif.tobytes()
     file.save(tmp_path / "a.heic", quality=95)  # as telephones do: the turn as a box of its own, and in the EXIF data
-    found = read_picture(tmp_path / "a.heic", 3, 64)
-    assert found.size == (32, 64)
-    assert found.getpixel((16, 8))[2] > 180
-    assert found.getpixel((16, 56))[0] > 170
+    picture = read_picture(tmp_path / "a.heic", 3, 64)
+    assert picture.size == (32, 64)
+    assert picture.getpixel((16, 8))[2] > 180
+    assert picture.getpixel((16, 56))[0] > 170

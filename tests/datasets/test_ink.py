@@ -55,11 +55,11 @@ def test_a_scan_stays_as_it_is(seed: int) -> None:
 @pytest.mark.parametrize("light", [{}, {"paper": 235, "ink": 30}, {"paper": 110, "ink": 70}, {"shadow": 0.0}])
 def test_paper_in_any_light_becomes_what_the_scan_is(seed: int, light: dict[str, float]) -> None:
     picture, preparation = scan(seed), Omniglot().preparation
-    wanted = preparation.read(picture).float()
-    found = preparation.read(photograph(picture, **light)).float()
+    expected = preparation.read(picture).float()
+    evened_out = preparation.read(photograph(picture, **light)).float()
     before = dataclasses.replace(preparation, ink=Ink.as_is).read(photograph(picture, **light)).float()
-    assert (found - wanted).abs().mean() < 8
-    assert (before - wanted).abs().mean() > 25
+    assert (evened_out - expected).abs().mean() < 8
+    assert (before - expected).abs().mean() > 25
 
 
 @pytest.mark.parametrize(("grey", "wanted"), [(0, 0), (1, 255), (128, 255), (255, 255)])

@@ -239,12 +239,12 @@ def test_a_run_of_a_version_before_is_accepted_with_one_sentence(tmp_path: Path)
     folder = take(MAML, tmp_path)
     (tmp_path / "points.csv").write_text("x,y\n-2,1.5\n1,0\n")
     said = "outputs/run is of a version that kept no hashes: nothing proves that config.yaml, environment.json, "
-    given = (MAML / "overrides.txt").read_text().splitlines()
+    words = (MAML / "overrides.txt").read_text().splitlines()
     note = (
         "note: made by a version that kept no hashes: nothing proves that the files are as it wrote them: outputs/run"
     )
     assert note in run(tmp_path, *COMMANDS["report"]).err
-    for command in (["eval", "run=outputs/run"], COMMANDS["predict"], ["train", *given], ["train", *given, "steps=25"]):
+    for command in (["eval", "run=outputs/run"], COMMANDS["predict"], ["train", *words], ["train", *words, "steps=25"]):
         done = run(tmp_path, *command)
         assert done.code == 0, done.err
         assert done.err.count(said) == 1, done.err
