@@ -196,7 +196,7 @@ def test_mistakes_are_sentences(flat: Path, keys: dict[str, Any], sentence: str)
         folder_task(flat, **keys)
 
 
-def test_a_changed_table_is_packed_anew_and_said(
+def test_a_changed_table_is_packed_again_and_said(
     flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = table(tmp_path / "labels.csv", rows_of(flat))

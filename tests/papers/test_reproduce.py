@@ -94,7 +94,7 @@ def test_in_a_checkout_the_authors_lines_are_read_and_not_written(capsys: pytest
     assert "1 step  " in shown
     assert "  0.615  " in shown
     assert shown.rstrip().endswith(f"from {papers} and {users}")
-    assert main([*SHORT, f"results={papers}"]) == 0  # whoever keeps that file names it
+    assert main([*SHORT, f"results={papers}"]) == 0  # written to, since it is named
     assert len(lines(str(papers))) == 4
     assert len(lines(str(users))) == 3
     capsys.readouterr()

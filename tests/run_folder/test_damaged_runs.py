@@ -151,7 +151,7 @@ def test_a_file_of_something_else_is_a_sentence(
     check_refused(said, capsys)
 
 
-def test_an_array_without_names_is_no_episodes_file(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_array_without_names_is_not_an_episodes_file(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(runs / "a/one.npy", np.zeros(8))
     (runs / "a/one.npy").rename(runs / "a/episodes.npz")
     check_refused("a/episodes.npz cannot be read", capsys)

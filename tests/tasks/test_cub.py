@@ -52,7 +52,7 @@ def test_each_region_is_packed_apart(small: Path) -> None:
     assert torch.equal(by_region[Region.box].pixels[1], as_tensor(whole.resize((84, 84), Image.Resampling.BILINEAR)))
 
 
-def test_a_set_is_packed_anew_where_files_or_the_boxes_that_it_uses_change(
+def test_a_set_is_packed_again_where_files_or_the_boxes_that_it_uses_change(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {region: load(cub.source(str(small), region)).fingerprint for region in Region}

@@ -325,7 +325,7 @@ def test_broken_files_are_left_out_when_asked_for_and_said_each_time(flat: Path)
         ) in task.notes()
     expected = decode(flat / "c07/2.png", 16, 3, Resize.crop)
     assert torch.equal(images_of(task).pixels[2 * 7 + 1], expected), "the others close up"
-    with pytest.raises(UserError, match=r"2 of the files in .* cannot be used"):  # whoever does not skip is told
+    with pytest.raises(UserError, match=r"2 of the files in .* cannot be used"):  # without skipping, it is refused
         _ = folder_task(flat).fingerprint
 
 
@@ -488,7 +488,7 @@ def test_empty_and_hidden_folders_are_said(flat: Path) -> None:
     assert len(folder_task(flat)._names) == 15
 
 
-def test_a_name_that_is_no_text_can_be_said(flat: Path) -> None:
+def test_a_name_that_is_not_text_can_be_said(flat: Path) -> None:
     (Path(os.fsdecode(os.fsencode(flat) + b"/c00/\xff.png"))).write_bytes(b"")
     assert "c00/\\udcff.png is empty" in refusal(flat)
 
@@ -727,7 +727,7 @@ def test_as_many_classes_as_the_advice_says_will_do_and_one_less_will_not(
 # The packed set
 
 
-def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(flat: Path, tmp_path: Path) -> None:
+def test_a_changed_folder_is_packed_again_and_a_moved_one_is_not(flat: Path, tmp_path: Path) -> None:
     def packs() -> int:
         return len(list((tmp_path / "cache").glob("*.safetensors")))
 

@@ -108,7 +108,7 @@ def test_other_sizes_and_modes_become_84x84_rgb_as_asked(folders: Path) -> None:
             assert torch.equal(images.pixels[i], as_tensor(expected))
 
 
-def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(folders: Path) -> None:
+def test_a_changed_folder_is_packed_again_and_a_moved_one_is_not(folders: Path) -> None:
     cache = folders.parent / "cache"
     before = load(mini_imagenet.source(str(folders)))
     moved = folders.rename(folders.parent / "moved")
@@ -241,7 +241,7 @@ def test_a_damaged_table_is_a_sentence(tables: Path, table: str, sentence: str) 
     assert sentence in refusal(tables)
 
 
-def test_a_table_that_is_no_file_is_a_sentence(flat: Path) -> None:
+def test_a_table_that_is_not_a_file_is_a_sentence(flat: Path) -> None:
     (flat / "val.csv").unlink()
     os.mkfifo(flat / "val.csv")
     assert refusal(flat).startswith(f"{flat}/val.csv cannot be read as a table with the columns ")

@@ -113,7 +113,7 @@ def test_a_head_has_its_own_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("packed_images")
-def test_a_folder_in_another_size_is_no_way_around_its_split(tmp_path: Path, own_images: Path) -> None:
+def test_a_folder_in_another_size_is_not_a_way_around_its_split(tmp_path: Path, own_images: Path) -> None:
     folder = ["task=image_folder", f"task.root={own_images}", "task.query=1"]
     assert run(tmp_path, "train", "algo=protonet", *folder, "task.size=16", *SMALL).code == 0
     other = ["eval", "run=outputs/one", "task.size=20", "task.channels=1", "test_episodes=4"]

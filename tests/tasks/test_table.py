@@ -519,7 +519,7 @@ def test_a_task_is_known_by_its_points_whatever_it_is_called_and_however_they_st
     assert short_labels.identities("train") == long_labels.identities("train")
 
 
-def test_other_shots_are_no_other_data(tmp_path: Path) -> None:
+def test_other_shots_are_the_same_data(tmp_path: Path) -> None:
     rows = [f"t{task},{task + i / 7},{i}" for task in range(8) for i in range(9)]
     path = write_rows(tmp_path, "task,x,y", *rows)
     assert plain(path, shot=3).fingerprint == plain(path, shot=5).fingerprint

@@ -179,7 +179,7 @@ def test_classes_too_small_or_in_small_groups_are_a_sentence() -> None:
 
 
 def test_draws_are_those_of_the_first_release() -> None:
-    """Old results name such hashes: whoever changes them makes old and new runs incomparable."""
+    """Old results name such hashes: changing them makes old and new runs incomparable."""
     hashes = [
         draw_sha256([image_task(Omniglot, **keys).draw(64, "train", generator(0, "train", 0))], "")[:16]
         for keys in (
