@@ -1,4 +1,4 @@
-"""Less memory for more time: forget what a step computed, and compute it again when its derivative is wanted.
+"""Less memory for more time: forget what a step computed, and compute it again when its derivative is needed.
 
 An unroll of K steps keeps what each of them computed for the backward pass. Rematerialised, it keeps states only, and
 the backward pass runs each step once more: for K states the memory of one step. Many steps are cut into segments of
@@ -70,9 +70,8 @@ class _Rematerialised(Function):
     def backward(ctx: Context, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
         with torch.enable_grad():
-            inputs = [
-                value.detach().requires_grad_(needs) for value, needs in zip(ctx.saved_tensors, needed, strict=True)
-            ]
+            saved = zip(ctx.saved_tensors, needed, strict=True)
+            inputs = [value.detach().requires_grad_(needs) for value, needs in saved]
             outputs = ctx.step(*inputs)
         leaves = [value for value in inputs if value.requires_grad]
         # An output without a gradient is left out: zeros in its place would be computed with.

@@ -16,7 +16,7 @@ from metalearn_cli.compare.groups import Part
 from metalearn_cli.config.conf_folder import GROUPS, Config, flatten
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import after, figure
+from metalearn_cli.learning.scores import after_steps, text_of
 from metalearn_cli.pictures.raster import heading, picture, png
 from metalearn_cli.report.charts import COLOURS, breakable
 from metalearn_cli.report.figures import Figures, distributions, inner_steps, learning_curves, sweep_figures, task_name
@@ -74,9 +74,9 @@ def _lead(runs: list[RunFolder]) -> str:
     over = f"over {results.episodes} test episodes of {escape(str(results.task))}"
     if results.mean is None:
         return f"{results.metric}: the mean {over} is not finite"
-    mean, ci95 = figure(results.mean, results.metric), figure(results.ci95 or 0.0, results.metric)
+    mean, ci95 = text_of(results.mean, results.metric), text_of(results.ci95 or 0.0, results.metric)
     percent = "%" if results.metric == "accuracy" else ""
-    return f"{results.metric} {mean} ± {ci95}{percent}{after(results.last.step)}, {over}"
+    return f"{results.metric} {mean} ± {ci95}{percent}{after_steps(results.last.step)}, {over}"
 
 
 def _warnings(warned: list[str]) -> str:
@@ -143,8 +143,8 @@ def _first_task(run: RunFolder) -> str:
         try:
             return _image(picture(arrays), f"The first test tasks: {heading(arrays)}")
         except Exception as error:  # whatever numpy and Pillow raise where arrays are missing, or do not fit together
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise UserError(f"{file} does not hold a run's test tasks ({what}): remove it") from error
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"{file} does not hold a run's test tasks ({cause}): remove it") from error
     if not older.exists():
         return "<p>This kind of task has no picture: it has neither images nor curves of one variable.</p>"
     try:  # an earlier version wrote no examples.npz
@@ -153,8 +153,8 @@ def _first_task(run: RunFolder) -> str:
                 raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
             return _image(opened.convert("RGB"), "The first test tasks and what was predicted")
     except Exception as error:  # whatever the system and Pillow raise where this is not a PNG
-        what = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UserError(f"{older} is not a picture of a run's test tasks ({what}): remove it") from error
+        cause = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UserError(f"{older} is not a picture of a run's test tasks ({cause}): remove it") from error
 
 
 def _image(image: Image.Image, about: str) -> str:
@@ -170,7 +170,7 @@ def _run(run: RunFolder, number: int, defaults: Config | None) -> str:
     versions = [f"{key} {value}" for key in ("metalearn", "torch", "python") if (value := getattr(environment, key))]
     on_gpu = environment.gpu if str(run.config.get("device")) != "cpu" else None
     device = on_gpu or f"cpu: {environment.processor or 'not known'}"
-    command = shlex.join(["metalearn", "eval" if run.is_evaluation else "train", *run.given])
+    command = shlex.join(["metalearn", "eval" if run.is_evaluation else "train", *run.given_words])
     facts = {
         "command": f"<code>{escape(command)}</code>",
         "device": escape(f"{device}, {run.config.get('precision')}"),

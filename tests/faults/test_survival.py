@@ -193,7 +193,7 @@ def run_limited(folder: Path, size: int, command: list[str]) -> tuple[int, str]:
 def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(
     attempt: int, tries: int, tmp_path: Path, short: Bits
 ) -> None:
-    """At every size up to that of a checkpoint, in equal steps."""
+    """The disk is full at every size up to that of a checkpoint, in equal steps."""
     largest = max(len(data) for name, data in short.items() if name.startswith("step-"))
     first = [*RUN, "steps=2", "save_every=2", "log_every=1", "eval_every=3"]
     succeed(tmp_path, *first)
@@ -338,7 +338,7 @@ def test_a_damaged_checkpoint_is_never_loaded(attempt: int, tmp_path: Path, two_
 
 
 @pytest.mark.row("A12", ci=1, full=10)
-def test_without_a_whole_checkpoint_nothing_begins_anew(attempt: int, tmp_path: Path) -> None:
+def test_without_a_whole_checkpoint_nothing_begins_again(attempt: int, tmp_path: Path) -> None:
     command = [*RUN, "steps=4", "save_every=2", "eval_every=0", "select=last"]
     succeed(tmp_path, *command)
     run = tmp_path / "outputs" / "run"
