@@ -54,7 +54,7 @@ ROWS = {
     "B6": "one rank is killed, raises, meets NaN, gets SIGTERM",
     "B7": "a meta-batch that ranks cannot split",
     "B8": "a sweep with one failing job",
-    "C1": "unknown keys, and what is no key=value",
+    "C1": "unknown keys, and words that are not key=value",
     "C2": "values of another type or out of range",
     "C3": "unknown algorithms, tasks, models, presets",
     "C4": "more classes, shots or examples than there are",

@@ -35,7 +35,7 @@ def test_sentences_that_name_the_way_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.row("C17")
-def test_a_closed_stderr_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_stderr_is_not_an_error(tmp_path: Path) -> None:
     command = shlex.join([sys.executable, "-m", "metalearn_cli", "train", *TINY, "name=one"])
     done = subprocess.run(["sh", "-c", f"{command} 2>&-"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0
@@ -138,7 +138,7 @@ def test_unknown_commands_and_options_exit_with_2(arguments: list[str], capsys: 
     ],
 )
 @pytest.mark.row("C17")
-def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+def test_a_reader_that_stops_is_not_an_error(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
     """`metalearn list metric | head -n 0`."""
     reader, writer = os.pipe()
     os.close(reader)

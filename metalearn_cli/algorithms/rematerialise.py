@@ -1,4 +1,4 @@
-"""Less memory for more time: forget what a step computed, and compute it again when its derivative is wanted.
+"""Less memory for more time: forget what a step computed, and compute it again when its derivative is needed.
 
 An unroll of K steps keeps what each of them computed for the backward pass. Rematerialised, it keeps states only, and
 the backward pass runs each step once more: for K states the memory of one step. Many steps are cut into segments of

@@ -7,14 +7,14 @@ Measure how fast a training is here, and where its time goes.
 
 metalearn bench [key=value ...]
 
-  metalearn bench experiment=maml/sinusoid                    what `train` with the same keys would do, for a minute
+  metalearn bench experiment=maml/sinusoid                    times for a minute what `train` would do
   metalearn bench experiment=maml/omniglot_5w1s threads=1     needs the task's data, as `train` does
   metalearn bench algo=maml task=sinusoid device=cuda precision=tf32
 
 Prints tasks per second; the rate of a step's matrix products and convolutions beside that of a plain product on the
 same device, measured in turn; the peak of memory; and how long each part takes: drawing tasks, gathering them on the
-device, the step, and the episodes of a validation and of a test (in every batch-norm mode). Nothing is written, so that
-name, steps and other keys of a run's course change nothing here.
+device, the step, and the episodes of a validation and of a test (in every batch-norm mode). Nothing is written, and
+keys such as name and steps make no difference.
 """
 
 

@@ -30,17 +30,17 @@ metalearn data clean NAME ... | unused=DAYS
   metalearn data prepare omniglot                             fetch it, check it and pack it; a second time does nothing
   metalearn data prepare cub archive=CUB_200_2011.tgz         the same from an archive (zip, tar, tar.gz) that you have
   metalearn data prepare image_folder task.root=DIR           packs a folder of your own, with any key of the task
-  metalearn data verify omniglot                              read it and what is packed of it to the last byte
+  metalearn data verify omniglot                              read its source and its packed sets to the last byte
   metalearn data path omniglot                                where it is, and where it is packed, a line each
-  metalearn data list                                         what is packed: name, size, last use, and of what it is
-  metalearn data clean unused=30                              removes what was not used for so many days
-  metalearn data clean omniglot                               removes what is packed of it; or a name that list shows
-  metalearn list task                                         what there is, and what is found here
+  metalearn data list                                         the packed sets: name, size, last use, and source
+  metalearn data clean unused=30                              removes packed sets that were not used for 30 days
+  metalearn data clean omniglot                               removes its packed sets, or one that list names
+  metalearn list task                                         all data sets, and which are found here
 
-NAME is that of a task. A data set is in $METALEARN_DATA/<its folder>, or in root=FOLDER (for a run: task.root=FOLDER).
-If a licence asks you to fetch it yourself, prepare says how. Fetching goes on where a broken line has left off.
-Packed sets are in $METALEARN_CACHE (~/.cache/metalearn): what is removed is packed again from its source when it is
-needed, and what a running process uses is kept. A folder of your own that has changed leaves its old set there.
+NAME is a task's name. A data set is in $METALEARN_DATA/<its folder>, or in root=FOLDER (in a run task.root=FOLDER).
+If a licence asks you to fetch it yourself, prepare says how. An interrupted download goes on where it stopped.
+Packed sets are in $METALEARN_CACHE (~/.cache/metalearn): a removed set is packed again from its source when it is
+needed, and a set that a running process uses is kept. A folder of your own that has changed leaves its old set there.
 """
 
 OWN = "image_folder"  # a folder of one's own, which `prepare` takes with the keys of the task

@@ -29,12 +29,12 @@ metalearn doctor
   metalearn doctor                                            in the folder and the environment that you train in
   METALEARN_DATA=/data metalearn doctor                       which data sets are found there, and how to get the others
 
-A line each: the versions of metalearn, Python and what it needs; the optional parts; the device that device=auto takes,
-and the threads; each data set, and whether it is packed; whether the cache and outputs can be written and locked, and
-have space left; and three steps of a training. First in a line stands ok, note (some things will not work, or not so
-fast) or WRONG (nothing that needs it works), then what to do. Nothing is fetched, changed or left behind.
+Prints a line each on the versions of metalearn, Python and the packages; the optional parts; the device that
+device=auto takes, and the threads; each data set, and whether it is packed; whether the cache and outputs can be
+written and locked, and have space left; and three steps of a training. A line begins with ok, note (some things will
+not work, or are slower) or WRONG (nothing that needs it works), and says what to do. Nothing is fetched or changed.
 
-Exit codes: 0 nothing is wrong, 1 something is.
+Exit codes: 0 nothing is wrong, 1 something is wrong.
 """
 
 _NAME = "metalearn-cli"
@@ -136,13 +136,13 @@ def _threads() -> Finding:
     from metalearn_cli.system import ranks
 
     cores, threads = ranks.cores(), torch.get_num_threads()
-    said = f"threads=null takes {threads}, and this process may use {cores} core(s)"
+    numbers = f"threads=null takes {threads}, and this process may use {cores} core(s)"
     if threads > cores:
-        return Finding("note", "threads", f"{said}: more threads than cores slow a step down; set threads={cores}")
+        return Finding("note", "threads", f"{numbers}: more threads than cores slow a step down; set threads={cores}")
     if threads < cores and (number := os.environ.get("OMP_NUM_THREADS")):
         reason = f"OMP_NUM_THREADS={number} keeps it from the others; threads=N wins over it"
-        return Finding("note", "threads", f"{said}: {reason}")
-    return Finding("ok", "threads", said)
+        return Finding("note", "threads", f"{numbers}: {reason}")
+    return Finding("ok", "threads", numbers)
 
 
 def _data() -> Iterator[Finding]:
@@ -163,7 +163,7 @@ def _data() -> Iterator[Finding]:
                 yield Finding("note", name, f"{known.title} is not in {folder}: {known.instructions}")
 
 
-def _folder(what: str, folder: Path, remedy: str) -> Finding:
+def _folder(name: str, folder: Path, remedy: str) -> Finding:
     """Try whether a run could write to `folder`, lock a file in it, and not fill it at once. Leaves nothing behind."""
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
@@ -173,10 +173,10 @@ def _folder(what: str, folder: Path, remedy: str) -> Finding:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         free = shutil.disk_usage(nearest).free / 1e9
     except OSError as error:
-        return Finding("WRONG", what, f"{folder}: {error.strerror or error}; {remedy}")
+        return Finding("WRONG", name, f"{folder}: {error.strerror or error}; {remedy}")
     if free < _LEAST_SPACE:
-        return Finding("note", what, f"{folder} has {free:.2f} GB left: a run stops when a checkpoint does not fit")
-    return Finding("ok", what, f"{folder} can be written and locked, {free:,.0f} GB free")
+        return Finding("note", name, f"{folder} has {free:.2f} GB left: a run stops when a checkpoint does not fit")
+    return Finding("ok", name, f"{folder} can be written and locked, {free:,.0f} GB free")
 
 
 def _step() -> Finding:

@@ -23,14 +23,14 @@ metalearn eval run=FOLDER [key=value ...]
   metalearn eval run=outputs/my-run algo.test_steps=50        more inner steps
   metalearn eval run=outputs/my-run task.shot=5               other tasks of the same distribution
   metalearn eval run=outputs/my-run task=cifar_fs             another distribution; images get the run's size and
-                                                              channels, and what was done is said and recorded
+                                                              channels, and a sentence says so
   metalearn eval run=outputs/my-run task=image_folder task.root=DIR
                                                               your own pictures, prepared as `predict` prepares them
-  metalearn eval run=outputs/my-run batch_norm=inductive      another headline; the others stand beside it
+  metalearn eval run=outputs/my-run batch_norm=inductive      another mode as the headline
 
-The run's own model and settings are used, but for keys that are given (precision and device among them). Results go to
-FOLDER/eval/<task>-<id>, which the last line says; the id is made of what is tested: the same command finds its results
-again, and another never overwrites them.
+The run's own model and settings are used, except for the keys that you give (precision and device among them). Results
+go to FOLDER/eval/<task>-<id>, which the last line names. The id is made from what is tested: the same command finds its
+results again, and another command never overwrites them.
 """
 
 

@@ -16,7 +16,7 @@ metalearn export run=FOLDER out=DIR [device=...] [threads=...] [trust=true]
   metalearn predict run=my-model support=DIR query=DIR
   python -c 'import metalearn_cli; model = metalearn_cli.load("my-model")'
 
-DIR gets model.json and the weights (safetensors; their hash stands in model.json). Loading it runs no code, but for
+DIR gets model.json and the weights (safetensors; model.json has their hash). Loading it runs no code, except for
 classes from outside of metalearn, which need trust=true.
 """
 

@@ -10,7 +10,7 @@ from metalearn_cli.tasks.known_sets import about_sets
 KINDS = (*GROUPS, *PRESETS, "metric")
 
 HELP = f"""\
-List what there is, a line each.
+List the choices of a group, a line each.
 
 metalearn list {"|".join(KINDS)}
 """

@@ -15,20 +15,20 @@ metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|PATTERN|CSV [out=FI
   metalearn predict run=outputs/my-run support=labelled query=photos            a table on the screen
   metalearn predict run=outputs/my-run support=labelled query=photos out=predictions.csv      or .json
   metalearn predict run=outputs/my-run support=labels.csv query=a.jpg,b.png     labels.csv has the columns path,label
-  metalearn predict run=outputs/my-run support=labelled query='photos/*.png'    or 'photos/**/*.png': folders in it too
+  metalearn predict run=outputs/my-run support=labelled query='photos/*.png'    or 'photos/**/*.png': its folders too
   metalearn predict run=my-model support=labelled query=photos                  a folder that `export` made
   metalearn predict run=outputs/my-sinusoid support=points.csv query=more.csv   columns x (or x1, x2, ...) and y
 
 support: a folder whose folders are the classes, each with one picture or more; or a CSV, whose paths begin at its own
-folder. query: pictures without labels. They become what the run's own images are, whatever their size and mode.
-Out come path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no class, by
-a threshold from validation tasks, of which a sentence says what it promises. Where it cannot be measured, the column is
-left out. A run on ink (Omniglot) makes the paper white and the ink black first, whatever the light: ink=as_is does not.
-Of points x and y come out, and `outside_training`: true where x is outside of the range of the training tasks' inputs.
-Any number of classes: where a learned head has another, each class starts at the mean of its rows, which is said.
+folder. query: pictures without labels. They are made like the run's own images, whatever their size and mode.
+The output has path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no
+class, by a threshold from validation tasks. A sentence says what the threshold promises. If it cannot be measured, the
+column is left out. A run on ink (Omniglot) first makes paper white and ink black; ink=as_is leaves both as they are.
+For points the output has x, y and `outside_training`: true if x is outside of the range of the training tasks' inputs.
+Any number of classes will do: if a learned head has another, each class starts at the mean of its rows, as a line says.
 
 batch_norm=inductive (the default; see metalearn eval --help), device, precision, threads, allocator, algo.test_steps,
-trust: as in eval; other batch_norm= than transductive leave a prediction independent of the other queries.
+trust: as in eval. Only with batch_norm=transductive does a prediction depend on the other queries.
 """
 
 OWNER = "metalearn_cli.trained.predict.Predict"

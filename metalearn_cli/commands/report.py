@@ -14,13 +14,13 @@ metalearn report FOLDER ... [out=FILE.html] [csv=FILE.csv]
   metalearn report outputs/a outputs/my-sweep outputs/b/eval/omniglot-1a2b3c4d out=page.html csv=table.csv
   metalearn report 'outputs/maml-s*' csv=null                 a pattern in quotes; no csv
 
-Of several folders both stand beside them, by their names: outputs/report-a-b-1a2b3c4d.html; the last line says where.
-The page is one file that loads nothing from anywhere: it can be sent, printed and kept. A run that is not finished is
-shown as far as it has come, with the command that goes on with it. Neither data nor checkpoints are read.
-Of a sweep one sentence names the best setting: chosen on validation, with the mean of the test over its seeds and the
-95% interval. A job that failed is named with its sentence here, in the csv (state, failed) and on the page, and what is
-damaged or missing in a folder with its file and line. Exit codes: 0 where there is a report, whatever it says of jobs
-(`train -m` has 1 where one failed), and 1 where there is none.
+For several folders both files are written beside them and named after them (outputs/report-a-b-1a2b3c4d.html); the last
+line says where. The page is one file that loads nothing from anywhere: it can be sent, printed and kept. An unfinished
+run is shown as far as it has come, with the command that goes on with it. Neither data nor checkpoints are read.
+For a sweep one sentence names the best setting, chosen on validation, with the mean of the test over its seeds and the
+95% interval. A failed job is listed with its reason here, in the csv (state, failed) and on the page; damaged or
+missing records are listed with file and line. Exit codes: 0 if there is a report, even if jobs failed (`train -m` then
+has 1), and 1 if there is none.
 """
 
 KEYS = ("out", "csv")

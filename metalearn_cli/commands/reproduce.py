@@ -22,17 +22,17 @@ metalearn reproduce --list
 metalearn reproduce --table omniglot [results=FILE]
 
   metalearn reproduce maml/sinusoid --seeds 0,1,2             trains the row with each seed, tests it, and prints the
-                                                              paper's figure, what came out, and how they stand
-  metalearn reproduce maml/omniglot_5w1s --budget 30m         as many steps as fit, which makes it a short run, and it
-                                                              is called one; the final test comes on top
-  metalearn reproduce protonet/omniglot_5w1s device=cuda      where and how fast: device, threads, compile ...; a key
-                                                              that would make another row of it is refused
+                                                              paper's figure, the measured one, and a verdict
+  metalearn reproduce maml/omniglot_5w1s --budget 30m         as many steps as fit into the time; the result is labelled
+                                                              a short run; the final test takes extra time
+  metalearn reproduce protonet/omniglot_5w1s device=cuda      device, threads, compile ... change how fast it is; a key
+                                                              that would make it another row is refused
   metalearn reproduce --list                                  all rows, with the published figures
-  metalearn reproduce --table sinusoid                        what was measured of the rows on a task
+  metalearn reproduce --table sinusoid                        the measured figures of the rows on a task
 
-The runs are outputs/reproduce/NAME/seed=N; the same command again continues them, and takes what is finished as it is.
-Each becomes a line of outputs/reproduce/results.jsonl, or of results=FILE. In a checkout --table shows what its authors
-have measured (benchmarks/papers/results.jsonl) beside yours; `reproduce` writes to that file only if results= names it.
+The runs are outputs/reproduce/NAME/seed=N; the same command again continues them, and keeps finished ones.
+Each becomes a line of outputs/reproduce/results.jsonl, or of results=FILE. In a checkout --table also shows what its
+authors measured (benchmarks/papers/results.jsonl); `reproduce` writes to that file only if results= names it.
 """
 
 RESULTS = Path("outputs/reproduce/results.jsonl")

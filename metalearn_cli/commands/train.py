@@ -14,7 +14,7 @@ metalearn train [key=value ...] [-m] [--cfg job]
   metalearn train experiment=maml/sinusoid task.shot=5        a row of a paper, with one key changed
   metalearn train algo=maml algo.first_order=true steps=5000 name=my-run
                                                               the same line again continues outputs/my-run
-  metalearn train algo=maml name=ci expect='mse_step1<=3.5'   exit code 3 where the test falls short
+  metalearn train algo=maml name=ci expect='mse_step1<=3.5'   exit code 3 if the test falls short
   metalearn train -m algo=maml,protonet task=omniglot seed=0,1,2 name=my-sweep
                                                               a sweep: one folder per job, outputs/my-sweep/...
   metalearn train -m task=table task.root=a.csv,b.csv         the same over files or folders; choice(a,b) if in doubt
@@ -25,9 +25,9 @@ metalearn train [key=value ...] [-m] [--cfg job]
   metalearn train algo._target_=my_file.MyAlgorithm +algo.my_key=1
                                                               your own class, from a file beside you
 
-Keys: conf/config.yaml and the folders beside it explain each where its value stands.
-Without a name the run's folder is outputs/<date>/<time>-<algo>-<task>-<id>, which no other launch gets.
-Ctrl-C, SIGTERM and a closed terminal finish the step and save; a second signal leaves at once.
+conf/config.yaml and the folders beside it explain each key beside its value.
+Without a name the run's folder is outputs/<date>/<time>-<algo>-<task>-<id>, which no other run gets.
+Ctrl-C, SIGTERM and a closed terminal finish the step and save; a second signal ends the program at once.
 With -m, hydra/launcher=... and hydra/sweeper=... choose who starts the jobs and who chooses their values.
 """
 

@@ -20,7 +20,7 @@ PACKAGE = "metalearn_cli."
 
 def types_in_source(target: str) -> dict[str, Hint]:
     """Read the types of the keys of dataclass `target`, package.module.Class; {} where this package has no such class.
-    A field that is a dataclass stands for its own fields, and the `spec` of a network is no key."""
+    A field that is a dataclass stands for its own fields, and the `spec` of a network is not a key."""
     module = target.rpartition(".")[0]
     types: dict[str, Hint] = {}
     for field in getattr(_definition(target), "body", ()):

@@ -85,7 +85,7 @@ class Job(NamedTuple):
     choices: dict[str, str]  # the chosen yaml of each group, e.g. {"algo": "maml", "experiment": "maml/sinusoid"}
     config: Config  # all of it as plain values, as it is written to config.yaml
     notes: list[str]  # what the user should know about how the command line was understood
-    given: frozenset[str] = frozenset()  # the keys that stand on the command line
+    given_keys: frozenset[str] = frozenset()  # the keys that stand on the command line
 
     @property
     def headline(self) -> BatchNorm:
@@ -102,7 +102,7 @@ class Job(NamedTuple):
     def given_values(self) -> Config:
         """What the command line gave, by key: in a sweep, what was swept, and what is the same in all its jobs."""
         values = {**flatten(self.config), **self.choices}
-        return {key: values[key] for key in sorted(self.given) if key in values and key != "name"}
+        return {key: values[key] for key in sorted(self.given_keys) if key in values and key != "name"}
 
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
         """This rank's tasks of meta-iteration `step`, counted from 0: a function of the seed and the step alone."""
@@ -162,7 +162,7 @@ def make_job(
     if optimizer.anneals and optimizer.schedule_steps is None and run.steps > 0:
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)
     task = build_task(node.task, source)
-    run, notes = _cap_episodes_to_tasks(run, task, source.given)
+    run, notes = _cap_episodes_to_tasks(run, task, source.given_keys)
     shown = task if input_shape is None else ResizedImages(task, input_shape)
     net: Net = schema.build(node.model, "model", Net, source, shown.spec)
     algo: Algorithm = schema.build(node.algo, "algo", Algorithm, source)
@@ -170,11 +170,11 @@ def make_job(
         parse_expectation(run.expect, task.spec.metric, algo.test_steps)
     parts = {"algo": algo, "task": task, "model": net, "optimizer": optimizer}
     # A class that the command names is no longer the chosen yaml's.
-    named = [group for group in GROUPS if f"{group}._target_" in source.given]
+    named = [group for group in GROUPS if f"{group}._target_" in source.given_keys]
     choices = choices | {group: schema.class_of(parts[group]).__name__ for group in named}
     config = to_json(dataclasses.asdict(run)) | {group: schema.described(part) for group, part in parts.items()}
     notes = [note for group in named for note in schema.note_on_defaults(node[group], group, source)] + notes
-    return Job(run, algo, shown, net, optimizer, choices, config, notes, source.given)
+    return Job(run, algo, shown, net, optimizer, choices, config, notes, source.given_keys)
 
 
 def build_task(node: DictConfig | Config, source: ConfigSource) -> TaskDistribution:
@@ -183,7 +183,7 @@ def build_task(node: DictConfig | Config, source: ConfigSource) -> TaskDistribut
     return task
 
 
-def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given: frozenset[str]) -> tuple[Run, list[str]]:
+def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given_keys: frozenset[str]) -> tuple[Run, list[str]]:
     """The run with no more episodes than there are tasks, where those are counted, and a sentence on each number that
     is another one now. More on the command line is refused; a preset's number is meant for tasks without end."""
     notes: list[str] = []
@@ -192,7 +192,7 @@ def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given: frozenset[st
         asked, count = getattr(run, key), task.task_count(split) if split in task.splits else None
         if count is None or asked <= count:
             continue
-        if key in given:
+        if key in given_keys:
             limit = f"more than the {count} {word} tasks that there are, and each is scored once"
             raise UserError(f"{key}={asked} is {limit}: give {key}={count} or less")
         run = dataclasses.replace(run, **{key: count})  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ _PARTS = tuple(f"metalearn_cli.{part}." for part in ("algorithms", "tasks", "net
 class ConfigSource(NamedTuple):
     """Where a configuration comes from."""
 
-    given: frozenset[str] = frozenset()  # the keys that the command names
+    given_keys: frozenset[str] = frozenset()  # the keys that the command names
     trust: bool = False  # whether it may name classes outside of this package, whose code importing runs
 
 
@@ -58,10 +58,10 @@ def _keys_of_class(node: DictConfig | Config, group: str, cls: type, source: Con
     that the command names, or for which this class has no default, are taken of it."""
     keys: Any = OmegaConf.to_container(node) if isinstance(node, DictConfig) else dict(node)
     del keys["_target_"]
-    if f"{group}._target_" not in source.given:
+    if f"{group}._target_" not in source.given_keys:
         return dict(keys)
     defaults = default_keys(cls)
-    named = {key for key in keys if any(f"{name}.".startswith(f"{group}.{key}.") for name in source.given)}
+    named = {key for key in keys if any(f"{name}.".startswith(f"{group}.{key}.") for name in source.given_keys)}
     return {key: value for key, value in keys.items() if key in named or defaults.get(key) == MISSING}
 
 
@@ -174,6 +174,6 @@ def _assemble(cls: Hint, values: Config, injected: Config) -> Any:
 
 
 def _fields(cls: Hint) -> Config:
-    """The types of a class's own fields; the `spec` of a network is no key."""
+    """The types of a class's own fields; the `spec` of a network is not a key."""
     hints, injected = get_type_hints(cls, include_extras=True), "spec" if issubclass(cls, Net) else None
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init and f.name != injected}

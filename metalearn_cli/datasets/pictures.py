@@ -164,7 +164,7 @@ def _decoding() -> Iterator[None]:
     except Broken:
         raise
     except UnidentifiedImageError as error:
-        raise Broken("is no image that Pillow can read") from error
+        raise Broken("is not an image that Pillow can read") from error
     except Image.DecompressionBombError as error:
         raise Broken(_TOO_LARGE) from error
     except Exception as error:

@@ -143,8 +143,8 @@ def _first_task(run: RunFolder) -> str:
         try:
             return _image(picture(arrays), f"The first test tasks: {heading(arrays)}")
         except Exception as error:  # whatever numpy and Pillow raise where arrays are missing, or do not fit together
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise UserError(f"{file} does not hold a run's test tasks ({what}): remove it") from error
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"{file} does not hold a run's test tasks ({cause}): remove it") from error
     if not older.exists():
         return "<p>This kind of task has no picture: it has neither images nor curves of one variable.</p>"
     try:  # an earlier version wrote no examples.npz
@@ -153,8 +153,8 @@ def _first_task(run: RunFolder) -> str:
                 raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
             return _image(opened.convert("RGB"), "The first test tasks and what was predicted")
     except Exception as error:  # whatever the system and Pillow raise where this is not a PNG
-        what = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise UserError(f"{older} is not a picture of a run's test tasks ({what}): remove it") from error
+        cause = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UserError(f"{older} is not a picture of a run's test tasks ({cause}): remove it") from error
 
 
 def _image(image: Image.Image, about: str) -> str:
@@ -170,7 +170,7 @@ def _run(run: RunFolder, number: int, defaults: Config | None) -> str:
     versions = [f"{key} {value}" for key in ("metalearn", "torch", "python") if (value := getattr(environment, key))]
     on_gpu = environment.gpu if str(run.config.get("device")) != "cpu" else None
     device = on_gpu or f"cpu: {environment.processor or 'not known'}"
-    command = shlex.join(["metalearn", "eval" if run.is_evaluation else "train", *run.given])
+    command = shlex.join(["metalearn", "eval" if run.is_evaluation else "train", *run.given_words])
     facts = {
         "command": f"<code>{escape(command)}</code>",
         "device": escape(f"{device}, {run.config.get('precision')}"),

@@ -65,13 +65,13 @@ def check_config(folder: Path, config: Config, proof: Config | None, by: str) ->
     `by` was made -> a sentence where somebody did that on purpose. `proof` None: `by` is of an earlier version."""
     path, proof = folder / "config.yaml", proof or {}
     changed = [key for key in sorted(proof) if not is_free(key) and not _is_same(config, proof, key)]
-    what = ", ".join(f"{key} is {config.get(key, 'gone')} where {by} has {proof[key]}" for key in changed[:3])
-    what += f", and {len(changed) - 3} keys more" if len(changed) > 3 else ""
+    changes = ", ".join(f"{key} is {config.get(key, 'gone')} where {by} has {proof[key]}" for key in changed[:3])
+    changes += f", and {len(changed) - 3} keys more" if len(changed) > 3 else ""
     if is_edited(path):
-        return [f"{path} was changed on purpose, and is taken as it stands{f': {what}' if what else ''}"]
+        return [f"{path} was changed on purpose, and is taken as it stands{f': {changes}' if changes else ''}"]
     if changed:
         raise UserError(
-            f"{path} is not as it was written, {what}: put it back, or write `{EDITED}: true` into it to have "
+            f"{path} is not as it was written, {changes}: put it back, or write `{EDITED}: true` into it to have "
             "it taken as it is"
         )
     return []

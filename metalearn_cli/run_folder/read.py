@@ -47,7 +47,7 @@ class RunFolder(NamedTuple):
     metrics: Series  # metrics.jsonl
     timing: Series  # timing.jsonl
     damage: list[str]  # a sentence for what is missing, or is left out since it is not as a run writes it
-    given: list[str]  # what the command line gave, word for word
+    given_words: list[str]  # what the command line gave, word for word
     unfinished: Unfinished | None  # None: it has been tested after all its steps
 
     @property
@@ -61,14 +61,14 @@ def read_run(folder: Path) -> RunFolder:
     from_json(RunKeys, config, folder / "config.yaml")
     environment = read_environment(folder) if (folder / ENVIRONMENT).exists() else Environment()
     results, changed = checked_results(folder, config)
-    given, damage = _read_overrides(folder / "overrides.txt", {*config, *run_keys()})
+    given_words, damage = _read_overrides(folder / "overrides.txt", {*config, *run_keys()})
     metrics, timing = read_series(folder / "metrics.jsonl"), read_timing(folder / "timing.jsonl")
     damage += [*changed, *metrics.damage, *timing.damage, *outcome_and_damage(folder)[1]]
-    overrides = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in given)}
+    overrides = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in given_words)}
     is_tested = results is not None and results.steps >= config["steps"]
     last = max(metrics.last, timing.last)
-    open_end = None if is_tested else unfinished(folder, config, given, environment, last)
-    run = RunFolder(folder, config, overrides, environment, results, metrics, timing, damage, given, open_end)
+    open_end = None if is_tested else unfinished(folder, config, given_words, environment, last)
+    run = RunFolder(folder, config, overrides, environment, results, metrics, timing, damage, given_words, open_end)
     return run._replace(damage=[*damage, *missing(run)])
 
 
@@ -95,14 +95,14 @@ def missing(run: RunFolder) -> list[str]:
     """Return a sentence for each file that a run of this kind has, and for lines that are gone at the end of a log."""
     logs = () if run.is_evaluation or run.results is None else ("metrics.jsonl", "timing.jsonl")
     names = ("overrides.txt", ENVIRONMENT, *logs)
-    said = [f"{run.folder / name} is missing" for name in names if not (run.folder / name).exists()]
+    damage = [f"{run.folder / name} is missing" for name in names if not (run.folder / name).exists()]
     if run.results is None or not (log_every := run.config.get("log_every")):
-        return said
+        return damage
     last = run.results.steps // log_every * log_every
     for name, series in zip(logs, (run.metrics, run.timing), strict=False):
         if (run.folder / name).exists() and series.last < last:
-            said.append(f"{run.folder / name} ends at step {series.last}, and the run's last line was of step {last}")
-    return said
+            damage.append(f"{run.folder / name} ends at step {series.last}, and the run's last line was of step {last}")
+    return damage
 
 
 class Found(NamedTuple):

@@ -52,9 +52,9 @@ def choose_folder(name: str | None, algo: str, task: str) -> Path:
     return OUTPUTS / time.strftime("%Y-%m-%d", now) / stem
 
 
-def check_same(folder: Path, config: Config, defaults: Config, given: frozenset[str]) -> None:
+def check_same(folder: Path, config: Config, defaults: Config, given_keys: frozenset[str]) -> None:
     """Raises UserError where the folder holds a run of another configuration. A version without some key did what its
-    default in `defaults` does, and the keys of the test may differ where they are `given`."""
+    default in `defaults` does, and the keys of the test may differ where they are in `given_keys`."""
     path = folder / "config.yaml"
     if not path.exists():
         others = sorted({entry.name for entry in folder.iterdir()} - {"lock", "train.log", "outcome.json"})
@@ -63,7 +63,7 @@ def check_same(folder: Path, config: Config, defaults: Config, given: frozenset[
         return
     old, new = flatten(load_config(path)), flatten(config)
     old = {key: defaults[key] for key in new.keys() & defaults.keys()} | old
-    may_differ = FREE | (TEST_KEYS & given)
+    may_differ = FREE | (TEST_KEYS & given_keys)
     keys = sorted(key for key in old.keys() | new.keys() if not is_free(key, may_differ))
     differing = [key for key in keys if old.get(key) != new.get(key)]
     if "optimizer.schedule_steps" in differing and old["steps"] == 0:  # nothing has followed the schedule yet

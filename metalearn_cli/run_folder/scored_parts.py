@@ -30,8 +30,8 @@ def key_of(learner: Learner, about: object) -> str:
     for name, value in sorted({**learner.meta.params, **learner.meta.buffers}.items()):
         weights.update(f"{name} {list(value.shape)}".encode())
         weights.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    here = [__version__, torch.__version__, torch.backends.cpu.get_cpu_capability(), str(learner.device)]
-    return hashlib.sha256(json.dumps([weights.hexdigest(), here, about], sort_keys=True).encode()).hexdigest()[:16]
+    machine = [__version__, torch.__version__, torch.backends.cpu.get_cpu_capability(), str(learner.device)]
+    return hashlib.sha256(json.dumps([weights.hexdigest(), machine, about], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_parts(folder: Path, modes: list[BatchNorm]) -> dict[tuple[int, int], EpisodeScores]:

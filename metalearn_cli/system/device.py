@@ -75,12 +75,12 @@ def set_process(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Both said: torch's own start has TF32 in convolutions and not in products.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision is Precision.tf32
-    said = f"{allocator.name} allocator"
+    sentence = f"{allocator.name} allocator"
     if not set_allocator(allocator) and allocator is not Allocator.default:
-        said = "default allocator (this C library has no other)"
+        sentence = "default allocator (this C library has no other)"
     if set_denormals(denormals_are_zero) != denormals_are_zero:
-        return f"{said}, denormal numbers {'kept' if denormals_are_zero else 'as 0'} (this processor has no choice)"
-    return said if denormals_are_zero else f"{said}, denormal numbers kept"
+        return f"{sentence}, denormal numbers {'kept' if denormals_are_zero else 'as 0'} (this processor has no choice)"
+    return sentence if denormals_are_zero else f"{sentence}, denormal numbers kept"
 
 
 def set_denormals(are_zero: bool) -> bool:

@@ -28,7 +28,7 @@ def by_fraction(
         check_limit(f"task.{key}", share, Share)
     if len(names) < 2:
         raise UserError(
-            f"{source} holds one task, {names[0]}: two are wanted at least, one to train on and one to test"
+            f"{source} holds one task, {names[0]}: at least two are needed, one to train on and one to test"
         )
     sizes = {}
     for key, share in (("val_share", val_share), ("test_share", test_share)):
@@ -54,11 +54,11 @@ def by_labels(source: str, names: Sequence[str], splits: Sequence[str]) -> dict[
     """One of train, val and test for each task, [M]."""
     for name, split in zip(names, splits, strict=True):
         if split not in SPLITS:
-            raise UserError(f"{source} puts task {name} into {split!r}: train, val or test is wanted")
+            raise UserError(f"{source} puts task {name} into {split!r}: train, val or test is expected")
     members = {split: [task for task, word in enumerate(splits) if word == split] for split in SPLITS}
     for split, tasks in members.items():
         if not tasks and split != "val":
-            raise UserError(f"{source} puts no task into {split}: one is wanted at least")
+            raise UserError(f"{source} puts no task into {split}: at least one is needed")
     return {split: torch.tensor(tasks) for split, tasks in members.items() if tasks}
 
 
@@ -69,9 +69,9 @@ def by_file(path: Path, names: Sequence[str]) -> dict[Split, Tensor]:
         lists = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"task.split_file={path} cannot be read as JSON ({error})") from error
-    wanted = 'three lists of tasks are wanted, {"train": ["a", ...], "val": [...], "test": [...]}'
+    expected = 'three lists of tasks are expected, {"train": ["a", ...], "val": [...], "test": [...]}'
     if not isinstance(lists, dict) or not all(isinstance(tasks, list) for tasks in lists.values()):
-        raise UserError(f"{path}: {wanted}")
+        raise UserError(f"{path}: {expected}")
     known = set(names)
     words: dict[str, str] = {}
     for split, tasks in lists.items():
@@ -84,5 +84,5 @@ def by_file(path: Path, names: Sequence[str]) -> dict[Split, Tensor]:
                 )
             words[name] = split
     if lacking := [name for name in names if name not in words]:
-        raise UserError(f"{path} lists {len(lacking)} of the tasks nowhere, e.g. {lacking[0]}: {wanted}")
+        raise UserError(f"{path} lists {len(lacking)} of the tasks nowhere, e.g. {lacking[0]}: {expected}")
     return by_labels(str(path), names, [words[name] for name in names])

@@ -66,30 +66,30 @@ class Model:
         shape = "x".join(map(str, self.examples.spec.input_shape))
         return f"<{type(self.algo).__name__} with {type(self.net).__name__} on examples of {shape}, {self.device}>"
 
-    def read(self, given: Picture | Sequence[Picture]) -> Tensor:
+    def read(self, pictures: Picture | Sequence[Picture]) -> Tensor:
         """Read files or PIL images as examples, [n, C, H, W] in 0..1. Raises UserError for broken ones.
 
         A PIL image that was opened from a file, and is not decoded yet, is read as the file is: of a large JPEG no more
         than is needed is decoded. One that is decoded already is taken as it is.
         """
-        return self.read_bytes([given] if isinstance(given, Picture) else given) * (1 / 255)
+        return self.read_bytes([pictures] if isinstance(pictures, Picture) else pictures) * (1 / 255)
 
-    def read_bytes(self, given: Sequence[Picture]) -> Tensor:
+    def read_bytes(self, pictures: Sequence[Picture]) -> Tensor:
         """Read files or PIL images, as `read` takes them, as pixels, [n, C, H, W] uint8."""
         preparation = self.examples.preparation
         if preparation is None:
             raise UserError(
                 "the task of this run does not tell how a picture becomes an example: its class has no `preparation`"
             )
-        pixels = torch.empty(len(given), *self.examples.spec.input_shape, dtype=torch.uint8)
+        pixels = torch.empty(len(pictures), *self.examples.spec.input_shape, dtype=torch.uint8)
         broken = []
-        for number, picture in enumerate(given):
+        for number, picture in enumerate(pictures):
             try:
                 pixels[number] = preparation.read(Path(picture) if isinstance(picture, str) else picture)
             except Broken as error:
                 broken.append(f"{picture if isinstance(picture, str | Path) else f'number {number + 1}'} {error}")
         if broken:
-            what = f"{len(broken)} of {len(given)} pictures cannot be used"
+            what = f"{len(broken)} of {len(pictures)} pictures cannot be used"
             raise UserError(f"{what}: {some(broken, '; ')}: mend or remove them")
         return pixels
 

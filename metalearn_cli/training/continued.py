@@ -29,7 +29,7 @@ class Begun(NamedTuple):
     folder: Path
     config: Config  # flat
     choices: dict[str, str]
-    given: frozenset[str]  # the keys that its command named
+    given_keys: frozenset[str]  # the keys that its command named
 
 
 def begun(name: str | None) -> Begun | None:
@@ -50,11 +50,11 @@ def as_begun(job: Job, before: Begun | None) -> Job:
     """The job with the earlier values of all keys that were not named, and a sentence on them."""
     if before is None or _chosen(before.choices) != _chosen(job.choices):
         return job
-    now = flatten(job.config)
+    now, given_keys = flatten(job.config), before.given_keys | job.given_keys
     kept = {
         key: before.config[key]
         for key, value in now.items()
-        if before.config.get(key, value) != value and _is_open(key, before.given | job.given, before.config[key])
+        if before.config.get(key, value) != value and _is_open(key, given_keys, before.config[key])
     }
     ends = "optimizer.schedule_steps"  # follows from `steps`, where it is not named
     if ends in kept and before.config.get("steps") != kept.get("steps", now["steps"]):
@@ -66,21 +66,21 @@ def as_begun(job: Job, before: Begun | None) -> Job:
     for key, value in kept.items():
         OmegaConf.update(config, key, value)
     try:  # without the names of classes, whose own defaults would stand otherwise
-        named = frozenset(key for key in job.given if not key.endswith("._target_"))
+        named = frozenset(key for key in job.given_keys if not key.endswith("._target_"))
         continued = make_job(config, job.choices, ConfigSource(named, trust=True))
     except UserError as error:
         raise UserError(f"{before.folder} cannot go on with {assignments}, as it began: {error}") from error
     notes = [*job.notes, f"going on with {assignments}, as this run began"]
-    return continued._replace(choices=job.choices, given=job.given, notes=notes)
+    return continued._replace(choices=job.choices, given_keys=job.given_keys, notes=notes)
 
 
 def _chosen(choices: dict[str, str]) -> dict[str, str]:
     return {group: choice for group, choice in choices.items() if group != "sweep"}
 
 
-def _is_open(key: str, given: frozenset[str], value: object) -> bool:
+def _is_open(key: str, given_keys: frozenset[str], value: object) -> bool:
     """Tell whether the key was not named, and a folder may decide on it."""
-    named = any(key == name or key.startswith(f"{name}.") for name in given - {*GROUPS, *PRESETS})
+    named = any(key == name or key.startswith(f"{name}.") for name in given_keys - {*GROUPS, *PRESETS})
     is_choice = key in OF_NOW or key.endswith("._target_") or key.partition(".")[0] == "paper" or "${" in str(value)
     return not named and not is_choice
 

@@ -106,7 +106,7 @@ def _first_in(folder: Path, job: Job, ranks: Ranks) -> Iterator[list[str]]:
     with lock(folder, job.run.lock):
         runs.remove_temporary(folder)
         about = proof.check_written(folder)
-        runs.check_same(folder, job.config, key_defaults(job), job.given)
+        runs.check_same(folder, job.config, key_defaults(job), job.given_keys)
         yield about
 
 

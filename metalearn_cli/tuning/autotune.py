@@ -90,12 +90,12 @@ def choose_chunk(job: Job, device: torch.device, console: Console, ranks: Ranks 
 
 def may_cut(job: Job) -> bool:
     """Whether it is open how many tasks go through at once: a preset's number was not chosen for this memory."""
-    return job.run.tasks_per_chunk in (None, "auto") or "tasks_per_chunk" not in job.given
+    return job.run.tasks_per_chunk in (None, "auto") or "tasks_per_chunk" not in job.given_keys
 
 
 def may_rematerialise(job: Job) -> bool:
     """Whether it is open if inner steps are computed again: the algorithm keeps them, and the command says nothing."""
-    return "remat" in job.algo.open_memory_savers() and "algo.remat" not in job.given
+    return "remat" in job.algo.open_memory_savers() and "algo.remat" not in job.given_keys
 
 
 def _bound(job: Job, device: torch.device, before: int | None, ranks: Ranks) -> float | None:
@@ -198,7 +198,7 @@ def _too_little(job: Job, tried: Tried) -> str:
             more = f"memory={bytes_shown(_rounded_up(tried.peak / USED)).replace(' ', '')} or more"
     ways = ["fewer tasks_per_chunk"] if tried.tasks != 1 else []
     savers = [f"algo.{key}" for key in job.algo.open_memory_savers()]
-    ways += [f"{key}=true" for key in savers if key != "algo.remat" or key in job.given]
+    ways += [f"{key}=true" for key in savers if key != "algo.remat" or key in job.given_keys]
     given = f"memory={bound}" if is_a_size else "the memory that is free here"
     needed = f"steps and a test take {takes}, with {tried.tasks} task(s) at once"
     return f"{given} is too little: {needed}; give {', or '.join([more, *ways, 'a smaller task or model'])}"

@@ -81,12 +81,12 @@ def _chosen(folder: Path | None) -> Choices:
 
 def _as_chosen(job: Job, chosen: Choices, console: Console, ranks: Ranks) -> Job:
     """Return the job with the chosen number of tasks at once, and with inner steps computed again if so chosen."""
-    tasks, said = chosen.tasks_per_chunk, [f"{job.run.tasks_per_step // ranks.size} tasks go through at once"]
+    tasks, parts = chosen.tasks_per_chunk, [f"{job.run.tasks_per_step // ranks.size} tasks go through at once"]
     algo: Any = job.algo
     if may_rematerialise(job) and chosen.remat:
         algo = dataclasses.replace(algo, remat=True)
-        said.append("inner steps are computed again in the backward pass")
+        parts.append("inner steps are computed again in the backward pass")
     if chosen.memory and chosen.peak_memory:
-        said.append(f"{bytes_shown(chosen.peak_memory)} at the peak, for memory={chosen.memory}")
-    console.say(f"{tasks} of {', '.join(said)}")
+        parts.append(f"{bytes_shown(chosen.peak_memory)} at the peak, for memory={chosen.memory}")
+    console.say(f"{tasks} of {', '.join(parts)}")
     return job._replace(algo=algo, run=dataclasses.replace(job.run, tasks_per_chunk=tasks, memory=None))

@@ -202,12 +202,12 @@ def test_loss_and_accuracy_see_real_examples_and_classes_only() -> None:
 def test_a_task_without_its_padding_and_a_batch_in_chunks() -> None:
     batch = padded()
     for number, (way, support, query) in enumerate(SIZES):
-        one = batch.task(number)
-        assert one.support_mask is None
-        assert one.query_mask is None
-        assert (one.support_y.shape, one.query_x.shape[:2]) == ((1, support), (1, query))
-        assert one.way is not None
-        assert one.way.tolist() == [way]
+        task = batch.task(number)
+        assert task.support_mask is None
+        assert task.query_mask is None
+        assert (task.support_y.shape, task.query_x.shape[:2]) == ((1, support), (1, query))
+        assert task.way is not None
+        assert task.way.tolist() == [way]
     chunks = batch.chunks(2)
     assert [len(chunk.key) for chunk in chunks] == [2, 1]
     for name, whole in batch.tensors().items():

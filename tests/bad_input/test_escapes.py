@@ -106,21 +106,21 @@ class Tags(HTMLParser):
 def test_values_of_a_runs_folder_are_written_out_everywhere(made: Path, tmp_path: Path) -> None:
     """In the table, the notes, results.csv and the page."""
     folder = copy(made, tmp_path)
-    one = folder / "outputs/run"
+    forged = folder / "outputs/run"
     succeed(folder, *COMMANDS["report"])
     before = set(Tags((folder / "report.html").read_text()).names)
     attack = f'=1+1{EVIL}"><script>alert(1)</script><img src=x onerror=y>'
-    results = json.loads((one / "results.json").read_text())
+    results = json.loads((forged / "results.json").read_text())
     results |= {"algo": attack, "task": attack, "batch_norm": attack, "learned": {attack: 1.0}}
     results |= {"baselines": {attack: {"mean": 1.0, "ci95": 0.1, "median": None}}, "episodes_sha256": attack}
-    forge(one / "results.json", results)
-    environment = json.loads((one / "environment.json").read_text())
+    forge(forged / "results.json", results)
+    environment = json.loads((forged / "environment.json").read_text())
     environment |= {"processor": attack, "torch": attack, "git_commit": attack, "data": attack, "gpu": attack}
     environment["choices"] |= {"debug": attack, "experiment": attack}
-    forge(one / "environment.json", environment)
-    (one / "overrides.txt").write_text(f"algo.inner_lr={attack}\n".replace("\r", ""))
-    forge(one / "outcome.json", {"failed": attack, "pruned": attack})
-    (one / "timing.jsonl").write_text(f"{attack}\n")
+    forge(forged / "environment.json", environment)
+    (forged / "overrides.txt").write_text(f"algo.inner_lr={attack}\n".replace("\r", ""))
+    forge(forged / "outcome.json", {"failed": attack, "pruned": attack})
+    (forged / "timing.jsonl").write_text(f"{attack}\n")
     done = succeed(folder, *COMMANDS["report"])
     page, table = (folder / "report.html").read_text(), (folder / "results.csv").read_text()
     assert not obeyed(done.out + done.err + page + table)

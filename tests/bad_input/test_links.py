@@ -109,14 +109,14 @@ def test_an_evaluation_stays_inside_of_its_run(folder: Path, inside: bool) -> No
 
 
 @pytest.mark.row("C22")
-def test_the_lock_of_an_evaluation_is_no_link(folder: Path) -> None:
+def test_the_lock_of_an_evaluation_is_not_a_link(folder: Path) -> None:
     succeed(folder, *COMMANDS["eval"])
-    (one,) = (folder / "outputs/run/eval").iterdir()
+    (evaluation,) = (folder / "outputs/run/eval").iterdir()
     for name in ("lock", "eval.log"):
-        (one / name).unlink()
-        (one / name).symlink_to(folder / "secret")
-        assert f"outputs/run/eval/{one.name}/{name}" in refuse(folder, *COMMANDS["eval"])
-        (one / name).unlink()
+        (evaluation / name).unlink()
+        (evaluation / name).symlink_to(folder / "secret")
+        assert f"outputs/run/eval/{evaluation.name}/{name}" in refuse(folder, *COMMANDS["eval"])
+        (evaluation / name).unlink()
 
 
 @pytest.mark.row("C22")
@@ -133,7 +133,7 @@ def test_a_record_of_a_log_begins_no_line_of_its_own(folder: Path) -> None:
 
 @pytest.mark.row("C22")
 def test_a_picture_is_shown_only_if_it_is_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """test.png, of runs of before there was examples.npz."""
+    """test.png, of runs that are older than examples.npz."""
     one = folder / "outputs/run"
     (one / "examples.npz").unlink()
     png = one / "test.png"
@@ -160,7 +160,7 @@ def test_a_picture_is_shown_only_if_it_is_one(folder: Path, capsys: pytest.Captu
 
 
 @pytest.mark.row("C22")
-def test_a_line_that_is_no_key_of_the_run_is_not_shown(folder: Path) -> None:
+def test_a_line_that_is_not_a_key_of_the_run_is_not_shown(folder: Path) -> None:
     path = folder / "outputs/run/overrides.txt"
     path.write_text(path.read_text() + SECRET)
     done = succeed(folder, *COMMANDS["report"])

@@ -91,7 +91,7 @@ def test_a_trial_of_no_batch_is_foreign(batch: Any, state: TrialState) -> None:
 
 
 @pytest.mark.row("C21")
-def test_a_result_that_is_no_number_is_foreign() -> None:
+def test_a_result_that_is_not_a_number_is_foreign() -> None:
     for value in (math.nan, math.inf, "x", None, [], True):
         about: Any = {"params": GOOD, "distributions": SPACE, "user_attrs": {"batch": 0}}
         trial = create_trial(state=TrialState.COMPLETE, value=1.0, **about)

@@ -268,7 +268,7 @@ def test_what_stands_in_the_folder_is_never_overwritten(
     assert everything(home / "data") == {"cifar-fs/cifar100/mine"}
 
 
-def test_what_a_killed_process_has_unpacked_is_unpacked_anew(
+def test_what_a_killed_process_has_unpacked_is_unpacked_again(
     home: Path, cifar: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = sources._unpack

@@ -181,7 +181,7 @@ def test_the_sentence_follows_the_counts(tmp_path: Path, seeds: int) -> None:
     assert "on most episodes it is not so" not in text
 
 
-def test_means_of_as_many_right_answers_are_no_difference(tmp_path: Path) -> None:
+def test_means_of_as_many_right_answers_are_not_a_difference(tmp_path: Path) -> None:
     """3 + 8 + 22 and 9 + 4 + 20: in float32 their means differ in the last bits."""
     for side, counts in (("a", [3, 8, 22]), ("b", [9, 4, 20])):
         for seed in range(3):

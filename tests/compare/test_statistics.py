@@ -82,7 +82,7 @@ def test_means_of_several_seeds_are_compared_by_their_counts() -> None:
     assert gains("mse", first, second)[0] != 0
 
 
-def test_accuracies_that_are_no_shares_stay_as_they_are() -> None:
+def test_accuracies_that_are_not_shares_stay_as_they_are() -> None:
     first, second = np.array([[0.5**0.5, 0.5]]), np.array([[0.75, 0.5]])
     assert gains("accuracy", first, second)[0] == 0.75 - 0.5**0.5
     assert gains("accuracy", first, np.array([[np.inf, 0.5]])).tolist() == [np.inf, 0.0]

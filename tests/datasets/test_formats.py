@@ -56,7 +56,7 @@ def test_other_files_are_not_taken_for_pictures() -> None:
     assert not any(map(is_picture, ("a.eps", "a.pdf", "a.wmf", "a.svg", "a.txt", "a", "jpg")))
 
 
-@pytest.mark.parametrize(("content", "why"), [(EPS, "is PostScript"), (WMF, "is no image that Pillow can read")])
+@pytest.mark.parametrize(("content", "why"), [(EPS, "is PostScript"), (WMF, "is not an image that Pillow can read")])
 @pytest.mark.row("C8")
 @pytest.mark.row("C27")
 def test_a_format_that_starts_programs_is_not_opened(
@@ -92,7 +92,7 @@ def test_bytes_that_say_nothing_are_a_tga_only_where_the_name_says_so(tmp_path: 
     """Any bytes with a few zeros at the right places pass for one."""
     save(tmp_path / "a.tga")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.tga").read_bytes())
-    with pytest.raises(Broken, match="is no image that Pillow can read"):
+    with pytest.raises(Broken, match="is not an image that Pillow can read"):
         read_picture(tmp_path / "b.png", 3, 16)
     with pytest.raises(Image.UnidentifiedImageError):
         open_picture(io.BytesIO((tmp_path / "a.tga").read_bytes()))
@@ -138,7 +138,7 @@ def test_a_heic_that_lies_on_its_side_is_turned_once(tmp_path: Path) -> None:
     file = heif.from_bytes("RGB", wide.size, wide.tobytes())
     file.info["exif"] = exif.tobytes()
     file.save(tmp_path / "a.heic", quality=95)  # as telephones do: the turn as a box of its own, and in the EXIF data
-    found = read_picture(tmp_path / "a.heic", 3, 64)
-    assert found.size == (32, 64)
-    assert found.getpixel((16, 8))[2] > 180
-    assert found.getpixel((16, 56))[0] > 170
+    picture = read_picture(tmp_path / "a.heic", 3, 64)
+    assert picture.size == (32, 64)
+    assert picture.getpixel((16, 8))[2] > 180
+    assert picture.getpixel((16, 56))[0] > 170

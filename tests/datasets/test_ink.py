@@ -55,15 +55,15 @@ def test_a_scan_stays_as_it_is(seed: int) -> None:
 @pytest.mark.parametrize("light", [{}, {"paper": 235, "ink": 30}, {"paper": 110, "ink": 70}, {"shadow": 0.0}])
 def test_paper_in_any_light_becomes_what_the_scan_is(seed: int, light: dict[str, float]) -> None:
     picture, preparation = scan(seed), Omniglot().preparation
-    wanted = preparation.read(picture).float()
-    found = preparation.read(photograph(picture, **light)).float()
+    expected = preparation.read(picture).float()
+    evened_out = preparation.read(photograph(picture, **light)).float()
     before = dataclasses.replace(preparation, ink=Ink.as_is).read(photograph(picture, **light)).float()
-    assert (found - wanted).abs().mean() < 8
-    assert (before - wanted).abs().mean() > 25
+    assert (evened_out - expected).abs().mean() < 8
+    assert (before - expected).abs().mean() > 25
 
 
 @pytest.mark.parametrize(("grey", "wanted"), [(0, 0), (1, 255), (128, 255), (255, 255)])
-def test_a_page_without_ink_is_no_fault(grey: int, wanted: int) -> None:
+def test_a_page_without_ink_is_not_a_fault(grey: int, wanted: int) -> None:
     """Where all is black there is no paper."""
     assert evened(Image.new("L", (SIDE, SIDE), grey)).getextrema() == (wanted, wanted)
 
@@ -75,7 +75,7 @@ def test_lines_of_a_writing_pad_go() -> None:
     assert np.abs(np.asarray(evened(Image.fromarray(pad))).astype(int) - np.asarray(scan(0))).mean() < 1
 
 
-def test_what_a_preparation_does_with_ink_is_kept_and_a_version_before_did_nothing() -> None:
+def test_what_a_preparation_does_with_ink_is_kept_and_an_earlier_version_did_nothing() -> None:
     examples = examples_of(Omniglot())._replace(tones=Tones((0.0, 0.5), (0.25, 0.75)))
     content = json.loads(json.dumps(to_json(examples)))
     assert from_json(Examples, content, Path()) == examples
@@ -86,7 +86,7 @@ def test_what_a_preparation_does_with_ink_is_kept_and_a_version_before_did_nothi
     assert str(before.preparation).endswith("stay as they are (ink=evened evens them out)")
     assert with_ink(before, Ink.evened).preparation == examples.preparation
     assert with_ink(before, None) == before
-    assert going_on(examples, before).preparation == before.preparation  # a run of before goes on as it began
+    assert going_on(examples, before).preparation == before.preparation  # an earlier run goes on as it began
     assert going_on(examples, examples) == examples
     for tones in ({"brightness": [0.0, "x"], "spread": [0.0, 1.0]}, {"brightness": [0.0], "spread": [0.0, 1.0]}):
         with pytest.raises(UserError):

@@ -58,7 +58,7 @@ def test_other_columns_as_of_hasy(flat: Path) -> None:
     labels = table(flat / "hasy-data-labels.csv", rows, "path,symbol_id,latex,user_id")
     task = folder_task(flat, labels=str(labels), label_columns=("path", "latex"))
     assert task._names == [f"\\class{c:02}" for c in range(15)]
-    assert not [note for note in task.notes() if "suffix" in note], "the table is no image that was passed over"
+    assert not [note for note in task.notes() if "suffix" in note], "the table is not an image that was passed over"
     with pytest.raises(UserError, match=r"has no column label \(task.label_columns\)"):
         folder_task(flat, labels=str(labels))
 
@@ -196,7 +196,7 @@ def test_mistakes_are_sentences(flat: Path, keys: dict[str, Any], sentence: str)
         folder_task(flat, **keys)
 
 
-def test_a_changed_table_is_packed_anew_and_said(
+def test_a_changed_table_is_packed_again_and_said(
     flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = table(tmp_path / "labels.csv", rows_of(flat))

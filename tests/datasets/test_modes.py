@@ -169,17 +169,17 @@ NEW_IN_PILLOW = ("grey, multiplied alpha.tif", "ycbcr.tif", "rgb 10 bits, alpha.
 def test_a_picture_is_what_other_programs_than_pillow_make_of_it(tmp_path: Path, name: str) -> None:
     content, colours = FILES[name]
     (tmp_path / name).write_bytes(content)
-    wanted = np.asarray([[*bytes.fromhex(colour)] * (6 // len(colour)) for colour in colours.split()])
+    expected = np.asarray([[*bytes.fromhex(colour)] * (6 // len(colour)) for colour in colours.split()])
     try:
-        found = np.asarray(read_picture(tmp_path / name, 3, 8)).astype(int)
+        pixels = np.asarray(read_picture(tmp_path / name, 3, 8)).astype(int)
     except Broken:
         if Version(PIL.__version__) < Version("13") and name in NEW_IN_PILLOW:
             pytest.skip("this Pillow refuses it")
         raise
-    assert (found == found[:1]).all(), "all rows are alike"
-    assert np.abs(found[0] - wanted).max() <= 1, found[0].tolist()
+    assert (pixels == pixels[:1]).all(), "all rows are alike"
+    assert np.abs(pixels[0] - expected).max() <= 1, pixels[0].tolist()
     grey = np.asarray(read_picture(tmp_path / name, 1, 8)).astype(int)
-    assert np.abs(grey[0] - wanted @ [0.299, 0.587, 0.114]).max() <= 2, grey[0].tolist()
+    assert np.abs(grey[0] - expected @ [0.299, 0.587, 0.114]).max() <= 2, grey[0].tolist()
 
 
 # By the formula of CIE L*a*b* over D50, Bradford's adaptation and sRGB, worked out apart from any of these programs;

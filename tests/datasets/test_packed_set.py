@@ -87,12 +87,12 @@ def test_every_changed_bit_is_refused_or_changes_nothing(cache: Path) -> None:
         path.unlink()  # a new file: the old one is mapped into memory
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         try:
-            found = packed("set", small)
+            reread = packed("set", small)
         except UserError as sentence:
             refused += f"{path} is damaged (" in str(sentence)
         else:
-            assert torch.equal(found.pixels, images.pixels)
-            assert (found.names, found.fingerprint) == (NAMES, images.fingerprint)
+            assert torch.equal(reread.pixels, images.pixels)
+            assert (reread.names, reread.fingerprint) == (NAMES, images.fingerprint)
             same += 1
     assert refused + same == len(data)
     assert refused >= 6 * 3 * 4 * 4 + 3 * 8 + 32

@@ -49,7 +49,7 @@ MUTANTS = (
     # What a person waits for
     Mutant("training/test.py", "scored_parts.write_part(kept, place, parts[place])", "pass", WAITING),
     Mutant("run_folder/scored_parts.py", "sha256(data).hexdigest()[:16] == name[3]", "sha256(data)", WAITING),
-    Mutant("run_folder/scored_parts.py", "([weights.hexdigest(), here, about]", "([here, about]", WAITING),
+    Mutant("run_folder/scored_parts.py", "([weights.hexdigest(), machine, about]", "([machine, about]", WAITING),
     Mutant("training/continued.py", "not named and not is_choice", "not named", CONTINUED),
     Mutant("training/continued.py", "return not named and", "return", CONTINUED),
     # Evaluation

@@ -338,7 +338,7 @@ def test_a_damaged_checkpoint_is_never_loaded(attempt: int, tmp_path: Path, two_
 
 
 @pytest.mark.row("A12", ci=1, full=10)
-def test_without_a_whole_checkpoint_nothing_begins_anew(attempt: int, tmp_path: Path) -> None:
+def test_without_a_whole_checkpoint_nothing_begins_again(attempt: int, tmp_path: Path) -> None:
     command = [*RUN, "steps=4", "save_every=2", "eval_every=0", "select=last"]
     succeed(tmp_path, *command)
     run = tmp_path / "outputs" / "run"

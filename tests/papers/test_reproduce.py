@@ -48,55 +48,55 @@ def measured(text: str) -> Path:
 def test_a_budget_fixes_the_steps_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SHORT, "--seeds", "0,1"]) == 0
     shown = capsys.readouterr().out
-    found = lines("outputs/reproduce/results.jsonl")
-    assert [line["seed"] for line in found] == [0, 0, 0, 1, 1, 1]
-    assert [line["inner_steps"] for line in found] == [1, 5, 10] * 2
-    assert [line["published"] for line in found[:3]] == ["2.41", "2.23", "2.19"]
-    assert {line["steps"] for line in found} == {75}
-    assert str(found[0]["length"]).startswith("short run: ")
+    rows = lines("outputs/reproduce/results.jsonl")
+    assert [line["seed"] for line in rows] == [0, 0, 0, 1, 1, 1]
+    assert [line["inner_steps"] for line in rows] == [1, 5, 10] * 2
+    assert [line["published"] for line in rows[:3]] == ["2.41", "2.23", "2.19"]
+    assert {line["steps"] for line in rows} == {75}
+    assert str(rows[0]["length"]).startswith("short run: ")
     assert "a short run, worse by" in shown
     assert "paper    2.41" in shown
-    assert f"steps={found[0]['steps']}" in str(found[0]["command"])
+    assert f"steps={rows[0]['steps']}" in str(rows[0]["command"])
     results = json.loads(Path("outputs/reproduce/pretrain/sinusoid-2s/seed=0/results.json").read_text())
-    assert found[0]["mean"] == results["per_step"][1]["mean"]  # the published figure is that after one step
-    assert found[2]["mean"] == results["mean"]
-    assert found[0]["episodes_sha256"] == results["episodes_sha256"][:16]
+    assert rows[0]["mean"] == results["per_step"][1]["mean"]  # the published figure is that after one step
+    assert rows[2]["mean"] == results["mean"]
+    assert rows[0]["episodes_sha256"] == results["episodes_sha256"][:16]
 
     monkeypatch.setattr(reproduce, "timed", lambda *given: pytest.fail("the steps are fixed: nothing is timed again"))
     assert main([*SHORT, "--seeds", "0,1"]) == 0
     again = capsys.readouterr()
     assert again.err.count("already finished") == 2
     assert again.out == shown
-    assert lines("outputs/reproduce/results.jsonl") == found  # no line twice
+    assert lines("outputs/reproduce/results.jsonl") == rows  # no line twice
 
 
 def test_a_row_is_tested_in_each_way_that_was_published() -> None:
     assert main(["reproduce", "maml/sinusoid_frequency_20s", "--budget", "2s", "threads=1"]) == 0
-    found = lines("outputs/reproduce/results.jsonl")
+    rows = lines("outputs/reproduce/results.jsonl")
     keys = ["", "task.shot=5", "task.shot=10"]
     folder = Path("outputs/reproduce/maml/sinusoid_frequency_20s-2s/seed=0")
-    assert [line["test"] for line in found] == ["", *(f"metalearn eval run={folder} {key}" for key in keys[1:])]
-    assert [line["published"] for line in found] == ["0.48 +- 0.08", "1.29 +- 0.2", "0.76 +- 0.12"]
+    assert [line["test"] for line in rows] == ["", *(f"metalearn eval run={folder} {key}" for key in keys[1:])]
+    assert [line["published"] for line in rows] == ["0.48 +- 0.08", "1.29 +- 0.2", "0.76 +- 0.12"]
     evaluated = {json.loads(path.read_text())["mean"] for path in folder.glob("eval/*/results.json")}
-    assert {line["mean"] for line in found[1:]} == evaluated
+    assert {line["mean"] for line in rows[1:]} == evaluated
 
 
 def test_in_a_checkout_the_authors_lines_are_read_and_not_written(capsys: pytest.CaptureFixture[str]) -> None:
-    papers, own = Path("benchmarks/papers/results.jsonl"), Path("outputs/reproduce/results.jsonl")
+    papers, users = Path("benchmarks/papers/results.jsonl"), Path("outputs/reproduce/results.jsonl")
     papers.parent.mkdir(parents=True)
     papers.write_text(json.dumps({**LINE, "cell": "1 step", "mean": 0.615}) + "\n")
     assert main(SHORT) == 0
     assert lines(str(papers)) == [{**LINE, "cell": "1 step", "mean": 0.615}]
-    assert len(lines(str(own))) == 3
-    assert f"  in       {own}" in capsys.readouterr().out
+    assert len(lines(str(users))) == 3
+    assert f"  in       {users}" in capsys.readouterr().out
     assert main(["reproduce", "--table", "sinusoid"]) == 0
     shown = capsys.readouterr().out
     assert "1 step  " in shown
     assert "  0.615  " in shown
-    assert shown.rstrip().endswith(f"from {papers} and {own}")
-    assert main([*SHORT, f"results={papers}"]) == 0  # whoever keeps that file names it
+    assert shown.rstrip().endswith(f"from {papers} and {users}")
+    assert main([*SHORT, f"results={papers}"]) == 0  # written to, since it is named
     assert len(lines(str(papers))) == 4
-    assert len(lines(str(own))) == 3
+    assert len(lines(str(users))) == 3
     capsys.readouterr()
     assert main([*SHORT, "results=nowhere/x.jsonl"]) == 1
     assert "results=nowhere/x.jsonl: there is no folder nowhere: make it first" in capsys.readouterr().err

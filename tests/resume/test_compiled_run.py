@@ -18,7 +18,7 @@ COMMAND += ["threads=1", "log_every=5", "eval_every=30", "eval_episodes=8", "tes
 
 
 @pytest.mark.nightly
-def test_a_run_that_was_killed_and_compiled_anew_ends_with_the_same_bits(tmp_path: Path, inductor_cache: Path) -> None:
+def test_a_run_that_was_killed_and_compiled_again_ends_with_the_same_bits(tmp_path: Path, inductor_cache: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     done = succeed(straight, *COMMAND, "compile=true")
     assert "compiled in" in done.err

@@ -151,7 +151,7 @@ def test_a_file_of_something_else_is_a_sentence(
     check_refused(said, capsys)
 
 
-def test_an_array_without_names_is_no_episodes_file(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_array_without_names_is_not_an_episodes_file(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(runs / "a/one.npy", np.zeros(8))
     (runs / "a/one.npy").rename(runs / "a/episodes.npz")
     check_refused("a/episodes.npz cannot be read", capsys)
@@ -229,12 +229,12 @@ def test_choices_that_there_are_not(runs: Path) -> None:
 def test_a_run_goes_on_from_lines_that_are_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "train/loss": 2.0}\n{"step": 1, "val/mse": 1.0}\n{"step')
-    found = read_series(path)
-    assert {name: (list(steps), list(values)) for name, (steps, values) in found.curves.items()} == {
+    series = read_series(path)
+    assert {name: (list(steps), list(values)) for name, (steps, values) in series.curves.items()} == {
         "train/loss": ([1], [2.0]),
         "val/mse": ([1], [1.0]),
     }
-    assert found.last == 1
-    assert found.damage == [f"{path} line 3 is cut off"]
+    assert series.last == 1
+    assert series.damage == [f"{path} line 3 is cut off"]
     assert read_series(tmp_path / "none") == read_timing(tmp_path / "none") == ({}, 0, [])
     assert list(read_lines(path)) == [{"step": 1, "train/loss": 2.0}, {"step": 1, "val/mse": 1.0}]

@@ -190,13 +190,13 @@ def test_mlflow_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     lines = killed_and_continued(tmp_path, "mlflow")
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    (found,) = client.search_runs([client.get_experiment_by_name("metalearn").experiment_id])
-    assert found.info.status == "FINISHED"
-    assert found.data.params["algo.test_steps"] == "2"
+    (logged,) = client.search_runs([client.get_experiment_by_name("metalearn").experiment_id])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["algo.test_steps"] == "2"
     figures = results(tmp_path, "one")
-    assert found.data.metrics["test/mse"] == figures["mean"]
+    assert logged.data.metrics["test/mse"] == figures["mean"]
     for name in {name for line in lines for name in line} - {"step"}:
-        history = [(one.step, one.value) for one in client.get_metric_history(found.info.run_id, name)]
+        history = [(point.step, point.value) for point in client.get_metric_history(logged.info.run_id, name)]
         assert once(history) == [(line["step"], line[name]) for line in lines if name in line]
 
 
@@ -216,15 +216,15 @@ def test_wandb_itself_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 ids.add(record.run.run_id)
             if record.WhichOneof("record_type") == "history":
                 row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-                own = {name: value for name, value in row.items() if not name.startswith("_")}
-                assert rows.setdefault(row["_step"], own) == own  # what came again is the same
+                figures = {name: value for name, value in row.items() if not name.startswith("_")}
+                assert rows.setdefault(row["_step"], figures) == figures  # what came again is the same
     assert [rows[number] for number in range(len(rows))] == lines
     assert len(ids) == 1
 
 
 def log_records(data: bytes) -> list[bytes]:
     """The records of a file in LevelDB's log format behind a header of 7 bytes, as wandb writes them."""
-    found, at, parts = [], 7, b""
+    records, at, parts = [], 7, b""
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:  # the rest of a block
             at += 32768 - at % 32768
@@ -233,6 +233,6 @@ def log_records(data: bytes) -> list[bytes]:
         parts += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
-            found.append(parts)
+            records.append(parts)
             parts = b""
-    return found
+    return records

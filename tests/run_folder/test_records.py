@@ -146,7 +146,7 @@ def test_other_episodes_under_the_name_are_refused(here: Path) -> None:
         ["other_batch_norm", "running", "ci95"],
     ],
 )
-def test_figures_of_a_version_before_are_those_of_the_episodes(here: Path, place: list[Any]) -> None:
+def test_figures_of_an_earlier_version_are_those_of_the_episodes(here: Path, place: list[Any]) -> None:
     """Its results.json has no hash."""
     path = here / "outputs/run/results.json"
     content = records.read_json(path)
@@ -227,7 +227,7 @@ def test_an_export_is_hashed_as_a_whole(here: Path) -> None:
         path.write_text(whole)
     content = json.loads(whole)
     del content["content_sha256"]
-    path.write_text(json.dumps(content))  # as a version before has written it
+    path.write_text(json.dumps(content))  # as an earlier version wrote it
     done = run(here, *predicting)
     assert done.code == 0
     assert done.err.count("model is of a version that kept no hashes: nothing proves that model.json") == 1, done.err
@@ -235,16 +235,16 @@ def test_an_export_is_hashed_as_a_whole(here: Path) -> None:
     assert "model/model.json was changed on purpose, and is taken as it stands\n" in run(here, *predicting).err
 
 
-def test_a_run_of_a_version_before_is_accepted_with_one_sentence(tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_is_accepted_with_one_sentence(tmp_path: Path) -> None:
     folder = take(MAML, tmp_path)
     (tmp_path / "points.csv").write_text("x,y\n-2,1.5\n1,0\n")
     said = "outputs/run is of a version that kept no hashes: nothing proves that config.yaml, environment.json, "
-    given = (MAML / "overrides.txt").read_text().splitlines()
+    words = (MAML / "overrides.txt").read_text().splitlines()
     note = (
         "note: made by a version that kept no hashes: nothing proves that the files are as it wrote them: outputs/run"
     )
     assert note in run(tmp_path, *COMMANDS["report"]).err
-    for command in (["eval", "run=outputs/run"], COMMANDS["predict"], ["train", *given], ["train", *given, "steps=25"]):
+    for command in (["eval", "run=outputs/run"], COMMANDS["predict"], ["train", *words], ["train", *words, "steps=25"]):
         done = run(tmp_path, *command)
         assert done.code == 0, done.err
         assert done.err.count(said) == 1, done.err

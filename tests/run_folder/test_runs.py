@@ -27,7 +27,7 @@ def test_a_run_folder_that_is_damaged_is_named(tmp_path: Path) -> None:
         (folder / name).write_bytes(good)
 
 
-def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "outputs" / "one").mkdir(parents=True)
     (tmp_path / "outputs" / "one" / "thesis.tex").write_text("precious")
     refused = run(tmp_path, "train", *TINY, "name=one")

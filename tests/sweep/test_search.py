@@ -72,9 +72,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
 def test_a_search_runs_trials_by_validation_and_names_the_best(whole: tuple[Path, Finished]) -> None:
     folder, done = whole
     assert done.code == 0, done.err
-    found = trials(folder)
-    assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
-    complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
+    studied = trials(folder)
+    assert {trial.state for trial in studied} == {TrialState.COMPLETE, TrialState.PRUNED}
+    complete = [trial for trial in studied if trial.state == TrialState.COMPLETE]
     for trial in complete:
         job = search.trial_folder(folder / "outputs" / "s", trial)
         assert trial.value == sweep_job.best_validation(job) == min(trial.intermediate_values.values())
@@ -84,7 +84,7 @@ def test_a_search_runs_trials_by_validation_and_names_the_best(whole: tuple[Path
     assert f"best by validation: trial {best.number}, val mse" in done.out
     assert done.out.splitlines()[-2].endswith(search.values_of(best))
     rows = [line.split()[:2] for line in done.out.splitlines()[:6]]
-    assert rows == [[str(trial.number), search.values_of(trial)] for trial in found]
+    assert rows == [[str(trial.number), search.values_of(trial)] for trial in studied]
     assert f"6 of 6 trials, the best of them trial {best.number}, val mse" in done.err
 
 
@@ -105,11 +105,11 @@ def test_a_killed_search_goes_on_to_the_same_trials(
 ) -> None:
     real, calls = getattr(where, name), []
 
-    def die_at_the_fourth_call(*given: Any) -> Any:
-        calls.append(given)
+    def die_at_the_fourth_call(*arguments: Any) -> Any:
+        calls.append(arguments)
         if len(calls) == 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(*given)
+        return real(*arguments)
 
     pid = start(tmp_path, *SEARCH, *KEYS, first=lambda: setattr(where, name, die_at_the_fourth_call))
     assert wait(tmp_path, pid).code == -signal.SIGKILL
@@ -130,12 +130,12 @@ def test_a_pruned_trial_says_so_and_its_run_can_go_on(whole: tuple[Path, Finishe
     for outcome in pruned:
         assert outcome["failed"] is None
         assert outcome["pruned"] in done.out
-        one = folder / "outputs" / "s" / outcome["values"]
-        assert not (one / "results.json").exists()
-        assert f"is {outcome['pruned']}" in (one / "train.log").read_text()
-        assert list(one.glob(f"checkpoints/step-{int(outcome['pruned'].split()[3]):08}-*"))
-    shutil.copytree(one, tmp_path / "outputs" / "s" / one.name)
-    overrides = [text for text in (one / "overrides.txt").read_text().splitlines() if "sweep=" not in text]
+        trial = folder / "outputs" / "s" / outcome["values"]
+        assert not (trial / "results.json").exists()
+        assert f"is {outcome['pruned']}" in (trial / "train.log").read_text()
+        assert list(trial.glob(f"checkpoints/step-{int(outcome['pruned'].split()[3]):08}-*"))
+    shutil.copytree(trial, tmp_path / "outputs" / "s" / trial.name)
+    overrides = [text for text in (trial / "overrides.txt").read_text().splitlines() if "sweep=" not in text]
     continued = run(tmp_path, "train", *overrides)
     assert continued.code == 0, continued.err
     assert f"continuing after step {outcome['pruned'].split()[3]}" in continued.err
@@ -204,17 +204,17 @@ def test_trials_that_diverge_are_told_and_listed_and_the_others_go_on(tmp_path: 
     done = run(tmp_path, "train", "-m", "sweep=random", *TINY, *keys, "hydra.sweeper.n_trials=8", "name=s")
     assert done.code == 0, done.err
     assert "  diverged: the " in done.out
-    found = trials(tmp_path)
-    for trial in found:
+    studied = trials(tmp_path)
+    for trial in studied:
         is_bad = trial.params["optimizer.lr"] == "1e+30"
         assert trial.state == (TrialState.PRUNED if is_bad else TrialState.COMPLETE)
         assert trial.user_attrs.get("failed", "").startswith("the " if is_bad else "")
         assert (trial.intermediate_values == {}) == is_bad
     rows = done.out.splitlines()[:8]
-    assert ["diverged: the " in row for row in rows] == [trial.state == TrialState.PRUNED for trial in found]
+    assert ["diverged: the " in row for row in rows] == [trial.state == TrialState.PRUNED for trial in studied]
     # Eight of six combinations: what comes again is not trained again.
     trained = [line for line in done.err.splitlines() if line.startswith("metalearn: optimizer.lr=")]
-    assert len(trained) == len(set(trained)) == len({search.values_of(trial) for trial in found}) < 8
+    assert len(trained) == len(set(trained)) == len({search.values_of(trial) for trial in studied}) < 8
 
 
 def test_a_failure_of_another_kind_is_told_as_one(whole: tuple[Path, Finished]) -> None:
@@ -229,10 +229,10 @@ def test_a_failure_of_another_kind_is_told_as_one(whole: tuple[Path, Finished]) 
 def test_where_a_trial_fails_the_search_waits_until_that_is_mended(tmp_path: Path) -> None:
     real = sweep_job.train_run
 
-    def fail(job: Any, *given: Any, **more: Any) -> Any:
+    def fail(job: Any, *arguments: Any, **more: Any) -> Any:
         if (tmp_path / "outputs/s").exists() and len(list((tmp_path / "outputs/s").glob("*/results.json"))) == 2:
             raise OSError(5, "Input/output error")
-        return real(job, *given, **more)
+        return real(job, *arguments, **more)
 
     command = [*SEARCH, *KEYS, "hydra.sweeper.n_trials=5"]
     failed = wait(tmp_path, start(tmp_path, *command, first=lambda: setattr(sweep_job, "train_run", fail)))

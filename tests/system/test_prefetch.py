@@ -111,7 +111,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def plain(tmp_path: Path, own_images: Path) -> dict[str, Any]:
-    """The outcome of the run whose batches are gathered when they are wanted."""
+    """The outcome of the run whose batches are gathered when they are needed."""
     succeed(tmp_path / "plain", *QUICK, f"task.root={own_images}", "name=one")
     return outcome(tmp_path / "plain/outputs/one")
 

@@ -101,7 +101,7 @@ def test_missing_and_surplus_images_name_class_and_count(small: Path) -> None:
 DAMAGES: list[tuple[Callable[[Path, Image.Image], object], str]] = [
     (lambda path, _: path.write_bytes(b""), "is empty (0 bytes)"),
     (lambda path, _: path.write_bytes(path.read_bytes()[:-1000]), "cannot be "),
-    (lambda path, _: path.write_text("not an image"), "is no image that Pillow can read"),
+    (lambda path, _: path.write_text("not an image"), "is not an image that Pillow can read"),
     (lambda path, image: image.convert("RGBA").save(path), "is of mode RGBA"),
     (lambda path, image: Image.frombytes("RGB", (64, 16), image.tobytes()).save(path), "is 64 x 16 pixels instead of "),
     (lambda path, image: image.save(path, save_all=True, append_images=[image.rotate(90)]), "holds 2 pictures"),

@@ -40,19 +40,19 @@ def test_images_are_packed_by_name(small: Path) -> None:
 
 
 def test_each_region_is_packed_apart(small: Path) -> None:
-    found = {region: load(cub.source(str(small), region)) for region in Region}
-    assert len({images.fingerprint for images in found.values()}) == 3
+    by_region = {region: load(cub.source(str(small), region)) for region in Region}
+    assert len({images.fingerprint for images in by_region.values()}) == 3
     assert len(list((small.parent / "cache").iterdir())) == 3
     first = Image.open(small / "CUB_200_2011/images/001.Albatross/Bird_9.jpg")  # number 1, with the first box
     box = first.crop((10, 20, 41, 45)).resize((84, 84), Image.Resampling.BILINEAR)
-    assert torch.equal(found[Region.box].pixels[2], as_tensor(box))
+    assert torch.equal(by_region[Region.box].pixels[2], as_tensor(box))
     centre = first.resize((96, 96), Image.Resampling.BILINEAR).crop((6, 6, 90, 90))
-    assert torch.equal(found[Region.centre].pixels[2], as_tensor(centre))
+    assert torch.equal(by_region[Region.centre].pixels[2], as_tensor(centre))
     whole = Image.open(small / "CUB_200_2011/images/001.Albatross/Bird_8.jpg").convert("RGB")  # and the second
-    assert torch.equal(found[Region.box].pixels[1], as_tensor(whole.resize((84, 84), Image.Resampling.BILINEAR)))
+    assert torch.equal(by_region[Region.box].pixels[1], as_tensor(whole.resize((84, 84), Image.Resampling.BILINEAR)))
 
 
-def test_a_set_is_packed_anew_where_files_or_the_boxes_that_it_uses_change(
+def test_a_set_is_packed_again_where_files_or_the_boxes_that_it_uses_change(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {region: load(cub.source(str(small), region)).fingerprint for region in Region}

@@ -24,10 +24,10 @@ def test_the_split_is_by_superclass() -> None:
     parts = FC100().split_classes
     assert {name: len(part) for name, part in parts.items()} == {"train": 60, "val": 20, "test": 20}
     assert torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(100))
-    found = {name: {cifar_fs.classes()[c].group for c in part.tolist()} for name, part in parts.items()}
-    assert {name: sorted(found[name]) for name in SUPERCLASSES} == SUPERCLASSES
-    assert len(found["train"]) == 12
-    assert not found["train"] & {*SUPERCLASSES["val"], *SUPERCLASSES["test"]}
+    groups = {name: {cifar_fs.classes()[c].group for c in part.tolist()} for name, part in parts.items()}
+    assert {name: sorted(groups[name]) for name in SUPERCLASSES} == SUPERCLASSES
+    assert len(groups["train"]) == 12
+    assert not groups["train"] & {*SUPERCLASSES["val"], *SUPERCLASSES["test"]}
 
 
 @pytest.mark.usefixtures("packed_images")

@@ -108,13 +108,13 @@ def test_crop_stretch_and_pad(tmp_path: Path) -> None:
     """A wide picture of three parts: red, blue, red."""
     wide = Image.new("RGB", (96, 32), RED)
     wide.paste(BLUE, (32, 0, 64, 32))
-    found = {resize: decoded(wide, tmp_path / "a.png", resize=resize) for resize in Resize}
-    middle = found[Resize.crop][..., 3:-3]  # what is near the edge has a little of what is beyond it
+    by_resize = {resize: decoded(wide, tmp_path / "a.png", resize=resize) for resize in Resize}
+    middle = by_resize[Resize.crop][..., 3:-3]  # what is near the edge has a little of what is beyond it
     assert (middle == torch.tensor(BLUE).view(3, 1, 1)).all()
-    row = found[Resize.stretch][:, 8].int()
+    row = by_resize[Resize.stretch][:, 8].int()
     assert (row[:, 1] - torch.tensor(RED)).abs().max() < 10
     assert (row[:, 8] - torch.tensor(BLUE)).abs().max() < 10
-    pad = found[Resize.pad]
+    pad = by_resize[Resize.pad]
     assert (pad[:, :4] == 255).all(), "white above and below"
     assert (pad[:, -4:] == 255).all()
     assert (pad[:, 8, 8].int() - torch.tensor(BLUE)).abs().max() < 10
@@ -157,7 +157,7 @@ def link_to_nothing(path: Path) -> None:
 
 BREAK: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
-    "text": (lambda path: path.write_text("not an image"), "is no image that Pillow can read"),
+    "text": (lambda path: path.write_text("not an image"), "is not an image that Pillow can read"),
     "cut": (cut, "cannot be read (image file is truncated"),
     "bits": (flip_bits, "cannot be "),
     "tiny": (lambda path: picture(1, (20, 7)).save(path), "is 20 x 7 pixels, and at least 8 a side are expected"),
@@ -177,7 +177,7 @@ def test_a_broken_file_is_named_before_anything_is_packed(flat: Path, kind: str)
     damage, why = BREAK[kind]
     damage(flat / "c03/1.png")
     keys: dict[str, Any] = {"shot": 1, "query": 1}
-    if kind in ("itself", "nothing"):  # a link that cannot be followed is no image of its class
+    if kind in ("itself", "nothing"):  # a link that cannot be followed is not an image of its class
         picture(77).save(flat / "c03/2.png")
     sentence = refusal(flat, **keys)
     assert sentence.startswith(f"1 of the files in {flat} cannot be used: c03/1.png {why}")
@@ -222,7 +222,7 @@ def test_all_broken_files_stand_in_a_file_by_folder_and_cause(flat: Path, tmp_pa
     content = (
         f"14 of the files in {flat} cannot be used, by folder and cause:\n\nc00: 1 is empty (0 bytes)\n    0.png\n"
     )
-    part = "\nc03: 2 is empty (0 bytes)\n    0.png\n    2.png\n\nc03: 1 is no image that Pillow can read\n    1.png\n"
+    part = "\nc03: 2 is empty (0 bytes)\n    0.png\n    2.png\n\nc03: 1 is not an image that Pillow can read\n    1.png"
     sentence = refusal(flat)
     (path,) = (tmp_path / "cache").glob("*.broken.txt")
     assert f"; and 4 more ({path} lists all of them): mend" in sentence
@@ -320,12 +320,12 @@ def test_broken_files_are_left_out_when_asked_for_and_said_each_time(flat: Path)
         assert images_of(task).count.tolist() == [2] * 15
         assert len(images_of(task).pixels) == 30
         assert (
-            "task.skip_broken=true leaves out (2): c02/0.png is no image that Pillow can read; c07/0.png is no "
-            "image that Pillow can read"
+            "task.skip_broken=true leaves out (2): c02/0.png is not an image that Pillow can read; c07/0.png is "
+            "not an image that Pillow can read"
         ) in task.notes()
     expected = decode(flat / "c07/2.png", 16, 3, Resize.crop)
     assert torch.equal(images_of(task).pixels[2 * 7 + 1], expected), "the others close up"
-    with pytest.raises(UserError, match=r"2 of the files in .* cannot be used"):  # whoever does not skip is told
+    with pytest.raises(UserError, match=r"2 of the files in .* cannot be used"):  # without skipping, it is refused
         _ = folder_task(flat).fingerprint
 
 
@@ -350,10 +350,10 @@ def test_min_images_counts_what_can_be_used(flat: Path, split_seed: int) -> None
         f"c{c:02}" for c in range(16) if c != 5
     }
     (split,) = (split for split in task.splits if "c05" in task._parts.classes[split])
-    left = len(task._parts.classes[split]) - 1
-    assert f"{left} {split}" in task.notes()[0]
-    way = {"train_way": left + 1, "way": 2} if split == "train" else {"way": left + 1, "train_way": 2}
-    with pytest.raises(UserError, match=rf"way={left + 1} is more than the {left} classes of the {split} split"):
+    usable = len(task._parts.classes[split]) - 1
+    assert f"{usable} {split}" in task.notes()[0]
+    way = {"train_way": usable + 1, "way": 2} if split == "train" else {"way": usable + 1, "train_way": 2}
+    with pytest.raises(UserError, match=rf"way={usable + 1} is more than the {usable} classes of the {split} split"):
         folder_task(flat, skip_broken=True, min_images=2, split_seed=split_seed, **way).notes()
 
 
@@ -488,7 +488,7 @@ def test_empty_and_hidden_folders_are_said(flat: Path) -> None:
     assert len(folder_task(flat)._names) == 15
 
 
-def test_a_name_that_is_no_text_can_be_said(flat: Path) -> None:
+def test_a_name_that_is_not_text_can_be_said(flat: Path) -> None:
     (Path(os.fsdecode(os.fsencode(flat) + b"/c00/\xff.png"))).write_bytes(b"")
     assert "c00/\\udcff.png is empty" in refusal(flat)
 
@@ -568,7 +568,7 @@ def test_a_split_of_its_own(tmp_path: Path) -> None:
     task = folder_task(root)
     assert task.splits == ("train", "test")
     assert drawn_classes(task, "test") == {f"test/{c}" for c in "ghijk"}
-    assert task._groups is None, "train and test are no groups"
+    assert task._groups is None, "train and test are not groups"
     assert "5 test, the folder's own train/ and test/" in task.notes()[0]
     for c in "lmnop":
         fill(root / "val/group" / c, seed=ord(c))
@@ -727,7 +727,7 @@ def test_as_many_classes_as_the_advice_says_will_do_and_one_less_will_not(
 # The packed set
 
 
-def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(flat: Path, tmp_path: Path) -> None:
+def test_a_changed_folder_is_packed_again_and_a_moved_one_is_not(flat: Path, tmp_path: Path) -> None:
     def packs() -> int:
         return len(list((tmp_path / "cache").glob("*.safetensors")))
 
@@ -738,11 +738,11 @@ def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(flat: Path, tmp_
     assert packs() == 2
     path = moved / "c00/0.bmp"
     picture(1).save(path)
-    one, size = folder_task(moved).fingerprint, path.stat().st_size
+    first, size = folder_task(moved).fingerprint, path.stat().st_size
     picture(2).save(path)
     os.utime(path, ns=(0, 1))  # a later time, however coarse the clock of this file system is
     assert path.stat().st_size == size
-    assert folder_task(moved).fingerprint != one, "another content of the same size"
+    assert folder_task(moved).fingerprint != first, "another content of the same size"
     assert packs() == 4
     picture(1).save(moved / "c00/9.png")
     assert folder_task(moved).fingerprint
@@ -758,11 +758,11 @@ def test_the_packed_file_is_that_of_the_first_release(own_images: Path, tmp_path
     root = Path(shutil.copytree(own_images, tmp_path / "own"))
     (root / "class03/7.png").write_bytes(b"")
     (root / "class04/8.png").write_bytes((root / "class05/10.png").read_bytes())
-    found = find_classes(str(root))
-    left = pack_folder(str(root), found, sorted(found.classes), Preparation(16, 3, Resize.crop), True, False)
-    assert left.images.fingerprint.startswith("d271dfa08dda509c")
-    assert left.images.count.tolist() == [2, 2, 2, 1, *[2] * 11]
-    assert left.noted.twice == (("class04/8.png", "class05/10.png"),)
+    contents = find_classes(str(root))
+    packed = pack_folder(str(root), contents, sorted(contents.classes), Preparation(16, 3, Resize.crop), True, False)
+    assert packed.images.fingerprint.startswith("d271dfa08dda509c")
+    assert packed.images.count.tolist() == [2, 2, 2, 1, *[2] * 11]
+    assert packed.noted.twice == (("class04/8.png", "class05/10.png"),)
 
 
 def test_packing_holds_no_more_than_some_images_in_memory(tmp_path: Path) -> None:

@@ -71,16 +71,16 @@ refusal = partial(refusal_of, mini_imagenet.source)
 
 
 def test_all_layouts_give_the_same_set(folders: Path, tables: Path, flat: Path) -> None:
-    one = load(mini_imagenet.source(str(folders)))
-    assert one.names == ("train/n1", "train/n3", "val/n2", "val/n5", "test/n0", "test/n4")
-    assert one.pixels.shape == (18, 3, 84, 84)
-    assert one.start.tolist() == [0, 3, 6, 9, 12, 15]
+    images = load(mini_imagenet.source(str(folders)))
+    assert images.names == ("train/n1", "train/n3", "val/n2", "val/n5", "test/n0", "test/n4")
+    assert images.pixels.shape == (18, 3, 84, 84)
+    assert images.start.tolist() == [0, 3, 6, 9, 12, 15]
     red = Image.open(folders / "train/n3/n3_1.jpg").convert("RGB").split()[0]
-    assert bytes(one.pixels[4, 0].flatten().tolist()) == red.tobytes()
+    assert bytes(images.pixels[4, 0].flatten().tolist()) == red.tobytes()
     (folders.parent / "cache").rename(folders.parent / "first")
-    assert load(mini_imagenet.source(str(tables))).fingerprint == one.fingerprint
+    assert load(mini_imagenet.source(str(tables))).fingerprint == images.fingerprint
     (folders.parent / "cache").rename(folders.parent / "second")
-    assert load(mini_imagenet.source(str(flat))).fingerprint == one.fingerprint
+    assert load(mini_imagenet.source(str(flat))).fingerprint == images.fingerprint
 
 
 def test_a_flat_layout_without_its_tables_is_a_sentence(flat: Path) -> None:
@@ -108,7 +108,7 @@ def test_other_sizes_and_modes_become_84x84_rgb_as_asked(folders: Path) -> None:
             assert torch.equal(images.pixels[i], as_tensor(expected))
 
 
-def test_a_changed_folder_is_packed_anew_and_a_moved_one_is_not(folders: Path) -> None:
+def test_a_changed_folder_is_packed_again_and_a_moved_one_is_not(folders: Path) -> None:
     cache = folders.parent / "cache"
     before = load(mini_imagenet.source(str(folders)))
     moved = folders.rename(folders.parent / "moved")
@@ -141,11 +141,11 @@ def caches(folders: Path, tmp_path: Path) -> Path:
 
 
 def test_pickled_caches_give_the_same_set_as_the_images(folders: Path, caches: Path) -> None:
-    one = load(mini_imagenet.source(str(folders)))
-    other = load(mini_imagenet.source(str(caches), Resample.box))
-    assert other.names == one.names
-    assert torch.equal(other.pixels, one.pixels)
-    assert other.fingerprint == one.fingerprint
+    images = load(mini_imagenet.source(str(folders)))
+    pickled = load(mini_imagenet.source(str(caches), Resample.box))
+    assert pickled.names == images.names
+    assert torch.equal(pickled.pixels, images.pixels)
+    assert pickled.fingerprint == images.fingerprint
 
 
 @pytest.mark.row("C10")
@@ -241,7 +241,7 @@ def test_a_damaged_table_is_a_sentence(tables: Path, table: str, sentence: str) 
     assert sentence in refusal(tables)
 
 
-def test_a_table_that_is_no_file_is_a_sentence(flat: Path) -> None:
+def test_a_table_that_is_not_a_file_is_a_sentence(flat: Path) -> None:
     (flat / "val.csv").unlink()
     os.mkfifo(flat / "val.csv")
     assert refusal(flat).startswith(f"{flat}/val.csv cannot be read as a table with the columns ")

@@ -40,7 +40,7 @@ def few(omniglot_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cac
 
 
 def rewrite(path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
-    """Pack an archive anew with changed members; None leaves one out."""
+    """Pack an archive again with changed members; None leaves one out."""
     with zipfile.ZipFile(path) as archive:
         members = {name: change(name, archive.read(name)) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
@@ -327,7 +327,7 @@ def test_training_on_train_and_val_leaves_the_test_episodes_and_no_validation() 
 
 @pytest.mark.usefixtures("packed_omniglot")
 def test_default_draws_are_those_of_the_first_release() -> None:
-    """Old results name these hashes: whoever changes them makes old and new runs incomparable."""
+    """Old results name these hashes: changing them makes old and new runs incomparable."""
     hashes = [
         draw_sha256(
             [image_task(Omniglot, train_way=20, train_query=5).draw(64, split, generator(split, b)) for b in range(3)],
@@ -347,7 +347,7 @@ def test_default_draws_are_those_of_the_first_release() -> None:
         ),
         (
             {"train_splits": ("train", "val"), "split": CharacterSplit.random1200},
-            "task.train_splits=[train,val] holds val, which is no split to train on here: choose from train",
+            "task.train_splits=[train,val] holds val, which is not a split to train on here: choose from train",
         ),
         (
             {"way": 1693},

@@ -30,42 +30,42 @@ def as_image(x: torch.Tensor) -> Image.Image:
 @pytest.mark.usefixtures("packed_images")
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 14, 20), (1, 32, 32), (3, 48, 48)])
 def test_images_of_colour_are_those_that_pillow_makes(shape: tuple[int, ...]) -> None:
-    own = image_task(CifarFS, shot=2, query=1)
-    task = ResizedImages(own, shape)
+    source = image_task(CifarFS, shot=2, query=1)
+    task = ResizedImages(source, shape)
     draw = task.draw(2, "test", generator(0))
-    before, after = own.gather(draw, CPU), task.gather(draw, CPU)
+    before, after = source.gather(draw, CPU), task.gather(draw, CPU)
     for name in ("support_x", "query_x"):
-        x, found = getattr(before, name), getattr(after, name)
-        assert found.shape == (*x.shape[:2], *shape)
+        x, resized = getattr(before, name), getattr(after, name)
+        assert resized.shape == (*x.shape[:2], *shape)
         for t, s in ((0, 0), (1, 3)):
             picture = as_image(x[t, s]).convert("RGB" if shape[0] == 3 else "L")
             expected = picture.resize(shape[:0:-1], Image.Resampling.BILINEAR)
-            wanted = torch.frombuffer(bytearray(expected.tobytes()), dtype=torch.uint8).view(*shape[1:], -1) / 255
-            assert (found[t, s].permute(1, 2, 0) - wanted).abs().max() < 2 / 255  # Pillow rounds twice
+            exact = torch.frombuffer(bytearray(expected.tobytes()), dtype=torch.uint8).view(*shape[1:], -1) / 255
+            assert (resized[t, s].permute(1, 2, 0) - exact).abs().max() < 2 / 255  # Pillow rounds twice
     assert torch.equal(before.query_y, after.query_y)
     assert torch.equal(before.key, after.key)
 
 
 @pytest.mark.usefixtures("packed_images")
 def test_grey_becomes_colour_by_repeating() -> None:
-    own = image_task(Omniglot, query=1)
-    draw = own.draw(2, "test", generator(0))
-    x, found = (task.gather(draw, CPU).query_x for task in (own, ResizedImages(own, (3, 28, 28))))
-    assert found.shape == (2, 5, 3, 28, 28)
-    assert all(torch.equal(found[:, :, channel], x[:, :, 0]) for channel in range(3))
+    source = image_task(Omniglot, query=1)
+    draw = source.draw(2, "test", generator(0))
+    x, coloured = (task.gather(draw, CPU).query_x for task in (source, ResizedImages(source, (3, 28, 28))))
+    assert coloured.shape == (2, 5, 3, 28, 28)
+    assert all(torch.equal(coloured[:, :, channel], x[:, :, 0]) for channel in range(3))
 
 
 @pytest.mark.usefixtures("packed_images")
 def test_the_tasks_are_those_of_the_other_distribution() -> None:
-    own = image_task(CifarFS, query=1, train_splits=("train", "val"))
-    task = ResizedImages(own, (1, 28, 28))
-    drawn, expected = (one.draw(3, "test", generator(0)) for one in (task, own))
+    source = image_task(CifarFS, query=1, train_splits=("train", "val"))
+    task = ResizedImages(source, (1, 28, 28))
+    drawn, expected = (one.draw(3, "test", generator(0)) for one in (task, source))
     assert drawn.keys() == expected.keys()
     assert all(torch.equal(drawn[name], expected[name]) for name in drawn)
-    assert task.spec == own.spec._replace(input_shape=(1, 28, 28))
-    assert (task.splits, task.fingerprint) == (own.splits, own.fingerprint)
+    assert task.spec == source.spec._replace(input_shape=(1, 28, 28))
+    assert (task.splits, task.fingerprint) == (source.splits, source.fingerprint)
     assert task.rule == RULE
-    assert ResizedImages(own, (3, 28, 28)).rule == "images of 3 x 32 x 32 become 3 x 28 x 28 (bilinear, antialiased)"
+    assert ResizedImages(source, (3, 28, 28)).rule == "images of 3 x 32 x 32 become 3 x 28 x 28 (bilinear, antialiased)"
 
 
 def test_only_images_are_made_fit() -> None:
@@ -113,7 +113,7 @@ def test_a_head_has_its_own_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("packed_images")
-def test_a_folder_in_another_size_is_no_way_around_its_split(tmp_path: Path, own_images: Path) -> None:
+def test_a_folder_in_another_size_is_not_a_way_around_its_split(tmp_path: Path, own_images: Path) -> None:
     folder = ["task=image_folder", f"task.root={own_images}", "task.query=1"]
     assert run(tmp_path, "train", "algo=protonet", *folder, "task.size=16", *SMALL).code == 0
     other = ["eval", "run=outputs/one", "task.size=20", "task.channels=1", "test_episodes=4"]

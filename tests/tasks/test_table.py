@@ -361,7 +361,7 @@ BAD: list[tuple[list[str], dict[str, Any], str]] = [
     ([HEAD, *GOOD], {"shot": 2}, "task.shot=2 divides points, and those of"),
     (["task,x,y", *WITHOUT_SETS], {"shot": 0}, "task.shot=0 must be a whole number, 1 or above"),
     (["task,x,y", *WITHOUT_SETS], {"shot": 4}, "task t0 has 4 points, and task.shot=4 with a query of one needs 5"),
-    ([HEAD, *GOOD[:4]], {}, "holds one task, t0: two are wanted at least"),
+    ([HEAD, *GOOD[:4]], {}, "holds one task, t0: at least two are needed"),
     ([HEAD, *GOOD], {"test_share": 0.05}, "task.test_share=0.05 of the 5 tasks of"),
     ([HEAD, *GOOD], {"val_share": 0.5, "test_share": 0.5}, "leave none of the 5 tasks"),
     ([HEAD, *GOOD], {"val_share": 20.0}, "task.val_share=20.0 must be a share"),
@@ -399,7 +399,7 @@ def test_the_good_table_is_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("[1]", "three lists of tasks are wanted"),
+        ("[1]", "three lists of tasks are expected"),
         ("{", "cannot be read as JSON"),
         ('{"train": ["t0", "t9"]}', "lists task t9 in train, and there is none of this name"),
         ('{"train": ["t0"], "test": ["t0"]}', "lists task t0 in train and in test"),
@@ -519,7 +519,7 @@ def test_a_task_is_known_by_its_points_whatever_it_is_called_and_however_they_st
     assert short_labels.identities("train") == long_labels.identities("train")
 
 
-def test_other_shots_are_no_other_data(tmp_path: Path) -> None:
+def test_other_shots_are_the_same_data(tmp_path: Path) -> None:
     rows = [f"t{task},{task + i / 7},{i}" for task in range(8) for i in range(9)]
     path = write_rows(tmp_path, "task,x,y", *rows)
     assert plain(path, shot=3).fingerprint == plain(path, shot=5).fingerprint

@@ -41,16 +41,16 @@ refusal = partial(refusal_of, tiered_imagenet.source)
 
 def test_the_list_has_the_papers_numbers() -> None:
     listed = tiered_imagenet.classes()
-    assert len({one.name for one in listed}) == 608
+    assert len({known.name for known in listed}) == 608
     parts = by_split(tiered_imagenet.classes())
     assert {name: len(part) for name, part in parts.items()} == {"train": 351, "val": 97, "test": 160}
     assert torch.equal(torch.cat(list(parts.values())), torch.arange(608))
-    categories = {split: {one.group for one in listed if one.split == split} for split in parts}
+    categories = {split: {known.group for known in listed if known.split == split} for split in parts}
     assert {split: len(names) for split, names in categories.items()} == {"train": 20, "val": 6, "test": 8}
     assert len(set.union(*categories.values())) == 34
     assert torch.equal(numbered(listed.group for listed in tiered_imagenet.classes()).unique(), torch.arange(34))
     for split in parts:
-        names = [one.name for one in listed if one.split == split]
+        names = [known.name for known in listed if known.split == split]
         assert names == sorted(names)
     assert sum(tiered_imagenet.IMAGES.values()) == 779_165
 

@@ -179,8 +179,8 @@ def test_classes_too_small_or_in_small_groups_are_a_sentence() -> None:
 
 
 def test_draws_are_those_of_the_first_release() -> None:
-    """Old results name such hashes: whoever changes them makes old and new runs incomparable."""
-    found = [
+    """Old results name such hashes: changing them makes old and new runs incomparable."""
+    hashes = [
         draw_sha256([image_task(Omniglot, **keys).draw(64, "train", generator(0, "train", 0))], "")[:16]
         for keys in (
             {"variable": True, "way": 10, "shot": 5, "query": 5, "max_support": 40},
@@ -188,7 +188,7 @@ def test_draws_are_those_of_the_first_release() -> None:
             {"augment": tuple(Augment)},
         )
     ]
-    assert found == ["8ade3e5da83d7454", "d8cbf2c0a36e3131", "1f7e25010b6edeb8"]
+    assert hashes == ["8ade3e5da83d7454", "d8cbf2c0a36e3131", "1f7e25010b6edeb8"]
 
 
 # Groups

@@ -24,8 +24,8 @@ from metalearn_cli.trained.predict import round_off
 
 
 @pytest.fixture(scope="module")
-def maml(tmp_path_factory: pytest.TempPathFactory, own: Path) -> Path:
-    return train(tmp_path_factory.mktemp("home"), "maml", own)
+def maml(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    return train(tmp_path_factory.mktemp("home"), "maml", photos)
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory, maml: Path) -> Path:
     return folder / "model"
 
 
-def task(own: Path) -> tuple[list[Path], list[str], list[Path]]:
-    support = [own / f"class{number:02}/{place}.png" for number in range(3) for place in range(2)]
-    return support, [path.parent.name for path in support], [own / f"class{number:02}/7.png" for number in (2, 0, 19)]
+def task(photos: Path) -> tuple[list[Path], list[str], list[Path]]:
+    support = [photos / f"class{number:02}/{place}.png" for number in range(3) for place in range(2)]
+    return support, [path.parent.name for path in support], [photos / f"class{name}/7.png" for name in ("02", "00", 19)]
 
 
 def test_an_export_needs_neither_run_nor_data_and_predicts_the_same(
-    tmp_path: Path, own: Path, maml: Path, exported: Path
+    tmp_path: Path, photos: Path, maml: Path, exported: Path
 ) -> None:
     assert sorted(path.suffix for path in exported.iterdir()) == [".json", ".safetensors"]
-    support, labels, query = task(own)
+    support, labels, query = task(photos)
     write_list(tmp_path / "support.csv", support, labels)
     files = f"query={','.join(map(str, query))}"
     for name, model in (("run", maml), ("export", exported)):
@@ -58,11 +58,11 @@ def test_an_export_needs_neither_run_nor_data_and_predicts_the_same(
     assert "unlike" in result[0]
     assert len(list(exported.iterdir())) == 2  # nothing is written into it
     config = json.loads((exported / "model.json").read_text())
-    assert str(own) not in json.dumps(config)
+    assert str(photos) not in json.dumps(config)
 
 
-def test_what_predict_has_measured_goes_along(tmp_path: Path, own: Path, maml: Path) -> None:
-    support = [own / f"class{number:02}/{place}.png" for number in range(4) for place in range(3)]
+def test_what_predict_has_measured_goes_along(tmp_path: Path, photos: Path, maml: Path) -> None:
+    support = [photos / f"class{number:02}/{place}.png" for number in range(4) for place in range(3)]
     write_list(tmp_path / "support.csv", support, [path.parent.name for path in support])
     model = shutil.copytree(maml, tmp_path / "outputs/other")
     predicted = run(tmp_path, "predict", f"run={model}", "support=support.csv", f"query={support[0]}", "threads=1")
@@ -74,8 +74,8 @@ def test_what_predict_has_measured_goes_along(tmp_path: Path, own: Path, maml: P
     assert (twice.code, twice.err) == (1, "metalearn: run= is given twice\n")
 
 
-def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, exported: Path) -> None:
-    support, labels, query = task(own)
+def test_it_is_loaded_from_either_folder_in_python(photos: Path, maml: Path, exported: Path) -> None:
+    support, labels, query = task(photos)
     chances = []
     for folder in (maml, exported):
         model = metalearn_cli.load(folder)
@@ -101,9 +101,9 @@ def test_it_is_loaded_from_either_folder_in_python(own: Path, maml: Path, export
         model.adapt(x[:, :, :, :].repeat(2, 1, 1, 1), list("abcdefghijkl")).unlike(q)
 
 
-def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, own: Path, exported: Path) -> None:
+def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, photos: Path, exported: Path) -> None:
     """To the bit: a large JPEG that is decoded in full first gives other pixels."""
-    support, labels, query = task(own)
+    support, labels, query = task(photos)
     large = tmp_path / "large.jpg"
     exif = Image.Exif()
     exif[274] = 6  # to be turned by a quarter
@@ -180,8 +180,8 @@ def test_settings_of_load_are_checked(settings: dict[str, str], sentence: str, e
         metalearn_cli.load(exported, **settings)  # type: ignore[arg-type]
 
 
-def test_double_and_half_precision(own: Path, exported: Path) -> None:
-    support, labels, query = task(own)
+def test_double_and_half_precision(photos: Path, exported: Path) -> None:
+    support, labels, query = task(photos)
     result = {}
     for precision in ("fp32", "fp64", "bf16"):
         model = metalearn_cli.load(exported, precision=precision)
@@ -279,7 +279,7 @@ def test_odd_widths_in_a_runs_task_file_too(tmp_path: Path, maml: Path) -> None:
 
 
 def test_code_of_others_runs_with_trust_only(
-    tmp_path: Path, exported: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, exported: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "foreign_maml.py").write_text(
         "from pathlib import Path\nPath('ran').touch()\nfrom metalearn_cli.algorithms.maml import MAML as Mine\n"
@@ -289,7 +289,7 @@ def test_code_of_others_runs_with_trust_only(
     with pytest.raises(UserError, match=r"algo\._target_=foreign_maml\.Mine is not a part of metalearn.*trust=true"):
         metalearn_cli.load(model)
     assert not Path("ran").exists()
-    assert metalearn_cli.load(model, trust=True).read([own / "class00/0.png"]).shape == (1, 3, 16, 16)
+    assert metalearn_cli.load(model, trust=True).read([photos / "class00/0.png"]).shape == (1, 3, 16, 16)
     assert Path("ran").exists()
 
 

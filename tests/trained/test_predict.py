@@ -39,25 +39,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def maml(home: Path, own: Path) -> Path:
-    return train(home, "maml", own, name="maml")
+def maml(home: Path, photos: Path) -> Path:
+    return train(home, "maml", photos, name="maml")
 
 
 @pytest.fixture(scope="module")
-def protonet(home: Path, own: Path) -> Path:
-    return train(home, "protonet", own, name="protonet")
+def protonet(home: Path, photos: Path) -> Path:
+    return train(home, "protonet", photos, name="protonet")
 
 
-def task(folder: Path, own: Path, shots: dict[str, int]) -> tuple[Path, Path]:
+def task(folder: Path, photos: Path, shots: dict[str, int]) -> tuple[Path, Path]:
     """A support folder with so many pictures of these classes, and a query folder with one of each, and of another."""
     support, query = folder / "support", folder / "query"
     query.mkdir(parents=True)
     for number, (name, shot) in enumerate(shots.items()):
         (support / name).mkdir(parents=True)
         for place in range(shot):
-            shutil.copy(own / f"class{number:02}" / f"{place}.png", support / name)
-        shutil.copy(own / f"class{number:02}" / "7.png", query / f"{name}.png")
-    shutil.copy(own / "class19" / "7.png", query / "stranger.png")
+            shutil.copy(photos / f"class{number:02}" / f"{place}.png", support / name)
+        shutil.copy(photos / f"class{number:02}" / "7.png", query / f"{name}.png")
+    shutil.copy(photos / "class19" / "7.png", query / "stranger.png")
     return support, query
 
 
@@ -84,10 +84,10 @@ UNEQUAL = {"ant": 1, "bee": 4, "cat": 2}
 
 
 @pytest.mark.parametrize("algo", CLASSIFIERS)
-def test_every_algorithm_predicts_for_any_way_and_any_shots(algo: str, tmp_path: Path, own: Path) -> None:
-    model = train(tmp_path, algo, own)
+def test_every_algorithm_predicts_for_any_way_and_any_shots(algo: str, tmp_path: Path, photos: Path) -> None:
+    model = train(tmp_path, algo, photos)
     for number, shots in enumerate((SAME, OTHER, UNEQUAL)):
-        support, query = task(tmp_path / str(number), own, shots)
+        support, query = task(tmp_path / str(number), photos, shots)
         done = predicted(tmp_path, model, support, query, f"out={tmp_path}/{number}.csv")
         assert done.out == f"{len(shots) + 1} predictions are in {tmp_path}/{number}.csv\n"
         result = rows(tmp_path / f"{number}.csv")
@@ -106,12 +106,12 @@ def test_every_algorithm_predicts_for_any_way_and_any_shots(algo: str, tmp_path:
         )
 
 
-def test_data_that_have_changed_calibrate_nothing(tmp_path: Path, own: Path, protonet: Path) -> None:
+def test_data_that_have_changed_calibrate_nothing(tmp_path: Path, photos: Path, protonet: Path) -> None:
     """Their classes may stand in other splits, so that those of the training would be among them."""
     model = without_thresholds(protonet, tmp_path)
     made = json.loads((model / "environment.json").read_text())
     rewrite(model / "environment.json", {**made, "data": "0" * 64})
-    support, query = task(tmp_path, own, SAME)
+    support, query = task(tmp_path, photos, SAME)
     assert "have changed" in predicted(tmp_path, model, support, query, f"out={tmp_path}/found.csv").err
     assert "unlike" not in rows(tmp_path / "found.csv")[0]
     assert not (model / "unlike.json").exists()
@@ -152,9 +152,9 @@ def test_a_test_episode_from_files_is_predicted_as_the_test_does(
     assert share == pytest.approx(accuracy.item())
 
 
-def test_a_prediction_does_not_depend_on_its_neighbours_unless_asked(tmp_path: Path, own: Path, maml: Path) -> None:
-    support, query = task(tmp_path, own, SAME)
-    others = ",".join(str(own / f"class{number:02}" / "5.png") for number in range(20))
+def test_a_prediction_does_not_depend_on_its_neighbours_unless_asked(tmp_path: Path, photos: Path, maml: Path) -> None:
+    support, query = task(tmp_path, photos, SAME)
+    others = ",".join(str(photos / f"class{number:02}" / "5.png") for number in range(20))
     chances = {}
     for mode in ("inductive", "transductive"):
         for number, files in enumerate((f"{query}/ant.png", f"{query}/ant.png,{others}")):
@@ -167,9 +167,9 @@ def test_a_prediction_does_not_depend_on_its_neighbours_unless_asked(tmp_path: P
     assert chances["transductive", 0] != pytest.approx(chances["transductive", 1], abs=1e-4)
 
 
-def test_pictures_may_have_any_mode_and_size(tmp_path: Path, own: Path, protonet: Path) -> None:
-    support, _ = task(tmp_path, own, SAME)
-    large = Image.open(own / "class00" / "7.png").resize((240, 200), Image.Resampling.NEAREST)
+def test_pictures_may_have_any_mode_and_size(tmp_path: Path, photos: Path, protonet: Path) -> None:
+    support, _ = task(tmp_path, photos, SAME)
+    large = Image.open(photos / "class00" / "7.png").resize((240, 200), Image.Resampling.NEAREST)
     folder = tmp_path / "modes"
     folder.mkdir()
     large.save(folder / "rgb.png")
@@ -188,8 +188,8 @@ def test_pictures_may_have_any_mode_and_size(tmp_path: Path, own: Path, protonet
         assert result[name] == pytest.approx(result["rgb.png"], abs=0.05)
 
 
-def test_a_table_on_the_screen_and_all_else_on_stderr(tmp_path: Path, own: Path, protonet: Path) -> None:
-    support, query = task(tmp_path, own, SAME)
+def test_a_table_on_the_screen_and_all_else_on_stderr(tmp_path: Path, photos: Path, protonet: Path) -> None:
+    support, query = task(tmp_path, photos, SAME)
     (query / "notes.txt").write_text("x")
     done = predicted(tmp_path, protonet, support, query)
     first, *rest = done.out.splitlines()
@@ -201,10 +201,10 @@ def test_a_table_on_the_screen_and_all_else_on_stderr(tmp_path: Path, own: Path,
 
 
 def test_a_pattern_is_what_it_matches(
-    tmp_path: Path, own: Path, protonet: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: Path, protonet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sorted, each file once, with the files in folders; a file that is called so is itself."""
-    _, query = task(tmp_path, own, SAME)
+    _, query = task(tmp_path, photos, SAME)
     (query / "more").mkdir()
     (query / "notes.txt").write_text("x")
     shutil.copy(query / "ant.png", query / "more/one.png")
@@ -231,9 +231,9 @@ def test_a_pattern_is_what_it_matches(
     assert [row["path"] for row in rows(tmp_path / "found.csv")] == names
 
 
-def test_names_of_any_kind_come_back(tmp_path: Path, own: Path, protonet: Path) -> None:
-    support, query = task(tmp_path, own, {"a,b": 1, 'q"': 1, "é=[1]": 1})
-    (query / "ant, (1)=[é].png").write_bytes((own / "class00/6.png").read_bytes())
+def test_names_of_any_kind_come_back(tmp_path: Path, photos: Path, protonet: Path) -> None:
+    support, query = task(tmp_path, photos, {"a,b": 1, 'q"': 1, "é=[1]": 1})
+    (query / "ant, (1)=[é].png").write_bytes((photos / "class00/6.png").read_bytes())
     predicted(tmp_path, protonet, support, query / "ant, (1)=[é].png", f"out={tmp_path}/a=(1).csv")
     (row,) = rows(tmp_path / "a=(1).csv")
     assert list(row) == ["path", "label", "p_a,b", 'p_q"', "p_é=[1]", "unlike"]
@@ -244,10 +244,10 @@ def test_names_of_any_kind_come_back(tmp_path: Path, own: Path, protonet: Path) 
 
 
 def test_the_threshold_is_measured_once_and_kept_with_what_it_was_measured_on(
-    tmp_path: Path, own: Path, protonet: Path
+    tmp_path: Path, photos: Path, protonet: Path
 ) -> None:
     model = without_thresholds(protonet, tmp_path)
-    support, query = task(tmp_path, own, SAME)
+    support, query = task(tmp_path, photos, SAME)
     first = predicted(tmp_path, model, support, query).err
     assert "by 24 queries of 3-way 2-shot validation tasks of 5 classes, of which 0.0% are flagged" in first
     assert "more validation classes would make it less" in first
@@ -261,7 +261,7 @@ def test_the_threshold_is_measured_once_and_kept_with_what_it_was_measured_on(
     assert len(thresholds(model)) == 2
 
 
-def test_two_processes_that_calibrate_one_run_keep_both_thresholds(tmp_path: Path, own: Path, protonet: Path) -> None:
+def test_two_processes_that_calibrate_a_run_keep_both_figures(tmp_path: Path, photos: Path, protonet: Path) -> None:
     """Both have read the run before either writes."""
     model = without_thresholds(protonet, tmp_path)
     pids = []
@@ -272,7 +272,7 @@ def test_two_processes_that_calibrate_one_run_keep_both_thresholds(tmp_path: Pat
             time.sleep(0.01)
 
     for shot in (1, 2):
-        support, query = task(tmp_path / str(shot), own, dict.fromkeys(SAME, shot))
+        support, query = task(tmp_path / str(shot), photos, dict.fromkeys(SAME, shot))
         words = ("predict", f"run={model}", f"support={support}", f"query={query}", "threads=1")
         pids.append(start(tmp_path / str(shot), *words, first=first))
     with turn(model, ""):
@@ -290,24 +290,24 @@ def test_two_processes_that_calibrate_one_run_keep_both_thresholds(tmp_path: Pat
 
 
 def test_where_tasks_like_the_users_cannot_be_had_the_next_best_are_taken(
-    tmp_path: Path, own: Path, protonet: Path, maml: Path
+    tmp_path: Path, photos: Path, protonet: Path, maml: Path
 ) -> None:
     """There are five validation classes of eight pictures."""
-    support, query = task(tmp_path / "shots", own, dict.fromkeys(SAME, 7))
+    support, query = task(tmp_path / "shots", photos, dict.fromkeys(SAME, 7))
     done = predicted(tmp_path, maml, support, query)
     said = "of 3-way 1-shot validation tasks of 5 classes, of which 0.0% are flagged, as nothing is known of 3-way 7-sh"
     assert said in done.err
-    support, query = task(tmp_path / "ways", own, dict.fromkeys("abcdef", 2))
+    support, query = task(tmp_path / "ways", photos, dict.fromkeys("abcdef", 2))
     assert "no flag `unlike`" in predicted(tmp_path, maml, support, query).err
     done = predicted(tmp_path, protonet, support, query)
     assert "of 3-way 2-shot validation tasks" in done.err, done.err
 
 
-def test_the_threshold_of_an_earlier_version_is_measured_again_or_said_to_flag_more(tmp_path: Path, own: Path) -> None:
+def test_an_earlier_versions_threshold_is_measured_again_or_said_to_flag_more(tmp_path: Path, photos: Path) -> None:
     """The first flagged 5%, and did not write that down; none promised anything of new classes."""
-    images = Path(shutil.copytree(own, tmp_path / "images"))
+    images = Path(shutil.copytree(photos, tmp_path / "images"))
     model = train(tmp_path, "protonet", images)
-    support, query = task(tmp_path, own, SAME)
+    support, query = task(tmp_path, photos, SAME)
     predicted(tmp_path, model, support, query)
     (measured,) = thresholds(model)
     old = {key: value for key, value in measured.items() if key not in ("share", "classes", "promised")}
@@ -351,9 +351,9 @@ def test_the_threshold_that_is_found_flags_less_rather_than_more() -> None:
 
 
 def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
-    tmp_path: Path, own: Path, protonet: Path
+    tmp_path: Path, photos: Path, protonet: Path
 ) -> None:
-    support, query = task(tmp_path, own, SAME)
+    support, query = task(tmp_path, photos, SAME)
     (query / "ant.png").write_bytes(b"")
     whole = (query / "bee.png").read_bytes()
     (query / "bee.png").write_bytes(whole[: len(whole) // 2])
@@ -401,13 +401,13 @@ def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
         ("run={run} support={here}/lost.csv query={q}", "1 of 1 files are not there: {here}/lost.csv line 2 names"),
         ("run={run} support={here}/blank.csv query={q}", "blank.csv line 2 has nothing in column label"),
         ("run={run} support={s} query={here}/nolabel.csv,{here}/blank.csv out={here}", "must be a file whose name"),
-        ("run={run} support={s} query={here}/note.csv", "is no CSV"),
+        ("run={run} support={s} query={here}/note.csv", "is not CSV"),
     ],
 )
 def test_every_mistake_has_its_sentence(
-    arguments: str, sentence: str, tmp_path: Path, own: Path, protonet: Path
+    arguments: str, sentence: str, tmp_path: Path, photos: Path, protonet: Path
 ) -> None:
-    support, query = task(tmp_path, own, SAME)
+    support, query = task(tmp_path, photos, SAME)
     (tmp_path / "empty").mkdir()
     shutil.copytree(support / "ant", tmp_path / "one/ant")
     shutil.copytree(support, tmp_path / "hollow")

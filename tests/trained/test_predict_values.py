@@ -173,7 +173,7 @@ def test_every_mistake_in_a_table_is_named_with_its_line(
     assert not (tmp_path / "p.csv").exists()
 
 
-def test_a_folder_is_no_table(tmp_path: Path, curves: Path) -> None:
+def test_a_folder_is_not_a_table(tmp_path: Path, curves: Path) -> None:
     for place, sentence in (
         (str(tmp_path), "must be a table, a file whose name ends in .csv"),
         ("no.csv", "support=no.csv cannot be read (No such file or directory)\n"),

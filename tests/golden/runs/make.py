@@ -3,7 +3,7 @@
     PYTHONPATH=. python tests/golden/runs/make.py    # once for each release, before it is tagged; then commit it
 
 Writes tests/golden/runs/VERSION/NAME/: what a run leaves, without its pictures and logs, and continued.json, the
-results of the same run with PROLONGED steps. What was released is never written anew.
+results of the same run with PROLONGED steps. What was released is never written again.
 """
 
 import shutil
