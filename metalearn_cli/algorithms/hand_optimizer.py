@@ -79,7 +79,7 @@ class HandOptimizer(Algorithm):
         """Take steps with the best rate so far, or the first one before any training."""
         optimizee = Optimizee(net, support, self.batch_size)
         rate = self._rates(meta.buffers["final_loss"]).index_select(0, self._best(meta))
-        for theta in self.descend(optimizee, rate, steps):
+        for theta in self.trajectory(optimizee, rate, steps):
             yield AdaptedNet(net, optimizee.parameters(theta), meta.buffers, support)
 
     def learned(self, meta: Meta) -> dict[str, float]:
@@ -88,12 +88,10 @@ class HandOptimizer(Algorithm):
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         tasks, candidates = len(batch.key), len(self.rates)
         parts = {name: part for name, part in batch.support._asdict().items() if part is not None}
-        repeated = Support(
-            **{name: part.repeat_interleave(candidates, 0) for name, part in parts.items()}
-        )  # [T*R, ...]
-        optimizee = Optimizee(net, repeated, self.batch_size)
+        repeated = Support(**{name: part.repeat_interleave(candidates, 0) for name, part in parts.items()})
+        optimizee = Optimizee(net, repeated, self.batch_size)  # of T*R tasks: each once for each candidate
         rates = self._rates(meta.buffers["final_loss"]).repeat(tasks)[:, None]
-        theta = final_of(self.descend(optimizee, rates, self.horizon))
+        theta = final_of(self.trajectory(optimizee, rates, self.horizon))
         final = optimizee.gradient(theta, self.horizon)
         loss = final.loss.nan_to_num(WORST, WORST).clamp(max=WORST).view(tasks, candidates)
         best = self._best(meta)  # before these tasks, so that every chunk of them takes the same
@@ -106,7 +104,7 @@ class HandOptimizer(Algorithm):
         final_loss = meta.buffers["final_loss"] + loss.mean(0)
         return Update({}, loss.index_select(1, best).squeeze(1), kept | {"final_loss": final_loss})
 
-    def descend(self, optimizee: Optimizee, rate: Tensor, steps: int) -> Iterator[Tensor]:
+    def trajectory(self, optimizee: Optimizee, rate: Tensor, steps: int) -> Iterator[Tensor]:
         """theta_0, theta_1, ... theta_steps, [N, P] each; rate [1] or [N, 1]."""
         theta = optimizee.start(self.start_std)
         at = HandPosition(theta, torch.zeros_like(theta), torch.zeros_like(theta), 0)

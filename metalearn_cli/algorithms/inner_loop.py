@@ -66,7 +66,7 @@ def support_gradient(
     """
     recording, names = torch.is_grad_enabled(), list(names)
     with torch.enable_grad():
-        if not recording:
+        if not recording:  # then they have no graph to be differentiated in
             params = {name: value.detach().requires_grad_() for name, value in params.items()}
         out, stats = net(params, support.x, mask=support.mask)
         loss = task_loss(net.spec, out, support.y, support.mask, support.way)
@@ -101,7 +101,7 @@ def gradient_descent(net: Net, start: Descent, support: Support, steps: int, sec
 def descend(net: Net, start: Descent, support: Support, steps: int, second_order: bool, remat: bool) -> Params:
     """phi_steps alone, in less memory: `remat` computes the steps again in the backward pass, to the same numbers.
 
-    First order, where alpha is numbers, keeps no step: the derivative in phi_0 is that of one sum.
+    First order keeps no step: there phi_K is phi_0 plus a constant, since alpha is numbers, not learned.
     """
     at = start._replace(phi=per_task(start.phi, len(support.key)))
     step = partial(gradient_step, net, support, second_order)
@@ -109,6 +109,7 @@ def descend(net: Net, start: Descent, support: Support, steps: int, second_order
         return unroll(step, at, steps, remat).phi
     with torch.no_grad():
         end = unroll(step, at, steps, remat=False).phi
+    # The value of the end, with the derivative of phi_0: the difference in brackets is 0.
     return at.phi | {name: end[name] + (at.phi[name] - at.phi[name].detach()) for name in at.alpha}
 
 
@@ -159,7 +160,7 @@ def minibatch(support: Support, size: int | None, step: int) -> Support:
     """
     if size is None:
         return support
-    assert support.mask is None  # require_equal_sizes
+    assert support.mask is None  # Algorithm.require_equal_sizes refuses such tasks
     count = support.y.shape[1]
     first, last = step * size // count, ((step + 1) * size - 1) // count
     orders = [uniform(support.key, number, shape=(count,)).argsort(1) for number in range(first, last + 1)]

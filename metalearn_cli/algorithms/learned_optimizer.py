@@ -46,14 +46,14 @@ class Preprocess(Enum):
     log_sign = "log_sign"  # (log|g| / p, sign g), for optimizees whose gradients differ by orders of magnitude
 
 
-State = list[tuple[Tensor, Tensor]]  # (h, c) of each layer, [T, P, hidden] each
+LayerStates = list[tuple[Tensor, Tensor]]  # (h, c) of each layer, [T, P, hidden] each
 
 
 class LearnedPosition(NamedTuple):
     """How far the optimizees have come."""
 
     theta: Tensor  # [T, P]
-    state: State
+    state: LayerStates
     step: int  # t
 
 
@@ -114,12 +114,9 @@ class LearnedOptimizer(Algorithm):
         total = total + (final.gradient * at.theta).sum()
         gradient = torch.autograd.grad(total / len(batch.key), list(meta.params.values()))
         cut = LearnedPosition(at.theta.detach(), [(h.detach(), c.detach()) for h, c in at.state], at.step)
-        return Update(
-            dict(zip(meta.params, gradient, strict=True)),
-            final.loss,
-            running_average(meta.buffers, final.stats),
-            cut if at.step < self.horizon else None,
-        )
+        buffers = running_average(meta.buffers, final.stats)
+        goes_on = cut if at.step < self.horizon else None
+        return Update(dict(zip(meta.params, gradient, strict=True)), final.loss, buffers, goes_on)
 
     def begin(self, optimizee: Optimizee) -> LearnedPosition:
         """theta_0, and every coordinate's LSTM at zero."""
@@ -130,7 +127,7 @@ class LearnedOptimizer(Algorithm):
     def advance(self, params: Params, at: LearnedPosition, gradient: Tensor) -> LearnedPosition:
         """One step of the optimizer on gradient [T, P]; differentiable in `params`."""
         x = log_sign(gradient, self.p) if self.preprocess is Preprocess.log_sign else gradient[..., None]
-        state: State = []
+        state: LayerStates = []
         for layer, before in enumerate(at.state, 1):
             state.append(lstm_cell(params, f"lstm{layer}", x, before))
             x = state[-1][0]

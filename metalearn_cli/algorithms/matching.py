@@ -153,7 +153,7 @@ def log_attention(scores: Tensor, member: Tensor, mask: Tensor | None = None) ->
     would be minus infinity.
     """
     if mask is not None:
-        # Not minus infinity, which has no slope where a task lacks a class, to which no example belongs then.
+        # Very low, not minus infinity: of a class without an example the logsumexp would have no slope.
         scores = scores.masked_fill(~mask.unsqueeze(1), torch.finfo(scores.dtype).min / 4)
     attention = scores.log_softmax(-1).unsqueeze(2)  # [T, Q, 1, S]
     least = -math.inf if mask is None else torch.finfo(scores.dtype).min / 2

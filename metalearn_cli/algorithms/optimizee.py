@@ -35,12 +35,11 @@ class Optimizee(NamedTuple):
         """theta_0 [T, P] ~ N(0, std^2) from each task's key; only batch norm starts as always, gamma 1 and beta 0."""
         normal = std * normals(self.support.key, _START, count=sum(s.numel() for s in self.net.shapes.values()))
         start = self.parameters(normal.to(self.support.x.dtype))
-        for norm in {name.rpartition(".")[0] for name in self.net.init_stats()}:
-            start |= {
-                f"{norm}.{part}": torch.full_like(start[f"{norm}.{part}"], value)
-                for part, value in (("weight", 1), ("bias", 0))
-                if f"{norm}.{part}" in start
-            }
+        norms = {name.rpartition(".")[0] for name in self.net.init_stats()}
+        for name, value in start.items():
+            layer, _, part = name.rpartition(".")
+            if layer in norms:
+                start[name] = torch.full_like(value, 1 if part == "weight" else 0)
         return to_vector(start)
 
     def parameters(self, theta: Tensor) -> Params:

@@ -70,9 +70,8 @@ class _Rematerialised(Function):
     def backward(ctx: Context, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
         with torch.enable_grad():
-            inputs = [
-                value.detach().requires_grad_(needs) for value, needs in zip(ctx.saved_tensors, needed, strict=True)
-            ]
+            saved = zip(ctx.saved_tensors, needed, strict=True)
+            inputs = [value.detach().requires_grad_(needs) for value, needs in saved]
             outputs = ctx.step(*inputs)
         leaves = [value for value in inputs if value.requires_grad]
         # An output without a gradient is left out: zeros in its place would be computed with.

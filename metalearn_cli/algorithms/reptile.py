@@ -43,8 +43,8 @@ class AdamSlots(Enum):
     reset = "reset"  # to 0 before each task
 
 
-class AdamState(NamedTuple):
-    """The state of T tasks within the inner loop."""
+class InnerState(NamedTuple):
+    """Where the inner loop of T tasks stands."""
 
     params: Params  # [T, *shape]
     second_moment: Params  # Adam's running mean of squared gradients, [T, *shape]
@@ -80,7 +80,7 @@ class Reptile(Algorithm):
 
     def inner_loop(
         self, net: Net, meta: Meta, support: Support, steps: int, batch_size: int | None
-    ) -> Iterator[AdamState]:
+    ) -> Iterator[InnerState]:
         """Yield the state after 0, 1, ... `steps` minibatches."""
         state = self._start(net, meta, len(support.key))
         yield state
@@ -91,16 +91,16 @@ class Reptile(Algorithm):
                 state = self._inner_step(state, gradient)
             yield state
 
-    def _start(self, net: Net, meta: Meta, tasks: int) -> AdamState:
+    def _start(self, net: Net, meta: Meta, tasks: int) -> InnerState:
         theta = {name: value.detach() for name, value in meta.params.items()}
         params = per_task(self.head.start(net, theta), tasks)
         if self._keeps_slots:
             kept = self.head.start(net, {name: meta.buffers[SECOND_MOMENT + name] for name in params})
-            return AdamState(params, per_task(kept, tasks), meta.buffers[ADAM_STEPS])
+            return InnerState(params, per_task(kept, tasks), meta.buffers[ADAM_STEPS])
         zeros = {name: torch.zeros_like(value) for name, value in params.items()}
-        return AdamState(params, zeros, next(iter(zeros.values())).new_zeros(()))
+        return InnerState(params, zeros, next(iter(zeros.values())).new_zeros(()))
 
-    def _inner_step(self, state: AdamState, gradient: Params) -> AdamState:
+    def _inner_step(self, state: InnerState, gradient: Params) -> InnerState:
         """Take one step, under no_grad: one call for all weights needs fewer kernels than one for each."""
         names, theta, slope = list(gradient), list(state.params.values()), list(gradient.values())
         if self.inner_optimizer is InnerOptimizer.sgd:
@@ -113,7 +113,7 @@ class Reptile(Algorithm):
         torch._foreach_sqrt_(root)
         torch._foreach_add_(root, EPSILON)
         stepped = torch._foreach_addcdiv(theta, slope, root, -self.inner_lr)
-        return AdamState(dict(zip(names, stepped, strict=True)), dict(zip(names, moment, strict=True)), steps)
+        return InnerState(dict(zip(names, stepped, strict=True)), dict(zip(names, moment, strict=True)), steps)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         state = final_of(self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch))

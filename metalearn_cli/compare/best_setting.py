@@ -7,7 +7,7 @@ import numpy as np
 
 from metalearn_cli.compare.groups import Part, swept
 from metalearn_cli.compare.statistics import paired
-from metalearn_cli.learning.scores import after, figure, is_better
+from metalearn_cli.learning.scores import after_steps, is_better, text_of
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.results import Results
 
@@ -75,8 +75,8 @@ def _sentence(settings: list[Setting], metric: str) -> str:
     half, over = best.results.ci95, f"{best.results.episodes:,} test episodes of one seed"
     if seeds > 1:
         half, over = paired(np.array(best.means)).half, f"{seeds} seeds"
-    test = figure(float(np.mean(best.means)), metric) + ("" if half is None else f" ± {figure(half, metric)}")
-    end = f"{best.name}; test {metric} {test}{unit}{after(best.results.last.step)}, over {over}"
+    test = text_of(float(np.mean(best.means)), metric) + ("" if half is None else f" ± {text_of(half, metric)}")
+    end = f"{best.name}; test {metric} {test}{unit}{after_steps(best.results.last.step)}, over {over}"
     if by_validation:
-        return f"best on validation ({metric} {figure(best.validation, metric)}{unit}): {end}"
+        return f"best on validation ({metric} {text_of(best.validation, metric)}{unit}): {end}"
     return f"best on the test, which flatters it (some job has no validation to choose by): {end}"

@@ -10,7 +10,7 @@ from metalearn_cli.compare.comparison import Comparison, Difference, make_compar
 from metalearn_cli.compare.groups import differences, parts
 from metalearn_cli.compare.statistics import Estimate
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import figure, in_unit, is_better
+from metalearn_cli.learning.scores import in_unit, is_better, text_of
 from metalearn_cli.run_folder.read import find_runs
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import write_durably
@@ -49,7 +49,7 @@ def _lines(comparison: Comparison, settings: list[str]) -> list[str]:
     ]
     rows = [["side", "seeds", "inner steps", "mean", "median", "batch norm"]]
     for side in comparison.sides:
-        mean, median = (figure(float(value), metric) for value in (side.values.mean(), np.median(side.values.mean(0))))
+        mean, median = (text_of(float(value), metric) for value in (side.values.mean(), np.median(side.values.mean(0))))
         steps_taken = str(side.inner_steps if comparison.step is None else comparison.step)
         rows.append([side.name, ",".join(map(str, side.seeds)), steps_taken, mean, median, side.batch_norm or "none"])
     lines += aligned(rows, "lrrrrl")
@@ -91,7 +91,7 @@ def _difference_lines(difference: Difference, comparison: Comparison) -> list[st
             method = "both half widths, added as squares"
         if key == "unpaired" and difference.episodes and difference.episodes.half:
             method += f", {estimate.half / difference.episodes.half:.2g} times as wide"
-        mean, low, high = (figure(value, metric, True) for value in (estimate.mean, estimate.low, estimate.high))
+        mean, low, high = (text_of(value, metric, True) for value in (estimate.mean, estimate.low, estimate.high))
         rows.append([f"  {name}", mean, f"{low} to {high}", f"p {estimate.p:.2g}", method])
     lines = aligned(rows, "lrlll") if len(rows) > 1 else []
     ranks = "" if difference.wilcoxon is None else f"; Wilcoxon's signed ranks: p {difference.wilcoxon:.2g}"
@@ -148,7 +148,7 @@ def _conclusion(comparison: Comparison, difference: Difference) -> str:
     unit = " points" if metric == "accuracy" else ""
     if p < 0.05:
         is_gain = is_better(metric, decisive.mean, 0.0)
-        least, most = (figure(size, metric) for size in sorted(map(abs, (decisive.low, decisive.high))))
+        least, most = (text_of(size, metric) for size in sorted(map(abs, (decisive.low, decisive.high))))
         sentence = f"{second} is {'better' if is_gain else 'worse'} than {first} by {least} to {most}{unit}"
         agrees = difference.wilcoxon is None or difference.wilcoxon < 0.05
         if not agrees or (difference.better_on > difference.worse_on) != is_gain:
@@ -159,7 +159,7 @@ def _conclusion(comparison: Comparison, difference: Difference) -> str:
         sentence = f"After Holm's correction {sentence[0].lower()}{sentence[1:]}"
         sentence += f" (p {p:.2g}), though the interval of this difference by itself is without 0"
     else:
-        low, high = (figure(end, metric, True) for end in (decisive.low, decisive.high))
+        low, high = (text_of(end, metric, True) for end in (decisive.low, decisive.high))
         sentence += f": the difference may be anything from {low} to {high}{unit}"
         if difference.both and difference.episodes and difference.episodes.p < 0.05:
             sentence += ", though these very models differ: trained again, it could be the other way round"

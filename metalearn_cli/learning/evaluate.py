@@ -5,6 +5,7 @@ first 600 of 1,000 episodes are the 600, whatever the algorithm, the training se
 finite number of tasks, episode e is its task e.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,8 +17,8 @@ from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.learner import Learner, Scores
 from metalearn_cli.tasks.base import Draw, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
 
-SMALL = 8  # a part of a block is kept where it has so many episodes or more
-Report = Callable[[int], None]  # is told after each few episodes how many are done, estimated from this rank's
+SMALLEST_PART = 8  # episodes: a test's parts are this large or larger
+Report = Callable[[int], None]  # called with the number of episodes done so far, estimated from this rank's share
 EpisodeScores = dict[BatchNorm, Scores]  # [E, K + 1] in the first mode, [E, 1] in the others, on the CPU
 
 
@@ -40,20 +41,20 @@ def evaluate(
     for draw in draw_episodes(task, episodes):
         scored.append(score_episodes(learner, task, draw, modes, BLOCK * len(draws), report))
         draws.append(draw)
-    return evaluation(task, draws, scored)
+    return join_scores(task, draws, scored)
 
 
-def evaluation(task: TaskDistribution, draws: list[Draw], scored: list[EpisodeScores]) -> Evaluation:
+def join_scores(task: TaskDistribution, draws: list[Draw], scored: list[EpisodeScores]) -> Evaluation:
     """Join the scores of the episodes of these draws, which are in the same order."""
     return Evaluation(_joined(scored), draw_sha256(draws, task.fingerprint), episode_hashes(draws, task.fingerprint))
 
 
 def part_size(learner: Learner) -> int:
-    """The size of the parts into which a block may be cut without a change in what goes through at once, which would
-    change bits."""
+    """The size of the parts in which a test may score a block and keep what is done. It is a whole number of chunks:
+    other tasks beside one another would change bits."""
     if learner.ranks.size > 1 or not learner.tasks_per_chunk:
         return BLOCK
-    return learner.tasks_per_chunk * -(-SMALL // learner.tasks_per_chunk)
+    return learner.tasks_per_chunk * math.ceil(SMALLEST_PART / learner.tasks_per_chunk)
 
 
 def score_episodes(
@@ -62,26 +63,24 @@ def score_episodes(
     """The scores of these episodes, in every rank; each computes its share of them. `before` were done earlier."""
     ranks, number = learner.ranks, len(draw["key"])
     first, last = ranks.share(number)
-    mine = _score(
-        *(learner, task, draw_slice(draw, first, last), modes),
-        lambda done: report(before + min(done * ranks.size, number)),
-    )
-    return _joined([share for share in ranks.gather(mine) if share])  # of few episodes a rank may have none
+    share = draw_slice(draw, first, last)
+    mine = _score(learner, task, share, modes, lambda done: report(before + min(done * ranks.size, number)))
+    return _joined([scores for scores in ranks.gather(mine) if scores])  # of few episodes a rank may have none
 
 
 def _score(
     learner: Learner, task: TaskDistribution, draw: Draw, modes: list[BatchNorm], report: Report
 ) -> EpisodeScores:
-    """Score the episodes of a draw; as many as may go through at once are gathered at once."""
+    """Score the episodes of a draw. A chunk of them is gathered at once, and scored in as many pieces as it needs."""
     number = len(draw["key"])
-    size = learner.tasks_per_chunk or number
+    size = learner.tasks_per_chunk or max(number, 1)  # there may be no episodes
     parts: list[EpisodeScores] = []
-    for first in range(0, number, max(size, 1)):
+    for first in range(0, number, size):
         batch = task.gather(draw_slice(draw, first, first + size), learner.device)
         done = first
-        for chunk in batch.chunks(learner.scored_at_once(batch)):
-            parts.append(learner.evaluate(chunk, modes))
-            done += len(chunk.key)
+        for piece in batch.chunks(learner.scored_at_once(batch)):
+            parts.append(learner.evaluate(piece, modes))
+            done += len(piece.key)
             report(done)
     return {mode: Scores(*(part.cpu() for part in scores)) for mode, scores in _joined(parts).items()}
 

@@ -99,11 +99,12 @@ class Learner:
             return Scores(task_loss(spec, out, *real), task_metric(spec, out, *real))
 
         with torch.no_grad():
-            per_step = []
+            steps = []
             for predict in self.algorithm.adapt(self.net, self.meta, batch.support, self.algorithm.test_steps):
-                per_step.append(score(predict, modes[0]))
-            scored = {modes[0]: per_step} | {mode: [score(predict, mode)] for mode in modes[1:]}
-        return {mode: Scores(*(torch.stack(p, 1) for p in zip(*s, strict=True))) for mode, s in scored.items()}
+                steps.append(score(predict, modes[0]))
+            # Now `predict` is the predictor after the last step.
+            by_mode = {modes[0]: steps} | {mode: [score(predict, mode)] for mode in modes[1:]}
+        return {mode: Scores(*(torch.stack(part, 1) for part in zip(*s, strict=True))) for mode, s in by_mode.items()}
 
     def scored_at_once(self, batch: Batch) -> int:
         """How many tasks go through `evaluate` at once: `tasks_per_chunk`, and on the CPU no more than an operation is
@@ -120,7 +121,7 @@ class Learner:
         with torch.no_grad():
             steps = self.algorithm.test_steps if steps is None else steps
             predict = final_of(self.algorithm.adapt(self.net, self.meta, support, steps))
-        return torch.no_grad()(predict)
+        return torch.no_grad()(predict)  # its calls record no gradients either
 
     def state_dict(self) -> Params:
         """Everything that training changes, as flat names: params.*, buffers.*, optimizer.<parameter>.<slot>."""

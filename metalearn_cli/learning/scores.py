@@ -1,4 +1,4 @@
-"""The reported figures of one value per episode: mean, 95% interval, median, diverged share."""
+"""The reported figures of one value per episode, what a script may expect of them, and how a person reads them."""
 
 import math
 import operator
@@ -103,7 +103,7 @@ def _finite(value: Tensor) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def figure(value: float | None, metric: str, sign: bool = False) -> str:
+def text_of(value: float | None, metric: str, sign: bool = False) -> str:
     """A value of the metric for a person: accuracies in percent, and "-" for one that is not finite."""
     if value is None:
         return "-"
@@ -113,7 +113,7 @@ def figure(value: float | None, metric: str, sign: bool = False) -> str:
 
 def with_interval(mean: float | None, ci95: float | None, metric: str) -> str:
     """A mean with the half width of its interval, where it has one."""
-    return figure(mean, metric) + ("" if ci95 is None else f" +- {figure(ci95, metric)}")
+    return text_of(mean, metric) + ("" if ci95 is None else f" +- {text_of(ci95, metric)}")
 
 
 def in_unit(metric: str) -> str:
@@ -121,6 +121,6 @@ def in_unit(metric: str) -> str:
     return f"{metric} in %" if metric == "accuracy" else metric
 
 
-def after(inner_steps: int | None) -> str:
+def after_steps(inner_steps: int | None) -> str:
     """The words for the inner step that a figure belongs to; empty for what takes no inner steps."""
     return f" after {inner_steps} inner step{'s' * (inner_steps > 1)}" if inner_steps else ""

@@ -76,7 +76,7 @@ class Net(ABC):
         return type(self)
 
     def keys(self) -> dict[str, Any]:
-        """The other keys of `model`, with their values."""
+        """The keys of `model` besides `_target_`, with their values."""
         dataclass: Any = self
         return {field.name: getattr(self, field.name) for field in fields(dataclass) if field.name != "spec"}
 

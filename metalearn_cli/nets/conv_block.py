@@ -56,7 +56,7 @@ def conv_block(
     tasks = tasks_of(weight, x)
     bias = to_tasks(params[f"{name}.norm.bias"], tasks)
     gamma = params.get(f"{name}.norm.weight")
-    sign = None
+    sign = None  # that of gamma, where it moves into the weight: y and its mean are then sign times the paper's
     if pool and gamma is not None:
         sign = torch.where(gamma.detach() < 0, -1.0, 1.0).to(gamma.dtype)
         weight, gamma = weight * sign[..., None, None, None], gamma * sign

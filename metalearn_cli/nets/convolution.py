@@ -13,7 +13,7 @@ GPU's grouped convolutions may be slower still.
 """
 
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,13 @@ class Convolution(Enum):
     auto = "auto"  # grouped on a CPU; on a GPU the faster one, by timing when a run starts
     grouped = "grouped"
     product = "product"
+
+
+class Geometry(NamedTuple):
+    """What makes a 3x3 convolution with a padding of 1, beside its input and its weight."""
+
+    stride: int
+    groups: int  # T
 
 
 def tasks_of(weight: Tensor, x: Tensor) -> int:
@@ -45,7 +52,7 @@ def conv3x3(weight: Tensor, x: Tensor, stride: int, way: Convolution) -> Tensor:
         x, weight = (value.to(torch.get_autocast_dtype(device)) for value in (x, weight))
     if way is Convolution.product:
         return _by_product(weight, x, stride).to(dtype)
-    return _Convolve.apply(x, weight.flatten(0, 1), stride, tasks).to(dtype)
+    return _Convolve.apply(x, weight.flatten(0, 1), Geometry(stride, tasks)).to(dtype)
 
 
 def _by_product(weight: Tensor, x: Tensor, stride: int) -> Tensor:
@@ -62,30 +69,31 @@ def _by_product(weight: Tensor, x: Tensor, stride: int) -> Tensor:
 
 class _Convolve(Function):
     @staticmethod
-    def forward(ctx: Context, x: Tensor, weight: Tensor, stride: int, groups: int) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.how = stride, groups
-        return F.conv2d(x, weight, stride=stride, padding=1, groups=groups)
+        ctx.geometry = geometry
+        return F.conv2d(x, weight, stride=geometry.stride, padding=1, groups=geometry.groups)
 
     @staticmethod
     def backward(ctx: Context, y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        in_x, in_weight, *_ = ctx.needs_input_grad
+        needs_x, needs_weight, _ = ctx.needs_input_grad
         return (
-            _Transpose.apply(weight, y, x, True, *ctx.how) if in_x else None,
-            _Transpose.apply(x, y, weight, False, *ctx.how) if in_weight else None,
-            *(None, None),
+            _Transpose.apply(weight, y, x, True, ctx.geometry) if needs_x else None,
+            _Transpose.apply(x, y, weight, False, ctx.geometry) if needs_weight else None,
+            None,
         )
 
 
 class _Transpose(Function):
-    """factor, y -> the transpose in x, where `factor` is the weight, or in the weight, where it is x; `like` gives the
-    shape of the result only."""
+    """With `to_x`: the weight as `factor`, y -> the transpose in x. Without: x as `factor`, y -> the transpose in the
+    weight. Of `like` only the shape is used, which is that of the result."""
 
     @staticmethod
-    def forward(ctx: Context, factor: Tensor, y: Tensor, like: Tensor, to_x: bool, stride: int, groups: int) -> Tensor:
+    def forward(ctx: Context, factor: Tensor, y: Tensor, like: Tensor, to_x: bool, geometry: Geometry) -> Tensor:
         ctx.save_for_backward(factor, y)
-        ctx.to_x, ctx.how = to_x, (stride, groups)
+        ctx.to_x, ctx.geometry = to_x, geometry
+        stride, groups = geometry
         x, weight = (like, factor) if to_x else (factor, like)
         transposes = torch.ops.aten.convolution_backward(
             y, x, weight, None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], groups, [to_x, not to_x, False]
@@ -96,10 +104,10 @@ class _Transpose(Function):
     @staticmethod
     def backward(ctx: Context, slope: Tensor) -> tuple[Tensor | None, ...]:
         factor, y = ctx.saved_tensors
-        in_factor, in_y, *_ = ctx.needs_input_grad
+        needs_factor, needs_y, *_ = ctx.needs_input_grad
         x, weight = (slope, factor) if ctx.to_x else (factor, slope)
         return (
-            _Transpose.apply(slope, y, factor, not ctx.to_x, *ctx.how) if in_factor else None,
-            _Convolve.apply(x, weight, *ctx.how) if in_y else None,
-            *(None, None, None, None),
+            _Transpose.apply(slope, y, factor, not ctx.to_x, ctx.geometry) if needs_factor else None,
+            _Convolve.apply(x, weight, ctx.geometry) if needs_y else None,
+            *(None, None, None),
         )

@@ -21,11 +21,8 @@ def fold(x: Tensor) -> Tensor:
     folded = tasks * channels
     # as_strided, because with a single channel torch would take the tensor for an NCHW one, and every later layer
     # would follow: half the speed.
-    return (
-        x.permute(1, 3, 4, 0, 2)
-        .contiguous()
-        .as_strided((batch, folded, height, width), (height * width * folded, 1, width * folded, folded))
-    )
+    memory = x.permute(1, 3, 4, 0, 2).contiguous()
+    return memory.as_strided((batch, folded, height, width), (height * width * folded, 1, width * folded, folded))
 
 
 def unfold(x: Tensor, tasks: int) -> Tensor:
@@ -56,7 +53,7 @@ def batch_norm(
     x = x.to(params[f"{name}.bias"].dtype)  # of a product in reduced precision
     dims, shape = ([0, 2, 3], [1, -1, 1, 1]) if x.dim() == 4 else ([1], [tasks, 1, -1])
     if stats is None:
-        var, mean = torch.var_mean(x, dims, correction=0, keepdim=True) if mask is None else _real(x, dims, mask)
+        var, mean = torch.var_mean(x, dims, correction=0, keepdim=True) if mask is None else _var_mean(x, dims, mask)
         stats = {f"{name}.mean": mean.view(tasks, -1), f"{name}.var": var.view(tasks, -1)}
     else:
         stats = {key: stats[key] for key in (f"{name}.mean", f"{name}.var")}
@@ -68,7 +65,7 @@ def batch_norm(
     return torch.addcmul(bias - mean * scale, x, scale), stats
 
 
-def _real(x: Tensor, dims: list[int], mask: Tensor) -> tuple[Tensor, Tensor]:
+def _var_mean(x: Tensor, dims: list[int], mask: Tensor) -> tuple[Tensor, Tensor]:
     """Variance and mean over `dims` of the real examples only: mask [T, B], x [B, T*C, H, W] or [T, B, C]."""
     share = mask.to(x.dtype) / mask.sum(1, keepdim=True)  # of an example in its task's mean
     if x.dim() == 4:

@@ -20,7 +20,7 @@ from metalearn_cli.config.job import Job, load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import evaluate
-from metalearn_cli.learning.scores import after, figure, with_interval
+from metalearn_cli.learning.scores import after_steps, text_of, with_interval
 from metalearn_cli.papers.verdict import RowResult, mean_of, read_measured, verdict
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.config_file import load_config
@@ -99,13 +99,13 @@ def _shown(seeds: tuple[RowResult, ...], path: Path) -> str:
     ours = f"{with_interval(mean_of(means), first.ci95, metric)}{unit}"
     if len(seeds) > 1:
         numbers = ", ".join(str(seed.seed) for seed in seeds)
-        ours += f", the mean of seeds {numbers}: {', '.join(figure(mean, metric) for mean in means)}"
+        ours += f", the mean of seeds {numbers}: {', '.join(text_of(mean, metric) for mean in means)}"
     mode = f", batch norm {first.batch_norm}" if first.batch_norm else ""
-    test = f"{metric}{after(first.inner_steps)}, over {first.episodes} episodes{mode}"
+    test = f"{metric}{after_steps(first.inner_steps)}, over {first.episodes} episodes{mode}"
     fields = {
         "paper": f"{first.published}{unit} ({first.source})",
         "ours": f"{ours} ({test}; seed {first.seed}'s interval)",
-        "median": figure(first.median, metric),
+        "median": text_of(first.median, metric),
         "diverged": f"{max(seed.diverged for seed in seeds):.2%}" if first.inner_steps else "",
         "beside": ", ".join(f"{mode} {with_interval(*other, metric)}" for mode, other in first.others.items()),
         "length": f"{first.length}, {first.minutes:.1f} minutes of training on {first.device}",

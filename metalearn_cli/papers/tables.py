@@ -6,7 +6,7 @@ from statistics import mean
 
 from metalearn_cli.config import conf_folder
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
+from metalearn_cli.learning.scores import after_steps, in_unit, text_of, with_interval
 from metalearn_cli.papers.verdict import OURS, OWN, RowResult, interval_over_seeds, mean_of, read_measured, verdict
 from metalearn_cli.system.text_table import aligned
 from metalearn_cli.tasks.known_sets import about_sets
@@ -23,7 +23,7 @@ def listing() -> str:
     rows = [["row", "metric", "paper", "after", "what it is"]]
     for name, paper in conf_folder.published_papers().items():
         metric = _metric(name)
-        step = after(paper.get("step")).removeprefix(" after ")
+        step = after_steps(paper.get("step")).removeprefix(" after ")
         shown = with_interval(paper["mean"], paper.get("ci95"), metric)
         rows.append([name, in_unit(metric), shown, step, conf_folder.summary_of("experiment", name)])
     return "\n".join(aligned(rows, "llrll"))
@@ -72,10 +72,10 @@ def _cells(seeds: list[RowResult]) -> list[str]:
     numbers = ",".join(str(seed.seed) for seed in seeds)
     is_marked = "short run" in first.length or not first.is_short
     return [
-        *(first.row, first.cell + ("" if "step" in first.cell else after(first.inner_steps)), first.published),
-        *(figure(mean_of(means), metric), figure(first.ci95, metric)),
-        *("" if over_seeds is None else figure(over_seeds, metric), numbers),
-        *(", ".join(figure(value, metric) for value in means), figure(mean(medians) if medians else None, metric)),
+        *(first.row, first.cell + ("" if "step" in first.cell else after_steps(first.inner_steps)), first.published),
+        *(text_of(mean_of(means), metric), text_of(first.ci95, metric)),
+        *("" if over_seeds is None else text_of(over_seeds, metric), numbers),
+        *(", ".join(text_of(value, metric) for value in means), text_of(mean(medians) if medians else None, metric)),
         *(f"{max(seed.diverged for seed in seeds):.2%}", first.batch_norm or "none"),
         ", ".join(f"{mode} {with_interval(*other, metric)}" for mode, other in first.others.items()),
         *(verdict(seeds), first.length if is_marked else f"short run: {first.length}"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from metalearn_cli.compare.statistics import paired
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import figure
+from metalearn_cli.learning.scores import text_of
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.series import CUT_OFF, each_line
 from metalearn_cli.system.typed_json import from_json
@@ -103,4 +103,4 @@ def verdict(seeds: list[RowResult]) -> str:
         return f"{short}no verdict: the interval is wider than the published figure"
     if abs(gap) <= allowed:
         return f"{short}within the intervals"
-    return f"{short}{'better' if gap > 0 else 'worse'} by {figure(abs(gap), first.metric)}"
+    return f"{short}{'better' if gap > 0 else 'worse'} by {text_of(abs(gap), first.metric)}"

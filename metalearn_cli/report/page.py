@@ -16,7 +16,7 @@ from metalearn_cli.compare.groups import Part
 from metalearn_cli.config.conf_folder import GROUPS, Config, flatten
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import after, figure
+from metalearn_cli.learning.scores import after_steps, text_of
 from metalearn_cli.pictures.raster import heading, picture, png
 from metalearn_cli.report.charts import COLOURS, breakable
 from metalearn_cli.report.figures import Figures, distributions, inner_steps, learning_curves, sweep_figures, task_name
@@ -74,9 +74,9 @@ def _lead(runs: list[RunFolder]) -> str:
     over = f"over {results.episodes} test episodes of {escape(str(results.task))}"
     if results.mean is None:
         return f"{results.metric}: the mean {over} is not finite"
-    mean, ci95 = figure(results.mean, results.metric), figure(results.ci95 or 0.0, results.metric)
+    mean, ci95 = text_of(results.mean, results.metric), text_of(results.ci95 or 0.0, results.metric)
     percent = "%" if results.metric == "accuracy" else ""
-    return f"{results.metric} {mean} ± {ci95}{percent}{after(results.last.step)}, {over}"
+    return f"{results.metric} {mean} ± {ci95}{percent}{after_steps(results.last.step)}, {over}"
 
 
 def _warnings(warned: list[str]) -> str:

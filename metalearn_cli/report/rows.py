@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from metalearn_cli.compare.groups import Part
 from metalearn_cli.compare.statistics import paired
 from metalearn_cli.config.conf_folder import conf_dir, list_choices
-from metalearn_cli.learning.scores import after, figure
+from metalearn_cli.learning.scores import after_steps, text_of
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.series import training_seconds
 
@@ -87,11 +87,11 @@ def cells(row: TableRow) -> list[str]:
     """Write a row for a person: accuracies in percent, way and shot together."""
     metric, diverged = str(row["metric"]), row["diverged"]
     texts = {name: "" if value is None else str(value) for name, value in row.items()}
-    texts |= {key: figure(row[key], metric) for key in ("mean", "ci95", "median") if row[key] is not None}
+    texts |= {key: text_of(row[key], metric) for key in ("mean", "ci95", "median") if row[key] is not None}
     if row["metric"] is None:
         texts["metric"] = row["state"] + ("" if row["steps_done"] is None else f", step {row['steps_done']:,}")
     else:
-        texts["metric"] = f"{metric}{', %' if metric == 'accuracy' else ''}{after(row['inner_steps'])}"
+        texts["metric"] = f"{metric}{', %' if metric == 'accuracy' else ''}{after_steps(row['inner_steps'])}"
         texts["mean"] = texts["mean"] or "not finite"
     has_share = diverged or (row["inner_steps"] and diverged is not None)
     texts["diverged"] = f"{diverged:.2%}" if has_share else ""

@@ -29,7 +29,7 @@ from metalearn_cli.config.assemble import require_parts
 from metalearn_cli.config.job import train_job
 from metalearn_cli.config.overrides import compose_config, quote
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import figure, in_unit
+from metalearn_cli.learning.scores import in_unit, text_of
 from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.series import drop_half_line, validations
 from metalearn_cli.run_folder.unfinished import Outcome, read_outcome
@@ -179,7 +179,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def summary(trial: FrozenTrial, metric: str) -> str:
-    return f"trial {trial.number}, val {in_unit(metric)} {figure(trial.value, metric)}"
+    return f"trial {trial.number}, val {in_unit(metric)} {text_of(trial.value, metric)}"
 
 
 def trials(folder: Path, metric: str) -> tuple[list[Outcome], list[str], list[float | None]]:

@@ -26,7 +26,7 @@ from metalearn_cli.config.job import Job, train_job
 from metalearn_cli.config.overrides import compose_config, quote
 from metalearn_cli.config.sweep_values import hydra_keys, in_grammar, listed, split_sweep
 from metalearn_cli.errors import UserError, is_debugging
-from metalearn_cli.learning.scores import after, figure, in_unit, with_interval
+from metalearn_cli.learning.scores import after_steps, in_unit, text_of, with_interval
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.unfinished import Outcome
 from metalearn_cli.sweep.sweep_job import STUDY_FILE, job_folder, outcomes, run_job
@@ -159,10 +159,10 @@ def _print_table(folder: Path, outcomes: list[Outcome], best: list[str], validat
             lines.append(f"{values}  {outcome.pruned}")
             continue
         metric = outcome.metric or ""
-        validation = f"val {figure(validations[place], metric)}, " if validations is not None else ""
+        validation = f"val {text_of(validations[place], metric)}, " if validations is not None else ""
         test = f"{in_unit(metric)} {with_interval(outcome.mean, outcome.ci95, metric)}"
         short = f": {outcome.shortfall}" if outcome.shortfall else ""
-        step = after(outcome.inner_steps)
+        step = after_steps(outcome.inner_steps)
         lines.append(f"{values}  {validation}{test}{step}{short}")
         code = code or (3 if short else 0)
     lines += best

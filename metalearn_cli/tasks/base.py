@@ -120,8 +120,8 @@ class TaskDistribution(ABC):
         run needs is checked when the distribution is made."""
 
     def identities(self, split: Split) -> frozenset[str]:
-        """The names of the split's classes, if its fields choose them or another task has the same, or of its tasks, if
-        they are counted: a model that was trained on one of them must not be tested on it."""
+        """What a model must not be tested on once it was trained on it: the split's classes, by the names that other
+        tasks with the same classes give them too, or its tasks, if they are counted. Empty: nothing can come again."""
         return frozenset()
 
     def class_names(self, split: Split) -> list[str]:

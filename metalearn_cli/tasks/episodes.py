@@ -125,12 +125,12 @@ class Episodes:
         """Draw T = `tasks` tasks of these classes: a pure function of its arguments."""
         way, shot, query = self.size(split).values()
         turns = self._turns(split)
-        limit, members = torch.tensor(way), None
+        most, members = torch.tensor(way), None  # the classes that each task can have at most
         if self.within_group:
             groups = self._groups(classes, split)
             groups = groups[groups.sum(1) >= (self.min_way if self.variable else way)]
             members = groups[torch.randint(len(groups), (tasks,), generator=rng)]  # [T, classes]
-            limit = members.sum(1).clamp(max=way)
+            most = members.sum(1).clamp(max=way)
         choice = draw_classes(tasks, way, len(classes.start) * turns, rng, members)
         turn = None
         if turns > 1:
@@ -139,7 +139,7 @@ class Episodes:
             turn = torch.randint(4, choice.shape, generator=rng)
         start, count = classes.start[choice], classes.count[choice]
         if self.variable:
-            ways = draw_way(self.min_way, limit.expand(tasks), rng)
+            ways = draw_way(self.min_way, most.expand(tasks), rng)
             sizes = Sizes(ways, shot, query, self.max_support, int(classes.count.max()))
             draw = draw_variable(start, count, turn, sizes, rng)
         else:

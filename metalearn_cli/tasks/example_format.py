@@ -37,7 +37,7 @@ def examples_of(task: TaskDistribution) -> Examples:
     return Examples(spec, task.preparation, columns)
 
 
-def trained_on(task: TaskDistribution) -> Examples:
+def examples_with_tones(task: TaskDistribution) -> Examples:
     """The examples of a training, and on ink the tones of its pictures, which are read for it."""
     examples = examples_of(task)
     is_of_ink = examples.preparation is not None and examples.preparation.ink is Ink.evened
@@ -54,8 +54,8 @@ def with_ink(examples: Examples, ink: Ink | None) -> Examples:
     return examples._replace(preparation=dataclasses.replace(preparation, ink=ink))
 
 
-def going_on(examples: Examples, earlier: Examples) -> Examples:
-    """Return the examples with the ink that a run began with: an older version left ink as it is."""
+def with_ink_of(examples: Examples, earlier: Examples) -> Examples:
+    """Return the examples with the ink of these earlier ones of the same run: an older version left ink as it is."""
     if examples.preparation is None or earlier.preparation is None:
         return examples
     return examples._replace(preparation=dataclasses.replace(examples.preparation, ink=earlier.preparation.ink))

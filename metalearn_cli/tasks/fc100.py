@@ -31,7 +31,7 @@ class FC100(ImageTask):
     root: str | None = None  # the folder that holds cifar100/; null: $METALEARN_DATA/cifar-fs
 
     about = about_sets()["fc100"]
-    preparation, source = CifarFS.preparation, CifarFS.source
+    preparation, source = CifarFS.preparation, CifarFS.source  # the properties themselves, which read `root` only
     groups, shared_names = CifarFS.groups, CifarFS.shared_names
 
     @property

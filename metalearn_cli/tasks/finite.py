@@ -22,7 +22,7 @@ from metalearn_cli.datasets.point_set import Array, array_of, from_arrays
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
 from metalearn_cli.tasks.episodes import sort_keys
-from metalearn_cli.tasks.known_tasks import KnownTasks, know_tasks
+from metalearn_cli.tasks.known_tasks import KnownTasks, make_known_tasks
 from metalearn_cli.tasks.splits import by_fraction, by_labels
 
 
@@ -50,7 +50,7 @@ class FiniteTasks(TaskDistribution):
         return self.known.columns
 
     def identities(self, split: Split) -> frozenset[str]:
-        return frozenset(self.known.point_hashes[task] for task in self.known.members[split].tolist())
+        return frozenset(self.known.identities[task] for task in self.known.members[split].tolist())
 
     def task_count(self, split: Split) -> int:
         return len(self.known.members[split])
@@ -63,18 +63,18 @@ class FiniteTasks(TaskDistribution):
     def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
         known, members = self.known, self.known.members[split]
         task = members[numbers]
-        start, support, query = (size[task][:, None] for size in (known.start, known.support, known.query))
+        start, support, query = (part[task][:, None] for part in (known.start, known.support, known.query))
         most = int(known.count[members].max())
-        place = torch.arange(most).expand(len(task), most)
+        order = torch.arange(most).expand(len(task), most)  # in which each task's points are taken
         if known.shuffled:
-            keys = sort_keys(len(task), most, rng=rng).masked_fill(place >= known.count[task][:, None], -1)
-            place = keys.argsort(descending=True)
+            keys = sort_keys(len(task), most, rng=rng).masked_fill(order >= known.count[task][:, None], -1)
+            order = keys.argsort(descending=True)
         draw: Draw = {}
         parts = (("support", 0, support, known.support), ("query", support, query, known.query))
         for name, first, size, sizes in parts:
             position = torch.arange(int(sizes[members].max()))
             mask = position < size
-            chosen = place.gather(1, (first + position).clamp(max=most - 1).expand_as(mask))
+            chosen = order.gather(1, (first + position).clamp(max=most - 1).expand_as(mask))
             draw[f"{name}_point"] = start + chosen.where(mask, 0)
             if known.spec.padded:
                 draw[f"{name}_mask"] = mask
@@ -125,7 +125,7 @@ def from_list(
         members = by_fraction(source, names, split_seed, val_share, test_share)
     else:
         members = by_labels("split", names, split)
-    return ListedTasks(know_tasks(points, members, classes, standardise))
+    return ListedTasks(make_known_tasks(points, members, classes, standardise))
 
 
 def _array(values: Any) -> Array:

@@ -71,40 +71,6 @@ class ImageFolder(TaskDistribution):
     def check_split(self, split: Split) -> None:
         _refuse(self._problems(split))
 
-    def _problems(self, split: Split) -> list[str]:
-        """Return all that is wrong with tasks of this split, as far as the list of the files tells."""
-        try:
-            positions = self._positions[split]
-        except TooFewClasses as error:  # no split exists, but whether the classes have enough images is known
-            files = self._contents.classes
-            return [str(error), *self._too_small(split, [(len(files[name]), name) for name in self._kept(1)])]
-        small = self._too_small(split, self._named(split, self._positions, self._count))
-        return [*small, *self._too_few(split, positions, self._count)]
-
-    def _too_few(self, split: Split, positions: Tensor, count: Tensor) -> list[str]:
-        """Return what is wrong with the number of classes of this split."""
-        more = "more classes"
-        if self._parts.by_shares:
-            least = self._shares.least(self._needs)
-            more = f"more classes ({least} in all are enough), or another task.test_share or task.val_share"
-        unused = set(self._positions[split].tolist()) - set(positions.tolist())
-        sizes = self._sizes({self._names[position] for position in unused})
-        try:
-            # Whether each has enough images is said elsewhere.
-            classes = self._classes(positions, count.clamp(min=self._least_images(split)))
-            self.episodes.check(split, classes, f" ({sizes}): give fewer, or {more}")
-        except UserError as error:
-            return [str(error)]
-        return []
-
-    @property
-    def _needs(self) -> dict[str, int]:
-        """The number of classes of each split that makes a task."""
-        turned = {Rotations.as_classes: 4, Rotations.train_as_classes: 4}.get(self.episodes.rotations, 1)
-        upright = 4 if self.episodes.rotations is Rotations.as_classes else 1
-        train = max(2, -(-(self.episodes.train_way or self.episodes.way) // turned))
-        return {"train": train} | {split: max(2, -(-self.episodes.way // upright)) for split in ("val", "test")}
-
     def notes(self) -> list[str]:
         noted, contents = self.packed.noted, self._contents
         images = dict(zip(self._names, self.packed.images.count.tolist(), strict=True))
@@ -163,10 +129,10 @@ class ImageFolder(TaskDistribution):
         return frozenset(f"{folder}/{self._names[position]}" for position in self._positions[split].tolist())
 
     def class_names(self, split: Split) -> list[str]:
-        return [self._names[position] for position in sorted(self._drawn[split].tolist())]
+        return [self._names[position] for position in sorted(self._usable[split].tolist())]
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        classes = self._classes(self._drawn[split], self.packed.images.count)
+        classes = self._classes(self._usable[split], self.packed.images.count)
         return self.episodes.draw(tasks, split, classes, rng)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
@@ -177,6 +143,40 @@ class ImageFolder(TaskDistribution):
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
         return label_names(draw, self.packed.images, self._parts.depth)
+
+    def _problems(self, split: Split) -> list[str]:
+        """Return all that is wrong with tasks of this split, as far as the list of the files tells."""
+        try:
+            positions = self._positions[split]
+        except TooFewClasses as error:  # no split exists, but whether the classes have enough images is known
+            files = self._contents.classes
+            return [str(error), *self._too_small(split, [(len(files[name]), name) for name in self._kept(1)])]
+        small = self._too_small(split, self._sizes_and_names(split, self._positions, self._file_count))
+        return [*small, *self._too_few(split, positions, self._file_count)]
+
+    def _too_few(self, split: Split, positions: Tensor, count: Tensor) -> list[str]:
+        """Return what is wrong with the number of classes of this split."""
+        more = "more classes"
+        if self._parts.by_shares:
+            least = self._shares.least(self._needs)
+            more = f"more classes ({least} in all are enough), or another task.test_share or task.val_share"
+        unused = set(self._positions[split].tolist()) - set(positions.tolist())
+        sizes = self._sizes({self._names[position] for position in unused})
+        try:
+            # Whether each has enough images is said elsewhere.
+            classes = self._classes(positions, count.clamp(min=self._least_images(split)))
+            self.episodes.check(split, classes, f" ({sizes}): give fewer, or {more}")
+        except UserError as error:
+            return [str(error)]
+        return []
+
+    @property
+    def _needs(self) -> dict[str, int]:
+        """The number of classes of each split that makes a task."""
+        turned = {Rotations.as_classes: 4, Rotations.train_as_classes: 4}.get(self.episodes.rotations, 1)
+        upright = 4 if self.episodes.rotations is Rotations.as_classes else 1
+        train = max(2, -(-(self.episodes.train_way or self.episodes.way) // turned))
+        return {"train": train} | {split: max(2, -(-self.episodes.way // upright)) for split in ("val", "test")}
 
     def _classes(self, positions: Tensor, count: Tensor) -> Classes:
         return Classes(count.cumsum(0) - count, count, self._groups).of(positions)
@@ -197,7 +197,7 @@ class ImageFolder(TaskDistribution):
             f"{', or '.join([*ways, 'more images'])} ({len(small)} of {len(classes)} classes have too few)"
         ]
 
-    def _named(self, split: Split, parts: dict[Split, Tensor], count: Tensor) -> list[tuple[int, str]]:
+    def _sizes_and_names(self, split: Split, parts: dict[Split, Tensor], count: Tensor) -> list[tuple[int, str]]:
         """Return the size and name of each class of this split, or of training and test, if these need the same
         size."""
         both: tuple[Split, ...] = ("test", "train")
@@ -256,7 +256,7 @@ class ImageFolder(TaskDistribution):
         return sorted(name for part in self._parts.classes.values() for name in part)
 
     @cached_property
-    def _count(self) -> Tensor:
+    def _file_count(self) -> Tensor:
         """The files of each, [classes]."""
         return torch.tensor([len(self._contents.classes[name]) for name in self._names])
 
@@ -283,11 +283,13 @@ class ImageFolder(TaskDistribution):
         count, parts = packed.images.count, self._with_enough(packed.images.count)
         copies = " and those that are there twice" if self.skip_twice else ""
         for split, positions in parts.items():
-            had_enough = {of: part[self._count[part] >= self._least_images(of)] for of, part in parts.items()}
-            named = self._named(split, had_enough, count)
+            had_enough = {of: part[self._file_count[part] >= self._least_images(of)] for of, part in parts.items()}
+            named = self._sizes_and_names(split, had_enough, count)
             problems += self._too_small(split, named, f"has, without its broken files{copies},")
             listed = self._positions[split]
-            if len(positions) < len(listed) and not self._too_few(split, listed, self._count):  # else it is not used
+            if len(positions) < len(listed) and not self._too_few(
+                split, listed, self._file_count
+            ):  # else it is not used
                 problems += self._too_few(split, positions, count)
         _refuse(problems)
         return packed
@@ -297,7 +299,7 @@ class ImageFolder(TaskDistribution):
         return {split: part[count[part] >= self.min_images] for split, part in self._positions.items()}
 
     @cached_property
-    def _drawn(self) -> dict[Split, Tensor]:
+    def _usable(self) -> dict[Split, Tensor]:
         """The classes that tasks are made of."""
         return self._with_enough(self.packed.images.count)
 

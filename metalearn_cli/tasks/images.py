@@ -27,7 +27,7 @@ class ImageTask(TaskDistribution):
     """Episodes of one image set. A final class is a frozen dataclass with `episodes`, the set's own keys and `root`."""
 
     about: ClassVar[About]
-    folders: ClassVar[int] = 0  # how many folders at the start of a class's name a reader does not need
+    depth: ClassVar[int] = 0  # folders at the start of a class's name, which a reader is not shown
     episodes: Episodes
     root: str | None  # the folder of the source; null: the set's own in $METALEARN_DATA
 
@@ -54,7 +54,7 @@ class ImageTask(TaskDistribution):
     @property
     @abstractmethod
     def shared_names(self) -> Sequence[str]:
-        """The name of each class, equal to that of the same class in other sets; none if others have none of them."""
+        """A name for each class, which other sets with the same class give it too; empty if no other set has one."""
 
     def __post_init__(self) -> None:
         self.check_split("test")
@@ -87,7 +87,7 @@ class ImageTask(TaskDistribution):
         return self.images.may_wait_for_disk(device)
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
-        return label_names(draw, self.images, self.folders)
+        return label_names(draw, self.images, self.depth)
 
     def identities(self, split: Split) -> frozenset[str]:
         names = self.shared_names
@@ -109,8 +109,8 @@ class ImageTask(TaskDistribution):
         return packed(*self.source)
 
 
-def label_names(draw: Draw, images: ImageSet, folders: int = 0) -> tuple[str, ...]:
-    """Name the classes of the draw's first task without `folders` folders of their names, but with their turns."""
+def label_names(draw: Draw, images: ImageSet, depth: int = 0) -> tuple[str, ...]:
+    """Name the classes of the draw's first task, without the first `depth` folders, but with their turns."""
     image, label = draw["support_image"][0], draw["support_y"][0]  # [S] each
     is_real = draw["support_mask"][0] if "support_mask" in draw else torch.ones_like(label, dtype=torch.bool)
     names = []
@@ -118,6 +118,6 @@ def label_names(draw: Draw, images: ImageSet, folders: int = 0) -> tuple[str, ..
         first = int(torch.nonzero(is_real & (label == number))[0])
         position = int(torch.searchsorted(images.start, image[first], right=True)) - 1
         turn = int(draw["support_turn"][0, first]) if "support_turn" in draw else 0
-        name = "/".join(images.names[position].split("/")[folders:])
+        name = "/".join(images.names[position].split("/")[depth:])
         names.append(f"{name}, turned by {90 * turn}°" if turn else name)
     return tuple(names)

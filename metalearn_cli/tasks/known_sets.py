@@ -12,7 +12,7 @@ from metalearn_cli.system.typed_json import from_json
 
 class About(NamedTuple):
     title: str
-    folder: str  # in the folder of all data sets; with a hyphen, what the names of its packed files begin with
+    folder: str  # in $METALEARN_DATA; the names of its packed files begin with it and a hyphen
     layouts: tuple[tuple[str, ...], ...]  # what must be in it: all of one of these
     classes: int
     images: int

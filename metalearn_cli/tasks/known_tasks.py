@@ -35,12 +35,12 @@ class KnownTasks:
     members: Mapping[Split, Tensor]  # the tasks of each split
     spec: Spec
     names: tuple[str, ...]  # of the tasks, [M]
-    point_hashes: tuple[str, ...]  # a hash of the points of each task, [M]: its name alone could change
+    identities: tuple[str, ...]  # what tells each task from others, [M]: a hash of its points, since names can change
     fingerprint: str  # a hash of everything
     columns: ColumnNames
 
 
-def know_tasks(
+def make_known_tasks(
     points: PointSet,
     members: Mapping[Split, Tensor],
     classes: bool = False,
@@ -50,34 +50,34 @@ def know_tasks(
 ) -> KnownTasks:
     """Make tasks of points. `standardise` subtracts the mean of the training tasks' points and divides by their
     deviation; `shot` and `query` (None: all others) divide points that are not divided."""
-    source, names, count, x = points.source, points.names, torch.from_numpy(points.size), points.x
+    source, names, shuffled = points.source, points.names, points.support is None
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(f"{source} has two tasks {twice[0]}: give each a name of its own")
+    count = torch.from_numpy(points.size)
     support, queries = _sizes(points, count, shot, query)
     hashes = _point_hashes(points)
     _check_apart(points, hashes, members)
     trained = torch.isin(torch.arange(len(names)).repeat_interleave(count), members["train"]).numpy()
-    x_range = Range(tuple(x[trained].min(0).tolist()), tuple(x[trained].max(0).tolist()))
-    x_scale, inputs = _scaled(source, x, trained if standardise else None)
+    x_range = Range(tuple(points.x[trained].min(0).tolist()), tuple(points.x[trained].max(0).tolist()))
+    x_scale, x = _scaled(source, points.x, trained if standardise else None)
     if classes:
-        y_scale, (labels, targets) = None, _numbered(source, points.y)
+        y_scale, (labels, y) = None, _number_classes(source, points.y)
     else:
-        labels, (y_scale, targets) = (), _scaled(source, points.y, trained if standardise else None)
+        labels, (y_scale, y) = (), _scaled(source, points.y, trained if standardise else None)
     start = count.cumsum(0) - count
-    outputs = len(labels) or targets.shape[1]
+    outputs = len(labels) or y.shape[1]
     padded = any(sizes[tasks].min() < sizes[tasks].max() for sizes in (support, queries) for tasks in members.values())
-    in_supports = (targets[i : i + n] for i, n in zip(start.tolist(), support.tolist(), strict=True))
-    complete = not classes or (points.support is not None and all(len(set(y.tolist())) == outputs for y in in_supports))
+    in_supports = (y[i : i + n] for i, n in zip(start.tolist(), support.tolist(), strict=True))
+    complete = not classes or (not shuffled and all(len(set(part.tolist())) == outputs for part in in_supports))
     spec = Spec((x.shape[1],), outputs, outputs, "classes" if classes else "values", padded, complete)
     # Without what `shot` and `query` divide: the draws hold that, and other sizes are not other data.
-    divided = support.tolist() if points.support is not None else None
-    whole = hashlib.sha256(json.dumps([names, count.tolist(), divided, list(inputs.shape)]).encode())
-    whole.update(inputs.numpy().tobytes() + targets.numpy().tobytes())
+    divided = None if shuffled else support.tolist()
+    whole = hashlib.sha256(json.dumps([names, count.tolist(), divided, list(x.shape)]).encode())
+    whole.update(x.numpy().tobytes() + y.numpy().tobytes())
+    columns = ColumnNames(points.features, points.targets, x_scale, y_scale, labels, x_range)
+    identities = tuple(f"the task with the points {digest[:16]}" for digest in hashes)
     return KnownTasks(
-        *(inputs, targets, start, count, support, queries, points.support is None, members, spec, names),
-        point_hashes=tuple(f"the task with the points {digest[:16]}" for digest in hashes),
-        fingerprint=whole.hexdigest(),
-        columns=ColumnNames(points.features, points.targets, x_scale, y_scale, labels, x_range),
+        x, y, start, count, support, queries, shuffled, members, spec, names, identities, whole.hexdigest(), columns
     )
 
 
@@ -142,7 +142,7 @@ def _scaled(source: str, values: Array, trained: Array | None) -> tuple[Scale | 
     return scale, torch.from_numpy(values.astype(np.float32))
 
 
-def _numbered(source: str, labels: Array) -> tuple[tuple[str, ...], Tensor]:
+def _number_classes(source: str, labels: Array) -> tuple[tuple[str, ...], Tensor]:
     """Number the classes, whole numbers by size and texts by the alphabet: [N] -> the classes, and [N] int64."""
     classes, number = np.unique(labels, return_inverse=True)
     if len(classes) < 2:

@@ -52,7 +52,7 @@ class MiniImageNet(ImageTask):
     root: str | None = None  # the folder of the data set; null: $METALEARN_DATA/mini-imagenet
 
     about = about_sets()["mini_imagenet"]
-    folders = 1  # that of the split
+    depth = 1  # the folder of the split
     groups = None
 
     @property

@@ -64,7 +64,7 @@ class Omniglot(ImageTask):
     root: str | None = None  # the folder of the two archives; null: $METALEARN_DATA/omniglot
 
     about = about_sets()["omniglot"]
-    folders = 1  # that of the archive
+    depth = 1  # the folder of the archive
 
     @property
     def preparation(self) -> Preparation:

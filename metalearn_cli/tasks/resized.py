@@ -74,7 +74,7 @@ class ResizedImages(TaskDistribution):
         return self.task.may_wait_for_disk(device)
 
 
-def can_adapt(spec: Spec, input_shape: tuple[int, ...]) -> bool:
+def can_resize(spec: Spec, input_shape: tuple[int, ...]) -> bool:
     """Whether both are images, of 1 or 3 channels."""
     shapes = spec.input_shape, input_shape
     return spec.kind == "classes" and all(len(shape) == 3 and shape[0] in (1, 3) for shape in shapes)

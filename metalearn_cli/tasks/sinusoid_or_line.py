@@ -1,4 +1,4 @@
-"""Sinusoids and lines in one family: each task is one of them, without a sign which.
+"""Sinusoids and lines in one family: each task is one of them, and nothing says which.
 
 PLATIPUS (Finn, Xu and Levine 2018, arXiv 1806.02817), the ambiguous regression problem:
 

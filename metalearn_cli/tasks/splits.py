@@ -24,14 +24,13 @@ def by_fraction(
     source: str, names: Sequence[str], seed: int, val_share: float, test_share: float
 ) -> dict[Split, Tensor]:
     """The positions of each split's tasks, shuffled by the seed and the names alone, whatever their order."""
-    for key, share in (("val_share", val_share), ("test_share", test_share)):
-        check_limit(f"task.{key}", share, Share)
     if len(names) < 2:
         raise UserError(
             f"{source} holds one task, {names[0]}: at least two are needed, one to train on and one to test"
         )
     sizes = {}
     for key, share in (("val_share", val_share), ("test_share", test_share)):
+        check_limit(f"task.{key}", share, Share)
         sizes[key] = math.floor(share * len(names) + 0.5)
         if sizes[key] == 0 and (share or key == "test_share"):
             raise UserError(

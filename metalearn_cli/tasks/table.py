@@ -20,7 +20,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.files import check_plain
 from metalearn_cli.system.limits import Count, Limit, Share, check_limits
 from metalearn_cli.tasks.finite import FiniteTasks
-from metalearn_cli.tasks.known_tasks import KnownTasks, know_tasks
+from metalearn_cli.tasks.known_tasks import KnownTasks, make_known_tasks
 from metalearn_cli.tasks.splits import by_file, by_fraction, by_labels
 
 
@@ -80,7 +80,7 @@ class Table(FiniteTasks):
         else:
             members = by_fraction(points.source, points.names, self.split_seed, self.val_share, self.test_share)
         standardise = self.standardise is Standardise.train
-        return know_tasks(points, members, self.loss is Loss.classes, standardise, self.shot, self.query)
+        return make_known_tasks(points, members, self.loss is Loss.classes, standardise, self.shot, self.query)
 
     @property
     def _targets(self) -> tuple[Any, ...]:

@@ -41,7 +41,7 @@ class TieredImageNet(ImageTask):
     root: str | None = None  # the folder of the data set; null: $METALEARN_DATA/tiered-imagenet
 
     about = about_sets()["tiered_imagenet"]
-    folders = 1  # that of the split
+    depth = 1  # the folder of the split
 
     @property
     def preparation(self) -> Preparation:

@@ -16,7 +16,7 @@ from metalearn_cli.run_folder import config_file, environment, runs
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.episodes import Episodes
-from metalearn_cli.tasks.resized import can_adapt
+from metalearn_cli.tasks.resized import can_resize
 from metalearn_cli.trained.loading import examples_in
 
 
@@ -93,7 +93,7 @@ def _check_task(run: Path, name: str, trained: TaskDistribution, tested: TaskDis
     has learned -> the shape that its images need to get; None: they have it."""
     spec, other = trained.spec, tested.spec
     is_same = (spec.kind, spec.input_shape) == (other.kind, other.input_shape)
-    if not is_same and not (spec.kind == other.kind and can_adapt(other, spec.input_shape)):
+    if not is_same and not (spec.kind == other.kind and can_resize(other, spec.input_shape)):
         raise UserError(
             f"task={name} has {other.kind} of examples of shape {list(other.input_shape)}, and the model of {run} "
             f"takes {spec.kind} of {list(spec.input_shape)}: take a task like the run's"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from metalearn_cli.learning.scores import figure, in_unit, steps_to_show, with_interval
+from metalearn_cli.learning.scores import in_unit, steps_to_show, text_of, with_interval
 from metalearn_cli.run_folder.results import Results, shortfall
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.text import printable
@@ -18,7 +18,7 @@ def print_results(folder: Path, results: Results, expect: str | None) -> int:
     adapts = len(per_step) > 1 or per_step[0].diverged > 0  # what takes no inner steps does not diverge by them
     lines.append(f"{'inner steps  ' * adapts}{'mean':>9}  {'+- 95%':>8}  {'median':>9}{'  diverged' * adapts}")
     for row in (per_step[step] for step in steps_to_show(len(per_step) - 1)):  # results.json has them all
-        mean, ci95, median = (figure(value, metric) for value in (row.mean, row.ci95, row.median))
+        mean, ci95, median = (text_of(value, metric) for value in (row.mean, row.ci95, row.median))
         step, diverged = (f"{row.step:>11}  ", f"  {row.diverged:>8.2%}") if adapts else ("", "")
         lines.append(f"{step}{mean:>9}  {ci95:>8}  {median:>9}{diverged}")
     for other, summary in results.other_batch_norm.items():

@@ -19,7 +19,7 @@ from metalearn_cli.run_folder.results import Results
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
-from metalearn_cli.tasks.example_format import going_on, trained_on
+from metalearn_cli.tasks.example_format import examples_with_tones, with_ink_of
 from metalearn_cli.training import continued
 from metalearn_cli.training.loop import train
 from metalearn_cli.training.session import GivesUp, Session, never
@@ -87,9 +87,9 @@ def _begin(
     for difference in environment.other_versions(folder, ranks.size):
         console.say(difference)
     runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
-    examples = trained_on(job.task)
+    examples = examples_with_tones(job.task)
     with contextlib.suppress(UserError):  # it is written again, whatever has become of it
-        examples = going_on(examples, environment.read_examples(folder))
+        examples = with_ink_of(examples, environment.read_examples(folder))
     records.write_record(folder / environment.TASK, examples)
     classes = {str(split): job.task.class_names(split) for split in job.task.splits}
     if any(classes.values()):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
-from metalearn_cli.learning.evaluate import EpisodeScores, Evaluation, baselines, evaluation, part_size, score_episodes
+from metalearn_cli.learning.evaluate import EpisodeScores, Evaluation, baselines, join_scores, part_size, score_episodes
 from metalearn_cli.learning.scores import figures, has_diverged, summarise
 from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.pictures.raster import picture, png
@@ -52,20 +53,19 @@ def _score_test(session: Session) -> Evaluation:
     draws: list[Draw] = []
     scored: list[EpisodeScores] = []
     with Progress(console, "test", total, before, announced=what) as progress:
+        report = partial(progress.advance, note="episodes")
         for block in draw_episodes(job.task, EpisodeRange("test", total, settings.episodes_seed)):
             for first in range(0, len(block["key"]), size):
                 draw, began = draw_slice(block, first, first + size), time.monotonic()
                 place = (BLOCK * len(draws) + first, len(draw["key"]))
                 if place not in parts:
-                    parts[place] = score_episodes(
-                        *(learner, job.task, draw, modes, before), lambda done: progress.advance(done, "episodes")
-                    )
+                    parts[place] = score_episodes(learner, job.task, draw, modes, before, report)
                     before += len(draw["key"])
                     if ranks.is_first and time.monotonic() - began >= scored_parts.WORTH_KEEPING:
                         scored_parts.write_part(kept, place, parts[place])
                 scored.append(parts[place])
             draws.append(block)
-    return evaluation(job.task, draws, scored)
+    return join_scores(job.task, draws, scored)
 
 
 def _kept_parts(session: Session) -> Path:

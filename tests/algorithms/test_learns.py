@@ -54,7 +54,7 @@ def test_sinusoids(algorithm: Algorithm, optimizer: Optimizer, bound: float) -> 
 
 
 def test_an_optimizer_learns_quadratics() -> None:
-    """From f of about 3, twenty steps come below 1 after 60 meta-batches; untrained they do not."""
+    """Twenty steps from an f of about 3 come below 1 after 60 meta-batches; untrained they do not."""
     task, mode = Quadratics(dimension=3), BatchNorm.transductive
     algorithm = LearnedOptimizer(horizon=20, test_steps=20)
     trained = Learner(algorithm, Linear(task.spec), Optimizer(lr=5e-3), generator(0, "init"))
@@ -84,7 +84,7 @@ def clusters(tasks: int, seed: int) -> Batch:
 
 @pytest.mark.parametrize("algorithm", [ProtoNet(), Matching(), Matching(fce=True), Matching(vote=Vote.sum)], ids=str)
 def test_embeddings_learn_what_tells_classes_apart(algorithm: Algorithm) -> None:
-    """From hardly above chance (20%) to 85% on tasks that it has not seen, in 200 steps."""
+    """It rises from hardly above chance (20%) to 85% on tasks that it has not seen, in 200 steps."""
     net = MLP(Spec((16,), 5, 5, "classes"), hidden=(32, 32))
     learner = Learner(algorithm, net, Optimizer(lr=0.01), torch.Generator().manual_seed(0))
     test, mode = clusters(200, seed=-1), BatchNorm.running

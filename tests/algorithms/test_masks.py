@@ -107,7 +107,7 @@ def alone(batch: Batch, number: int) -> Batch:
 
 
 def with_outputs(params: Params, way: int) -> Params:
-    """Those of a head with `way` outputs."""
+    """The parameters of a head with `way` outputs."""
     return {name: value[:way] if "head." in name and value.dim() else value for name, value in params.items()}
 
 

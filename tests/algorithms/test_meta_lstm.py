@@ -208,7 +208,7 @@ def test_it_begins_near_gradient_descent_with_a_small_rate() -> None:
 
 @pytest.mark.parametrize("held", [False, True], ids=["learned", "held"])
 def test_it_learns_small_sinusoids(held: bool) -> None:
-    """Of both signs, so that no start is good without updates: a constant 0 has a loss near 1.
+    """The amplitudes have both signs, so that no start is good without updates: a constant 0 has a loss near 1.
 
     With the LSTM and the gates held at their start, three updates with their small rate do not get as far.
     """

@@ -24,7 +24,7 @@ def with_constant_rate(meta: Meta, rate: float) -> Meta:
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.row("D3")
 def test_meta_gradient_equals_finite_differences(net: Net, batch: Batch, steps: int) -> None:
-    """In the weights and in the rates."""
+    """The gradient is exact in the weights and in the rates."""
     expect_slope(MetaSGD(inner_steps=steps), net, batch)
 
 

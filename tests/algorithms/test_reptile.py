@@ -84,7 +84,7 @@ def test_the_papers_expansion_in_the_rate(kind: str, first: float, second: float
     expectation over the order: 1, 1, 2 times AvgGrad, less alpha times 2, 1, 1 times AvgGradInner.
     """
     alpha, (net, batch) = 1e-4, cases()[0]
-    batch = batch.first(1)
+    batch = batch.task(0)
     meta = init(MAML(), net)
     halves = [minibatch(batch.support, 2, step) for step in range(2)]
     a, b = (gradient(net, meta.params, batch._replace(support_x=h.x, support_y=h.y)) for h in halves)

@@ -104,7 +104,7 @@ class Tags(HTMLParser):
 
 @pytest.mark.row("C24")
 def test_values_of_a_runs_folder_are_written_out_everywhere(made: Path, tmp_path: Path) -> None:
-    """In the table, the notes, results.csv and the page."""
+    """They are escaped in the table, the notes, results.csv and the page."""
     folder = copy(made, tmp_path)
     forged = folder / "outputs/run"
     succeed(folder, *COMMANDS["report"])

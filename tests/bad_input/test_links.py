@@ -37,7 +37,7 @@ CASES = [(command, names[k]) for k in range(8) for command, names in FILES.items
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Iterator[Path]:
-    """With a secret beside it, which is as it was in the end."""
+    """A run with a secret beside it, which is unchanged in the end."""
     (tmp_path / "secret").write_text(SECRET)
     yield copy(made, tmp_path)
     assert (tmp_path / "secret").read_text() == SECRET

@@ -33,7 +33,7 @@ class Calls:
 
 
 def zipped(payload: Any, folder: Path) -> bytes:
-    """As torch.save writes it."""
+    """A file as torch.save writes it."""
     torch.save(payload, folder / "payload")
     return (folder / "payload").read_bytes()
 

@@ -83,7 +83,7 @@ def test_a_record_that_is_slow_to_read(attempt: int, made: Path, tmp_path: Path)
 @pytest.mark.row("C25")
 @pytest.mark.parametrize("kind", ["pipe", "endless", "tensors"])
 def test_a_checkpoint_that_is_slow_to_read(made: Path, kind: str, tmp_path: Path) -> None:
-    """Of 200,000 tensors, each of which is empty."""
+    """The file has 200,000 tensors, and each is empty."""
     folder = copy(made, tmp_path)
     checkpoints = folder / "outputs/run/checkpoints"
     for path in checkpoints.iterdir():

@@ -94,7 +94,7 @@ def test_the_configuration_of_a_run_is_named(tmp_path: Path, what: str) -> None:
 @pytest.mark.row("C19")
 @pytest.mark.parametrize("where", ["conf", "run"])
 def test_a_bomb_is_named_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Of 9 lists that each hold the one before nine times: 9 to the 9th words."""
+    """The file has 9 lists, and each holds the one before nine times: 9 to the 9th words."""
     if where == "conf":
         path, command, line = own_conf(tmp_path, monkeypatch, MAML + BOMB), ["train"], LINES + 2
     else:

@@ -173,7 +173,7 @@ def test_what_is_decoded_and_not_packed_is_listed_and_removed(
 def test_packing_says_every_ten_seconds_how_far_it_is(
     cache: Path, own_images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where there is no terminal. The clock is the test's: each look at it is six seconds after the one before."""
+    """There is no terminal. The clock is the test's: each look at it is six seconds after the one before."""
     looks = itertools.count(0, 6)
     monkeypatch.setattr(time, "monotonic", lambda: next(looks))
     folder_task(own_images).notes()

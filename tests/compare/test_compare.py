@@ -169,7 +169,7 @@ def test_means_that_a_few_episodes_decide(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_sentence_follows_the_counts(tmp_path: Path, seeds: int) -> None:
-    """By float32 differences Wilcoxon's p is 0.195, and the sentence would add that on most episodes it is not so."""
+    """With float32 differences Wilcoxon's p is 0.195, and the sentence would add that on most episodes it is not so."""
     for seed in range(seeds):
         for side, counts in (("a", [6, 19, 17, 19]), ("b", [3, 16, 15, 22])):
             write_run(tmp_path / side / f"seed={seed}", np.float32([counts * 8])[0] / 25, seed)

@@ -57,7 +57,7 @@ def shares(counts: list[int], queries: int | list[int] = 25) -> np.ndarray:
 
 
 def test_accuracies_are_compared_by_their_counts() -> None:
-    """In float32 24/25 - 23/25 is not 23/25 - 22/25."""
+    """In float32, 24/25 - 23/25 is not 23/25 - 22/25."""
     first, second = shares([24, 23, 22, 21] * 8), shares([23, 24, 23, 22] * 8)
     assert set(gains("accuracy", first, second)) == {-1 / 25, 1 / 25}
     assert wilcoxon(gains("accuracy", first, second)) == pytest.approx(0.0046777349810472576, rel=1e-9)

@@ -203,7 +203,7 @@ def _quoted(value: object) -> str:
 
 @pytest.mark.parametrize("algo", ["maml", "pretrain"])
 def test_sinusoids_begin_with_torchs_start_and_the_authors_has_a_name(algo: str) -> None:
-    """That of the code stays on a plateau for as long as the seed says."""
+    """The start of the authors' code stays on a plateau for as long as the seed says."""
     usual, code = (load_job([f"experiment={algo}/sinusoid{variant}"]) for variant in ("", "_code_start"))
     assert (usual.config["model"].pop("init_std"), code.config["model"].pop("init_std")) == (None, 0.01)
     assert usual.config == code.config

@@ -18,7 +18,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.typed_json import from_json, to_json
 from metalearn_cli.tasks.base import draw_slice
 from metalearn_cli.tasks.cifar_fs import CifarFS
-from metalearn_cli.tasks.example_format import Examples, examples_of, going_on, with_ink
+from metalearn_cli.tasks.example_format import Examples, examples_of, with_ink, with_ink_of
 from metalearn_cli.tasks.image_folder import ImageFolder
 from metalearn_cli.tasks.omniglot import Omniglot
 from metalearn_cli.tasks.tones import Tones, outside, warnings
@@ -86,8 +86,8 @@ def test_what_a_preparation_does_with_ink_is_kept_and_an_earlier_version_did_not
     assert str(before.preparation).endswith("stay as they are (ink=evened evens them out)")
     assert with_ink(before, Ink.evened).preparation == examples.preparation
     assert with_ink(before, None) == before
-    assert going_on(examples, before).preparation == before.preparation  # an earlier run goes on as it began
-    assert going_on(examples, examples) == examples
+    assert with_ink_of(examples, before).preparation == before.preparation  # an earlier run goes on as it began
+    assert with_ink_of(examples, examples) == examples
     for tones in ({"brightness": [0.0, "x"], "spread": [0.0, 1.0]}, {"brightness": [0.0], "spread": [0.0, 1.0]}):
         with pytest.raises(UserError):
             from_json(Examples, {**content, "tones": tones}, Path())

@@ -20,7 +20,7 @@ SHEET = "task;x;y\na;0,5;-1,25\na;1e-3;2\n"
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 @pytest.mark.parametrize("text", [SHEET, SHEET.replace(",", "."), SHEET.replace(",", ".").replace(";", "\t")])
 def test_a_table_of_a_spreadsheet_with_semicolons(tmp_path: Path, text: str, start: str) -> None:
-    """As spreadsheets write it where a half is 0,5; and where the separator was chosen by hand."""
+    """The cells are as spreadsheets write them where a half is 0,5, or where the separator was chosen by hand."""
     table = read_table(write(tmp_path, start + text))
     assert list(table.cells) == ["task", "x", "y"]
     assert table.texts("task") == ["a", "a"]

@@ -68,7 +68,7 @@ def test_an_algorithm_that_raises_gets_its_traceback_and_the_last_checkpoint_nam
 def test_a_value_that_is_not_finite_stops_before_the_update(
     attempt: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: dict[str, bytes]
 ) -> None:
-    """In the support set, the query set, or the gradient; the loss of the last is finite, and names no task."""
+    """It is in the support set, the query set, or the gradient; the loss of the last is finite, and names no task."""
     rng = random.Random(attempt)
     step, value = rng.randrange(4, STEPS), rng.choice([float("nan"), float("inf"), -float("inf")])
     tasks = sorted(rng.sample(range(4), rng.randint(1, 3)))

@@ -193,7 +193,7 @@ def run_limited(folder: Path, size: int, command: list[str]) -> tuple[int, str]:
 def test_a_full_disk_stops_the_run_and_keeps_what_was_saved(
     attempt: int, tries: int, tmp_path: Path, short: Bits
 ) -> None:
-    """At every size up to that of a checkpoint, in equal steps."""
+    """The disk is full at every size up to that of a checkpoint, in equal steps."""
     largest = max(len(data) for name, data in short.items() if name.startswith("step-"))
     first = [*RUN, "steps=2", "save_every=2", "log_every=1", "eval_every=3"]
     succeed(tmp_path, *first)

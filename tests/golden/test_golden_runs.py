@@ -54,7 +54,7 @@ def test_a_run_of_each_release_is_tested_and_prolonged(tmp_path: Path, golden: P
 
 @pytest.mark.row("P10")
 def test_keys_that_a_run_lacks_are_at_their_defaults(tmp_path: Path) -> None:
-    """As where every key but those that were set came after that release."""
+    """It is as if every key except those that were set came after that release."""
     folder = take(MAML, tmp_path)
     path = folder / "config.yaml"
     content = yaml.safe_load(path.read_text())

@@ -79,7 +79,7 @@ def netpbm(kind: str, largest: int, row: Row) -> bytes:
 
 
 def bmp(row: bytes, bits: int, masks: Row = (), palette: bytes = b"") -> bytes:
-    """With masks: the fifth version of the header, and the fourth mask is that of the transparency."""
+    """A picture with masks: the fifth version of the header, and the fourth mask is that of the transparency."""
     size = 124 if masks else 40
     data = (row + bytes(-len(row) % 4)) * SIDE
     head = struct.pack("<IiiHHIIiiII", size, SIDE, SIDE, 1, bits, 3 if masks else 0, len(data), 0, 0, 0, 0)

@@ -56,7 +56,7 @@ def small(algo: str, task: str, own_images: Path) -> list[str]:
 
 
 def built_or_refused(job: Job) -> Learner | None:
-    """None where the pair makes no sense and the sentence names one that does; any other refusal is a fault."""
+    """Return None where the pair makes no sense and the sentence names one that does; any other refusal is a fault."""
     try:
         return new_learner(job)
     except UserError as sentence:

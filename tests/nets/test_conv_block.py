@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv_block import Block, _Collect, _Moments, _Spread, conv_block, moments, reference_block, sums
-from metalearn_cli.nets.convolution import Convolution, _Convolve, _Transpose, conv3x3
+from metalearn_cli.nets.convolution import Convolution, Geometry, _Convolve, _Transpose, conv3x3
 from metalearn_cli.nets.layers import fold
 
 # T tasks with B images each, [C, H, W]; in the gate each number and each size is there once.
@@ -123,11 +123,11 @@ def test_spread_and_collect_are_each_others_transpose_and_derivative(pooled: boo
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_three_maps_of_a_convolution_are_each_others_derivatives(stride: int) -> None:
-    size = 4 // stride
-    x, weight, y = normal((2, 4, 4, 4), (6, 2, 3, 3), (2, 6, size, size))
-    check_derivatives(_Convolve.apply, (x, weight, stride, 2))
-    check_derivatives(_Transpose.apply, (weight, y, x.detach(), True, stride, 2))
-    check_derivatives(_Transpose.apply, (x, y, weight.detach(), False, stride, 2))
+    x, weight, y = normal((2, 4, 4, 4), (6, 2, 3, 3), (2, 6, 4 // stride, 4 // stride))
+    geometry = Geometry(stride, groups=2)
+    check_derivatives(lambda x, weight: _Convolve.apply(x, weight, geometry), (x, weight))
+    check_derivatives(lambda weight, y: _Transpose.apply(weight, y, x.detach(), True, geometry), (weight, y))
+    check_derivatives(lambda x, y: _Transpose.apply(x, y, weight.detach(), False, geometry), (x, y))
 
 
 @pytest.mark.parametrize("tasks", [1, 2])

@@ -245,7 +245,7 @@ def test_batch_norm_in_the_head_keeps_its_running_statistics_under_protonet() ->
 
 
 class Loaded(Blocks):
-    """With weights and statistics of an earlier training, as a checkpoint that its constructor loads has them."""
+    """A module with weights and statistics of an earlier training, as if its constructor had loaded a checkpoint."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)

@@ -292,7 +292,7 @@ def test_mistakes_write_nothing(tmp_path: Path, arguments: list[str], sentence: 
 
 
 def failed_sweep(tmp_path: Path) -> None:
-    """Of a sweep one job is tested, one failed before its first step, one in its training, and one was killed."""
+    """In a sweep one job is tested, one failed before its first step, one in its training, and one was killed."""
     write_run(tmp_path / "sw/seed=0", np.linspace(0, 1, 50))
     (tmp_path / "sw/seed=1").mkdir()
     (tmp_path / "sw/seed=1/train.log").write_text("2026-11-24 10:00:00 failed: no data\n")
@@ -428,7 +428,7 @@ def test_a_pruned_job_is_called_so(tmp_path: Path) -> None:
 
 
 def test_a_search_is_drawn_in_its_order_by_its_validations_and_over_its_numbers(tmp_path: Path) -> None:
-    """By name the first is the last; the best on the test is not the one that validation chooses, and one diverged."""
+    """The first is the last by name; the best on the test is not the one that validation chooses, and one diverged."""
     tests, validations = [3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0, math.inf], [0.9, 0.7, 0.1, 0.8, 0.8, 0.8, 0.8, 0.0]
     for number, (mean, value) in enumerate(zip(tests, validations, strict=True)):
         rate = f"{10.0**-number:g}"

@@ -35,7 +35,7 @@ def change_lines(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> No
 
 
 def check_refused(said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """That the commands which read runs end with this sentence."""
+    """Check that the commands which read runs end with this sentence."""
     for command in ("report", "compare"):
         assert main([command, "a", "b"]) == 1
         error = capsys.readouterr().err
@@ -169,7 +169,7 @@ def places(content: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def changed(content: Any, rng: random.Random) -> Any:
-    """With one place deleted, or of another type."""
+    """Records with one place deleted, or of another type."""
     *above, key = rng.choice(places(content))
     inside = content
     for step in above:

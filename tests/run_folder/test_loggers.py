@@ -63,7 +63,7 @@ def once(lines: list[Any]) -> list[Any]:
 
 
 def at_save(number: int, act: Callable[[], object]) -> Callable[[], None]:
-    """For the process of a run: `act` after its checkpoint `number`."""
+    """Make the process of a run `act` after its checkpoint `number`."""
 
     def first() -> None:
         save, saves = checkpoint.save, iter(range(1, 1000))

@@ -36,7 +36,7 @@ TRAIN += ["test_episodes=8", "model.hidden=[4]", "model.batch_norm=true", "algo.
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With outputs/run, its evaluation, and its export."""
+    """A folder with outputs/run, its evaluation, and its export."""
     folder = tmp_path_factory.mktemp("home")
     for command in (TRAIN, ["eval", "run=outputs/run", "test_episodes=4"], ["export", "run=outputs/run", "out=model"]):
         done = run(folder, *command)

@@ -44,7 +44,7 @@ def test_a_sweep_fills_tensorboards_table_of_runs(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_a_validation_that_is_made_again_go_whatever_they_hold(tmp_path: Path) -> None:
-    """Of one that was not finite the loss is left out, and may be all of it."""
+    """A loss that was not finite is left out, and may be all that there is."""
     path = tmp_path / "metrics.jsonl"
     train = [{"step": step, "train/loss": 1.0, "train/lr": 0.1} for step in (5, 10)]
     partly, before = {"step": 10, "val/mse_step0": 2.0}, {"step": 5, "val/mse_step0": 3.0}

@@ -159,7 +159,7 @@ def test_what_is_pruned_is_saved_and_stays_pruned(tmp_path: Path, monkeypatch: p
 
 
 def test_the_outcome_of_a_killed_life_is_none(tmp_path: Path) -> None:
-    """Of a batch that a signal has stopped some jobs are not started again."""
+    """Some jobs of a batch that a signal has stopped are not started again."""
 
     class Idle:
         def launch(self, overrides: Any, initial_job_idx: int) -> list[Any]:

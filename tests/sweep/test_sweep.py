@@ -93,7 +93,7 @@ def test_ctrl_c_ends_a_sweep_of_joblib_and_the_same_command_goes_on(tmp_path: Pa
 
 @needs("submitit")
 def test_a_job_of_submitit_that_is_preempted_goes_on_where_it_was(tmp_path: Path) -> None:
-    """By submitit's local executor: USR2 is what Slurm sends before time is up, and then the job is queued again."""
+    """It runs in submitit's local executor: Slurm sends USR2 before time is up, and then queues the job again."""
     keys = [*TINY, "threads=1", "name=s", "seed=0,1", "save_every=50", "eval_every=0", "select=last", "log_every=50"]
     pid = start(tmp_path, "train", "-m", "sweep=submitit", *keys, "steps=2000")
     while not list((tmp_path / "outputs").glob("s/seed=0/checkpoints/step-*.safetensors")):

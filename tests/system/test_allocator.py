@@ -25,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def page_faults(name: str) -> int:
-    """Of forty blocks of some MB, one after the other, in a process of its own."""
+    """The page faults of forty blocks of some MB, one after the other, in a process of its own."""
     done = subprocess.run([sys.executable, "-c", FAULTS, name], capture_output=True, text=True, check=True)
     return int(done.stdout)
 

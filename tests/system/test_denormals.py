@@ -29,7 +29,7 @@ IMAGES += ["task.train_way=2", "model.filters=4", "steps=2", "eval_episodes=2", 
 
 
 def share_of_zeros() -> float:
-    """Of denormal products that all threads of torch's make."""
+    """The share of zeros in denormal products that all threads of torch make."""
     return ((torch.full((2**18,), 1e-30) * 1e-10) == 0).double().mean().item()
 
 

@@ -13,7 +13,7 @@ from problems import image_task
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.cifar_fs import CifarFS
 from metalearn_cli.tasks.omniglot import Omniglot
-from metalearn_cli.tasks.resized import ResizedImages, can_adapt
+from metalearn_cli.tasks.resized import ResizedImages, can_resize
 from metalearn_cli.tasks.sinusoid import Sinusoid
 
 CPU = torch.device("cpu")
@@ -69,10 +69,10 @@ def test_the_tasks_are_those_of_the_other_distribution() -> None:
 
 
 def test_only_images_are_made_fit() -> None:
-    assert can_adapt(image_task(Omniglot).spec, (3, 84, 84))
-    assert not can_adapt(image_task(Omniglot).spec, (1,))
-    assert not can_adapt(image_task(Omniglot).spec, (4, 28, 28))
-    assert not can_adapt(Sinusoid().spec, (1, 28, 28))
+    assert can_resize(image_task(Omniglot).spec, (3, 84, 84))
+    assert not can_resize(image_task(Omniglot).spec, (1,))
+    assert not can_resize(image_task(Omniglot).spec, (4, 28, 28))
+    assert not can_resize(Sinusoid().spec, (1, 28, 28))
 
 
 @pytest.mark.usefixtures("packed_images")

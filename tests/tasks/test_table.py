@@ -527,7 +527,7 @@ def test_other_shots_are_the_same_data(tmp_path: Path) -> None:
 
 @pytest.mark.row("C9")
 def test_a_constant_column_stays_what_it_is() -> None:
-    """In floating point the deviation of ten times 0.1 is not 0."""
+    """In floating point, the deviation of ten times 0.1 is not 0."""
     rng = np.random.default_rng(0)
     tasks = [[np.c_[rng.normal(size=10), np.full(10, 0.1)], rng.normal(size=10)] * 2 for _ in range(5)]
     tasks[4][2] = np.c_[rng.normal(size=10), np.full(10, 0.2)]

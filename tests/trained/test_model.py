@@ -35,7 +35,7 @@ HEADS = ("MAML", "MetaSGD", "MetaLSTM", "Reptile")
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
 def test_what_an_algorithm_learns_is_known_without_memory_for_it(algorithm: Algorithm) -> None:
-    """As `stored` looks at it, before it trusts the widths in a file."""
+    """The network as `stored` looks at it, before it trusts the widths in a file."""
     for net in (NET, Conv4(SPEC, filters=3, head_std=0.01), MLP(SPEC, init_std=0.01), Linear(SPEC)):
         try:
             real = algorithm.init(net, torch.Generator())

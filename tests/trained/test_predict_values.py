@@ -110,7 +110,7 @@ def test_what_lies_outside_of_the_trainings_inputs_is_said_and_has_a_column(tmp_
 
 
 def test_the_range_of_a_table_is_that_of_its_training_tasks(tmp_path: Path) -> None:
-    """In the table's own units, and each feature has its own."""
+    """The range is in the table's units, and each feature has its own."""
     model = table_run(tmp_path / "home", lambda point, mass: mass, "task.split_seed=3")
     known = json.loads((model / "task.json").read_text())["columns"]["x_range"]
     _, job = load_eval_job([f"run={model}"])
@@ -124,7 +124,7 @@ def test_the_range_of_a_table_is_that_of_its_training_tasks(tmp_path: Path) -> N
 
 
 def test_where_the_range_is_not_known_that_is_said_and_there_is_no_column(tmp_path: Path, curves: Path) -> None:
-    """As in a run of an earlier version."""
+    """The run is like one of an earlier version."""
     model = Path(shutil.copytree(curves, tmp_path / "old"))
     content = json.loads((model / "task.json").read_text())
     del content["columns"]["x_range"]
