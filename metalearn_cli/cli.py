@@ -88,7 +88,7 @@ def answer(arguments: list[str]) -> int:
     except OSError as error:
         if is_debugging():
             raise
-        tell(f"metalearn: {error.strerror or error}: {printable(str(error.filename or 'a file of the run'))}")
+        tell(f"metalearn: {error.strerror or error}: {printable(str(error.filename or 'the output, or a file'))}")
         return 1
     except Exception as error:
         from metalearn_cli.system.measure import is_out_of_memory

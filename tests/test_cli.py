@@ -156,6 +156,15 @@ def test_a_reader_that_stops_is_not_an_error(tmp_path: Path, arguments: list[str
     assert "pipe" not in (tmp_path / "err").read_text()
 
 
+def test_a_full_disk_under_the_output_is_a_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "metalearn_cli", "list", "algo"], stdout=full, stderr=-1, text=True
+        )
+    said = "metalearn: No space left on device: the output, or a file\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 @pytest.mark.row("C17")
 def test_stdout_is_for_results_and_a_log_has_no_bars_and_no_colour(tmp_path: Path) -> None:
     done = succeed(tmp_path, "train", *TINY, "name=one")

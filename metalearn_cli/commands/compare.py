@@ -34,6 +34,8 @@ def run(arguments: list[str]) -> int:
     from metalearn_cli.config.overrides import check_file, split_folders
 
     folders, values = split_folders(arguments, KEYS, "compare")
+    if not folders:
+        raise UserError("no folder was given, and a comparison needs two: metalearn compare outputs/a outputs/b")
     out = Path(values["out"]) if "out" in values else None
     if out is not None:
         check_file("out", out)

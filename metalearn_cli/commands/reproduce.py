@@ -62,22 +62,23 @@ def run(arguments: list[str]) -> int:
     budget = parse_duration(options["--budget"]) if "--budget" in options else None
     if budget == 0:
         raise UserError(f"--budget {options['--budget']} must be a time, e.g. 90s, 30m or 2h")
-    is_row = bool(names) and "--table" not in options and "--list" not in others
-    if is_row:
+    is_list = others == ["--list"] and not options
+    is_table = options.keys() == {"--table"} and bool(options["--table"]) and not others
+    if names and "--table" not in options and "--list" not in others:
         _check(names, seeds, overrides, results)
+    elif not is_list and not is_table:
+        raise UsageError("reproduce needs the names of rows, or --list, or --table and a task; see its --help")
 
     from metalearn_cli.papers.reproduce import reproduce
     from metalearn_cli.papers.tables import listing, measured_table
     from metalearn_cli.system.console import show
 
-    if others == ["--list"] and not options:
+    if is_list:
         show(listing())
-    elif options.keys() == {"--table"} and options["--table"] and not others:
+    elif is_table:
         show(measured_table(options["--table"], results))
-    elif is_row:
-        show(reproduce(names, [int(seed) for seed in seeds], budget, overrides, results))
     else:
-        raise UsageError("reproduce needs the names of rows, or --list, or --table and a task; see its --help")
+        show(reproduce(names, [int(seed) for seed in seeds], budget, overrides, results))
     return 0
 
 

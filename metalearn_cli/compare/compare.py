@@ -27,8 +27,8 @@ def compare(folders: list[str], out: Path | None, mode: str | None, step: int | 
     for job, sentence in {job: why for argument in folders for job, why in find_runs(argument).failed.items()}.items():
         tell(printable(f"note: {job} failed, and is left out: {sentence}"))
     if len(sides) < 2:
-        what = f"{sides[0].name} is one configuration" if sides else "no folder was given"
-        raise UserError(f"{what}, and a comparison needs two: metalearn compare outputs/a outputs/b")
+        what = f"{sides[0].name} is one configuration, and a comparison needs two"
+        raise UserError(f"{what}: metalearn compare outputs/a outputs/b")
     comparison = make_comparison(sides, mode, step)
     keys = differences([part.runs[0] for part in sides])
     settings = [f"  {key}: {' / '.join(map(str, values))}" for key, values in list(keys.items())[:MOST_KEYS]]

@@ -126,12 +126,12 @@ def _line(line: Line, x: Axis, y: Axis) -> str:
 
 
 def _apart(places: list[float], least: float) -> list[float]:
-    """Return the places in their order, moved so that no two labels overlap."""
+    """Return the places in their order, moved so that no two labels overlap, nor one a number of the axis below."""
     moved = list(places)
     order = sorted(range(len(places)), key=lambda i: places[i])
     for before, i in pairwise(order):
         moved[i] = max(moved[i], moved[before] + least)
-    overflow = max([0.0, *(place - (BOTTOM + 4) for place in moved)])
+    overflow = max([0.0, *(place - (BOTTOM - 4) for place in moved)])
     return [place - overflow for place in moved]
 
 

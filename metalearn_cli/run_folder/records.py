@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 
 from metalearn_cli.datasets.point_set import DAMAGE
 from metalearn_cli.errors import UserError
@@ -47,13 +47,13 @@ def _hash(content: Json) -> str:
 def arrays_of(path: Path) -> dict[str, Array]:
     """Read the arrays of an .npz. Raises UserError where it is missing or damaged."""
     try:
-        with np.load(io.BytesIO(read_bytes(path, MOST_BYTES)), allow_pickle=False) as arrays:
+        with NpzFile(io.BytesIO(read_bytes(path, MOST_BYTES))) as arrays:  # np.load takes all else for a pickle
             if (unpacked := sum(info.file_size for info in arrays.zip.infolist())) > MOST_BYTES:
                 raise ValueError(f"it has {unpacked:,} bytes once unpacked, and {MOST_BYTES:,} are read at most")
             return dict(arrays)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): mend or remove it") from error
-    except (AttributeError, TypeError, *DAMAGE) as error:  # the two are of a single array, without names
+    except DAMAGE as error:
         raise UserError(f"{path} cannot be read ({error}): {TEST_AGAIN}") from error
 
 

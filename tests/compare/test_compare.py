@@ -212,7 +212,6 @@ def test_the_first_episodes_of_more_are_proved_the_same(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["a"], "a is one configuration, and a comparison needs two"),
-        ([], "no folder was given, and a comparison needs two"),
         (["a", "nowhere"], "nowhere is not there: give the folder of a run"),
         (["a", "no-run"], "no-run is not the folder of a run or of a sweep: there is no config.yaml in it"),
         (["a", "x*"], "no folder of a run is like x*"),

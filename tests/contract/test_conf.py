@@ -28,7 +28,7 @@ from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Net
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
-from metalearn_cli.system.limits import words_of
+from metalearn_cli.system.limits import limit_of, words_of
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 
 CONF = conf_folder.conf_dir()
@@ -91,11 +91,12 @@ def test_every_key_with_few_values_lists_them_in_its_comment(own_images: Path) -
 def test_a_value_out_of_range_is_refused_with_its_key(group: str, choice: str, own_images: Path) -> None:
     job = load(group, choice, own_images)
     base, part = {"algo": Algorithm, "model": Net, "optimizer": Optimizer}[group], part_of(group, job)
+    spec = job.task.spec if group == "model" else None
     for key, kind in schema.field_types(type(part)).items():
-        if words := words_of(kind):
+        if limit_of(kind):
             bad = [-1] if "tuple" in str(kind) else -1
-            with pytest.raises(UserError, match=rf"{group}\.{key}=\[?-1.* must be {re.escape(words)}"):
-                schema.build({**schema.described(part), key: bad}, group, base, schema.ConfigSource(), job.task.spec)
+            with pytest.raises(UserError, match=rf"{group}\.{key}=\[?-1.* must be {re.escape(words_of(kind))}"):
+                schema.build({**schema.described(part), key: bad}, group, base, schema.ConfigSource(), spec)
 
 
 @pytest.mark.parametrize(

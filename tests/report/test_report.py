@@ -20,7 +20,7 @@ from tiny_runs import rows
 from metalearn_cli.cli import main
 from metalearn_cli.compare.groups import parts
 from metalearn_cli.config.overrides import compose_config
-from metalearn_cli.report import figures, page
+from metalearn_cli.report import charts, figures, page
 from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.series import Curve
 from metalearn_cli.run_folder.unfinished import NOT_ENDED
@@ -514,3 +514,11 @@ def test_a_long_curve_is_thinned_out_and_keeps_what_is_seen(tmp_path: Path, monk
     write_lines(folder / "metrics.jsonl", lines)
     assert main(["report", "a", "csv=null", "out=report.html"]) == 0
     assert (tmp_path / "report.html").stat().st_size < before + 20 * figures.MOST_POINTS
+
+
+def test_no_number_of_a_line_covers_one_of_the_axis_below() -> None:
+    lines = [charts.Line(series, [(0, 1.0), (1000, 0.0)], str(series)) for series in range(3)]
+    drawn = charts.line_chart(lines, "title", ("x", "y"))
+    heights = [float(height) for height in re.findall(r'y="([\d.]+)" text-anchor="start" class="end', drawn)]
+    assert len(heights) == 3
+    assert max(heights) <= charts.BOTTOM

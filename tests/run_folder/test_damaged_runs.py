@@ -154,7 +154,7 @@ def test_a_file_of_something_else_is_a_sentence(
 def test_an_array_without_names_is_not_an_episodes_file(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(runs / "a/one.npy", np.zeros(8))
     (runs / "a/one.npy").rename(runs / "a/episodes.npz")
-    check_refused("a/episodes.npz cannot be read", capsys)
+    check_refused("a/episodes.npz cannot be read (File is not a zip file): metalearn eval run=", capsys)
 
 
 def test_examples_that_do_not_fit_together(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
