@@ -18,7 +18,6 @@ from metalearn_cli.nets.base import Forward, Net, Params
 from metalearn_cli.nets.conv_block import fast_norm
 from metalearn_cli.nets.convolution import Convolution, convolve
 from metalearn_cli.nets.layers import init_linear, linear
-from metalearn_cli.nets.noise import Noise
 
 
 class End(Enum):
@@ -42,13 +41,11 @@ class Pass:
     params: Params  # [*shape]
     stats: Params | None  # [C] each
     mask: Tensor | None  # [1, B]
-    way: Convolution
-    noise: Noise | None = None
     used: Params = field(default_factory=dict)
 
     def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
         """x [B, C, H, W] -> [B, O, ceil(H/stride), ceil(W/stride)] by NAME.weight and, if there is one, NAME.bias."""
-        y = convolve(self.params[f"{name}.weight"], x, stride, self.way)
+        y = convolve(self.params[f"{name}.weight"], x, stride, Convolution.grouped)
         bias = self.params.get(f"{name}.bias")
         return y if bias is None else y + bias.view(1, -1, 1, 1)
 
@@ -71,7 +68,6 @@ class ConvNet(Net):
     """
 
     end: End
-    convolution: Convolution
 
     @property
     @abstractmethod
@@ -133,7 +129,7 @@ class ConvNet(Net):
         for images, own, own_stats, own_mask in zip(
             x, _by_task(params, sizes, len(x)), _by_task(stats, {}, len(x)), masks, strict=True
         ):
-            run = Pass(own or {}, own_stats, own_mask, self.convolution)
+            run = Pass(own or {}, own_stats, own_mask)
             maps.append(self.forward(run, images.contiguous(memory_format=torch.channels_last)))
             used.append(run.used)
         if stats is None:

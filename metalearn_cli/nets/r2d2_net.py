@@ -3,11 +3,12 @@
 Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: "Meta-learning with differentiable closed-form solvers",
 ICLR 2019, arXiv 1805.08136.
 
-    block(x) = drop( leaky( pool( norm conv x ) ) ),   features: the third block's image and the fourth's, side by side
+    block(x) = leaky( pool( norm conv x ) ),   features: the third block's image and the fourth's, side by side
 
 The first three blocks halve the image; the fourth pools without stride, and the third's image is pooled so as well.
 
 Differs from the code in: the convolutions have no bias unless model.bias=true; batch norm subtracts it.
+Nothing is dropped in training (the code: 0.1 to 0.4).
 """
 
 from dataclasses import dataclass
@@ -17,9 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
-from metalearn_cli.nets.convolution import Convolution
-from metalearn_cli.nets.noise import dropout
-from metalearn_cli.system.limits import Share, Widths
+from metalearn_cli.system.limits import Widths
 from metalearn_cli.tasks.base import Spec
 
 SLOPE = 0.1  # of the leaky ReLU
@@ -29,10 +28,8 @@ SLOPE = 0.1  # of the leaky ReLU
 class R2D2Net(ConvNet):
     spec: Spec
     widths: Widths = (96, 192, 384, 512)
-    dropout: Share = 0.0  # of numbers, after the third block and the fourth
     bias: bool = False  # of the convolutions
     end: End = End.flat
-    convolution: Convolution = Convolution.auto
 
     def __post_init__(self) -> None:
         self.require_images("r2d2_net", 16)
@@ -55,6 +52,5 @@ class R2D2Net(ConvNet):
     def forward(self, run: Pass, x: Tensor) -> Tensor:
         for block in (1, 2, 3):
             x = F.leaky_relu(F.max_pool2d(run.conv_norm(f"block{block}", x), 2), SLOPE)
-        third = dropout(x, self.dropout, run.noise, 3)
-        fourth = F.leaky_relu(F.max_pool2d(run.conv_norm("block4", third), 2, stride=1), SLOPE)
-        return torch.cat([F.max_pool2d(third, 2, stride=1), dropout(fourth, self.dropout, run.noise, 4)], 1)
+        fourth = F.leaky_relu(F.max_pool2d(run.conv_norm("block4", x), 2, stride=1), SLOPE)
+        return torch.cat([F.max_pool2d(x, 2, stride=1), fourth], 1)

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
-from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.system.limits import Count, Widths
 from metalearn_cli.tasks.base import Spec
 
@@ -34,7 +33,6 @@ class ResNet(ConvNet):
     widths: Widths = (64, 128, 256, 512)
     stem: Stem = Stem.small
     end: End = End.mean
-    convolution: Convolution = Convolution.auto
 
     def __post_init__(self) -> None:
         self.require_images("resnet10", 8)

@@ -8,7 +8,6 @@ from torch import Tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv_net import ConvNet, End
-from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.r2d2_net import R2D2Net
 from metalearn_cli.nets.resnet import ResNet, Stem
 from metalearn_cli.nets.resnet12 import ResNet12
@@ -18,9 +17,9 @@ from metalearn_cli.tasks.base import Spec
 IMAGES = Spec((2, 18, 17), 3, 3, "classes")
 NETS: list[ConvNet] = [
     ResNet12(IMAGES, widths=(2, 3, 4, 3)),
-    ResNet12(IMAGES, widths=(2, 3, 4, 3), end=End.flat, convolution=Convolution.product),
+    ResNet12(IMAGES, widths=(2, 3, 4, 3), end=End.flat),
     ResNet(IMAGES, widths=(2, 3, 4, 3)),
-    ResNet(IMAGES, blocks=2, widths=(2, 2, 3, 4), stem=Stem.large, end=End.flat, convolution=Convolution.product),
+    ResNet(IMAGES, blocks=2, widths=(2, 2, 3, 4), stem=Stem.large, end=End.flat),
     WideResNet(IMAGES, depth=10, width=1),
     WideResNet(IMAGES, depth=16, width=1, bias=True, end=End.flat),
     R2D2Net(IMAGES, widths=(2, 3, 4, 3)),
