@@ -52,7 +52,7 @@ class Paper:
 
 def paper_of(experiment: str) -> Config:
     """The published figure that a preset names, or those presets that it is made from; {} where none does."""
-    node: Any = yaml_files.load(conf_dir() / "experiment" / f"{experiment}.yaml")
+    node: Any = yaml_files.load_yaml(conf_dir() / "experiment" / f"{experiment}.yaml")
     paper: Config = {}
     for default in node.get("defaults", []):
         if isinstance(default, str) and default.startswith("/experiment/"):

@@ -23,7 +23,7 @@ def check_folder(run: Path) -> None:
 
 def load_config(path: Path) -> Config:
     """Read a config.yaml as plain values; nothing in it is imported or run."""
-    config = yaml_files.load(path)
+    config = yaml_files.load_yaml(path)
     if not isinstance(config, dict) or not config:
         raise UserError(f"{path} holds no configuration: mend or remove it")
     return {key: value for key, value in config.items() if key != EDITED}

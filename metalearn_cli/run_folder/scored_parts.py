@@ -24,7 +24,7 @@ WORTH_KEEPING = 1.0  # seconds that a part took, from which on it is kept
 _NAME = re.compile(r"(\d{8})-(\d{1,8})-([0-9a-f]{16})\.safetensors")
 
 
-def key_of(learner: Learner, about: object) -> str:
+def part_key(learner: Learner, about: object) -> str:
     """Name what these weights score in this version; `about` is what else decides it, as plain values."""
     weights = hashlib.sha256()
     for name, value in sorted({**learner.meta.params, **learner.meta.buffers}.items()):

@@ -18,7 +18,7 @@ MOST_LEVELS = 50  # of lists and mappings in one another
 _Events: Any = getattr(yaml, "CLoader", yaml.Loader)  # libyaml, where PyYAML has it: in no way slow
 
 
-def load(path: Path) -> Any:
+def load_yaml(path: Path) -> Any:
     """Read plain values; nothing is imported or looked up. Links and references are refused: no run writes one."""
     text = _text(path)
     try:

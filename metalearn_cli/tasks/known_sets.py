@@ -50,4 +50,4 @@ class About(NamedTuple):
 def about_sets() -> dict[str, About]:
     """Return what is known of each set, by the name of its task, which is that of its file in this folder."""
     path = Path(__file__).with_name("known_sets.yaml")
-    return {name: from_json(About, values, path) for name, values in yaml_files.load(path).items()}
+    return {name: from_json(About, values, path) for name, values in yaml_files.load_yaml(path).items()}

@@ -74,7 +74,7 @@ def _kept_parts(session: Session) -> Path:
     parts = [job.config[key] for key in ("algo", "task", "model", "precision", "episodes_seed")]
     chosen = to_json(environment.read_choices(folder))
     about = [*parts, chosen, job.run.tasks_per_chunk, job.task.fingerprint, [mode.name for mode in job.test_modes]]
-    return folder / scored_parts.FOLDER / scored_parts.key_of(learner, about)
+    return folder / scored_parts.FOLDER / scored_parts.part_key(learner, about)
 
 
 def _write_test(session: Session, scored: Evaluation, step: int) -> Results:

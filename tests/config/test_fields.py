@@ -15,13 +15,13 @@ from metalearn_cli.config.fields import types_in_source
 from metalearn_cli.config.job import Run
 from metalearn_cli.config.schema import field_types, import_class
 from metalearn_cli.system.limits import Limit
-from metalearn_cli.system.yaml_files import load
+from metalearn_cli.system.yaml_files import load_yaml
 from metalearn_cli.trained.export import Export
 from metalearn_cli.trained.predict import Predict
 
 
 def target(group: str, choice: str) -> str:
-    node = load(conf_dir() / group / f"{choice}.yaml")
+    node = load_yaml(conf_dir() / group / f"{choice}.yaml")
     return str(node.get(group, node)["_target_"])
 
 
@@ -49,7 +49,7 @@ def test_the_types_in_the_source_are_those_of_the_class(cls: Any) -> None:
 
 def write_config(folder: Path) -> None:
     """The config.yaml of a run of MAML on sinusoids."""
-    config: Any = {group: load(conf_dir() / group / f"{choice}.yaml") for group, choice in DEFAULTS.items()}
+    config: Any = {group: load_yaml(conf_dir() / group / f"{choice}.yaml") for group, choice in DEFAULTS.items()}
     (folder / "run").mkdir()
     nodes = {group: node.get(group, node) for group, node in config.items()}
     (folder / "run/config.yaml").write_text(json.dumps(run_keys() | nodes))

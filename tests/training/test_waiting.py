@@ -112,9 +112,9 @@ def test_what_was_scored_of_another_test_is_not_taken(tmp_path: Path, straight: 
 
 def test_the_scores_of_other_weights_are_those_of_another_test() -> None:
     one, other = (new_learner(load_job(["device=cpu", "model.hidden=[4]", f"seed={seed}"])) for seed in (0, 1))
-    keys = {scored_parts.key_of(learner, about) for learner in (one, other) for about in ("running", "inductive")}
+    keys = {scored_parts.part_key(learner, about) for learner in (one, other) for about in ("running", "inductive")}
     assert len(keys) == 4
-    assert scored_parts.key_of(one, "running") in keys
+    assert scored_parts.part_key(one, "running") in keys
 
 
 def test_parts_are_read_for_the_modes_and_the_episodes_that_they_are_of(tmp_path: Path) -> None:
