@@ -36,7 +36,7 @@ def test_another_training_way_is_refused_where_a_head_is_learned(algorithm: Algo
     [
         (ProtoNet(), points()[0], r"algo=protonet compares classes.*: take task=omniglot or algo=maml"),
         (Matching(), points()[0], r"algo=matching compares classes.*: take task=omniglot or algo=maml"),
-        (Pretrain(), images()[0], "take task=sinusoid"),
+        (Pretrain(), images()[0], "take task=omniglot, or algo=protonet"),
     ],
 )
 def test_a_task_of_the_wrong_kind_is_refused(algorithm: Algorithm, spec: Spec, sentence: str) -> None:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pairs import PAIRS, built_or_refused, cases, chosen, small
 from places import ROOT
 
-from metalearn_cli.algorithms.base import Algorithm
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.matching import Matching
@@ -169,9 +169,9 @@ def take_steps(job: Job, learner: Learner) -> None:
 
 def test_an_algorithm_names_its_test_steps_and_its_papers_batch_norm() -> None:
     for algo in conf_folder.list_choices("algo"):
-        algorithm: Algorithm = load_job([f"algo={algo}"]).algo
-        assert algorithm.test_steps >= 0
-        assert algorithm.batch_norm in type(algorithm.batch_norm)
+        job = load_job([f"algo={algo}"])
+        assert job.algo.steps_at_test(job.task.spec) >= 0
+        assert job.algo.batch_norm_at_test(job.task.spec) in BatchNorm
 
 
 def test_the_users_own_choice_wins_over_an_algorithms_and_a_tasks() -> None:

@@ -41,7 +41,7 @@ MUTANTS = (
     Mutant("run_folder/checkpoint.py", "name is None or hashlib", "False and hashlib", CHECKPOINT),
     Mutant("learning/learner.py", 'state |= {f"optimizer.', '_ = {f"optimizer.', LEARNER),
     Mutant("learning/learner.py", 'state |= {f"buffers.', '_ = {f"buffers.', LEARNER),
-    Mutant("config/job.py", '"train", step))', '"train", step + 1))', "training/test_run.py"),
+    Mutant("config/job.py", '"train", step)\n', '"train", step + 1)\n', "training/test_run.py"),
     Mutant("run_folder/writers.py", 'if line["step"] <= step', "if True", KILL),
     Mutant("training/loop.py", "Reached(newest.step, best", "Reached(newest.step + 1, best", KILL),
     Mutant("training/loop.py", "step % settings.save_every == 0", "step % settings.save_every == 1", KILL),

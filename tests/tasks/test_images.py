@@ -72,7 +72,8 @@ def test_each_split_draws_all_its_classes_and_no_others(name: str) -> None:
         return torch.searchsorted(task.images.start, images, right=True) - 1
 
     task = with_keys(way=10)
-    assert task.spec == (task.preparation.shape, 10, 10, "classes", False, True)
+    base = len(task.split_classes["train"])
+    assert task.spec == (task.preparation.shape, 10, 10, "classes", False, True, base)
     for split in task.splits:
         expected = sorted(task.split_classes[split].tolist())
         assert classes_of(task).unique().tolist() == expected

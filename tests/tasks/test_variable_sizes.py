@@ -145,7 +145,7 @@ def test_training_and_test_have_sizes_of_their_own() -> None:
     train, test = (episodes.draw(500, split, classes, generator(0)) for split in ("train", "test"))
     assert (int(train["way"].max()), int(test["way"].max())) == (9, 4)
     assert (train["query_image"].shape[1], test["query_image"].shape[1]) == (54, 8)
-    assert episodes.spec((1, 8, 8)) == ((1, 8, 8), 4, 9, "classes", True, True)
+    assert episodes.spec((1, 8, 8), 20) == ((1, 8, 8), 4, 9, "classes", True, True, 20)
 
 
 @pytest.mark.parametrize(
