@@ -41,7 +41,7 @@ def compose_config(overrides: list[str]) -> tuple[DictConfig, dict[str, str]]:
 
 
 def compose_with_hydra(overrides: list[str]) -> DictConfig:
-    """The same with Hydra's own keys, and with references as they stand."""
+    """Compose the same with Hydra's own keys, and with references as they stand."""
     overrides = [quote(override) for override in overrides]
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")

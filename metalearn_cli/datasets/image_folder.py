@@ -28,7 +28,7 @@ from metalearn_cli.system.typed_json import from_json, to_json
 
 
 class Noted(NamedTuple):
-    """What stands beside a packed set: what was found when the images were opened, and in which folder."""
+    """The record beside a packed set: what was found when the images were opened, and in which folder."""
 
     broken: dict[str, str]  # files and folders, and what is wrong with them
     twice: tuple[tuple[str, str], ...]  # images with the same pixels, the first of its kind before each

@@ -16,7 +16,7 @@ from metalearn_cli.errors import UserError
 
 
 class _Kept:
-    """What stands for a numpy object: its arguments, and the state that it would be given. (It and _Encoded have a
+    """A stand-in for a numpy object: its arguments, and the state that it would be given. (It and _Encoded have a
     __setstate__: without one, a pickle could set the attributes of the class.)"""
 
     def __init__(self, *arguments: Any) -> None:

@@ -95,7 +95,7 @@ def standard_normal(stats: Params) -> Params:
 
 
 def with_outputs(net: Net, outputs: int) -> Net:
-    """The same network for tasks that all have this number of classes."""
+    """Return the same network for tasks that all have this number of classes."""
     dataclass: Any = net
     spec = net.spec._replace(outputs=outputs, train_outputs=outputs, padded=False)
     other: Net = replace(dataclass, spec=spec)

@@ -20,7 +20,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.console import follow
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.images import ImageTask
-from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.known_sets import About
 
 IMAGES = 600  # of each class
 SIZE = 32
@@ -31,7 +31,17 @@ class CifarFS(ImageTask):
     episodes: Episodes = Episodes()
     root: str | None = None  # the folder that holds cifar100/; null: $METALEARN_DATA/cifar-fs
 
-    about = about_sets()["cifar_fs"]
+    about = About(
+        title="CIFAR-FS",
+        folder="cifar-fs",
+        layouts=(("cifar100/data",),),
+        classes=100,
+        images=60_000,
+        fewest=600,
+        licence="not stated",
+        instructions="fetch cifar100.zip from https://drive.google.com/file/d/1pTsCCMDj45kzFYgrnO67BWVbKs48Q3NI/view "
+        "by hand, which a program cannot, and give metalearn data prepare cifar_fs archive=cifar100.zip",
+    )
     preparation = Preparation(SIZE, 3, Resize.crop)
 
     @property

@@ -29,7 +29,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.console import follow
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.images import ImageTask
-from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.known_sets import About
 
 SIZE = 84
 MARGIN = 6  # around the centre of an image of 115% of that
@@ -51,7 +51,18 @@ class CUB(ImageTask):
     region: Region = Region.whole  # the part of an image that becomes 84 x 84
     root: str | None = None  # the folder that holds CUB_200_2011/; null: $METALEARN_DATA/cub
 
-    about = about_sets()["cub"]
+    about = About(
+        title="CUB-200-2011",
+        folder="cub",
+        layouts=(("CUB_200_2011/images", "CUB_200_2011/images.txt", "CUB_200_2011/bounding_boxes.txt"),),
+        classes=200,
+        images=11_788,
+        fewest=41,
+        licence="research only",
+        instructions="its licence asks you to fetch it yourself: take CUB_200_2011.tgz from "
+        "https://data.caltech.edu/records/65de6-vp158, and give metalearn data prepare cub "
+        "archive=CUB_200_2011.tgz",
+    )
     groups = None
     shared_names = ()
 

@@ -15,7 +15,7 @@ from metalearn_cli.tasks import cifar_fs
 from metalearn_cli.tasks.cifar_fs import CifarFS
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.images import ImageTask
-from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.known_sets import About
 
 source = cifar_fs.source
 _SUPERCLASSES = {
@@ -30,7 +30,18 @@ class FC100(ImageTask):
     episodes: Episodes = Episodes()
     root: str | None = None  # the folder that holds cifar100/; null: $METALEARN_DATA/cifar-fs
 
-    about = about_sets()["fc100"]
+    about = About(
+        title="FC100",
+        folder="cifar-fs",
+        layouts=(("cifar100/data",),),
+        classes=100,
+        images=60_000,
+        fewest=600,
+        licence="not stated",
+        instructions="its images are those of CIFAR-FS: fetch cifar100.zip from "
+        "https://drive.google.com/file/d/1pTsCCMDj45kzFYgrnO67BWVbKs48Q3NI/view by hand, which a program "
+        "cannot, and give metalearn data prepare fc100 archive=cifar100.zip",
+    )
     preparation, source = CifarFS.preparation, CifarFS.source  # the properties themselves, which read `root` only
     groups, shared_names = CifarFS.groups, CifarFS.shared_names
 

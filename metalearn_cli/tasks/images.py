@@ -1,7 +1,7 @@
 """Few-shot classification on a published image set: what all such sets share.
 
-A set is one file in this folder, found by its yaml in conf/task/, and a block in known_sets.yaml. The file says which
-keys the set has, and where its classes and images come from, which are packed at their first use
+A set is one file in this folder, found by its yaml in conf/task/. It says what is known of the set without reading it
+(`about`), which keys it has, and where its classes and images come from, which are packed at their first use
 (datasets/packed_set.py). Pixels are in 0..1 and not standardised.
 
 Shapes, as in tasks/episodes.py: S support images of a task.

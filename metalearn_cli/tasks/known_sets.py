@@ -1,16 +1,17 @@
 """What is known of each image set, without importing torch, which takes a second: lists must be quick."""
 
+import ast
 import functools
 from pathlib import Path
 from typing import NamedTuple
 
 from metalearn_cli.datasets.paths import cache_root, data_root, expand
 from metalearn_cli.errors import UserError
-from metalearn_cli.system import yaml_files
-from metalearn_cli.system.typed_json import from_json
 
 
 class About(NamedTuple):
+    """What a set's file says of the set, in literals: `about_sets` reads them in its source."""
+
     title: str
     folder: str  # in $METALEARN_DATA; the names of its packed files begin with it and a hyphen
     layouts: tuple[tuple[str, ...], ...]  # what must be in it: all of one of these
@@ -49,5 +50,11 @@ class About(NamedTuple):
 @functools.cache
 def about_sets() -> dict[str, About]:
     """Return what is known of each set, by the name of its task, which is that of its file in this folder."""
-    path = Path(__file__).with_name("known_sets.yaml")
-    return {name: from_json(About, values, path) for name, values in yaml_files.load_yaml(path).items()}
+    sets: dict[str, About] = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)) if "(ImageTask):" in source else ():
+            match node:
+                case ast.Assign(targets=[ast.Name(id="about")], value=ast.Call(keywords=words)):
+                    sets[path.stem] = About(**{str(word.arg): ast.literal_eval(word.value) for word in words})
+    return sets

@@ -35,7 +35,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.console import follow, tell
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.images import ImageTask
-from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.known_sets import About
 
 CLASSES = {"train": 64, "val": 16, "test": 20}  # in the packed set they stand in this order, by name in each split
 SIZE = 84
@@ -51,7 +51,24 @@ class MiniImageNet(ImageTask):
     resample: Resample = Resample.lanczos  # how images of another size become 84 x 84
     root: str | None = None  # the folder of the data set; null: $METALEARN_DATA/mini-imagenet
 
-    about = about_sets()["mini_imagenet"]
+    about = About(
+        title="miniImageNet",
+        folder="mini-imagenet",
+        layouts=(
+            ("train", "val", "test"),
+            ("images", "train.csv", "val.csv", "test.csv"),
+            ("mini-imagenet-cache-train.pkl", "mini-imagenet-cache-val.pkl", "mini-imagenet-cache-test.pkl"),
+        ),
+        classes=100,
+        images=60_000,
+        fewest=600,
+        licence="research only",
+        instructions="its licence asks you to make it from your own copy of ImageNet (https://image-net.org); "
+        "metalearn data prepare mini_imagenet archive=FILE takes an archive of the images in train/, val/ and test/, "
+        "with train.csv, val.csv and test.csv (columns image_name and image_label) where they are in no "
+        "folders of classes, of images/ with Ravi's three tables (columns filename and label), or of the "
+        "three pickled caches",
+    )
     depth = 1  # the folder of the split
     groups = None
 

@@ -35,7 +35,7 @@ from metalearn_cli.seeding import generator
 from metalearn_cli.system.console import follow
 from metalearn_cli.tasks.episodes import Episodes, Rotations
 from metalearn_cli.tasks.images import ImageTask
-from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.known_sets import About
 
 IMAGES = 20  # of each character
 SIZE = 28  # the side of a packed image
@@ -63,7 +63,28 @@ class Omniglot(ImageTask):
     resample: CharacterResample = CharacterResample.nearest
     root: str | None = None  # the folder of the two archives; null: $METALEARN_DATA/omniglot
 
-    about = about_sets()["omniglot"]
+    about = About(
+        title="Omniglot",
+        folder="omniglot",
+        layouts=(("images_background.zip", "images_evaluation.zip"),),
+        classes=1623,
+        images=32_460,
+        fewest=20,
+        licence="MIT",
+        instructions="metalearn data prepare omniglot fetches it",
+        downloads=(
+            (
+                "images_background.zip",
+                "https://github.com/brendenlake/omniglot/raw/master/python/images_background.zip",
+                "68d2efa1b9178cc56df9314c21c6e718",
+            ),
+            (
+                "images_evaluation.zip",
+                "https://github.com/brendenlake/omniglot/raw/master/python/images_evaluation.zip",
+                "6b91aef0f799c5bb55b94e3f2daec811",
+            ),
+        ),
+    )
     depth = 1  # the folder of the archive
 
     @property

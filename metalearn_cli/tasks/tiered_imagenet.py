@@ -28,7 +28,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.console import follow
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.images import ImageTask
-from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.known_sets import About
 
 IMAGES = {"train": 448_695, "val": 124_261, "test": 206_209}
 SIZE = 84
@@ -40,7 +40,18 @@ class TieredImageNet(ImageTask):
     resample: Resample = Resample.lanczos  # how images of another size become 84 x 84
     root: str | None = None  # the folder of the data set; null: $METALEARN_DATA/tiered-imagenet
 
-    about = about_sets()["tiered_imagenet"]
+    about = About(
+        title="tieredImageNet",
+        folder="tiered-imagenet",
+        layouts=(("train", "val", "test"),),
+        classes=608,
+        images=779_165,
+        fewest=732,
+        licence="research only",
+        instructions="its licence asks you to make it from your own copy of ImageNet (https://image-net.org); "
+        "metalearn data prepare tiered_imagenet archive=FILE takes an archive of train/, val/ and test/ with a folder "
+        "of images for each class",
+    )
     depth = 1  # the folder of the split
 
     @property
