@@ -6,7 +6,7 @@ import sys
 import traceback
 from difflib import get_close_matches
 
-from metalearn_cli.commands.completion import COMMANDS, FLAGS, load_command
+from metalearn_cli.commands.completion import COMMANDS, load_command
 from metalearn_cli.errors import RunFailed, SaidByAnother, UsageError, UserError, is_debugging
 from metalearn_cli.system.console import tell
 from metalearn_cli.system.processes import is_one_of_several
@@ -118,6 +118,6 @@ def run(arguments: list[str]) -> int:
     if "--help" in rest or "-h" in rest:
         print(command.HELP, end="")
         return 0
-    if unknown := [word for word in rest if word.startswith("-") and word not in FLAGS.get(name, ())]:
+    if unknown := [word for word in rest if word.startswith("-") and word not in getattr(command, "FLAGS", ())]:
         raise UsageError(f"{name} does not know {' '.join(unknown)}; see metalearn {name} --help")
     return command.run(rest)

@@ -10,12 +10,11 @@ COMMANDS = (
     *("train", "eval", "reproduce", "compare", "report", "predict", "export", "bench", "list", "data", "doctor"),
     "completion",
 )
-# The words that a command knows and that begin with "-".
-FLAGS = {"train": ("-m", "--multirun", "--cfg"), "reproduce": ("--seeds", "--budget", "--list", "--table")}
 
 
 class Command(Protocol):
-    """What the file of a command has. It is light to import: what is heavy is imported within `run`."""
+    """What the file of a command has, besides FLAGS, the words it takes that begin with "-", if there are some. It is
+    light to import: what is heavy is imported within `run`."""
 
     HELP: str  # its first line says what the command does
 

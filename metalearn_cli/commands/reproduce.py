@@ -3,7 +3,6 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from metalearn_cli.commands.completion import FLAGS
 from metalearn_cli.config.conf_folder import list_choices, paper_of, published_papers
 from metalearn_cli.errors import UsageError, UserError
 from metalearn_cli.system.limits import parse_duration
@@ -13,6 +12,8 @@ KEYS = (
     *("device", "threads", "allocator", "deterministic", "compile", "cuda_graph", "tasks_per_chunk", "memory"),
     *("task.root", "other_batch_norm", "save_every", "lock"),
 )
+
+FLAGS = ("--seeds", "--budget", "--list", "--table")
 
 HELP = """\
 Reproduce a paper's row: train, test, and show what was published beside it.
@@ -39,7 +40,7 @@ RESULTS = Path("outputs/reproduce/results.jsonl")
 
 
 def complete(words: list[str]) -> list[str]:
-    return [f"{word} " for word in (*FLAGS["reproduce"], *published_papers())]
+    return [f"{word} " for word in (*FLAGS, *published_papers())]
 
 
 def run(arguments: list[str]) -> int:

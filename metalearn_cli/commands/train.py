@@ -4,6 +4,8 @@ from metalearn_cli.config import conf_folder
 from metalearn_cli.errors import UsageError, UserError
 from metalearn_cli.system.processes import is_one_of_several
 
+FLAGS = ("-m", "--multirun", "--cfg")
+
 HELP = """\
 Train and test a learner, or with -m many of them.
 
