@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Forward, Net, Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
@@ -98,17 +98,17 @@ class Conv4(Net):
             stats[f"{block}.norm.var"] = torch.ones(self.filters)
         return stats
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         tasks, pool = len(x), self.downsample is Downsample.max_pool
         used: Params = {}
         x = fold(x)
         for block in BLOCKS:
-            x, block_stats = conv_block(params, Block(block, pool, self.convolution), x, stats, mask)
+            x, block_stats = conv_block(params, Block(block, pool, self.convolution), x, call.stats, call.mask)
             used |= block_stats
         if self.spatial_mean:
             x = x.mean((2, 3), keepdim=True)
         return unfold(x, tasks), used
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        x, used = self.features(params, x, stats, mask)
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        x, used = self.features(params, x, call)
         return linear(params, "head", x), used
