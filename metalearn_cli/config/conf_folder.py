@@ -71,8 +71,13 @@ def published_papers() -> dict[str, Config]:
 
 def keys_in_yaml(group: str, choice: str) -> list[str]:
     """The keys that a yaml file of a group lists, e.g. algo.inner_lr."""
+    return [f"{group}.{key}" for key in group_in_yaml(group, choice) if key != "_target_"]
+
+
+def group_in_yaml(group: str, choice: str) -> Config:
+    """What a yaml file of a group says of this group, and not of others."""
     node = _content(f"{group}/{choice}")
-    return [f"{group}.{key}" for key in node.get(group, node) if key not in ("defaults", "_target_")]
+    return {key: value for key, value in node.get(group, node).items() if key != "defaults"}
 
 
 def run_keys() -> Config:

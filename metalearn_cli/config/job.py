@@ -2,7 +2,7 @@
 
 import dataclasses
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -19,7 +19,19 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.device import Precision
-from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Renames, Text, Threads
+from metalearn_cli.system.limits import (
+    Chunk,
+    Count,
+    Device,
+    Memory,
+    Name,
+    Natural,
+    PaperNode,
+    Renames,
+    Stages,
+    Text,
+    Threads,
+)
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
@@ -43,6 +55,7 @@ class Run:
     name: Name | None
     init: Text | None
     init_names: Renames
+    stages: Stages
     seed: Natural
     episodes_seed: Natural
     steps: Natural
@@ -106,6 +119,10 @@ class Job(NamedTuple):
         values = {**flatten(self.config), **self.choices}
         return {key: values[key] for key in sorted(self.given_keys) if key in values and key != "name"}
 
+    def with_keys(self, **values: Any) -> "Job":
+        """The job with other values of keys that belong to no group."""
+        return self._replace(run=dataclasses.replace(self.run, **values), config=self.config | to_json(values))
+
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
         """This rank's tasks of meta-iteration `step`, counted from 0: a function of the seed and the step alone."""
         tasks, rng = self.run.tasks_per_step, generator(self.run.seed, "train", step)
@@ -127,18 +144,21 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
     elif composed.paper is not None:  # its other tests are made by `reproduce` alone
         composed.paper.pop("tests", None)
     job = make_job(composed, choices, ConfigSource(keys, trust=True))
-    job = job._replace(notes=[*job.notes, *given_twice(overrides)])
+    return with_validation(job._replace(notes=[*job.notes, *given_twice(overrides)]))
+
+
+def with_validation(job: Job) -> Job:
+    """The job of a training, without validations where its task cannot have them. Raises UserError where the command
+    needs them."""
     reason = _why_no_validation(job)
     if reason and job.run.select is Select.best:
         raise UserError(f"{reason}, by which select=best would choose: set select=last, or take a split that has them")
     if reason is None or job.run.eval_every == 0:
         return job
-    if "eval_every" in keys:
+    if "eval_every" in job.given_keys:
         raise UserError(f"eval_every={job.run.eval_every} asks for validations, but {reason}: set eval_every=0")
     # A preset's interval is one for tasks that can be validated; select=last says that this run needs no validation.
-    run = dataclasses.replace(job.run, eval_every=0)
-    notes = [*job.notes, f"no validation: {reason}"]
-    return job._replace(run=run, config={**job.config, "eval_every": 0}, notes=notes)
+    return job.with_keys(eval_every=0)._replace(notes=[*job.notes, f"no validation: {reason}"])
 
 
 def _why_no_validation(job: Job) -> str | None:

@@ -25,6 +25,7 @@ from metalearn_cli.papers.verdict import RowResult, mean_of, read_measured, verd
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import read_environment
+from metalearn_cli.run_folder.read import stage_seconds
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.run_folder.series import drop_half_line, read_timing, training_seconds
 from metalearn_cli.system.console import Console, tell
@@ -120,15 +121,17 @@ def _shown(seeds: tuple[RowResult, ...], path: Path) -> str:
 def _train(row: Row, seed: int) -> list[RowResult]:
     """Train and test one seed of a row -> the line of each test."""
     arguments = [f"experiment={row.name}", f"seed={seed}", *row.overrides, f"name={row.folder}/seed={seed}"]
-    whole = load_job(arguments).run.steps
+    published = load_job(arguments).run
+    whole = published.steps
+    if row.budget and published.stages:
+        raise UserError(f"{row.name} has stages, whose lengths --budget does not choose: give the row without it")
     if row.budget:
         kept = _kept_steps(runs.OUTPUTS / row.folder)
         arguments[1:1] = kept or fit_budget(load_job(arguments), row.budget)
     job, headline = load_job(arguments), row.cells[0]
     # task.root, or a budget's keys, leave the row what it is.
     paper = {"mean": headline.mean, "ci95": headline.ci95, "step": headline.step, "source": row.source}
-    job = job._replace(run=dataclasses.replace(job.run, paper=paper), config={**job.config, "paper": paper})
-    folder, results = train_run(job, arguments)
+    folder, results = train_run(job.with_keys(paper=paper), arguments)
     steps = results.steps  # where a run was begun under another preset, that one's
     made = read_environment(folder)
     commit, timing = made.git_commit, read_timing(folder / "timing.jsonl")
@@ -139,7 +142,7 @@ def _train(row: Row, seed: int) -> list[RowResult]:
         **{"row": row.name, "seed": seed, "source": row.source, "steps": steps, "date": str(date.today())},
         "command": shlex.join(["metalearn", "train", *arguments]),
         "length": f"short run: {length}" if steps < whole or "short run" in row.source else length,
-        "minutes": round((training_seconds(timing) or 0.0) / 60, 1),
+        "minutes": round(((training_seconds(timing) or 0.0) + stage_seconds(folder)) / 60, 1),
         "commit": commit[:7] + "+" * bool(made.git_dirty) if commit else f"metalearn {made.metalearn}",
         "torch": made.torch,
         "device": made.gpu or made.processor,

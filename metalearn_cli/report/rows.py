@@ -10,7 +10,7 @@ from metalearn_cli.compare.groups import Part
 from metalearn_cli.compare.statistics import paired
 from metalearn_cli.config.conf_folder import conf_dir, list_choices
 from metalearn_cli.learning.scores import after_steps, text_of
-from metalearn_cli.run_folder.read import RunFolder
+from metalearn_cli.run_folder.read import RunFolder, stage_seconds
 from metalearn_cli.run_folder.series import training_seconds
 
 COLUMNS = (
@@ -61,7 +61,7 @@ def _run_row(run: RunFolder) -> TableRow:
         "inner_steps": results.last.step if results else None,
         "tested_step": results.step if results else None,
         "published": results.published.mean if results and results.published else None,
-        "minutes": None if seconds is None else seconds / 60,
+        "minutes": None if seconds is None else (seconds + stage_seconds(run.folder)) / 60,
         **{key: getattr(run.environment, key) for key in ("git_commit", "git_dirty")},
         "state": unfinished.state if unfinished else "finished",
         "steps_done": unfinished.step if unfinished else getattr(results, "step", None),

@@ -17,7 +17,8 @@ from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import ENVIRONMENT, Environment, read_environment
 from metalearn_cli.run_folder.proof import checked_results
 from metalearn_cli.run_folder.results import Results
-from metalearn_cli.run_folder.series import Series, read_series, read_timing
+from metalearn_cli.run_folder.runs import stage_folders
+from metalearn_cli.run_folder.series import Series, read_series, read_timing, training_seconds
 from metalearn_cli.run_folder.unfinished import Unfinished, outcome_and_damage, unfinished, why_failed
 from metalearn_cli.system.files import read_bytes, read_text
 from metalearn_cli.system.limits import Natural
@@ -70,6 +71,12 @@ def read_run(folder: Path) -> RunFolder:
     open_end = None if is_tested else unfinished(folder, config, given_words, environment, last)
     run = RunFolder(folder, config, overrides, environment, results, metrics, timing, damage, given_words, open_end)
     return run._replace(damage=[*damage, *missing(run)])
+
+
+def stage_seconds(folder: Path) -> float:
+    """The seconds for which the stages of a run were trained."""
+    timings = [read_timing(stage / "timing.jsonl") for stage in stage_folders(folder)]
+    return sum(training_seconds(timing) or 0.0 for timing in timings)
 
 
 def _read_overrides(path: Path, keys: set[str]) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ the same command with the same name continues the run.
 import secrets
 import time
 from dataclasses import replace
+from itertools import count, takewhile
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -51,6 +52,21 @@ def choose_folder(name: str | None, algo: str, task: str) -> Path:
     now = time.localtime()
     stem = f"{time.strftime('%H-%M-%S', now)}-{algo}-{task}-{secrets.token_hex(4)}"
     return OUTPUTS / time.strftime("%Y-%m-%d", now) / stem
+
+
+def stage_folder(run: Path, number: int) -> Path:
+    return run / f"stage{number}"
+
+
+def stage_folders(run: Path) -> list[Path]:
+    """The folders of a run's stages that have begun, in their order."""
+    return list(takewhile(Path.is_dir, (stage_folder(run, number) for number in count())))
+
+
+def newest_folder(run: Path) -> Path:
+    """The folder with the checkpoints from which a run goes on: of its last stage, where it has none of its own."""
+    stages = stage_folders(run)
+    return stages[-1] if stages and not any((run / "checkpoints").glob("step-*")) else run
 
 
 def check_same(folder: Path, config: Config, defaults: Config, given_keys: frozenset[str]) -> None:

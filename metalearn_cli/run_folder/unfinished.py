@@ -63,6 +63,7 @@ class Unfinished(NamedTuple):
     steps: int
     wrote: float  # when anything of it was written last, in seconds since 1970
     saved: int | None  # the step of the newest checkpoint
+    stage: str  # the folder of the stage that has it; "": the run itself
     holder: str | None  # the process that works on it
     failed: str | None  # why
     pruned: str | None  # why a search gave it up, and when
@@ -87,22 +88,28 @@ class Unfinished(NamedTuple):
         why = f"failed at {self.progress}: {self.failed}" if self.failed else f"not finished, {self.progress}"
         if self.state == "pruned":
             return f"{self.pruned}, of {self.steps:,}; can be continued with: {self.command}"
-        then = f"goes on after step {self.saved:,}" if self.saved else "nothing is saved: begins again"
+        then = (
+            f"goes on after step {self.saved:,}{f' of {self.stage}' * bool(self.stage)}"
+            if self.saved
+            else "nothing is saved: begins again"
+        )
         return f"{why}; last wrote {wrote}; {then} with: {self.command}"
 
 
 def unfinished(folder: Path, config: Config, overrides: list[str], environment: Environment, step: int) -> Unfinished:
     """Say how far a run is whose logs end at this step."""
-    checkpoints = folder / "checkpoints"
-    newest = checkpoint.list_newest_first(checkpoints)
+    at = runs.newest_folder(folder)
+    newest = checkpoint.list_newest_first(at / "checkpoints")
     saved = checkpoint.step_of(newest[0]) if newest else None
-    written = [*folder.iterdir(), *checkpoints.glob("*")]
+    stage = "" if at == folder else at.name
+    written = [*folder.iterdir(), *at.iterdir(), *at.glob("checkpoints/*")]
     at_work, outcome = holder(folder), read_outcome(folder)
     return Unfinished(
-        max(step, saved or 0),
+        step if stage else max(step, saved or 0),
         config["steps"],
         max(path.stat().st_mtime for path in written if path.is_file()),
         saved,
+        stage,
         at_work,
         None if at_work else why_failed(folder),
         outcome.pruned if outcome else None,
@@ -130,6 +137,8 @@ def command(folder: Path, config: Config, overrides: list[str], ranks: Ranks) ->
     """The command that goes on with what was begun in a folder, given where its outputs/ is."""
     if folder.parent.name == "eval":
         return shlex.join(["metalearn", "eval", *overrides])
+    if folder in runs.stage_folders(folder.parent):  # the run goes on with its stages
+        folder, config = folder.parent, {}
     parts = folder.absolute().parts
     inside = parts[len(parts) - parts[::-1].index("outputs") :] if "outputs" in parts else (folder.name,)
     return _train_command(config.get("name") or "/".join(inside), overrides, ranks)
@@ -137,9 +146,10 @@ def command(folder: Path, config: Config, overrides: list[str], ranks: Ranks) ->
 
 def how_to_continue(folder: Path, overrides: list[str], ranks: Ranks = ALONE) -> str:
     """Say what was saved, and the command that goes on from it."""
-    paths = checkpoint.list_newest_first(folder / "checkpoints")
-    saved = f"saved step {checkpoint.step_of(paths[0])}" if paths else "nothing was trained yet"
-    if (folder / scored_parts.FOLDER).exists():
+    at = runs.newest_folder(folder)
+    paths, of = checkpoint.list_newest_first(at / "checkpoints"), "" if at == folder else f" of {at.name}"
+    saved = f"saved step {checkpoint.step_of(paths[0])}{of}" if paths else "nothing was trained yet"
+    if (at / scored_parts.FOLDER).exists():
         saved += " and a part of its test"
     return f"{saved}; continue with: {_train_command(str(folder.relative_to(runs.OUTPUTS)), overrides, ranks)}"
 

@@ -24,6 +24,7 @@ from metalearn_cli.compare.groups import group
 from metalearn_cli.config.conf_folder import conf_dir
 from metalearn_cli.config.job import Job, train_job
 from metalearn_cli.config.overrides import compose_config, quote
+from metalearn_cli.config.stages import stage_jobs
 from metalearn_cli.config.sweep_values import hydra_keys, in_grammar, listed, split_sweep
 from metalearn_cli.errors import UserError, is_debugging
 from metalearn_cli.learning.scores import after_steps, in_unit, text_of, with_interval
@@ -121,7 +122,9 @@ def _check_each(fixed: list[str], values: dict[str, list[str]], overrides: list[
         for value in each:
             composed, choices = compose_config([*fixed, *{**first, key: f"{key}={value}"}.values()])
             try:
-                jobs.append(train_job(composed, choices, overrides))
+                job = train_job(composed, choices, overrides)
+                _ = stage_jobs(job)
+                jobs.append(job)
             except UserError as error:
                 failures.append(error)
     if not jobs:

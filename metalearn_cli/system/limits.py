@@ -63,6 +63,13 @@ def _rises(steps: Sequence[int]) -> bool:
     return all(before < after for before, after in zip((0, *steps), steps, strict=False))
 
 
+def _is_mapping(node: Any) -> bool:
+    """Whether it is a mapping of texts, and so is each mapping in it."""
+    return isinstance(node, dict) and all(
+        isinstance(key, str) and (not isinstance(item, dict) or _is_mapping(item)) for key, item in node.items()
+    )
+
+
 def _is_file_name(text: str) -> bool:
     return text.isprintable() and text not in ("", ".", "..") and "/" not in text
 
@@ -93,6 +100,10 @@ FactorsByName = Annotated[
 Renames = Annotated[
     tuple[str, ...],
     Limit("a list of THEIRS:OURS, e.g. [encoder.:]", lambda value: all(parse_rename(item)[0] for item in value)),
+]
+Stages = Annotated[
+    tuple[dict[str, Any], ...],
+    Limit("a list of mappings of keys, e.g. [{algo:pretrain,steps:1000}]", lambda value: all(map(_is_mapping, value))),
 ]
 Widths = Annotated[
     tuple[int, ...],

@@ -87,6 +87,8 @@ def _is_open(key: str, given_keys: frozenset[str], value: object) -> bool:
 
 def _text(value: object) -> str:
     """Write a value as on a command line."""
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_text(item)}' for key, item in value.items())}}}"
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,18 +12,21 @@ from omegaconf import OmegaConf
 
 from metalearn_cli.config.assemble import new_learner, require_parts, require_shares
 from metalearn_cli.config.job import Job, key_defaults
+from metalearn_cli.config.stages import of_stage, stage_jobs
 from metalearn_cli.errors import Pruned, UserError
+from metalearn_cli.nets.base import Params
 from metalearn_cli.run_folder import environment, loggers, proof, records, runs, scored_parts, unfinished
 from metalearn_cli.run_folder.lock import lock
 from metalearn_cli.run_folder.results import Results
 from metalearn_cli.system.console import Console
+from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
 from metalearn_cli.tasks.example_format import examples_with_tones, with_ink_of
 from metalearn_cli.training import continued
 from metalearn_cli.training.loop import train
 from metalearn_cli.training.session import GivesUp, Session, never
-from metalearn_cli.training.start import read_start, take
+from metalearn_cli.training.start import has_begun, match, start_from, take
 from metalearn_cli.tuning.prepare import prepare
 
 
@@ -35,11 +38,11 @@ def train_run(
     begun = ranks.from_first(lambda: continued.begun(job.run.name))
     job = continued.as_begun(job, begun)
     # A fault of the device, the parts or the data is told before a folder is made.
-    loggers.check_installed(job.run.logger.name if job.run.logger else None)
-    require_shares(job, ranks)
-    drawn = require_parts(job, ranks)
-    start = ranks.from_first(lambda: read_start(job, drawn))
-    fingerprint = same_everywhere(job, ranks)
+    is_new = not ranks.from_first(lambda: has_begun(job.run.name))
+    stages = stage_jobs(job) if is_new else []
+    drawn = _require_all([*stages, job], ranks)
+    init = job.run.init if is_new else None
+    start = ranks.from_first(lambda: start_from(init, job.run.init_names, drawn[0]) if init else None)
     notes = job.task.notes()  # read the data
 
     def new_folder() -> Path:
@@ -53,10 +56,12 @@ def train_run(
             (console.say if number is None else console.note)(note)  # a sweep has shown the notes of its jobs
         for note in [*notes, *about]:
             console.say_once(note)
-        results = ranks.from_first(lambda: _begin(folder, job, overrides, fingerprint, console, ranks))
+        results = ranks.from_first(lambda: _begin(folder, job, overrides, console, ranks))
         if results is not None:
             return folder, results
         try:
+            if (last := _train_stages(folder, stages, overrides, ranks, number)) is not None:
+                start = ranks.from_first(lambda: start_from(str(last), (), drawn[-1]))
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
                     job = prepare(job, folder, console, ranks)
@@ -77,10 +82,38 @@ def train_run(
         return folder, results
 
 
-def _begin(
-    folder: Path, job: Job, overrides: list[str], fingerprint: str, console: Console, ranks: Ranks
-) -> Results | None:
+def _require_all(jobs: list[Job], ranks: Ranks) -> list[Params]:
+    """The parameters and statistics that the stages of a run, and last the run, would draw. Raises UserError for a
+    fault of one of them, and where one has nothing for the next."""
+    drawn: list[Params] = []
+    for number, job in enumerate(jobs):
+        with of_stage(number) if job is not jobs[-1] else contextlib.nullcontext():
+            loggers.check_installed(job.run.logger.name if job.run.logger else None)
+            require_shares(job, ranks)
+            drawn.append(require_parts(job, ranks))
+            same_everywhere(job, ranks)
+            if number:
+                match(f"stages[{number - 1}]", drawn[-2], (), drawn[-1])
+    return drawn
+
+
+def _train_stages(
+    folder: Path, stages: list[Job], overrides: list[str], ranks: Ranks, number: int | None
+) -> Path | None:
+    """Train the stages of a run, each in a folder in the run's, or take those that are finished -> the last one's."""
+    last: Path | None = None
+    for index, stage in enumerate(stages):
+        refuse_link(place := runs.stage_folder(folder, index))
+        name = place.relative_to(runs.OUTPUTS).as_posix()
+        init = stage.run.init if last is None else str(last)
+        with of_stage(index):
+            last, _ = train_run(stage.with_keys(name=name, init=init), overrides, ranks, number=number)
+    return last
+
+
+def _begin(folder: Path, job: Job, overrides: list[str], console: Console, ranks: Ranks) -> Results | None:
     """Check what the folder holds, and write down what will be done in it -> the results, where it is done already."""
+    fingerprint = job.task.fingerprint
     runs.check_same_data(folder, fingerprint)
     if (results := finished_results(folder, job, console)) is not None:
         console.say(f"{folder} is already finished, {job.run.steps} steps")
@@ -154,5 +187,7 @@ def _listed(modes: Iterable[str]) -> str:
 
 
 def print_config(job: Job) -> int:
+    """Print the configuration of a run whose stages are checked too."""
+    _ = stage_jobs(job)
     print(OmegaConf.to_yaml(OmegaConf.create(job.config)), end="")
     return 0

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from metalearn_cli.config.job import Job
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
@@ -38,20 +37,14 @@ class Start(NamedTuple):
     notes: list[str]  # on what nothing proves
 
 
-def read_start(job: Job, drawn: Params) -> Start | None:
-    """Read what `init` has for a learner that would begin with `drawn`; None without `init`, and for a run that has a
-    checkpoint, which holds everything. Raises UserError where there is nothing for it."""
-    if job.run.init is None or has_begun(job.run.name):
-        return None
-    return start_from(job.run.init, job.run.init_names, drawn)
-
-
 def has_begun(name: str | None) -> bool:
+    """Whether the run of this name has a checkpoint. It holds everything: neither `init` nor a stage is read again."""
     return name is not None and bool(checkpoint.list_newest_first(runs.OUTPUTS / name / "checkpoints"))
 
 
 def start_from(init: str, renames: tuple[str, ...], drawn: Params) -> Start:
-    """Read what a run's folder, or a file, has for a learner that would begin with `drawn`."""
+    """Read what a run's folder, or a file, has for a learner that would begin with `drawn`. Raises UserError where it
+    has nothing."""
     path, notes, step = expand(init), list[str](), None
     if path.is_dir():
         check_folder(path, "init")
@@ -59,6 +52,15 @@ def start_from(init: str, renames: tuple[str, ...], drawn: Params) -> Start:
         tensors, sha256, step = tested.tensors, tested.sha256, tested.step
     else:
         tensors, sha256 = _read_file(path)
+    taken, other_shape, left = match(f"init={init}", tensors, renames, drawn)
+    names = [_bare(place) for place in drawn if place not in taken]
+    origin = Origin(init, sha256, step, tuple(map(_bare, taken)), tuple(other_shape), tuple(left), tuple(names))
+    return Start(taken, origin, notes)
+
+
+def match(source: str, tensors: Params, renames: tuple[str, ...], drawn: Params) -> tuple[Params, list[str], list[str]]:
+    """Give the tensors of `source` their places among `drawn` -> those, and the names of another shape and of no place.
+    Raises UserError where none has a place."""
     taken: Params = {}
     left, other_shape = list[str](), list[str]()
     for name, value in tensors.items():
@@ -70,18 +72,14 @@ def start_from(init: str, renames: tuple[str, ...], drawn: Params) -> Start:
         elif value.shape != drawn[place].shape:
             other_shape.append(f"{_bare(place)} {list(value.shape)}, here {list(drawn[place].shape)}")
         elif place in taken:
-            raise UserError(
-                f"init_names={list(renames)} gives two names in {init} the name {_bare(place)}: give each its own"
-            )
+            raise UserError(f"init_names gives two names of {source} the name {_bare(place)}: give each its own")
         elif not value.isfinite().all():
-            raise UserError(f"{name} in {init} is not finite: take another checkpoint or file")
+            raise UserError(f"{name} of {source} is not finite: take another checkpoint or file")
         else:
             taken[place] = value
     if not taken:
-        raise UserError(f"init={init} has nothing for this model: {_why_nothing(left, other_shape, drawn)}")
-    names = [_bare(place) for place in drawn if place not in taken]
-    origin = Origin(init, sha256, step, tuple(map(_bare, taken)), tuple(other_shape), tuple(left), tuple(names))
-    return Start(taken, origin, notes)
+        raise UserError(f"{source} has nothing for this model: {_why_nothing(left, other_shape, drawn)}")
+    return taken, other_shape, left
 
 
 def _read_file(path: Path) -> tuple[Params, str]:

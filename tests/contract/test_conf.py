@@ -23,11 +23,11 @@ from metalearn_cli.cli import main
 from metalearn_cli.config import conf_folder, schema
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import Job, load_job
+from metalearn_cli.config.stages import stage_jobs
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Net
 from metalearn_cli.optimizer import Optimizer
-from metalearn_cli.seeding import generator
 from metalearn_cli.system.limits import limit_of, words_of
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 
@@ -144,7 +144,8 @@ def test_every_preset_takes_steps_in_its_debug_form(experiment: str, monkeypatch
     monkeypatch.setattr(MiniImageNet, "about", MiniImageNet.about._replace(fewest=600))
     nearest = ["task.resample=nearest"] * ("omniglot" in experiment)  # as what is packed
     job = load_job([f"experiment={experiment}", "debug=quick", *nearest])
-    take_steps(job, new_learner(job))
+    for part in (*stage_jobs(job), job):
+        take_steps(part, new_learner(part))
 
 
 @pytest.mark.parametrize(("algo", "task"), cases(PAIRS))
@@ -161,8 +162,7 @@ def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: st
 def take_steps(job: Job, learner: Learner) -> None:
     tasks = job.run.tasks_per_step
     for step in range(2):
-        draw = job.task.draw(tasks, "train", generator(0, "train", step))
-        loss = learner.step(job.task.gather(draw, torch.device("cpu")), step)
+        loss = learner.step(job.task.gather(job.training_draw(step), torch.device("cpu")), step)
         assert loss.shape == (tasks,)
         assert loss.isfinite().all()
 
@@ -199,7 +199,7 @@ def test_cfg_job_prints_the_configuration_and_does_nothing(
 def _quoted(value: object) -> str:
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "").replace("'", "")
 
 
 @pytest.mark.parametrize("algo", ["maml", "pretrain"])
