@@ -38,8 +38,10 @@ from metalearn_cli.algorithms.embedding import (
     PredictorByEmbedding,
     Scorer,
     embedding_update,
+    feature_size,
     init_body,
     members,
+    require_each_class,
     squared_distance,
 )
 from metalearn_cli.nets.base import Net, Params, per_task
@@ -78,10 +80,10 @@ class Matching(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("matching", net, rng)
+        require_each_class("matching", net.spec)
         self.require_equal_sizes(net.spec, "fce")
         if self.fce:
-            example = torch.zeros(1, 1, *net.spec.input_shape)
-            size = net.features(params, example, net.init_stats())[0].shape[-1]
+            size = feature_size(net, params)
             params |= init_lstm("fce:forward", size, size, rng) | init_lstm("fce:backward", size, size, rng)
             if self.reads:
                 params |= init_lstm("fce:query", 2 * size, size, rng)

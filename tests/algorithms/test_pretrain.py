@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from problems import expect_slope, images, init, points, relative_error
 
 from metalearn_cli.algorithms.base import BatchNorm, mean_gradient, task_loss
+from metalearn_cli.algorithms.embedding import Normalise
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.pretrain import Pretrain
-from metalearn_cli.algorithms.protonet import Normalise, ProtoNet
+from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP, Activation

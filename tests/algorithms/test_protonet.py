@@ -8,8 +8,8 @@ from problems import cases, expect_definition, expect_slope, images, init
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, task_loss
-from metalearn_cli.algorithms.embedding import squared_distance
-from metalearn_cli.algorithms.protonet import Metric, Normalise, ProtoNet, prototypes
+from metalearn_cli.algorithms.embedding import Normalise, squared_distance
+from metalearn_cli.algorithms.protonet import Metric, ProtoNet, prototypes
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.tasks.base import Batch, Support
