@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Meta, Predictor, Update, gradient_update, task_loss
+from metalearn_cli.algorithms.base import Meta, Predictor, Update, call_on, gradient_update, task_loss
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
-from metalearn_cli.tasks.base import Batch, Spec, Support
+from metalearn_cli.nets.base import Call, Net, Params, Pass
+from metalearn_cli.tasks.base import Batch, Support
 
 # (features of the support set [T, S, F], of the query set [T, Q, F]) -> out [T, Q, way].
 Scorer = Callable[[Tensor, Tensor], Tensor]
@@ -45,25 +45,22 @@ class Centre(Enum):
         return {BASE_MEAN: torch.zeros(feature_size(net, params))}
 
 
-def init_body(algo: str, net: Net, rng: torch.Generator) -> Params:
-    """The network's parameters without those of its head. Raises UserError where there are no classes."""
+def init_body(algo: str, net: Net, rng: torch.Generator, each_class: bool = True) -> Params:
+    """The network's parameters without those of its head. Raises UserError where there are no classes, or a task may
+    have a class without a support example and the algorithm needs `each_class`."""
     if net.spec.kind != "classes":
         raise UserError(f"algo={algo} compares classes, and this task has values: take task=omniglot or algo=maml")
-    return {name: value for name, value in net.init(rng).items() if not name.startswith("head.")}
-
-
-def require_each_class(algo: str, spec: Spec) -> None:
-    """Raises UserError where a task may have a class without a support example, with which nothing is compared."""
-    if not spec.complete:
+    if each_class and not net.spec.complete:
         raise UserError(
             f"algo={algo} needs each class in the support of every task, and some here lack one: take algo=ridge"
         )
+    return {name: value for name, value in net.init(rng).items() if not name.startswith("head.")}
 
 
 def feature_size(net: Net, params: Params) -> int:
     """F of this network with these shared parameters."""
     example = torch.zeros(1, 1, *net.spec.input_shape)
-    return net.features(params, example, net.init_stats())[0].shape[-1]
+    return net.features(params, example, Call(stats=net.init_stats()))[0].shape[-1]
 
 
 def embed(
@@ -75,7 +72,8 @@ def embed(
     is real.
     """
     mask = mask_of_both(support, query_x, query_mask)
-    features, used = net.features(params, torch.cat([support.x, query_x], 1), stats, mask)
+    call = call_on(support, Pass.both, mask)._replace(stats=stats)
+    features, used = net.features(params, torch.cat([support.x, query_x], 1), call)
     support_features, query_features = features.tensor_split([support.x.shape[1]], dim=1)
     return support_features, query_features, used
 
@@ -104,7 +102,7 @@ class PredictorByEmbedding(Predictor):
         return self.scorer(features, query)
 
     def support_stats(self) -> Params:
-        return self.net.features(self.params, self.support.x, mask=self.support.mask)[1]
+        return self.net.features(self.params, self.support.x, Call(mask=self.support.mask))[1]
 
     def outputs_beside_support(self, query_x: Tensor) -> Tensor:
         return self.outputs(query_x, None, None)  # which embeds both together

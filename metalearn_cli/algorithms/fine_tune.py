@@ -33,15 +33,17 @@ from metalearn_cli.algorithms.base import (
     Meta,
     Predictor,
     Update,
+    call_on,
     gradient_update,
     task_loss,
 )
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding, feature_size, init_body, require_each_class
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, feature_size, init_body
 from metalearn_cli.algorithms.inner_loop import minibatch
 from metalearn_cli.algorithms.pretrain import class_loss
 from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params, per_task
+from metalearn_cli.nets.base import Call, Net, Params, Pass, per_task
+from metalearn_cli.nets.layers import linear
 from metalearn_cli.seeding import uniform
 from metalearn_cli.system.limits import Count, Natural, NonNegative, Positive, Share
 from metalearn_cli.tasks.base import Batch, Spec, Support
@@ -85,10 +87,8 @@ class FineTune(Algorithm):
         return self.images
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        params = init_body("fine_tune", net, rng)
+        params = init_body("fine_tune", net, rng, each_class=self.start is Start.means)
         self.require_equal_sizes(net.spec, "batch_size")
-        if self.start is Start.means:
-            require_each_class("fine_tune with algo.start=means", net.spec)
         if net.spec.base is not None:
             sizes = feature_size(net, params), 1
             params |= self._random_head(*(torch.rand(net.spec.base, size, generator=rng) for size in sizes))
@@ -100,7 +100,7 @@ class FineTune(Algorithm):
                 "algo=fine_tune trains on all training classes at once, and this task's have other labels in each "
                 "task: take task=omniglot, or start from a run of another algorithm with init=outputs/RUN steps=0"
             )
-        features, stats = net.features(meta.params, batch.query_x)
+        features, stats = net.features(meta.params, batch.query_x, call_on(batch, Pass.query, batch.query_mask))
         return gradient_update(meta, class_loss(self.logits(meta.params, features), batch.query_y, 0.0), stats)
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
@@ -115,7 +115,7 @@ class FineTune(Algorithm):
             return
 
         def embed(phi: Params, x: Tensor) -> Tensor:
-            return net.features(phi, x, meta.buffers)[0]
+            return net.features(phi, x, Call(stats=meta.buffers))[0]
 
         start = per_task(theta, len(support.key)) | self.start_of_head(net.spec, support, embed(theta, support.x))
         phi = self.tuned(net.spec, start, support, embed)
@@ -123,10 +123,9 @@ class FineTune(Algorithm):
 
     def logits(self, params: Params, features: Tensor) -> Tensor:
         """features [T, B, F] -> [T, B, K] for K classes; the head's parameters are [K, ...] or [T, K, ...]."""
-        weight = params["head.weight"]
         if self.head is Classifier.linear:
-            return features @ weight.mT + params["head.bias"].unsqueeze(-2)
-        rows = F.normalize(weight, dim=-1) * params["head.length"].unsqueeze(-1)
+            return linear(params, "head", features)
+        rows = F.normalize(params["head.weight"], dim=-1) * params["head.length"].unsqueeze(-1)
         return self.scale * F.normalize(features, dim=-1) @ rows.mT
 
     def start_of_head(self, spec: Spec, support: Support, features: Tensor) -> Params:
@@ -159,6 +158,6 @@ class FineTune(Algorithm):
                 out = self.logits(phi, embed(phi, examples.x))
                 total = task_loss(spec, out, examples.y, examples.mask, support.way).sum()  # the tasks' do not mix
             sgd.zero_grad()
-            total.backward()
+            torch.autograd.backward(total)
             sgd.step()
         return {name: value.detach() for name, value in phi.items()}

@@ -28,7 +28,6 @@ from metalearn_cli.algorithms.embedding import (
     embedding_update,
     init_body,
     members,
-    require_each_class,
 )
 from metalearn_cli.algorithms.matching import Kernel, log_attention, similarity
 from metalearn_cli.nets.base import Net
@@ -38,7 +37,7 @@ from metalearn_cli.tasks.base import Batch, Support
 
 @dataclass(frozen=True)
 class KNN(Algorithm):
-    k: Count = 1  # all of them, where a support set has fewer
+    k: Count = 1  # all of them, where a support set has fewer, and more, where they are equally near
     kernel: Kernel = Kernel.euclidean
     temperature: Positive = 1.0  # multiplies the similarities: above 1 makes the soft weights sharper
     test_steps: int = field(default=0, init=False)  # there are none
@@ -46,9 +45,7 @@ class KNN(Algorithm):
     batch_norm = BatchNorm.running
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        params = init_body("knn", net, rng)
-        require_each_class("knn", net.spec)
-        return Meta(params, net.init_stats())
+        return Meta(init_body("knn", net, rng), net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         scorer = partial(self.votes, support, net.spec.outputs)
@@ -67,6 +64,6 @@ class KNN(Algorithm):
         scores = similarity(self.kernel, query, features)
         if support.mask is not None:
             scores = scores.masked_fill(~support.mask.unsqueeze(1), -math.inf)
-        nearest = scores.topk(min(self.k, scores.shape[2]), dim=2).indices  # [T, Q, k]
-        votes = torch.zeros_like(scores).scatter(2, nearest, 1.0) @ members(support, way).to(scores.dtype)
+        least = scores.topk(min(self.k, scores.shape[2]), dim=2).values[..., -1:]
+        votes = (scores >= least).to(scores.dtype) @ members(support, way).to(scores.dtype)
         return torch.logaddexp((2 * votes).log(), self.soft_votes(support, way, features, query))

@@ -41,10 +41,9 @@ from metalearn_cli.algorithms.embedding import (
     feature_size,
     init_body,
     members,
-    require_each_class,
     squared_distance,
 )
-from metalearn_cli.nets.base import Net, Params, per_task
+from metalearn_cli.nets.base import Call, Net, Params, per_task
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
 from metalearn_cli.system.limits import Natural, NonNegative, Positive
 from metalearn_cli.tasks.base import Batch, Support
@@ -80,7 +79,6 @@ class Matching(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("matching", net, rng)
-        require_each_class("matching", net.spec)
         self.require_equal_sizes(net.spec, "fce")
         if self.fce:
             size = feature_size(net, params)
@@ -130,7 +128,7 @@ class Matching(Algorithm):
             with torch.enable_grad():
                 if not recording:
                     phi = {name: value.detach().requires_grad_() for name, value in phi.items()}
-                features, _ = net.features(phi, support.x, meta.buffers)
+                features, _ = net.features(phi, support.x, Call(meta.buffers))
                 out = scorer(features, features)
                 total = task_loss(net.spec, out, support.y, support.mask, support.way).sum()  # the tasks' do not mix
             gradient = torch.autograd.grad(total, list(phi.values()), create_graph=recording)

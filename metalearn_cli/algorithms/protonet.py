@@ -36,7 +36,6 @@ from metalearn_cli.algorithms.embedding import (
     init_body,
     members,
     prepared,
-    require_each_class,
     squared_distance,
 )
 from metalearn_cli.nets.base import Net
@@ -62,7 +61,6 @@ class ProtoNet(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("protonet", net, rng)
-        require_each_class("protonet", net.spec)
         learned = {"scale": torch.tensor(self.scale)} if self.metric is Metric.cosine else {}
         return Meta(params | learned, net.init_stats() | self.centre.buffers(net, params))
 

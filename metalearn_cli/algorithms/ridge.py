@@ -47,7 +47,8 @@ class Ridge(Algorithm):
     batch_norm = BatchNorm.running
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        return Meta(init_body("ridge", net, rng) | {"ridge:scale": torch.tensor(self.scale)}, net.init_stats())
+        body = init_body("ridge", net, rng, each_class=False)
+        return Meta(body | {"ridge:scale": torch.tensor(self.scale)}, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         scorer = self._scorer(meta.params, support, net.spec.outputs)

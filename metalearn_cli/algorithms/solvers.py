@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NEWTON_STEPS = 15
+NEWTON_STEPS = 20
 HALVINGS = 8  # of a Newton step, of which the best is taken
-CONJUGATE_STEPS = 30  # of each; the next one makes up for what they lack
+CONJUGATE_STEPS = 100
+ROUNDING = 1e-15  # a slope that is so much smaller than the first one is taken for zero
 
 
 def with_ones(x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -44,7 +45,7 @@ def logistic(x: Tensor, y: Tensor, penalty: float) -> Tensor:
 
     Newton's method; each step by conjugate gradients over the N numbers that x spans, and the best of a few lengths.
     The derivative in x is that of the minimum, by the implicit function theorem; there is no second one. A class that
-    no example of a task is of gets the intercept that falls without end, so far as the steps go.
+    no example of a task is of takes no part, and gets zeros.
     """
     w: Tensor = _logistic(x.double(), y.double(), penalty)
     return w
@@ -59,6 +60,7 @@ def _logistic(x: Tensor, y: Tensor, penalty: float) -> Tensor:
         x = triangle.transpose(1, 2)
     x, price = _with_intercept(x, y, penalty)
     w = x.new_zeros(len(x), x.shape[2], y.shape[2])
+    solved = ROUNDING**2 * _size(x.transpose(1, 2) @ (_probabilities(x, y, w) - y))
     for _ in range(NEWTON_STEPS):
         p = _probabilities(x, y, w)
         slope = price * w + x.transpose(1, 2) @ (p - y)
@@ -66,7 +68,7 @@ def _logistic(x: Tensor, y: Tensor, penalty: float) -> Tensor:
         def curvature(v: Tensor, p: Tensor = p) -> Tensor:
             return _curvature(x, p, price, v)
 
-        w = _shortened(lambda w: _logistic_loss(x, y, w, price), w, -conjugate(curvature, slope, CONJUGATE_STEPS))
+        w = _shortened(lambda w: _logistic_loss(x, y, w, price), w, -conjugate(curvature, slope, solved))
     return w.clone() if basis is None else torch.cat([basis @ w[:, :-1], w[:, -1:]], 1)
 
 
@@ -78,7 +80,7 @@ def _logistic_slope(x: Tensor, y: Tensor, w: Tensor, slope: Tensor, penalty: flo
     """
     x, price = _with_intercept(x, y, penalty)
     p = _probabilities(x, y, w)
-    solution = conjugate(lambda v: _curvature(x, p, price, v), slope, 100)
+    solution = conjugate(lambda v: _curvature(x, p, price, v), slope, ROUNDING**2 * _size(slope))
     in_x = (p - y) @ solution.transpose(1, 2) + _softmax_change(p, x @ solution) @ w.transpose(1, 2)
     return -in_x[..., :-1]
 
@@ -112,9 +114,14 @@ def _with_intercept(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tenso
     return torch.cat([x, y.sum(2, keepdim=True)], 2), price
 
 
+def _logits(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """[T, N, K], the lowest number for classes without an example."""
+    return (x @ w).masked_fill(y.sum(1, keepdim=True) == 0, torch.finfo(x.dtype).min)
+
+
 def _probabilities(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
     """[T, N, K], zeros where the example is not real."""
-    return torch.softmax(x @ w, 2) * y.sum(2, keepdim=True)
+    return torch.softmax(_logits(x, y, w), 2) * y.sum(2, keepdim=True)
 
 
 def _softmax_change(p: Tensor, change: Tensor) -> Tensor:
@@ -132,30 +139,37 @@ def _curvature(x: Tensor, p: Tensor, price: Tensor, v: Tensor) -> Tensor:
 
 def _logistic_loss(x: Tensor, y: Tensor, w: Tensor, price: Tensor) -> Tensor:
     """[T]"""
-    log_p = torch.log_softmax(x @ w, 2)
+    log_p = torch.log_softmax(_logits(x, y, w), 2)
     return (price * w.square()).sum((1, 2)) / 2 - (y * log_p).sum((1, 2))
 
 
 def _shortened(loss: Callable[[Tensor], Tensor], w: Tensor, step: Tensor) -> Tensor:
     """w + length * step with the length of 1, 1/2, 1/4, ..., 0 of the least loss, for each task. Where losses differ by
     rounding alone it is the largest length, so that the last steps are Newton's own."""
-    lengths = [*(0.5**number for number in range(HALVINGS)), 0.0]
+    lengths = 0.5 ** torch.arange(HALVINGS, dtype=w.dtype, device=w.device)
+    lengths = torch.cat([lengths, lengths.new_zeros(1)])
     losses = torch.stack([loss(w + length * step) for length in lengths])  # [lengths, T]
-    is_least = losses <= losses.amin(0) * (1 + 1e-12)
-    best = torch.tensor(lengths, dtype=w.dtype, device=w.device)[is_least.int().argmax(0)]  # the first one
+    best = lengths[(losses <= losses.amin(0) * (1 + 1e-12)).int().argmax(0)]  # the first of them
     return w + best[:, None, None] * step
 
 
-def conjugate(product: Callable[[Tensor], Tensor], target: Tensor, most: int) -> Tensor:
-    """Solve product(v) = target for v [T, F, K] in at most so many steps, where `product` is linear and positive
-    (Hestenes and Stiefel 1952). It needs no more steps than there are numbers."""
+def conjugate(product: Callable[[Tensor], Tensor], target: Tensor, solved: Tensor) -> Tensor:
+    """Solve product(v) = target for v [T, F, K] until the squared error of each task is `solved` [T, 1, 1] or less, in
+    100 steps at most; `product` is linear and positive (Hestenes and Stiefel 1952)."""
     v, residual = torch.zeros_like(target), target
-    direction, size = residual, residual.square().sum((1, 2), keepdim=True)
-    solved = size * torch.finfo(target.dtype).eps ** 2  # below it there is rounding alone, which would grow
-    for _ in range(min(most, target[0].numel())):
-        bent, is_open = product(direction), size > solved
+    direction, size = residual, _size(residual)
+    for _ in range(CONJUGATE_STEPS):
+        is_open = size > solved
+        if target.device.type == "cpu" and not is_open.any():  # nothing changes any more; a GPU would have to wait
+            break
+        bent = product(direction)
         length = torch.where(is_open, size / (direction * bent).sum((1, 2), keepdim=True), 0)
         v, residual = v + length * direction, residual - length * bent
-        following = residual.square().sum((1, 2), keepdim=True)
+        following = _size(residual)
         direction, size = residual + torch.where(is_open, following / size, 0) * direction, following
     return v
+
+
+def _size(v: Tensor) -> Tensor:
+    """The squared length of v [T, F, K], as [T, 1, 1]."""
+    return v.square().sum((1, 2), keepdim=True)

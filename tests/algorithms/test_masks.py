@@ -1,5 +1,6 @@
 """Tasks of different sizes in one batch: padding changes nothing, held against each task alone, in float64."""
 
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -8,8 +9,12 @@ from problems import DOUBLE, init, relative_error
 from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss, task_metric, without_absent_classes
+from metalearn_cli.algorithms.embedding import Normalise
+from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, Start, Tuned
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
+from metalearn_cli.algorithms.knn import KNN
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
+from metalearn_cli.algorithms.logistic import Logistic
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.matching import Kernel, Matching, Vote
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
@@ -17,9 +22,10 @@ from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import InnerOptimizer, Reptile
+from metalearn_cli.algorithms.ridge import Ridge
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Call, Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.nets.user_module import module_net
@@ -40,9 +46,16 @@ HEADS = [  # one output for each class
 ]
 COMPARING = [
     ProtoNet(),
+    Ridge(),
+    Logistic(normalise=Normalise.none),
+    KNN(k=3, temperature=0.1),
     Matching(test_steps=2, fine_tune_lr=0.1, learn_temperature=True),
     Matching(kernel=Kernel.euclidean, temperature=1.0),
     Matching(kernel=Kernel.dot, temperature=0.1, vote=Vote.sum),
+]
+TUNED = [
+    FineTune(passes=3, batch_size=None),
+    FineTune(Classifier.cosine, adapted=Tuned.all, start=Start.means, passes=3, batch_size=None),
 ]
 OPTIMIZERS = [
     LearnedOptimizer((4,), batch_size=None, unroll=2, horizon=4, test_steps=3, scale=0.1),
@@ -85,7 +98,7 @@ def spec_of(way: int) -> Spec:
 def padded(ways: bool = True) -> Batch:
     """Three tasks of random pixels; what pads them is large, and would show in any sum."""
     rng = torch.Generator().manual_seed(0)
-    part: dict[str, list[Tensor]] = {name: [] for name in Batch._fields}
+    part: dict[str, list[Tensor]] = defaultdict(list)
     for task, (way, support, query) in enumerate(SIZES):
         way = way if ways else MOST_WAY
         part["key"].append(torch.tensor(task))
@@ -154,7 +167,7 @@ def test_optimizees_may_have_supports_of_different_sizes(algorithm: Algorithm) -
 
 
 @NETS
-@pytest.mark.parametrize("algorithm", HEADS + COMPARING, ids=str)
+@pytest.mark.parametrize("algorithm", HEADS + COMPARING + TUNED, ids=str)
 def test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm: Algorithm, make: Any) -> None:
     batch, modes = padded(), list(BatchNorm)
     rng = torch.Generator().manual_seed(0)
@@ -230,7 +243,7 @@ def test_a_module_that_mixes_examples_cannot_be_masked() -> None:
         net(
             {name: value.double() for name, value in net.init(torch.Generator()).items()},
             batch.support_x,
-            mask=batch.support_mask,
+            Call(mask=batch.support_mask),
         )
 
 

@@ -1,4 +1,4 @@
-"""The heads that are solved, against numpy, scipy and scikit-learn."""
+"""The heads that are solved, against numpy and scipy."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_rows_that_are_not_real_change_no_head() -> None:
 @pytest.mark.parametrize("penalty", [0.01, 1.0, 100.0])
 def test_logistic_is_at_its_minimum(examples: int, features: int, penalty: float) -> None:
     x, y = problem(3, examples, features, 5)
-    x = x if features > 8 else F.normalize(x, dim=-1)
+    x = 30 * x if features > 8 else F.normalize(x, dim=-1)
     weights = logistic(x, y, penalty)
     slope = torch.softmax(with_ones(x) @ weights, 2) - y
     assert (penalty * weights[:, :-1] + x.transpose(1, 2) @ slope).abs().max() < 1e-7
@@ -94,25 +94,11 @@ def test_logistic_is_at_its_minimum(examples: int, features: int, penalty: float
     assert ours <= best.fun + 1e-9
 
 
-@pytest.mark.parametrize(("examples", "features"), [(25, 640), (100, 64)])
-@pytest.mark.parametrize("penalty", [0.1, 1.0, 10.0])
-def test_logistic_is_scikit_learns(examples: int, features: int, penalty: float) -> None:
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    x, y = problem(2, examples, features, 5)
-    x = F.normalize(x, dim=-1)
-    weights = logistic(x, y, penalty)
-    for task in range(2):
-        model = linear_model.LogisticRegression(C=1 / penalty, solver="newton-cg", tol=1e-12, max_iter=10_000)
-        model.fit(x[task].numpy(), y[task].argmax(1).numpy())
-        ours = torch.softmax(with_ones(x) @ weights, 2)[task]
-        np.testing.assert_allclose(ours.numpy(), model.predict_proba(x[task].numpy()), atol=1e-6)
-        np.testing.assert_allclose(weights[task, :-1].T.numpy(), model.coef_, atol=1e-6)
-
-
 def test_conjugate_gradients_solve_what_is_solved_already_and_what_is_not() -> None:
     rng = torch.Generator().manual_seed(0)
     root = torch.randn(2, 12, 12, generator=rng, dtype=torch.float64)
     system = root @ root.transpose(1, 2) + 0.1 * torch.eye(12, dtype=torch.float64)
     target = torch.randn(2, 12, 3, generator=rng, dtype=torch.float64)
     target[1] = 0
-    torch.testing.assert_close(conjugate(lambda v: system @ v, target, 100), torch.linalg.solve(system, target))
+    solved = 1e-30 * target.square().sum((1, 2), keepdim=True)
+    torch.testing.assert_close(conjugate(lambda v: system @ v, target, solved), torch.linalg.solve(system, target))
