@@ -13,9 +13,10 @@ from metalearn_cli.nets.layers import EPSILON, fold, init_lstm, lstm_cell, unfol
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.likelihood import Categorical, SquaredError
 
-IMAGES = Spec((2, 19, 16), 3, 3, "classes")
-POINTS = Spec((2,), 3, 3, "values")
+IMAGES = Spec((2, 19, 16), 3, 3, Categorical())
+POINTS = Spec((2,), 3, 3, SquaredError())
 NETS = [
     Conv4(IMAGES, filters=5),
     Conv4(IMAGES, filters=5, gamma=False, head_std=0.01),
@@ -150,7 +151,7 @@ def test_an_lstm_starts_uniform_within_one_over_the_root_of_its_size() -> None:
 
 def test_the_two_ways_to_start_conv4_have_their_bounds() -> None:
     """torch: 1/sqrt(inputs); xavier: sqrt(6/(inputs + outputs)), zero biases."""
-    spec = Spec((1, 28, 28), 5, 5, "classes")
+    spec = Spec((1, 28, 28), 5, 5, Categorical())
     rng = torch.Generator().manual_seed(0)
     for way in Init:
         params = Conv4(spec, filters=32, init_weights=way).init(rng)
@@ -168,7 +169,7 @@ def test_conv4_refuses_what_is_not_an_image_or_too_small() -> None:
     with pytest.raises(UserError, match="model=mlp"):
         Conv4(POINTS)
     with pytest.raises(UserError, match="15x20"):
-        Conv4(Spec((1, 15, 20), 2, 2, "classes"))
+        Conv4(Spec((1, 15, 20), 2, 2, Categorical()))
 
 
 @pytest.mark.parametrize("lead", [(4,), (3, 5)])
