@@ -171,15 +171,15 @@ def test_the_two_ways_to_start_conv4_have_their_bounds() -> None:
 @pytest.mark.parametrize(
     ("net", "parameters"),
     [
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes")), 112_832),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), bias=True), 113_088),
-        (Conv4(Spec((1, 28, 28), 5, 5, "classes")), 111_680),
-        (Conv4(Spec((1, 28, 28), 5, 5, "classes"), bias=True), 111_936),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), filters=32, bias=True), 28_896),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), filters=128, bias=True), 447_360),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), filters=512, bias=True), 7_097_856),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), widths=(64, 64, 64, 512), bias=True), 372_480),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), widths=(64, 96, 128, 256), bias=True), 464_160),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical())), 112_832),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), bias=True), 113_088),
+        (Conv4(Spec((1, 28, 28), 5, 5, Categorical())), 111_680),
+        (Conv4(Spec((1, 28, 28), 5, 5, Categorical()), bias=True), 111_936),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), filters=32, bias=True), 28_896),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), filters=128, bias=True), 447_360),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), filters=512, bias=True), 7_097_856),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), widths=(64, 64, 64, 512), bias=True), 372_480),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), widths=(64, 96, 128, 256), bias=True), 464_160),
     ],
 )
 def test_the_sizes_of_conv4_are_those_that_papers_name(net: Conv4, parameters: int) -> None:
