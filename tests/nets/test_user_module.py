@@ -69,7 +69,7 @@ def small(body: Callable[[], nn.Module], head: Callable[[], nn.Module] | None = 
 
 def reference(net: ModuleNet) -> nn.Module:
     """The user's module itself, in training mode, for functional_call."""
-    return net.module_class(spec=net.spec, **net.arguments | {"track": False}).double()
+    return net.maker(spec=net.spec, **net.arguments | {"track": False}).double()
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -153,7 +153,7 @@ class Definition(nn.Module):
 @pytest.mark.parametrize("per_task", [True, False])
 def test_derivatives_equal_those_of_each_task_alone(orders: int, body: Callable[[], nn.Module], per_task: bool) -> None:
     net = small(body)
-    module = net.module_class(IMAGES).double()
+    module = net.maker(IMAGES).double()
     for path, layer in list(module.named_modules()):
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             parent, _, name = path.rpartition(".")
