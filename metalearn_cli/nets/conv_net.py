@@ -5,7 +5,6 @@ Shapes: T tasks, B examples per task, C channels; the images of a task [B, C, H,
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Forward, Net, Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.conv_block import fast_norm
 from metalearn_cli.nets.convolution import Convolution, convolve
 from metalearn_cli.nets.layers import init_linear, linear
@@ -35,12 +34,11 @@ class ConvSize(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pass:
+class TaskPass:
     """One task on its way through a network. `used` fills up with the statistics of each batch norm."""
 
     params: Params  # [*shape]
-    stats: Params | None  # [C] each
-    mask: Tensor | None  # [1, B]
+    call: Call  # statistics [C], mask [1, B] and noise of this task
     used: Params = field(default_factory=dict)
 
     def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
@@ -51,7 +49,7 @@ class Pass:
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         """Batch norm of x [B, C, H, W] by NAME.weight and NAME.bias."""
-        y, stats = fast_norm(self.params, name, x, self.stats, self.mask)
+        y, stats = fast_norm(self.params, name, x, self.call.stats, self.call.mask)
         self.used.update(stats)
         return y
 
@@ -85,7 +83,7 @@ class ConvNet(Net):
         """[C, H, W] of the last image."""
 
     @abstractmethod
-    def forward(self, run: Pass, x: Tensor) -> Tensor:
+    def forward(self, run: TaskPass, x: Tensor) -> Tensor:
         """x [B, C, H, W] of one task -> its last images [B, *map_shape]."""
 
     def require_images(self, model: str, smallest: int) -> None:
@@ -121,34 +119,43 @@ class ConvNet(Net):
         means = {f"{name}.mean": torch.zeros(channels) for name, channels in self.norms.items()}
         return means | {f"{name}.var": torch.ones(channels) for name, channels in self.norms.items()}
 
-    def maps(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         """x [T, B, C, H, W] -> the last images [T, B, *map_shape], and the statistics used."""
         sizes = {name: len(shape) for name, shape in self.shapes.items()}
-        masks: Sequence[Tensor | None] = [None] * len(x) if mask is None else torch.split(mask, 1)
         maps, used = [], []
-        for images, own, own_stats, own_mask in zip(
-            x, _by_task(params, sizes, len(x)), _by_task(stats, {}, len(x)), masks, strict=True
-        ):
-            run = Pass(own or {}, own_stats, own_mask)
+        for images, own, own_call in zip(x, _by_task(params, sizes, len(x)), _calls(call, len(x)), strict=True):
+            run = TaskPass(own, own_call)
             maps.append(self.forward(run, images.contiguous(memory_format=torch.channels_last)))
             used.append(run.used)
-        if stats is None:
-            stats = {name: torch.cat([one[name] for one in used]) for name in used[0]}
-        return torch.stack(maps), stats
+        if call.stats is not None:
+            return torch.stack(maps), call.stats
+        return torch.stack(maps), {name: torch.cat([stats[name] for stats in used]) for name in used[0]}
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        maps, used = self.maps(params, x, stats, mask)
+    def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        maps, used = self.maps(params, x, call)
         return maps.mean((3, 4)) if self.end is End.mean else maps.flatten(2), used
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        features, used = self.features(params, x, stats, mask)
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        features, used = self.features(params, x, call)
         return linear(params, "head", features), used
 
 
-def _by_task(values: Params | None, sizes: dict[str, int], tasks: int) -> list[Params | None]:
+def _calls(call: Call, tasks: int) -> list[Call]:
+    """The call of each task."""
+    calls = [call] * tasks
+    if call.stats is not None:
+        calls = [call._replace(stats=stats) for stats in _by_task(call.stats, {}, tasks)]
+    if call.mask is not None:
+        calls = [own._replace(mask=mask) for own, mask in zip(calls, torch.split(call.mask, 1), strict=True)]
+    if call.noise is not None:
+        parts = zip(torch.split(call.noise.key, 1), torch.split(call.noise.progress, 1), strict=True)
+        noises = [call.noise._replace(key=key, progress=progress) for key, progress in parts]
+        calls = [own._replace(noise=noise) for own, noise in zip(calls, noises, strict=True)]
+    return calls
+
+
+def _by_task(values: Params, sizes: dict[str, int], tasks: int) -> list[Params]:
     """[*shape] or [T, *shape] -> of each task [*shape]; `sizes` are the numbers of dimensions of a shape, else 1."""
-    if values is None:
-        return [None] * tasks
     own = {
         name: value.unbind() if value.dim() > sizes.get(name, 1) else [value] * tasks for name, value in values.items()
     }

@@ -51,7 +51,7 @@ _RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")
 
 
 _DRAWS = (
-    "draws from torch's global generator, which a resumed run could not repeat: set its dropout to 0, or take nn.Dropout"
+    "draws from torch's global generator, which no resumed run could repeat: set its dropout to 0, or use nn.Dropout"
 )
 Maker = Callable[..., Any]  # a class of nn.Module, or a function that returns one
 
