@@ -290,7 +290,7 @@ class _Dropout(nn.Module):
 
     def __init__(self, share: float, scale: float, dims: int | None) -> None:
         super().__init__()
-        self.share, self.scale, self.dims = share, scale, dims
+        self.p, self.scale, self.dims = share, scale, dims  # timm's attention reads `p`
 
     def forward(self, x: Tensor) -> Tensor:
         running = _RUNNING.get()
@@ -299,7 +299,7 @@ class _Dropout(nn.Module):
         running.drops += 1
         dims = x.dim() if self.dims is None else self.dims
         shape = (*x.shape[:dims], *[1] * (x.dim() - dims))
-        return x * (self.scale * (draws(running.call, running.drops, shape)[0] >= self.share)).to(x.dtype)
+        return x * (self.scale * (draws(running.call, running.drops, shape)[0] >= self.p)).to(x.dtype)
 
 
 def _dropout(layer: Any) -> _Dropout | None:
