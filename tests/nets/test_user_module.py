@@ -20,6 +20,7 @@ from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.user_module import ModuleNet, module_net
 from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.likelihood import Categorical
 
 IMAGES, BATCH = images()
 
@@ -465,7 +466,7 @@ def dropped(layer: Callable[[], nn.Module], step: int = 0, keys: tuple[int, ...]
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x.unflatten(1, (6, 5)) * self.scale)
 
-    net = module_net(Made, Spec((30,), 3, 3, "classes"), {})
+    net = module_net(Made, Spec((30,), 3, 3, Categorical()), {})
     params, x = {"scale": torch.ones(())}, torch.ones(len(keys), 40, 30)
     noise = Noise(torch.tensor(keys), Pass.query, torch.zeros(len(keys)))
     assert torch.equal(net.features(params, x)[0], x)  # a test drops nothing
