@@ -16,8 +16,9 @@ from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Count, Way, check_limits
-from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved
+from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved, rearranged
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
+from metalearn_cli.tasks.likelihood import Categorical
 from metalearn_cli.tasks.variable_sizes import Sizes, draw_variable, draw_way
 
 
@@ -64,7 +65,7 @@ class Episodes:
 
     def spec(self, input_shape: tuple[int, ...], train_classes: int) -> Spec:
         base = train_classes * self._turns("train")
-        return Spec(input_shape, self.way, self.train_way or self.way, "classes", padded=self.variable, base=base)
+        return Spec(input_shape, self.way, self.train_way or self.way, Categorical(), padded=self.variable, base=base)
 
     def size(self, split: Split) -> dict[str, int]:
         """Way, shot and query of a split's episodes, each by the name of the key that says it."""
@@ -223,16 +224,11 @@ def _gather(pixels: Tensor, at: Draw, name: str) -> Tensor:
     height, width = pixels.shape[2:]
     x = pixels.flatten(2)[at[f"{name}_image"]]  # [T, S, C, H * W]
     if turn is not None:
-        x = _rearranged(x, _turned(height, width, pixels.device)[turn])
+        x = rearranged(x, _turned(height, width, pixels.device)[turn])
     if shift is not None or flip is not None:
-        x = _rearranged(x, moved(height, width, shift, flip))
+        x = rearranged(x, moved(height, width, shift, flip))
     x = x.view(*x.shape[:3], height, width) * (1 / 255)  # a product: a GPU rounds the quotient differently
     return x if jitter is None else jittered(x, jitter)
-
-
-def _rearranged(x: Tensor, place: Tensor) -> Tensor:
-    """Put the pixel at place[t, s, i] where i was, in x [T, S, C, H * W]."""
-    return x.gather(-1, place[:, :, None].expand_as(x))
 
 
 @cache

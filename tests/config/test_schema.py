@@ -84,19 +84,22 @@ def test_a_users_own_module_and_task(tmp_path: Path) -> None:
         "from dataclasses import dataclass\n"
         "from torch import nn\n"
         "from metalearn_cli.tasks.base import *\n"
+        "from metalearn_cli.tasks.likelihood import SquaredError\n"
         "class Net(nn.Module):\n"
         "    def __init__(self, spec, width=4):\n"
         "        super().__init__()\n"
         "        self.body = nn.Sequential(nn.Conv2d(spec.input_shape[0], width, 3, stride=4), nn.BatchNorm2d(width),\n"
         "                                  nn.ReLU(), nn.Flatten())\n"
-        "        if width == 13: self.body.append(nn.Dropout(0.5))\n"
+        "        self.body.append(nn.RReLU() if width == 13 else nn.Dropout(0.5))\n"
         "        self.head = nn.Linear(width * 49, spec.outputs)\n"
         "    def forward(self, x): return self.head(self.body(x))\n"
+        "def made(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 3, 3, stride=4), nn.Flatten(), nn.Linear(147, num_classes))\n"
         "@dataclass(frozen=True)\n"
         "class Lines(TaskDistribution):\n"
         "    slope: float = 1.0\n"
         "    @property\n"
-        "    def spec(self): return Spec((1,), 1, 1, 'values')\n"
+        "    def spec(self): return Spec((1,), 1, 1, SquaredError())\n"
         "    @property\n"
         "    def splits(self): return ('train', 'val', 'test')\n"
         "    @property\n"
@@ -115,6 +118,13 @@ def test_a_users_own_module_and_task(tmp_path: Path) -> None:
         assert results(tmp_path, algo)["batch_norm"] is not None
         assert "already finished" in run(tmp_path, *quick, *module, f"name={algo}").err
         succeed(tmp_path, "eval", f"run=outputs/{algo}", "trust=true")
-    for key, said in {"+model.widht=3": "did you mean model.width?", "+model.width=13": "Dropout"}.items():
+    made = ["algo=protonet", "task=omniglot", "model._target_=mine.made", "+model.num_classes=outputs"]
+    succeed(tmp_path, *quick, *made, "steps=1", "name=made")
+    assert OmegaConf.load(tmp_path / "outputs/made/config.yaml").model == {
+        "_target_": "mine.made",
+        "num_classes": "outputs",
+    }
+    succeed(tmp_path, "eval", "run=outputs/made", "trust=true")
+    for key, said in {"+model.widht=3": "did you mean model.width?", "+model.width=13": "RReLU"}.items():
         assert said in refuse(tmp_path, *quick, "task=omniglot", "model._target_=mine.Net", key)
     succeed(tmp_path, *quick, "task._target_=mine.Lines", "+task.slope=2", "model.hidden=[8]", "name=lines")

@@ -22,6 +22,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Batch, Spec
 from metalearn_cli.tasks.curves import Points
 from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.tasks.likelihood import Categorical, SquaredError
 
 DOUBLE = Execution(dtype=torch.float64)
 
@@ -31,6 +32,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "meta_sgd": {"test_steps": 2},
     "meta_lstm": {"inner_steps": 2, "test_steps": 2},
     "matching": {"fce": True, "reads": 2, "learn_temperature": True, "test_steps": 2, "fine_tune_lr": 0.1},
+    "knn": {"k": 3},
+    "logistic": {"copies": 2, "augment": ["crop", "jitter"]},
     "reptile": {"inner_steps": 3, "inner_batch": 4, "test_steps": 2},
     "learned_optimizer": {"hidden": [4], "preprocess": "log_sign", "scale": 0.1, "batch_size": 4, "unroll": 2}
     | {"horizon": 6, "test_steps": 3},
@@ -46,8 +49,11 @@ def made(algo: str) -> Algorithm:
     return algorithm
 
 
-# Every algorithm for classes.
-ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo != "pretrain"]
+# Every algorithm for tasks of classes; the others train on images of all classes at once.
+ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("pretrain", "fine_tune")]
+# Those that compare embeddings, or solve a head for them: for classes alone, and in any way.
+EMBEDDING = ("knn", "logistic", "matching", "protonet", "ridge")
+ON_EMBEDDINGS = tuple(type(made(algo)) for algo in EMBEDDING)
 
 
 def image_task(cls: Any, **keys: Any) -> Any:
@@ -73,7 +79,7 @@ def images(
         y = torch.rand(tasks, way * count, generator=rng).argsort(1) % way
         return x, y
 
-    return Spec((1, size, size), way, way, "classes"), Batch(*part(shot), *part(query), torch.arange(tasks))
+    return Spec((1, size, size), way, way, Categorical()), Batch(*part(shot), *part(query), torch.arange(tasks))
 
 
 def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tuple[Spec, Batch]:
@@ -83,7 +89,7 @@ def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tupl
     support_x = torch.randn(tasks, shot, 1, generator=rng, dtype=torch.float64)
     query_x = torch.randn(tasks, query, 1, generator=rng, dtype=torch.float64)
     batch = Batch(support_x, amplitude * support_x.sin(), query_x, amplitude * query_x.sin(), torch.arange(tasks))
-    return Spec((1,), 1, 1, "values"), batch
+    return Spec((1,), 1, 1, SquaredError()), batch
 
 
 def cases() -> list[tuple[Net, Batch]]:
@@ -152,7 +158,7 @@ def expect_definition(
     return update
 
 
-def expect_slope(algorithm: Algorithm, net: Net, batch: Batch) -> None:
+def expect_slope(algorithm: Algorithm, net: Net, batch: Batch, step: float = 1e-4) -> None:
     """The meta-gradient is the slope of the mean loss along a random direction."""
     meta = init(algorithm, net)
     update = algorithm.meta_gradient(net, meta, batch, 0)
@@ -160,11 +166,13 @@ def expect_slope(algorithm: Algorithm, net: Net, batch: Batch) -> None:
     def loss(params: Params) -> Tensor:
         return algorithm.meta_gradient(net, Meta(params, meta.buffers), batch, 0).loss.mean()
 
-    slope, direction = finite_difference(loss, meta.params)
+    slope, direction = finite_difference(loss, meta.params, step=step)
     assert along(update, direction) == pytest.approx(slope, rel=1e-6)
 
 
-def finite_difference(loss: Callable[[Params], Tensor], params: Params, seed: int = 0) -> tuple[float, Params]:
+def finite_difference(
+    loss: Callable[[Params], Tensor], params: Params, seed: int = 0, step: float = 1e-4
+) -> tuple[float, Params]:
     """The derivative of `loss` along a random direction, by the five-point formula, and that direction."""
     rng = torch.Generator().manual_seed(seed)
     direction = {name: torch.randn(value.shape, generator=rng, dtype=torch.float64) for name, value in params.items()}
@@ -173,7 +181,6 @@ def finite_difference(loss: Callable[[Params], Tensor], params: Params, seed: in
         moved = {name: (value + offset * direction[name]).detach().requires_grad_() for name, value in params.items()}
         return loss(moved).item()
 
-    step = 1e-4
     slope = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
     return slope, direction
 
