@@ -111,7 +111,7 @@ SHARED = {
     "system": {"denormals", "precision", "quiet"},
     "trained": {"predict_values"},
     "run_folder": {"damaged_runs"},
-    "training": {"waiting"},
+    "training": {"stages", "waiting"},
 }
 
 

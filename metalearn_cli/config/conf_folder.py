@@ -131,5 +131,5 @@ def flatten(config: Config, prefix: str = "") -> Config:
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat

@@ -19,19 +19,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.device import Precision
-from metalearn_cli.system.limits import (
-    Chunk,
-    Count,
-    Device,
-    Memory,
-    Name,
-    Natural,
-    PaperNode,
-    Renames,
-    Stages,
-    Text,
-    Threads,
-)
+from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Renames, Threads
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
@@ -53,9 +41,9 @@ class Run:
     """The keys that belong to no group; conf/config.yaml explains each and has its value."""
 
     name: Name | None
-    init: Text | None
+    init: str | None
     init_names: Renames
-    stages: Stages
+    stages: tuple[dict[str, Any], ...]
     seed: Natural
     episodes_seed: Natural
     steps: Natural

@@ -138,7 +138,7 @@ def command(folder: Path, config: Config, overrides: list[str], ranks: Ranks) ->
     """The command that goes on with what was begun in a folder, given where its outputs/ is."""
     if folder.parent.name == "eval":
         return shlex.join(["metalearn", "eval", *overrides])
-    if folder in runs.stage_folders(folder.parent):  # the run goes on with its stages
+    if (folder.parent / "config.yaml").exists():  # the run goes on with its stages
         folder, config = folder.parent, {}
     parts = folder.absolute().parts
     inside = parts[len(parts) - parts[::-1].index("outputs") :] if "outputs" in parts else (folder.name,)

@@ -63,13 +63,6 @@ def _rises(steps: Sequence[int]) -> bool:
     return all(before < after for before, after in zip((0, *steps), steps, strict=False))
 
 
-def _is_mapping(node: Any) -> bool:
-    """Whether it is a mapping of texts, and so is each mapping in it."""
-    return isinstance(node, dict) and all(
-        isinstance(key, str) and (not isinstance(item, dict) or _is_mapping(item)) for key, item in node.items()
-    )
-
-
 def _is_file_name(text: str) -> bool:
     return text.isprintable() and text not in ("", ".", "..") and "/" not in text
 
@@ -108,10 +101,6 @@ Renames = Annotated[
     tuple[str, ...],
     Limit("a list of THEIRS:OURS, e.g. [encoder.:]", lambda value: all(parse_rename(item)[0] for item in value)),
 ]
-Stages = Annotated[
-    tuple[dict[str, Any], ...],
-    Limit("a list of mappings of keys, e.g. [{algo:pretrain,steps:1000}]", lambda value: all(map(_is_mapping, value))),
-]
 Widths = Annotated[
     tuple[int, ...],
     Limit(
@@ -145,7 +134,7 @@ def limit_of(kind: Hint) -> Limit | None:
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
-_EXAMPLES = {int: "40,40", float: "0.01,0.1", str: "train,val"}
+_EXAMPLES = {int: "40,40", float: "0.01,0.1", str: "train,val", dict[str, Any]: "{steps:1000}"}
 
 
 def words_of(kind: Hint) -> str:

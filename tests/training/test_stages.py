@@ -59,7 +59,7 @@ def test_killed_in_a_stage_at_the_border_and_in_the_run_it_ends_with_the_same_bi
         assert done.code == (-number if number == signal.SIGKILL else 128 + number), done.err
         said.append(done.err)
     assert re.search(r"stopped; saved step 4 of stage0; continue with: metalearn train .* name=run\n", said[0])
-    assert "outputs/run/stage0 is already finished" in said[2]
+    assert "outputs/run/stage0 is already finished" in (tmp_path / "outputs/run/stage0/train.log").read_text()
     assert bits(tmp_path) == bits(straight)
     shutil.rmtree(tmp_path / "outputs/run/stage0")  # a checkpoint of the run holds everything
     assert "stage" not in succeed(tmp_path, *COMMAND).err
@@ -109,8 +109,8 @@ def test_a_stage_has_the_runs_keys_but_for_its_own() -> None:
         ("[{step.s:1}]", r"stages\[0\]: there is no key step.s"),
         ("[{steps:-1}]", r"stages\[0\]: steps=-1 must be a whole number, 0 or above"),
         ("[{name:x}]", r"stages\[0\]: name is for the whole run: give it beside stages"),
-        ("[1]", r"stages=\[1\] must be a list of mappings of keys"),
-        ("[{algo:{1:2}}]", r"must be a list of mappings of keys"),
+        ("[1]", r"stages=\[1\] must be a list, e\.g\. \[\{steps:1000\}\]"),
+        ("[{algo:{1:2}}]", r"stages\[0\]: algo\.1 is not a key of MAML"),
     ],
 )
 def test_a_mistake_in_a_stage_is_told_with_its_number(stages: str, said: str) -> None:
