@@ -16,6 +16,7 @@ from metalearn_cli.algorithms.base import BatchNorm, task_metric
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.learner import Learner, Scores
 from metalearn_cli.tasks.base import Draw, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
+from metalearn_cli.tasks.capabilities import oracle
 
 SMALLEST_PART = 8  # episodes: a test's parts are this large or larger
 Report = Callable[[int], None]  # called with the number of episodes done so far, estimated from this rank's share
@@ -100,7 +101,7 @@ def baselines(task: TaskDistribution, episodes: EpisodeRange, device: torch.devi
     for draw in draw_episodes(task, episodes):
         batch = task.gather(draw, device).to(torch.float64)
         predicted = {"constant": mean_target(batch.support)}
-        if (truth := task.oracle(draw, device)) is not None:
+        if (truth := oracle(task, draw, device)) is not None:
             predicted["oracle"] = truth.double()
         for name, out in predicted.items():
             error = task_metric(task.spec, out, batch.query_y, batch.query_mask)

@@ -98,17 +98,26 @@ class Conv4(Net):
             stats[f"{block}.norm.var"] = torch.ones(self.filters)
         return stats
 
+    def maps(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+        images, used = self._folded_maps(params, x, stats, mask)
+        return unfold(images, len(x)), used
+
     def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        tasks, pool = len(x), self.downsample is Downsample.max_pool
+        images, used = self._folded_maps(params, x, stats, mask)
+        if self.spatial_mean:
+            images = images.mean((2, 3), keepdim=True)
+        return unfold(images, len(x)).flatten(2), used
+
+    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+        x, used = self.features(params, x, stats, mask)
+        return linear(params, "head", x), used
+
+    def _folded_maps(self, params: Params, x: Tensor, stats: Params | None, mask: Tensor | None) -> Forward:
+        """x [T, B, C, H, W] -> the last images [B, T*filters, H', W'], and the statistics used."""
+        pool = self.downsample is Downsample.max_pool
         used: Params = {}
         x = fold(x)
         for block in BLOCKS:
             x, block_stats = conv_block(params, Block(block, pool, self.convolution), x, stats, mask)
             used |= block_stats
-        if self.spatial_mean:
-            x = x.mean((2, 3), keepdim=True)
-        return unfold(x, tasks), used
-
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        x, used = self.features(params, x, stats, mask)
-        return linear(params, "head", x), used
+        return x, used

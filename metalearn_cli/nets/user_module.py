@@ -62,8 +62,6 @@ class ModuleNet(Net):
     _body: nn.Module = field(init=False, repr=False)  # without the head; the same module where there is no head
     _start: Params = field(init=False, repr=False)  # the statistics that its batch norm begins with
 
-    takes_bfloat16 = False
-
     def __post_init__(self) -> None:
         built = [self._build(0) for _ in range(2)]
         object.__setattr__(self, "_start", _statistics(built[0]))
@@ -74,13 +72,6 @@ class ModuleNet(Net):
         object.__setattr__(self, "_whole", whole)
         object.__setattr__(self, "_body", body if has_head else whole)
         self._check()
-
-    @property
-    def target(self) -> type:
-        return self.module_class
-
-    def keys(self) -> dict[str, Any]:
-        return self.arguments
 
     def init(self, rng: torch.Generator) -> Params:
         module = self._build(int(torch.randint(2**32, (), generator=rng)))

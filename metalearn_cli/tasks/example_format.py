@@ -15,6 +15,7 @@ from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec, TaskDistribution
+from metalearn_cli.tasks.capabilities import columns_of, preparation_of
 from metalearn_cli.tasks.tones import Tones, tones_of
 
 LARGEST, LARGEST_SIDE = 100_000_000, 10_000  # numbers of an example or of outputs; pixels
@@ -28,13 +29,13 @@ class Examples(NamedTuple):
 
 
 def examples_of(task: TaskDistribution) -> Examples:
-    spec, columns = task.spec, task.columns
+    spec, columns = task.spec, columns_of(task)
     if columns is None and len(spec.input_shape) == 1:
         columns = ColumnNames((), ())
     if columns is not None and not columns.features:  # of arrays
         outputs = 1 if columns.labels else spec.outputs
         columns = dataclasses.replace(columns, features=_names("x", spec.input_shape[0]), targets=_names("y", outputs))
-    return Examples(spec, task.preparation, columns)
+    return Examples(spec, preparation_of(task), columns)
 
 
 def examples_with_tones(task: TaskDistribution) -> Examples:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.job import build_task
 from metalearn_cli.config.schema import ConfigSource, build
@@ -144,7 +145,7 @@ def build_model(
         if odd:
             raise UserError(f"the weights in {stored.folder} are of another model than its configuration: {odd[0]}")
         parts.append({name: saved[name].to(place, dtype) for name in part})
-    made_with = (batch_norm.name, algo.steps_at_test(net.spec), stored.step)
+    made_with = (batch_norm.name, steps_at_test(algo, net.spec), stored.step)
     fitting = [known for known in stored.unlike if (known.batch_norm, known.test_steps, known.step) == made_with]
     is_reduced = precision is Precision.bf16
     return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, is_reduced)

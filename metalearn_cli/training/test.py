@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.capabilities import learned
 from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.evaluate import EpisodeScores, Evaluation, baselines, join_scores, part_size, score_episodes
@@ -87,7 +88,7 @@ def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
     episodes = npz(arrays)
     results = dataclasses.replace(
         summarise_test(job, scored, step, modes),
-        learned=job.algo.learned(learner.meta),
+        learned=learned(job.algo, learner.meta),
         baselines={name: figures(error) for name, error in errors.items()},
         episodes_npz=hashlib.sha256(episodes).hexdigest(),
         config=runs.deciding(job.config),
