@@ -9,6 +9,7 @@ from metalearn_cli.tasks.known_sets import about_sets
 
 KINDS = (*GROUPS, *PRESETS, "metric")
 
+PLACE = 9
 HELP = f"""\
 List the choices of a group, a line each.
 

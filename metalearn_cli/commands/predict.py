@@ -7,6 +7,7 @@ from metalearn_cli.config.fields import types_in_source
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder.config_file import check_usable
 
+PLACE = 6
 HELP = """\
 Predict the classes of your own pictures, or the values of your own points.
 

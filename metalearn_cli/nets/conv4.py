@@ -1,7 +1,9 @@
 """Four blocks of 3x3 convolution, batch norm and ReLU, halving the image each time: the field's standard network.
 
 With max-pooling, as in Vinyals et al. 2016 and Snell et al. 2017; with stride 2 instead, as MAML has it for Omniglot
-(filters=64, downsample=stride, spatial_mean=true). The convolutions have no bias: batch norm would subtract it.
+(filters=64, downsample=stride, spatial_mean=true). The convolutions have no bias unless model.bias=true: batch norm
+would subtract it. Codes that pool before the activation compute the same, since it never falls; those that pool before
+batch norm do not (downsample=pool_first).
 Differs from MAML's code in: padding is 1 on every side where TensorFlow's "same" at stride 2 pads the far side only.
 """
 
@@ -17,7 +19,7 @@ from metalearn_cli.nets.base import Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
-from metalearn_cli.system.limits import Count, Positive
+from metalearn_cli.system.limits import Count, Positive, Share, Widths
 from metalearn_cli.tasks.base import Spec
 
 BLOCKS = ("block1", "block2", "block3", "block4")
@@ -25,6 +27,7 @@ BLOCKS = ("block1", "block2", "block3", "block4")
 
 class Downsample(Enum):
     max_pool = "max_pool"
+    pool_first = "pool_first"
     stride = "stride"
 
 
@@ -40,7 +43,10 @@ class Init(Enum):
 class Conv4(Net):
     spec: Spec
     filters: Count = 64
+    widths: Widths | None = None  # the filters of the four blocks, where they are not all `filters`
     downsample: Downsample = Downsample.max_pool
+    slope: Share = 0.0  # of the activation below 0; above 0 it is a leaky ReLU
+    bias: bool = False  # of the convolutions
     spatial_mean: bool = False  # features: the mean over the last image instead of all its pixels
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
     init_weights: Init = Init.torch  # of the convolutions, and of the head where head_std is null
@@ -53,7 +59,7 @@ class Conv4(Net):
                 f"model=conv4 needs images, and this task's examples have shape {list(self.spec.input_shape)}: "
                 "take model=mlp"
             )
-        if min(self.spec.input_shape[1:]) < 16 and self.downsample is Downsample.max_pool:
+        if min(self.spec.input_shape[1:]) < 16 and self.downsample is not Downsample.stride:
             raise UserError(
                 f"model=conv4 halves an image four times, and {self.spec.input_shape[1]}x{self.spec.input_shape[2]} "
                 "is too small for that: take images of 16x16 or more, or model.downsample=stride"
@@ -64,26 +70,36 @@ class Conv4(Net):
         return {way: replace(self, convolution=way) for way in ways}
 
     @property
+    def block_filters(self) -> dict[str, int]:
+        """The filters of each block, by its name."""
+        return dict(zip(BLOCKS, self.widths or (self.filters,) * len(BLOCKS), strict=True))
+
+    @property
     def feature_count(self) -> int:
+        last = self.block_filters[BLOCKS[-1]]
         if self.spatial_mean:
-            return self.filters
+            return last
         height, width = self.spec.input_shape[1:]
-        rounding = 0 if self.downsample is Downsample.max_pool else 1
+        rounding = 1 if self.downsample is Downsample.stride else 0
         for _ in BLOCKS:
             height, width = (height + rounding) // 2, (width + rounding) // 2
-        return self.filters * height * width
+        return last * height * width
 
     def init(self, rng: torch.Generator) -> Params:
         params: Params = {}
         channels = self.spec.input_shape[0]
-        for block in BLOCKS:
-            bound = self.init_weights.bound(9 * channels, 9 * self.filters)
-            uniform = 2 * torch.rand(self.filters, channels, 3, 3, generator=rng) - 1
+        for block, filters in self.block_filters.items():
+            bound = self.init_weights.bound(9 * channels, 9 * filters)
+            uniform = 2 * torch.rand(filters, channels, 3, 3, generator=rng) - 1
             params[f"{block}.conv.weight"] = bound * uniform
+            if self.bias and self.init_weights is Init.xavier:
+                params[f"{block}.conv.bias"] = torch.zeros(filters)
+            elif self.bias:
+                params[f"{block}.conv.bias"] = bound * (2 * torch.rand(filters, generator=rng) - 1)
             if self.gamma:
-                params[f"{block}.norm.weight"] = torch.ones(self.filters)
-            params[f"{block}.norm.bias"] = torch.zeros(self.filters)
-            channels = self.filters
+                params[f"{block}.norm.weight"] = torch.ones(filters)
+            params[f"{block}.norm.bias"] = torch.zeros(filters)
+            channels = filters
         inputs, outputs = self.feature_count, self.spec.outputs
         params["head.weight"], params["head.bias"] = init_linear(inputs, outputs, self.head_std, rng)
         if self.init_weights is Init.xavier and self.head_std is None:
@@ -93,9 +109,8 @@ class Conv4(Net):
 
     def init_stats(self) -> Params:
         stats: Params = {}
-        for block in BLOCKS:
-            stats[f"{block}.norm.mean"] = torch.zeros(self.filters)
-            stats[f"{block}.norm.var"] = torch.ones(self.filters)
+        for block, filters in self.block_filters.items():
+            stats[f"{block}.norm.mean"], stats[f"{block}.norm.var"] = torch.zeros(filters), torch.ones(filters)
         return stats
 
     def maps(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
@@ -114,10 +129,11 @@ class Conv4(Net):
 
     def _folded_maps(self, params: Params, x: Tensor, stats: Params | None, mask: Tensor | None) -> Forward:
         """x [T, B, C, H, W] -> the last images [B, T*filters, H', W'], and the statistics used."""
-        pool = self.downsample is Downsample.max_pool
         used: Params = {}
+        pool, pool_first = (self.downsample is way for way in (Downsample.max_pool, Downsample.pool_first))
         x = fold(x)
-        for block in BLOCKS:
-            x, block_stats = conv_block(params, Block(block, pool, self.convolution), x, stats, mask)
+        for name in BLOCKS:
+            block = Block(name, pool, self.convolution, self.slope, pool_first)
+            x, block_stats = conv_block(params, block, x, stats, mask)
             used |= block_stats
         return x, used

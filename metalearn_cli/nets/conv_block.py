@@ -1,4 +1,4 @@
-"""Convolution, batch norm, ReLU and 2x2 max-pooling of all tasks, in the order that is fastest.
+"""Convolution, batch norm, (leaky) ReLU and 2x2 max-pooling of all tasks, in the order that is fastest.
 
 Shapes: B examples per task, T tasks, O channels of a task, K = T*O of all of them; images are folded, [B, K, H, W] in
 channels_last memory.
@@ -34,12 +34,19 @@ Context = Any  # torch's own, which takes any attribute
 class Block(NamedTuple):
     """One block of a network, and how it is computed."""
 
-    name: str  # its parameters are NAME.conv.weight, NAME.norm.weight (absent: gamma is 1) and NAME.norm.bias
-    pool: bool  # max-pooling of 2x2; otherwise the convolution has stride 2, where halves are rounded up
+    name: str  # its parameters: NAME.conv.weight and .bias, NAME.norm.weight and .bias; absent: no bias, gamma 1
+    pool: bool  # max-pooling of 2x2 at the end; otherwise halves are rounded up, if the convolution has stride 2
     way: Convolution = Convolution.grouped
+    slope: float = 0.0  # of the activation below 0
+    pool_first: bool = False  # without `pool`: max-pooling before batch norm, in place of the stride
 
     def convolve(self, weight: Tensor, x: Tensor) -> Tensor:
-        return convolve(weight, x, 1 if self.pool else 2, self.way)
+        """The images before batch norm, without bias."""
+        y = convolve(weight, x, 1 if self.pool or self.pool_first else 2, self.way)
+        return F.max_pool2d(y, 2) if self.pool_first else y
+
+    def activate(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.slope) if self.slope else F.relu(x)
 
 
 def conv_block(
@@ -54,7 +61,7 @@ def conv_block(
     name, pool = block.name, block.pool
     weight = params[f"{name}.conv.weight"]
     tasks = tasks_of(weight, x)
-    bias = to_tasks(params[f"{name}.norm.bias"], tasks)
+    bias, beta = params.get(f"{name}.conv.bias"), to_tasks(params[f"{name}.norm.bias"], tasks)
     gamma = params.get(f"{name}.norm.weight")
     sign = None  # that of gamma, where it moves into the weight: y and its mean are then sign times the paper's
     if pool and gamma is not None:
@@ -66,16 +73,19 @@ def conv_block(
         maxima, mean, var = _Moments.apply(y, pool)
         y = maxima if pool else y
         mean, var = mean.view(tasks, -1), var.view(tasks, -1)
-        stats = {mean_name: mean if sign is None else mean * sign, var_name: var}
+        own_mean = mean if sign is None else mean * sign
+        stats = {mean_name: own_mean if bias is None else own_mean + bias, var_name: var}
     else:
         y = F.max_pool2d(y, 2) if pool else y
         stats = {name: stats[name] for name in (mean_name, var_name)}
         mean, var = stats[mean_name] if sign is None else stats[mean_name] * sign, stats[var_name]
+    if bias is not None:  # batch norm subtracts it with the mean, and so it is never added
+        mean = stats[mean_name] - bias if sign is None else (stats[mean_name] - bias) * sign
     scale = torch.rsqrt(var + EPSILON)
     if gamma is not None:
         scale = scale * gamma
-    scale, shift = (to_tasks(value, tasks).flatten() for value in (scale, bias - mean * scale))
-    return F.relu(_Spread.apply(y, None, None, shift, scale)), stats
+    scale, shift = (to_tasks(value, tasks).flatten() for value in (scale, beta - mean * scale))
+    return block.activate(_Spread.apply(y, None, None, shift, scale)), stats
 
 
 def fast_norm(params: Params, name: str, y: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
@@ -96,9 +106,11 @@ def reference_block(
     params: Params, block: Block, x: Tensor, stats: Params | None = None, mask: Tensor | None = None
 ) -> Forward:
     """Compute what `conv_block` does by torch's operations, in the order of the paper."""
-    weight = params[f"{block.name}.conv.weight"]
-    y, stats = batch_norm(params, f"{block.name}.norm", block.convolve(weight, x), tasks_of(weight, x), stats, mask)
-    y = F.relu(y)
+    weight, bias = params[f"{block.name}.conv.weight"], params.get(f"{block.name}.conv.bias")
+    tasks, y = tasks_of(weight, x), block.convolve(weight, x)
+    y = y if bias is None else y + _wide(to_tasks(bias, tasks).flatten())
+    y, stats = batch_norm(params, f"{block.name}.norm", y, tasks, stats, mask)
+    y = block.activate(y)
     return F.max_pool2d(y, 2) if block.pool else y, stats
 
 

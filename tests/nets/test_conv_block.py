@@ -20,19 +20,23 @@ SHAPES = list(itertools.product([1, 3], [1, 4], [(1, 6, 6), (2, 7, 5), (3, 2, 9)
 GATE = [(3, 4, (2, 7, 5)), (1, 4, (1, 6, 6)), (3, 1, (3, 2, 9))]
 POOLED = Block("b", pool=True)
 WAYS = (Convolution.grouped, Convolution.product)
+BLOCKS = [Block("b", *how) for how in itertools.product([True, False], WAYS)]
+BLOCKS += [POOLED._replace(slope=0.2), Block("b", pool=False, pool_first=True)]
 
 
 def problem(
-    tasks: int, batch: int, size: tuple[int, int, int], gamma: float | None, per_task: bool, outputs: int = 3
+    tasks: int, batch: int, size: tuple[int, int, int], gamma: float | None, per_task: bool, has_bias: bool = False
 ) -> tuple[Params, Tensor]:
     """Parameters of one block, and images [B, T*C, H, W]; the first channel's gamma has the sign of `gamma`."""
-    rng = torch.Generator().manual_seed(0)
+    rng, outputs = torch.Generator().manual_seed(0), 3
 
     def normal(*shape: int) -> Tensor:
         lead = (tasks,) if per_task else ()
         return torch.randn(*lead, *shape, generator=rng, dtype=torch.float64)
 
     params = {"b.conv.weight": normal(outputs, size[0], 3, 3), "b.norm.bias": normal(outputs)}
+    if has_bias:
+        params["b.conv.bias"] = normal(outputs)
     if gamma is not None:
         params["b.norm.weight"] = normal(outputs).abs() + 0.1
         params["b.norm.weight"][..., 0] = gamma
@@ -62,12 +66,12 @@ def assert_close(values: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.parametrize(("tasks", "batch", "size"), [*GATE, *nightly(shape for shape in SHAPES if shape not in GATE)])
 @pytest.mark.parametrize("gamma", [0.5, -0.5, None], ids=["positive", "mixed", "none"])
 @pytest.mark.parametrize("per_task", [True, False], ids=["per task", "shared"])
-@pytest.mark.parametrize("block", [Block("b", *how) for how in itertools.product([True, False], WAYS)])
+@pytest.mark.parametrize("block", BLOCKS)
 def test_the_block_is_the_plain_one_to_the_third_derivative(
     tasks: int, batch: int, size: tuple[int, int, int], gamma: float | None, per_task: bool, block: Block
 ) -> None:
     """Under the statistics of the batch, and under statistics that are given."""
-    params, x = problem(tasks, batch, size, gamma, per_task)
+    params, x = problem(tasks, batch, size, gamma, per_task, has_bias=block not in BLOCKS[:2])
     rng = torch.Generator().manual_seed(2)
     shapes = {"b.norm.mean": (3,), "b.norm.var": (tasks, 3)}
     stats = {name: 1 + torch.rand(shape, generator=rng).double() for name, shape in shapes.items()}

@@ -21,6 +21,8 @@ NETS = [
     Conv4(IMAGES, filters=5, gamma=False, head_std=0.01),
     Conv4(IMAGES, filters=5, downsample=Downsample.stride, spatial_mean=True),
     Conv4(IMAGES._replace(input_shape=(1, 16, 16)), filters=1),
+    Conv4(IMAGES, widths=(2, 3, 5, 4), slope=0.2, bias=True),
+    Conv4(IMAGES, widths=(4, 2, 3, 2), downsample=Downsample.pool_first, bias=True, init_weights=Init.xavier),
     MLP(POINTS),
     MLP(POINTS, hidden=(7, 5), activation=Activation.tanh, init_std=0.5),
     MLP(POINTS, hidden=(7,), activation=Activation.sigmoid),
@@ -40,10 +42,11 @@ def reference(net: Net, params: Params, x: Tensor, stats: Params | None) -> Tens
 
     if isinstance(net, Conv4):
         for block in ("block1", "block2", "block3", "block4"):
-            pool = net.downsample is Downsample.max_pool
-            x = F.conv2d(x, params[f"{block}.conv.weight"], stride=1 if pool else 2, padding=1)
-            x = F.relu(normalise(x, f"{block}.norm"))
-            x = F.max_pool2d(x, 2) if pool else x
+            stride, bias = 2 if net.downsample is Downsample.stride else 1, params.get(f"{block}.conv.bias")
+            x = F.conv2d(x, params[f"{block}.conv.weight"], bias, stride, padding=1)
+            x = F.max_pool2d(x, 2) if net.downsample is Downsample.pool_first else x
+            x = F.leaky_relu(normalise(x, f"{block}.norm"), net.slope)
+            x = F.max_pool2d(x, 2) if net.downsample is Downsample.max_pool else x
         x = x.mean((2, 3)) if net.spatial_mean else x.flatten(1)
     elif isinstance(net, MLP):
         x = x.flatten(1)
@@ -162,6 +165,26 @@ def test_the_two_ways_to_start_conv4_have_their_bounds() -> None:
         assert (params["head.bias"] == 0).all() == (way is Init.xavier)
     normal = Conv4(spec, filters=32, init_weights=Init.xavier, head_std=0.01).init(rng)["head.weight"]
     assert normal.abs().max() <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("net", "parameters"),
+    [
+        (Conv4(Spec((3, 84, 84), 5, 5, "classes")), 112_832),
+        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), bias=True), 113_088),
+        (Conv4(Spec((1, 28, 28), 5, 5, "classes")), 111_680),
+        (Conv4(Spec((1, 28, 28), 5, 5, "classes"), bias=True), 111_936),
+        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), filters=32, bias=True), 28_896),
+        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), filters=128, bias=True), 447_360),
+        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), filters=512, bias=True), 7_097_856),
+        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), widths=(64, 64, 64, 512), bias=True), 372_480),
+        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), widths=(64, 96, 128, 256), bias=True), 464_160),
+    ],
+)
+def test_the_sizes_of_conv4_are_those_that_papers_name(net: Conv4, parameters: int) -> None:
+    assert sum(shape.numel() for name, shape in net.shapes.items() if "head" not in name) == parameters
+    side = net.spec.input_shape[1] // 16
+    assert net.feature_count == list(net.block_filters.values())[-1] * side**2
 
 
 def test_conv4_refuses_what_is_not_an_image_or_too_small() -> None:
