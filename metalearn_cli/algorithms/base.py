@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Call, Net, Noise, Params, Pass
 from metalearn_cli.tasks.base import Batch, Spec, Support
 
 
@@ -132,6 +132,12 @@ class Algorithm(ABC):
                 f"this algorithm learns one output per class, so task.train_way={spec.train_outputs} must equal "
                 f"task.way={spec.outputs}; one that compares embeddings, as algo=protonet does, can train with another"
             )
+
+
+def call_on(tasks: Support | Batch, examples: Pass, mask: Tensor | None, step: int = 0) -> Call:
+    """The call of a forward of these examples after `step` inner steps: with noise where it belongs to a training."""
+    noise = None if tasks.progress is None else Noise(tasks.key, examples, tasks.progress)
+    return Call(mask=mask, step=step, noise=noise)
 
 
 def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None) -> Tensor:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Meta, Predictor, Update, gradient_update, task_loss
+from metalearn_cli.algorithms.base import Meta, Predictor, Update, call_on, gradient_update, task_loss
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Call, Net, Params, Pass
 from metalearn_cli.tasks.base import Batch, Support
 
 # (features of the support set [T, S, F], of the query set [T, Q, F]) -> out [T, Q, way].
@@ -41,7 +41,8 @@ def embed(
     if support.mask is not None:
         all_real = torch.ones(query_x.shape[:2], dtype=torch.bool, device=query_x.device)
         mask = torch.cat([support.mask, all_real if query_mask is None else query_mask], 1)
-    features, used = net.features(params, torch.cat([support.x, query_x], 1), stats, mask)
+    call = call_on(support, Pass.both, mask)._replace(stats=stats)
+    features, used = net.features(params, torch.cat([support.x, query_x], 1), call)
     support_features, query_features = features.tensor_split([support.x.shape[1]], dim=1)
     return support_features, query_features, used
 
@@ -68,7 +69,7 @@ class PredictorByEmbedding(Predictor):
         return self.scorer(features, query)
 
     def support_stats(self) -> Params:
-        return self.net.features(self.params, self.support.x, mask=self.support.mask)[1]
+        return self.net.features(self.params, self.support.x, Call(mask=self.support.mask))[1]
 
     def outputs_beside_support(self, query_x: Tensor) -> Tensor:
         return self.outputs(query_x, None, None)  # which embeds both together

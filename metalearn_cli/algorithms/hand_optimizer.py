@@ -79,8 +79,8 @@ class HandOptimizer(Algorithm):
         """Take steps with the best rate so far, or the first one before any training."""
         optimizee = Optimizee(net, support, self.batch_size)
         rate = self._rates(meta.buffers["final_loss"]).index_select(0, self._best(meta))
-        for theta in self.trajectory(optimizee, rate, steps):
-            yield AdaptedNet(net, optimizee.parameters(theta), meta.buffers, support)
+        for step, theta in enumerate(self.trajectory(optimizee, rate, steps)):
+            yield AdaptedNet(net, optimizee.parameters(theta), meta.buffers, support, step)
 
     def learned(self, meta: Meta) -> dict[str, float]:
         return {"rate": self.rates[int(meta.buffers["final_loss"].argmin())]}

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Meta, Predictor, Update, gradient_update, task_loss
+from metalearn_cli.algorithms.base import Meta, Predictor, Update, call_on, gradient_update, task_loss
 from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params, per_task
+from metalearn_cli.nets.base import Call, Net, Params, Pass, per_task
 from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -58,9 +58,9 @@ class SupportGradient(NamedTuple):
 
 
 def support_gradient(
-    net: Net, params: Params, support: Support, names: Iterable[str], second_order: bool
+    net: Net, params: Params, support: Support, names: Iterable[str], second_order: bool, step: int
 ) -> SupportGradient:
-    """The gradient of the mean loss on the support set in the parameters `names` [T, *shape].
+    """The gradient of the mean loss on the support set in the parameters `names` [T, *shape], after `step` inner steps.
 
     It can be differentiated once more where `second_order` is asked for; under no_grad it never can.
     """
@@ -68,7 +68,7 @@ def support_gradient(
     with torch.enable_grad():
         if not recording:  # then they have no graph to be differentiated in
             params = {name: value.detach().requires_grad_() for name, value in params.items()}
-        out, stats = net(params, support.x, mask=support.mask)
+        out, stats = net(params, support.x, call_on(support, Pass.support, support.mask, step))
         loss = task_loss(net.spec, out, support.y, support.mask, support.way)
         total = loss.sum()  # the tasks' gradients do not mix
     gradient = torch.autograd.grad(total, [params[name] for name in names], create_graph=recording and second_order)
@@ -80,22 +80,23 @@ class Descent(NamedTuple):
 
     phi: Params  # [T, *shape]; before the first step [*shape]
     alpha: Mapping[str, float | Tensor]  # a number or [*shape] for each parameter that moves; the others stay
+    step: int = 0  # k
 
 
 def gradient_step(net: Net, support: Support, second_order: bool, at: Descent) -> Descent:
     """phi_{k+1} = phi_k - alpha grad L(phi_k, support), for each task."""
-    phi, alpha = at
-    gradient = support_gradient(net, phi, support, alpha, second_order).gradient
-    return Descent(phi | {name: phi[name] - alpha[name] * gradient[name] for name in alpha}, alpha)
+    phi, alpha, step = at
+    gradient = support_gradient(net, phi, support, alpha, second_order, step).gradient
+    return Descent(phi | {name: phi[name] - alpha[name] * gradient[name] for name in alpha}, alpha, step + 1)
 
 
-def gradient_descent(net: Net, start: Descent, support: Support, steps: int, second_order: bool) -> Iterator[Params]:
-    """phi_0, phi_1, ... phi_steps of every task, [T, *shape]."""
+def gradient_descent(net: Net, start: Descent, support: Support, steps: int, second_order: bool) -> Iterator[Descent]:
+    """Yield where the descent of every task stands after 0, 1, ... `steps` steps."""
     at = start._replace(phi=per_task(start.phi, len(support.key)))
-    yield at.phi
+    yield at
     for _ in range(steps):
         at = gradient_step(net, support, second_order, at)
-        yield at.phi
+        yield at
 
 
 def descend(net: Net, start: Descent, support: Support, steps: int, second_order: bool, remat: bool) -> Params:
@@ -113,15 +114,16 @@ def descend(net: Net, start: Descent, support: Support, steps: int, second_order
     return at.phi | {name: end[name] + (at.phi[name] - at.phi[name].detach()) for name in at.alpha}
 
 
-def query_loss(net: Net, phi: Params, batch: Batch) -> tuple[Tensor, Params]:
-    """L(phi, query) of each task [T], for networks phi [T, *shape] or [*shape], and the batch-norm statistics used."""
-    out, stats = net(phi, batch.query_x, mask=batch.query_mask)
+def query_loss(net: Net, phi: Params, batch: Batch, steps: int) -> tuple[Tensor, Params]:
+    """L(phi, query) of each task [T], for networks phi [T, *shape] or [*shape] after so many inner steps, and the
+    batch-norm statistics used."""
+    out, stats = net(phi, batch.query_x, call_on(batch, Pass.query, batch.query_mask, steps))
     return task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way), stats
 
 
-def query_update(net: Net, meta: Meta, phi: Params, batch: Batch) -> Update:
-    """grad L(phi, query) in the meta-parameters, for networks phi that were adapted to this batch."""
-    return gradient_update(meta, *query_loss(net, phi, batch))
+def query_update(net: Net, meta: Meta, phi: Params, batch: Batch, steps: int) -> Update:
+    """grad L(phi, query) in the meta-parameters, for networks phi that were adapted to this batch in so many steps."""
+    return gradient_update(meta, *query_loss(net, phi, batch, steps))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,19 +134,20 @@ class AdaptedNet(Predictor):
     params: Params  # [T, *shape]
     buffers: Params
     support: Support
+    steps: int  # that made them
     episode_stats: Params | None = None  # the statistics of the support in the inner loop; None: those under `params`
 
     def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
-        return self.net(self.params, query_x, stats, query_mask)[0]
+        return self.net(self.params, query_x, Call(stats, query_mask, self.steps))[0]
 
     def support_stats(self) -> Params:
         if self.episode_stats is not None:
             return self.episode_stats
-        return self.net(self.params, self.support.x, mask=self.support.mask)[1]
+        return self.net(self.params, self.support.x, Call(mask=self.support.mask, step=self.steps))[1]
 
     def outputs_beside_support(self, query_x: Tensor) -> Tensor:
         mask = None if self.support.mask is None else F.pad(self.support.mask, (0, 1), value=True)
-        return self.net(self.params, torch.cat([self.support.x, query_x], 1), mask=mask)[0][:, -1:]
+        return self.net(self.params, torch.cat([self.support.x, query_x], 1), Call(None, mask, self.steps))[0][:, -1:]
 
 
 def final_of(items: Iterable[Item]) -> Item:
@@ -167,7 +170,7 @@ def minibatch(support: Support, size: int | None, step: int) -> Support:
     start = step * size - first * count
     chosen = torch.cat(orders, 1)[:, start : start + size]  # [T, B]
     task = torch.arange(len(chosen), device=chosen.device)[:, None]
-    return Support(support.x[task, chosen], support.y[task, chosen], support.key)
+    return support._replace(x=support.x[task, chosen], y=support.y[task, chosen])
 
 
 def to_vector(params: Params) -> Tensor:

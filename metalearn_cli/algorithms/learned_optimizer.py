@@ -100,7 +100,7 @@ class LearnedOptimizer(Algorithm):
         for step in range(steps + 1):
             if step:
                 at = self.advance(meta.params, at, optimizee.gradient(at.theta, at.step).gradient)
-            yield AdaptedNet(net, optimizee.parameters(at.theta), meta.buffers, support)
+            yield AdaptedNet(net, optimizee.parameters(at.theta), meta.buffers, support, step)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         optimizee = Optimizee(net, batch.support, self.batch_size)

@@ -81,12 +81,12 @@ class MAML(Algorithm):
         return Meta(params, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for phi in gradient_descent(net, self._start(net, meta), support, steps, not self.first_order):
-            yield AdaptedNet(net, phi, meta.buffers, support)
+        for at in gradient_descent(net, self._start(net, meta), support, steps, not self.first_order):
+            yield AdaptedNet(net, at.phi, meta.buffers, support, at.step)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, not self.first_order, self.remat)
-        return query_update(net, meta, phi, batch)
+        return query_update(net, meta, phi, batch, self.inner_steps)
 
     def require_way(self, trained: int, way: int) -> None:
         if self.adapted is AdaptedPart.body:

@@ -42,7 +42,7 @@ from metalearn_cli.algorithms.embedding import (
     members,
     squared_distance,
 )
-from metalearn_cli.nets.base import Net, Params, per_task
+from metalearn_cli.nets.base import Call, Net, Params, per_task
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
 from metalearn_cli.system.limits import Natural, NonNegative, Positive
 from metalearn_cli.tasks.base import Batch, Support
@@ -81,7 +81,7 @@ class Matching(Algorithm):
         self.require_equal_sizes(net.spec, "fce")
         if self.fce:
             example = torch.zeros(1, 1, *net.spec.input_shape)
-            size = net.features(params, example, net.init_stats())[0].shape[-1]
+            size = net.features(params, example, Call(net.init_stats()))[0].shape[-1]
             params |= init_lstm("fce:forward", size, size, rng) | init_lstm("fce:backward", size, size, rng)
             if self.reads:
                 params |= init_lstm("fce:query", 2 * size, size, rng)
@@ -128,7 +128,7 @@ class Matching(Algorithm):
             with torch.enable_grad():
                 if not recording:
                     phi = {name: value.detach().requires_grad_() for name, value in phi.items()}
-                features, _ = net.features(phi, support.x, meta.buffers)
+                features, _ = net.features(phi, support.x, Call(meta.buffers))
                 out = scorer(features, features)
                 total = task_loss(net.spec, out, support.y, support.mask, support.way).sum()  # the tasks' do not mix
             gradient = torch.autograd.grad(total, list(phi.values()), create_graph=recording)

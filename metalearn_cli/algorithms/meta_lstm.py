@@ -59,6 +59,7 @@ class EpisodeState(NamedTuple):
     gates: Gates
     stats: Params  # batch-norm statistics, averaged over the support passes so far, [T, channels]
     meta: Params  # the weights of the LSTM and of the gates, which stay
+    step: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class MetaLSTM(Algorithm):
         for step in range(steps + 1):
             if step:
                 state = self._step(net, support, state)
-            yield AdaptedNet(net, from_vector(state.theta, net.shapes), meta.buffers, support, state.stats)
+            yield AdaptedNet(net, from_vector(state.theta, net.shapes), meta.buffers, support, step, state.stats)
 
     def _start(self, meta: Meta, tasks: int) -> EpisodeState:
         theta_0 = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
@@ -98,24 +99,24 @@ class MetaLSTM(Algorithm):
         theta = to_vector(per_task(theta_0, tasks))
         hidden, gate = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
         stats = per_task(standard_normal(meta.buffers), tasks)
-        return EpisodeState(theta, Gates((hidden, hidden), gate, gate), stats, weights)
+        return EpisodeState(theta, Gates((hidden, hidden), gate, gate), stats, weights, 0)
 
     def _step(self, net: Net, support: Support, state: EpisodeState) -> EpisodeState:
         with torch.no_grad():  # constants for the meta-gradient
             params = from_vector(state.theta, net.shapes)
-            loss, by_name, used = support_gradient(net, params, support, params, second_order=False)
+            loss, by_name, used = support_gradient(net, params, support, params, second_order=False, step=state.step)
             gradient = to_vector(by_name)
             if self.gradient_divided_twice:
                 size = support.y.shape[1] if support.mask is None else support.mask.sum(1, keepdim=True)
                 gradient = gradient / size
             stats = {name: old.lerp(used[name].detach(), self.bn_momentum) for name, old in state.stats.items()}
         theta, gates = gated_update(state.meta, state.theta, state.gates, loss, gradient)
-        return EpisodeState(theta, gates, stats, state.meta)
+        return EpisodeState(theta, gates, stats, state.meta, state.step + 1)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         update = partial(self._step, net, batch.support)
         end = unroll(update, self._start(meta, len(batch.key)), self.inner_steps, self.remat)
-        return query_update(net, meta, from_vector(end.theta, net.shapes), batch)
+        return query_update(net, meta, from_vector(end.theta, net.shapes), batch, self.inner_steps)
 
 
 def gated_update(params: Params, theta: Tensor, gates: Gates, loss: Tensor, gradient: Tensor) -> tuple[Tensor, Gates]:

@@ -59,8 +59,8 @@ class MetaSGD(Algorithm):
         return Meta(theta | rates, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for phi in gradient_descent(net, self._start(net, meta), support, steps, second_order=True):
-            yield AdaptedNet(net, phi, meta.buffers, support)
+        for at in gradient_descent(net, self._start(net, meta), support, steps, second_order=True):
+            yield AdaptedNet(net, at.phi, meta.buffers, support, at.step)
 
     def _start(self, net: Net, meta: Meta) -> Descent:
         theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
@@ -74,4 +74,4 @@ class MetaSGD(Algorithm):
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, second_order=True, remat=self.remat)
-        return query_update(net, meta, phi, batch)
+        return query_update(net, meta, phi, batch, self.inner_steps)

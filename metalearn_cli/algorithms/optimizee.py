@@ -51,6 +51,6 @@ class Optimizee(NamedTuple):
         """f(theta) and its gradient on the minibatch of step `step`, counted from 0."""
         support = minibatch(self.support, self.batch_size, step)
         loss, gradient, stats = support_gradient(
-            self.net, self.parameters(theta), support, self.net.shapes, second_order=False
+            self.net, self.parameters(theta), support, self.net.shapes, second_order=False, step=step
         )
         return VectorGradient(loss, to_vector(gradient), stats)

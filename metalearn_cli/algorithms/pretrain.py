@@ -26,12 +26,12 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, gradient_update
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, call_on, gradient_update
 from metalearn_cli.algorithms.embedding import PredictorByEmbedding
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, gradient_descent, query_update
 from metalearn_cli.algorithms.protonet import Normalise, distances
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, with_outputs
+from metalearn_cli.nets.base import Net, Pass, with_outputs
 from metalearn_cli.system.limits import Count, NonNegative, Share
 from metalearn_cli.tasks.base import Batch, Spec, Support
 
@@ -78,8 +78,8 @@ class Pretrain(Algorithm):
             yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer)
             return
         start = Descent(meta.params, dict.fromkeys(meta.params, self.inner_lr))
-        for phi in gradient_descent(net, start, support, steps, second_order=False):
-            yield AdaptedNet(net, phi, meta.buffers, support)
+        for at in gradient_descent(net, start, support, steps, second_order=False):
+            yield AdaptedNet(net, at.phi, meta.buffers, support, at.step)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         if net.spec.kind == "classes":
@@ -88,11 +88,11 @@ class Pretrain(Algorithm):
         mask = None
         if batch.support_mask is not None and batch.query_mask is not None:
             mask = torch.cat([batch.support_mask, batch.query_mask], 1)
-        return query_update(net, meta, meta.params, batch._replace(query_x=x, query_y=y, query_mask=mask))
+        return query_update(net, meta, meta.params, batch._replace(query_x=x, query_y=y, query_mask=mask), 0)
 
     def _gradient_of_classes(self, net: Net, meta: Meta, batch: Batch) -> Update:
         """grad -log p(y | x) of images query_x [T, Q, *input] with their labels among all training classes."""
-        out, stats = net(meta.params, batch.query_x)
+        out, stats = net(meta.params, batch.query_x, call_on(batch, Pass.query, batch.query_mask))
         target = batch.query_y.flatten()
         loss = F.cross_entropy(out.flatten(0, 1), target, reduction="none", label_smoothing=self.label_smoothing)
         return gradient_update(meta, loss.view(batch.query_y.shape).mean(1), stats)

@@ -75,8 +75,8 @@ class Reptile(Algorithm):
         return Meta(theta, buffers)
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for state in self.inner_loop(net, meta, support, steps, self.test_batch):
-            yield AdaptedNet(net, state.params, meta.buffers, support)
+        for step, state in enumerate(self.inner_loop(net, meta, support, steps, self.test_batch)):
+            yield AdaptedNet(net, state.params, meta.buffers, support, step)
 
     def inner_loop(
         self, net: Net, meta: Meta, support: Support, steps: int, batch_size: int | None
@@ -87,8 +87,8 @@ class Reptile(Algorithm):
         for step in range(steps):
             with torch.no_grad():
                 examples = minibatch(support, batch_size, step)
-                gradient = support_gradient(net, state.params, examples, state.params, second_order=False).gradient
-                state = self._inner_step(state, gradient)
+                there = support_gradient(net, state.params, examples, state.params, second_order=False, step=step)
+                state = self._inner_step(state, there.gradient)
             yield state
 
     def _start(self, net: Net, meta: Meta, tasks: int) -> InnerState:
@@ -119,7 +119,7 @@ class Reptile(Algorithm):
         state = final_of(self.inner_loop(net, meta, batch.support, self.inner_steps, self.inner_batch))
         with torch.no_grad():
             gradient = {name: value - state.params[name].mean(0) for name, value in meta.params.items()}
-            loss, stats = query_loss(net, state.params, batch)
+            loss, stats = query_loss(net, state.params, batch, self.inner_steps)
             buffers = running_average(meta.buffers, stats)
             if self._keeps_slots:
                 buffers |= {SECOND_MOMENT + name: value.mean(0) for name, value in state.second_moment.items()}

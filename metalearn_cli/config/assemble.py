@@ -46,5 +46,7 @@ def new_learner(job: Job, ranks: Ranks = ALONE) -> Learner:
     rng = generator(settings.seed, "init")
     net = Reduced(job.net.spec, job.net) if settings.precision is Precision.bf16 else job.net
     chunk = settings.tasks_per_chunk if isinstance(settings.tasks_per_chunk, int) else None
-    execution = Execution(device, settings.dtype, chunk, settings.compile, settings.cuda_graph, ranks)
+    execution = Execution(
+        device, settings.dtype, chunk, settings.compile, settings.cuda_graph, ranks, max(settings.steps, 1)
+    )
     return Learner(job.algo, net, job.optimizer, rng, execution)

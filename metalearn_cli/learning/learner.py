@@ -40,7 +40,7 @@ class Learner:
     ) -> None:
         self.algorithm, self.net, self.optimizer = algorithm, net, optimizer
         self.device, self.dtype, self.tasks_per_chunk = execution[:3]
-        self.ranks = execution.ranks
+        self.ranks, self._steps = execution.ranks, execution.steps
         self._runner = StepRunner(Updater(algorithm, net, optimizer, self.tasks_per_chunk, self.ranks), execution)
         _ = net.shapes  # drawn now, and not while a step is recorded
         self.meta = Meta(*(self._copied(part) for part in algorithm.init(net, rng)))  # a step changes them in place
@@ -64,7 +64,9 @@ class Learner:
         """
         self.last_started_step = step
         self._expect(len(batch.key) * self.ranks.size)
-        self._runner.run(self._state, batch.to(self.dtype), step)
+        batch = batch.to(self.dtype)
+        progress = batch.query_x.new_full((len(batch.key),), min(step / self._steps, 1.0))
+        self._runner.run(self._state, batch._replace(progress=progress), step)
         return self._state.loss.clone()
 
     def warm_up(self, batch: Batch, step: int) -> None:

@@ -39,6 +39,7 @@ class Execution(NamedTuple):
     compile: bool = False  # a step is native code, and the first one slow, unless `warm_up` was called
     cuda_graph: bool = False  # a step is one graph of kernels, and the first one slow likewise
     ranks: Ranks = ALONE  # equal learners, each of which steps on its share of the tasks
+    steps: int = 1  # of the whole training, of which `Batch.progress` is a share
 
 
 ON_THE_CPU = Execution()

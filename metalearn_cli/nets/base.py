@@ -5,8 +5,9 @@ Shapes: T tasks, B examples per task. A parameter is shared by all tasks, [*shap
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +19,40 @@ Params = dict[str, Tensor]
 Forward = tuple[Tensor, Params]  # features or outputs, and the batch-norm statistics that were used
 
 
+class Pass(Enum):
+    """Which examples of a task go through the network."""
+
+    support = 0
+    query = 1
+    both = 2  # together, as they are compared
+
+
+class Noise(NamedTuple):
+    """What the units that training drops depend on, beside `Call.step`, their layer and their place: see noise.py."""
+
+    key: Tensor  # [T] int64, of the tasks
+    examples: Pass
+    progress: Tensor  # [T] in 0..1, the share of the training that is done
+
+
+class Call(NamedTuple):
+    """What a forward is told beside parameters and examples."""
+
+    stats: Params | None = None  # batch norm's, by name: [channels] or [T, channels]; None: those of the batch
+    mask: Tensor | None = None  # [T, B] bool: True for real examples; None: all are real
+    step: int = 0  # inner steps that were taken before, for parameters that each of them has of its own
+    noise: Noise | None = None  # None: nothing is dropped, as in every validation and test
+
+
+PLAIN = Call()
+
+
 class Net(ABC):
     """A final class is a frozen dataclass: `spec` and the keys of its yaml file. It holds no parameters.
 
-    `stats` are batch-norm statistics by name, mean and (biased) variance, [channels] or [T, channels]. None normalises
-    each task by its own batch: by the real examples of it, where a mask [T, B] is given. Both calls return the
-    statistics that they used, to be averaged or used again.
+    Batch-norm statistics are mean and (biased) variance. Without `call.stats` each task is normalised by its own batch:
+    by the real examples of it, where there is a mask. Both calls return the statistics that they used, to be averaged
+    or used again.
     """
 
     spec: Spec
@@ -57,11 +86,11 @@ class Net(ABC):
         normal distribution, or what a user's own module begins with. Empty for a network without batch norm."""
 
     @abstractmethod
-    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         """x [T, B, *input] -> features [T, B, F], and the statistics used."""
 
     @abstractmethod
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Forward, Net, Params, with_spec
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params, with_spec
 from metalearn_cli.nets.capabilities import require_maps
 from metalearn_cli.nets.user_module import ModuleNet
 from metalearn_cli.tasks.base import Spec
@@ -36,19 +36,19 @@ class Reduced(Net):
     def init_stats(self) -> Params:
         return self.net.init_stats()
 
-    def maps(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         with _autocast(x):
-            out, used = require_maps(self.net, "its algorithm").maps(params, x, stats, mask)
+            out, used = require_maps(self.net, "its algorithm").maps(params, x, call)
         return out.float(), used
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         with _autocast(x):
-            out, used = self.net.features(params, x, stats, mask)
+            out, used = self.net.features(params, x, call)
         return out.float(), used
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         with _autocast(x):
-            out, used = self.net(params, x, stats, mask)
+            out, used = self.net(params, x, call)
         return out.float(), used
 
 

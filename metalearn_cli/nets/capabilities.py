@@ -10,14 +10,14 @@ from typing import Protocol, TypeGuard
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Forward, Net, Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.convolution import Convolution
 
 
 class Offers(Protocol):
     """Each on its own."""
 
-    def maps(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         """x [T, B, *input] -> the last images [T, B, C, H, W], of which features are made, and the statistics used."""
 
     def variants(self) -> dict[Convolution, Net]: ...

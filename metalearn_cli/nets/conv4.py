@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Forward, Net, Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
@@ -113,27 +113,27 @@ class Conv4(Net):
             stats[f"{block}.norm.mean"], stats[f"{block}.norm.var"] = torch.zeros(filters), torch.ones(filters)
         return stats
 
-    def maps(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        images, used = self._folded_maps(params, x, stats, mask)
+    def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        images, used = self._folded_maps(params, x, call)
         return unfold(images, len(x)), used
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        images, used = self._folded_maps(params, x, stats, mask)
+    def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        images, used = self._folded_maps(params, x, call)
         if self.spatial_mean:
             images = images.mean((2, 3), keepdim=True)
         return unfold(images, len(x)).flatten(2), used
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        x, used = self.features(params, x, stats, mask)
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        x, used = self.features(params, x, call)
         return linear(params, "head", x), used
 
-    def _folded_maps(self, params: Params, x: Tensor, stats: Params | None, mask: Tensor | None) -> Forward:
+    def _folded_maps(self, params: Params, x: Tensor, call: Call) -> Forward:
         """x [T, B, C, H, W] -> the last images [B, T*filters, H', W'], and the statistics used."""
         used: Params = {}
         pool, pool_first = (self.downsample is way for way in (Downsample.max_pool, Downsample.pool_first))
         x = fold(x)
         for name in BLOCKS:
             block = Block(name, pool, self.convolution, self.slope, pool_first)
-            x, block_stats = conv_block(params, block, x, stats, mask)
+            x, block_stats = conv_block(params, block, x, call.stats, call.mask)
             used |= block_stats
         return x, used

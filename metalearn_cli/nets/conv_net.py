@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Forward, Net, Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.conv_block import fast_norm
 from metalearn_cli.nets.convolution import Convolution, convolve
 from metalearn_cli.nets.layers import init_linear, linear
@@ -35,7 +35,7 @@ class ConvSize(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pass:
+class TaskPass:
     """One task on its way through a network. `used` fills up with the statistics of each batch norm."""
 
     params: Params  # [*shape]
@@ -85,7 +85,7 @@ class ConvNet(Net):
         """[C, H, W] of the last image."""
 
     @abstractmethod
-    def forward(self, run: Pass, x: Tensor) -> Tensor:
+    def forward(self, run: TaskPass, x: Tensor) -> Tensor:
         """x [B, C, H, W] of one task -> its last images [B, *map_shape]."""
 
     def require_images(self, model: str, smallest: int) -> None:
@@ -121,27 +121,27 @@ class ConvNet(Net):
         means = {f"{name}.mean": torch.zeros(channels) for name, channels in self.norms.items()}
         return means | {f"{name}.var": torch.ones(channels) for name, channels in self.norms.items()}
 
-    def maps(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         """x [T, B, C, H, W] -> the last images [T, B, *map_shape], and the statistics used."""
         sizes = {name: len(shape) for name, shape in self.shapes.items()}
-        masks: Sequence[Tensor | None] = [None] * len(x) if mask is None else torch.split(mask, 1)
+        masks: Sequence[Tensor | None] = [None] * len(x) if call.mask is None else torch.split(call.mask, 1)
         maps, used = [], []
         for images, own, own_stats, own_mask in zip(
-            x, _by_task(params, sizes, len(x)), _by_task(stats, {}, len(x)), masks, strict=True
+            x, _by_task(params, sizes, len(x)), _by_task(call.stats, {}, len(x)), masks, strict=True
         ):
-            run = Pass(own or {}, own_stats, own_mask)
+            run = TaskPass(own or {}, own_stats, own_mask)
             maps.append(self.forward(run, images.contiguous(memory_format=torch.channels_last)))
             used.append(run.used)
-        if stats is None:
-            stats = {name: torch.cat([one[name] for one in used]) for name in used[0]}
-        return torch.stack(maps), stats
+        if call.stats is not None:
+            return torch.stack(maps), call.stats
+        return torch.stack(maps), {name: torch.cat([stats[name] for stats in used]) for name in used[0]}
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        maps, used = self.maps(params, x, stats, mask)
+    def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        maps, used = self.maps(params, x, call)
         return maps.mean((3, 4)) if self.end is End.mean else maps.flatten(2), used
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        features, used = self.features(params, x, stats, mask)
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        features, used = self.features(params, x, call)
         return linear(params, "head", features), used
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn_cli.nets.base import Forward, Net, Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.layers import init_linear, linear
 from metalearn_cli.tasks.base import Spec
 
@@ -23,8 +23,8 @@ class Linear(Net):
     def init_stats(self) -> Params:
         return {}
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         return x.flatten(2), {}
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         return linear(params, "head", x.flatten(2)), {}

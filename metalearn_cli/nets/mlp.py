@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metalearn_cli.nets.base import Forward, Net, Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.layers import batch_norm, init_linear, linear
 from metalearn_cli.system.limits import Limit, Positive
 from metalearn_cli.tasks.base import Spec
@@ -68,17 +68,17 @@ class MLP(Net):
                 stats[f"norm{layer}.mean"], stats[f"norm{layer}.var"] = torch.zeros(width), torch.ones(width)
         return stats
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
+    def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         x = x.flatten(2)
         used: Params = {}
         for layer in range(1, len(self.hidden) + 1):
             x = linear(params, f"layer{layer}", x)
             if self.batch_norm:
-                x, layer_stats = batch_norm(params, f"norm{layer}", x, len(x), stats, mask)
+                x, layer_stats = batch_norm(params, f"norm{layer}", x, len(x), call.stats, call.mask)
                 used |= layer_stats
             x = self.activation(x)
         return x, used
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        x, used = self.features(params, x, stats, mask)
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        x, used = self.features(params, x, call)
         return linear(params, "head", x), used

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
+from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, TaskPass
 from metalearn_cli.system.limits import Widths
 from metalearn_cli.tasks.base import Spec
 
@@ -49,7 +49,7 @@ class R2D2Net(ConvNet):
         height, width = (side // 8 - 1 for side in self.spec.input_shape[1:])
         return self.widths[2] + self.widths[3], height, width
 
-    def forward(self, run: Pass, x: Tensor) -> Tensor:
+    def forward(self, run: TaskPass, x: Tensor) -> Tensor:
         for block in (1, 2, 3):
             x = F.leaky_relu(F.max_pool2d(run.conv_norm(f"block{block}", x), 2), SLOPE)
         fourth = F.leaky_relu(F.max_pool2d(run.conv_norm("block4", x), 2, stride=1), SLOPE)

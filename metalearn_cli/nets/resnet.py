@@ -16,7 +16,7 @@ from enum import Enum
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
+from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, TaskPass
 from metalearn_cli.system.limits import Count, Widths
 from metalearn_cli.tasks.base import Spec
 
@@ -66,7 +66,7 @@ class ResNet(ConvNet):
         height, width = (-(-side // 2**halvings) for side in self.spec.input_shape[1:])
         return self.widths[-1], height, width
 
-    def forward(self, run: Pass, x: Tensor) -> Tensor:
+    def forward(self, run: TaskPass, x: Tensor) -> Tensor:
         x = F.relu(run.conv_norm("stem", x, 2 if self.stem is Stem.large else 1))
         if self.stem is Stem.large:
             x = F.max_pool2d(x, 3, stride=2, padding=1)

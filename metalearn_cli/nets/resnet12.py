@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
+from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, TaskPass
 from metalearn_cli.system.limits import Widths
 from metalearn_cli.tasks.base import Spec
 
@@ -49,7 +49,7 @@ class ResNet12(ConvNet):
         height, width = (side // 2 ** len(self.widths) for side in self.spec.input_shape[1:])
         return self.widths[-1], height, width
 
-    def forward(self, run: Pass, x: Tensor) -> Tensor:
+    def forward(self, run: TaskPass, x: Tensor) -> Tensor:
         for block in range(1, len(self.widths) + 1):
             y = F.leaky_relu(run.conv_norm(f"block{block}.1", x), SLOPE)
             y = F.leaky_relu(run.conv_norm(f"block{block}.2", y), SLOPE)

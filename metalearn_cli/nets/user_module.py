@@ -26,7 +26,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn_cli.errors import UserError, nearest
-from metalearn_cli.nets.base import Forward, Net, Params, standard_normal
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params, standard_normal
 from metalearn_cli.tasks.base import Spec
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # those that are replaced
@@ -80,14 +80,14 @@ class ModuleNet(Net):
     def init_stats(self) -> Params:
         return {name: value.clone() for name, value in self._start.items()}
 
-    def features(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        out, used = self._run(self._body, params, x, stats, mask)
+    def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        out, used = self._run(self._body, params, x, call)
         # Batch norm inside the head has not run, and nobody asks for its statistics.
         idle = {name: x.new_empty(len(x), len(value)) for name, value in self._start.items() if name not in used}
         return out.reshape(*x.shape[:2], -1), used | standard_normal(idle)
 
-    def __call__(self, params: Params, x: Tensor, stats: Params | None = None, mask: Tensor | None = None) -> Forward:
-        out, used = self._run(self._whole, params, x, stats, mask)
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        out, used = self._run(self._whole, params, x, call)
         if out.shape[2:] != (self.spec.outputs,):
             raise UserError(
                 f"{self.module_class.__name__} returns {list(out.shape[2:])} per example and this task has "
@@ -96,10 +96,9 @@ class ModuleNet(Net):
             )
         return out, used
 
-    def _run(
-        self, module: nn.Module, params: Params, x: Tensor, stats: Params | None, mask: Tensor | None
-    ) -> tuple[Tensor, Params]:
+    def _run(self, module: nn.Module, params: Params, x: Tensor, call: Call) -> Forward:
         """x [T, B, *input] -> out [T, B, *output], and the statistics used."""
+        stats, mask = call.stats, call.mask
 
         def one_task(params: Params, stats: Params | None, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Params]:
             used: Params = {}

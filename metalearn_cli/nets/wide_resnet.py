@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, Pass
+from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, TaskPass
 from metalearn_cli.system.limits import Count
 from metalearn_cli.tasks.base import Spec
 
@@ -67,7 +67,7 @@ class WideResNet(ConvNet):
         height, width = (-(-side // 4) for side in self.spec.input_shape[1:])
         return 4 * STEM * self.width, height, width
 
-    def forward(self, run: Pass, x: Tensor) -> Tensor:
+    def forward(self, run: TaskPass, x: Tensor) -> Tensor:
         x = run.conv("stem.conv", x)
         for name, inputs, outputs, stride in self._blocks():
             y = run.conv(f"{name}.1.conv", F.relu(run.norm(f"{name}.1.norm", x)))

@@ -43,6 +43,7 @@ class Support(NamedTuple):
     key: Tensor  # [T] int64: the source of all randomness inside a task, see seeding.uniform
     mask: Tensor | None = None  # [T, S] bool: True for real examples; None: all are real
     way: Tensor | None = None  # [T] int64: the classes of each task; None: as many as the network has outputs
+    progress: Tensor | None = None  # [T] in 0..1: the share of the training that is done; None: this is no training
 
 
 class Batch(NamedTuple):
@@ -57,10 +58,11 @@ class Batch(NamedTuple):
     support_mask: Tensor | None = None  # [T, S] bool; None: all are real
     query_mask: Tensor | None = None  # [T, Q] bool
     way: Tensor | None = None  # [T] int64; None: as many classes as the network has outputs
+    progress: Tensor | None = None  # [T], see Support
 
     @property
     def support(self) -> Support:
-        return Support(self.support_x, self.support_y, self.key, self.support_mask, self.way)
+        return Support(self.support_x, self.support_y, self.key, self.support_mask, self.way, self.progress)
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are not None, by name."""

@@ -17,7 +17,7 @@ from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.nets.base import Params
+from metalearn_cli.nets.base import Call, Params
 from metalearn_cli.nets.conv4 import Conv4
 
 SPEC, BATCH = images()
@@ -95,13 +95,13 @@ def used_for(mode: BatchNorm, meta: Meta) -> Params | None:
 @MODES
 def test_a_network_is_read_under_each_mode(mode: BatchNorm) -> None:
     meta = init(MAML(), NET)
-    out = AdaptedNet(NET, meta.params, meta.buffers, BATCH.support)(BATCH.query_x, mode)
+    out = AdaptedNet(NET, meta.params, meta.buffers, BATCH.support, 0)(BATCH.query_x, mode)
     if mode is BatchNorm.one_query:
         count = BATCH.query_x.shape[1]
         outs = [NET(meta.params, torch.cat([BATCH.support_x, BATCH.query_x[:, i : i + 1]], 1))[0] for i in range(count)]
         expected = torch.stack([out[:, -1] for out in outs], 1)
     else:
-        expected = NET(meta.params, BATCH.query_x, used_for(mode, meta))[0]
+        expected = NET(meta.params, BATCH.query_x, Call(used_for(mode, meta)))[0]
     torch.testing.assert_close(out, expected)
 
 
@@ -118,6 +118,6 @@ def test_embeddings_are_compared_under_each_mode(mode: BatchNorm) -> None:
     parts = []
     for query_x in queries:
         together = torch.cat([BATCH.support_x, query_x], 1)
-        features, _ = NET.features(meta.params, together, used_for(mode, meta))
+        features, _ = NET.features(meta.params, together, Call(used_for(mode, meta)))
         parts.append(head(features[:, :shots], features[:, shots:]))
     torch.testing.assert_close(out, torch.cat(parts, 1))

@@ -52,7 +52,7 @@ def test_a_support_gradient_is_each_tasks_own_gradient() -> None:
     spec, batch = images()
     net = MLP(spec, hidden=(5,), activation=Activation.tanh)
     shared = init(MAML(), net).params
-    together = support_gradient(net, per_task(shared, 3), batch.support, shared, second_order=False)
+    together = support_gradient(net, per_task(shared, 3), batch.support, shared, second_order=False, step=0)
     for number, task in enumerate(batch.chunks(1)):
         out, _ = net(shared, task.support_x)
         loss = torch.nn.functional.cross_entropy(out[0], task.support_y[0])
@@ -67,11 +67,11 @@ def test_a_support_gradient_can_be_differentiated_again_where_that_is_asked_for_
     params = init(MAML(), net).params
 
     def differentiable(second_order: bool) -> bool:
-        gradient = support_gradient(net, per_task(params, 3), batch.support, params, second_order).gradient
+        gradient = support_gradient(net, per_task(params, 3), batch.support, params, second_order, 0).gradient
         return gradient["head.weight"].requires_grad
 
     assert differentiable(second_order=True)
-    assert not differentiable(second_order=False)
+    assert not differentiable(second_order=False, step=0)
     with torch.no_grad():
         assert not differentiable(second_order=True)
 
@@ -80,7 +80,8 @@ def test_parameters_without_a_rate_stay_as_they_are() -> None:
     spec, batch = points()
     net = MLP(spec, hidden=(5,))
     params = init(MAML(), net).params
-    *_, end = gradient_descent(net, Descent(params, {"head.bias": 0.1}), batch.support, 3, second_order=True)
+    *_, (end, _, step) = gradient_descent(net, Descent(params, {"head.bias": 0.1}), batch.support, 3, second_order=True)
+    assert step == 3
     assert end.keys() == params.keys()
     for name, value in params.items():
         assert torch.equal(end[name], value.expand_as(end[name])) is (name != "head.bias")

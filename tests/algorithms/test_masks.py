@@ -1,5 +1,6 @@
 """Tasks of different sizes in one batch: padding changes nothing, held against each task alone, in float64."""
 
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import InnerOptimizer, Reptile
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Call, Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.nets.user_module import module_net
@@ -85,7 +86,7 @@ def spec_of(way: int) -> Spec:
 def padded(ways: bool = True) -> Batch:
     """Three tasks of random pixels; what pads them is large, and would show in any sum."""
     rng = torch.Generator().manual_seed(0)
-    part: dict[str, list[Tensor]] = {name: [] for name in Batch._fields}
+    part: dict[str, list[Tensor]] = defaultdict(list)
     for task, (way, support, query) in enumerate(SIZES):
         way = way if ways else MOST_WAY
         part["key"].append(torch.tensor(task))
@@ -230,7 +231,7 @@ def test_a_module_that_mixes_examples_cannot_be_masked() -> None:
         net(
             {name: value.double() for name, value in net.init(torch.Generator()).items()},
             batch.support_x,
-            mask=batch.support_mask,
+            Call(mask=batch.support_mask),
         )
 
 

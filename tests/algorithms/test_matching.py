@@ -21,7 +21,7 @@ from metalearn_cli.algorithms.matching import (
     similarity,
 )
 from metalearn_cli.algorithms.protonet import ProtoNet
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Call, Net, Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.layers import init_lstm
 from metalearn_cli.nets.mlp import MLP, Activation
@@ -239,7 +239,7 @@ def test_fine_tuning_is_gradient_descent_of_each_task_alone_on_the_networks_weig
     for t, task in enumerate(batch.chunks(1)):
         phi = dict(meta.params)
         for _ in range(2):
-            features = net.features(phi, task.support_x, meta.buffers)[0]
+            features = net.features(phi, task.support_x, Call(meta.buffers))[0]
             out = algorithm.log_probabilities(meta.params, task.support, 3, features, features)
             body = [name for name in phi if not name.startswith("fce:")]
             slopes = torch.autograd.grad(task_loss(spec, out, task.support_y).sum(), [phi[name] for name in body])
@@ -247,7 +247,7 @@ def test_fine_tuning_is_gradient_descent_of_each_task_alone_on_the_networks_weig
                 name: (phi[name] - 0.1 * slope).detach().requires_grad_()
                 for name, slope in zip(body, slopes, strict=True)
             }
-        features = net.features(phi, torch.cat([task.support_x, task.query_x], 1), meta.buffers)[0]
+        features = net.features(phi, torch.cat([task.support_x, task.query_x], 1), Call(meta.buffers))[0]
         shots = task.support_y.shape[1]
         expected = algorithm.log_probabilities(meta.params, task.support, 3, features[:, :shots], features[:, shots:])
         torch.testing.assert_close(predicted[t : t + 1], expected.detach(), rtol=1e-9, atol=1e-9)

@@ -23,7 +23,7 @@ from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.meta_lstm import LEARNER, MetaLSTM
 from metalearn_cli.learning.learner import Learner
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Call, Net, Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.nets.user_module import ModuleNet
@@ -178,7 +178,7 @@ def test_batch_norm_statistics_are_averaged_over_the_support_passes_of_the_episo
             _, used = net(adapted.params, batch.support_x)
             stats = {name: (1 - momentum) * value + momentum * used[name] for name, value in stats.items()}
         out = last(batch.query_x, BatchNorm.inductive)
-        expected = net(last.params, batch.query_x, stats)[0]
+        expected = net(last.params, batch.query_x, Call(stats))[0]
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
     assert before[0].episode_stats.keys() == stats.keys()
     for name, value in net.init_stats().items():  # each episode begins with them

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Params
+from metalearn_cli.nets.base import Call, Params
 from metalearn_cli.nets.conv_net import ConvNet, End
 from metalearn_cli.nets.r2d2_net import R2D2Net
 from metalearn_cli.nets.resnet import ResNet, Stem
@@ -117,7 +117,7 @@ def test_all_tasks_at_once_equal_torchs_layers_one_by_one(net: ConvNet, per_task
     params, x = problem(net, 2, per_task)
     rng = torch.Generator().manual_seed(1)
     stats = {name: value + torch.rand(value.shape, generator=rng).double() for name, value in net.init_stats().items()}
-    out, used = net(params, x, stats if given else None)
+    out, used = net(params, x, Call(stats if given else None))
     assert used.keys() == stats.keys()
     plain = [Plain({k: v[t] if per_task else v for k, v in params.items()}, stats if given else None) for t in (0, 1)]
     expected = torch.stack([task.outputs(net, x[t]) for t, task in enumerate(plain)])
@@ -136,7 +136,7 @@ def test_all_tasks_at_once_equal_torchs_layers_one_by_one(net: ConvNet, per_task
 def test_examples_that_are_not_real_change_nothing(net: ConvNet) -> None:
     params, x = problem(net, 2, per_task=True)
     mask = torch.tensor([[True, True, False, True]] * 2)
-    out, _ = net(params, x, mask=mask)
+    out, _ = net(params, x, Call(mask=mask))
     alone, _ = net(params, x[:, [0, 1, 3]])
     torch.testing.assert_close(out[:, [0, 1, 3]], alone, rtol=1e-10, atol=1e-10)
 

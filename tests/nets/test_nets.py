@@ -7,7 +7,7 @@ from problems import torch_cell
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Call, Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample, Init
 from metalearn_cli.nets.layers import EPSILON, fold, init_lstm, lstm_cell, unfold
 from metalearn_cli.nets.linear import Linear
@@ -85,7 +85,7 @@ def test_all_tasks_at_once_equal_torchs_layers_one_by_one(
         x = torch.cat([x, x + 1], 1)  # torch refuses to normalise a single pixel; the last stride-2 image is 1x1
     rng = torch.Generator().manual_seed(1)
     stats = {name: value + torch.rand(value.shape, generator=rng).double() for name, value in net.init_stats().items()}
-    out, used = net(params, x, stats if has_stats else None)
+    out, used = net(params, x, Call(stats if has_stats else None))
     expected = torch.stack(
         [
             reference(net, {k: v[t] if per_task else v for k, v in params.items()}, x[t], stats if has_stats else None)
@@ -108,7 +108,7 @@ def test_all_tasks_at_once_equal_torchs_layers_one_by_one(
 def test_statistics_that_are_used_again_give_the_same_outputs(net: Net) -> None:
     params, x = problem(net, 3, 4, True)
     out, used = net(params, x)
-    again, same = net(params, x, used)
+    again, same = net(params, x, Call(used))
     torch.testing.assert_close(out, again)
     assert all(torch.equal(used[name], same[name]) for name in used)
     assert all(value.shape == (3, *net.init_stats()[name].shape) for name, value in used.items())

@@ -14,7 +14,7 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Params
+from metalearn_cli.nets.base import Call, Params
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.user_module import ModuleNet, module_net
 from metalearn_cli.tasks.base import Batch, Spec
@@ -224,10 +224,10 @@ def test_statistics_are_each_tasks_own_and_nothing_stays_on_the_module() -> None
     x = nn.functional.conv2d(BATCH.query_x[1], params["block1.conv.weight"], params["block1.conv.bias"], padding=1)
     torch.testing.assert_close(used["block1.norm.mean"][1], x.mean((0, 2, 3)))
     torch.testing.assert_close(used["block1.norm.var"][1], x.var((0, 2, 3), correction=0))
-    again, same = net(params, BATCH.query_x, used)
+    again, same = net(params, BATCH.query_x, Call(used))
     torch.testing.assert_close(again, out)
     assert all(torch.equal(used[name], same[name]) for name in used)
-    alone, _ = net(params, BATCH.query_x[:, :1], used)
+    alone, _ = net(params, BATCH.query_x[:, :1], Call(used))
     torch.testing.assert_close(alone, out[:, :1])
     after = net._whole.state_dict()
     assert after.keys() == before.keys()
@@ -259,7 +259,7 @@ def test_a_module_that_loads_its_weights_keeps_its_running_statistics(algorithm:
     net = module_net(Loaded, IMAGES, {})
     stats = {name: value.double() for name, value in algorithm.init(net, torch.Generator()).buffers.items()}
     params = {name: value.double() for name, value in net.init(torch.Generator()).items()}
-    out, _ = net(params, BATCH.query_x, {name: stats[name] for name in net.init_stats()})
+    out, _ = net(params, BATCH.query_x, Call({name: stats[name] for name in net.init_stats()}))
     module = Loaded(IMAGES).double().eval()
     torch.testing.assert_close(out, torch.stack([module(x) for x in BATCH.query_x]), rtol=1e-12, atol=1e-12)
 
