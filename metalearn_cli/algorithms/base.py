@@ -89,6 +89,7 @@ class Algorithm(ABC):
     test_steps: int | None  # inner steps at validation and test; None: none, unless steps_at_test says it
     remat: bool = False  # whether inner steps are computed again in the backward pass; a key where there is the choice
     batch_norm: ClassVar[BatchNorm]  # the mode in which the algorithm's paper reports
+    transductive_head: ClassVar[bool] = False  # whether it predicts all queries of a task together, not each by itself
     is_metric: ClassVar[bool] = False  # whether outputs are distances, which do not depend on the number of classes
     memory_savers: ClassVar[tuple[str, ...]] = ()  # keys by which a step holds less memory, from little to much less
 
@@ -114,6 +115,14 @@ class Algorithm(ABC):
         while any(getattr(self, key) for key in savers):
             del savers[0]
         return savers
+
+    def require_mode(self, mode: BatchNorm) -> None:
+        """Raises UserError for one query at a time, where all queries of a task are predicted together."""
+        if self.transductive_head and mode is BatchNorm.one_query:
+            raise UserError(
+                "batch_norm=one_query shows each query by itself, and this algorithm predicts all queries of a task "
+                "together: take batch_norm=inductive"
+            )
 
     def require_equal_sizes(self, spec: Spec, *keys: str) -> None:
         """Raises UserError where support sets vary in size, and one of these keys needs them to be of one size."""

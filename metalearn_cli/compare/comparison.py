@@ -22,6 +22,7 @@ class Side(NamedTuple):
     seeds: list[int]
     values: Values  # [S, E]: the metric of each seed's run on each episode
     batch_norm: str | None
+    transductive_head: bool  # whether it predicts all queries of a task together
     settings: Config  # what decides the result, but for the seed
     inner_steps: int  # that its test took
 
@@ -112,7 +113,8 @@ def _side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
     headline = _results(part.runs[0])
     batch_norm = (mode or headline.batch_norm) if headline.batch_norm else None
     seeds = [run.config["seed"] for run in part.runs]
-    return Side(part.name, seeds, values, batch_norm, configuration(part.runs[0]), headline.last.step)
+    settings = configuration(part.runs[0])
+    return Side(part.name, seeds, values, batch_norm, headline.transductive_head, settings, headline.last.step)
 
 
 def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:

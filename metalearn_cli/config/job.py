@@ -178,7 +178,10 @@ def make_job(
     choices = choices | {group: schema.class_of(parts[group]).__name__ for group in named}
     config = to_json(dataclasses.asdict(run)) | {group: schema.described(part) for group, part in parts.items()}
     notes = [note for group in named for note in schema.note_on_defaults(node[group], group, source)] + notes
-    return Job(run, algo, shown, net, optimizer, choices, config, notes, source.given_keys)
+    job = Job(run, algo, shown, net, optimizer, choices, config, notes, source.given_keys)
+    for mode in job.test_modes:
+        algo.require_mode(mode)
+    return job
 
 
 def build_task(node: DictConfig | Config, source: ConfigSource) -> TaskDistribution:

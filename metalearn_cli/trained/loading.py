@@ -132,6 +132,7 @@ def build_model(
             raise UserError(f"algo.test_steps={test_steps}: the run's algorithm takes no inner steps")
         chosen = chosen | {"test_steps": test_steps}
     algo: Algorithm = build(chosen, "algo", Algorithm, ConfigSource(trust=trust))
+    algo.require_mode(batch_norm)
     dtype = torch.float64 if precision is Precision.fp64 else torch.float32
     expected = algo.init(net, torch.Generator()) if trust else _shapes(stored, algo, net)
     parts = []

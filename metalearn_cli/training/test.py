@@ -124,6 +124,7 @@ def summarise_test(job: Job, scored: Evaluation, step: int, modes: list[BatchNor
         median=last.median,
         per_step=per_step,
         batch_norm=modes[0].name if job.net.init_stats() else None,
+        transductive_head=job.algo.transductive_head,
         other_batch_norm={
             mode.name: summarise(metric[:, 0], has_diverged(spec.kind, loss, before)[:, 0])
             for mode, (loss, metric) in scored.scores.items()
