@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn_cli.tasks.likelihood import Likelihood
+
 Split = Literal["train", "val", "test"]
 
 # The tasks of one draw: indices or coefficients on the CPU, each tensor [T, ...].
@@ -23,23 +25,33 @@ class Spec(NamedTuple):
     """What a task needs of a network."""
 
     input_shape: tuple[int, ...]  # of one example: (channels, height, width), or (features,)
-    outputs: int  # classes of a validation or test task, or values per example
+    outputs: int  # of the network: the classes of a validation or test task, or what its values need
     train_outputs: int  # the same for training tasks; differs if training has another way than the test
-    kind: Literal["classes", "values"]
+    likelihood: Likelihood  # how outputs are a prediction
     padded: bool = False  # tasks have masks: their numbers of examples, and of classes, vary
     complete: bool = True  # for classes: every class occurs in every support set
     base: int | None = None  # the number of all training classes, if images can be drawn of them all at once
 
     @property
-    def metric(self) -> Literal["accuracy", "mse"]:
-        return "accuracy" if self.kind == "classes" else "mse"
+    def kind(self) -> Literal["classes", "values"]:
+        return self.likelihood.kind
+
+    @property
+    def metric(self) -> str:
+        """The headline metric, a name in METRICS."""
+        return self.likelihood.metric
+
+    @property
+    def targets(self) -> int:
+        """The numbers in the target of an example: 1 for a class."""
+        return self.likelihood.targets(self.outputs)
 
 
 class Support(NamedTuple):
     """The labelled examples of T tasks: all that an algorithm may read before it predicts."""
 
     x: Tensor  # [T, S, *input]
-    y: Tensor  # [T, S] int64 for classes, [T, S, outputs] for values
+    y: Tensor  # [T, S] int64 for classes, [T, S, targets] for values
     key: Tensor  # [T] int64: the source of all randomness inside a task, see seeding.uniform
     mask: Tensor | None = None  # [T, S] bool: True for real examples; None: all are real
     way: Tensor | None = None  # [T] int64: the classes of each task; None: as many as the network has outputs
@@ -51,9 +63,9 @@ class Batch(NamedTuple):
     of a task are 0 to way - 1."""
 
     support_x: Tensor  # [T, S, *input]
-    support_y: Tensor  # [T, S] int64 for classes, [T, S, outputs] for values
+    support_y: Tensor  # [T, S] int64 for classes, [T, S, targets] for values
     query_x: Tensor  # [T, Q, *input]
-    query_y: Tensor  # [T, Q] or [T, Q, outputs]
+    query_y: Tensor  # [T, Q] or [T, Q, targets]
     key: Tensor  # [T] int64
     support_mask: Tensor | None = None  # [T, S] bool; None: all are real
     query_mask: Tensor | None = None  # [T, Q] bool

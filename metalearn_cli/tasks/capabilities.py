@@ -14,6 +14,7 @@ from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution
+from metalearn_cli.tasks.likelihood import Likelihood
 
 
 class Offers(Protocol):
@@ -26,7 +27,7 @@ class Offers(Protocol):
     def task_count(self, split: Split) -> int | None: ...
     def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw: ...
     def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw: ...
-    def oracle(self, draw: Draw, device: torch.device) -> Tensor | None: ...
+    def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None: ...
     def notes(self) -> list[str]: ...
     def may_wait_for_disk(self, device: torch.device) -> bool: ...
     @property
@@ -83,8 +84,9 @@ def draw_classes(task: TaskDistribution, tasks: int, images: int, rng: torch.Gen
     return task.draw_classes(tasks, images, rng)
 
 
-def oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> Tensor | None:
-    """The query set's values without noise, [T, Q, outputs], which only the task knows. None: not known."""
+def oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None:
+    """What only the task knows of the query set's values: the best prediction, as outputs [T, Q, outputs] of a
+    likelihood, which may be another one than the network's. None: not known."""
     return task.oracle(draw, device) if offers(task, "oracle") else None
 
 

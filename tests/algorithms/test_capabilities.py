@@ -8,8 +8,9 @@ from metalearn_cli.algorithms import capabilities as of
 from metalearn_cli.algorithms.base import BatchNorm, Meta
 from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.likelihood import SquaredError
 
-SPEC, META = Spec((1,), 1, 1, "values"), Meta({}, {})
+SPEC, META = Spec((1,), 1, 1, SquaredError()), Meta({}, {})
 ASK: dict[str, Any] = {
     "steps_at_test": lambda algorithm: of.steps_at_test(algorithm, SPEC),
     "batch_norm_at_test": lambda algorithm: of.batch_norm_at_test(algorithm, SPEC),

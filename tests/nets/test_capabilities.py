@@ -13,8 +13,9 @@ from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.nets.resnet12 import ResNet12
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.likelihood import Categorical, SquaredError
 
-SPEC = Spec((3, 33, 20), 5, 5, "classes")
+SPEC = Spec((3, 33, 20), 5, 5, Categorical())
 SIZES: list[tuple[Net, tuple[int, ...]]] = [
     (Conv4(SPEC, filters=2), (2, 2, 1)),
     (Conv4(SPEC, filters=2, downsample=Downsample.stride), (2, 3, 2)),
@@ -40,7 +41,7 @@ def test_features_are_made_of_maps(net: Net, size: tuple[int, ...]) -> None:
 
 def test_a_network_without_maps_is_refused() -> None:
     with pytest.raises(UserError, match=r"^algo=relation needs images of features, and this model has none: take mod"):
-        require_maps(MLP(Spec((2,), 1, 1, "values")), "algo=relation")
+        require_maps(MLP(Spec((2,), 1, 1, SquaredError())), "algo=relation")
 
 
 def test_ways_to_convolve_are_offered_where_there_is_a_choice() -> None:
