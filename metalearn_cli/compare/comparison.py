@@ -22,9 +22,9 @@ class Side(NamedTuple):
     seeds: list[int]
     values: Values  # [S, E]: the metric of each seed's run on each episode
     batch_norm: str | None
-    transductive_head: bool  # whether it predicts all queries of a task together
     settings: Config  # what decides the result, but for the seed
     inner_steps: int  # that its test took
+    transductive_head: bool = False  # whether it predicts all queries of a task together
 
 
 class Difference(NamedTuple):
@@ -114,7 +114,7 @@ def _side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
     batch_norm = (mode or headline.batch_norm) if headline.batch_norm else None
     seeds = [run.config["seed"] for run in part.runs]
     settings = configuration(part.runs[0])
-    return Side(part.name, seeds, values, batch_norm, headline.transductive_head, settings, headline.last.step)
+    return Side(part.name, seeds, values, batch_norm, settings, headline.last.step, headline.transductive_head)
 
 
 def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:
