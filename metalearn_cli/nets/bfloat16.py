@@ -26,7 +26,7 @@ class Reduced(Net):
     def __post_init__(self) -> None:
         if isinstance(self.net, ModuleNet):
             raise UserError(
-                f"precision=bf16 does not reach the convolutions of {self.net.module_class.__name__}, which run under "
+                f"precision=bf16 does not reach the convolutions of {self.net.maker.__name__}, which run under "
                 "torch.func.vmap: take precision=fp32, or tf32 on a GPU"
             )
 
