@@ -85,8 +85,6 @@ class ModuleNet(Net):
     _start: Params = field(init=False, repr=False)  # the statistics that its batch norm begins with
     _copies: dict[tuple[torch.device, torch.dtype], Params] = field(init=False, repr=False, default_factory=dict)
 
-    takes_bfloat16 = False
-
     def __post_init__(self) -> None:
         built = [self._build(seed) for seed in (0, 1)]
         object.__setattr__(self, "_start", _statistics(built[0]))
@@ -102,13 +100,6 @@ class ModuleNet(Net):
             setattr(body.get_submodule(parent), attribute, nn.Identity())
         object.__setattr__(self, "_body", body if self._head else whole)
         self._check()
-
-    @property
-    def target(self) -> Maker:
-        return self.maker
-
-    def keys(self) -> dict[str, Any]:
-        return self.arguments
 
     def init(self, rng: torch.Generator) -> Params:
         module = self._build(int(torch.randint(2**32, (), generator=rng)))
