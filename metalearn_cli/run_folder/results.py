@@ -15,16 +15,7 @@ import torch
 
 from metalearn_cli.config.conf_folder import Paper
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import (
-    Figures,
-    Summary,
-    figures,
-    figures_beside,
-    has_diverged,
-    in_unit,
-    parse_expectation,
-    with_interval,
-)
+from metalearn_cli.learning.scores import Figures, Summary, figures, figures_beside, has_diverged, parse_expectation
 from metalearn_cli.run_folder.records import MOST_BYTES, TEST_AGAIN, Array, arrays_of, read_record
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Fraction, Limit, Natural
@@ -85,12 +76,6 @@ class Results:
     @property
     def published(self) -> Paper | None:
         return None if self.paper is None else from_json(Paper, self.paper, Path(RESULTS))
-
-
-def shown_beside(results: Results) -> str:
-    """The metrics beside the headline, for a person."""
-    rows = results.beside.items()
-    return ", ".join(f"{in_unit(name)} {with_interval(row.mean, row.ci95, name)}" for name, row in rows)
 
 
 def read_results(folder: Path) -> Results:
