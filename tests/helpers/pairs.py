@@ -28,6 +28,7 @@ _SMALL = {
     "image_folder": [*_IMAGES, "task.size=16"],
     "sinusoid": ["model.hidden=[8]"],
     "gaussian": ["model.hidden=[8]"],
+    "fine_tune": ["algo.passes=1"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
 }
 
