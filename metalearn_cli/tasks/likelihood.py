@@ -138,5 +138,5 @@ def calibration(out: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _one_hot(numbers: Tensor, size: int) -> Tensor:
-    """[T, B] -> [T, B, size] bool."""
-    return numbers[..., None] == torch.arange(size, device=numbers.device)
+    """[T, B] -> [T, B, size] of 0 and 1."""
+    return (numbers[..., None] == torch.arange(size, device=numbers.device)).byte()
