@@ -121,7 +121,7 @@ def test_parts_are_read_for_the_modes_and_the_episodes_that_they_are_of(tmp_path
     modes = [BatchNorm.running, BatchNorm.inductive]
     places = [(0, 64), (64, 64), (128, 8)]
     for place in places:
-        part = {mode: Scores(torch.rand(place[1], 1), torch.rand(place[1], 1)) for mode in modes}
+        part = {mode: Scores(torch.rand(place[1], 1), torch.rand(place[1], 1), {}) for mode in modes}
         scored_parts.write_part(tmp_path, place, part)
     assert list(scored_parts.read_parts(tmp_path, modes)) == places
     assert list(scored_parts.read_parts(tmp_path, modes[1:])) == places
