@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_scores
+from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.step import ON_THE_CPU, Execution, State, StepRunner, Updater, require_finite
@@ -102,7 +103,7 @@ class Learner:
             return task_loss(spec, out, *real), task_scores(spec, out, *real)
 
         with torch.no_grad():
-            steps, last = [], self.algorithm.steps_at_test(spec)
+            steps, last = [], steps_at_test(self.algorithm, spec)
             for predict in self.algorithm.adapt(self.net, self.meta, batch.support, last):
                 steps.append(score(predict, modes[0]))
             # Now `predict` is the predictor after the last step.
@@ -122,7 +123,7 @@ class Learner:
         """The predictor after `steps` inner steps (None: as many as at test)."""
         self.check()
         with torch.no_grad():
-            steps = self.algorithm.steps_at_test(self.net.spec) if steps is None else steps
+            steps = steps_at_test(self.algorithm, self.net.spec) if steps is None else steps
             predict = final_of(self.algorithm.adapt(self.net, self.meta, support, steps))
         return torch.no_grad()(predict)  # its calls record no gradients either
 

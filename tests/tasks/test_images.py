@@ -14,10 +14,12 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks import omniglot
 from metalearn_cli.tasks.base import Draw, TaskDistribution
+from metalearn_cli.tasks.capabilities import label_names
 from metalearn_cli.tasks.episodes import Episodes, Rotations
 from metalearn_cli.tasks.image_folder import ImageFolder
 from metalearn_cli.tasks.images import ImageTask
 from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.likelihood import Categorical
 from metalearn_cli.tasks.omniglot import Omniglot
 from metalearn_cli.tasks.resized import ResizedImages
 from metalearn_cli.tasks.sinusoid import Sinusoid
@@ -73,7 +75,7 @@ def test_each_split_draws_all_its_classes_and_no_others(name: str) -> None:
 
     task = with_keys(way=10)
     base = len(task.split_classes["train"])
-    assert task.spec == (task.preparation.shape, 10, 10, "classes", False, True, base)
+    assert task.spec == (task.preparation.shape, 10, 10, Categorical(), False, True, base)
     for split in task.splits:
         expected = sorted(task.split_classes[split].tolist())
         assert classes_of(task).unique().tolist() == expected
@@ -99,4 +101,4 @@ def test_a_folder_of_ones_own(own_images: Path) -> None:
 
 def test_curves_have_none() -> None:
     task = Sinusoid()
-    assert task.label_names(drawn(task)) == ()
+    assert label_names(task, drawn(task)) == ()
