@@ -21,7 +21,7 @@ from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Fraction, Limit, Natural
 from metalearn_cli.system.typed_json import Json, from_json, read_value
 from metalearn_cli.tasks.likelihood import BINS
-from metalearn_cli.tasks.metrics import METRICS, MetricName
+from metalearn_cli.tasks.metrics import METRICS, Headline
 
 RESULTS = "results.json"
 EPISODES = "episodes.npz"
@@ -46,7 +46,7 @@ class Results:
     split: str = "test"
     episodes: Natural
     episodes_sha256: str
-    metric: MetricName
+    metric: Headline
     mean: float | None  # this and the next two are those after the last inner step
     ci95: float | None
     median: float | None

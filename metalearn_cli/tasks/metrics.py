@@ -1,9 +1,7 @@
 """What a test is measured by: every metric with its direction, range and unit. Nothing here needs torch."""
 
 import math
-from typing import Annotated, NamedTuple
-
-from metalearn_cli.system.limits import Limit
+from typing import Literal, NamedTuple
 
 
 class Metric(NamedTuple):
@@ -49,4 +47,4 @@ METRICS = {
         "size of confidence minus accuracy, mean over 15 bins of confidence, 0..1 (Guo et al. 2017)",
     ),
 }
-MetricName = Annotated[str, Limit(f"one of {', '.join(METRICS)}", METRICS.__contains__)]
+Headline = Literal["accuracy", "mse", "log_likelihood"]  # the first metric of a likelihood
