@@ -84,6 +84,8 @@ def read_results(folder: Path) -> Results:
     results = read_record(Results, folder / RESULTS)
     if results.paper is not None:
         read_value(Paper, results.paper, folder / RESULTS, "paper")
+    for name in results.beside.keys() - METRICS.keys():
+        raise UserError(f"{folder / RESULTS}: beside.{name} is not one of {', '.join(METRICS)}: {TEST_AGAIN}")
     return results
 
 

@@ -114,6 +114,12 @@ def test_of_many_damaged_lines_the_first_are_named(runs: Path, capsys: pytest.Ca
         ("results.json", ["learned"], {"rate": None}, "learned.rate is None, and a finite number is expected"),
         ("results.json", ["baselines"], {"oracle": 1}, "baselines.oracle is 1, and an object is expected"),
         ("results.json", ["metric"], "ece", "metric is 'ece', and one of accuracy, mse, log_likelihood is expected"),
+        (
+            "results.json",
+            ["beside"],
+            {"f1": {"mean": 1, "ci95": 1, "median": 1}},
+            "beside.f1 is not one of accuracy, mse",
+        ),
         ("results.json", ["episodes"], 7, "episodes.npz: metric is float64 of shape [8, 2]"),
         ("environment.json", ["choices"], "maml", "environment.json: choices is 'maml', and an object is expected"),
         ("environment.json", ["choices", "algo"], [], "environment.json: choices.algo is [], and a text is expected"),
