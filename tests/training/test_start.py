@@ -97,9 +97,9 @@ def test_a_file_is_taken_by_names_that_are_mended_and_all_else_is_said(tmp_path:
         (
             {"a": torch.ones(2), "b": torch.ones(2)},
             ("a:x", "b:x"),
-            "gives two names in .* the name x: give each its own",
+            "gives two names of .* the name x: give each its own",
         ),
-        ({"x": torch.tensor([1.0, torch.nan])}, (), "x in .* is not finite: take another checkpoint or file"),
+        ({"x": torch.tensor([1.0, torch.nan])}, (), "x of .* is not finite: take another checkpoint or file"),
         ({"x": torch.ones(3)}, (), r"has nothing for this model: x \[3\], here \[2\]: take the model that it was"),
         (
             {"net.x": torch.ones(2)},
