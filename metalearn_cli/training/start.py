@@ -63,7 +63,7 @@ def match(source: str, tensors: Params, renames: tuple[str, ...], drawn: Params)
     Raises UserError where none has a place."""
     taken: Params = {}
     left, other_shape = list[str](), list[str]()
-    for name, value in tensors.items():
+    for name, value in sorted(tensors.items()):  # a file is read in any order
         place = _place(name, renames, drawn)
         if name.startswith("optimizer."):
             continue

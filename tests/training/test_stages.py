@@ -160,4 +160,4 @@ def test_every_preset_with_stages_parses(preset: str) -> None:
 def test_a_preset_with_a_stage_runs(tmp_path: Path) -> None:
     tiny = ["debug=quick", "steps=2", "eval_every=0", "select=last", "test_episodes=4", "model.widths=[2,2,2,2]"]
     done = succeed(tmp_path, "train", "experiment=meta_baseline/cifar_fs_5w5s", *tiny, "threads=1", "name=run")
-    assert "drawn: scale; not needed: head.weight, head.bias" in done.err
+    assert "drawn: scale; not needed: head.bias, head.weight" in done.err
