@@ -79,6 +79,11 @@ class Matching(Algorithm):
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("matching", net, rng)
         self.require_equal_sizes(net.spec, "fce")
+        if self.test_steps and not params:
+            raise UserError(
+                f"algo.test_steps={self.test_steps} fine-tunes the network, and this one has no parameters but its head: "
+                "set algo.test_steps=0"
+            )
         if self.fce:
             example = torch.zeros(1, 1, *net.spec.input_shape)
             size = net.features(params, example, Call(net.init_stats()))[0].shape[-1]

@@ -29,7 +29,7 @@ class Examples(NamedTuple):
 
 def examples_of(task: TaskDistribution) -> Examples:
     spec, columns = task.spec, task.columns
-    if columns is None and len(spec.input_shape) == 1:
+    if columns is None and len(spec.input_shape) == 1 and spec.kind == "values":
         columns = ColumnNames((), ())
     if columns is not None and not columns.features:  # of arrays
         outputs = 1 if columns.labels else spec.outputs
