@@ -104,24 +104,29 @@ class Optimizer:
         self, params: Mapping[str, Tensor], gradient: list[Tensor], slots: Slots, rate: Tensor, stopped: Tensor
     ) -> None:
         """One step in place, of params and slots; none where `stopped` [] is 1. `rate` [] is the learning rate."""
-        gradient = self.clip(gradient)
+        groups = self._groups(params)
+        moving = sorted(place for places in groups.values() for place in places)
+        clipped = dict(zip(moving, self.clip([gradient[place] for place in moving]), strict=True))
         tensors = list(params.values())
-        for (factor, decay), places in self._groups(params).items():
+        for (factor, decay), places in groups.items():
             self._update_group(
                 [tensors[place] for place in places],
-                [gradient[place].contiguous() for place in places],
+                [clipped[place].contiguous() for place in places],
                 {name: [values[place] for place in places] for name, values in slots.items()},
                 {"lr": rate if factor == 1 else rate * factor, "weight_decay": decay, "found_inf": stopped},
             )
 
     def _groups(self, params: Mapping[str, Tensor]) -> dict[tuple[float, float], list[int]]:
-        """The places of the parameters that share a factor of the rate and a weight decay, by these two."""
+        """The places of the parameters that share a factor of the rate and a weight decay, by these two. A
+        factor of 0 freezes them: they and their slots keep their bits, and their gradients do not count in clip_norm.
+        """
         groups: dict[tuple[float, float], list[int]] = {}
         rates = [limits.parse_factor(item) for item in self.rates]
         for place, (name, value) in enumerate(params.items()):
             factor = next((factor for pattern, factor in rates if fnmatchcase(name, pattern)), 1.0)
             decays = self.decay_norms or value.dim() > 1
-            groups.setdefault((factor, self.weight_decay if decays else 0.0), []).append(place)
+            if factor:
+                groups.setdefault((factor, self.weight_decay if decays else 0.0), []).append(place)
         return groups
 
     def _update_group(
@@ -152,7 +157,7 @@ class Optimizer:
         """Clip the gradient, first by value and then by norm."""
         if self.clip_value is not None:
             gradient = [part.clamp(-self.clip_value, self.clip_value) for part in gradient]
-        if self.clip_norm is not None:
+        if self.clip_norm is not None and gradient:
             factor = self.clip_norm / (torch.nn.utils.get_total_norm(gradient) + 1e-6)
             gradient = [part * factor.clamp(max=1) for part in gradient]
         return gradient

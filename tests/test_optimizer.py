@@ -1,6 +1,7 @@
 """The outer optimizer against torch's own classes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -84,12 +85,31 @@ def test_dampening_scales_each_gradient_that_enters_the_momentum() -> None:
     torch.testing.assert_close(value, torch.tensor([-0.1 - (0.05 + 0.1)]))
 
 
-def test_a_factor_of_0_keeps_parameters_where_they_are() -> None:
-    optimizer = Optimizer(Method.adamw, weight_decay=0.1, rates=("layer1.*:0",))
-    params = {name: torch.ones(2) for name in ("layer1.weight", "layer1.bias", "layer2.weight")}
-    tensors = list(params.values())
-    optimizer.update(params, tensors, optimizer.slots(tensors), torch.tensor(0.1), torch.zeros(()))
-    assert [bool((value == 1).all()) for value in tensors] == [True, True, False]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"method": method, "weight_decay": 0.1, "clip_norm": 0.5} for method in (Method.adam, Method.adamw)),
+        {"method": Method.sgd, "weight_decay": 0.1, "momentum": 0.9, "nesterov": True, "clip_norm": 0.5},
+    ],
+)
+def test_a_factor_of_0_keeps_the_bits_and_the_rest_moves_as_if_it_were_alone(settings: dict[str, Any]) -> None:
+    """The norm that clip_norm bounds is that of the parameters that move."""
+    rng = torch.Generator().manual_seed(0)
+    start = {name: torch.randn(3, 2, generator=rng) for name in ("body.a", "head.a", "body.b", "head.b")}
+    start["body.a"][0, 0] = -0.0  # minus 0 times anything, this would be 0
+    moving = {name: value.clone() for name, value in start.items() if name.startswith("head")}
+    both = {name: value.clone() for name, value in start.items()}
+    for params, optimizer in ((both, Optimizer(**settings, rates=("body.*:0",))), (moving, Optimizer(**settings))):
+        slots = optimizer.slots(list(params.values()))
+        for step in range(3):
+            gradient = [(step + 1.0) * start[name].square() for name in params]
+            optimizer.update(params, gradient, slots, torch.tensor(0.1), torch.zeros(()))
+    for name, value in both.items():
+        expected = moving.get(name, start[name])
+        assert value.numpy().tobytes() == expected.numpy().tobytes(), name
+    frozen = Optimizer(**settings, rates=("*:0",))
+    frozen.update(both, list(both.values()), frozen.slots(list(both.values())), torch.tensor(0.1), torch.zeros(()))
+    assert torch.equal(both["head.a"], moving["head.a"])
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Noise, Params, Pass
 from metalearn_cli.tasks.base import Batch, Spec, Support
+from metalearn_cli.tasks.likelihood import calibration
 
 
 class BatchNorm(Enum):
@@ -156,21 +156,25 @@ def call_on(tasks: Support | Batch, examples: Pass, mask: Tensor | None, step: i
 
 
 def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None) -> Tensor:
-    """Mean loss of each task, [T]: cross-entropy for classes, squared error for values; out [T, B, outputs].
+    """Mean loss of each task, [T], by its likelihood; out [T, B, outputs].
 
     Over the examples of mask [T, B], where it is given, and the first way[t] outputs of task t.
     """
-    if spec.kind == "classes":
-        out = without_absent_classes(out, way)
-        return _mean(F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none").view(y.shape), mask)
-    return _mean((out - y).square().mean(-1), mask)
+    return _mean(spec.likelihood.loss(without_absent_classes(out, way), y), mask)
 
 
 def task_metric(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None) -> Tensor:
-    """Accuracy in 0..1, or mean squared error, of each task, [T]; out [T, B, outputs], mask [T, B], way [T]."""
-    if spec.kind == "classes":
-        return _mean((without_absent_classes(out, way).argmax(-1) == y).to(out.dtype), mask)
-    return task_loss(spec, out, y, mask)
+    """The headline metric of each task, [T]; out [T, B, outputs], mask [T, B], way [T]."""
+    return _mean(spec.likelihood.score(without_absent_classes(out, way), y), mask)
+
+
+def task_scores_beside(
+    spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The other metrics of each task, [T] by name, and for classes its part of the calibration error, [T, 3, 15]."""
+    out = without_absent_classes(out, way)
+    scores = {name: _mean(values, mask) for name, values in spec.likelihood.scores_beside(out, y).items()}
+    return scores | ({"calibration": calibration(out, y, mask)} if spec.kind == "classes" else {})
 
 
 def without_absent_classes(out: Tensor, way: Tensor | None) -> Tensor:

@@ -42,6 +42,7 @@ from metalearn_cli.algorithms.embedding import (
     members,
     squared_distance,
 )
+from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, per_task
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
 from metalearn_cli.system.limits import Natural, NonNegative, Positive

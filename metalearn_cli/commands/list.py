@@ -6,6 +6,7 @@ from metalearn_cli.config.conf_folder import GROUPS, PRESETS, list_choices, summ
 from metalearn_cli.errors import UsageError
 from metalearn_cli.system.console import tell
 from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.metrics import METRICS
 
 KINDS = (*GROUPS, *PRESETS, "metric")
 
@@ -15,19 +16,21 @@ List the choices of a group, a line each.
 metalearn list {"|".join(KINDS)}
 """
 
-# Every metric that is written anywhere.
-METRICS = {
+# Every name that is written anywhere.
+LINES = {
+    **{
+        name: f"{metric.about}; {'higher' if metric.is_higher_better else 'lower'} is better"
+        for name, metric in METRICS.items()
+    },
     "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the end",
     "train/lr": "learning rate of the outer optimizer at that step",
     "val/loss": "query loss after the last inner step, mean over the validation episodes",
-    "val/accuracy": "share of query examples that are classified correctly after the last inner step, 0..1",
-    "val/accuracy_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
-    "val/mse": "squared error of the query values after the last inner step, regression tasks",
-    "val/mse_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
-    "accuracy, mse": "of the test, in results.json: mean, ci95, median and diverged after each inner step",
-    "constant, oracle": "regression, beside the test: the errors of each support's mean, and of the task without noise",
+    "val/METRIC": "accuracy, mse or log_likelihood after the last inner step, mean over the validation episodes",
+    "val/METRIC_stepK": "the same after K inner steps, of many about a dozen; step 0 is before adapting",
+    "beside": "the other metrics of the test, in results.json, after the last inner step",
+    "constant, oracle": "regression, beside the test: the scores of each support's mean, and of the task itself",
     "ci95": "1.96 standard deviations over episodes / sqrt(episodes): the noise of the episodes, not of training",
-    "diverged": "share of episodes whose loss is not finite, above 10 (regression) or ten times that of step 0",
+    "diverged": "share of episodes whose loss is not finite, or above a limit: docs/evaluation.md",
     "timing/steps_per_second": "meta-iterations a second since the last line of the log, validation included",
 }
 
@@ -39,7 +42,7 @@ def complete(words: list[str]) -> list[str]:
 def run(arguments: list[str]) -> int:
     match arguments:
         case ["metric"]:
-            lines = METRICS
+            lines = LINES
         case ["task"]:
             lines = {choice: task_line(choice) for choice in list_choices("task")}
             place = os.environ.get("METALEARN_DATA") or "METALEARN_DATA, which is not set"

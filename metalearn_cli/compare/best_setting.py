@@ -7,9 +7,10 @@ import numpy as np
 
 from metalearn_cli.compare.groups import Part, swept
 from metalearn_cli.compare.statistics import paired
-from metalearn_cli.learning.scores import after_steps, is_better, text_of
+from metalearn_cli.learning.scores import after_steps, text_of
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.results import Results
+from metalearn_cli.tasks.metrics import METRICS
 
 
 class Setting(NamedTuple):
@@ -70,8 +71,8 @@ def _sentence(settings: list[Setting], metric: str) -> str:
     validations = [setting.validation for setting in settings if setting.validation is not None]
     by_validation = len(validations) == len(settings)
     values = validations if by_validation else [float(np.mean(setting.means)) for setting in settings]
-    best = settings[values.index(max(values) if is_better(metric, 1, 0) else min(values))]
-    seeds, unit = len(best.means), " %" if metric == "accuracy" else ""
+    best = settings[values.index(METRICS[metric].best(values))]
+    seeds, unit = len(best.means), " %" if METRICS[metric].unit else ""
     half, over = best.results.ci95, f"{best.results.episodes:,} test episodes of one seed"
     if seeds > 1:
         half, over = paired(np.array(best.means)).half, f"{seeds} seeds"

@@ -17,6 +17,7 @@ from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.text import printable
 from metalearn_cli.system.text_table import aligned, finite
 from metalearn_cli.system.typed_json import Json
+from metalearn_cli.tasks.metrics import METRICS
 
 MOST_KEYS = 8  # in which the sides differ, that are shown
 
@@ -145,7 +146,7 @@ def _conclusion(comparison: Comparison, difference: Difference) -> str:
         )
     if difference.better_on == difference.worse_on == 0.0:
         return f"{first} and {second} have the same result on every episode"
-    unit = " points" if metric == "accuracy" else ""
+    unit = " points" if METRICS[metric].unit else ""
     if p < 0.05:
         is_gain = is_better(metric, decisive.mean, 0.0)
         least, most = (text_of(size, metric) for size in sorted(map(abs, (decisive.low, decisive.high))))

@@ -12,9 +12,9 @@ from metalearn_cli.compare.groups import Part, configuration, differences
 from metalearn_cli.compare.statistics import Estimate, gains, holm, paired, together, unpaired, wilcoxon
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import is_better
 from metalearn_cli.run_folder.read import RunFolder, Values
 from metalearn_cli.run_folder.results import Results, read_episodes
+from metalearn_cli.tasks.metrics import METRICS
 
 
 class Side(NamedTuple):
@@ -108,8 +108,8 @@ def _check_same_episodes(runs: list[RunFolder], number: int) -> None:
 
 def _side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
     values = np.stack([_values(run, mode, step)[:number] for run in part.runs]).astype(np.float64)
-    values[np.isnan(values)] = np.inf  # only an error can be NaN, and then it is beyond every bound
     headline = _results(part.runs[0])
+    values[np.isnan(values)] = METRICS[headline.metric].worst
     batch_norm = (mode or headline.batch_norm) if headline.batch_norm else None
     seeds = [run.config["seed"] for run in part.runs]
     return Side(part.name, seeds, values, batch_norm, configuration(part.runs[0]), headline.last.step)
@@ -137,7 +137,7 @@ def difference(metric: str, first: Side, second: Side) -> Difference:
     with np.errstate(invalid="ignore"):
         gain = gains(metric, first.values, second.values)  # [E]
         gain = np.nan_to_num(gain, nan=0.0, posinf=np.inf, neginf=-np.inf)  # both infinite: alike
-    better, worse = ((gain > 0).mean(), (gain < 0).mean())[:: 1 if is_better(metric, 1, 0) else -1]
+    better, worse = ((gain > 0).mean(), (gain < 0).mean())[:: METRICS[metric].sign]
     if not np.isfinite(gain).all():
         return Difference(first, second, None, None, wilcoxon(gain), better, worse, None, False, None)
     over_episodes, over_seeds, both = paired(gain), None, None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metalearn_cli.run_folder.read import Values
+from metalearn_cli.tasks.metrics import METRICS
 
 # Two shares of at most so many are further apart than twice the error of one in float32: which share it was is certain.
 _MOST, _ERROR = 2048, 2**-23
@@ -56,7 +57,7 @@ def gains(metric: str, first: Values, second: Values) -> Values:
     taken for these shares, so that equal differences are equal and those of nothing are 0, also between means.
     """
     plain: Values = second.mean(0) - first.mean(0)
-    if metric != "accuracy" or not (np.isfinite(first).all() and np.isfinite(second).all()):
+    if not METRICS[metric].unit or not (np.isfinite(first).all() and np.isfinite(second).all()):
         return plain
     values, place = np.unique(np.concatenate([first, second]), return_inverse=True)
     shares: list[Fraction] = []

@@ -19,7 +19,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.device import Precision
-from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Threads
+from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Renames, Text, Threads
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
@@ -41,6 +41,8 @@ class Run:
     """The keys that belong to no group; conf/config.yaml explains each and has its value."""
 
     name: Name | None
+    init: Text | None
+    init_names: Renames
     seed: Natural
     episodes_seed: Natural
     steps: Natural

@@ -21,7 +21,7 @@ from metalearn_cli.datasets.paths import expand
 from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.system import yaml_files
 
-PATHS = ("task.root", "task.split_file", "task.split_lists", "task.labels")
+PATHS = ("init", "task.root", "task.split_file", "task.split_lists", "task.labels")
 # Keys whose values are a person's text: names, paths, sentences.
 FREE_TEXT = ("name", "run", "expect", "support", "query", "out", *PATHS, "task.pattern")
 RUN = "metalearn_cli.config.job.Run"  # the class of the keys that belong to no group
@@ -131,9 +131,9 @@ def unquote(override: str) -> str:
 
 
 def several_texts(override: str) -> list[str]:
-    """The values of a task's text key in a sweep, choice(a,b) or a list of paths; [] where it is one value."""
+    """The values of a text key in a sweep, choice(a,b) or a list of paths; [] where it is one value."""
     key, _, text = override.partition("=")
-    is_choice = key in FREE_TEXT and key.startswith("task.") and text.startswith("choice(") and text.endswith(")")
+    is_choice = key in (*PATHS, "task.pattern") and text.startswith("choice(") and text.endswith(")")
     if is_choice:
         text = text.removeprefix("choice(").removesuffix(")")
     elif key not in PATHS or "," not in text or expand(text).exists():

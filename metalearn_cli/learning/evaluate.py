@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, task_metric
+from metalearn_cli.algorithms.base import BatchNorm, task_metric, task_scores_beside
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
-from metalearn_cli.learning.learner import Learner, Scores
+from metalearn_cli.learning.learner import Learner, Scores, joined
 from metalearn_cli.tasks.base import Draw, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
+from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
 
 SMALLEST_PART = 8  # episodes: a test's parts are this large or larger
 Report = Callable[[int], None]  # called with the number of episodes done so far, estimated from this rank's share
@@ -82,34 +83,39 @@ def _score(
             parts.append(learner.evaluate(piece, modes))
             done += len(piece.key)
             report(done)
-    return {mode: Scores(*(part.cpu() for part in scores)) for mode, scores in _joined(parts).items()}
+    return {
+        mode: Scores(loss.cpu(), metric.cpu(), {name: values.cpu() for name, values in beside.items()})
+        for mode, (loss, metric, beside) in _joined(parts).items()
+    }
 
 
 def _joined(parts: list[EpisodeScores]) -> EpisodeScores:
-    scores = {mode: [part[mode] for part in parts] for mode in parts[0]} if parts else {}
-    return {mode: Scores(*map(torch.cat, zip(*both, strict=True))) for mode, both in scores.items()}
+    return {mode: joined([part[mode] for part in parts]) for mode in parts[0]} if parts else {}
 
 
 def baselines(task: TaskDistribution, episodes: EpisodeRange, device: torch.device) -> dict[str, Tensor]:
-    """The squared errors, on the same episodes, of two predictors that learn nothing, [E] float64 each on the CPU:
-    "constant", the mean of each task's support targets, and "oracle", the task itself, where it is known. Classes have
-    none."""
-    errors: dict[str, list[Tensor]] = {}
+    """The scores, on the same episodes, of two predictors that learn nothing, [E] float64 each on the CPU: "constant",
+    the mean of each task's support targets, and "oracle", the task itself, where it is known. Those in another metric
+    than the headline have its name behind theirs. Classes have none."""
+    scores: dict[str, list[Tensor]] = {}
     if task.spec.kind == "classes":
         return {}
     for draw in draw_episodes(task, episodes):
         batch = task.gather(draw, device).to(torch.float64)
-        predicted = {"constant": mean_target(batch.support)}
+        predicted: dict[str, tuple[Likelihood, Tensor]] = {"constant": (SquaredError(), mean_target(batch.support))}
         if (truth := task.oracle(draw, device)) is not None:
-            predicted["oracle"] = truth.double()
-        for name, out in predicted.items():
-            error = task_metric(task.spec, out, batch.query_y, batch.query_mask)
-            errors.setdefault(name, []).append(error.cpu())
-    return {name: torch.cat(parts) for name, parts in errors.items()}
+            predicted["oracle"] = truth
+        for name, (likelihood, out) in predicted.items():
+            spec, real = task.spec._replace(likelihood=likelihood), (out.double(), batch.query_y, batch.query_mask)
+            by_metric = {spec.metric: task_metric(spec, *real), **task_scores_beside(spec, *real)}
+            for metric, score in by_metric.items():
+                label = name if metric == task.spec.metric else f"{name}_{metric}"
+                scores.setdefault(label, []).append(score.cpu())
+    return {name: torch.cat(parts) for name, parts in scores.items()}
 
 
 def mean_target(support: Support) -> Tensor:
-    """The mean of each task's values, [T, 1, outputs]."""
+    """The mean of each task's values, [T, 1, targets]."""
     if support.mask is None:
         return support.y.mean(1, keepdim=True)
     real = support.mask.unsqueeze(-1)

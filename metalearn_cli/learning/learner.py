@@ -3,12 +3,21 @@
 Shapes: T tasks, Q query examples, E = T episodes, K inner steps at test.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_metric
+from metalearn_cli.algorithms.base import (
+    Algorithm,
+    BatchNorm,
+    Meta,
+    Predictor,
+    task_loss,
+    task_metric,
+    task_scores_beside,
+)
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.step import ON_THE_CPU, Execution, State, StepRunner, Updater, require_finite
@@ -25,7 +34,14 @@ class Scores(NamedTuple):
     """Query loss and metric of each episode after 0, 1, ... K inner steps, or after the last one only."""
 
     loss: Tensor  # [E, K + 1], or [E, 1]
-    metric: Tensor  # the same shape
+    metric: Tensor  # the same shape: the headline
+    beside: Mapping[str, Tensor] = {}  # after the last step, in the first mode: the others, [E, ...] by their names
+
+
+def joined(parts: list[Scores]) -> Scores:
+    """The scores of the episodes of all parts, in their order."""
+    beside = {name: torch.cat([part.beside[name] for part in parts]) for name in parts[0].beside}
+    return Scores(torch.cat([part.loss for part in parts]), torch.cat([part.metric for part in parts]), beside)
 
 
 class Learner:
@@ -90,23 +106,29 @@ class Learner:
     def evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
         """Adapt to the support set of each task, and score the query set.
 
-        In the first mode after every inner step, in the others, from the same adaptation, after the last one.
+        In the first mode after every inner step, in the others, from the same adaptation, after the last one; by the
+        metrics beside the headline in the first mode after the last step.
         """
         self.check()
         batch, spec = batch.to(self.dtype), self.net.spec
+        real = batch.query_y, batch.query_mask, batch.way
 
-        def score(predict: Predictor, mode: BatchNorm) -> Scores:
+        def score(predict: Predictor, mode: BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
             out = predict(batch.query_x, mode, batch.query_mask)
-            real = batch.query_y, batch.query_mask, batch.way
-            return Scores(task_loss(spec, out, *real), task_metric(spec, out, *real))
+            return task_loss(spec, out, *real), task_metric(spec, out, *real), out
 
         with torch.no_grad():
             steps, last = [], self.algorithm.steps_at_test(spec)
             for predict in self.algorithm.adapt(self.net, self.meta, batch.support, last):
-                steps.append(score(predict, modes[0]))
-            # Now `predict` is the predictor after the last step.
-            by_mode = {modes[0]: steps} | {mode: [score(predict, mode)] for mode in modes[1:]}
-        return {mode: Scores(*(torch.stack(part, 1) for part in zip(*s, strict=True))) for mode, s in by_mode.items()}
+                loss, metric, out = score(predict, modes[0])
+                steps.append((loss, metric))
+            # Now `predict` is the predictor after the last step, and `out` what it predicts.
+            losses, metrics = (torch.stack(part, 1) for part in zip(*steps, strict=True))
+            scores = {modes[0]: Scores(losses, metrics, task_scores_beside(spec, out, *real))}
+            for mode in modes[1:]:
+                loss, metric, _ = score(predict, mode)
+                scores[mode] = Scores(loss[:, None], metric[:, None])
+        return scores
 
     def scored_at_once(self, batch: Batch) -> int:
         """How many tasks go through `evaluate` at once: `tasks_per_chunk`, and on the CPU no more than an operation is

@@ -3,6 +3,7 @@
 import math
 import operator
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Fraction
+from metalearn_cli.tasks.metrics import METRICS
 
 
 class Figures(NamedTuple):
@@ -29,35 +31,49 @@ class Summary(NamedTuple):
     diverged: Fraction
 
 
-def summarise(metric: Tensor, diverged: Tensor) -> Summary:
+def summarise(values: Tensor, diverged: Tensor, worst: float = math.inf) -> Summary:
     """One value per episode [E], and which ones diverged [E] bool -> the figures, and the share that diverged."""
-    return Summary(*figures(metric), diverged.double().mean().item())
+    return Summary(*figures(values, worst), diverged.double().mean().item())
 
 
-def figures(metric: Tensor) -> Figures:
-    """One value per episode [E] -> the figures; None where one is not finite.
+def figures(values: Tensor, worst: float = math.inf) -> Figures:
+    """One value per episode [E] -> the figures; None where one is not finite. A NaN is beyond every bound, the `worst`.
 
     ci95 is the half width of the 95% interval, 1.96 sd / sqrt(E), with the standard deviation over episodes (ddof 0) as
     the field reports it. It tells the noise of sampling episodes for one trained model, not that of training.
     Diverged episodes stay in every figure.
     """
-    metric = metric.double()
-    metric = metric.where(~metric.isnan(), math.inf)  # only an error can be NaN, and then it is beyond every bound
-    ci95 = 1.96 * metric.std(correction=0) / math.sqrt(len(metric))
-    return Figures(_finite(metric.mean()), _finite(ci95), _finite(metric.quantile(0.5)))
+    values = values.double()
+    values = values.where(~values.isnan(), worst)
+    ci95 = 1.96 * values.std(correction=0) / math.sqrt(len(values))
+    return Figures(_finite(values.mean()), _finite(ci95), _finite(values.quantile(0.5)))
 
 
-def has_diverged(kind: str, loss: Tensor, before: Tensor) -> Tensor:
-    """Loss [E, *] -> [E, *] bool: not finite, or above 10 (values) or ten times the loss `before` [E] (classes)."""
-    limit = torch.tensor(10.0, dtype=loss.dtype) if kind == "values" else 10 * before[:, None]
-    return ~torch.isfinite(loss) | (loss > limit)
+def figures_beside(arrays: Mapping[str, Tensor]) -> dict[str, Figures]:
+    """What is kept of each episode, [E, ...] by name -> the figures of the metrics in it.
+
+    The calibration error is the sum over bins of |sum of confidences - number of right ones| over the number of all
+    examples: no mean over episodes, so that it has neither interval nor median.
+    """
+    shown = {name: figures(values, METRICS[name].worst) for name, values in arrays.items() if name in METRICS}
+    if (sums := arrays.get("calibration")) is not None:
+        number, confidence, right = sums.double().sum(0)  # [E, 3, 15] -> [15] each
+        shown["ece"] = Figures(_finite((confidence - right).abs().sum() / number.sum()), None, None)
+    return shown
+
+
+def has_diverged(metric: str, loss: Tensor, before: Tensor) -> Tensor:
+    """Loss [E, *] -> [E, *] bool: not finite, or beyond a limit: ten times the loss `before` [E] for classes, 10 for
+    squared errors, 10 above `before` for log-likelihoods."""
+    limits = {"accuracy": 10 * before, "mse": torch.full_like(before, 10.0), "log_likelihood": 10 + before}
+    return ~torch.isfinite(loss) | (loss > limits[metric][:, None])
 
 
 def is_better(metric_name: str, value: float | None, than: float | None) -> bool:
-    """Accuracy is better higher, every error lower; anything is better than nothing."""
+    """Tell it by the metric's direction; anything is better than nothing."""
     if value is None or than is None:
         return value is not None
-    return value > than if metric_name == "accuracy" else value < than
+    return value > than if METRICS[metric_name].is_higher_better else value < than
 
 
 def steps_to_show(last: int) -> list[int]:
@@ -84,15 +100,15 @@ def parse_expectation(text: str, metric: str, steps: int) -> Expectation:
     number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
     match = re.fullmatch(rf"(\w+?)(?:_step(\d+))?\s*(>=|<=|>|<)\s*({number})", text.strip(), re.ASCII)
     if match is None or match[1] != metric or math.isinf(float(match[4])):
-        example = "accuracy>=0.95" if metric == "accuracy" else "mse<=0.75"
-        raise UserError(f"expect={text!r} must compare the test's {metric} with a number, e.g. expect={example!r}")
+        example = f"expect={METRICS[metric].example!r}"
+        raise UserError(f"expect={text!r} must compare the test's {metric} with a number, e.g. {example}")
     if match[2] is not None and int(match[2]) > steps:
         raise UserError(f"expect={text!r} asks for inner step {match[2]}, and the test takes {steps} (algo.test_steps)")
     expectation = Expectation(None if match[2] is None else int(match[2]), match[3], float(match[4]))
-    highest = 1.0 if metric == "accuracy" else math.inf
-    if (at_lowest := expectation.met(0.0)) == expectation.met(highest):
-        where = "from 0 to 1, where the screen shows percent" if metric == "accuracy" else "0 or above"
-        percent = metric == "accuracy" and 1 < expectation.bound <= 100
+    *_, lowest, highest, unit = METRICS[metric]
+    if (at_lowest := expectation.met(lowest)) == expectation.met(highest):
+        where = "from 0 to 1, where the screen shows percent" if unit else "0 or above"
+        percent = unit and 1 < expectation.bound <= 100
         hint = f": did you mean {text.replace(match[4], f'{expectation.bound / 100:g}')}?" if percent else ""
         raise UserError(f"expect={text!r} is {'always' if at_lowest else 'never'} met: {metric} is {where}{hint}")
     return expectation
@@ -104,11 +120,11 @@ def _finite(value: Tensor) -> float | None:
 
 
 def text_of(value: float | None, metric: str, sign: bool = False) -> str:
-    """A value of the metric for a person: accuracies in percent, and "-" for one that is not finite."""
+    """A value of the metric for a person: shares in percent, and "-" for one that is not finite."""
     if value is None:
         return "-"
     plus = "+" if sign else ""
-    return f"{100 * value:{plus}.2f}" if metric == "accuracy" else f"{value:{plus}.4g}"
+    return f"{100 * value:{plus}.2f}" if METRICS[metric].unit else f"{value:{plus}.4g}"
 
 
 def with_interval(mean: float | None, ci95: float | None, metric: str) -> str:
@@ -118,7 +134,7 @@ def with_interval(mean: float | None, ci95: float | None, metric: str) -> str:
 
 def in_unit(metric: str) -> str:
     """The metric's name with the unit of its figures."""
-    return f"{metric} in %" if metric == "accuracy" else metric
+    return f"{metric} in {unit}" if (unit := METRICS[metric].unit) else metric
 
 
 def after_steps(inner_steps: int | None) -> str:

@@ -32,6 +32,7 @@ from metalearn_cli.system.files import Log
 from metalearn_cli.system.limits import SECONDS
 from metalearn_cli.system.measure import timed
 from metalearn_cli.system.typed_json import Json
+from metalearn_cli.tasks.metrics import METRICS
 from metalearn_cli.training.eval_job import load_eval_job
 from metalearn_cli.training.eval_run import eval_run
 from metalearn_cli.training.run import train_run
@@ -95,7 +96,7 @@ def reproduce(names: list[str], seeds: list[int], budget: float | None, override
 def _shown(seeds: tuple[RowResult, ...], path: Path) -> str:
     """Write the results of one test of a row beside what was published."""
     first, means = seeds[0], [seed.mean for seed in seeds]
-    metric, unit = first.metric, " %" if first.metric == "accuracy" else ""
+    metric, unit = first.metric, " %" if METRICS[first.metric].unit else ""
     ours = f"{with_interval(mean_of(means), first.ci95, metric)}{unit}"
     if len(seeds) > 1:
         numbers = ", ".join(str(seed.seed) for seed in seeds)

@@ -10,6 +10,7 @@ from metalearn_cli.learning.scores import after_steps, in_unit, text_of, with_in
 from metalearn_cli.papers.verdict import OURS, OWN, RowResult, interval_over_seeds, mean_of, read_measured, verdict
 from metalearn_cli.system.text_table import aligned
 from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.metrics import METRICS
 
 COLUMNS = (
     *("row", "test", "paper", "ours", "+- 95%", "over seeds", "seeds", "each", "median", "diverged", "batch norm"),
@@ -54,7 +55,7 @@ def measured_table(task: str, path: Path) -> str:
             cells = {"row": name, "paper": shown, "verdict": "not measured here"}
             cells["command"] = f"metalearn reproduce {name}"
             rows.append([cells.get(column, "") for column in COLUMNS])
-    percent = "; accuracies in %" if any(_metric(row) == "accuracy" for row in [*known, *measured]) else ""
+    percent = "; accuracies in %" if any(METRICS[_metric(row)].unit for row in [*known, *measured]) else ""
     results = [result for seeds in tests.values() for result in seeds]
     sources = "; ".join(dict.fromkeys(result.source for result in results if result.source))
     made = sorted({f"{result.device}, torch {result.torch}, {result.date}" for result in results if result.date})

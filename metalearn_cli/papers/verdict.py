@@ -13,6 +13,7 @@ from metalearn_cli.learning.scores import text_of
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.series import CUT_OFF, each_line
 from metalearn_cli.system.typed_json import from_json
+from metalearn_cli.tasks.metrics import METRICS, MetricName
 
 OWN = runs.OUTPUTS / "reproduce" / "results.jsonl"  # what `reproduce` writes
 OURS = Path("benchmarks/papers/results.jsonl")  # what the authors of a checkout have measured; it is only read
@@ -26,7 +27,7 @@ class RowResult:
     seed: int
     cell: str  # which test it is
     published: str  # in percent, e.g. "98.70 +- 0.40"
-    metric: str
+    metric: MetricName
     length: str
     mean: float | None
     ci95: float | None
@@ -54,7 +55,7 @@ class RowResult:
     @property
     def paper(self) -> tuple[float, float] | None:
         """The published mean, and the half width of its interval (0: unknown); None where nothing was published."""
-        words, scale = self.published.split(), 100 if self.metric == "accuracy" else 1
+        words, scale = self.published.split(), METRICS[self.metric].factor
         try:
             return float(words[0]) / scale, float(words[2]) / scale if words[1:2] == ["+-"] else 0.0
         except (ValueError, IndexError):
@@ -97,7 +98,7 @@ def verdict(seeds: list[RowResult]) -> str:
     short = "a short run, " if first.is_short else ""
     if ours is None or first.ci95 is None:
         return f"{short}diverged"
-    gap = ours - published if first.metric == "accuracy" else published - ours
+    gap = METRICS[first.metric].sign * (ours - published)
     allowed = math.hypot(half, first.ci95, interval_over_seeds(means) or 0.0)
     if allowed > abs(published):
         return f"{short}no verdict: the interval is wider than the published figure"

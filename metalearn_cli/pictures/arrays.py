@@ -5,7 +5,7 @@ Arrays of examples.npz, of N images of the first task, and of P points of each o
            predicted; queries and right: how many query images there were, and how many were classified rightly;
            names [way] of the classes, where the data have them
   values   support_x, support_y, query_x, query_y [T, P], where tasks differ in size padded with NaN; line_x [T, 200];
-           line_y [K, T, 200] after steps [K]; errors [K, T] of the query points
+           line_y [K, T, 200] after steps [K]; errors [K, T], squared, of the query points
 Runs of earlier versions lack errors, and conditions: the inner steps and the batch-norm mode in words.
 """
 
@@ -22,6 +22,7 @@ from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.tasks.base import Batch, Split, draw_slice
+from metalearn_cli.tasks.likelihood import SquaredError
 
 TASKS, POINTS = 4, 200
 CLASSES, SUPPORT, QUERY = 20, 5, 15  # of a classification task, at most, and images of each class
@@ -35,7 +36,7 @@ def first_tasks(learner: Learner, job: Job, split: Split, batch_norm: BatchNorm)
     """The first episodes of `split`; {} where this kind of task has no picture."""
     spec = job.task.spec
     is_images = spec.kind == "classes" and len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3)
-    if not is_images and not (spec.kind == "values" and spec.input_shape == (1,) and spec.outputs == 1):
+    if not is_images and not (spec.kind == "values" and spec.input_shape == (1,) and spec.targets == 1):
         return {}
     draw = draw_slice(draw_block(job.task, split, job.run.episodes_seed, 0), 0, TASKS)
     batch = job.task.gather(draw, learner.device)
@@ -83,9 +84,10 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
     last = learner.algorithm.steps_at_test(learner.net.spec)
     steps = sorted({0, min(1, last), last})
     predictors = [learner.adapt(batch.support, number) for number in steps]
-    lines = [predict(grid, batch_norm)[..., 0] for predict in predictors]
-    values = [predict(batch.query_x, batch_norm, batch.query_mask) for predict in predictors]
-    errors = [task_metric(learner.net.spec, y, batch.query_y, batch.query_mask) for y in values]
+    spec, point = learner.net.spec._replace(likelihood=SquaredError()), learner.net.spec.likelihood.point
+    lines = [point(predict(grid, batch_norm))[..., 0] for predict in predictors]
+    values = [point(predict(batch.query_x, batch_norm, batch.query_mask)) for predict in predictors]
+    errors = [task_metric(spec, y, batch.query_y, batch.query_mask) for y in values]
     arrays = {"line_x": grid[..., 0].float(), "line_y": torch.stack(lines).float(), "steps": torch.tensor(steps)}
     arrays["errors"] = torch.stack(errors).float()
     for name in ("support_x", "support_y", "query_x", "query_y"):

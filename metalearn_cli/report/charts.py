@@ -175,7 +175,7 @@ def ridges(rows: list[tuple[int, str, Values]], title: str, x_label: str) -> str
         parts.append(_rule("median", median, bottom, median, bottom + 10))
         if np.isfinite(mean := float(values.mean())):
             parts.append(_circle("mean", x.at(mean), bottom + 5, 3))
-        if beyond := int((~(values <= x.high)).sum()):
+        if beyond := int((~np.isfinite(values) | (values > x.high)).sum()):
             parts.append(_text(RIGHT + 22, bottom, f"+{beyond}", "tick", "end"))
     about = "; ".join(f"{label}: median {np.median(values):.4g} of {len(values)} episodes" for _, label, values in rows)
     return svg(parts, title, about, TOP + ROW * len(rows))

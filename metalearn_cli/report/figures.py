@@ -14,6 +14,7 @@ from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.results import read_episodes
 from metalearn_cli.run_folder.series import Curve
 from metalearn_cli.run_folder.unfinished import read_outcome
+from metalearn_cli.tasks.metrics import METRICS
 
 MOST_POINTS = 1000  # of a curve on the page, which is 440 wide
 MOST_CATEGORIES = 6  # values of a key that stand beside one another; more numbers have an axis
@@ -27,7 +28,7 @@ def by_task(runs: list[RunFolder]) -> dict[tuple[str, str], list[tuple[int, RunF
     """Group the runs, with their numbers, by task and metric; those that were never scored are left out."""
     groups: dict[tuple[str, str], list[tuple[int, RunFolder]]] = {}
     for i, run in enumerate(runs):
-        validated = [metric for metric in ("accuracy", "mse") if f"val/{metric}" in run.metrics.curves]
+        validated = [metric for metric in METRICS if f"val/{metric}" in run.metrics.curves]
         for metric in [run.results.metric] if run.results else validated[:1]:
             groups.setdefault((task_name(run), metric), []).append((i, run))
     return groups
@@ -37,13 +38,8 @@ def task_name(run: RunFolder) -> str:
     return (run.results and run.results.task) or run.environment.choices.get("task", "task")
 
 
-def factor(metric: str) -> int:
-    """The factor by which values are shown: accuracies in percent."""
-    return 100 if metric == "accuracy" else 1
-
-
-def unit(metric: str) -> str:
-    return "accuracy, %" if metric == "accuracy" else "squared error (mse)"
+def axis_name(metric: str) -> str:
+    return ", ".join(filter(None, (METRICS[metric].title, METRICS[metric].unit)))
 
 
 def learning_curves(runs: list[RunFolder]) -> Figures:
@@ -56,17 +52,17 @@ def learning_curves(runs: list[RunFolder]) -> Figures:
             if points := thinned(run.metrics.curves.get("train/loss")):
                 losses.append(Line(i, points, str(i + 1)))
             if points := thinned(run.metrics.curves.get(f"val/{metric}"), tested):
-                points = [(step, factor(metric) * value) for step, value in points]
+                points = [(step, METRICS[metric].factor * value) for step, value in points]
                 validations.append(Line(i, points, str(i + 1), ring=tested, dots=len(points) < 12))
         if losses:
             caption = f"{task}, training: the query loss after adapting, mean over a step's meta-batch"
             figures.append((caption, line_chart(losses, caption, ("meta-iterations", "loss"), is_wide(losses))))
         if validations:
-            is_log = metric == "mse" and is_wide(validations)
+            is_log = METRICS[metric].is_ratio and is_wide(validations)
             is_ringed = any(line.ring in dict(line.points) for line in validations)
             ring = "; the ring is the checkpoint that was tested" if is_ringed else ""
             caption = f"{task}, validation after the last inner step{ring}"
-            figures.append((caption, line_chart(validations, caption, ("meta-iterations", unit(metric)), is_log)))
+            figures.append((caption, line_chart(validations, caption, ("meta-iterations", axis_name(metric)), is_log)))
     return figures
 
 
@@ -95,7 +91,7 @@ def inner_steps(runs: list[RunFolder]) -> Figures:
     and the published figure; a chart for each task and metric."""
     figures: Figures = []
     for (task, metric), members in by_task(runs).items():
-        curves, levels, scale = [], {}, factor(metric)
+        curves, levels, scale = [], {}, METRICS[metric].factor
         for i, run in members:
             if (results := run.results) is None:
                 continue
@@ -106,8 +102,8 @@ def inner_steps(runs: list[RunFolder]) -> Figures:
             upper, lower = ([(step, scale * (mean + sign * half)) for step, mean, half in steps] for sign in (1, -1))
             curves.append(Line(i, points, str(i + 1), upper + lower[::-1], dots=len(points) <= 12))
             for name, baseline in results.baselines.items():
-                if baseline.mean is not None and (name != "oracle" or baseline.mean > 0):
-                    levels[BASELINES.get(name, name)] = baseline.mean
+                if baseline.mean is not None and name in BASELINES and (metric != "mse" or baseline.mean > 0):
+                    levels[BASELINES[name]] = baseline.mean
             if (published := results.published) is not None:
                 levels["published"] = scale * published.mean
         if not curves:
@@ -115,10 +111,12 @@ def inner_steps(runs: list[RunFolder]) -> Figures:
         bands = "; bands are 95% intervals over episodes" if len(curves) <= BANDS else ""
         curves = curves if bands else [line._replace(band=()) for line in curves]
         caption = f"{task}: test after each inner step, 0 before adapting{bands}"
-        is_log = metric == "mse" and is_wide(curves)
+        is_log = METRICS[metric].is_ratio and is_wide(curves)
         first = max(line.points[0][1] for line in curves)
-        top = 3 * first if metric == "mse" and not is_log else np.inf  # one that runs away leaves the rest readable
-        figures.append((caption, line_chart(curves, caption, ("inner steps", unit(metric)), is_log, levels, top)))
+        top = (
+            3 * first if METRICS[metric].is_ratio and not is_log else np.inf
+        )  # one that runs away leaves the rest readable
+        figures.append((caption, line_chart(curves, caption, ("inner steps", axis_name(metric)), is_log, levels, top)))
     return figures
 
 
@@ -130,10 +128,12 @@ def distributions(runs: list[RunFolder]) -> Figures:
         for i, run in members:
             if run.results is not None:
                 values = read_episodes(run.folder, run.results)["metric"][:, -1].astype(np.float64)
-                rows.append((i, str(i + 1), np.where(np.isnan(values), np.inf, values) * factor(metric)))
+                rows.append(
+                    (i, str(i + 1), np.where(np.isnan(values), METRICS[metric].worst, values) * METRICS[metric].factor)
+                )
         if rows:
             caption = f"{task}: one value for each test episode. Bar: the middle half; line: median; dot: mean"
-            figures.append((caption, ridges(rows, caption, unit(metric))))
+            figures.append((caption, ridges(rows, caption, axis_name(metric))))
     return figures
 
 
@@ -162,7 +162,7 @@ def _number(runs: list[RunFolder]) -> int:
 
 def _spread(runs: list[RunFolder], metric: str) -> Spread | None:
     """The test results of a setting's seeds; None where one of them diverged."""
-    means = [factor(metric) * run.results.mean for run in runs if run.results and run.results.mean is not None]
+    means = [METRICS[metric].factor * run.results.mean for run in runs if run.results and run.results.mean is not None]
     return Spread(float(np.mean(means)), min(means), max(means)) if len(means) == len(runs) else None
 
 
@@ -179,7 +179,7 @@ def _best_so_far(settings: list[list[RunFolder]], spreads: list[Spread | None], 
         steps += [(place + side, best[1].mean) for side in (-0.5, 0.5) if best is not None]
     title = f"The test of each setting, and of the best until then, chosen {chosen}; a thin line spans its seeds"
     names = _sparse([str(number) for number in range(1, len(spreads) + 1)], 12)
-    labels = "setting of the sweep, in its order", unit(metric)
+    labels = "setting of the sweep, in its order", axis_name(metric)
     shown = [(place, spread) for place, spread in enumerate(spreads) if spread is not None]
     return title, spread_chart(shown, [Line(1, steps, "the best")], _beside(names), title, labels, names)
 
@@ -192,7 +192,7 @@ def _by_key(key: str, settings: list[tuple[str, Spread | None]], metric: str) ->
     if len(names) > MOST_CATEGORIES and all(map(math.isfinite, numbers)):
         x = axis_of(numbers, LEFT, RIGHT, min(numbers) > 0 and max(numbers) >= 30 * min(numbers))
         shown = [(number, spread) for number, (_, spread) in zip(numbers, settings, strict=True) if spread is not None]
-        return title, spread_chart(shown, [], x, title, (key, unit(metric)))
+        return title, spread_chart(shown, [], x, title, (key, axis_name(metric)))
     title += "; the bar is their mean"
     shown, bars = [], []
     for place, name in enumerate(names):
@@ -201,7 +201,7 @@ def _by_key(key: str, settings: list[tuple[str, Spread | None]], metric: str) ->
         mean = float(np.mean([spread.mean for spread in spreads])) if spreads else math.nan
         bars += [Line(INK, [(place - 0.25, mean), (place + 0.25, mean)], name)] if spreads else []
     short = _sparse([name if len(name) <= 14 else f"{name[:12]}…" for name in names], 8)
-    return title, spread_chart(shown, bars, _beside(names), title, (key, unit(metric)), short)
+    return title, spread_chart(shown, bars, _beside(names), title, (key, axis_name(metric)), short)
 
 
 def _sparse(names: list[str], most: int) -> list[str]:

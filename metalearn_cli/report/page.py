@@ -23,7 +23,9 @@ from metalearn_cli.report.figures import Figures, distributions, inner_steps, le
 from metalearn_cli.report.rows import ALIGN, SHOWN, TableRow, cells
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.records import arrays_of
+from metalearn_cli.run_folder.results import shown_beside
 from metalearn_cli.system.files import read_bytes
+from metalearn_cli.tasks.metrics import METRICS
 from metalearn_cli.version import __version__
 
 LEGEND = 8  # a longer one stands on the page once
@@ -75,8 +77,7 @@ def _lead(runs: list[RunFolder]) -> str:
     if results.mean is None:
         return f"{results.metric}: the mean {over} is not finite"
     mean, ci95 = text_of(results.mean, results.metric), text_of(results.ci95 or 0.0, results.metric)
-    percent = "%" if results.metric == "accuracy" else ""
-    return f"{results.metric} {mean} ± {ci95}{percent}{after_steps(results.last.step)}, {over}"
+    return f"{results.metric} {mean} ± {ci95}{METRICS[results.metric].unit}{after_steps(results.last.step)}, {over}"
 
 
 def _warnings(warned: list[str]) -> str:
@@ -182,6 +183,8 @@ def _run(run: RunFolder, number: int, defaults: Config | None) -> str:
     if unfinished is not None:
         bar = f'<progress value="{unfinished.step}" max="{max(unfinished.steps, 1)}">{unfinished.progress}</progress>'
         facts = {"state": f"{bar} {escape(unfinished.sentence)}", **facts}
+    if results is not None and results.beside:
+        facts[f"beside {results.metric}"] = escape(shown_beside(results))
     if results is not None and results.learned:
         facts["learned"] = escape(", ".join(f"{name} {value:.4g}" for name, value in results.learned.items()))
     full = (run.folder / "config.yaml").read_text(encoding="utf-8")

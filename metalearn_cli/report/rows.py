@@ -12,6 +12,7 @@ from metalearn_cli.config.conf_folder import conf_dir, list_choices
 from metalearn_cli.learning.scores import after_steps, text_of
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.series import training_seconds
+from metalearn_cli.tasks.metrics import METRICS
 
 COLUMNS = (
     *("name", "algo", "task", "way", "shot", "steps", "seed", "metric", "mean", "ci95", "median", "diverged"),
@@ -91,7 +92,7 @@ def cells(row: TableRow) -> list[str]:
     if row["metric"] is None:
         texts["metric"] = row["state"] + ("" if row["steps_done"] is None else f", step {row['steps_done']:,}")
     else:
-        texts["metric"] = f"{metric}{', %' if metric == 'accuracy' else ''}{after_steps(row['inner_steps'])}"
+        texts["metric"] = f"{metric}{', %' if METRICS[metric].unit else ''}{after_steps(row['inner_steps'])}"
         texts["mean"] = texts["mean"] or "not finite"
     has_share = diverged or (row["inner_steps"] and diverged is not None)
     texts["diverged"] = f"{diverged:.2%}" if has_share else ""

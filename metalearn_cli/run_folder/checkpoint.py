@@ -28,6 +28,7 @@ class Checkpoint(NamedTuple):
     step: int
     tensors: dict[str, Tensor]  # on the CPU
     record: Config  # what is not a tensor
+    sha256: str  # of the file
 
     @property
     def proof(self) -> Config | None:
@@ -61,7 +62,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         data = read_bytes(path, MOST_BYTES)
     except OSError as error:
         raise Damaged(f"{path}: {error.strerror}") from error
-    if name is None or hashlib.sha256(data).hexdigest()[:16] != name[2]:
+    sha256 = hashlib.sha256(data).hexdigest()
+    if name is None or sha256[:16] != name[2]:
         raise Damaged(f"{path}: its content does not match the hash in its name")
     try:
         header = data[8 : 8 + min(int.from_bytes(data[:8], "little"), MOST_HEADER)]  # JSON, behind its length
@@ -75,7 +77,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         is_config = isinstance(record.get("config", {}), dict)
         if record["step"] != step_of(path) or not isinstance(record["to_validate"], bool) or not is_config:
             raise ValueError("another record than this program writes")
-        return Checkpoint(record["step"], tensors_of(data), record)
+        return Checkpoint(record["step"], tensors_of(data), record, sha256)
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:  # anybody can name a file so
         raise Damaged(f"{path}: not a checkpoint of this program") from error
 

@@ -10,15 +10,15 @@ EDITED = "edited"  # true where somebody has changed a file on purpose: then it 
 EXPORT = "model.json"  # what the folder of an export has in place of config.yaml
 
 
-def check_folder(run: Path) -> None:
-    """Raises UserError where that is not the folder of a run, with the one that is."""
+def check_folder(run: Path, key: str = "run") -> None:
+    """Raises UserError where that is not the folder of a run, with the one that is. `key` is what the user gave."""
     if run.parent.name == "eval" and (run.parents[1] / "config.yaml").is_file():
-        raise UserError(f"run={run} is the folder of an evaluation: give run={run.parents[1]}")
+        raise UserError(f"{key}={run} is the folder of an evaluation: give {key}={run.parents[1]}")
     if (run / "config.yaml").is_file():
         return
     if jobs := sorted(run.glob("*/config.yaml")):
-        raise UserError(f"run={run} is the folder of a sweep: give one of its runs, e.g. run={jobs[0].parent}")
-    raise UserError(f"run={run} is not the folder of a run: there is no config.yaml in it")
+        raise UserError(f"{key}={run} is the folder of a sweep: give one of its runs, e.g. {key}={jobs[0].parent}")
+    raise UserError(f"{key}={run} is not the folder of a run: there is no config.yaml in it")
 
 
 def load_config(path: Path) -> Config:

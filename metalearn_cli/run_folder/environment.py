@@ -11,7 +11,7 @@ import torch
 from metalearn_cli.config.conf_folder import GROUPS
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.run_folder.records import read_record
-from metalearn_cli.system.limits import Count, FileName
+from metalearn_cli.system.limits import Count, FileName, Natural
 from metalearn_cli.system.text import printable
 from metalearn_cli.system.typed_json import read_value
 from metalearn_cli.tasks.example_format import Examples, require_plausible
@@ -19,6 +19,19 @@ from metalearn_cli.version import __version__
 
 ENVIRONMENT, CHOICES, TASK = "environment.json", "choices.json", "task.json"
 Word = str | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run began with in place of drawn values, by the names of parameters and batch-norm statistics."""
+
+    init: str  # the run or the file
+    sha256: str  # of the checkpoint, or of the file
+    step: Natural | None  # of the checkpoint
+    taken: tuple[str, ...]
+    other_shape: tuple[str, ...]  # each with both shapes
+    left: tuple[str, ...]  # what only the file has
+    drawn: tuple[str, ...]  # what the run has drawn
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,11 @@ class Environment:
     command: tuple[str, ...] = ()
     choices: dict[str, str] = field(default_factory=dict)  # the chosen yaml of each group
     data: Word = None  # their fingerprint
+    origin: Origin | None = None  # None: all was drawn
+
+    def omitted(self) -> tuple[str, ...]:
+        """Name the keys that the file of such a run does not have."""
+        return ("origin",) if self.origin is None else ()
 
 
 def environment_here(ranks: int, choices: dict[str, str], data: str) -> Environment:

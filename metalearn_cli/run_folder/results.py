@@ -8,22 +8,32 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from metalearn_cli.config.conf_folder import Paper
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import Figures, Summary, figures, has_diverged, parse_expectation
+from metalearn_cli.learning.scores import (
+    Figures,
+    Summary,
+    figures,
+    figures_beside,
+    has_diverged,
+    in_unit,
+    parse_expectation,
+    with_interval,
+)
 from metalearn_cli.run_folder.records import MOST_BYTES, TEST_AGAIN, Array, arrays_of, read_record
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Fraction, Limit, Natural
 from metalearn_cli.system.typed_json import Json, from_json, read_value
+from metalearn_cli.tasks.likelihood import BINS
+from metalearn_cli.tasks.metrics import METRICS, MetricName
 
 RESULTS = "results.json"
 EPISODES = "episodes.npz"
-KINDS = {"accuracy": "classes", "mse": "values"}  # by the metric
 _CLOSE = 1e-6  # of a figure that is computed again: another machine sums in another order
 
 
@@ -45,11 +55,12 @@ class Results:
     split: str = "test"
     episodes: Natural
     episodes_sha256: str
-    metric: Literal["accuracy", "mse"]
+    metric: MetricName
     mean: float | None  # this and the next two are those after the last inner step
     ci95: float | None
     median: float | None
     per_step: Annotated[tuple[StepResult, ...], Limit("a list of objects", bool)]  # K + 1, the first before adapting
+    beside: dict[str, Figures] = field(default_factory=dict)  # of the other metrics, after the last inner step
     batch_norm: str | None = None  # the mode of all figures above; None: the network has none
     other_batch_norm: dict[str, Summary] = field(default_factory=dict)  # by their modes, after the last inner step
     algo: str | None = None
@@ -76,6 +87,12 @@ class Results:
         return None if self.paper is None else from_json(Paper, self.paper, Path(RESULTS))
 
 
+def shown_beside(results: Results) -> str:
+    """The metrics beside the headline, for a person."""
+    rows = results.beside.items()
+    return ", ".join(f"{in_unit(name)} {with_interval(row.mean, row.ci95, name)}" for name, row in rows)
+
+
 def read_results(folder: Path) -> Results:
     """Read the results in this folder. Raises UserError where they are missing, damaged or changed."""
     results = read_record(Results, folder / RESULTS)
@@ -97,10 +114,12 @@ def shortfall(text: str | None, results: Results) -> str | None:
 
 
 def read_episodes(folder: Path, results: Results) -> dict[str, Array]:
-    """Read episodes.npz. Raises UserError where its shapes, [E, K + 1] and [E], are not those of these results."""
+    """Read episodes.npz. Raises UserError where its shapes, [E, K + 1], [E] and [E, 3, 15], are not those of these
+    results."""
     path = folder / EPISODES
     arrays = arrays_of(path)
     shapes = {"metric": (results.episodes, len(results.per_step)), "episode": (results.episodes,)}
+    shapes |= {"calibration": (results.episodes, 3, BINS), **dict.fromkeys(METRICS, shapes["episode"])}
     for name, array in arrays.items():
         expected = shapes.get(name) or (shapes["episode"] if name.startswith("metric_") else array.shape)
         if array.dtype.kind not in "biuf" or array.shape != expected:
@@ -129,18 +148,23 @@ def check_figures(folder: Path, results: Results) -> None:
 
 def _computed(results: Results, arrays: dict[str, Array]) -> Iterator[tuple[str, object, dict[str, float | None]]]:
     """Yield the place of figures in results.json, the record that holds them, and what episodes.npz says."""
-    steps = [_figures(values) for values in arrays["metric"].T]
+    worst = METRICS[results.metric].worst
+    steps = [_figures(values, worst) for values in arrays["metric"].T]
     yield "", results, steps[-1]
     shares = _diverged(results.metric, arrays)
     for number, (row, computed) in enumerate(zip(results.per_step, steps, strict=True)):
         yield f"per_step[{number}].", row, computed | ({"diverged": shares[number]} if shares else {})
     for mode, summary in results.other_batch_norm.items():
         if (values := arrays.get(f"metric_{mode}")) is not None:
-            yield f"other_batch_norm.{mode}.", summary, _figures(values)
+            yield f"other_batch_norm.{mode}.", summary, _figures(values, worst)
+    kept = {name: torch.from_numpy(values) for name, values in arrays.items() if name in (*METRICS, "calibration")}
+    for name, shown in figures_beside(kept).items():
+        if name in results.beside:
+            yield f"beside.{name}.", results.beside[name], shown._asdict()
 
 
-def _figures(values: Array) -> dict[str, float | None]:
-    return figures(torch.from_numpy(values.astype(np.float64)))._asdict()
+def _figures(values: Array, worst: float) -> dict[str, float | None]:
+    return figures(torch.from_numpy(values.astype(np.float64)), worst)._asdict()
 
 
 def _diverged(metric: str, arrays: dict[str, Array]) -> list[float]:
@@ -149,7 +173,7 @@ def _diverged(metric: str, arrays: dict[str, Array]) -> list[float]:
     if loss is None or loss.shape != arrays["metric"].shape or loss.dtype not in (np.float32, np.float64):
         return []
     losses = torch.from_numpy(loss)
-    shares: list[float] = has_diverged(KINDS[metric], losses, losses[:, 0]).double().mean(0).tolist()
+    shares: list[float] = has_diverged(metric, losses, losses[:, 0]).double().mean(0).tolist()
     return shares
 
 

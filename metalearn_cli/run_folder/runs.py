@@ -6,6 +6,7 @@ the same command with the same name continues the run.
 
 import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -115,7 +116,8 @@ def remove_temporary(folder: Path) -> None:
 def write_records(
     folder: Path, config: Config, overrides: list[str], choices: dict[str, str], fingerprint: str, ranks: int = 1
 ) -> None:
-    """Write config.yaml, overrides.txt and environment.json."""
+    """Write config.yaml, overrides.txt and environment.json, which keeps what the run began with."""
+    origin = read_environment(folder).origin if (folder / ENVIRONMENT).exists() else None
     write_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_durably(folder / "overrides.txt", "".join(f"{override}\n" for override in overrides).encode())
-    write_record(folder / ENVIRONMENT, environment_here(ranks, choices, fingerprint))
+    write_record(folder / ENVIRONMENT, replace(environment_here(ranks, choices, fingerprint), origin=origin))

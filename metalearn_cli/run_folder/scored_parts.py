@@ -12,6 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.learning.evaluate import EpisodeScores
@@ -46,18 +47,26 @@ def read_parts(folder: Path, modes: list[BatchNorm]) -> dict[tuple[int, int], Ep
             data = read_bytes(path)
             if hashlib.sha256(data).hexdigest()[:16] == name[3]:
                 tensors = safetensors.torch.load(data)
-                part = {mode: Scores(tensors[f"{mode.name}.loss"], tensors[f"{mode.name}.metric"]) for mode in modes}
-                if all(len(values) == int(name[2]) for scores in part.values() for values in scores):
-                    parts[int(name[1]), int(name[2])] = part
+                if all(len(values) == int(name[2]) for values in tensors.values()):
+                    parts[int(name[1]), int(name[2])] = {mode: _scores_of(tensors, f"{mode.name}.") for mode in modes}
         except (OSError, SafetensorError, KeyError, TypeError):  # anybody can name a file so
             continue
     return parts
 
 
+def _scores_of(tensors: dict[str, Tensor], prefix: str) -> Scores:
+    """The scores of the mode whose tensors' names begin so."""
+    scores = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
+    return Scores(scores.pop("loss"), scores.pop("metric"), scores)
+
+
 def write_part(folder: Path, place: tuple[int, int], part: EpisodeScores) -> None:
-    tensors = {f"{mode.name}.loss": scores.loss for mode, scores in part.items()}
-    tensors |= {f"{mode.name}.metric": scores.metric for mode, scores in part.items()}
-    data = safetensors.torch.save({name: values.contiguous() for name, values in tensors.items()})
+    tensors = {
+        f"{mode.name}.{name}": values.contiguous()
+        for mode, (loss, metric, beside) in part.items()
+        for name, values in {"loss": loss, "metric": metric, **beside}.items()
+    }
+    data = safetensors.torch.save(tensors)
     for inside in (folder.parent, folder):
         refuse_link(inside)
     folder.mkdir(parents=True, exist_ok=True)

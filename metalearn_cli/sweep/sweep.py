@@ -158,7 +158,9 @@ def _print_table(folder: Path, outcomes: list[Outcome], best: list[str], validat
         if outcome.pruned:
             lines.append(f"{values}  {outcome.pruned}")
             continue
-        metric = outcome.metric or ""
+        if (metric := outcome.metric) is None:
+            lines.append(f"{values}  not tested")
+            continue
         validation = f"val {text_of(validations[place], metric)}, " if validations is not None else ""
         test = f"{in_unit(metric)} {with_interval(outcome.mean, outcome.ci95, metric)}"
         short = f": {outcome.shortfall}" if outcome.shortfall else ""

@@ -26,6 +26,7 @@ from metalearn_cli.run_folder.unfinished import NOT_ENDED, OUTCOME, Outcome, rea
 from metalearn_cli.system.console import Console, tell
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.signals import Interrupted
+from metalearn_cli.tasks.metrics import METRICS
 from metalearn_cli.training.run import train_run
 from metalearn_cli.training.session import never
 
@@ -46,16 +47,15 @@ class Pruning:
         """Say why the run in this folder is not worth its time, by its validations so far; None where it goes on."""
         import optuna
 
-        worst = -math.inf if direction(self.metric) == "maximize" else math.inf
-        validated = validations(folder, self.metric)
+        metric, validated = METRICS[self.metric], validations(folder, self.metric)
         if not validated:
             return None
-        values = {step: worst if value is None else value for step, value in validated.items()}
+        values = {step: metric.worst if value is None else value for step, value in validated.items()}
         study = study_in_memory(self.metric, self.before)
         study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=values))
         if not self.pruner.prune(study, study.trials[-1]):
             return None
-        best = max(values.values()) if direction(self.metric) == "maximize" else min(values.values())
+        best = metric.best(values.values())
         finished = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in self.before)
         result = "no finite" if math.isinf(best) else f"{best:.4g} as its best"
         return (
@@ -147,7 +147,7 @@ def one_of_several_gpus(device: str, hydra: Any) -> str:
 def best_validation(folder: Path) -> float | None:
     """The best validation result of a run; None where it had no validation."""
     best: float | None = None
-    for metric in ("accuracy", "mse"):
+    for metric in METRICS:
         for value in validations(folder, metric).values():
             best = value if is_better(metric, value, best) else best
     return best
@@ -171,4 +171,4 @@ def study_in_memory(metric: str, trials: list[Any], sampler: Any = None) -> Any:
 
 
 def direction(metric: str) -> Literal["maximize", "minimize"]:
-    return "maximize" if is_better(metric, 1.0, 0.0) else "minimize"
+    return "maximize" if METRICS[metric].is_higher_better else "minimize"

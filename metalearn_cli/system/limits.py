@@ -53,6 +53,12 @@ def parse_factor(text: str) -> tuple[str, float]:
     return pattern, float(factor) if is_number else math.nan
 
 
+def parse_rename(text: str) -> tuple[str, str]:
+    """The two names of "encoder.:features."; the first is empty if the text has another form."""
+    theirs, colon, ours = text.partition(":")
+    return theirs if colon else "", ours
+
+
 def _rises(steps: Sequence[int]) -> bool:
     return all(before < after for before, after in zip((0, *steps), steps, strict=False))
 
@@ -83,6 +89,10 @@ FactorsByName = Annotated[
         "a list of PATTERN:FACTOR, e.g. [head.*:10]",
         lambda value: all(parse_factor(item)[1] < math.inf for item in value),
     ),
+]
+Renames = Annotated[
+    tuple[str, ...],
+    Limit("a list of THEIRS:OURS, e.g. [encoder.:]", lambda value: all(parse_rename(item)[0] for item in value)),
 ]
 Widths = Annotated[
     tuple[int, ...],

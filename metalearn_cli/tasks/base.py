@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.pictures import Preparation
+from metalearn_cli.tasks.likelihood import Likelihood
 
 Split = Literal["train", "val", "test"]
 
@@ -26,23 +27,33 @@ class Spec(NamedTuple):
     """What a task needs of a network."""
 
     input_shape: tuple[int, ...]  # of one example: (channels, height, width), or (features,)
-    outputs: int  # classes of a validation or test task, or values per example
+    outputs: int  # of the network: the classes of a validation or test task, or what its values need
     train_outputs: int  # the same for training tasks; differs if training has another way than the test
-    kind: Literal["classes", "values"]
+    likelihood: Likelihood  # how outputs are a prediction
     padded: bool = False  # tasks have masks: their numbers of examples, and of classes, vary
     complete: bool = True  # for classes: every class occurs in every support set
     base: int | None = None  # the number of all training classes, if images can be drawn of them all at once
 
     @property
-    def metric(self) -> Literal["accuracy", "mse"]:
-        return "accuracy" if self.kind == "classes" else "mse"
+    def kind(self) -> Literal["classes", "values"]:
+        return self.likelihood.kind
+
+    @property
+    def metric(self) -> str:
+        """The headline metric, a name in METRICS."""
+        return self.likelihood.metric
+
+    @property
+    def targets(self) -> int:
+        """The numbers in the target of an example: 1 for a class."""
+        return self.likelihood.targets(self.outputs)
 
 
 class Support(NamedTuple):
     """The labelled examples of T tasks: all that an algorithm may read before it predicts."""
 
     x: Tensor  # [T, S, *input]
-    y: Tensor  # [T, S] int64 for classes, [T, S, outputs] for values
+    y: Tensor  # [T, S] int64 for classes, [T, S, targets] for values
     key: Tensor  # [T] int64: the source of all randomness inside a task, see seeding.uniform
     mask: Tensor | None = None  # [T, S] bool: True for real examples; None: all are real
     way: Tensor | None = None  # [T] int64: the classes of each task; None: as many as the network has outputs
@@ -54,9 +65,9 @@ class Batch(NamedTuple):
     of a task are 0 to way - 1."""
 
     support_x: Tensor  # [T, S, *input]
-    support_y: Tensor  # [T, S] int64 for classes, [T, S, outputs] for values
+    support_y: Tensor  # [T, S] int64 for classes, [T, S, targets] for values
     query_x: Tensor  # [T, Q, *input]
-    query_y: Tensor  # [T, Q] or [T, Q, outputs]
+    query_y: Tensor  # [T, Q] or [T, Q, targets]
     key: Tensor  # [T] int64
     support_mask: Tensor | None = None  # [T, S] bool; None: all are real
     query_mask: Tensor | None = None  # [T, Q] bool
@@ -166,8 +177,9 @@ class TaskDistribution(ABC):
         """The columns from which examples are made. None if they have no names."""
         return None
 
-    def oracle(self, draw: Draw, device: torch.device) -> Tensor | None:
-        """The query set's values without noise, [T, Q, outputs], which only the distribution knows. None: not known."""
+    def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None:
+        """What only the distribution knows of the query set's values: the best prediction, as outputs [T, Q, outputs]
+        of a likelihood, which may be another one than the network's. None: not known."""
         return None
 
 

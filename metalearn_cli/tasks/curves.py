@@ -5,7 +5,8 @@ fields are on one level with the family's own keys (`task.shot=5`), as in tasks/
 
 `task.noise` is the standard deviation of Gaussian noise on the targets of support and query points, as in the papers
 with noise. No predictor's expected error is below its square, which the test reports as `oracle`, the error of the
-curve without the noise. The three splits are three independent streams of tasks from the same family.
+curve without the noise; with `task.likelihood=gaussian` it is the log-likelihood under the curve and its noise. The
+three splits are three independent streams of tasks from the same family.
 
 Shapes: T tasks, S support points, Q query points, B points of either.
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 from metalearn_cli.datasets.columns import ColumnNames, Range
 from metalearn_cli.system.limits import Count, NonNegative, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
+from metalearn_cli.tasks.likelihood import Gaussian, Likelihood, Link, SquaredError, ValuesLikelihood
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Points:
     train_shot: Count | None = None  # of a training task; null: the same as `shot`
     train_query: Count | None = 10  # of a training task; null: the same as `query`
     noise: NonNegative = 0.0  # standard deviation of the noise on all targets
+    values: ValuesLikelihood = ValuesLikelihood()
 
     def __post_init__(self) -> None:
         check_limits(self, "task.")
@@ -76,7 +79,8 @@ class CurveTask(TaskDistribution):
 
     @property
     def spec(self) -> Spec:
-        return Spec(input_shape=(1,), outputs=1, train_outputs=1, kind="values")
+        likelihood = self.points.values.chosen
+        return Spec((1,), likelihood.outputs(1), likelihood.outputs(1), likelihood)
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -105,10 +109,14 @@ class CurveTask(TaskDistribution):
             support_y, query_y = support_y + at["support_noise"], query_y + at["query_noise"]
         return Batch(at["support_x"], support_y, at["query_x"], query_y, at["key"])
 
-    def oracle(self, draw: Draw, device: torch.device) -> Tensor:
-        """Compute the curves without noise at the query points."""
+    def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor]:
+        """Compute the curves without noise at the query points; of a Gaussian with the noise's deviation, if any."""
         at = on_device(draw, device)
-        return self.curve(at, at["query_x"])
+        curve = self.curve(at, at["query_x"])
+        if self.spec.metric == SquaredError.metric or not self.points.noise:
+            return SquaredError(), curve
+        deviation = torch.full_like(curve, self.points.noise)
+        return Gaussian(floor=0.0, link=Link.exp), torch.cat([curve, deviation.log()], -1)
 
 
 def draw_uniform(tasks: int, low: float, high: float, rng: torch.Generator, number: int = 1) -> Tensor:

@@ -18,6 +18,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Count, Way, check_limits
 from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
+from metalearn_cli.tasks.likelihood import Categorical
 from metalearn_cli.tasks.variable_sizes import Sizes, draw_variable, draw_way
 
 
@@ -64,7 +65,7 @@ class Episodes:
 
     def spec(self, input_shape: tuple[int, ...], train_classes: int) -> Spec:
         base = train_classes * self._turns("train")
-        return Spec(input_shape, self.way, self.train_way or self.way, "classes", padded=self.variable, base=base)
+        return Spec(input_shape, self.way, self.train_way or self.way, Categorical(), padded=self.variable, base=base)
 
     def size(self, split: Split) -> dict[str, int]:
         """Way, shot and query of a split's episodes, each by the name of the key that says it."""

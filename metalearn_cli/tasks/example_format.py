@@ -6,7 +6,7 @@ A file may be damaged, or from a stranger: every number in it is checked before 
 import dataclasses
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
@@ -15,13 +15,37 @@ from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec, TaskDistribution
+from metalearn_cli.tasks.likelihood import Categorical, Gaussian, SquaredError
 from metalearn_cli.tasks.tones import Tones, tones_of
 
 LARGEST, LARGEST_SIDE = 100_000_000, 10_000  # numbers of an example or of outputs; pixels
 
 
+class StoredSpec(NamedTuple):
+    """A `Spec` as it stands in a file: with the kind of the targets, and with a likelihood where it is not the one that
+    this kind has had in every version."""
+
+    input_shape: tuple[int, ...]
+    outputs: int
+    train_outputs: int
+    kind: Literal["classes", "values"]
+    padded: bool = False
+    complete: bool = True
+    base: int | None = None
+    likelihood: Gaussian | None = None
+
+    def omitted(self) -> tuple[str, ...]:
+        """Name the keys that the file of such a spec does not have."""
+        return ("likelihood",) if self.likelihood is None else ()
+
+    @property
+    def restored(self) -> Spec:
+        likelihood = self.likelihood or (Categorical() if self.kind == "classes" else SquaredError())
+        return Spec(*self[:3], likelihood, *self[4:7])
+
+
 class Examples(NamedTuple):
-    spec: Spec
+    spec: StoredSpec
     preparation: Preparation | None  # of pictures
     columns: ColumnNames | None  # of a table
     tones: Tones | None = None  # of the training's pictures, for a run on ink
@@ -32,9 +56,10 @@ def examples_of(task: TaskDistribution) -> Examples:
     if columns is None and len(spec.input_shape) == 1 and spec.kind == "values":
         columns = ColumnNames((), ())
     if columns is not None and not columns.features:  # of arrays
-        outputs = 1 if columns.labels else spec.outputs
-        columns = dataclasses.replace(columns, features=_names("x", spec.input_shape[0]), targets=_names("y", outputs))
-    return Examples(spec, task.preparation, columns)
+        features, targets = _names("x", spec.input_shape[0]), _names("y", spec.targets)
+        columns = dataclasses.replace(columns, features=features, targets=targets)
+    gaussian = spec.likelihood if isinstance(spec.likelihood, Gaussian) else None
+    return Examples(StoredSpec(*spec[:3], spec.kind, *spec[4:], gaussian), task.preparation, columns)
 
 
 def examples_with_tones(task: TaskDistribution) -> Examples:
@@ -73,6 +98,8 @@ def require_plausible(examples: Examples, path: Path) -> None:
             _check_size("a size in spec", number, 1, LARGEST)
         if not spec.input_shape:
             raise ValueError("input_shape is []")
+        if spec.likelihood and (spec.kind == "classes" or spec.outputs % 2):
+            raise ValueError(f"a Gaussian has {spec.outputs} outputs for {spec.kind}")
         if examples.preparation is not None:
             _check_preparation(examples.preparation, spec)
         if examples.columns is not None:
@@ -81,7 +108,7 @@ def require_plausible(examples: Examples, path: Path) -> None:
         raise UserError(f"{path} cannot be read ({error}): it is not whole, or of another version") from error
 
 
-def _check_preparation(preparation: Preparation, spec: Spec) -> None:
+def _check_preparation(preparation: Preparation, spec: StoredSpec) -> None:
     for name, least in (("size", 1), ("channels", 1), ("margin", 0), ("by_way_of", 1)):
         if (value := getattr(preparation, name)) is not None:
             _check_size(name, value, least, LARGEST_SIDE)
@@ -91,8 +118,8 @@ def _check_preparation(preparation: Preparation, spec: Spec) -> None:
         raise ValueError(f"pictures become {list(preparation.shape)}, and input_shape is {list(spec.input_shape)}")
 
 
-def _check_columns(columns: ColumnNames, spec: Spec) -> None:
-    features, targets = spec.input_shape, (1 if spec.kind == "classes" else spec.outputs,)
+def _check_columns(columns: ColumnNames, spec: StoredSpec) -> None:
+    features, targets = spec.input_shape, (spec.restored.targets,)
     x_scale, y_scale = columns.x_scale, columns.y_scale
     parts = [("x_scale", x_scale, features), ("y_scale", y_scale, targets), ("x_range", columns.x_range, features)]
     rows = [("features", columns.features, features), ("targets", columns.targets, targets)]

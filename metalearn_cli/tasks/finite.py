@@ -23,6 +23,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
 from metalearn_cli.tasks.episodes import sort_keys
 from metalearn_cli.tasks.known_tasks import KnownTasks, make_known_tasks
+from metalearn_cli.tasks.likelihood import Categorical, SquaredError
 from metalearn_cli.tasks.splits import by_fraction, by_labels
 
 
@@ -125,7 +126,7 @@ def from_list(
         members = by_fraction(source, names, split_seed, val_share, test_share)
     else:
         members = by_labels("split", names, split)
-    return ListedTasks(make_known_tasks(points, members, classes, standardise))
+    return ListedTasks(make_known_tasks(points, members, Categorical() if classes else SquaredError(), standardise))
 
 
 def _array(values: Any) -> Array:

@@ -19,6 +19,7 @@ from metalearn_cli.datasets.columns import ColumnNames, Range, Scale
 from metalearn_cli.datasets.point_set import Array, PointSet
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec, Split
+from metalearn_cli.tasks.likelihood import Likelihood
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class KnownTasks:
     """All tasks, and the points of each."""
 
     x: Tensor  # [N, F] float32, one task after another
-    y: Tensor  # [N, outputs] float32, or [N] int64
+    y: Tensor  # [N, targets] float32, or [N] int64
     start: Tensor  # [M] int64: the first point of each task
     count: Tensor  # [M] int64: its number of points
     support: Tensor  # [M] int64: how many of them are in its support, the first ones unless it is shuffled
@@ -43,7 +44,7 @@ class KnownTasks:
 def make_known_tasks(
     points: PointSet,
     members: Mapping[Split, Tensor],
-    classes: bool = False,
+    likelihood: Likelihood,
     standardise: bool = False,
     shot: int | None = None,
     query: int | None = None,
@@ -51,6 +52,7 @@ def make_known_tasks(
     """Make tasks of points. `standardise` subtracts the mean of the training tasks' points and divides by their
     deviation; `shot` and `query` (None: all others) divide points that are not divided."""
     source, names, shuffled = points.source, points.names, points.support is None
+    classes = likelihood.kind == "classes"
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(f"{source} has two tasks {twice[0]}: give each a name of its own")
     count = torch.from_numpy(points.size)
@@ -65,11 +67,11 @@ def make_known_tasks(
     else:
         labels, (y_scale, y) = (), _scaled(source, points.y, trained if standardise else None)
     start = count.cumsum(0) - count
-    outputs = len(labels) or y.shape[1]
+    outputs = likelihood.outputs(len(labels) or y.shape[1])
     padded = any(sizes[tasks].min() < sizes[tasks].max() for sizes in (support, queries) for tasks in members.values())
     in_supports = (y[i : i + n] for i, n in zip(start.tolist(), support.tolist(), strict=True))
     complete = not classes or (not shuffled and all(len(set(part.tolist())) == outputs for part in in_supports))
-    spec = Spec((x.shape[1],), outputs, outputs, "classes" if classes else "values", padded, complete)
+    spec = Spec((x.shape[1],), outputs, outputs, likelihood, padded, complete)
     # Without what `shot` and `query` divide: the draws hold that, and other sizes are not other data.
     divided = None if shuffled else support.tolist()
     whole = hashlib.sha256(json.dumps([names, count.tolist(), divided, list(x.shape)]).encode())

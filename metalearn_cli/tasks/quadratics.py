@@ -18,6 +18,7 @@ import torch
 
 from metalearn_cli.system.limits import Count, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
+from metalearn_cli.tasks.likelihood import SquaredError
 
 
 class Entries(Enum):
@@ -37,7 +38,7 @@ class Quadratics(TaskDistribution):
 
     @property
     def spec(self) -> Spec:
-        return Spec(input_shape=(self.dimension,), outputs=1, train_outputs=1, kind="values")
+        return Spec(input_shape=(self.dimension,), outputs=1, train_outputs=1, likelihood=SquaredError())
 
     @property
     def splits(self) -> tuple[Split, ...]:

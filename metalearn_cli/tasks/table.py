@@ -21,11 +21,12 @@ from metalearn_cli.system.files import check_plain
 from metalearn_cli.system.limits import Count, Limit, Share, check_limits
 from metalearn_cli.tasks.finite import FiniteTasks
 from metalearn_cli.tasks.known_tasks import KnownTasks, make_known_tasks
+from metalearn_cli.tasks.likelihood import Categorical, OfValues, ValuesLikelihood
 from metalearn_cli.tasks.splits import by_file, by_fraction, by_labels
 
 
 class Loss(Enum):
-    values = auto()  # the mean squared error of numbers
+    values = auto()  # the squared error of numbers, or what `likelihood` says
     classes = auto()  # the cross-entropy of labels
 
 
@@ -54,6 +55,7 @@ class Table(FiniteTasks):
     target: Target = "y"  # a column, or a list of them
     features: tuple[str, ...] | None = None  # null: all other columns
     loss: Loss = Loss.values
+    values: ValuesLikelihood = ValuesLikelihood()
     standardise: Standardise = Standardise.train
     shot: Count | None = None  # support points of each task, if they are divided at random
     query: Count | None = None  # query points, likewise; null: all others
@@ -67,6 +69,10 @@ class Table(FiniteTasks):
         check_limits(self, "task.")
         if self.loss is Loss.classes and len(self._targets) > 1:
             raise UserError(f"task.target={list(self._targets)} names several columns, and task.loss=classes needs one")
+        if self.loss is Loss.classes and self.values.likelihood is OfValues.gaussian:
+            raise UserError(
+                "task.likelihood=gaussian is for values, and task.loss=classes has classes: give one of them"
+            )
         if self.split_column and self.split_file:
             raise UserError("task.split_column and task.split_file both say which tasks are tested: give one")
 
@@ -80,7 +86,8 @@ class Table(FiniteTasks):
         else:
             members = by_fraction(points.source, points.names, self.split_seed, self.val_share, self.test_share)
         standardise = self.standardise is Standardise.train
-        return make_known_tasks(points, members, self.loss is Loss.classes, standardise, self.shot, self.query)
+        likelihood = Categorical() if self.loss is Loss.classes else self.values.chosen
+        return make_known_tasks(points, members, likelihood, standardise, self.shot, self.query)
 
     @property
     def _targets(self) -> tuple[Any, ...]:

@@ -124,7 +124,7 @@ def build_model(
     """Build the model in a folder. Raises UserError where its parts do not fit."""
     place = resolve_device(device)
     check_precision(precision, place)
-    net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), stored.examples.spec)
+    net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), stored.examples.spec.restored)
     chosen = stored.config["algo"]
     if test_steps is not None:
         if "test_steps" not in chosen:

@@ -45,7 +45,7 @@ class Model:
         """Adapt to the support set of a task -> what predicts for it.
 
         x: files or PIL images, which are prepared as `metalearn predict` does it; or [S, C, H, W] in 0..1 as `read`
-        makes it; or [S, d] in the units of the training table. y [S]: labels of one kind, or [S] or [S, outputs]
+        makes it; or [S, d] in the units of the training table. y [S]: labels of one kind, or [S] or [S, targets]
         values. Tensors, arrays or lists.
         """
         x = self.inputs(x)
@@ -137,9 +137,9 @@ class Model:
         return values
 
     def _values(self, y: Given, number: int) -> Tensor:
-        """[S, outputs] on the device."""
+        """[S, targets] on the device."""
         columns = self.examples.columns
-        y = _of_shape("y", numbers_of(y), (self.examples.spec.outputs,), number)
+        y = _of_shape("y", numbers_of(y), (self.net.spec.targets,), number)
         return scaled(y, columns.y_scale if columns else None).to(self.device, self.dtype)
 
     def _labels(self, y: Given, number: int) -> tuple[list[Label], Tensor]:
@@ -205,12 +205,18 @@ class AdaptedModel:
         return f"<{self.model!r} adapted to {self.classes or 'values'}>"
 
     def __call__(self, x: Given) -> Tensor:
-        """x [Q, ...] as for `adapt` -> the probability of each class [Q, W], or values in the units of y."""
+        """x [Q, ...] as for `adapt` -> the probability of each class [Q, W], or values [Q, targets] in y's units."""
         out = self.outputs(x)
-        if self.classes:
-            return out.softmax(-1)
-        columns = self.model.examples.columns
-        return unscaled(out, columns.y_scale if columns else None)
+        return out.softmax(-1) if self.classes else self.values(out)[0]
+
+    def values(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The network's outputs [Q, outputs] -> the values that they stand for, and their deviations if it tells them,
+        [Q, targets] in the units of y."""
+        likelihood, columns = self.model.net.spec.likelihood, self.model.examples.columns
+        scale, deviation = columns.y_scale if columns else None, likelihood.deviation(out)
+        if deviation is not None and scale is not None:
+            deviation = deviation.double() * torch.tensor(scale.deviation, dtype=torch.float64)
+        return unscaled(likelihood.point(out), scale), deviation
 
     def outputs(self, x: Given) -> Tensor:
         """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU."""

@@ -153,9 +153,13 @@ def _of_table(keys: Predict, model: Model, columns: ColumnNames) -> list[Config]
     if predictor.classes:
         numbers = range(1, len(query.x) + 1)
         return _flagged(_classified("row", numbers, predictor, predictor.outputs(query.x)), OUTSIDE, outside)
-    names = [*query.names, *columns.targets]
-    values = np.concatenate([query.x, predictor(query.x).numpy()], 1).tolist()
-    return _flagged([dict(zip(names, map(round_off, row), strict=True)) for row in values], OUTSIDE, outside)
+    names, (values, deviations) = [*query.names, *columns.targets], predictor.values(predictor.outputs(query.x))
+    parts = [query.x, values.numpy()]
+    if deviations is not None:
+        names += [f"{target}_deviation" for target in columns.targets]
+        parts.append(deviations.numpy())
+    rows = np.concatenate(parts, 1).tolist()
+    return _flagged([dict(zip(names, map(round_off, row), strict=True)) for row in rows], OUTSIDE, outside)
 
 
 def _outside(points: dict[str, TablePoints], columns: ColumnNames) -> list[bool] | None:

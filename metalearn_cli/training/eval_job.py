@@ -99,6 +99,11 @@ def _check_task(run: Path, name: str, trained: TaskDistribution, tested: TaskDis
     has learned -> the shape that its images need to get; None: they have it."""
     spec, other = trained.spec, tested.spec
     is_same = (spec.kind, spec.input_shape) == (other.kind, other.input_shape)
+    if spec.kind == other.kind and spec.likelihood != other.likelihood:
+        raise UserError(
+            f"task={name} has the likelihood {other.likelihood}, and the model of {run} was trained with "
+            f"{spec.likelihood}: give the run's task.likelihood, task.deviation_floor and task.deviation_link"
+        )
     if not is_same and not (spec.kind == other.kind and can_resize(other, spec.input_shape)):
         raise UserError(
             f"task={name} has {other.kind} of examples of shape {list(other.input_shape)}, and the model of {run} "

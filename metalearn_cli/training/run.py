@@ -23,6 +23,7 @@ from metalearn_cli.tasks.example_format import examples_with_tones, with_ink_of
 from metalearn_cli.training import continued
 from metalearn_cli.training.loop import train
 from metalearn_cli.training.session import GivesUp, Session, never
+from metalearn_cli.training.start import read_start, take
 from metalearn_cli.tuning.prepare import prepare
 
 
@@ -36,7 +37,8 @@ def train_run(
     # A fault of the device, the parts or the data is told before a folder is made.
     loggers.check_installed(job.run.logger.name if job.run.logger else None)
     require_shares(job, ranks)
-    require_parts(job, ranks)
+    drawn = require_parts(job, ranks)
+    start = ranks.from_first(lambda: read_start(job, drawn))
     fingerprint = same_everywhere(job, ranks)
     notes = job.task.notes()  # read the data
 
@@ -59,6 +61,8 @@ def train_run(
                 with interrupt.leaving_at_once():
                     job = prepare(job, folder, console, ranks)
                 session = Session(new_learner(job, ranks), job, folder, console, interrupt)
+                if start is not None:
+                    take(start, session)
                 results = train(session, gives_up)
         except Interrupted as signal:
             raise Interrupted(signal.code - 128, unfinished.how_to_continue(folder, overrides, ranks)) from signal

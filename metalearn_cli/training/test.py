@@ -15,7 +15,7 @@ from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.evaluate import EpisodeScores, Evaluation, baselines, join_scores, part_size, score_episodes
-from metalearn_cli.learning.scores import figures, has_diverged, summarise
+from metalearn_cli.learning.scores import figures, figures_beside, has_diverged, summarise
 from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.pictures.raster import picture, png
 from metalearn_cli.pictures.terminal import first_curve
@@ -25,6 +25,7 @@ from metalearn_cli.system.console import Progress
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, draw_slice
+from metalearn_cli.tasks.metrics import METRICS
 from metalearn_cli.tasks.resized import ResizedImages
 from metalearn_cli.training.session import Session
 
@@ -80,15 +81,19 @@ def _kept_parts(session: Session) -> Path:
 def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
     learner, job, folder, console, _ = session
     settings, modes = job.run, job.test_modes
-    errors = baselines(job.task, EpisodeRange("test", settings.test_episodes, settings.episodes_seed), learner.device)
-    arrays = {"loss": scored.scores[job.headline].loss.numpy(), "metric": scored.scores[job.headline].metric.numpy()}
+    by_nothing = baselines(
+        job.task, EpisodeRange("test", settings.test_episodes, settings.episodes_seed), learner.device
+    )
+    headline = scored.scores[job.headline]
+    arrays = {"loss": headline.loss.numpy(), "metric": headline.metric.numpy()}
+    arrays |= {name: values.numpy() for name, values in headline.beside.items()}
     arrays |= {f"metric_{mode.name}": scored.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
     arrays["episode"] = scored.hashes.numpy()
     episodes = npz(arrays)
     results = dataclasses.replace(
         summarise_test(job, scored, step, modes),
         learned=job.algo.learned(learner.meta),
-        baselines={name: figures(error) for name, error in errors.items()},
+        baselines={name: figures(values) for name, values in by_nothing.items()},
         episodes_npz=hashlib.sha256(episodes).hexdigest(),
         config=runs.deciding(job.config),
     )
@@ -107,10 +112,10 @@ def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
 def summarise_test(job: Job, scored: Evaluation, step: int, modes: list[BatchNorm]) -> Results:
     """Summarise the scores of a test; the first mode is the headline."""
     spec, scores = job.task.spec, scored.scores[modes[0]]
-    before = scores.loss[:, 0]
-    diverged = has_diverged(spec.kind, scores.loss, before)
+    before, worst = scores.loss[:, 0], METRICS[spec.metric].worst
+    diverged = has_diverged(spec.metric, scores.loss, before)
     per_step = tuple(
-        StepResult(number, *summarise(scores.metric[:, number], diverged[:, number]))
+        StepResult(number, *summarise(scores.metric[:, number], diverged[:, number], worst))
         for number in range(scores.metric.shape[1])
     )
     last = per_step[-1]
@@ -122,10 +127,11 @@ def summarise_test(job: Job, scored: Evaluation, step: int, modes: list[BatchNor
         ci95=last.ci95,
         median=last.median,
         per_step=per_step,
+        beside=figures_beside(scores.beside),
         batch_norm=modes[0].name if job.net.init_stats() else None,
         other_batch_norm={
-            mode.name: summarise(metric[:, 0], has_diverged(spec.kind, loss, before)[:, 0])
-            for mode, (loss, metric) in scored.scores.items()
+            mode.name: summarise(metric[:, 0], has_diverged(spec.metric, loss, before)[:, 0], worst)
+            for mode, (loss, metric, _) in scored.scores.items()
             if mode is not modes[0]
         },
         algo=job.choices["algo"],

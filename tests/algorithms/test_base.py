@@ -19,11 +19,12 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.likelihood import Categorical
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_another_training_way_is_refused_where_a_head_is_learned(algorithm: Algorithm) -> None:
-    net = Conv4(Spec((1, 16, 16), 5, 20, "classes"))
+    net = Conv4(Spec((1, 16, 16), 5, 20, Categorical()))
     if isinstance(algorithm, ProtoNet | Matching):
         assert algorithm.init(net, torch.Generator()).params
         return

@@ -19,6 +19,7 @@ from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.nets.user_module import module_net
 from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.likelihood import Categorical
 
 SPEC, BATCH = images(way=4)
 NET = MLP(SPEC, hidden=(6,), batch_norm=True, activation=Activation.tanh)
@@ -95,7 +96,7 @@ def test_the_rows_are_found_by_their_number_whatever_their_name() -> None:
             super().__init__(spec)
             self.body, self.last = torch.nn.Linear(4, spec.outputs), torch.nn.Linear(spec.outputs, spec.outputs)
 
-    spec = Spec((4,), 4, 4, "classes")
+    spec = Spec((4,), 4, 4, Categorical())
     assert module_net(Named, spec, {}).class_rows == {"last.weight"}
     assert NET.class_rows == Reduced(SPEC, NET).class_rows == {"head.weight", "head.bias"}
     with pytest.raises(UserError, match=r"last\.weight of this model does not have a row for each class"):
@@ -124,7 +125,7 @@ def test_a_model_without_rows_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.last(x)  # type: ignore[no-any-return]
 
-    net: Net = module_net(Fixed, Spec((4,), 4, 4, "classes"), {})
+    net: Net = module_net(Fixed, Spec((4,), 4, 4, Categorical()), {})
     with pytest.raises(UserError, match="needs a last layer with a row for each class"):
         MAML(head=Head.mean).init(net, torch.Generator())
 

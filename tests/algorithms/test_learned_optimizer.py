@@ -22,6 +22,7 @@ from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.nets.user_module import module_net
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Batch, Spec, Support
+from metalearn_cli.tasks.likelihood import SquaredError
 
 MODE = BatchNorm.transductive
 
@@ -234,7 +235,7 @@ def test_steps_take_the_minibatches_that_they_should() -> None:
 def test_deepminds_own_test_is_passed() -> None:
     """learning-to-learn's convergence test: f(x) = x^2 by a linear optimizer that starts at zero, 5 unrolls of 20 steps
     an epoch, Adam with 1e-2; below 1e-5 within 500 epochs."""
-    spec = Spec((1,), 1, 1, "values")
+    spec = Spec((1,), 1, 1, SquaredError())
     one, zero = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
     batch = Batch(one, zero, one, zero, torch.arange(1))
     algorithm = LearnedOptimizer(hidden=(), start_std=1.0)

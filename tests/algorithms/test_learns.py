@@ -22,6 +22,7 @@ from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Method, Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.likelihood import Categorical
 from metalearn_cli.tasks.quadratics import Quadratics
 from metalearn_cli.tasks.sinusoid import Sinusoid
 
@@ -85,7 +86,7 @@ def clusters(tasks: int, seed: int) -> Batch:
 @pytest.mark.parametrize("algorithm", [ProtoNet(), Matching(), Matching(fce=True), Matching(vote=Vote.sum)], ids=str)
 def test_embeddings_learn_what_tells_classes_apart(algorithm: Algorithm) -> None:
     """It rises from hardly above chance (20%) to 85% on tasks that it has not seen, in 200 steps."""
-    net = MLP(Spec((16,), 5, 5, "classes"), hidden=(32, 32))
+    net = MLP(Spec((16,), 5, 5, Categorical()), hidden=(32, 32))
     learner = Learner(algorithm, net, Optimizer(lr=0.01), torch.Generator().manual_seed(0))
     test, mode = clusters(200, seed=-1), BatchNorm.running
     before = learner.evaluate(test, [mode])[mode].metric.mean()

@@ -26,6 +26,7 @@ from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.nets.user_module import module_net
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.likelihood import Categorical, SquaredError
 
 SIZES = ((4, 6, 3), (3, 8, 2), (2, 5, 4))  # way, support, query of each task
 MOST_WAY, MOST_SUPPORT, MOST_QUERY = 4, 9, 6
@@ -80,7 +81,7 @@ NETS = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 
 
 def spec_of(way: int) -> Spec:
-    return Spec((1, 16, 16), way, way, "classes", padded=True)
+    return Spec((1, 16, 16), way, way, Categorical(), padded=True)
 
 
 def padded(ways: bool = True) -> Batch:
@@ -177,7 +178,7 @@ def test_values_of_tasks_of_different_sizes() -> None:
     rng = torch.Generator().manual_seed(0)
     x, y = (torch.randn(2, 5, 2, generator=rng, dtype=torch.float64) for _ in range(2))
     mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
-    spec = Spec((2,), 2, 2, "values", padded=True)
+    spec = Spec((2,), 2, 2, SquaredError(), padded=True)
     batch = Batch(x, y, x.flip(1), y.flip(1), torch.arange(2), mask, mask.flip(1))
     for algorithm in (Pretrain(), *HEADS, *OPTIMIZERS):
         net = MLP(spec, hidden=(4,))

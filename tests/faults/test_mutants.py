@@ -56,7 +56,7 @@ MUTANTS = (
     Mutant("learning/draws.py", "episodes_seed, split, block)", "episodes_seed, block)", EVALUATE),
     Mutant("training/test.py", 'EpisodeRange("test", total', 'EpisodeRange("train", total', "training/test_run.py"),
     Mutant("learning/scores.py", "1.96", "1.0", EVALUATE),
-    Mutant("algorithms/base.py", ".argmax(-1) == y", ".argmax(-1) != y", LABELS),
+    Mutant("tasks/likelihood.py", "out.argmax(-1) == y", "out.argmax(-1) != y", LABELS),
     # Algorithms
     Mutant("algorithms/inner_loop.py", "create_graph=recording and second_order", "create_graph=False", INNER),
     Mutant("algorithms/inner_loop.py", "total = loss.sum()", "total = loss.mean()", INNER),

@@ -13,13 +13,14 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.tasks.known_sets import about_sets
 
-PAIRS = [(algo, task) for algo in conf_folder.list_choices("algo") for task in conf_folder.list_choices("task")]
+TASKS = [*conf_folder.list_choices("task"), "gaussian"]  # the last one is sinusoids with another likelihood
+PAIRS = [(algo, task) for algo in conf_folder.list_choices("algo") for task in TASKS]
 
 # The gate takes each algorithm on one task of each kind of input, and each task with one algorithm of each family.
-KINDS, FAMILIES = ("omniglot", "sinusoid", "table"), ("maml", "protonet", "hand_optimizer")
+KINDS, FAMILIES = ("omniglot", "sinusoid", "gaussian", "table"), ("maml", "protonet", "hand_optimizer")
 
-# Image sets with the shapes and the draws of another one: a step is tested on each, a kill on the other.
-ALIKE = about_sets().keys() - {"omniglot", "cifar_fs", "mini_imagenet"}
+# Tasks with the shapes and the draws of another one: a step is tested on each, a kill on the other.
+ALIKE = {*about_sets(), "gaussian"} - {"omniglot", "cifar_fs", "mini_imagenet"}
 
 _IMAGES = ["model.filters=2", "task.query=1"]
 _SMALL = {
@@ -27,6 +28,7 @@ _SMALL = {
     "image_folder": [*_IMAGES, "task.size=16"],
     "sinusoid": ["model.hidden=[8]"],
     "features": ["model=mlp", "model.hidden=[8]"],  # without parameters, some have nothing to learn
+    "gaussian": ["model.hidden=[8]"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
 }
 
@@ -44,6 +46,8 @@ def chosen(group: str, choice: str, own_images: Path) -> list[str]:
         "features": [f"task.root={own_images.with_name('vectors.npz')}", "task.query=1"],
         "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
     }
+    if choice == "gaussian":
+        return ["task=sinusoid", "task.likelihood=gaussian"]
     images = ["task=omniglot"] if group == "model" and choice not in ("mlp", "linear", "identity") else []
     return [f"{group}={choice}", *images, *needed.get(choice, [])]
 

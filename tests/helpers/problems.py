@@ -22,6 +22,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Batch, Spec
 from metalearn_cli.tasks.curves import Points
 from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.tasks.likelihood import Categorical, SquaredError
 
 DOUBLE = Execution(dtype=torch.float64)
 
@@ -73,7 +74,7 @@ def images(
         y = torch.rand(tasks, way * count, generator=rng).argsort(1) % way
         return x, y
 
-    return Spec((1, size, size), way, way, "classes"), Batch(*part(shot), *part(query), torch.arange(tasks))
+    return Spec((1, size, size), way, way, Categorical()), Batch(*part(shot), *part(query), torch.arange(tasks))
 
 
 def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tuple[Spec, Batch]:
@@ -83,7 +84,7 @@ def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tupl
     support_x = torch.randn(tasks, shot, 1, generator=rng, dtype=torch.float64)
     query_x = torch.randn(tasks, query, 1, generator=rng, dtype=torch.float64)
     batch = Batch(support_x, amplitude * support_x.sin(), query_x, amplitude * query_x.sin(), torch.arange(tasks))
-    return Spec((1,), 1, 1, "values"), batch
+    return Spec((1,), 1, 1, SquaredError()), batch
 
 
 def cases() -> list[tuple[Net, Batch]]:

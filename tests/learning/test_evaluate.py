@@ -80,9 +80,9 @@ def test_diverged_episodes_stay_in_the_mean_and_are_counted() -> None:
     assert summary == (None, None, 2.0, 1 / 3)
     nan = float("nan")
     values = torch.tensor([[1.0, 10.5], [3.0, 9.0], [3.0, nan]])
-    assert has_diverged("values", values, values[:, 0]).tolist() == [[False, True], [False, False], [False, True]]
+    assert has_diverged("mse", values, values[:, 0]).tolist() == [[False, True], [False, False], [False, True]]
     classes = torch.tensor([[1.0, 10.5], [3.0, 29.0]])
-    assert has_diverged("classes", classes, classes[:, 0]).tolist() == [[False, True], [False, False]]
+    assert has_diverged("accuracy", classes, classes[:, 0]).tolist() == [[False, True], [False, False]]
 
 
 def test_better_is_higher_for_accuracy_and_lower_for_errors() -> None:

@@ -13,8 +13,9 @@ from metalearn_cli.nets.resnet import ResNet, Stem
 from metalearn_cli.nets.resnet12 import ResNet12
 from metalearn_cli.nets.wide_resnet import WideResNet
 from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.likelihood import Categorical
 
-IMAGES = Spec((2, 18, 17), 3, 3, "classes")
+IMAGES = Spec((2, 18, 17), 3, 3, Categorical())
 NETS: list[ConvNet] = [
     ResNet12(IMAGES, widths=(2, 3, 4, 3)),
     ResNet12(IMAGES, widths=(2, 3, 4, 3), end=End.flat),
@@ -141,7 +142,7 @@ def test_examples_that_are_not_real_change_nothing(net: ConvNet) -> None:
     torch.testing.assert_close(out[:, [0, 1, 3]], alone, rtol=1e-10, atol=1e-10)
 
 
-LARGE, SMALL, CIFAR = (Spec((3, side, side), 5, 5, "classes") for side in (224, 84, 32))
+LARGE, SMALL, CIFAR = (Spec((3, side, side), 5, 5, Categorical()) for side in (224, 84, 32))
 
 
 @pytest.mark.parametrize(
@@ -171,9 +172,9 @@ def test_the_numbers_of_parameters_and_features_are_the_papers(net: ConvNet, par
 def test_what_does_not_fit_is_said() -> None:
     for error, make in {
         "model=resnet12 needs images of 16x16 or more, and this task's are 12x9": lambda: ResNet12(
-            Spec((1, 12, 9), 5, 5, "classes")
+            Spec((1, 12, 9), 5, 5, Categorical())
         ),
-        "model=wrn28_10 needs images, and this task's examples": lambda: WideResNet(Spec((2,), 5, 5, "classes")),
+        "model=wrn28_10 needs images, and this task's examples": lambda: WideResNet(Spec((2,), 5, 5, Categorical())),
         "model.depth=29 must be 6 n": lambda: WideResNet(CIFAR, depth=29),
     }.items():
         with pytest.raises(UserError, match=error):

@@ -13,9 +13,10 @@ from metalearn_cli.nets.layers import EPSILON, fold, init_lstm, lstm_cell, unfol
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.likelihood import Categorical, SquaredError
 
-IMAGES = Spec((2, 19, 16), 3, 3, "classes")
-POINTS = Spec((2,), 3, 3, "values")
+IMAGES = Spec((2, 19, 16), 3, 3, Categorical())
+POINTS = Spec((2,), 3, 3, SquaredError())
 NETS = [
     Conv4(IMAGES, filters=5),
     Conv4(IMAGES, filters=5, gamma=False, head_std=0.01),
@@ -153,7 +154,7 @@ def test_an_lstm_starts_uniform_within_one_over_the_root_of_its_size() -> None:
 
 def test_the_two_ways_to_start_conv4_have_their_bounds() -> None:
     """torch: 1/sqrt(inputs); xavier: sqrt(6/(inputs + outputs)), zero biases."""
-    spec = Spec((1, 28, 28), 5, 5, "classes")
+    spec = Spec((1, 28, 28), 5, 5, Categorical())
     rng = torch.Generator().manual_seed(0)
     for way in Init:
         params = Conv4(spec, filters=32, init_weights=way).init(rng)
@@ -170,15 +171,15 @@ def test_the_two_ways_to_start_conv4_have_their_bounds() -> None:
 @pytest.mark.parametrize(
     ("net", "parameters"),
     [
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes")), 112_832),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), bias=True), 113_088),
-        (Conv4(Spec((1, 28, 28), 5, 5, "classes")), 111_680),
-        (Conv4(Spec((1, 28, 28), 5, 5, "classes"), bias=True), 111_936),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), filters=32, bias=True), 28_896),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), filters=128, bias=True), 447_360),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), filters=512, bias=True), 7_097_856),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), widths=(64, 64, 64, 512), bias=True), 372_480),
-        (Conv4(Spec((3, 84, 84), 5, 5, "classes"), widths=(64, 96, 128, 256), bias=True), 464_160),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical())), 112_832),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), bias=True), 113_088),
+        (Conv4(Spec((1, 28, 28), 5, 5, Categorical())), 111_680),
+        (Conv4(Spec((1, 28, 28), 5, 5, Categorical()), bias=True), 111_936),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), filters=32, bias=True), 28_896),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), filters=128, bias=True), 447_360),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), filters=512, bias=True), 7_097_856),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), widths=(64, 64, 64, 512), bias=True), 372_480),
+        (Conv4(Spec((3, 84, 84), 5, 5, Categorical()), widths=(64, 96, 128, 256), bias=True), 464_160),
     ],
 )
 def test_the_sizes_of_conv4_are_those_that_papers_name(net: Conv4, parameters: int) -> None:
@@ -191,7 +192,7 @@ def test_conv4_refuses_what_is_not_an_image_or_too_small() -> None:
     with pytest.raises(UserError, match="model=mlp"):
         Conv4(POINTS)
     with pytest.raises(UserError, match="15x20"):
-        Conv4(Spec((1, 15, 20), 2, 2, "classes"))
+        Conv4(Spec((1, 15, 20), 2, 2, Categorical()))
 
 
 @pytest.mark.parametrize("lead", [(4,), (3, 5)])

@@ -166,7 +166,7 @@ def test_the_figures_are_computed_as_they_were_summarised(tmp_path: Path) -> Non
     metric = 20 * torch.rand(51, 4, generator=rng)
     metric[3, 1], metric[4, 2], metric[7:40, 3] = torch.nan, torch.inf, torch.inf
     np.savez(tmp_path / "episodes.npz", metric=metric.numpy(), loss=metric.numpy(), metric_running=metric[:, 1].numpy())
-    diverged = scores.has_diverged("values", metric, metric[:, 0])
+    diverged = scores.has_diverged("mse", metric, metric[:, 0])
     summaries = [scores.summarise(*both) for both in zip(metric.T, diverged.T, strict=True)]
     steps = tuple(StepResult(number, *summary) for number, summary in enumerate(summaries))
     results = Results(

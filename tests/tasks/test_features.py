@@ -9,7 +9,7 @@ import torch
 from cases import vectors
 from commands import run, succeed
 from kills import what_must_be_equal
-from problems import ALGORITHMS, image_task
+from problems import ALGORITHMS, image_task, made
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
@@ -25,6 +25,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Spec, Split
 from metalearn_cli.tasks.features import Features
+from metalearn_cli.tasks.likelihood import Categorical
 
 pytestmark = pytest.mark.usefixtures("cache")
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def refusal(file: Path, split: Split = "test", **keys: Any) -> str:
 def test_a_task_has_vectors_of_its_classes_each_once(tmp_path: Path, dtype: Any, variable: bool) -> None:
     np.savez(tmp_path / "a.npz", x=X.numpy().astype(dtype), y=np.asarray(WORDS))
     task = features(tmp_path / "a.npz", shot=2, variable=variable)
-    assert task.spec == Spec((6,), 5, 5, "classes", padded=variable, base=5)
+    assert task.spec == Spec((6,), 5, 5, Categorical(), padded=variable, base=5)
     row = {tuple(vector.tolist()): number for number, vector in enumerate(X.numpy().astype(dtype).astype(np.float32))}
     for split in task.splits:
         draw = task.draw(4, split, generator(0))
@@ -136,8 +137,8 @@ def test_what_cannot_be_drawn_is_a_sentence(file: Path, tmp_path: Path) -> None:
     assert "task.min_images=8 leaves out (1): c00" in " ".join(notes)
 
 
-WITH_STEPS = Matching(test_steps=2)  # which fine-tunes what a vector does not have
-ALL = [*(algo for algo in ALGORITHMS if not isinstance(algo, Matching)), Matching(fce=True), Matching()]
+FINE_TUNED = made("matching")  # by steps on weights below the head
+ALL = [*(algo for algo in ALGORITHMS if algo != FINE_TUNED), Matching(fce=True), Pretrain(images=8)]
 
 
 @pytest.mark.parametrize("algorithm", ALL, ids=lambda algorithm: type(algorithm).__name__)
@@ -173,6 +174,8 @@ def test_nothing_to_learn_needs_no_steps(file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="algo=protonet with model=identity has nothing to learn: give steps=0"):
         require_parts(load_job(words))
     require_parts(load_job([*words, "algo.metric=cosine"]))
+    with pytest.raises(UserError, match=r"algo\.test_steps=2 fine-tunes the network, and this one has no parameters"):
+        require_parts(load_job([*words[1:], "algo=matching", "algo.test_steps=2", "steps=0"]))
     done = succeed(tmp_path, "train", *words, "steps=0", "test_episodes=20", "name=run")
     assert "15 classes in use of 120 vectors of 6 numbers, in the file; 5 train, 5 val, 5 test" in done.err
     for command in (["eval", "run=outputs/run", "test_episodes=10"], ["report", "outputs/run"]):

@@ -1,0 +1,138 @@
+"""Begin a run with parameters and batch-norm statistics of another run, or of a file: the key `init`.
+
+They are taken by name where the shape is the same, and the optimizer starts afresh. A file is data that somebody else
+may have made: its size, header, types and numbers are checked, and nothing in it is run.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+
+from metalearn_cli.config.job import Job
+from metalearn_cli.datasets.paths import expand
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Params
+from metalearn_cli.run_folder import checkpoint, runs
+from metalearn_cli.run_folder.config_file import check_folder
+from metalearn_cli.run_folder.environment import ENVIRONMENT, Origin, read_environment
+from metalearn_cli.run_folder.proof import load_tested
+from metalearn_cli.run_folder.records import write_record
+from metalearn_cli.system.files import read_bytes
+from metalearn_cli.system.limits import parse_rename
+from metalearn_cli.training.session import Session
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SHOWN = 4  # names in a sentence; environment.json has all
+
+
+class Start(NamedTuple):
+    """What a run begins with in place of drawn values."""
+
+    tensors: Params  # params.*, buffers.*, as the learner names them
+    origin: Origin
+    notes: list[str]  # on what nothing proves
+
+
+def read_start(job: Job, drawn: Params) -> Start | None:
+    """Read what `init` has for a learner that would begin with `drawn`; None without `init`, and for a run that has a
+    checkpoint, which holds everything. Raises UserError where there is nothing for it."""
+    if job.run.init is None or has_begun(job.run.name):
+        return None
+    return start_from(job.run.init, job.run.init_names, drawn)
+
+
+def has_begun(name: str | None) -> bool:
+    return name is not None and bool(checkpoint.list_newest_first(runs.OUTPUTS / name / "checkpoints"))
+
+
+def start_from(init: str, renames: tuple[str, ...], drawn: Params) -> Start:
+    """Read what a run's folder, or a file, has for a learner that would begin with `drawn`."""
+    path, notes, step = expand(init), list[str](), None
+    if path.is_dir():
+        check_folder(path, "init")
+        tested, notes = load_tested(path)
+        tensors, sha256, step = tested.tensors, tested.sha256, tested.step
+    else:
+        tensors, sha256 = _read_file(path)
+    taken: Params = {}
+    left, other_shape = list[str](), list[str]()
+    for name, value in tensors.items():
+        place = _place(name, renames, drawn)
+        if name.startswith("optimizer."):
+            continue
+        if place is None or value.dtype not in FLOATS:
+            left.append(_bare(name))
+        elif value.shape != drawn[place].shape:
+            other_shape.append(f"{_bare(place)} {list(value.shape)}, here {list(drawn[place].shape)}")
+        elif place in taken:
+            raise UserError(
+                f"init_names={list(renames)} gives two names in {init} the name {_bare(place)}: give each its own"
+            )
+        elif not value.isfinite().all():
+            raise UserError(f"{name} in {init} is not finite: take another checkpoint or file")
+        else:
+            taken[place] = value
+    if not taken:
+        raise UserError(f"init={init} has nothing for this model: {_why_nothing(left, other_shape, drawn)}")
+    names = [_bare(place) for place in drawn if place not in taken]
+    origin = Origin(init, sha256, step, tuple(map(_bare, taken)), tuple(other_shape), tuple(left), tuple(names))
+    return Start(taken, origin, notes)
+
+
+def _read_file(path: Path) -> tuple[Params, str]:
+    """The tensors in a file, and the hash of it. A link is followed: the command names it."""
+    try:
+        data = read_bytes(path.resolve(), checkpoint.MOST_BYTES)
+        return checkpoint.tensors_of(data), hashlib.sha256(data).hexdigest()
+    except OSError as error:
+        raise UserError(f"init={path} cannot be read ({error.strerror}): give a run's folder, or a file") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"init={path} is not a safetensors file ({error}): write one by safetensors.torch.save_file(tensors, path)"
+        ) from error
+
+
+def _place(name: str, renames: tuple[str, ...], drawn: Params) -> str | None:
+    """Where a tensor of this name belongs: a file may tell parameters and statistics apart, or not."""
+    for theirs, ours in map(parse_rename, renames):
+        name = name.replace(theirs, ours)
+    return next((place for place in (name, f"params.{name}", f"buffers.{name}") if place in drawn), None)
+
+
+def _bare(place: str) -> str:
+    return place.removeprefix("params.").removeprefix("buffers.")
+
+
+def _why_nothing(left: list[str], other_shape: list[str], drawn: Params) -> str:
+    if other_shape:
+        return f"{other_shape[0]}: take the model that it was trained with"
+    if not left:
+        return "there is nothing in it"
+    (near,) = difflib.get_close_matches(left[0], map(_bare, drawn), n=1, cutoff=0)
+    return f"{left[0]} is not one of its names, the nearest is {near}: give init_names=[THEIRS:OURS,...]"
+
+
+def take(start: Start, session: Session) -> None:
+    """Give the learner what the run begins with, tell the user, and record it."""
+    learner, _, folder, console, _ = session
+    learner.load_state_dict(learner.state_dict() | start.tensors)
+    origin, kept = start.origin, len(start.origin.taken)
+    at = "" if origin.step is None else f", step {origin.step:,}"
+    console.say(f"starting from {origin.init}{at}: {kept} of {kept + len(origin.drawn)} tensors are taken")
+    parts = {"of another shape": origin.other_shape, "drawn": origin.drawn, "not needed": origin.left}
+    if said := [f"{word}: {_few(names)}" for word, names in parts.items() if names]:
+        console.say("; ".join(said))
+    for note in start.notes:
+        console.say(note)
+    if learner.ranks.is_first:
+        write_record(folder / ENVIRONMENT, dataclasses.replace(read_environment(folder), origin=origin))
+
+
+def _few(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"

@@ -1,0 +1,160 @@
+"""Losses and scores of likelihoods, beside torch's distributions and hand computations.
+
+Shapes: T tasks, B examples, V values, W classes.
+"""
+
+import math
+
+import pytest
+import torch
+from problems import DOUBLE, images, points_task
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.distributions import Categorical as Classes
+from torch.distributions import Independent, Normal
+
+from metalearn_cli.algorithms.base import BatchNorm, task_metric, task_scores_beside
+from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.learning.draws import EpisodeRange
+from metalearn_cli.learning.evaluate import baselines
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.learning.scores import figures_beside, has_diverged
+from metalearn_cli.nets.mlp import MLP
+from metalearn_cli.optimizer import Optimizer
+from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.likelihood import (
+    BINS,
+    Categorical,
+    Gaussian,
+    Likelihood,
+    Link,
+    OfValues,
+    SquaredError,
+    ValuesLikelihood,
+    calibration,
+)
+from metalearn_cli.tasks.sinusoid import Sinusoid
+
+GAUSSIAN_KEYS = ValuesLikelihood(OfValues.gaussian)
+GAUSSIANS = [Gaussian(), Gaussian(0.05), Gaussian(0.0, Link.exp), Gaussian(0.3, Link.exp)]
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def labels(tasks: int, examples: int, way: int) -> Tensor:
+    return torch.randint(way, (tasks, examples), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("likelihood", GAUSSIANS)
+def test_a_gaussian_is_torchs_normal_distribution(likelihood: Gaussian) -> None:
+    out, y = drawn(3, 5, 4), drawn(3, 5, 2, seed=1)
+    mean, raw = out[..., :2], out[..., 2:]
+    positive = raw.exp() if likelihood.link is Link.exp else (1 + raw.exp()).log()
+    deviation = likelihood.floor + (1 - likelihood.floor) * positive
+    expected = Independent(Normal(mean, deviation), 1).log_prob(y)
+    torch.testing.assert_close(likelihood.loss(out, y), -expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(likelihood.score(out, y), expected, rtol=1e-12, atol=0)
+    assert torch.equal(likelihood.point(out), mean)
+    torch.testing.assert_close(likelihood.deviation(out), deviation, rtol=1e-12, atol=0)
+    assert torch.equal(likelihood.scores_beside(out, y)["mse"], (mean - y).square().mean(-1))
+    assert likelihood.targets(likelihood.outputs(2)) == 2
+
+
+def test_classes_are_torchs_categorical_distribution() -> None:
+    out, y = drawn(3, 7, 4), labels(3, 7, 4)
+    expected = Classes(logits=out).log_prob(y)
+    scores = Categorical().scores_beside(out, y)
+    torch.testing.assert_close(Categorical().loss(out, y), -expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(scores["log_likelihood"], expected, rtol=1e-12, atol=0)
+    chances = out.softmax(-1)
+    for t in range(3):
+        for b in range(7):
+            brier = sum((chances[t, b, c].item() - (y[t, b] == c).item()) ** 2 for c in range(4))
+            assert scores["brier"][t, b].item() == pytest.approx(brier, rel=1e-12)
+
+
+@pytest.mark.parametrize("likelihood", [Categorical(), SquaredError(), *GAUSSIANS])
+def test_the_gradient_of_a_loss_is_its_slope(likelihood: Likelihood) -> None:
+    out = drawn(2, 3, 4).requires_grad_()
+    y = labels(2, 3, 4) if likelihood.kind == "classes" else drawn(2, 3, likelihood.targets(4), seed=1)
+    assert gradcheck(lambda out: likelihood.loss(out, y), out)
+
+
+def test_masks_and_absent_classes_leave_padding_out_of_every_score() -> None:
+    spec, out, y = Spec((2,), 4, 4, Categorical(), padded=True), drawn(2, 5, 4), labels(2, 5, 3)
+    mask = torch.arange(5) < torch.tensor([[3], [5]])
+    out[0, 3:] = math.nan  # of no real example
+    way = torch.tensor([3, 3])
+    scores = task_scores_beside(spec, out, y, mask, way)
+    for t, real in enumerate((3, 5)):
+        whole = task_scores_beside(spec, out[t : t + 1, :real, :3], y[t : t + 1, :real])
+        for name, value in whole.items():
+            torch.testing.assert_close(scores[name][t], value[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_calibration_error_of_a_hand_computation() -> None:
+    """Confidences of 0.9, 0.9, 0.6 and, on the border of the ninth bin, of 0.6 again; three in bins apart."""
+    chances = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]], dtype=torch.float64)
+    y = torch.tensor([[0, 1, 0, 1]])
+    sums = calibration(chances.log()[None], y, None)
+    assert sums.shape == (1, 3, BINS)
+    assert sums[0, 0, 13] == 2  # 13/15 < 0.9 <= 14/15
+    assert sums[0, 0].sum() == 4
+    assert sums[0, 2].tolist() == [0] * 8 + sums[0, 2, 8:10].tolist() + [0] * 3 + [1, 0]
+    # |1.8 - 1| of the two at 0.9 and |1.2 - 2| of the two at 0.6, over four examples
+    ece = figures_beside({"calibration": sums})["ece"]
+    assert ece.mean == pytest.approx(1.6 / 4)
+    assert (ece.ci95, ece.median) == (None, None)
+    halves = torch.cat([calibration(chances.log()[None, part], y[:, part], None) for part in (slice(2), slice(2, 4))])
+    assert figures_beside({"calibration": halves})["ece"].mean == pytest.approx(1.6 / 4)  # over all, not by episode
+
+
+def test_calibrated_predictions_have_little_error_and_confident_ones_as_much_as_they_boast() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = 1.5 * torch.randn(100, 400, 5, generator=rng, dtype=torch.float64)
+    y = torch.multinomial(logits.flatten(0, 1).softmax(-1), 1, generator=rng).view(100, 400)
+
+    def error(out: Tensor) -> float:
+        value = figures_beside({"calibration": calibration(out, y, None)})["ece"].mean
+        assert value is not None
+        return value
+
+    assert error(logits) < 0.01
+    accuracy = task_metric(Spec((1,), 5, 5, Categorical()), logits, y).mean().item()
+    assert error(1000 * logits) == pytest.approx(1 - accuracy, abs=0.005)
+
+
+def test_a_learner_scores_its_last_step_by_every_metric() -> None:
+    spec, batch = images()
+    net = MLP(spec, hidden=(6,), batch_norm=True)
+    learner = Learner(MAML(test_steps=2), net, Optimizer(), torch.Generator().manual_seed(0), DOUBLE)
+    modes = [BatchNorm.transductive, BatchNorm.inductive]
+    first, other = learner.evaluate(batch, modes).values()
+    assert first.loss.shape == (3, 3)
+    assert not other.beside
+    out = learner.adapt(batch.support)(batch.query_x, modes[0])
+    torch.testing.assert_close(first.beside["log_likelihood"], -first.loss[:, -1])
+    brier = (out.softmax(-1) - torch.eye(3)[batch.query_y]).square().sum(-1).mean(1)
+    torch.testing.assert_close(first.beside["brier"], brier)
+    torch.testing.assert_close(first.beside["calibration"][:, 2].sum(1), first.metric[:, -1] * batch.query_y.shape[1])
+
+
+def test_a_log_likelihood_diverges_by_ten_below_that_before_and_a_nan_is_the_worst() -> None:
+    losses = torch.tensor([[-2.0, 7.9, 8.1], [5.0, 15.1, math.nan]])
+    assert has_diverged("log_likelihood", losses, losses[:, 0]).tolist() == [[False, False, True], [False, True, True]]
+    values = torch.tensor([1.0, math.nan, -2.0])
+    assert figures_beside({"log_likelihood": values})["log_likelihood"] == (None, None, -2.0)
+    assert figures_beside({"brier": values})["brier"] == (None, None, 1.0)
+
+
+def test_an_oracle_is_a_distribution_where_the_noise_is_known() -> None:
+    """The log-likelihood of the curve with its noise is that of the noise, -1/2 - log d - log(2 pi) / 2 on average."""
+    where = EpisodeRange("test", 300, 0), torch.device("cpu")
+    noisy = baselines(points_task(Sinusoid, noise=0.3, values=GAUSSIAN_KEYS), *where)
+    assert noisy.keys() == {"constant_mse", "oracle", "oracle_mse"}
+    expected = -0.5 - math.log(0.3) - 0.5 * math.log(2 * math.pi)
+    assert noisy["oracle"].mean().item() == pytest.approx(expected, abs=0.02)
+    assert noisy["oracle_mse"].mean().item() == pytest.approx(0.09, abs=0.003)
+    assert baselines(points_task(Sinusoid, values=GAUSSIAN_KEYS), *where).keys() == {"constant_mse", "oracle_mse"}
