@@ -82,8 +82,8 @@ class Matching(Algorithm):
         self.require_equal_sizes(net.spec, "fce")
         if self.test_steps and not params:
             raise UserError(
-                f"algo.test_steps={self.test_steps} fine-tunes the network, and this one has no parameters but its head: "
-                "set algo.test_steps=0"
+                f"algo.test_steps={self.test_steps} fine-tunes the network, and this one has no parameters but its "
+                "head: set algo.test_steps=0"
             )
         if self.fce:
             example = torch.zeros(1, 1, *net.spec.input_shape)
