@@ -5,6 +5,7 @@ bits, and a slice of a meta-batch gets the same numbers as the whole."""
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,12 @@ def _uniform(key: Tensor, salt: Sequence[int], count: int) -> Tensor:
 def _normals(key: Tensor, salt: Sequence[int], count: int) -> Tensor:
     radius, angle = uniform(key, *salt, shape=(2, count)).unbind(1)
     return torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * math.pi * angle)
+
+
+@_uniform.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], key: Tensor, salt: Sequence[int], count: int) -> tuple[Tensor, int]:
+    keys = key.movedim(in_dims[0] or 0, 0)
+    return _uniform(keys.flatten(), salt, count).view(*keys.shape, count), 0
 
 
 @_uniform.register_fake

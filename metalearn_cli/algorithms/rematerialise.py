@@ -8,7 +8,7 @@ when it comes to it: 2 * sqrt(K) states in all, and each step is run once more. 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -49,12 +49,15 @@ def unroll(step: Callable[[State], State], state: State, steps: int, remat: bool
 def rematerialise(step: Callable[[State], State], state: State) -> State:
     """step(state), differentiable once in the tensors of `state`; other tensors that `step` uses get no gradient."""
     tensors, put = take_tensors(state)
+    puts: list[Callable[[Iterable[Tensor]], State]] = []  # into the state after the step, whose numbers may be others
 
     def on_tensors(*inputs: Tensor) -> tuple[Tensor, ...]:  # holds no tensor, which would never be freed
-        return tuple(take_tensors(step(put(inputs)))[0])
+        outputs, put_after = take_tensors(step(put(inputs)))
+        puts.append(put_after)
+        return tuple(outputs)
 
-    after: State = put(_Rematerialised.apply(on_tensors, *tensors))
-    return after
+    outputs = _Rematerialised.apply(on_tensors, *tensors)
+    return puts[0](outputs)
 
 
 class _Rematerialised(Function):

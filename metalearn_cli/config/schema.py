@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -34,9 +35,10 @@ def build(node: DictConfig | Config, group: str, base: type, source: ConfigSourc
     """The object that a group describes: `_target_` with its other keys as fields; a network gets `spec` too."""
     target, cls = str(node["_target_"]), import_class(node["_target_"], group, source.trust)
     is_class = isinstance(cls, type)
-    is_module = is_class and base is Net and issubclass(cls, torch.nn.Module)
+    is_module = base is Net and (issubclass(cls, torch.nn.Module) if is_class else callable(cls))
     if not is_module and not (is_class and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
-        needed = f"a frozen dataclass that implements {path_of(base)}{' or a torch.nn.Module' * (base is Net)}"
+        modules = " or a torch.nn.Module or a function that returns one" * (base is Net)
+        needed = f"a frozen dataclass that implements {path_of(base)}{modules}"
         raise UserError(f"{group}._target_={target} must be {needed}")
     try:
         keys = _keys_of_class(node, group, cls, source)
@@ -103,7 +105,7 @@ def import_class(target: str, group: str, trust: bool) -> Any:
     return getattr(imported, name)
 
 
-def path_of(cls: type) -> str:
+def path_of(cls: Callable[..., Any]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -130,7 +132,7 @@ def field_types(cls: Hint) -> Config:
 
 def default_keys(cls: Hint) -> Config:
     """The values that the keys of a class have where nobody gives them; MISSING for a key without."""
-    if issubclass(cls, torch.nn.Module):
+    if not dataclasses.is_dataclass(cls):  # of a user's module, or a function that makes one
         arguments = inspect.signature(cls).parameters.values()
         return {p.name: MISSING if p.default is inspect.Parameter.empty else p.default for p in arguments}
     hints = _fields(cls)
@@ -146,8 +148,8 @@ def default_keys(cls: Hint) -> Config:
     return defaults
 
 
-def class_of(part: object) -> type:
-    """The class that `_target_` names for this object."""
+def class_of(part: object) -> Callable[..., Any]:
+    """The class or function that `_target_` names for this object."""
     return part.target if isinstance(part, Net) else type(part)
 
 

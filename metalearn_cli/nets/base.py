@@ -4,6 +4,7 @@ Shapes: T tasks, B examples per task. A parameter is shared by all tasks, [*shap
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import fields, replace
 from enum import Enum
 from functools import cached_property
@@ -100,8 +101,8 @@ class Net(ABC):
         return {}
 
     @property
-    def target(self) -> type:
-        """The class that `model._target_` names."""
+    def target(self) -> Callable[..., Any]:
+        """The class or function that `model._target_` names."""
         return type(self)
 
     def keys(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
+from metalearn_cli.nets.noise import dropout
 from metalearn_cli.system.limits import Count, Positive, Share, Widths
 from metalearn_cli.tasks.base import Spec
 
@@ -47,6 +48,7 @@ class Conv4(Net):
     downsample: Downsample = Downsample.max_pool
     slope: Share = 0.0  # of the activation below 0; above 0 it is a leaky ReLU
     bias: bool = False  # of the convolutions
+    dropout: Share = 0.0  # of numbers, after each block
     spatial_mean: bool = False  # features: the mean over the last image instead of all its pixels
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
     init_weights: Init = Init.torch  # of the convolutions, and of the head where head_std is null
@@ -118,9 +120,10 @@ class Conv4(Net):
         used: Params = {}
         pool, pool_first = (self.downsample is way for way in (Downsample.max_pool, Downsample.pool_first))
         x = fold(x)
-        for name in BLOCKS:
+        for layer, name in enumerate(BLOCKS):
             block = Block(name, pool, self.convolution, self.slope, pool_first)
             x, block_stats = conv_block(params, block, x, call.stats, call.mask)
+            x = dropout(x, self.dropout, call, layer)
             used |= block_stats
         if self.spatial_mean:
             x = x.mean((2, 3), keepdim=True)

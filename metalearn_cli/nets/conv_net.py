@@ -5,7 +5,6 @@ Shapes: T tasks, B examples per task, C channels; the images of a task [B, C, H,
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -39,8 +38,7 @@ class TaskPass:
     """One task on its way through a network. `used` fills up with the statistics of each batch norm."""
 
     params: Params  # [*shape]
-    stats: Params | None  # [C] each
-    mask: Tensor | None  # [1, B]
+    call: Call  # statistics [C], mask [1, B] and noise of this task
     used: Params = field(default_factory=dict)
 
     def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
@@ -51,7 +49,7 @@ class TaskPass:
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         """Batch norm of x [B, C, H, W] by NAME.weight and NAME.bias."""
-        y, stats = fast_norm(self.params, name, x, self.stats, self.mask)
+        y, stats = fast_norm(self.params, name, x, self.call.stats, self.call.mask)
         self.used.update(stats)
         return y
 
@@ -124,12 +122,9 @@ class ConvNet(Net):
     def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         """x [T, B, C, H, W] -> the last images [T, B, *map_shape], and the statistics used."""
         sizes = {name: len(shape) for name, shape in self.shapes.items()}
-        masks: Sequence[Tensor | None] = [None] * len(x) if call.mask is None else torch.split(call.mask, 1)
         maps, used = [], []
-        for images, own, own_stats, own_mask in zip(
-            x, _by_task(params, sizes, len(x)), _by_task(call.stats, {}, len(x)), masks, strict=True
-        ):
-            run = TaskPass(own or {}, own_stats, own_mask)
+        for images, own, own_call in zip(x, _by_task(params, sizes, len(x)), _calls(call, len(x)), strict=True):
+            run = TaskPass(own, own_call)
             maps.append(self.forward(run, images.contiguous(memory_format=torch.channels_last)))
             used.append(run.used)
         if call.stats is not None:
@@ -145,10 +140,22 @@ class ConvNet(Net):
         return linear(params, "head", features), used
 
 
-def _by_task(values: Params | None, sizes: dict[str, int], tasks: int) -> list[Params | None]:
+def _calls(call: Call, tasks: int) -> list[Call]:
+    """The call of each task."""
+    calls = [call] * tasks
+    if call.stats is not None:
+        calls = [call._replace(stats=stats) for stats in _by_task(call.stats, {}, tasks)]
+    if call.mask is not None:
+        calls = [own._replace(mask=mask) for own, mask in zip(calls, torch.split(call.mask, 1), strict=True)]
+    if call.noise is not None:
+        parts = zip(torch.split(call.noise.key, 1), torch.split(call.noise.progress, 1), strict=True)
+        noises = [call.noise._replace(key=key, progress=progress) for key, progress in parts]
+        calls = [own._replace(noise=noise) for own, noise in zip(calls, noises, strict=True)]
+    return calls
+
+
+def _by_task(values: Params, sizes: dict[str, int], tasks: int) -> list[Params]:
     """[*shape] or [T, *shape] -> of each task [*shape]; `sizes` are the numbers of dimensions of a shape, else 1."""
-    if values is None:
-        return [None] * tasks
     own = {
         name: value.unbind() if value.dim() > sizes.get(name, 1) else [value] * tasks for name, value in values.items()
     }

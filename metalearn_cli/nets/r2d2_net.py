@@ -3,12 +3,13 @@
 Luca Bertinetto, Joao Henriques, Philip Torr, Andrea Vedaldi: "Meta-learning with differentiable closed-form solvers",
 ICLR 2019, arXiv 1805.08136.
 
-    block(x) = leaky( pool( norm conv x ) ),   features: the third block's image and the fourth's, side by side
+    block(x) = drop( leaky( pool( norm conv x ) ) ),   features: the third block's image and the fourth's, side by side
 
 The first three blocks halve the image; the fourth pools without stride, and the third's image is pooled so as well.
 
+MetaOptNet's code (Lee et al. 2019, arXiv 1904.03758) has no activation in the fourth block (model.activate_last=false).
+
 Differs from the code in: the convolutions have no bias unless model.bias=true; batch norm subtracts it.
-Nothing is dropped in training (the code: 0.1 to 0.4).
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, TaskPass
-from metalearn_cli.system.limits import Widths
+from metalearn_cli.nets.noise import dropout
+from metalearn_cli.system.limits import Shares, Widths
 from metalearn_cli.tasks.base import Spec
 
 SLOPE = 0.1  # of the leaky ReLU
@@ -28,6 +30,8 @@ SLOPE = 0.1  # of the leaky ReLU
 class R2D2Net(ConvNet):
     spec: Spec
     widths: Widths = (96, 192, 384, 512)
+    dropout: Shares = (0.0, 0.0)  # of numbers, after the third block and after the fourth
+    activate_last: bool = True  # the fourth block has an activation
     bias: bool = False  # of the convolutions
     end: End = End.flat
 
@@ -52,5 +56,7 @@ class R2D2Net(ConvNet):
     def forward(self, run: TaskPass, x: Tensor) -> Tensor:
         for block in (1, 2, 3):
             x = F.leaky_relu(F.max_pool2d(run.conv_norm(f"block{block}", x), 2), SLOPE)
-        fourth = F.leaky_relu(F.max_pool2d(run.conv_norm("block4", x), 2, stride=1), SLOPE)
-        return torch.cat([F.max_pool2d(x, 2, stride=1), fourth], 1)
+        third = dropout(x, self.dropout[0], run.call, 3)
+        fourth = F.max_pool2d(run.conv_norm("block4", third), 2, stride=1)
+        fourth = dropout(F.leaky_relu(fourth, SLOPE) if self.activate_last else fourth, self.dropout[1], run.call, 4)
+        return torch.cat([F.max_pool2d(third, 2, stride=1), fourth], 1)

@@ -11,7 +11,10 @@ wrong in LayerNorm and InstanceNorm as well, which no algorithm here asks for).
 Shapes: T tasks, B examples per task, C channels.
 """
 
+import contextlib
 import inspect
+import traceback
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,69 +25,94 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn_cli.errors import UserError, nearest
-from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params, standard_normal
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Noise, Params, Pass, standard_normal
+from metalearn_cli.nets.noise import draws
 from metalearn_cli.tasks.base import Spec
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # those that are replaced
 
-# The statistics for the call that is running (None: its own), those that it computes, and its mask: how batch norm
-# reaches them within a user's forward. Nothing stays on the module.
-_STATISTICS: ContextVar[tuple[Params | None, Params, Tensor | None]] = ContextVar("_STATISTICS")
+
+@dataclass
+class _Running:
+    """The forward of one task that is running."""
+
+    call: Call  # statistics [C], mask [B] and key [1] of this task
+    used: Params = field(default_factory=dict)  # the statistics that it computes
+    drops: int = 0  # times that it has dropped something
 
 
-def module_net(module_class: type[nn.Module], spec: Spec, arguments: dict[str, Any]) -> "ModuleNet":
-    """The network of this class with these constructor arguments. Raises UserError where they do not fit."""
-    takes = inspect.signature(module_class).parameters.values()
+# How the layers that are replaced reach it within a user's forward. Nothing stays on the module.
+_RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")
+
+
+_DRAWS = (
+    "draws from torch's global generator, which no resumed run could repeat: set its dropout to 0, or use nn.Dropout"
+)
+Maker = Callable[..., Any]  # a class of nn.Module, or a function that returns one
+
+
+def module_net(maker: Maker, spec: Spec, arguments: dict[str, Any]) -> "ModuleNet":
+    """The network that this class or function makes of these arguments. Raises UserError where they do not fit."""
+    takes = inspect.signature(maker).parameters.values()
     free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = {parameter.name: parameter for parameter in takes if parameter.kind in by_name and parameter.name != "spec"}
     for key in arguments:
         if key == "spec" or (key not in named and not free):
-            raise UserError(f"model.{key} is not an argument of {module_class.__name__}{nearest(key, named, 'model.')}")
+            raise UserError(f"model.{key} is not an argument of {maker.__name__}{nearest(key, named, 'model.')}")
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise UserError(f"model.{name} has no value: give model.{name}=...")
-    return ModuleNet(spec, module_class, arguments)
+    return ModuleNet(spec, maker, arguments)
 
 
 @dataclass(frozen=True, eq=False)
 class ModuleNet(Net):
-    """The head is the submodule named `head`; `features` is the module without it. Making one checks everything."""
+    """The head of a class is its submodule named `head`, and that of what a function makes the linear layer whose
+    output is the module's; `features` is the module without it. Making one checks everything."""
 
     spec: Spec
-    module_class: type[nn.Module]
-    arguments: dict[str, Any]  # of the constructor, besides `spec`
+    maker: Maker
+    arguments: dict[str, Any]  # of the maker, besides `spec`; the word `outputs` is the number of the task's
     _whole: nn.Module = field(init=False, repr=False)  # the structure; its own parameters are used for the check only
     _body: nn.Module = field(init=False, repr=False)  # without the head; the same module where there is no head
+    _head: str = field(init=False, repr=False)  # the path of the head in the module; "" where there is none
     _start: Params = field(init=False, repr=False)  # the statistics that its batch norm begins with
+    _copies: dict[tuple[torch.device, torch.dtype], Params] = field(init=False, repr=False, default_factory=dict)
 
     takes_bfloat16 = False
 
     def __post_init__(self) -> None:
-        built = [self._build(0) for _ in range(2)]
+        built = [self._build(seed) for seed in (0, 1)]
         object.__setattr__(self, "_start", _statistics(built[0]))
-        whole, body = (_adaptable(module, self.module_class.__name__) for module in built)
-        has_head = isinstance(getattr(body, "head", None), nn.Module)
-        if has_head:
-            body.head = nn.Identity()
+        head = "head" if isinstance(getattr(built[0], "head", None), nn.Module) else ""
+        object.__setattr__(self, "_head", head if isinstance(self.maker, type) else self._last_linear())
+        whole, body = (_adaptable(module, self.maker.__name__) for module in built)
         object.__setattr__(self, "_whole", whole)
-        object.__setattr__(self, "_body", body if has_head else whole)
+        for name, value in body.named_buffers():
+            if not torch.equal(value, whole.get_buffer(name)):
+                raise UserError(f"{self.maker.__name__}.{name} is a buffer that is drawn: make it a parameter")
+        if self._head:
+            parent, _, attribute = self._head.rpartition(".")
+            setattr(body.get_submodule(parent), attribute, nn.Identity())
+        object.__setattr__(self, "_body", body if self._head else whole)
         self._check()
 
     @property
-    def target(self) -> type:
-        return self.module_class
+    def target(self) -> Maker:
+        return self.maker
 
     def keys(self) -> dict[str, Any]:
         return self.arguments
 
     def init(self, rng: torch.Generator) -> Params:
         module = self._build(int(torch.randint(2**32, (), generator=rng)))
-        return {name: value.detach().clone().float() for name, value in module.named_parameters()}
+        return {self._named(path): value.detach().clone().float() for path, value in module.named_parameters()}
 
     def init_stats(self) -> Params:
         return {name: value.clone() for name, value in self._start.items()}
@@ -99,76 +127,133 @@ class ModuleNet(Net):
         out, used = self._run(self._whole, params, x, call)
         if out.shape[2:] != (self.spec.outputs,):
             raise UserError(
-                f"{self.module_class.__name__} returns {list(out.shape[2:])} per example and this task has "
+                f"{self.maker.__name__} returns {list(out.shape[2:])} per example and this task has "
                 f"{self.spec.outputs} outputs: let it end in spec.outputs values, preferably by a submodule `head` "
-                "(its constructor gets `spec`), or take algo=protonet, which asks for features only"
+                "(its constructor gets `spec`; in torchvision and timm +model.num_classes=outputs), or take "
+                "algo=protonet, which asks for features only"
             )
         return out, used
 
     def _run(self, module: nn.Module, params: Params, x: Tensor, call: Call) -> Forward:
         """x [T, B, *input] -> out [T, B, *output], and the statistics used."""
-        stats, mask = call.stats, call.mask
+        name, noise = self.maker.__name__, call.noise
 
-        def one_task(params: Params, stats: Params | None, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Params]:
-            used: Params = {}
-            token = _STATISTICS.set((stats, used, mask))
+        def one_task(
+            params: Params, stats: Params | None, x: Tensor, mask: Tensor | None, key: Tensor | None
+        ) -> tuple[Tensor, Params]:
+            own_noise = None if noise is None or key is None else noise._replace(key=key)
+            running, values = _Running(call._replace(stats=stats, mask=mask, noise=own_noise)), params | constants
+            token = _RUNNING.set(running)
             try:
                 with sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
-                    return functional_call(module, params, (x,), strict=True), used
+                    out = functional_call(module, values, (x,), tie_weights=False, strict=True)
             finally:
-                _STATISTICS.reset(token)
+                _RUNNING.reset(token)
+            for path, value in constants.items():
+                if values[path] is not value or value._version > 0:
+                    raise UserError(f"{name}.{path} is a buffer that its forward changes: let it stay as it is made")
+            if not isinstance(out, Tensor):
+                raise UserError(f"{name} returns {type(out).__name__} in training mode: let it return one tensor")
+            return out, running.used
 
-        dims = {name: value.dim() for name, value in module.named_parameters()}
-        params = {name: params[name] for name in dims}
-        axes = {name: 0 if value.dim() > dims[name] else None for name, value in params.items()}
-        stats_axes = None if stats is None else {name: 0 if value.dim() == 2 else None for name, value in stats.items()}
-        out, used = vmap(one_task, (axes, stats_axes, 0, None if mask is None else 0))(params, stats, x, mask)
+        dims = {path: value.dim() for path, value in module.named_parameters()}
+        params = {path: params[self._named(path)] for path in dims}
+        like_x = self._constants_like(x)
+        constants = {path: like_x[path] for path, _ in module.named_buffers(remove_duplicate=False)}
+        axes = {path: 0 if value.dim() > dims[path] else None for path, value in params.items()}
+        stats = call.stats
+        stats_axes = None if stats is None else {path: 0 if value.dim() == 2 else None for path, value in stats.items()}
+        keys = None if noise is None else noise.key.unsqueeze(1)
+        in_dims = (axes, stats_axes, 0, None if call.mask is None else 0, None if keys is None else 0)
+        out, used = vmap(one_task, in_dims)(params, stats, x, call.mask, keys)
         if out.shape[:2] != x.shape[:2]:
             raise UserError(
-                f"{self.module_class.__name__} makes {list(out.shape[1:])} of a batch of {x.shape[1]}: "
+                f"{name} makes {list(out.shape[1:])} of a batch of {x.shape[1]}: "
                 f"its output must be [{x.shape[1]}, ...] as well"
             )
         return out, used if stats is None else stats
 
+    def _last_linear(self) -> str:
+        """The path of the linear layer whose output is the module's, "" where there is none."""
+        module, outputs = self._build(0), dict[str, Tensor]()
+        for path, layer in module.named_modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_hook(lambda _, __, out, path=path: outputs.update({path: out}))
+        with torch.no_grad(), contextlib.suppress(Exception):  # which `_check` will explain
+            last = module.eval()(torch.zeros(2, *self.spec.input_shape))
+            return next((path for path, out in outputs.items() if out is last), "")
+        return ""
+
+    def _named(self, path: str) -> str:
+        """The name of the module's parameter `path`: those of the head, and no others, are "head.*"."""
+        if self._head and path.startswith(f"{self._head}."):
+            return f"head{path.removeprefix(self._head)}"
+        return f"body.{path}" if path.startswith("head.") else path
+
+    def _constants_like(self, x: Tensor) -> Params:
+        """The constant buffers on the device of x, and in its type; each is copied there once."""
+        if (x.device, x.dtype) not in self._copies:
+            self._copies[x.device, x.dtype] = {
+                name: value.to(x.device, x.dtype if value.is_floating_point() else None, copy=True)
+                for name, value in self._whole.named_buffers(remove_duplicate=False)
+            }
+        return self._copies[x.device, x.dtype]
+
     def _build(self, seed: int) -> nn.Module:
-        injected = {"spec": self.spec} if "spec" in inspect.signature(self.module_class).parameters else {}
+        injected = {"spec": self.spec} if "spec" in inspect.signature(self.maker).parameters else {}
+        given = {key: self.spec.outputs if value == "outputs" else value for key, value in self.arguments.items()}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the GPUs as well
-            return self.module_class(**injected, **self.arguments)
+            module = self.maker(**injected, **given)
+        if not isinstance(module, nn.Module):
+            raise UserError(f"{self.maker.__name__} returns a {type(module).__name__} and not a torch.nn.Module")
+        return module
 
     def _check(self) -> None:
-        """Run two tasks of two examples. Raises UserError where that fails or leaves a parameter without gradient."""
-        name, x = self.module_class.__name__, torch.zeros(2, 2, *self.spec.input_shape)
-        params = {key: value.detach().float().requires_grad_() for key, value in self._whole.named_parameters()}
+        """Run two tasks of two examples, as in training. Raises UserError where that fails or leaves a parameter
+        without gradient."""
+        name, x = self.maker.__name__, torch.zeros(2, 2, *self.spec.input_shape)
+        params = {
+            self._named(path): value.detach().float().requires_grad_() for path, value in self._whole.named_parameters()
+        }
         if not params:
             raise UserError(f"{name} has no parameters: there is nothing to learn")
+        run = self.features if self._body is self._whole else self.__call__
+        call = Call(noise=Noise(torch.arange(2), Pass.support, torch.zeros(2)))
         try:
             self.features(params, x)
-            run = self.features if self._body is self._whole else self.__call__
-            out, _ = run(params, x)
+            again, _ = run(params, x, call)
+            out, _ = run(params, x, call)
             slopes = torch.autograd.grad(out.sum(), list(params.values()), allow_unused=True)
         except UserError:
             raise
         except Exception as error:  # whatever a user's forward may raise
+            place = _place(error, (self._whole, self._body), name)
+            if "randomness" in str(error):
+                raise UserError(f"{place} {_DRAWS}") from error
             raise UserError(
-                f"{name} fails on a batch {list(x.shape[1:])} (tasks run together under torch.func.vmap; for features, "
-                f"`head` is taken out): {type(error).__name__}: {' '.join(str(error).split())}"
+                f"{place} fails on a batch {list(x.shape[1:])} (tasks run together under torch.func.vmap; for "
+                f"features, `head` is taken out): {type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
+        if not torch.equal(out.nan_to_num(), again.nan_to_num()):
+            raise UserError(f"{name} gives other outputs for the same examples: draw nothing in its forward")
         for key, slope in zip(params, slopes, strict=True):
             if slope is None:
                 raise UserError(f"{name} has a parameter {key} that its output does not depend on: remove it")
 
 
 class _PlainBatchNorm(nn.Module):
-    """Batch norm of one task, x [B, C, ...], in plain operations. Its statistics come and go by _STATISTICS."""
+    """Batch norm of one task, x [B, C, ...], in plain operations. Its statistics come and go by _RUNNING. timm's
+    layers of this kind drop and activate what comes out."""
 
     def __init__(self, layer: _BatchNorm, path: str) -> None:
         super().__init__()
         self.path, self.eps = path, layer.eps
         self.weight, self.bias = layer.weight, layer.bias  # None without affine
+        self.drop, self.act = (getattr(layer, part, nn.Identity()) for part in ("drop", "act"))
 
     def forward(self, x: Tensor) -> Tensor:
-        stats, used, mask = _STATISTICS.get()
+        (stats, mask, *_), used = _RUNNING.get().call, _RUNNING.get().used
         mean_name, var_name = f"{self.path}.mean", f"{self.path}.var"
         if stats is not None:
             mean, var = stats[mean_name], stats[var_name]
@@ -182,7 +267,8 @@ class _PlainBatchNorm(nn.Module):
             scale = scale * self.weight
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
         shape = [-1] + [1] * (x.dim() - 2)
-        return torch.addcmul(shift.view(shape), x, scale.view(shape))
+        out: Tensor = self.act(self.drop(torch.addcmul(shift.view(shape), x, scale.view(shape))))
+        return out
 
     def _moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Variance and mean of each channel, over the real examples of mask [B]."""
@@ -198,24 +284,77 @@ class _PlainBatchNorm(nn.Module):
         return (weight * (x - mean.view(-1, *[1] * (x.dim() - 2))).square()).sum(dims), mean
 
 
+class _Dropout(nn.Module):
+    """What a layer of torch, torchvision or timm drops, drawn from the task's key: each number of x [B, ...], or one
+    draw for all that follow the first `dims` dimensions."""
+
+    def __init__(self, share: float, scale: float, dims: int | None) -> None:
+        super().__init__()
+        self.p, self.scale, self.dims = share, scale, dims  # timm's attention reads `p`
+
+    def forward(self, x: Tensor) -> Tensor:
+        running = _RUNNING.get()
+        if running.call.noise is None:
+            return x
+        running.drops += 1
+        dims = x.dim() if self.dims is None else self.dims
+        shape = (*x.shape[:dims], *[1] * (x.dim() - dims))
+        return x * (self.scale * (draws(running.call, running.drops, shape)[0] >= self.p)).to(x.dtype)
+
+
+def _dropout(layer: Any) -> _Dropout | None:
+    """What takes the place of this layer, if it is one that drops something."""
+    kind = type(layer)
+    dims: int | None = None
+    match f"{kind.__module__.partition('.')[0]}.{kind.__name__}":
+        case "torch.Dropout":
+            share = layer.p
+        case "torch.Dropout1d" | "torch.Dropout2d" | "torch.Dropout3d":
+            share, dims = layer.p, 2
+        case "torchvision.StochasticDepth":
+            share, dims = layer.p, int(layer.mode == "row")
+        case "timm.DropPath":
+            share, dims = layer.drop_prob, 1
+        case _:
+            return None
+    scale = 1 / (1 - share) if share < 1 and getattr(layer, "scale_by_keep", True) else 1.0
+    return _Dropout(share, scale, dims)
+
+
 def _statistics(module: nn.Module) -> Params:
     """The running statistics in a user's module, or the standard normal distribution's where a layer keeps none."""
     stats: Params = {}
     for path, layer in module.named_modules():
-        if type(layer) in _BATCH_NORMS:
+        if isinstance(layer, _BatchNorm) and _is_batch_norm(layer):
             mean, var = layer.running_mean, layer.running_var
             stats[f"{path}.mean"] = torch.zeros(layer.num_features) if mean is None else mean.detach().float().clone()
             stats[f"{path}.var"] = torch.ones(layer.num_features) if var is None else var.detach().float().clone()
     return stats
 
 
+def _place(error: Exception, modules: Iterable[nn.Module], name: str) -> str:
+    """The innermost layer of these modules in which this error was raised."""
+    paths: dict[object, str] = {layer: path for module in modules for path, layer in module.named_modules() if path}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    layers = [
+        layer for frame in frames if isinstance(layer := frame.f_locals.get("self"), nn.Module) and layer in paths
+    ]
+    return f"{name}.{paths[layers[-1]]} ({type(layers[-1]).__name__})" if layers else name
+
+
+def _is_batch_norm(layer: nn.Module) -> bool:
+    kind = type(layer)
+    return kind in _BATCH_NORMS or f"{kind.__module__}.{kind.__name__}" == "timm.layers.norm_act.BatchNormAct2d"
+
+
 def _adaptable(module: nn.Module, name: str) -> nn.Module:
-    """The module with batch norm replaced, in place. Raises UserError for what cannot be adapted."""
+    """The module with batch norm and dropout replaced, in place. Raises UserError for what cannot be adapted."""
     plain: dict[nn.Module, nn.Module] = {}  # a layer may have several names
     for path, layer in list(module.named_modules(remove_duplicate=False)):
-        if path and type(layer) in _BATCH_NORMS:
+        is_norm = isinstance(layer, _BatchNorm) and _is_batch_norm(layer)
+        if path and (new := _PlainBatchNorm(layer, path) if is_norm else _dropout(layer)) is not None:
             parent, _, attribute = path.rpartition(".")
-            setattr(module.get_submodule(parent), attribute, plain.setdefault(layer, _PlainBatchNorm(layer, path)))
+            setattr(module.get_submodule(parent), attribute, plain.setdefault(layer, new))
         elif objection := _objection(layer):
             where = f"{name}.{path} ({type(layer).__name__})" if path else name
             raise UserError(f"{where} {objection}")
@@ -237,10 +376,10 @@ def _objection(layer: nn.Module) -> str | None:
         return "computes its weights before each call, which adapted weights would not pass: use the plain layer"
     if isinstance(layer, nn.RNNBase | nn.LSTMCell):
         return "does not run under torch.func.vmap: write the recurrence with nn.Linear"
-    if (isinstance(layer, _DropoutNd) and layer.p > 0) or (isinstance(layer, nn.MultiheadAttention) and layer.dropout):
-        return "draws from torch's global generator, which a resumed run could not repeat: set its dropout to 0"
+    if isinstance(layer, nn.RReLU | _DropoutNd) or (isinstance(layer, nn.MultiheadAttention) and layer.dropout):
+        return _DRAWS
     if isinstance(layer, _BatchNorm):
         return "is a batch norm that is not replaced by a task-batched one: use nn.BatchNorm1d, 2d or 3d itself"
-    if next(layer.buffers(recurse=False), None) is not None:
-        return "has buffers, which tasks cannot share while they adapt: use a layer without, e.g. nn.GroupNorm"
+    if isinstance(layer, _InstanceNorm) and layer.track_running_stats:
+        return "keeps statistics of all tasks while they adapt: give it track_running_stats=False"
     return None

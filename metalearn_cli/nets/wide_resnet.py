@@ -3,10 +3,10 @@
 Sergey Zagoruyko, Nikos Komodakis: "Wide Residual Networks", BMVC 2016, arXiv 1605.07146; as in the codes of FEAT (arXiv
 1812.03664) and SimpleShot (1911.04623).
 
-    block(x) = conv relu norm conv relu norm x  +  x,   x by conv1x1 where its shape changes
+    block(x) = conv relu norm drop conv relu norm x  +  x,   x by conv1x1 where its shape changes
 
 Differs from the codes in: the convolutions have no bias unless model.bias=true; under batch norm of the batch a bias
-changes nothing, since each is subtracted with the mean of its channel. Nothing is dropped in training (FEAT: 0.5).
+changes nothing, since each is subtracted with the mean of its channel.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.conv_net import ConvNet, ConvSize, End, TaskPass
-from metalearn_cli.system.limits import Count
+from metalearn_cli.nets.noise import dropout
+from metalearn_cli.system.limits import Count, Share
 from metalearn_cli.tasks.base import Spec
 
 STEM = 16  # channels
@@ -28,6 +29,7 @@ class WideResNet(ConvNet):
     spec: Spec
     depth: Count = 28  # convolutions: 6 n + 4, n blocks in each of three stages
     width: Count = 10  # stage i has 16 * 2^(i - 1) * width channels
+    dropout: Share = 0.0  # of numbers, between the convolutions of each block
     bias: bool = False  # of the convolutions
     end: End = End.mean
 
@@ -69,8 +71,9 @@ class WideResNet(ConvNet):
 
     def forward(self, run: TaskPass, x: Tensor) -> Tensor:
         x = run.conv("stem.conv", x)
-        for name, inputs, outputs, stride in self._blocks():
+        for layer, (name, inputs, outputs, stride) in enumerate(self._blocks()):
             y = run.conv(f"{name}.1.conv", F.relu(run.norm(f"{name}.1.norm", x)))
+            y = dropout(y, self.dropout, run.call, layer)
             y = run.conv(f"{name}.2.conv", F.relu(run.norm(f"{name}.2.norm", y)), stride)
             x = y + (run.conv(f"{name}.shortcut.conv", x, stride) if stride > 1 or inputs != outputs else x)
         return F.relu(run.norm("end.norm", x))

@@ -75,6 +75,13 @@ Threads = Annotated[int, Limit("a whole number from 1 to 1024", lambda value: 1 
 NonNegative = Annotated[float, Limit("a finite number, 0 or above", lambda value: 0 <= value < math.inf)]
 Positive = Annotated[float, Limit("a finite number above 0", lambda value: 0 < value < math.inf)]
 Share = Annotated[float, Limit("a share, 0 or above and below 1, e.g. 0.2", lambda value: 0 <= value < 1)]
+Shares = Annotated[
+    tuple[float, ...],
+    Limit(
+        "two shares, each 0 or above and below 1, e.g. [0.1,0.3]",
+        lambda value: len(value) == 2 and all(0 <= share < 1 for share in value),
+    ),
+]
 Fraction = Annotated[float, Limit("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 Steps = Annotated[
     tuple[int, ...], Limit("a list of whole numbers in rising order, e.g. [2000,4000]", lambda value: _rises(value))

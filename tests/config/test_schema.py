@@ -90,9 +90,11 @@ def test_a_users_own_module_and_task(tmp_path: Path) -> None:
         "        super().__init__()\n"
         "        self.body = nn.Sequential(nn.Conv2d(spec.input_shape[0], width, 3, stride=4), nn.BatchNorm2d(width),\n"
         "                                  nn.ReLU(), nn.Flatten())\n"
-        "        if width == 13: self.body.append(nn.Dropout(0.5))\n"
+        "        self.body.append(nn.RReLU() if width == 13 else nn.Dropout(0.5))\n"
         "        self.head = nn.Linear(width * 49, spec.outputs)\n"
         "    def forward(self, x): return self.head(self.body(x))\n"
+        "def made(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 3, 3, stride=4), nn.Flatten(), nn.Linear(147, num_classes))\n"
         "@dataclass(frozen=True)\n"
         "class Lines(TaskDistribution):\n"
         "    slope: float = 1.0\n"
@@ -116,6 +118,13 @@ def test_a_users_own_module_and_task(tmp_path: Path) -> None:
         assert results(tmp_path, algo)["batch_norm"] is not None
         assert "already finished" in run(tmp_path, *quick, *module, f"name={algo}").err
         succeed(tmp_path, "eval", f"run=outputs/{algo}", "trust=true")
-    for key, said in {"+model.widht=3": "did you mean model.width?", "+model.width=13": "Dropout"}.items():
+    made = ["algo=protonet", "task=omniglot", "model._target_=mine.made", "+model.num_classes=outputs"]
+    succeed(tmp_path, *quick, *made, "steps=1", "name=made")
+    assert OmegaConf.load(tmp_path / "outputs/made/config.yaml").model == {
+        "_target_": "mine.made",
+        "num_classes": "outputs",
+    }
+    succeed(tmp_path, "eval", "run=outputs/made", "trust=true")
+    for key, said in {"+model.widht=3": "did you mean model.width?", "+model.width=13": "RReLU"}.items():
         assert said in refuse(tmp_path, *quick, "task=omniglot", "model._target_=mine.Net", key)
     succeed(tmp_path, *quick, "task._target_=mine.Lines", "+task.slope=2", "model.hidden=[8]", "name=lines")

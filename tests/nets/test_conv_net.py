@@ -6,15 +6,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Call, Params
+from metalearn_cli.nets.base import Call, Noise, Params, Pass
 from metalearn_cli.nets.conv_net import ConvNet, End
 from metalearn_cli.nets.r2d2_net import R2D2Net
 from metalearn_cli.nets.resnet import ResNet, Stem
 from metalearn_cli.nets.resnet12 import ResNet12
 from metalearn_cli.nets.wide_resnet import WideResNet
+from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Spec
 from metalearn_cli.tasks.likelihood import Categorical
 
+PROGRESS = 0.5
 IMAGES = Spec((2, 18, 17), 3, 3, Categorical())
 NETS: list[ConvNet] = [
     ResNet12(IMAGES, widths=(2, 3, 4, 3)),
@@ -25,14 +27,31 @@ NETS: list[ConvNet] = [
     WideResNet(IMAGES, depth=16, width=1, bias=True, end=End.flat),
     R2D2Net(IMAGES, widths=(2, 3, 4, 3)),
     R2D2Net(IMAGES, widths=(2, 3, 4, 3), bias=True, end=End.mean),
+    ResNet12(IMAGES, widths=(2, 3, 4, 3), dropout=0.2, drop_block=0.3, drop_size=1, drop_ramp=0.8),
+    WideResNet(IMAGES, depth=16, width=1, dropout=0.4),
+    R2D2Net(IMAGES, widths=(2, 3, 4, 3), dropout=(0.3, 0.2), activate_last=False),
 ]
 
 
 class Plain:
     """One task by torch's own layers, x [B, C, H, W]."""
 
-    def __init__(self, params: Params, stats: Params | None) -> None:
-        self.params, self.stats = params, stats
+    def __init__(self, params: Params, stats: Params | None, key: Tensor | None) -> None:
+        self.params, self.stats, self.key = params, stats, key
+
+    def drop(self, x: Tensor, share: float, layer: int) -> Tensor:
+        """Each number by itself; the salts are those of a query pass after two inner steps."""
+        if self.key is None:
+            return x
+        kept = uniform(self.key, -2, 2, Pass.query.value, layer, shape=tuple(x.shape))[0] >= share
+        return x * kept / (1 - share)
+
+    def drop_pixels(self, x: Tensor, share: float, layer: int) -> Tensor:
+        """DropBlock with squares of one pixel: what is left is scaled by all / left."""
+        if self.key is None:
+            return x
+        kept = uniform(self.key, -2, 2, Pass.query.value, layer, shape=tuple(x.shape))[0] >= share
+        return x * kept * (kept.numel() / kept.sum())
 
     def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
         weight = self.params[f"{name}.weight"]
@@ -51,12 +70,14 @@ class Plain:
             return x
         return self.both(name, x, stride) if has_norm else self.conv(f"{name}.conv", x, stride)
 
-    def resnet12(self, x: Tensor) -> Tensor:
-        for block in ("block1", "block2", "block3", "block4"):
+    def resnet12(self, net: ResNet12, x: Tensor) -> Tensor:
+        for number, block in enumerate(("block1", "block2", "block3", "block4"), 1):
             y = F.leaky_relu(self.both(f"{block}.1", x), 0.1)
             y = F.leaky_relu(self.both(f"{block}.2", y), 0.1)
             y = self.both(f"{block}.3", y) + self.both(f"{block}.shortcut", x)
             x = F.max_pool2d(F.leaky_relu(y, 0.1), 2)
+            grown = net.drop_block * PROGRESS / net.drop_ramp
+            x = self.drop(x, net.dropout, number) if number < 3 else self.drop_pixels(x, grown, number)
         return x
 
     def resnet(self, net: ResNet, x: Tensor) -> Tensor:
@@ -71,31 +92,33 @@ class Plain:
         return x
 
     def wide_resnet(self, net: WideResNet, x: Tensor) -> Tensor:
-        x = self.conv("stem.conv", x)
+        x, layer = self.conv("stem.conv", x), 0
         for stage in (1, 2, 3):
             for number in range(1, (net.depth - 4) // 6 + 1):
                 name, stride = f"stage{stage}.{number}", 2 if stage > 1 and number == 1 else 1
-                y = self.conv(f"{name}.1.conv", F.relu(self.norm(f"{name}.1.norm", x)))
+                y = self.drop(self.conv(f"{name}.1.conv", F.relu(self.norm(f"{name}.1.norm", x))), net.dropout, layer)
+                layer += 1
                 y = self.conv(f"{name}.2.conv", F.relu(self.norm(f"{name}.2.norm", y)), stride)
                 x = y + self.shortcut(f"{name}.shortcut", x, stride, has_norm=False)
         return F.relu(self.norm("end.norm", x))
 
-    def r2d2(self, x: Tensor) -> Tensor:
+    def r2d2(self, net: R2D2Net, x: Tensor) -> Tensor:
         for block in ("block1", "block2", "block3"):
             x = F.leaky_relu(F.max_pool2d(self.both(block, x), 2), 0.1)
-        fourth = F.leaky_relu(F.max_pool2d(self.both("block4", x), 2, 1), 0.1)
-        return torch.cat([F.max_pool2d(x, 2, 1), fourth], 1)
+        x = self.drop(x, net.dropout[0], 3)
+        fourth = F.leaky_relu(F.max_pool2d(self.both("block4", x), 2, 1), 0.1 if net.activate_last else 1.0)
+        return torch.cat([F.max_pool2d(x, 2, 1), self.drop(fourth, net.dropout[1], 4)], 1)
 
     def outputs(self, net: ConvNet, x: Tensor) -> Tensor:
         match net:
             case ResNet12():
-                y = self.resnet12(x)
+                y = self.resnet12(net, x)
             case ResNet():
                 y = self.resnet(net, x)
             case WideResNet():
                 y = self.wide_resnet(net, x)
-            case _:
-                y = self.r2d2(x)
+            case R2D2Net():
+                y = self.r2d2(net, x)
         assert y.shape[1:] == net.map_shape
         features = y.mean((2, 3)) if net.end is End.mean else y.flatten(1)
         return F.linear(features, self.params["head.weight"], self.params["head.bias"])
@@ -114,13 +137,16 @@ def problem(net: ConvNet, tasks: int, per_task: bool) -> tuple[Params, Tensor]:
 @pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
 @pytest.mark.parametrize(("per_task", "given"), [(True, False), (False, True), (True, True)])
 def test_all_tasks_at_once_equal_torchs_layers_one_by_one(net: ConvNet, per_task: bool, given: bool) -> None:
-    """Values, gradients and gradients of gradients."""
+    """Values, gradients and gradients of gradients; without statistics that are given also what training drops."""
     params, x = problem(net, 2, per_task)
     rng = torch.Generator().manual_seed(1)
     stats = {name: value + torch.rand(value.shape, generator=rng).double() for name, value in net.init_stats().items()}
-    out, used = net(params, x, Call(stats if given else None))
+    keys = torch.tensor([4, 2**61])
+    noise = None if given else Noise(keys, Pass.query, torch.tensor([PROGRESS, PROGRESS], dtype=torch.float64))
+    out, used = net(params, x, Call(stats if given else None, step=2, noise=noise))
     assert used.keys() == stats.keys()
-    plain = [Plain({k: v[t] if per_task else v for k, v in params.items()}, stats if given else None) for t in (0, 1)]
+    tasks = [{name: value[t] if per_task else value for name, value in params.items()} for t in (0, 1)]
+    plain = [Plain(tasks[t], stats if given else None, None if given else keys[t : t + 1]) for t in (0, 1)]
     expected = torch.stack([task.outputs(net, x[t]) for t, task in enumerate(plain)])
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
 

@@ -1,5 +1,6 @@
 """A user's own nn.Module, all tasks at once, against the same module run task by task with torch's own layers."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,12 @@ from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Call, Params
+from metalearn_cli.nets.base import Call, Noise, Params, Pass
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.user_module import ModuleNet, module_net
+from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.likelihood import Categorical
 
 IMAGES, BATCH = images()
 
@@ -69,7 +72,7 @@ def small(body: Callable[[], nn.Module], head: Callable[[], nn.Module] | None = 
 
 def reference(net: ModuleNet) -> nn.Module:
     """The user's module itself, in training mode, for functional_call."""
-    return net.module_class(spec=net.spec, **net.arguments | {"track": False}).double()
+    return net.maker(spec=net.spec, **net.arguments | {"track": False}).double()
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -134,6 +137,7 @@ class Definition(nn.Module):
         (3, lambda: nn.Tanh()),
         (3, lambda: nn.ReLU(inplace=True)),
         (3, lambda: nn.BatchNorm1d(8)),
+        (3, lambda: WithBuffer(torch.ones)),
         (3, lambda: nn.BatchNorm1d(8, affine=False, eps=0.1)),
         (3, lambda: nn.Sequential(nn.GroupNorm(2, 8), nn.GELU(), nn.Dropout(0.0))),
         (
@@ -153,7 +157,7 @@ class Definition(nn.Module):
 @pytest.mark.parametrize("per_task", [True, False])
 def test_derivatives_equal_those_of_each_task_alone(orders: int, body: Callable[[], nn.Module], per_task: bool) -> None:
     net = small(body)
-    module = net.module_class(IMAGES).double()
+    module = net.maker(IMAGES).double()
     for path, layer in list(module.named_modules()):
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             parent, _, name = path.rpartition(".")
@@ -343,18 +347,38 @@ def twice() -> nn.Module:
 
 
 class WithBuffer(nn.Module):
-    def __init__(self) -> None:
+    """Multiplies by a buffer, which its forward may change."""
+
+    scale: Tensor
+
+    def __init__(self, start: Callable[[int], Tensor], change: str = "") -> None:
         super().__init__()
-        self.register_buffer("scale", torch.ones(8))
+        self.register_buffer("scale", 2 * start(8))
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.change == "in place":
+            self.scale += 1
+        elif self.change == "set":
+            self.scale = self.scale + 1
+        return x * self.scale
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        (lambda: nn.InstanceNorm1d(8, track_running_stats=True), r"Made.body \(InstanceNorm1d\) has buffers, .* use a"),
-        (WithBuffer, r"Made.body \(WithBuffer\) has buffers"),
+        (lambda: nn.InstanceNorm1d(8, track_running_stats=True), r"Made.body \(InstanceNorm1d\) keeps statistics"),
+        (lambda: WithBuffer(torch.rand), r"Made.body.scale is a buffer that is drawn: make it a parameter"),
+        (lambda: WithBuffer(torch.ones, "in place"), r"Made.body.scale is a buffer that its forward changes: let"),
+        (lambda: WithBuffer(torch.ones, "set"), r"Made.body.scale is a buffer that its forward changes: let"),
         (lambda: nn.Sequential(nn.SyncBatchNorm(8)), r"Made.body.0 \(SyncBatchNorm\) is a batch norm .*: use nn.Batch"),
-        (lambda: nn.Dropout(0.5), r"Made.body \(Dropout\) draws from .*: set its dropout to 0"),
+        (lambda: nn.AlphaDropout(0.5), r"Made.body \(AlphaDropout\) draws from .*: set its dropout to 0"),
+        (lambda: nn.RReLU(), r"Made.body \(RReLU\) draws from"),
+        (
+            lambda: Moody(lambda m, x: m.norm(m.layer(x)) * random.random()),
+            r"Made gives other outputs for the same exam",
+        ),
+        (lambda: Moody(lambda m, x: m.norm(m.layer(x)) + torch.rand(8)), r"Made.body \(Moody\) draws from"),
         (lambda: nn.MultiheadAttention(8, 2, dropout=0.1), r"\(MultiheadAttention\) draws"),
         (lambda: nn.TransformerEncoderLayer(8, 2, 8), r"Made.body.self_attn \(MultiheadAttention\) draws"),
         (lambda: nn.LSTM(8, 8), r"Made.body \(LSTM\) does not run under torch.func.vmap: write"),
@@ -370,11 +394,14 @@ class WithBuffer(nn.Module):
         (lambda: nn.Linear(8, 8).requires_grad_(False), r"Made.body.weight has requires_grad=False"),
         (lambda: Moody(lambda m, x: m.norm(m.norm(m.layer(x)))), r"body.norm normalises twice in one forward: give"),
         (lambda: Moody(lambda m, x: m.layer(x)), r"Made has a parameter body.norm.weight that its output does not"),
-        (lambda: Moody(lambda m, x: nn.functional.dropout(m.layer(x))), r"Made fails .* vmap.* random"),
-        (lambda: Moody(lambda m, x: m.layer(x)[:, :1] if x.max().item() > 0 else x), r"Made fails .*\.item\(\)"),
-        (lambda: Moody(lambda m, x: m.missing), r"Made fails .* has no attribute 'missing'"),
+        (lambda: Moody(lambda m, x: nn.functional.dropout(m.layer(x))), r"Made.body \(Moody\) draws from"),
+        (
+            lambda: Moody(lambda m, x: m.layer(x)[:, :1] if x.max().item() > 0 else x),
+            r"Made.body \(Moody\) fails .*\.item\(\)",
+        ),
+        (lambda: Moody(lambda m, x: m.missing), r"body \(Moody\) fails .* has no attribute 'mis"),
         (lambda: Moody(lambda m, x: (x, x)), r"Made fails on a batch \[2, 1, 16, 16\]"),
-        (lambda: Moody(lambda m, x: m.norm(m.layer(x))[:, 1:]), r"Made fails .*RuntimeError: mat1"),
+        (lambda: Moody(lambda m, x: m.norm(m.layer(x))[:, 1:]), r"Made.head \(Linear\) fails .*RuntimeError: mat1"),
         (lambda: Moody(lambda m, x: m.norm(m.layer(x))[:1]), r"Made makes \[1, 8\] of a batch of 2: its output must"),
     ],
 )
@@ -418,3 +445,169 @@ def test_arguments_are_checked_against_the_constructor() -> None:
             super().__init__(spec, **others)
 
     assert module_net(Open, IMAGES, {"filters": 2}).init_stats()["block1.norm.mean"].shape == (2,)
+
+
+def of_library(name: str, **values: Any) -> nn.Module:
+    """A layer of this name in another library, module.Class, which is known by its name and these attributes."""
+    module, _, kind = name.rpartition(".")
+    layer: nn.Module = type(kind, (nn.Module,), {"__module__": module, "forward": lambda self, x: 1 / 0})()
+    vars(layer).update(values)
+    return layer
+
+
+def dropped(layer: Callable[[], nn.Module], step: int = 0, keys: tuple[int, ...] = (3, 2**62)) -> Tensor:
+    """Which of 40 examples x 6 channels x 5 of ones are what after this layer, in a training."""
+
+    class Made(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = layer(), nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x.unflatten(1, (6, 5)) * self.scale)
+
+    net = module_net(Made, Spec((30,), 3, 3, Categorical()), {})
+    params, x = {"scale": torch.ones(())}, torch.ones(len(keys), 40, 30)
+    noise = Noise(torch.tensor(keys), Pass.query, torch.zeros(len(keys)))
+    assert torch.equal(net.features(params, x)[0], x)  # a test drops nothing
+    return net.features(params, x, Call(step=step, noise=noise))[0].unflatten(2, (6, 5))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "scale"),
+    [
+        (lambda: nn.Dropout(0.25), (6, 5), 1 / 0.75),
+        (lambda: nn.Dropout(0.25, inplace=True), (6, 5), 1 / 0.75),
+        (lambda: nn.Dropout1d(0.25), (6, 1), 1 / 0.75),
+        (lambda: nn.Sequential(nn.Unflatten(2, (5, 1)), nn.Dropout2d(0.25), nn.Flatten(2)), (6, 1), 1 / 0.75),
+        (lambda: of_library("torchvision.ops.stochastic_depth.StochasticDepth", p=0.25, mode="row"), (1, 1), 1 / 0.75),
+        (lambda: of_library("timm.layers.drop.DropPath", drop_prob=0.25, scale_by_keep=True), (1, 1), 1 / 0.75),
+        (lambda: of_library("timm.layers.drop.DropPath", drop_prob=0.25, scale_by_keep=False), (1, 1), 1.0),
+    ],
+)
+def test_what_a_layer_drops_is_drawn_from_the_tasks_key(
+    layer: Callable[[], nn.Module], shape: tuple[int, int], scale: float
+) -> None:
+    out = dropped(layer)
+    kept = uniform(torch.tensor([3, 2**62]), -2, 0, Pass.query.value, 1, shape=(40, *shape)) >= 0.25
+    torch.testing.assert_close(out, (scale * kept).expand_as(out))
+    torch.testing.assert_close(dropped(layer, keys=(2**62,))[0], out[1])  # as a chunk or another rank computes it
+    assert not torch.equal(dropped(layer, step=1), out)
+    assert kept.float().mean() == pytest.approx(0.75, abs=0.12)
+
+
+def test_a_whole_batch_may_be_dropped_and_all_of_it_always() -> None:
+    layer = of_library("torchvision.ops.stochastic_depth.StochasticDepth", p=0.5, mode="batch")
+    out = dropped(lambda: layer, keys=tuple(range(16)))
+    assert sorted({tuple(task.unique().tolist()) for task in out}) == [(0.0,), (2.0,)]
+    assert not dropped(lambda: nn.Dropout(1.0)).any()
+
+
+def test_each_use_of_a_layer_that_drops_is_another_one() -> None:
+    layer = nn.Dropout(0.5)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.drop(self.drop(x))
+
+    assert (dropped(Twice) > 0).float().mean() == pytest.approx(0.25, abs=0.05)
+
+
+class Dropping(nn.Module):
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.first, self.drop, self.head = nn.Linear(256, 6), nn.Dropout(0.4), nn.Linear(6, spec.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.drop(torch.tanh(self.first(x.flatten(1)))))
+
+
+def test_inner_steps_that_are_computed_again_drop_the_same() -> None:
+    net = module_net(Dropping, IMAGES, {})
+    batch = BATCH._replace(progress=torch.zeros(len(BATCH.key)).double())
+    meta = init(MAML(), net)
+    plain, again, test = (
+        MAML(inner_lr=0.1, inner_steps=3, remat=remat).meta_gradient(net, meta, given, 0)
+        for remat, given in ((False, batch), (True, batch), (False, BATCH))
+    )
+    assert relative_error(again.gradient, plain.gradient) < 1e-12
+    assert relative_error(test.gradient, plain.gradient) > 1e-2
+
+
+def test_the_meta_gradient_through_dropped_units_is_that_of_finite_differences() -> None:
+    net = module_net(Dropping, IMAGES, {})
+    batch = BATCH._replace(progress=torch.zeros(len(BATCH.key)).double())
+    meta, algorithm = init(MAML(), net), MAML(inner_lr=0.1, inner_steps=2)
+    gradient = algorithm.meta_gradient(net, meta, batch, 0).gradient
+    rng = torch.Generator().manual_seed(0)
+    directions = {name: torch.randn(value.shape, generator=rng).double() for name, value in meta.params.items()}
+
+    def loss_at(step: float) -> float:
+        moved = {name: (value + step * directions[name]).detach() for name, value in meta.params.items()}
+        moved = {name: value.requires_grad_() for name, value in moved.items()}
+        return algorithm.meta_gradient(net, meta._replace(params=moved), batch, 0).loss.mean().item()
+
+    slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5
+    expected = sum((gradient[name] * directions[name]).sum().item() for name in directions)
+    assert slope == pytest.approx(expected, rel=1e-6)
+
+
+class Other(nn.Module):
+    """As other libraries have it: the last layer is inside of what they call the head."""
+
+    def __init__(self, outputs: int, act: bool = False) -> None:
+        super().__init__()
+        self.body = nn.Linear(256, 8)
+        self.head = nn.Sequential(nn.BatchNorm1d(8), nn.Flatten(), nn.Dropout(0.1), nn.Linear(8, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.body(x.flatten(1))))
+
+
+def other(num_classes: int = 1000) -> nn.Module:
+    return Other(num_classes)
+
+
+def other_text() -> str:
+    return "module"
+
+
+def test_a_function_may_make_the_module_and_its_last_linear_layer_is_the_head() -> None:
+    net = module_net(other, IMAGES, {"num_classes": "outputs"})
+    assert net.shapes.keys() == {
+        *("body.weight", "body.bias", "body.head.0.weight", "body.head.0.bias"),
+        *("head.weight", "head.bias"),
+    }
+    assert net.class_rows == {"head.weight", "head.bias"}
+    assert (net.target, net.keys()) == (other, {"num_classes": "outputs"})
+    params = {name: value.double() for name, value in net.init(torch.Generator()).items()}
+    features, _ = net.features(params, BATCH.query_x)
+    out, _ = net(params, BATCH.query_x)
+    torch.testing.assert_close(nn.functional.linear(features, params["head.weight"], params["head.bias"]), out)
+    assert "head.weight" not in init(ProtoNet(), net).params
+    with pytest.raises(
+        UserError, match=r"other returns \[1000\] .* in torchvision and timm \+model.num_classes=outputs"
+    ):
+        module_net(other, IMAGES, {})
+    with pytest.raises(UserError, match=r"other_text returns a str and not a torch.nn.Module"):
+        module_net(other_text, IMAGES, {})
+
+
+def test_timms_batch_norm_is_replaced_with_what_follows_in_it() -> None:
+    class BatchNormAct2d(nn.BatchNorm2d):
+        __module__ = "timm.layers.norm_act"
+
+        def __init__(self) -> None:
+            super().__init__(2)
+            self.drop, self.act = nn.Identity(), nn.PReLU()
+
+    unflatten = nn.Unflatten(1, (2, 2, 2))
+    net = small(lambda: nn.Sequential(unflatten, BatchNormAct2d()))
+    by_hand = small(lambda: nn.Sequential(unflatten, nn.BatchNorm2d(2), nn.PReLU()))
+    params = {name: value.double() for name, value in net.init(torch.Generator()).items()}
+    moved = {name.replace("body.1.act", "body.2"): value for name, value in params.items()}
+    torch.testing.assert_close(net(params, BATCH.query_x), by_hand(moved, BATCH.query_x), rtol=1e-12, atol=1e-12)
