@@ -33,6 +33,8 @@ class ImageSet:
     start: Tensor  # [classes] int64
     count: Tensor  # [classes] int64
     fingerprint: str  # sha256 of the pixels, the names and the counts
+    numbers: torch.dtype | None = None  # of vectors, which their bytes are
+    rows: Tensor | None = None  # [N] int64: where in pixels each image stands; None: in this order
     _copies: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __str__(self) -> str:

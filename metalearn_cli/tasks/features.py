@@ -3,8 +3,6 @@ from a file that datasets/vector_file.py describes.
 
 The split that the file tells, or lists, or shares at random (datasets/class_splits.py) say which classes are trained on
 and which tested; the file's groups are for `within_group`. Numbers are as the file has them.
-
-Shapes, as in tasks/base.py and tasks/episodes.py: F numbers of a vector.
 """
 
 from dataclasses import dataclass, field
@@ -17,17 +15,16 @@ from metalearn_cli.datasets.class_splits import Parts, Shares, by_lists, by_word
 from metalearn_cli.datasets.image_set import ImageSet, numbered
 from metalearn_cli.datasets.listing import some
 from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.vector_file import Column, VectorFile, read_vectors
-from metalearn_cli.datasets.vector_set import vector_set
+from metalearn_cli.datasets.vector_file import VectorFile, read_vectors
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Share, Text, check_limits
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
-from metalearn_cli.tasks.images import label_names
+from metalearn_cli.tasks.base import Draw, Spec, Split
+from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations
+from metalearn_cli.tasks.images import SetTask, label_names
 
 
 @dataclass(frozen=True)
-class Features(TaskDistribution):
+class Features(SetTask):
     episodes: Episodes = Episodes()
     root: Text = field(kw_only=True)  # the file
     val_share: Share | None = None  # of the classes; null: 0.2, and at least five where there are 15 classes or more
@@ -46,85 +43,54 @@ class Features(TaskDistribution):
         self.check_split("train")
 
     def check_split(self, split: Split) -> None:
-        count = self._count.tolist()
-        named = [(count[place], f"{self._words[place]} of the {split} split") for place in self._places[split].tolist()]
-        for sentence in self.episodes.too_small(split, named, "vectors"):
-            raise UserError(sentence)
-        more = self._shares.more(self._parts, self.episodes.least_classes)
-        about = f" ({self._parts.sizes()}): give fewer, or {more}"
-        self.episodes.check(split, self._classes(split), about)
+        classes, more = self.classes_of(split), self._shares.more(self._parts, self.episodes.least_classes)
+        names = [f"{name} of the {split} split" for name in self.class_names(split)]
+        named = list(zip(classes.count.tolist(), names, strict=True))
+        if problems := self.episodes.too_small(split, named, "vectors"):
+            raise UserError(problems[0])
+        self.episodes.check(split, classes, f" ({self._parts.sizes()}): give fewer, or {more}")
 
     def notes(self) -> list[str]:
-        used, (vectors, numbers) = (
-            sorted(name for part in self._parts.classes.values() for name in part),
-            self._file.shape,
-        )
-        why, lists = self._file.why_in_memory, self._parts.left_out
-        small = sorted({*self._words} - {*used} - {*lists})
+        (vectors, numbers), _, _, why = self._file.x
+        lists, used = self._parts.left_out, {name for part in self._parts.classes.values() for name in part}
+        small = sorted({*self._file.labels.words} - used - {*lists})
         where = f"in memory ({why})" if why else "in the file"
-        about = f"{vectors} vectors of {numbers} numbers, {where}"
-        notes = [f"{self.root}: {len(used)} classes in use of {about}; {self._parts.sizes()}"]
+        notes = [
+            f"{self.root}: {vectors} vectors of {numbers} numbers, {where}; {len(used)} classes, {self._parts.sizes()}"
+        ]
         kinds = [(f"task.min_images={self.min_images} leaves out", small), ("in no list, and left out", lists)]
         return notes + [f"{what} ({len(names)}): {some(names)}" for what, names in kinds if names]
 
     @property
     def spec(self) -> Spec:
-        return self.episodes.spec((self._file.shape[1],), len(self._places["train"]))
+        return self.episodes.spec(self._file.x.shape[1:], len(self._places["train"]))
 
     @property
     def splits(self) -> tuple[Split, ...]:
         return tuple(self._places)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.vectors[0].fingerprint
 
     def identities(self, split: Split) -> frozenset[str]:
         file = self._file.path.resolve()
         return frozenset(f"{file}/{name}" for name in self.class_names(split))
 
     def class_names(self, split: Split) -> list[str]:
-        return sorted(self._words[place] for place in self._places[split].tolist())
-
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        return self.episodes.draw(tasks, split, self._classes(split), rng)
-
-    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
-        return self.episodes.draw_classes(tasks, images, self._classes("train"), rng)
-
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        vectors, rows = self.vectors
-        in_file = {name: rows[draw[name]] for name in ("support_image", "query_image")}
-        return gather_episodes(draw | in_file, vectors.on(device), device, self._file.numbers)
-
-    def may_wait_for_disk(self, device: torch.device) -> bool:
-        return self.vectors[0].may_wait_for_disk(device)
+        return [self._file.labels.words[place] for place in self._places[split].tolist()]
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
-        return label_names(draw, self.vectors[0])
+        return label_names(draw, self.images)
 
     @cached_property
-    def vectors(self) -> tuple[ImageSet, Tensor]:
-        """The vectors class by class, and the row of the file in which each stands, [N]. They are read at first."""
-        return vector_set(self._file, self._labels)
+    def images(self) -> ImageSet:
+        return self._file.as_set()
+
+    def classes_of(self, split: Split) -> Classes:
+        count, group = torch.from_numpy(self._file.labels.number).bincount(), self._file.group
+        groups = None if group is None else numbered(group)
+        return Classes(count.cumsum(0) - count, count, groups).of(self._places[split])
 
     @cached_property
     def _file(self) -> VectorFile:
         return read_vectors(expand(self.root), "task.root")
-
-    @property
-    def _labels(self) -> Column:
-        assert self._file.labels is not None  # read_vectors
-        return self._file.labels
-
-    @property
-    def _words(self) -> tuple[str, ...]:
-        return self._labels.words
-
-    @cached_property
-    def _count(self) -> Tensor:
-        """The vectors of each class of the file, [classes]."""
-        return torch.from_numpy(self._labels.number).bincount()
 
     @property
     def _shares(self) -> Shares:
@@ -133,23 +99,18 @@ class Features(TaskDistribution):
     @cached_property
     def _parts(self) -> Parts:
         """The classes of each split."""
-        kept = large_enough(dict(zip(self._words, self._count.tolist(), strict=True)), self.min_images, self.root)
-        told = None
+        (words, number), split = self._file.labels, self._file.split
+        sizes = dict(zip(words, torch.from_numpy(number).bincount().tolist(), strict=True))
+        kept, told = large_enough(sizes, self.min_images, self.root), None
         if self.split_lists is not None:
-            told = by_lists(sorted(self._words), self.root, self.split_lists)
-        elif self._file.split is not None:
-            told = by_words(dict(zip(self._words, self._file.split, strict=True)), self.root)
+            told = by_lists(list(words), self.root, self.split_lists)
+        elif split is not None:
+            told = by_words(dict(zip(words, split, strict=True)), self.root)
         return divided(told, kept, self.root, self._shares, self.episodes.least_classes)
 
     @cached_property
     def _places(self) -> dict[Split, Tensor]:
         """The classes of each split, as places among those of the file, [classes]."""
-        place = {name: number for number, name in enumerate(self._words)}
+        place = {name: number for number, name in enumerate(self._file.labels.words)}
         parts = self._parts.classes.items()
         return self.episodes.pool({split: torch.tensor([place[name] for name in part]) for split, part in parts})
-
-    def _classes(self, split: Split) -> Classes:
-        count, group = self._count, self._file.group
-        return Classes(count.cumsum(0) - count, count, None if group is None else numbered(group)).of(
-            self._places[split]
-        )

@@ -23,16 +23,16 @@ from metalearn_cli.datasets.class_splits import (
     large_enough,
 )
 from metalearn_cli.datasets.image_folder import Packed, find_classes, pack_folder
-from metalearn_cli.datasets.image_set import numbered
+from metalearn_cli.datasets.image_set import ImageSet, numbered
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.listing import Contents, Layout, some
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.pictures import Preparation, Resize
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Limit, Natural, Share, Side, Text, check_limits
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
-from metalearn_cli.tasks.images import label_names
+from metalearn_cli.tasks.base import Draw, Spec, Split
+from metalearn_cli.tasks.episodes import Classes, Episodes
+from metalearn_cli.tasks.images import SetTask, label_names
 
 Filter = Annotated[
     str,
@@ -45,7 +45,7 @@ TwoColumns = Annotated[tuple[str, ...], Limit("two columns of task.labels", lamb
 
 
 @dataclass(frozen=True)
-class ImageFolder(TaskDistribution):
+class ImageFolder(SetTask):
     episodes: Episodes = Episodes()
     root: Text = field(kw_only=True)  # the folder
     size: Side = 84  # pixels a side
@@ -129,8 +129,11 @@ class ImageFolder(TaskDistribution):
         return Preparation(**{key: getattr(self, key) for key in Preparation.KEYS})
 
     @property
-    def fingerprint(self) -> str:
-        return self.packed.images.fingerprint
+    def images(self) -> ImageSet:
+        return self.packed.images
+
+    def classes_of(self, split: Split) -> Classes:
+        return self._classes(self._usable[split], self.images.count)
 
     def identities(self, split: Split) -> frozenset[str]:
         folder = expand(self.root).resolve()
@@ -139,22 +142,8 @@ class ImageFolder(TaskDistribution):
     def class_names(self, split: Split) -> list[str]:
         return [self._names[position] for position in sorted(self._usable[split].tolist())]
 
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        classes = self._classes(self._usable[split], self.packed.images.count)
-        return self.episodes.draw(tasks, split, classes, rng)
-
-    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
-        classes = self._classes(self._usable["train"], self.packed.images.count)
-        return self.episodes.draw_classes(tasks, images, classes, rng)
-
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_episodes(draw, self.packed.images.on(device), device)
-
-    def may_wait_for_disk(self, device: torch.device) -> bool:
-        return self.packed.images.may_wait_for_disk(device)
-
     def label_names(self, draw: Draw) -> tuple[str, ...]:
-        return label_names(draw, self.packed.images, self._parts.depth)
+        return label_names(draw, self.images, self._parts.depth)
 
     def _problems(self, split: Split) -> list[str]:
         """Return all that is wrong with tasks of this split, as far as the list of the files tells."""

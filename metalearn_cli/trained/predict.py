@@ -16,7 +16,6 @@ from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.vector_file import read_vectors
-from metalearn_cli.datasets.vector_set import vectors_in
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.console import show, tell
@@ -120,12 +119,11 @@ def _of_vectors(keys: Predict, stored: Stored, model: Model) -> list[Config]:
     )
     (expected,) = model.examples.spec.input_shape
     for file in (support, query):
-        if (numbers := file.shape[1]) != expected:
+        if (numbers := file.x.shape[1]) != expected:
             raise UserError(f"{file.path} has vectors of {numbers} numbers, and the run was trained on {expected}")
-    assert support.labels is not None  # read_vectors
     labels = [support.labels.words[number] for number in support.labels.number.tolist()]
-    predictor = model.adapt(vectors_in(support), labels)
-    outputs = predictor.outputs(vectors_in(query))
+    predictor = model.adapt(support.vectors(), labels)
+    outputs = predictor.outputs(query.vectors())
     flags = _unlike(keys, stored, predictor, labels, outputs)
     return _flagged(_classified("row", range(1, len(outputs) + 1), predictor, outputs), "unlike", flags)
 

@@ -17,9 +17,8 @@ from cases import vectors
 from pyarrow import parquet
 from safetensors.torch import save_file
 
-from metalearn_cli.datasets import vector_file, vector_set
-from metalearn_cli.datasets.vector_file import VectorFile, read_vectors
-from metalearn_cli.datasets.vector_set import vectors_in
+from metalearn_cli.datasets import vector_file
+from metalearn_cli.datasets.vector_file import read_vectors
 from metalearn_cli.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -56,11 +55,6 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def set_of(file: VectorFile) -> Any:
-    assert file.labels is not None
-    return vector_set.vector_set(file, file.labels)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_all_formats_say_the_same(tmp_path: Path, dtype: torch.dtype) -> None:
     x = X.to(dtype)
@@ -72,12 +66,11 @@ def test_all_formats_say_the_same(tmp_path: Path, dtype: torch.dtype) -> None:
     ]
     files = [read_vectors(path, "task.root") for path in paths]
     for file in files:
-        assert (file.shape, file.numbers, file.group, file.split) == ((6, 4), dtype, ("g", "h", "g"), tuple(SPLITS))
-        assert file.labels is not None
+        assert (*file.x[:2], file.group, file.split) == ((6, 4), dtype, ("g", "h", "g"), tuple(SPLITS))
         assert [file.labels.words[number] for number in file.labels.number] == WORDS
-        assert torch.equal(vectors_in(file), x.float())
-    assert [bool(file.why_in_memory) for file in files] == [False, True, False, True]
-    assert len({set_of(file)[0].fingerprint for file in files}) == 1
+        assert torch.equal(file.vectors(), x.float())
+    assert [bool(file.x.why_in_memory) for file in files] == [False, True, False, True]
+    assert len({file.as_set().fingerprint for file in files}) == 1
 
 
 def _saved(path: Path, arrays: dict[str, Any]) -> None:
@@ -87,18 +80,17 @@ def _saved(path: Path, arrays: dict[str, Any]) -> None:
 
 def test_whole_numbers_are_classes_in_their_order_and_a_query_needs_none(tmp_path: Path) -> None:
     file = read_vectors(as_npz(tmp_path / "a.npz", y=[10, 9, 10, 2, 2, 9]), "task.root")
-    assert file.labels is not None
     assert file.labels.words == ("2", "9", "10")
     assert (file.group, file.split) == (None, None)
     np.savez(tmp_path / "q.npz", x=X.numpy())
-    assert read_vectors(tmp_path / "q.npz", "query", labelled=False).labels is None
-    assert "does not tell the class of each vector" in refusal(tmp_path / "q.npz")
+    assert read_vectors(tmp_path / "q.npz", "query", labelled=False).labels.words == ()
+    assert "tells no classes: add the class of each vector as y" in refusal(tmp_path / "q.npz")
 
 
 def test_a_transposed_array_is_read_into_memory_and_that_is_said(tmp_path: Path) -> None:
     file = read_vectors(as_npz(tmp_path / "a.npz", np.asfortranarray(X.numpy())), "task.root")
-    assert "ascontiguousarray" in file.why_in_memory
-    assert torch.equal(vectors_in(file), X)
+    assert "ascontiguousarray" in file.x.why_in_memory
+    assert torch.equal(file.vectors(), X)
 
 
 @pytest.mark.parametrize(
@@ -125,9 +117,9 @@ def test_a_mistake_in_an_npz_is_a_sentence(tmp_path: Path, made: Callable[[Path]
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (lambda p: as_safetensors(p, X.bfloat16()), "x is BF16 of shape [6, 4], and float16"),
+        (lambda p: as_safetensors(p, X.bfloat16()), "x is BF16, and F16, F32 or F64 is expected"),
         (lambda p: as_safetensors(p, names=["a", "b"]), "names in its metadata must be a list of texts in JSON"),
-        (lambda p: as_safetensors(p, names=["a", "a", "b"]), "one for each class 0 to 2 and all different"),
+        (lambda p: as_safetensors(p, names=["a", "a", "b"]), "one for each class 0 to 2, all different"),
         (lambda p: as_safetensors(p, split=["train", 3, "test"]), "split in its metadata must be a list of texts"),
         (lambda p: as_safetensors(p, names={"a": 1}), "names in its metadata must be a list of texts"),
         (lambda p: save_file({"z": X}, p), "has no tensor x, [N, F]: it has z"),
@@ -169,12 +161,12 @@ def test_a_number_that_float32_does_not_hold_is_named(tmp_path: Path, number: fl
     x[4, 2] = number
     file = read_vectors(as_npz(tmp_path / "a.npz", x), "task.root")
     with pytest.raises(UserError, match=r"number 3 of vector 5 is not finite, or beyond 3\.4e38"):
-        set_of(file)
+        file.as_set()
 
 
 def test_the_fingerprint_is_of_the_vectors_and_their_classes(tmp_path: Path) -> None:
     def of(x: torch.Tensor, y: list[str]) -> str:
-        fingerprint: str = set_of(read_vectors(as_npz(tmp_path / "a.npz", x, y=y), "task.root"))[0].fingerprint
+        fingerprint: str = read_vectors(as_npz(tmp_path / "a.npz", x, y=y), "task.root").as_set().fingerprint
         return fingerprint
 
     assert of(X, WORDS) == of(X, WORDS)
@@ -197,7 +189,7 @@ def test_a_damaged_file_is_refused_or_read_but_never_a_fault(tmp_path: Path, suf
         path.write_bytes(content)
         try:
             file = read_vectors(path, "task.root")
-            _ = vectors_in(file) if file.labels is None else set_of(file)
+            _ = file.as_set() if file.labels.words else file.vectors()
         except UserError:
             refused += 1
     assert refused > 30
@@ -216,21 +208,6 @@ def test_an_array_larger_than_it_says_or_than_memory_is_refused(
     assert re.search(r"x takes .* GB of memory, of which 1e-07 GB are free: .* stays in the file", refusal(path))
 
 
-def test_a_large_file_is_looked_at_once_and_again_when_it_has_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vector_set, "READ_AT_EVERY_START", 1)
-    looked: list[int] = []
-    look = vector_set._fingerprint
-    monkeypatch.setattr(vector_set, "_fingerprint", lambda *of: looked.append(1) or look(*of))
-    path = as_npz(tmp_path / "a.npz")
-    first, again = (set_of(read_vectors(path, "task.root"))[0].fingerprint for _ in range(2))
-    assert first == again
-    assert len(looked) == 1
-    assert set_of(read_vectors(as_npz(path, X + 1), "task.root"))[0].fingerprint != first
-    assert len(looked) == 2
-
-
 def test_only_the_rows_of_a_task_come_from_a_file_that_is_mostly_a_hole(tmp_path: Path) -> None:
     """256 MB, of which looking at all numbers keeps none in memory, and gathering a page or two for each row."""
     rows, numbers, path = 1 << 16, 1024, tmp_path / "a.safetensors"
@@ -247,9 +224,10 @@ def test_only_the_rows_of_a_task_come_from_a_file_that_is_mostly_a_hole(tmp_path
         file.truncate(8 + len(header) + end)
         file.seek(-4 * numbers, 2)
         file.write(np.arange(numbers, dtype=np.float32).tobytes())
-    vectors, order = set_of(read_vectors(path, "task.root"))
+    vectors = read_vectors(path, "task.root").as_set()
     assert _resident(path) == 0
-    chosen = order[torch.tensor([rows - 1, 0, rows // 2])]
+    assert vectors.rows is not None
+    chosen = vectors.rows[torch.tensor([rows - 1, 0, rows // 2])]
     x = vectors.pixels.index_select(0, chosen).view(torch.float32)
     assert torch.equal(x[0], torch.arange(numbers).float())
     assert x[1:].count_nonzero() == 0

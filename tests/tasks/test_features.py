@@ -115,7 +115,7 @@ def test_groups_are_the_files(tmp_path: Path) -> None:
     group = [int(word[1:]) % 2 for word in WORDS]
     task = features(write(tmp_path / "a.npz", group=group), way=2, within_group=True)
     draw = task.draw(20, "train", generator(0))
-    classes = torch.searchsorted(task.vectors[0].start, draw["support_image"], right=True) - 1
+    classes = torch.searchsorted(task.images.start, draw["support_image"], right=True) - 1
     assert (classes % 2 == classes[:, :1] % 2).all()
     assert "needs classes in groups" in refusal(write(tmp_path / "b.npz"), way=2, within_group=True)
 
@@ -177,7 +177,7 @@ def test_nothing_to_learn_needs_no_steps(file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"algo\.test_steps=2 fine-tunes the network, and this one has no parameters"):
         require_parts(load_job([*words[1:], "algo=matching", "algo.test_steps=2", "steps=0"]))
     done = succeed(tmp_path, "train", *words, "steps=0", "test_episodes=20", "name=run")
-    assert "15 classes in use of 120 vectors of 6 numbers, in the file; 5 train, 5 val, 5 test" in done.err
+    assert "120 vectors of 6 numbers, in the file; 15 classes, 5 train, 5 val, 5 test, by split_seed=0" in done.err
     for command in (["eval", "run=outputs/run", "test_episodes=10"], ["report", "outputs/run"]):
         succeed(tmp_path, *command)
     assert "100.00" in done.out
