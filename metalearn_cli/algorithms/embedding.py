@@ -5,8 +5,10 @@ Shapes: T tasks, S support examples, Q query examples, F features.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Meta, Predictor, Update, call_on, gradient_update, task_loss
@@ -17,16 +19,48 @@ from metalearn_cli.tasks.base import Batch, Support
 # (features of the support set [T, S, F], of the query set [T, Q, F]) -> out [T, Q, way].
 Scorer = Callable[[Tensor, Tensor], Tensor]
 
+BASE_MEAN = "base:mean"  # the name of the buffer [F] of centre=base
 
-def init_body(algo: str, net: Net, rng: torch.Generator) -> Params:
-    """The network's parameters without those of its head. Raises UserError where there is nothing to compare with."""
+
+class Normalise(Enum):
+    none = "none"
+    l2 = "l2"  # each feature vector is divided by its length
+
+
+class Centre(Enum):
+    """What is subtracted from each feature vector before it is normalised."""
+
+    none = "none"
+    base = "base"  # the mean feature of the training classes, an average over the last steps
+
+    def buffers(self, net: Net, params: Params) -> Params:
+        """The mean before training. Raises UserError where there are no training classes to take it of."""
+        if self is Centre.none:
+            return {}
+        if net.spec.base is None:
+            raise UserError(
+                "algo.centre=base is the mean feature of all training classes, and here classes are not the same from "
+                "task to task: take task=omniglot, or algo.centre=none"
+            )
+        return {BASE_MEAN: torch.zeros(feature_size(net, params))}
+
+
+def init_body(algo: str, net: Net, rng: torch.Generator, each_class: bool = True) -> Params:
+    """The network's parameters without those of its head. Raises UserError where there are no classes, or a task may
+    have a class without a support example and the algorithm needs `each_class`."""
     if net.spec.kind != "classes":
         raise UserError(f"algo={algo} compares classes, and this task has values: take task=omniglot or algo=maml")
-    if not net.spec.complete:
+    if each_class and not net.spec.complete:
         raise UserError(
-            f"algo={algo} needs each class in the support of every task, and some here lack one: take algo=maml"
+            f"algo={algo} needs each class in the support of every task, and some here lack one: take algo=ridge"
         )
     return {name: value for name, value in net.init(rng).items() if not name.startswith("head.")}
+
+
+def feature_size(net: Net, params: Params) -> int:
+    """F of this network with these shared parameters."""
+    example = torch.zeros(1, 1, *net.spec.input_shape)
+    return net.features(params, example, Call(stats=net.init_stats()))[0].shape[-1]
 
 
 def embed(
@@ -37,10 +71,7 @@ def embed(
     Without `stats` they are those of support and query together. Where only the support has a mask, all of the query
     is real.
     """
-    mask = None
-    if support.mask is not None:
-        all_real = torch.ones(query_x.shape[:2], dtype=torch.bool, device=query_x.device)
-        mask = torch.cat([support.mask, all_real if query_mask is None else query_mask], 1)
+    mask = mask_of_both(support, query_x, query_mask)
     call = call_on(support, Pass.both, mask)._replace(stats=stats)
     features, used = net.features(params, torch.cat([support.x, query_x], 1), call)
     support_features, query_features = features.tensor_split([support.x.shape[1]], dim=1)
@@ -50,6 +81,8 @@ def embed(
 def embedding_update(net: Net, meta: Meta, batch: Batch, scorer: Scorer) -> Update:
     """grad L(query) in the meta-parameters, where `scorer` makes outputs of the embeddings of this batch."""
     features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask, None)
+    if BASE_MEAN in meta.buffers:
+        stats = stats | {BASE_MEAN: mean_feature(features, query, batch)}
     loss = task_loss(net.spec, scorer(features, query), batch.query_y, batch.query_mask, batch.way)
     return gradient_update(meta, loss, stats)
 
@@ -82,6 +115,26 @@ def members(support: Support, way: int) -> Tensor:
     """
     member = support.y.unsqueeze(-1) == torch.arange(way, device=support.y.device)
     return member if support.mask is None else member & support.mask.unsqueeze(-1)
+
+
+def mask_of_both(support: Support, query_x: Tensor, query_mask: Tensor | None) -> Tensor | None:
+    """Which examples of support and query together are real, [T, S + Q]; None: all are."""
+    if support.mask is None:
+        return None
+    all_real = torch.ones(query_x.shape[:2], dtype=torch.bool, device=query_x.device)
+    return torch.cat([support.mask, all_real if query_mask is None else query_mask], 1)
+
+
+def mean_feature(features: Tensor, query: Tensor, batch: Batch) -> Tensor:
+    """The mean of each task's real examples: features of the support [T, S, F] and of the query [T, Q, F] -> [T, F]."""
+    both, mask = torch.cat([features, query], 1), mask_of_both(batch.support, batch.query_x, batch.query_mask)
+    return both.mean(1) if mask is None else both.where(mask.unsqueeze(-1), 0).sum(1) / mask.sum(1, keepdim=True)
+
+
+def prepared(features: Tensor, normalise: Normalise, centre: Tensor | None = None) -> Tensor:
+    """Features [T, B, F] without their centre [F], and then of length 1 where that is asked for."""
+    features = features if centre is None else features - centre
+    return features if normalise is Normalise.none else F.normalize(features, dim=-1)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ from metalearn_cli.algorithms.embedding import (
     PredictorByEmbedding,
     Scorer,
     embedding_update,
+    feature_size,
     init_body,
     members,
     squared_distance,
@@ -86,8 +87,7 @@ class Matching(Algorithm):
                 "head: set algo.test_steps=0"
             )
         if self.fce:
-            example = torch.zeros(1, 1, *net.spec.input_shape)
-            size = net.features(params, example, Call(net.init_stats()))[0].shape[-1]
+            size = feature_size(net, params)
             params |= init_lstm("fce:forward", size, size, rng) | init_lstm("fce:backward", size, size, rng)
             if self.reads:
                 params |= init_lstm("fce:query", 2 * size, size, rng)

@@ -13,25 +13,28 @@ Classification for Few-Shot Learning", 2019, arXiv 1911.04623.
 
     theta <- theta - beta grad -log p(y | x; theta),  y of all training classes;   at test the nearest class mean of f
 
-The network learns to tell all training classes apart, and its head is left out at test: ProtoNet's prediction.
+The network learns to tell all training classes apart, and its head is left out at test: ProtoNet's prediction. With
+`normalise=l2` that is SimpleShot's L2N, and with `centre=base` as well its CL2N: f minus its mean over training images.
 
 Differs from the papers in: MAML's does not print the step sizes that its tuning found. A batch of classes is drawn with
-each image equally likely, where the code goes through all images in passes.
+each image equally likely, where the code goes through all images in passes. The mean of `centre=base` is a running
+average over the batches, of which each step counts a tenth, under the running statistics of batch norm (one forward
+more in each step); the code takes it over all training images once training is over.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, call_on, gradient_update
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding
+from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, gradient_descent, query_update
-from metalearn_cli.algorithms.protonet import Normalise, distances
+from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Pass, with_outputs
+from metalearn_cli.nets.base import Call, Net, Pass, with_outputs
 from metalearn_cli.system.limits import Count, NonNegative, Share
 from metalearn_cli.tasks.base import Batch, Spec, Support
 
@@ -43,6 +46,7 @@ class Pretrain(Algorithm):
     images: Count = 64  # classes: of a batch; there are tasks_per_step batches
     label_smoothing: Share = 0.0  # classes: the share of the target that all classes have alike
     normalise: Normalise = Normalise.none  # classes: of features, at validation and test
+    centre: Centre = Centre.none  # classes: likewise
 
     batch_norm = BatchNorm.transductive
     is_metric = True
@@ -70,12 +74,12 @@ class Pretrain(Algorithm):
                 f"algo.test_steps={self.test_steps} is for values, and algo=pretrain takes no inner steps for classes: "
                 "leave it out"
             )
-        return Meta(with_outputs(net, spec.base).init(rng), net.init_stats())
+        params = with_outputs(net, spec.base).init(rng)
+        return Meta(params, net.init_stats() | self.centre.buffers(net, params))
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         if net.spec.kind == "classes":
-            scorer = partial(distances, self.normalise, support, net.spec.outputs)
-            yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer)
+            yield from ProtoNet(normalise=self.normalise, centre=self.centre).adapt(net, meta, support, steps)
             return
         start = Descent(meta.params, dict.fromkeys(meta.params, self.inner_lr))
         for at in gradient_descent(net, start, support, steps, second_order=False):
@@ -93,6 +97,15 @@ class Pretrain(Algorithm):
     def _gradient_of_classes(self, net: Net, meta: Meta, batch: Batch) -> Update:
         """grad -log p(y | x) of images query_x [T, Q, *input] with their labels among all training classes."""
         out, stats = net(meta.params, batch.query_x, call_on(batch, Pass.query, batch.query_mask))
-        target = batch.query_y.flatten()
-        loss = F.cross_entropy(out.flatten(0, 1), target, reduction="none", label_smoothing=self.label_smoothing)
-        return gradient_update(meta, loss.view(batch.query_y.shape).mean(1), stats)
+        if self.centre is Centre.base:
+            with torch.no_grad():
+                stats = stats | {
+                    BASE_MEAN: net.features(meta.params, batch.query_x, Call(stats=meta.buffers))[0].mean(1)
+                }
+        return gradient_update(meta, class_loss(out, batch.query_y, self.label_smoothing), stats)
+
+
+def class_loss(out: Tensor, y: Tensor, label_smoothing: float) -> Tensor:
+    """The mean cross-entropy of each batch [T]: out [T, Q, classes], y [T, Q]."""
+    loss = F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none", label_smoothing=label_smoothing)
+    return loss.view(y.shape).mean(1)

@@ -8,11 +8,13 @@ Jake Snell, Kevin Swersky, Richard Zemel: "Prototypical Networks for Few-shot Le
 
 `metric=cosine` is Meta-Baseline (Yinbo Chen, Zhuang Liu, Huijuan Xu, Trevor Darrell, Xiaolong Wang, ICCV 2021, arXiv
 2003.04390):  p(y = k | x) = softmax_k( scale cos(f(x), c_k) )  with a learned scale. `normalise=l2` divides each f(x)
-by its length first (SimpleShot's L2N: Wang, Chao, Weinberger, van der Maaten 2019, arXiv 1911.04623).
+by its length first, `centre=base` subtracts the mean f of the training classes before that (SimpleShot's L2N and CL2N:
+Wang, Chao, Weinberger, van der Maaten 2019, arXiv 1911.04623).
 
 Differs from the paper in: the running variance averages the biased one of each batch. As in the authors' code, batch
 norm uses the statistics of support and query together in training and running averages at test, and the training way
-may be higher than the test's (`task.train_way`).
+may be higher than the test's (`task.train_way`). The mean of `centre=base` is a running average over the episodes of
+training, as their batch norm sees them; training subtracts it too.
 """
 
 from collections.abc import Iterator
@@ -26,14 +28,17 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.embedding import (
+    BASE_MEAN,
+    Centre,
+    Normalise,
     PredictorByEmbedding,
-    Scorer,
     embedding_update,
     init_body,
     members,
+    prepared,
     squared_distance,
 )
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Net
 from metalearn_cli.system.limits import Positive
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -43,15 +48,11 @@ class Metric(Enum):
     cosine = "cosine"  # of angles, times a learned scale
 
 
-class Normalise(Enum):
-    none = "none"
-    l2 = "l2"  # each feature vector is divided by its length
-
-
 @dataclass(frozen=True)
 class ProtoNet(Algorithm):
     metric: Metric = Metric.euclid
     normalise: Normalise = Normalise.none
+    centre: Centre = Centre.none
     scale: Positive = 10.0  # of cosines, where training begins
     test_steps: int = field(default=0, init=False)  # there are none
 
@@ -59,40 +60,30 @@ class ProtoNet(Algorithm):
     is_metric = True
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
+        params = init_body("protonet", net, rng)
         learned = {"scale": torch.tensor(self.scale)} if self.metric is Metric.cosine else {}
-        return Meta(init_body("protonet", net, rng) | learned, net.init_stats())
+        return Meta(params | learned, net.init_stats() | self.centre.buffers(net, params))
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        scorer = self._scorer(meta.params, support, net.spec.outputs)
+        scorer = partial(self.logits, meta, support, net.spec.outputs)
         yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        return embedding_update(net, meta, batch, self._scorer(meta.params, batch.support, net.spec.train_outputs))
+        return embedding_update(net, meta, batch, partial(self.logits, meta, batch.support, net.spec.train_outputs))
 
     def learned(self, meta: Meta) -> dict[str, float]:
         return {"scale": meta.params["scale"].item()} if self.metric is Metric.cosine else {}
 
-    def _scorer(self, params: Params, support: Support, way: int) -> Scorer:
+    def logits(self, meta: Meta, support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:
+        """[T, Q, way] of the features of the support [T, S, F] and of the query [T, Q, F]."""
+        features, query = (prepared(part, self.normalise, meta.buffers.get(BASE_MEAN)) for part in (features, query))
+        means = prototypes(features, support, way)
         if self.metric is Metric.cosine:
-            return partial(scaled_cosines, params["scale"], support, way)
-        return partial(distances, self.normalise, support, way)
-
-
-def distances(normalise: Normalise, support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:
-    """-||f(x) - c_k||^2 [T, Q, way] of the features of the support [T, S, F] and of the query [T, Q, F]."""
-    if normalise is Normalise.l2:
-        features, query = F.normalize(features, dim=-1), F.normalize(query, dim=-1)
-    return -squared_distance(query, prototypes(features, support, way))
-
-
-def scaled_cosines(scale: Tensor, support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:
-    """scale cos(f(x), c_k) [T, Q, way] of the same."""
-    centres = F.normalize(prototypes(features, support, way), dim=-1)
-    return scale * F.normalize(query, dim=-1) @ centres.transpose(1, 2)
+            return meta.params["scale"] * F.normalize(query, dim=-1) @ F.normalize(means, dim=-1).transpose(1, 2)
+        return -squared_distance(query, means)
 
 
 def prototypes(features: Tensor, support: Support, way: int) -> Tensor:
     """The mean feature of each class: features [T, S, F] -> [T, way, F]; 0 for a class that a task lacks."""
     member = members(support, way).to(features.dtype)
-    count = member.sum(1) if support.way is None else member.sum(1).clamp(min=1)
-    return member.transpose(1, 2) @ features / count.unsqueeze(-1)
+    return member.transpose(1, 2) @ features / member.sum(1).clamp(min=1).unsqueeze(-1)

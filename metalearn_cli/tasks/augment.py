@@ -1,4 +1,5 @@
-"""Training images changed at random: what is done to each is part of the draw, and happens where the pixels lie.
+"""Images changed at random. What is done to those of training is part of the draw, and happens where the pixels lie;
+copies of a support set at test are drawn from the task's key, so that the episodes are the same without them.
 
 Shapes: T tasks, S examples of a task, C channels of an H x W image.
 """
@@ -8,10 +9,12 @@ from enum import Enum, auto
 import torch
 from torch import Tensor
 
-from metalearn_cli.tasks.base import Draw
+from metalearn_cli.seeding import uniform
+from metalearn_cli.tasks.base import Draw, Support
 
 _BITS = 24  # of the numbers that become offsets; integers, so that every device rounds alike
 _STRENGTH = 0.4  # of the jitter: factors from 1 - 0.4 to 1 + 0.4, as in the code of Chen et al. 2019 and MetaOptNet
+_SALT = (0xC0B1E5,)  # of the copies' draws
 
 
 class Augment(Enum):
@@ -33,6 +36,30 @@ def draw_augment(draw: Draw, augment: tuple[Augment, ...], rng: torch.Generator)
             factors = torch.rand(*shape, 3, generator=rng)
             changes[f"{name}_jitter"] = 1 - _STRENGTH + 2 * _STRENGTH * factors
     return changes
+
+
+def changed_copies(support: Support, copies: int, augment: tuple[Augment, ...]) -> Support:
+    """Return so many changed copies in place of each image, drawn from the task's own key: x [T, S, C, H, W] in 0..1
+    -> [T, copies * S, C, H, W]. A GPU is not waited for, and chunks change nothing."""
+    x, key = support.x.repeat(1, copies, 1, 1, 1), support.key
+    count, (height, width) = x.shape[1], x.shape[3:]
+    shift = flip = None
+    if Augment.crop in augment:
+        shift = (uniform(key, *_SALT, 0, shape=(count, 2)) * 2**_BITS).long()
+    if Augment.flip in augment:
+        flip = uniform(key, *_SALT, 1, shape=(count,)) < 0.5
+    if shift is not None or flip is not None:
+        x = rearranged(x.flatten(3), moved(height, width, shift, flip)).view(x.shape)
+    if Augment.jitter in augment:
+        factors = 1 - _STRENGTH + 2 * _STRENGTH * uniform(key, *_SALT, 2, shape=(count, 3))
+        x = jittered(x, factors.to(x.dtype))
+    mask = None if support.mask is None else support.mask.repeat(1, copies)
+    return support._replace(x=x, y=support.y.repeat(1, copies), mask=mask)
+
+
+def rearranged(x: Tensor, place: Tensor) -> Tensor:
+    """Put the pixel at place[t, s, i] where i was, in x [T, S, C, H * W]."""
+    return x.gather(-1, place[:, :, None].expand_as(x))
 
 
 def moved(height: int, width: int, shift: Tensor | None, flip: Tensor | None) -> Tensor:

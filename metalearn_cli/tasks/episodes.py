@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Count, Way, check_limits
-from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved
+from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved, rearranged
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
 from metalearn_cli.tasks.likelihood import Categorical
 from metalearn_cli.tasks.variable_sizes import Sizes, draw_variable, draw_way
@@ -260,9 +260,9 @@ def _gather(pixels: Tensor, at: Draw, name: str) -> Tensor:
     height, width = pixels.shape[2:]
     x = pixels.flatten(2)[at[f"{name}_image"]]  # [T, S, C, H * W]
     if turn is not None:
-        x = _rearranged(x, _turned(height, width, pixels.device)[turn])
+        x = rearranged(x, _turned(height, width, pixels.device)[turn])
     if shift is not None or flip is not None:
-        x = _rearranged(x, moved(height, width, shift, flip))
+        x = rearranged(x, moved(height, width, shift, flip))
     x = x.view(*x.shape[:3], height, width) * (1 / 255)  # a product: a GPU rounds the quotient differently
     return x if jitter is None else jittered(x, jitter)
 
@@ -272,11 +272,6 @@ def _vectors(rows: Tensor, chosen: Tensor, numbers: torch.dtype) -> Tensor:
     numbers in a file need not begin where a processor expects them."""
     x = rows.index_select(0, chosen.flatten()).view(numbers).float()
     return x.view(*chosen.shape, x.shape[-1])
-
-
-def _rearranged(x: Tensor, place: Tensor) -> Tensor:
-    """Put the pixel at place[t, s, i] where i was, in x [T, S, C, H * W]."""
-    return x.gather(-1, place[:, :, None].expand_as(x))
 
 
 @cache

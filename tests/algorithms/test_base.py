@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from problems import ALGORITHMS, images, points
+from problems import ALGORITHMS, ON_EMBEDDINGS, images, points
 
 from metalearn_cli.algorithms.base import Algorithm
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
@@ -25,7 +25,7 @@ from metalearn_cli.tasks.likelihood import Categorical
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_another_training_way_is_refused_where_a_head_is_learned(algorithm: Algorithm) -> None:
     net = Conv4(Spec((1, 16, 16), 5, 20, Categorical()))
-    if isinstance(algorithm, ProtoNet | Matching):
+    if isinstance(algorithm, ON_EMBEDDINGS):
         assert algorithm.init(net, torch.Generator()).params
         return
     with pytest.raises(UserError, match=r"task.train_way=20 must equal task.way=5; .* as algo=protonet does"):

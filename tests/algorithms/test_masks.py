@@ -9,8 +9,12 @@ from problems import DOUBLE, init, relative_error
 from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss, task_metric, without_absent_classes
+from metalearn_cli.algorithms.embedding import Normalise
+from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, Start, Tuned
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
+from metalearn_cli.algorithms.knn import KNN
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
+from metalearn_cli.algorithms.logistic import Logistic
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.matching import Kernel, Matching, Vote
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
@@ -18,6 +22,7 @@ from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import InnerOptimizer, Reptile
+from metalearn_cli.algorithms.ridge import Ridge
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Call, Net, Params
@@ -42,9 +47,16 @@ HEADS = [  # one output for each class
 ]
 COMPARING = [
     ProtoNet(),
+    Ridge(),
+    Logistic(normalise=Normalise.none),
+    KNN(k=3, temperature=0.1),
     Matching(test_steps=2, fine_tune_lr=0.1, learn_temperature=True),
     Matching(kernel=Kernel.euclidean, temperature=1.0),
     Matching(kernel=Kernel.dot, temperature=0.1, vote=Vote.sum),
+]
+TUNED = [
+    FineTune(passes=3, batch_size=None),
+    FineTune(Classifier.cosine, adapted=Tuned.all, start=Start.means, passes=3, batch_size=None),
 ]
 OPTIMIZERS = [
     LearnedOptimizer((4,), batch_size=None, unroll=2, horizon=4, test_steps=3, scale=0.1),
@@ -156,7 +168,7 @@ def test_optimizees_may_have_supports_of_different_sizes(algorithm: Algorithm) -
 
 
 @NETS
-@pytest.mark.parametrize("algorithm", HEADS + COMPARING, ids=str)
+@pytest.mark.parametrize("algorithm", HEADS + COMPARING + TUNED, ids=str)
 def test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm: Algorithm, make: Any) -> None:
     batch, modes = padded(), list(BatchNorm)
     rng = torch.Generator().manual_seed(0)

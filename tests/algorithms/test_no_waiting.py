@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import ALGORITHMS, Module, images, init, points
+from problems import ALGORITHMS, ON_EMBEDDINGS, Module, images, init, points
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +19,6 @@ from metalearn_cli.algorithms.hand_optimizer import HandOptimizer, UpdateRule
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.matching import Kernel, Matching, Vote
 from metalearn_cli.algorithms.pretrain import Pretrain
-from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import InnerOptimizer, Reptile
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4, Downsample
@@ -87,7 +86,7 @@ MORE: list[Algorithm] = [
     *(HandOptimizer(method, horizon=2) for method in UpdateRule),
 ]
 
-ON_VALUES = [Pretrain(), *(algorithm for algorithm in ALGORITHMS if not isinstance(algorithm, ProtoNet | Matching))]
+ON_VALUES = [Pretrain(), *(algorithm for algorithm in ALGORITHMS if not isinstance(algorithm, ON_EMBEDDINGS))]
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)

@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from problems import expect_slope, images, init, points, relative_error
 
 from metalearn_cli.algorithms.base import BatchNorm, mean_gradient, task_loss
+from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.pretrain import Pretrain
-from metalearn_cli.algorithms.protonet import Normalise, ProtoNet
+from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Call
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Batch, Spec
@@ -81,6 +83,18 @@ def test_classes_are_tested_as_protonet_does(normalise: Normalise) -> None:
             (predict,) = algorithm.adapt(net, meta, batch.support, 0)
             outs.append(predict(batch.query_x, BatchNorm.running))
     assert torch.equal(*outs)
+
+
+def test_the_centre_follows_the_mean_feature_under_the_running_statistics() -> None:
+    spec, batch = image_classes(*images(), base=7)
+    net, algorithm = Conv4(spec, filters=3), Pretrain(centre=Centre.base)
+    meta = init(algorithm, net)
+    meta = meta._replace(buffers=meta.buffers | {BASE_MEAN: torch.ones(3, dtype=torch.float64)})
+    update, plain = (which.meta_gradient(net, meta, batch, 0) for which in (algorithm, Pretrain()))
+    features, _ = net.features(meta.params, batch.query_x, Call(stats=meta.buffers))
+    torch.testing.assert_close(update.buffers.pop(BASE_MEAN), 0.9 + 0.1 * features.detach().mean((0, 1)))
+    assert all(torch.equal(value, plain.gradient[name]) for name, value in update.gradient.items())
+    assert all(torch.equal(value, plain.buffers[name]) for name, value in update.buffers.items())
 
 
 def test_what_makes_no_sense_with_classes_is_refused() -> None:

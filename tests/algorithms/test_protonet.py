@@ -4,14 +4,17 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from problems import cases, expect_definition, expect_slope, images, init
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, task_loss
-from metalearn_cli.algorithms.embedding import squared_distance
-from metalearn_cli.algorithms.protonet import Metric, Normalise, ProtoNet, prototypes
+from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
+from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise, mean_feature, squared_distance
+from metalearn_cli.algorithms.protonet import Metric, ProtoNet, prototypes
+from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Batch, Support
 
 
@@ -69,3 +72,51 @@ def test_the_scale_of_cosines_is_learned() -> None:
     algorithm, (net, batch) = ProtoNet(metric=Metric.cosine), cases()[1]
     expect_slope(algorithm, net, batch)
     assert algorithm.meta_gradient(net, init(algorithm, net), batch, 0).gradient["scale"].abs() > 0
+
+
+def test_the_mean_feature_of_the_training_classes_is_followed_and_subtracted() -> None:
+    spec, batch = images()
+    net = Conv4(spec._replace(base=9), filters=3)
+    centred, plain = ProtoNet(normalise=Normalise.l2, centre=Centre.base), ProtoNet(normalise=Normalise.l2)
+    meta = init(centred, net)
+    assert torch.equal(meta.buffers[BASE_MEAN], torch.zeros(3))
+    torch.testing.assert_close(
+        predicted(centred, net, meta, batch), predicted(plain, net, meta._replace(buffers={}), batch)
+    )
+
+    mean = torch.tensor([0.3, 0.1, 0.4], dtype=torch.float64)
+    meta = meta._replace(buffers=meta.buffers | {BASE_MEAN: mean})
+    features, _ = net.features(meta.params, torch.cat([batch.support_x, batch.query_x], 1))
+    support, query = F.normalize(features.detach() - mean, dim=-1).split([6, 6], 1)
+    centres = prototypes(support, batch.support, 3)
+    torch.testing.assert_close(predicted(centred, net, meta, batch), -squared_distance(query, centres))
+    for chunk in (batch, *batch.chunks(1)):  # the average of the tasks' buffers is that of all of them
+        rows = features[chunk.key]
+        update = centred.meta_gradient(net, meta, chunk, 0)
+        torch.testing.assert_close(update.buffers[BASE_MEAN], 0.9 * mean + 0.1 * rows.mean((0, 1)).detach())
+
+
+def predicted(algorithm: ProtoNet, net: Conv4, meta: Meta, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        (predictor,) = algorithm.adapt(net, meta, batch.support, 0)
+        return predictor(batch.query_x, BatchNorm.transductive)
+
+
+def test_the_mean_feature_is_of_real_examples() -> None:
+    features = torch.arange(12.0).view(1, 4, 3)
+    mask = torch.tensor([[True, True, False, False]])
+    batch = Batch(features, mask.long(), features, mask.long(), torch.zeros(1), mask, mask.flip(1))
+    torch.testing.assert_close(mean_feature(features, features, batch), features.mean(1))
+    torch.testing.assert_close(mean_feature(features, 0 * features, batch), features[:, :2].sum(1) / 4)
+
+
+def test_the_slope_with_a_centre_takes_it_for_a_constant() -> None:
+    net, batch = cases()[1]
+    net = MLP(net.spec._replace(base=9), hidden=(6,), batch_norm=True, activation=Activation.tanh)
+    for metric in Metric:
+        expect_slope(ProtoNet(metric, Normalise.l2, Centre.base), net, batch, step=1e-5)
+
+
+def test_a_centre_needs_training_classes() -> None:
+    with pytest.raises(UserError, match=r"algo.centre=base is the mean feature of all training classes, .*centre=none"):
+        ProtoNet(centre=Centre.base).init(Conv4(images()[0]), torch.Generator())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import ALGORITHMS, DOUBLE, images, points
+from problems import ALGORITHMS, DOUBLE, ON_EMBEDDINGS, images, points
 
 from metalearn_cli.algorithms.base import Algorithm
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart
@@ -34,7 +34,7 @@ ALL: dict[str, Algorithm] = {type(algorithm).__name__: algorithm for algorithm i
     "first-order MAML": MAML(inner_lr=0.1, inner_steps=2, first_order=True),
     "ANIL": MAML(inner_lr=0.1, adapted=AdaptedPart.head),
 }
-FOR_CLASSES, FOR_VALUES = ("ProtoNet", "Matching"), ("Pretrain",)
+FOR_CLASSES, FOR_VALUES = [cls.__name__ for cls in ON_EMBEDDINGS], ["Pretrain"]
 PAIRS: dict[str, tuple[Algorithm, Net]] = {
     f"{label}, {name}": (algorithm, net)
     for name, net in NETS.items()

@@ -29,6 +29,7 @@ _SMALL = {
     "sinusoid": ["model.hidden=[8]"],
     "features": ["model=mlp", "model.hidden=[8]"],  # without parameters, some have nothing to learn
     "gaussian": ["model.hidden=[8]"],
+    "fine_tune": ["algo.passes=1"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
 }
 

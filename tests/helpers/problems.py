@@ -32,6 +32,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "meta_sgd": {"test_steps": 2},
     "meta_lstm": {"inner_steps": 2, "test_steps": 2},
     "matching": {"fce": True, "reads": 2, "learn_temperature": True, "test_steps": 2, "fine_tune_lr": 0.1},
+    "knn": {"k": 3},
+    "logistic": {"copies": 2, "augment": ["crop", "jitter"]},
     "reptile": {"inner_steps": 3, "inner_batch": 4, "test_steps": 2},
     "learned_optimizer": {"hidden": [4], "preprocess": "log_sign", "scale": 0.1, "batch_size": 4, "unroll": 2}
     | {"horizon": 6, "test_steps": 3},
@@ -47,8 +49,11 @@ def made(algo: str) -> Algorithm:
     return algorithm
 
 
-# Every algorithm for classes.
-ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo != "pretrain"]
+# Every algorithm for tasks of classes; the others train on images of all classes at once.
+ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("pretrain", "fine_tune")]
+# Those that compare embeddings, or solve a head for them: for classes alone, and in any way.
+EMBEDDING = ("knn", "logistic", "matching", "protonet", "ridge")
+ON_EMBEDDINGS = tuple(type(made(algo)) for algo in EMBEDDING)
 
 
 def image_task(cls: Any, **keys: Any) -> Any:
@@ -153,7 +158,7 @@ def expect_definition(
     return update
 
 
-def expect_slope(algorithm: Algorithm, net: Net, batch: Batch) -> None:
+def expect_slope(algorithm: Algorithm, net: Net, batch: Batch, step: float = 1e-4) -> None:
     """The meta-gradient is the slope of the mean loss along a random direction."""
     meta = init(algorithm, net)
     update = algorithm.meta_gradient(net, meta, batch, 0)
@@ -161,11 +166,13 @@ def expect_slope(algorithm: Algorithm, net: Net, batch: Batch) -> None:
     def loss(params: Params) -> Tensor:
         return algorithm.meta_gradient(net, Meta(params, meta.buffers), batch, 0).loss.mean()
 
-    slope, direction = finite_difference(loss, meta.params)
+    slope, direction = finite_difference(loss, meta.params, step=step)
     assert along(update, direction) == pytest.approx(slope, rel=1e-6)
 
 
-def finite_difference(loss: Callable[[Params], Tensor], params: Params, seed: int = 0) -> tuple[float, Params]:
+def finite_difference(
+    loss: Callable[[Params], Tensor], params: Params, seed: int = 0, step: float = 1e-4
+) -> tuple[float, Params]:
     """The derivative of `loss` along a random direction, by the five-point formula, and that direction."""
     rng = torch.Generator().manual_seed(seed)
     direction = {name: torch.randn(value.shape, generator=rng, dtype=torch.float64) for name, value in params.items()}
@@ -174,7 +181,6 @@ def finite_difference(loss: Callable[[Params], Tensor], params: Params, seed: in
         moved = {name: (value + offset * direction[name]).detach().requires_grad_() for name, value in params.items()}
         return loss(moved).item()
 
-    step = 1e-4
     slope = (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
     return slope, direction
 

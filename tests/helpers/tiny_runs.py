@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from commands import run
 from PIL import Image
+from problems import EMBEDDING
 
 from metalearn_cli.config.conf_folder import list_choices
 
@@ -13,10 +14,10 @@ CLASSES, IMAGES = 20, 8
 CLASSIFIERS = tuple(algo for algo in list_choices("algo") if algo != "pretrain")
 
 _SHORT = {
+    "fine_tune": ["algo.passes=2"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]", "algo.horizon=2", "algo.test_steps=2"],
     "learned_optimizer": ["algo.unroll=1", "algo.horizon=2", "algo.test_steps=2"],
-    "protonet": [],
-    "matching": [],
+    **{algo: [] for algo in EMBEDDING},
 }
 _INNER = ["algo.inner_steps=2", "algo.test_steps=2"]
 

@@ -1,0 +1,124 @@
+"""Ridge regression, logistic regression and nearest neighbours on the features, in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import cases, expect_definition, expect_slope, images, init
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.algorithms.embedding import Normalise
+from metalearn_cli.algorithms.knn import KNN
+from metalearn_cli.algorithms.logistic import Logistic
+from metalearn_cli.algorithms.matching import Kernel, Matching
+from metalearn_cli.algorithms.protonet import ProtoNet
+from metalearn_cli.algorithms.ridge import Ridge
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Params
+from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.nets.mlp import MLP
+from metalearn_cli.tasks.augment import Augment, changed_copies
+from metalearn_cli.tasks.base import Batch, Support
+
+SPEC, BATCH = images(shot=3)
+NET = Conv4(SPEC, filters=3)
+
+
+def predict(algorithm: Algorithm, batch: Batch = BATCH, meta: Meta | None = None) -> Tensor:
+    """The outputs for the query set, under the statistics of support and query."""
+    with torch.no_grad():
+        (predictor,) = algorithm.adapt(NET, meta or init(algorithm, NET), batch.support, 0)
+        return predictor(batch.query_x, BatchNorm.transductive)
+
+
+@pytest.mark.parametrize(
+    "algorithm", [Ridge(0.5), Ridge(normalise=Normalise.l2), Logistic(0.5), KNN(), KNN(2)], ids=repr
+)
+def test_the_meta_gradient_is_the_finite_difference(algorithm: Algorithm) -> None:
+    expect_slope(algorithm, *cases()[1], step=1e-5)
+
+
+def test_ridge_trains_through_its_solution() -> None:
+    def definition(params: Params, batch: Batch) -> Tensor:
+        """The loss of one task by the normal equations of equation 4."""
+        shots = batch.support_y.shape[1]
+        features = NET.features(params, torch.cat([batch.support_x, batch.query_x], 1))[0][0]
+        x = torch.cat([features, torch.ones_like(features[:, :1])], 1)
+        support, query = x[:shots], x[shots:]
+        system = support.T @ support + 0.5 * torch.eye(x.shape[1], dtype=x.dtype)
+        weights = torch.linalg.solve(system, support.T @ F.one_hot(batch.support_y[0], 3).double())
+        return F.cross_entropy(params["ridge:scale"] * query @ weights, batch.query_y[0])
+
+    algorithm = Ridge(penalty=0.5)
+    meta = init(algorithm, NET)
+    assert expect_definition(algorithm, NET, meta, BATCH, definition).gradient["ridge:scale"].abs() > 0
+    assert algorithm.learned(meta) == {"scale": meta.params["ridge:scale"].item()}
+
+
+def test_a_large_penalty_leaves_ridge_the_directions_of_the_means() -> None:
+    """Classes of one size: lambda W is the sum of each class's features, and of its ones."""
+    algorithm = Ridge(penalty=1e9)
+    meta = init(algorithm, NET)
+    features, query = NET.features(meta.params, torch.cat([BATCH.support_x, BATCH.query_x], 1))[0].split([9, 6], 1)
+    means = torch.stack([features[BATCH.support_y == k].view(3, 3, -1).mean(1) for k in range(3)], 1)
+    expected = 3 * (query @ means.mT + 1) * meta.params["ridge:scale"]
+    torch.testing.assert_close(1e9 * predict(algorithm, meta=meta), expected.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_one_neighbour_of_one_shot_is_the_nearest_mean() -> None:
+    _, batch = images(shot=1, query=5)
+    votes, near = predict(KNN(), batch), predict(ProtoNet(), batch)
+    assert torch.equal(votes.argmax(-1), near.argmax(-1))
+    torch.testing.assert_close(votes.logsumexp(-1).exp(), torch.full(votes.shape[:2], 3.0).double())  # times 2 k + 1
+
+
+def test_the_majority_of_neighbours_has_it_and_weight_decides_between_equals() -> None:
+    support = Support(torch.empty(1, 4, 1), torch.tensor([[0, 1, 1, 2]]), torch.zeros(1, dtype=torch.int64))
+    features, query = torch.tensor([[[0.0], [1.0], [1.1], [9.0]]]).double(), torch.tensor([[[0.1], [0.9]]]).double()
+    for k, nearest in ((1, [0, 1]), (2, [0, 1]), (3, [1, 1]), (9, [1, 1])):
+        out = KNN(k).votes(support, 3, features, query)
+        assert out.argmax(-1).tolist() == [nearest], k
+        counts = (out.exp() - KNN(k).soft_votes(support, 3, features, query).exp()) / 2
+        torch.testing.assert_close(counts, counts.round())
+        assert counts.sum(-1).round().tolist() == [[min(k, 4)] * 2]
+
+
+def test_all_neighbours_with_soft_weights_are_matching_networks() -> None:
+    soft, matching = KNN(kernel=Kernel.cosine, temperature=10.0), Matching()
+    meta = init(soft, NET)
+    updates = [algorithm.meta_gradient(NET, meta, BATCH, 0) for algorithm in (soft, matching)]
+    torch.testing.assert_close(*(update.gradient for update in updates))
+
+
+@pytest.mark.parametrize("algorithm", [Ridge(), Logistic(), KNN(3)], ids=repr)
+def test_the_order_of_the_support_and_the_names_of_the_classes_do_not_matter(algorithm: Algorithm) -> None:
+    expected, order, names = predict(algorithm), torch.randperm(9), torch.tensor([2, 0, 1])
+    shuffled = BATCH._replace(support_x=BATCH.support_x[:, order], support_y=names[BATCH.support_y[:, order]])
+    torch.testing.assert_close(predict(algorithm, shuffled)[..., names], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_copies_are_drawn_from_the_tasks_key_and_change_the_test_alone() -> None:
+    copied, plain = Logistic(copies=4, augment=(Augment.crop, Augment.jitter)), Logistic()
+    whole = changed_copies(BATCH.support, 4, copied.augment)
+    assert whole.x.shape == (3, 36, 1, 16, 16)
+    assert torch.equal(whole.y.view(3, 4, 9), BATCH.support_y[:, None].expand(3, 4, 9))
+    assert len({image.numpy().tobytes() for image in whole.x.flatten(0, 1)}) == 3 * 36
+    for number, task in enumerate(BATCH.chunks(1)):
+        assert torch.equal(changed_copies(task.support, 4, copied.augment).x[0], whole.x[number])
+    assert torch.equal(changed_copies(BATCH.support, 1, ()).x, BATCH.support_x)
+    assert (
+        0.2
+        < (changed_copies(BATCH.support, 4, (Augment.flip,)).x == BATCH.support_x.repeat(1, 4, 1, 1, 1))
+        .all((2, 3, 4))
+        .double()
+        .mean()
+        < 0.8
+    )
+    torch.testing.assert_close(predict(copied), predict(plain, BATCH._replace(support_x=whole.x, support_y=whole.y)))
+    meta = init(copied, NET)
+    assert torch.equal(*(algorithm.meta_gradient(NET, meta, BATCH, 0).loss for algorithm in (copied, plain)))
+
+
+def test_copies_of_what_is_no_image_are_refused() -> None:
+    with pytest.raises(UserError, match=r"algo.copies=5 changes images, and this task has none: give algo.copies=0"):
+        Logistic(copies=5).init(MLP(SPEC._replace(input_shape=(7,))), torch.Generator())
