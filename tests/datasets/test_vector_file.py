@@ -205,7 +205,7 @@ def test_an_array_larger_than_it_says_or_than_memory_is_refused(
     assert "x.npy is not of its size" in refusal(tmp_path / "a.npz")
     monkeypatch.setattr(vector_file, "free_memory", lambda device: 100)
     path = as_npz(tmp_path / "b.npz", save=lambda path, **arrays: _saved(path, arrays))
-    assert re.search(r"x takes .* GB of memory, of which 1e-07 GB are free: .* stays in the file", refusal(path))
+    assert re.search(r"x takes .* GB of memory, of which 1e-07 GB are free: numpy.savez, not compressed", refusal(path))
 
 
 def test_only_the_rows_of_a_task_come_from_a_file_that_is_mostly_a_hole(tmp_path: Path) -> None:
