@@ -44,7 +44,7 @@ class Spec(NamedTuple):
     @property
     def targets(self) -> int:
         """The numbers in the target of an example: 1 for a class."""
-        return self.likelihood.targets(self.outputs)
+        return 1 if self.kind == "classes" else self.outputs // self.likelihood.width
 
 
 class Support(NamedTuple):
