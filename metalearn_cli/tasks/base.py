@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.tasks.likelihood import Likelihood
+from metalearn_cli.tasks.metrics import Headline
 
 Split = Literal["train", "val", "test"]
 
@@ -37,8 +38,7 @@ class Spec(NamedTuple):
         return self.likelihood.kind
 
     @property
-    def metric(self) -> str:
-        """The headline metric, a name in METRICS."""
+    def metric(self) -> Headline:
         return self.likelihood.metric
 
     @property

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.system.limits import Share, check_limits
+from metalearn_cli.tasks.metrics import Headline
 
 BINS = 15  # of confidence, for the calibration error
 
@@ -29,7 +30,7 @@ class Likelihood(ABC):
     """A final class is a frozen dataclass."""
 
     kind: ClassVar[Literal["classes", "values"]]  # of the targets: y [T, B] int64, or [T, B, V]
-    metric: ClassVar[str]  # the headline, a name in METRICS
+    metric: ClassVar[Headline]
     width: ClassVar[int]  # the outputs of a network for each class, or value
 
     @abstractmethod

@@ -13,6 +13,7 @@ from problems import ALGORITHMS, image_task
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.algorithms.capabilities import images_in_batch
 from metalearn_cli.algorithms.embedding import Centre
 from metalearn_cli.algorithms.fine_tune import FineTune
 from metalearn_cli.algorithms.logistic import Logistic
@@ -152,7 +153,7 @@ def test_every_algorithm_learns_on_vectors_under_a_linear_head(file: Path, algor
     net = Linear(task.spec, bias=True)
     learner = Learner(algorithm, net, Optimizer(), torch.Generator().manual_seed(0))
     for step in range(2):
-        images = algorithm.images_in_batch(task.spec)
+        images = images_in_batch(algorithm, task.spec)
         draw = task.draw_classes(2, images, generator(step)) if images else task.draw(2, "train", generator(step))
         if learner.meta.params or learner.meta.buffers:
             assert learner.step(task.gather(draw, CPU), step).isfinite().all()
