@@ -103,7 +103,8 @@ def answer(arguments: list[str]) -> int:
 def run(arguments: list[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("help", "-h", "--help"):
-        lines = [f"  {command:<12}{load_command(command).HELP.splitlines()[0]}\n" for command in COMMANDS]
+        commands = sorted((load_command(command).PLACE, command) for command in COMMANDS)
+        lines = [f"  {command:<12}{load_command(command).HELP.splitlines()[0]}\n" for _, command in commands]
         print(BEGINNING, *lines, END, sep="", end="")
         return 0
     if name == "--version":

@@ -1,7 +1,10 @@
 """Imports run one way, a folder is told in a sentence, and an algorithm is maths only."""
 
 import ast
+import importlib
+import inspect
 import re
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -113,6 +116,28 @@ SHARED = {
     "run_folder": {"damaged_runs"},
     "training": {"waiting"},
 }
+
+
+def test_no_finished_method_is_overridden() -> None:
+    """What a class may have besides is asked for by capabilities.py of its folder."""
+    for cls in classes():
+        for base in cls.__mro__[1:]:
+            finished = {name for name, value in vars(base).items() if base in classes() and is_finished(value)}
+            assert not finished & vars(cls).keys(), f"{cls.__name__} overrides {base.__name__}"
+
+
+def is_finished(member: object) -> bool:
+    """Whether this member of a class is a method or a property with a body."""
+    return hasattr(member, "__get__") and not getattr(member, "__isabstractmethod__", False)
+
+
+@cache
+def classes() -> frozenset[type]:
+    """Every class of the package."""
+    paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py")]
+    modules = [".".join(path.parts).removesuffix(".__init__") for path in paths if path.name != "__main__"]
+    members = [value for module in modules for value in vars(importlib.import_module(module)).values()]
+    return frozenset(value for value in members if inspect.isclass(value) and value.__module__ in modules)
 
 
 def test_what_is_public_in_python_is_there() -> None:

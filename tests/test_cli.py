@@ -4,12 +4,14 @@ import importlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from commands import TINY, refuse, run, succeed
+from places import PACKAGE, ROOT
 
 from metalearn_cli.cli import main
 from metalearn_cli.commands.completion import COMMANDS, SCRIPTS, completions
@@ -81,6 +83,27 @@ def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
         "completion z": ["zsh"],
     }.items():
         assert completions(line.split(" ")) == options
+
+
+def test_a_command_is_a_file(tmp_path: Path) -> None:
+    """The one in CONTRIBUTING.md, in a copy of the package."""
+    shutil.copytree(PACKAGE, tmp_path / "metalearn_cli", ignore=shutil.ignore_patterns("__pycache__"))
+    (code,) = re.findall(r'```python\n("""`metalearn hello`.*?)```', (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    (tmp_path / "metalearn_cli/commands/hello.py").write_text(code)
+
+    def said(*arguments: str) -> str:
+        command = [sys.executable, "-m", "metalearn_cli", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    lines = [line.split() for line in said("--help").splitlines() if line.startswith("  ")]
+    names = [line[0] for line in lines if line[0] != "metalearn"]
+    assert (names[0], names[-1]) == ("train", "hello")
+    assert set(names) == {*COMMANDS, "hello"}
+    assert said("completion", "words", "he") == "hello \n"
+    assert said("hello") == "metalearn: hello needs the folder of one run, e.g. metalearn hello outputs/my-run\n"
+    assert said("hello", str(ROOT / "tests/golden/runs/0.1.0/maml")).strip().isdecimal()
 
 
 def test_runs_are_completed_by_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

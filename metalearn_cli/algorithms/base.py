@@ -80,11 +80,16 @@ class Update(NamedTuple):
 
 
 class Algorithm(ABC):
-    """A final class is a frozen dataclass whose fields are the keys of its yaml file."""
+    """A final class is a frozen dataclass whose fields are the keys of its yaml file.
 
-    test_steps: int | None  # inner steps at validation and test; see steps_at_test
+    This is what every class has; what one may have besides, and how it is asked for, stands in
+    algorithms/capabilities.py.
+    """
+
+    test_steps: int | None  # inner steps at validation and test; None: none, unless steps_at_test says it
     remat: bool = False  # whether inner steps are computed again in the backward pass; a key where there is the choice
     batch_norm: ClassVar[BatchNorm]  # the mode in which the algorithm's paper reports
+    transductive_head: ClassVar[bool] = False  # whether it predicts all queries of a task together, not each by itself
     is_metric: ClassVar[bool] = False  # whether outputs are distances, which do not depend on the number of classes
     memory_savers: ClassVar[tuple[str, ...]] = ()  # keys by which a step holds less memory, from little to much less
 
@@ -104,22 +109,6 @@ class Algorithm(ABC):
         No `if` on a tensor's value, nor on `step`: under compile=true and cuda_graph=true it is an int64 tensor [].
         """
 
-    def steps_at_test(self, spec: Spec) -> int:
-        """Inner steps at validation and test, for tasks of this kind."""
-        return self.test_steps or 0
-
-    def batch_norm_at_test(self, spec: Spec) -> BatchNorm:
-        """The mode in which the algorithm's paper reports, for tasks of this kind."""
-        return self.batch_norm
-
-    def images_in_batch(self, spec: Spec) -> int | None:
-        """The images of all training classes in a batch, of which a step takes tasks_per_step; None: it takes tasks."""
-        return None
-
-    def learned(self, meta: Meta) -> dict[str, float]:
-        """Numbers about the meta-parameters that a person would like to know, for results.json and the screen."""
-        return {}
-
     def open_memory_savers(self) -> list[str]:
         """The memory savers that would still save something: those after the last one that is set."""
         savers = list(self.memory_savers)
@@ -127,8 +116,13 @@ class Algorithm(ABC):
             del savers[0]
         return savers
 
-    def require_way(self, trained: int, way: int) -> None:  # noqa: B027 - most can
-        """Raises UserError where a model for `trained` classes cannot start to learn tasks of `way` other ones."""
+    def require_mode(self, mode: BatchNorm) -> None:
+        """Raises UserError for one query at a time, where all queries of a task are predicted together."""
+        if self.transductive_head and mode is BatchNorm.one_query:
+            raise UserError(
+                "batch_norm=one_query shows each query by itself, and this algorithm predicts all queries of a task "
+                "together: take batch_norm=inductive"
+            )
 
     def require_equal_sizes(self, spec: Spec, *keys: str) -> None:
         """Raises UserError where support sets vary in size, and one of these keys needs them to be of one size."""

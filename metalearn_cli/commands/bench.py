@@ -2,6 +2,7 @@
 
 from metalearn_cli.commands.train import keys_and_values
 
+PLACE = 8
 HELP = """\
 Measure how fast a training is here, and where its time goes.
 

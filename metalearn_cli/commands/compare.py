@@ -5,6 +5,7 @@ from pathlib import Path
 from metalearn_cli.config.conf_folder import folders_of_runs, key_options, key_values
 from metalearn_cli.errors import UserError
 
+PLACE = 4
 HELP = """\
 Compare runs on the same test episodes: which is better, and how sure that is.
 

@@ -1,21 +1,20 @@
 """Which commands there are, and what a shell needs to complete them, their keys, values and runs."""
 
 import importlib
+from pathlib import Path
 from typing import Protocol
 
 from metalearn_cli.errors import UsageError
 
-# In the order in which `metalearn --help` lists them. Each is the file of its name in this folder.
-COMMANDS = (
-    *("train", "eval", "reproduce", "compare", "report", "predict", "export", "bench", "list", "data", "doctor"),
-    "completion",
-)
+# Each is a file of this folder.
+COMMANDS = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py")))
 
 
 class Command(Protocol):
     """What the file of a command has, besides FLAGS, the words it takes that begin with "-", if there are some. It is
     light to import: what is heavy is imported within `run`."""
 
+    PLACE: int  # in the list of `metalearn --help`
     HELP: str  # its first line says what the command does
 
     def complete(self, words: list[str]) -> list[str]:
@@ -30,6 +29,7 @@ def load_command(name: str) -> Command:
     return command
 
 
+PLACE = 12
 HELP = """\
 Completion of commands, keys, values and runs in a shell.
 

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metalearn_cli.commands.packed_sets import clean, list_packed, packed_sets
 from metalearn_cli.config.conf_folder import keys_in_yaml
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.sources import fetch, follow_bytes, unpack
@@ -14,12 +13,14 @@ from metalearn_cli.errors import UsageError, UserError, nearest
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.files import sync_folder, turn
 from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.packed_sets import clean, list_packed, packed_sets
 
 if TYPE_CHECKING:
     from metalearn_cli.datasets.image_set import Source
 
 # Heavy imports stand where they are needed, so that `path` is quick.
 
+PLACE = 10
 HELP = """\
 Prepare, check, find or remove data sets.
 

@@ -14,6 +14,7 @@ KEYS = (
     *("batch_norm", "other_batch_norm", "expect", "trust"),
 )
 
+PLACE = 2
 HELP = """\
 Test a finished run again: more episodes, other tasks, your own pictures.
 

@@ -7,6 +7,7 @@ from metalearn_cli.config.fields import types_in_source
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder.config_file import check_usable
 
+PLACE = 7
 HELP = """\
 Export a run as a small folder, for predict and for Python.
 

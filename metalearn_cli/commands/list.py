@@ -10,6 +10,7 @@ from metalearn_cli.tasks.metrics import METRICS
 
 KINDS = (*GROUPS, *PRESETS, "metric")
 
+PLACE = 9
 HELP = f"""\
 List the choices of a group, a line each.
 

@@ -7,6 +7,7 @@ from metalearn_cli.config.fields import types_in_source
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder.config_file import check_usable
 
+PLACE = 6
 HELP = """\
 Predict the classes of your own pictures, or the values of your own points.
 
@@ -28,7 +29,8 @@ For points the output has x, y and `outside_training`: true if x is outside of t
 Any number of classes will do: if a learned head has another, each class starts at the mean of its rows, as a line says.
 
 batch_norm=inductive (the default; see metalearn eval --help), device, precision, threads, allocator, algo.test_steps,
-trust: as in eval. Only with batch_norm=transductive does a prediction depend on the other queries.
+trust: as in eval. Only with batch_norm=transductive, or where the run's algorithm predicts all queries together (a
+sentence says so), does a prediction depend on the other queries.
 """
 
 OWNER = "metalearn_cli.trained.predict.Predict"

@@ -5,6 +5,7 @@ from pathlib import Path
 from metalearn_cli.config.conf_folder import folders_of_runs
 from metalearn_cli.errors import UserError
 
+PLACE = 5
 HELP = """\
 Report on runs: a table, results.csv and a page of figures.
 

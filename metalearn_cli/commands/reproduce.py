@@ -14,7 +14,7 @@ KEYS = (
 )
 
 FLAGS = ("--seeds", "--budget", "--list", "--table")
-
+PLACE = 3
 HELP = """\
 Reproduce a paper's row: train, test, and show what was published beside it.
 

@@ -5,7 +5,7 @@ from metalearn_cli.errors import UsageError, UserError
 from metalearn_cli.system.processes import is_one_of_several
 
 FLAGS = ("-m", "--multirun", "--cfg")
-
+PLACE = 1
 HELP = """\
 Train and test a learner, or with -m many of them.
 

@@ -52,7 +52,8 @@ def _lines(comparison: Comparison, settings: list[str]) -> list[str]:
     for side in comparison.sides:
         mean, median = (text_of(float(value), metric) for value in (side.values.mean(), np.median(side.values.mean(0))))
         steps_taken = str(side.inner_steps if comparison.step is None else comparison.step)
-        rows.append([side.name, ",".join(map(str, side.seeds)), steps_taken, mean, median, side.batch_norm or "none"])
+        mode = (side.batch_norm or "none") + ", transductive head" * side.transductive_head
+        rows.append([side.name, ",".join(map(str, side.seeds)), steps_taken, mean, median, mode])
     lines += aligned(rows, "lrrrrl")
     if settings:
         lines += ["", "they differ in", *settings]
@@ -110,7 +111,10 @@ def _as_json(comparison: Comparison) -> Json:
         "episodes": comparison.episodes,
         "episodes_sha256": comparison.sha256,
         "sides": [
-            {"name": side.name, "seeds": side.seeds, "mean": finite(side.values.mean()), "batch_norm": side.batch_norm}
+            {
+                **{"name": side.name, "seeds": side.seeds, "mean": finite(side.values.mean())},
+                **{"batch_norm": side.batch_norm, "transductive_head": side.transductive_head},
+            }
             for side in comparison.sides
         ],
         "differences": [
@@ -195,6 +199,11 @@ def _cautions(comparison: Comparison) -> list[str]:
         modes = ", ".join(f"{side.name}: {side.batch_norm}" for side in comparison.sides)
         sentences.append(
             f"they were tested in different batch-norm modes ({modes}): batch_norm=MODE compares them in one"
+        )
+    if len({side.transductive_head for side in comparison.sides}) > 1:
+        heads = ", ".join(side.name for side in comparison.sides if side.transductive_head)
+        sentences.append(
+            f"only some have a transductive head, by which the queries of a task help to classify each other: {heads}"
         )
     sentences += [
         f"{first.name} and {side.name} are one configuration: what parts them is the noise of training, and no setting "

@@ -24,6 +24,7 @@ class Side(NamedTuple):
     batch_norm: str | None
     settings: Config  # what decides the result, but for the seed
     inner_steps: int  # that its test took
+    transductive_head: bool = False  # whether it predicts all queries of a task together
 
 
 class Difference(NamedTuple):
@@ -112,7 +113,8 @@ def _side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
     values[np.isnan(values)] = METRICS[headline.metric].worst
     batch_norm = (mode or headline.batch_norm) if headline.batch_norm else None
     seeds = [run.config["seed"] for run in part.runs]
-    return Side(part.name, seeds, values, batch_norm, configuration(part.runs[0]), headline.last.step)
+    settings = configuration(part.runs[0])
+    return Side(part.name, seeds, values, batch_norm, settings, headline.last.step, headline.transductive_head)
 
 
 def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:

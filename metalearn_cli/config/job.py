@@ -8,6 +8,7 @@ import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.algorithms.capabilities import batch_norm_at_test, images_in_batch, steps_at_test
 from metalearn_cli.config import schema
 from metalearn_cli.config.conf_folder import GROUPS, Config, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import compose_run, given_keys, given_twice
@@ -23,6 +24,7 @@ from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natu
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
+from metalearn_cli.tasks.capabilities import check_split, draw_classes, task_count
 from metalearn_cli.tasks.resized import ResizedImages
 
 
@@ -92,7 +94,7 @@ class Job(NamedTuple):
     @property
     def headline(self) -> BatchNorm:
         """The batch-norm mode of the figure that is reported, and by which a checkpoint is chosen."""
-        return self.run.batch_norm or self.algo.batch_norm_at_test(self.task.spec)
+        return self.run.batch_norm or batch_norm_at_test(self.algo, self.task.spec)
 
     @property
     def test_modes(self) -> list[BatchNorm]:
@@ -109,8 +111,8 @@ class Job(NamedTuple):
     def training_draw(self, step: int, ranks: Ranks = ALONE) -> Draw:
         """This rank's tasks of meta-iteration `step`, counted from 0: a function of the seed and the step alone."""
         tasks, rng = self.run.tasks_per_step, generator(self.run.seed, "train", step)
-        images = self.algo.images_in_batch(self.task.spec)
-        draw = self.task.draw_classes(tasks, images, rng) if images else self.task.draw(tasks, "train", rng)
+        images = images_in_batch(self.algo, self.task.spec)
+        draw = draw_classes(self.task, tasks, images, rng) if images else self.task.draw(tasks, "train", rng)
         return draw_slice(draw, *ranks.share(tasks))
 
 
@@ -144,10 +146,10 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
 def _why_no_validation(job: Job) -> str | None:
     """Say why the task has no validation tasks; None where it has some."""
     if "val" not in job.task.splits:
-        what = "classes" if job.task.task_count("test") is None else "tasks"
+        what = "classes" if task_count(job.task, "test") is None else "tasks"
         return f"task={job.choices['task']} has no validation {what} with this split"
     try:
-        job.task.check_split("val")
+        check_split(job.task, "val")
     except UserError as sentence:
         return str(sentence)
     return None
@@ -171,14 +173,17 @@ def make_job(
     net: Net = schema.build(node.model, "model", Net, source, shown.spec)
     algo: Algorithm = schema.build(node.algo, "algo", Algorithm, source)
     if run.expect is not None:
-        parse_expectation(run.expect, task.spec.metric, algo.steps_at_test(task.spec))
+        parse_expectation(run.expect, task.spec.metric, steps_at_test(algo, task.spec))
     parts = {"algo": algo, "task": task, "model": net, "optimizer": optimizer}
     # A class that the command names is no longer the chosen yaml's.
     named = [group for group in GROUPS if f"{group}._target_" in source.given_keys]
     choices = choices | {group: schema.class_of(parts[group]).__name__ for group in named}
     config = to_json(dataclasses.asdict(run)) | {group: schema.described(part) for group, part in parts.items()}
     notes = [note for group in named for note in schema.note_on_defaults(node[group], group, source)] + notes
-    return Job(run, algo, shown, net, optimizer, choices, config, notes, source.given_keys)
+    job = Job(run, algo, shown, net, optimizer, choices, config, notes, source.given_keys)
+    for mode in job.test_modes:
+        algo.require_mode(mode)
+    return job
 
 
 def build_task(node: DictConfig | Config, source: ConfigSource) -> TaskDistribution:
@@ -193,7 +198,7 @@ def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given_keys: frozens
     notes: list[str] = []
     splits: dict[str, tuple[Split, str]] = {"test_episodes": ("test", "test"), "eval_episodes": ("val", "validation")}
     for key, (split, word) in splits.items():
-        asked, count = getattr(run, key), task.task_count(split) if split in task.splits else None
+        asked, count = getattr(run, key), task_count(task, split) if split in task.splits else None
         if count is None or asked <= count:
             continue
         if key in given_keys:

@@ -15,7 +15,7 @@ from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.fields import typed
 from metalearn_cli.errors import UserError, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
-from metalearn_cli.nets.user_module import module_net
+from metalearn_cli.nets.user_module import ModuleNet, module_net
 from metalearn_cli.system.limits import Hint
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Spec
@@ -150,12 +150,12 @@ def default_keys(cls: Hint) -> Config:
 
 def class_of(part: object) -> Callable[..., Any]:
     """The class or function that `_target_` names for this object."""
-    return part.target if isinstance(part, Net) else type(part)
+    return part.maker if isinstance(part, ModuleNet) else type(part)
 
 
 def described(part: object) -> Config:
     """The group of the configuration by which `build` makes this object again."""
-    keys = part.keys() if isinstance(part, Net) else _field_values(part)
+    keys = part.arguments if isinstance(part, ModuleNet) else _field_values(part)
     return {"_target_": path_of(class_of(part)), **to_json(keys)}
 
 

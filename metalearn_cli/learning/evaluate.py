@@ -16,6 +16,7 @@ from metalearn_cli.algorithms.base import BatchNorm, task_metric, task_scores_be
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.learner import Learner, Scores, joined
 from metalearn_cli.tasks.base import Draw, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
+from metalearn_cli.tasks.capabilities import oracle
 from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
 
 SMALLEST_PART = 8  # episodes: a test's parts are this large or larger
@@ -103,7 +104,7 @@ def baselines(task: TaskDistribution, episodes: EpisodeRange, device: torch.devi
     for draw in draw_episodes(task, episodes):
         batch = task.gather(draw, device).to(torch.float64)
         predicted: dict[str, tuple[Likelihood, Tensor]] = {"constant": (SquaredError(), mean_target(batch.support))}
-        if (truth := task.oracle(draw, device)) is not None:
+        if (truth := oracle(task, draw, device)) is not None:
             predicted["oracle"] = truth
         for name, (likelihood, out) in predicted.items():
             spec, real = task.spec._replace(likelihood=likelihood), (out.double(), batch.query_y, batch.query_mask)

@@ -18,6 +18,7 @@ from metalearn_cli.algorithms.base import (
     task_metric,
     task_scores_beside,
 )
+from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.step import ON_THE_CPU, Execution, State, StepRunner, Updater, require_finite
@@ -118,7 +119,7 @@ class Learner:
             return task_loss(spec, out, *real), task_metric(spec, out, *real), out
 
         with torch.no_grad():
-            steps, last = [], self.algorithm.steps_at_test(spec)
+            steps, last = [], steps_at_test(self.algorithm, spec)
             for predict in self.algorithm.adapt(self.net, self.meta, batch.support, last):
                 loss, metric, out = score(predict, modes[0])
                 steps.append((loss, metric))
@@ -143,7 +144,7 @@ class Learner:
         """The predictor after `steps` inner steps (None: as many as at test)."""
         self.check()
         with torch.no_grad():
-            steps = self.algorithm.steps_at_test(self.net.spec) if steps is None else steps
+            steps = steps_at_test(self.algorithm, self.net.spec) if steps is None else steps
             predict = final_of(self.algorithm.adapt(self.net, self.meta, support, steps))
         return torch.no_grad()(predict)  # its calls record no gradients either
 

@@ -4,17 +4,15 @@ Shapes: T tasks, B examples per task. A parameter is shared by all tasks, [*shap
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from enum import Enum
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.tasks.base import Spec
 
 Params = dict[str, Tensor]
@@ -58,7 +56,6 @@ class Net(ABC):
     """
 
     spec: Spec
-    takes_bfloat16: ClassVar[bool] = True  # whether autocast reaches all of its products and convolutions
 
     @abstractmethod
     def init(self, rng: torch.Generator) -> Params:
@@ -96,20 +93,6 @@ class Net(ABC):
     def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         """x [T, B, *input] -> out [T, B, outputs], and the statistics used."""
 
-    def variants(self) -> dict[Convolution, "Net"]:
-        """This network with each way to convolve, of which timing finds a GPU's fastest; empty without a choice."""
-        return {}
-
-    @property
-    def target(self) -> Callable[..., Any]:
-        """The class or function that `model._target_` names."""
-        return type(self)
-
-    def keys(self) -> dict[str, Any]:
-        """The keys of `model` besides `_target_`, with their values."""
-        dataclass: Any = self
-        return {field.name: getattr(self, field.name) for field in fields(dataclass) if field.name != "spec"}
-
 
 def per_task(params: Params, tasks: int) -> Params:
     """[*shape] -> [T, *shape]: the same values for every task."""
@@ -126,7 +109,11 @@ def standard_normal(stats: Params) -> Params:
 
 def with_outputs(net: Net, outputs: int) -> Net:
     """Return the same network for tasks that all have this number of classes."""
+    return with_spec(net, net.spec._replace(outputs=outputs, train_outputs=outputs, padded=False))
+
+
+def with_spec(net: Net, spec: Spec) -> Net:
+    """Return the same network for these tasks."""
     dataclass: Any = net
-    spec = net.spec._replace(outputs=outputs, train_outputs=outputs, padded=False)
     other: Net = replace(dataclass, spec=spec)
     return other

@@ -12,31 +12,34 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params, with_spec
+from metalearn_cli.nets.capabilities import require_maps
+from metalearn_cli.nets.user_module import ModuleNet
 from metalearn_cli.tasks.base import Spec
 
 
 @dataclass(frozen=True, eq=False)
 class Reduced(Net):
-    spec: Spec  # the network's own
+    spec: Spec
     net: Net
 
     def __post_init__(self) -> None:
-        if not self.net.takes_bfloat16:
+        if isinstance(self.net, ModuleNet):
             raise UserError(
-                f"precision=bf16 does not reach the convolutions of {self.net.target.__name__}, which run under "
+                f"precision=bf16 does not reach the convolutions of {self.net.maker.__name__}, which run under "
                 "torch.func.vmap: take precision=fp32, or tf32 on a GPU"
             )
 
     def init(self, rng: torch.Generator) -> Params:
-        return self.net.init(rng)
-
-    @property
-    def class_rows(self) -> frozenset[str]:
-        return self.net.class_rows
+        return with_spec(self.net, self.spec).init(rng)
 
     def init_stats(self) -> Params:
         return self.net.init_stats()
+
+    def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        with _autocast(x):
+            out, used = require_maps(self.net, "its algorithm").maps(params, x, call)
+        return out.float(), used
 
     def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         with _autocast(x):

@@ -115,8 +115,22 @@ class Conv4(Net):
             stats[f"{block}.norm.mean"], stats[f"{block}.norm.var"] = torch.zeros(filters), torch.ones(filters)
         return stats
 
+    def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        images, used = self._folded_maps(params, x, call)
+        return unfold(images, len(x)), used
+
     def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
-        tasks = len(x)
+        images, used = self._folded_maps(params, x, call)
+        if self.spatial_mean:
+            images = images.mean((2, 3), keepdim=True)
+        return unfold(images, len(x)).flatten(2), used
+
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        x, used = self.features(params, x, call)
+        return linear(params, "head", x), used
+
+    def _folded_maps(self, params: Params, x: Tensor, call: Call) -> Forward:
+        """x [T, B, C, H, W] -> the last images [B, T*filters, H', W'], and the statistics used."""
         used: Params = {}
         pool, pool_first = (self.downsample is way for way in (Downsample.max_pool, Downsample.pool_first))
         x = fold(x)
@@ -125,10 +139,4 @@ class Conv4(Net):
             x, block_stats = conv_block(params, block, x, call.stats, call.mask)
             x = dropout(x, self.dropout, call, layer)
             used |= block_stats
-        if self.spatial_mean:
-            x = x.mean((2, 3), keepdim=True)
-        return unfold(x, tasks), used
-
-    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
-        x, used = self.features(params, x, call)
-        return linear(params, "head", x), used
+        return x, used

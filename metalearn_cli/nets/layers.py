@@ -26,9 +26,9 @@ def fold(x: Tensor) -> Tensor:
 
 
 def unfold(x: Tensor, tasks: int) -> Tensor:
-    """[B, T*C, H, W] -> [T, B, C*H*W]."""
+    """[B, T*C, H, W] -> [T, B, C, H, W]."""
     batch, folded, height, width = x.shape
-    return x.reshape(batch, tasks, folded // tasks, height, width).transpose(0, 1).flatten(2)
+    return x.reshape(batch, tasks, folded // tasks, height, width).transpose(0, 1)
 
 
 def linear(params: Params, name: str, x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ all tasks, each with its own parameters. Derivatives are taken outside of vmap, 
 Batch norm is replaced by one in plain operations. torch's layer keeps its statistics in buffers, which vmap cannot
 update, and algorithms here ask for the statistics and give them back. And it is wrong without an error at the second
 derivative where torch.func.grad is taken inside of vmap, and at the third derivative always (torch 2.13; the third is
-wrong in LayerNorm and InstanceNorm as well, which no algorithm here asks for).
+wrong in LayerNorm and InstanceNorm as well, which no algorithm here asks for). Layers that drop something are replaced
+by one that draws from the task's key (noise.py), and so the module runs in training mode always.
 
 Shapes: T tasks, B examples per task, C channels.
 """
@@ -17,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,6 @@ class _Running:
 
 # How the layers that are replaced reach it within a user's forward. Nothing stays on the module.
 _RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")
-
 
 _DRAWS = (
     "draws from torch's global generator, which no resumed run could repeat: set its dropout to 0, or use nn.Dropout"
@@ -85,8 +85,6 @@ class ModuleNet(Net):
     _start: Params = field(init=False, repr=False)  # the statistics that its batch norm begins with
     _copies: dict[tuple[torch.device, torch.dtype], Params] = field(init=False, repr=False, default_factory=dict)
 
-    takes_bfloat16 = False
-
     def __post_init__(self) -> None:
         built = [self._build(seed) for seed in (0, 1)]
         object.__setattr__(self, "_start", _statistics(built[0]))
@@ -102,13 +100,6 @@ class ModuleNet(Net):
             setattr(body.get_submodule(parent), attribute, nn.Identity())
         object.__setattr__(self, "_body", body if self._head else whole)
         self._check()
-
-    @property
-    def target(self) -> Maker:
-        return self.maker
-
-    def keys(self) -> dict[str, Any]:
-        return self.arguments
 
     def init(self, rng: torch.Generator) -> Params:
         module = self._build(int(torch.randint(2**32, (), generator=rng)))
@@ -294,12 +285,13 @@ class _Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         running = _RUNNING.get()
-        if running.call.noise is None:
+        if running.call.noise is None or self.p == 0:
             return x
         running.drops += 1
         dims = x.dim() if self.dims is None else self.dims
         shape = (*x.shape[:dims], *[1] * (x.dim() - dims))
-        return x * (self.scale * (draws(running.call, running.drops, shape)[0] >= self.p)).to(x.dtype)
+        kept = draws(running.call, running.drops, shape)[0] >= self.p
+        return x * (kept.to(x.dtype) * self.scale)
 
 
 def _dropout(layer: Any) -> _Dropout | None:
@@ -325,7 +317,7 @@ def _statistics(module: nn.Module) -> Params:
     """The running statistics in a user's module, or the standard normal distribution's where a layer keeps none."""
     stats: Params = {}
     for path, layer in module.named_modules():
-        if isinstance(layer, _BatchNorm) and _is_batch_norm(layer):
+        if _is_batch_norm(layer):
             mean, var = layer.running_mean, layer.running_var
             stats[f"{path}.mean"] = torch.zeros(layer.num_features) if mean is None else mean.detach().float().clone()
             stats[f"{path}.var"] = torch.ones(layer.num_features) if var is None else var.detach().float().clone()
@@ -342,7 +334,7 @@ def _place(error: Exception, modules: Iterable[nn.Module], name: str) -> str:
     return f"{name}.{paths[layers[-1]]} ({type(layers[-1]).__name__})" if layers else name
 
 
-def _is_batch_norm(layer: nn.Module) -> bool:
+def _is_batch_norm(layer: nn.Module) -> TypeGuard[_BatchNorm]:
     kind = type(layer)
     return kind in _BATCH_NORMS or f"{kind.__module__}.{kind.__name__}" == "timm.layers.norm_act.BatchNormAct2d"
 
@@ -351,8 +343,8 @@ def _adaptable(module: nn.Module, name: str) -> nn.Module:
     """The module with batch norm and dropout replaced, in place. Raises UserError for what cannot be adapted."""
     plain: dict[nn.Module, nn.Module] = {}  # a layer may have several names
     for path, layer in list(module.named_modules(remove_duplicate=False)):
-        is_norm = isinstance(layer, _BatchNorm) and _is_batch_norm(layer)
-        if path and (new := _PlainBatchNorm(layer, path) if is_norm else _dropout(layer)) is not None:
+        new = _PlainBatchNorm(layer, path) if _is_batch_norm(layer) else _dropout(layer)
+        if path and new is not None:
             parent, _, attribute = path.rpartition(".")
             setattr(module.get_submodule(parent), attribute, plain.setdefault(layer, new))
         elif objection := _objection(layer):

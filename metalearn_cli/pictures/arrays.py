@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, task_metric
+from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.tasks.base import Batch, Split, draw_slice
+from metalearn_cli.tasks.capabilities import label_names
 from metalearn_cli.tasks.likelihood import SquaredError
 
 TASKS, POINTS = 4, 200
@@ -42,11 +44,11 @@ def first_tasks(learner: Learner, job: Job, split: Split, batch_norm: BatchNorm)
     batch = job.task.gather(draw, learner.device)
     tensors = (of_classes if is_images else of_values)(learner, batch, batch_norm)
     arrays: Arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    steps = learner.algorithm.steps_at_test(spec)
+    steps = steps_at_test(learner.algorithm, spec)
     conditions = f"{steps or 'no'} inner step{'s' * (steps != 1)}"
     conditions += f", batch norm {batch_norm.name}" if learner.net.init_stats() else ""
     arrays["conditions"] = np.array(conditions)
-    if is_images and (names := job.task.label_names(draw)):
+    if is_images and (names := label_names(job.task, draw)):
         arrays["names"] = np.array(names)
     return arrays
 
@@ -81,7 +83,7 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
     ends = [torch.cat([task.support_x, task.query_x], 1).aminmax(dim=1, keepdim=True) for task in tasks]
     low, high = (torch.cat(end) for end in zip(*ends, strict=True))
     grid = low + (high - low) * torch.linspace(0, 1, POINTS, dtype=low.dtype, device=low.device).view(1, -1, 1)
-    last = learner.algorithm.steps_at_test(learner.net.spec)
+    last = steps_at_test(learner.algorithm, learner.net.spec)
     steps = sorted({0, min(1, last), last})
     predictors = [learner.adapt(batch.support, number) for number in steps]
     spec, point = learner.net.spec._replace(likelihood=SquaredError()), learner.net.spec.likelihood.point

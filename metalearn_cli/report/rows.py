@@ -17,7 +17,7 @@ from metalearn_cli.tasks.metrics import METRICS
 COLUMNS = (
     *("name", "algo", "task", "way", "shot", "steps", "seed", "metric", "mean", "ci95", "median", "diverged"),
     *("batch_norm", "episodes", "episodes_sha256", "tested_step", "minutes", "published", "git_commit", "git_dirty"),
-    *("inner_steps", "state", "steps_done", "failed"),
+    *("inner_steps", "state", "steps_done", "failed", "transductive_head"),
 )
 
 SHOWN = {  # the headings for a person, and the column under each
@@ -49,7 +49,7 @@ def _run_row(run: RunFolder) -> TableRow:
     """The raw figures of a run, accuracies in 0..1."""
     results, choices, unfinished = run.results, run.environment.choices, run.unfinished
     seconds = training_seconds(run.timing)
-    keys = ("metric", "mean", "ci95", "median", "batch_norm", "episodes", "episodes_sha256")
+    keys = ("metric", "mean", "ci95", "median", "batch_norm", "episodes", "episodes_sha256", "transductive_head")
     return {
         "runs": 1,
         "name": str(run.folder),
@@ -94,6 +94,8 @@ def cells(row: TableRow) -> list[str]:
     else:
         texts["metric"] = f"{metric}{', %' if METRICS[metric].unit else ''}{after_steps(row['inner_steps'])}"
         texts["mean"] = texts["mean"] or "not finite"
+    heads = "transductive head" * bool(row["transductive_head"])
+    texts["batch_norm"] = ", ".join(filter(None, (texts["batch_norm"], heads)))
     has_share = diverged or (row["inner_steps"] and diverged is not None)
     texts["diverged"] = f"{diverged:.2%}" if has_share else ""
     texts["minutes"] = "" if row["minutes"] is None else f"{row['minutes']:.2g}"
@@ -121,6 +123,8 @@ def warnings_of(runs: list[RunFolder]) -> list[str]:
             about["the mean is not finite"].append(name)
         if results.batch_norm == "transductive":
             about["transductive batch norm: the query examples of a task help to classify each other"].append(name)
+        if results.transductive_head:
+            about["a transductive head: the query examples of a task help to classify each other"].append(name)
         if run.environment.git_dirty:
             about["the source had changes that were not committed"].append(name)
         if results.config is None:

@@ -62,6 +62,7 @@ class Results:
     per_step: Annotated[tuple[StepResult, ...], Limit("a list of objects", bool)]  # K + 1, the first before adapting
     beside: dict[str, Figures] = field(default_factory=dict)  # of the other metrics, after the last inner step
     batch_norm: str | None = None  # the mode of all figures above; None: the network has none
+    transductive_head: bool = False  # whether in every mode the queries of a task were predicted together
     other_batch_norm: dict[str, Summary] = field(default_factory=dict)  # by their modes, after the last inner step
     algo: str | None = None
     task: str | None = None

@@ -13,8 +13,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.columns import ColumnNames
-from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.tasks.likelihood import Likelihood
 
 Split = Literal["train", "val", "test"]
@@ -104,7 +102,7 @@ class Batch(NamedTuple):
 class TaskDistribution(ABC):
     """A distribution over tasks. A final class is a frozen dataclass whose fields are the keys of its yaml file.
 
-    Every class has the abstract members; those with a body answer for a class that has nothing to tell.
+    This is what every class has; what one may have besides, and how it is asked for, stands in tasks/capabilities.py.
     """
 
     @property
@@ -128,59 +126,6 @@ class TaskDistribution(ABC):
     @abstractmethod
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         """Return the tasks of a draw (or of a slice of one) as float32 tensors on `device`."""
-
-    def check_split(self, split: Split) -> None:  # noqa: B027 - most can draw tasks of any split
-        """Raises UserError where `split` cannot give such tasks. Only a run that validates asks for "val"; what every
-        run needs is checked when the distribution is made."""
-
-    def identities(self, split: Split) -> frozenset[str]:
-        """What a model must not be tested on once it was trained on it: the split's classes, by the names that other
-        tasks with the same classes give them too, or its tasks, if they are counted. Empty: nothing can come again."""
-        return frozenset()
-
-    def class_names(self, split: Split) -> list[str]:
-        """The identities of a split as a reader knows them, sorted. Reads the data."""
-        return sorted(self.identities(split))
-
-    def task_count(self, split: Split) -> int | None:
-        """The number of tasks, if they are counted: each is then tested once. None: as many as are drawn."""
-        return None
-
-    def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
-        """Draw the counted tasks with these numbers [T], from 0 to task_count(split) - 1."""
-        raise NotImplementedError
-
-    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
-        """Draw T = `tasks` batches of images of all training classes, labelled 0 to spec.base - 1, as query sets; the
-        support sets are empty."""
-        raise NotImplementedError
-
-    def notes(self) -> list[str]:
-        """What a user who starts a run should know about the data. Reads them on first use."""
-        return []
-
-    def may_wait_for_disk(self, device: torch.device) -> bool:
-        """Whether gathering on `device` may wait for a disk: then another thread calls `draw` and `gather`."""
-        return False
-
-    def label_names(self, draw: Draw) -> tuple[str, ...]:
-        """The class names of the draw's first task, in the order of their labels; empty if they have no names."""
-        return ()
-
-    @property
-    def preparation(self) -> Preparation | None:
-        """How a picture becomes an example. None for a task without images, or one that does not tell."""
-        return None
-
-    @property
-    def columns(self) -> ColumnNames | None:
-        """The columns from which examples are made. None if they have no names."""
-        return None
-
-    def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None:
-        """What only the distribution knows of the query set's values: the best prediction, as outputs [T, Q, outputs]
-        of a likelihood, which may be another one than the network's. None: not known."""
-        return None
 
 
 def draw_slice(draw: Draw, start: int, stop: int) -> Draw:

@@ -15,6 +15,7 @@ from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec, TaskDistribution
+from metalearn_cli.tasks.capabilities import columns_of, preparation_of
 from metalearn_cli.tasks.likelihood import Categorical, Gaussian, SquaredError
 from metalearn_cli.tasks.tones import Tones, tones_of
 
@@ -52,14 +53,14 @@ class Examples(NamedTuple):
 
 
 def examples_of(task: TaskDistribution) -> Examples:
-    spec, columns = task.spec, task.columns
+    spec, columns = task.spec, columns_of(task)
     if columns is None and len(spec.input_shape) == 1:
         columns = ColumnNames((), ())
     if columns is not None and not columns.features:  # of arrays
         features, targets = _names("x", spec.input_shape[0]), _names("y", spec.targets)
         columns = dataclasses.replace(columns, features=features, targets=targets)
     gaussian = spec.likelihood if isinstance(spec.likelihood, Gaussian) else None
-    return Examples(StoredSpec(*spec[:3], spec.kind, *spec[4:], gaussian), task.preparation, columns)
+    return Examples(StoredSpec(*spec[:3], spec.kind, *spec[4:], gaussian), preparation_of(task), columns)
 
 
 def examples_with_tones(task: TaskDistribution) -> Examples:

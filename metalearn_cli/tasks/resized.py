@@ -14,6 +14,15 @@ from torch import Tensor
 
 from metalearn_cli.tasks.augment import grey
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
+from metalearn_cli.tasks.capabilities import (
+    check_split,
+    draw_numbers,
+    identities,
+    label_names,
+    may_wait_for_disk,
+    notes_of,
+    task_count,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class ResizedImages(TaskDistribution):
     input_shape: tuple[int, ...]  # that they get
 
     def check_split(self, split: Split) -> None:
-        self.task.check_split(split)
+        check_split(self.task, split)
 
     @property
     def spec(self) -> Spec:
@@ -37,13 +46,13 @@ class ResizedImages(TaskDistribution):
         return self.task.fingerprint
 
     def identities(self, split: Split) -> frozenset[str]:
-        return self.task.identities(split)
+        return identities(self.task, split)
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
-        return self.task.label_names(draw)
+        return label_names(self.task, draw)
 
     def notes(self) -> list[str]:
-        return [*self.task.notes(), f"{self.rule}, as the run's network takes them"]
+        return [*notes_of(self.task), f"{self.rule}, as the run's network takes them"]
 
     @property
     def rule(self) -> str:
@@ -57,10 +66,10 @@ class ResizedImages(TaskDistribution):
         return f"images of {before} become {after} ({'; '.join(how)})"
 
     def task_count(self, split: Split) -> int | None:
-        return self.task.task_count(split)
+        return task_count(self.task, split)
 
     def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
-        return self.task.draw_numbers(numbers, split, rng)
+        return draw_numbers(self.task, numbers, split, rng)
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
         return self.task.draw(tasks, split, rng)
@@ -71,7 +80,7 @@ class ResizedImages(TaskDistribution):
         return batch._replace(support_x=support_x, query_x=query_x)
 
     def may_wait_for_disk(self, device: torch.device) -> bool:
-        return self.task.may_wait_for_disk(device)
+        return may_wait_for_disk(self.task, device)
 
 
 def can_resize(spec: Spec, input_shape: tuple[int, ...]) -> bool:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.job import build_task
 from metalearn_cli.config.schema import ConfigSource, build
@@ -131,6 +132,7 @@ def build_model(
             raise UserError(f"algo.test_steps={test_steps}: the run's algorithm takes no inner steps")
         chosen = chosen | {"test_steps": test_steps}
     algo: Algorithm = build(chosen, "algo", Algorithm, ConfigSource(trust=trust))
+    algo.require_mode(batch_norm)
     dtype = torch.float64 if precision is Precision.fp64 else torch.float32
     expected = algo.init(net, torch.Generator()) if trust else _shapes(stored, algo, net)
     parts = []
@@ -144,7 +146,7 @@ def build_model(
         if odd:
             raise UserError(f"the weights in {stored.folder} are of another model than its configuration: {odd[0]}")
         parts.append({name: saved[name].to(place, dtype) for name in part})
-    made_with = (batch_norm.name, algo.steps_at_test(net.spec), stored.step)
+    made_with = (batch_norm.name, steps_at_test(algo, net.spec), stored.step)
     fitting = [known for known in stored.unlike if (known.batch_norm, known.test_steps, known.step) == made_with]
     is_reduced = precision is Precision.bf16
     return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, is_reduced)

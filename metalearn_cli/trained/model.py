@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor
+from metalearn_cli.algorithms.capabilities import require_way, steps_at_test
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.datasets.formats import Broken
 from metalearn_cli.datasets.listing import some
@@ -99,7 +100,7 @@ class Model:
         net, meta, note = for_way(self.algo, self.net, self.meta, outputs)
         net = Reduced(net.spec, net) if self.reduced else net
         with torch.no_grad():
-            return final_of(self.algo.adapt(net, meta, support, self.algo.steps_at_test(net.spec))), note
+            return final_of(self.algo.adapt(net, meta, support, steps_at_test(self.algo, net.spec))), note
 
     def outside(self, x: Given) -> Tensor:
         """x [n, d] as for `adapt` -> which lie outside of the range of the training tasks' inputs, [n] bool."""
@@ -178,7 +179,7 @@ def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta,
     pairs = list(zip(meta, expected, strict=True))
     if all(part[name].shape == to[name].shape for part, to in pairs for name in to):
         return other, meta, ""
-    algo.require_way(trained.outputs, way)
+    require_way(algo, trained.outputs, way)
     is_fewer = trained.padded and way < trained.outputs  # the training had such tasks
 
     def resized(value: Tensor, to: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import without_absent_classes
+from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.job import build_task
 from metalearn_cli.config.schema import ConfigSource
@@ -17,6 +18,7 @@ from metalearn_cli.run_folder import records, runs
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
+from metalearn_cli.tasks.capabilities import check_split, label_names, task_count
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds
 from metalearn_cli.trained.model import Model
@@ -77,8 +79,8 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
     runs.check_same_data(stored.folder, task.fingerprint)
     if "val" not in task.splits:
         raise UserError("the run has no validation classes")
-    task.check_split("val")
-    number = task.task_count("val")
+    check_split(task, "val")
+    number = task_count(task, "val")
     episodes = EPISODES if number is None else min(EPISODES, number)
     scores: list[Tensor] = []
     classes: list[str] = []
@@ -97,7 +99,7 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
                 progress.advance(done, "tasks")
     values = torch.cat(scores).cpu()
     value, share, promised = calibrated(values, classes)
-    made_with = (way, shot, model.batch_norm.name, model.algo.steps_at_test(model.net.spec), stored.step)
+    made_with = (way, shot, model.batch_norm.name, steps_at_test(model.algo, model.net.spec), stored.step)
     return Threshold(
         *(value, *made_with, episodes, len(values), task.fingerprint, share, len(set(classes)), promised),
     )
@@ -109,7 +111,7 @@ def _classes(task: TaskDistribution, draw: Draw, tasks: Batch, before: int) -> l
     classes: list[str] = []
     for number in range(len(draw["key"])):
         labels = tasks.task(number).query_y[0].tolist()
-        names = task.label_names(draw_slice(draw, number, number + 1))
+        names = label_names(task, draw_slice(draw, number, number + 1))
         classes += [names[label] if names else f"task after {before + len(classes)}" for label in labels]
     return classes
 

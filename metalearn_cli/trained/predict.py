@@ -61,6 +61,8 @@ def predict(values: Config) -> None:
     set_process(precision, keys.threads, keys.allocator, denormals_are_zero=stored.denormals_are_zero)
     stored = stored._replace(examples=with_ink(stored.examples, keys.ink))
     model = build_model(stored, keys.batch_norm, device, precision, test_steps, keys.trust)
+    if model.algo.transductive_head:
+        tell("the run's algorithm predicts all queries together, so that a prediction depends on its neighbours")
     if model.net.init_stats() and keys.batch_norm is BatchNorm.transductive:
         tell("batch_norm=transductive: queries are normalised together, so that a prediction depends on its neighbours")
     columns = model.examples.columns

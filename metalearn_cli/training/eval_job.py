@@ -17,6 +17,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import config_file, environment, runs
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import TaskDistribution
+from metalearn_cli.tasks.capabilities import identities, preparation_of, task_count
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.tasks.resized import can_resize
 from metalearn_cli.trained.loading import examples_in
@@ -67,7 +68,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         net: Any = job.net
         job = job._replace(net=dataclasses.replace(net, spec=net.spec._replace(base=base)))
     if "task" in values and set(Preparation.KEYS) <= config["task"].keys():
-        notes.append(str(job.task.preparation))
+        notes.append(str(preparation_of(job.task)))
     return run, job._replace(notes=[*job.notes, *given_twice(overrides), *notes])
 
 
@@ -109,10 +110,10 @@ def _check_task(run: Path, name: str, trained: TaskDistribution, tested: TaskDis
             f"task={name} has {other.kind} of examples of shape {list(other.input_shape)}, and the model of {run} "
             f"takes {spec.kind} of {list(spec.input_shape)}: take a task like the run's"
         )
-    if both := sorted(trained.identities("train") & tested.identities("test")):
-        what = "classes" if tested.task_count("test") is None else "tasks"
+    if both := sorted(identities(trained, "train") & identities(tested, "test")):
+        what = "classes" if task_count(tested, "test") is None else "tasks"
         raise UserError(
-            f"{len(both)} of the {len(tested.identities('test'))} {what} of this test were trained on by {run}, e.g. "
+            f"{len(both)} of the {len(identities(tested, 'test'))} {what} of this test were trained on by {run}, e.g. "
             f"{both[0]}: take the split that it was trained with"
         )
     return None if is_same else spec.input_shape

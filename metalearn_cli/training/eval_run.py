@@ -19,6 +19,7 @@ from metalearn_cli.run_folder.results import Results
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
+from metalearn_cli.tasks.capabilities import notes_of
 from metalearn_cli.tasks.tones import drawn, warnings
 from metalearn_cli.trained.loading import examples_in
 from metalearn_cli.training.eval_job import is_same_data
@@ -36,7 +37,7 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
     fresh = require_parts(job, ranks)
     fingerprint = same_everywhere(job, ranks)
     tested, about = ranks.from_first(lambda: _tested(run, job, fingerprint))
-    notes = [*job.notes, *job.task.notes(), *about, *_unlike_the_training(run, job)]
+    notes = [*job.notes, *notes_of(job.task), *about, *_unlike_the_training(run, job)]
     weights = {name: value for name, value in tested.tensors.items() if not name.startswith("optimizer.")}
     require_same_model(weights, fresh, job.net)
     what = {key: value for key, value in job.config.items() if key not in ("expect", "trust", "logger")}

@@ -19,6 +19,7 @@ from metalearn_cli.run_folder.writers import Writers
 from metalearn_cli.system.console import Progress
 from metalearn_cli.system.prefetch import ahead
 from metalearn_cli.tasks.base import Batch
+from metalearn_cli.tasks.capabilities import may_wait_for_disk
 from metalearn_cli.training.failures import explained
 from metalearn_cli.training.session import GivesUp, Session, never
 from metalearn_cli.training.test import test
@@ -170,7 +171,7 @@ def training_batches(job: Job, learner: Learner, first: int) -> Generator[Batch]
         return job.task.gather(job.training_draw(step, learner.ranks), learner.device)
 
     steps = range(first, job.run.steps)
-    yield from ahead(gather, steps) if job.task.may_wait_for_disk(learner.device) else map(gather, steps)
+    yield from ahead(gather, steps) if may_wait_for_disk(job.task, learner.device) else map(gather, steps)
 
 
 def resume(session: Session) -> Reached:

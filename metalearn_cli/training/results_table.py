@@ -13,6 +13,7 @@ def print_results(folder: Path, results: Results, expect: str | None) -> int:
     the test falls short of `expect`."""
     metric = results.metric
     mode = f", batch norm {results.batch_norm}" if results.batch_norm else ""
+    mode += ", transductive head" * results.transductive_head
     lines = [f"test {in_unit(metric)} over {results.episodes} episodes{mode}"]
     per_step = results.per_step
     adapts = len(per_step) > 1 or per_step[0].diverged > 0  # what takes no inner steps does not diverge by them

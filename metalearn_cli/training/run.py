@@ -19,6 +19,7 @@ from metalearn_cli.run_folder.results import Results
 from metalearn_cli.system.console import Console
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
+from metalearn_cli.tasks.capabilities import class_names, notes_of
 from metalearn_cli.tasks.example_format import examples_with_tones, with_ink_of
 from metalearn_cli.training import continued
 from metalearn_cli.training.loop import train
@@ -40,7 +41,7 @@ def train_run(
     drawn = require_parts(job, ranks)
     start = ranks.from_first(lambda: read_start(job, drawn))
     fingerprint = same_everywhere(job, ranks)
-    notes = job.task.notes()  # read the data
+    notes = notes_of(job.task)  # read the data
 
     def new_folder() -> Path:
         folder = runs.choose_folder(job.run.name, job.choices["algo"], job.choices["task"])
@@ -95,7 +96,7 @@ def _begin(
     with contextlib.suppress(UserError):  # it is written again, whatever has become of it
         examples = with_ink_of(examples, environment.read_examples(folder))
     records.write_record(folder / environment.TASK, examples)
-    classes = {str(split): job.task.class_names(split) for split in job.task.splits}
+    classes = {str(split): class_names(job.task, split) for split in job.task.splits}
     if any(classes.values()):
         records.write_record(folder / "classes.json", classes)
     return None

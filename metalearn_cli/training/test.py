@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.capabilities import learned
 from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.evaluate import EpisodeScores, Evaluation, baselines, join_scores, part_size, score_episodes
@@ -92,7 +93,7 @@ def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
     episodes = npz(arrays)
     results = dataclasses.replace(
         summarise_test(job, scored, step, modes),
-        learned=job.algo.learned(learner.meta),
+        learned=learned(job.algo, learner.meta),
         baselines={name: figures(values) for name, values in by_nothing.items()},
         episodes_npz=hashlib.sha256(episodes).hexdigest(),
         config=runs.deciding(job.config),
@@ -129,6 +130,7 @@ def summarise_test(job: Job, scored: Evaluation, step: int, modes: list[BatchNor
         per_step=per_step,
         beside=figures_beside(scores.beside),
         batch_norm=modes[0].name if job.net.init_stats() else None,
+        transductive_head=job.algo.transductive_head,
         other_batch_norm={
             mode.name: summarise(metric[:, 0], has_diverged(spec.metric, loss, before)[:, 0], worst)
             for mode, (loss, metric, _) in scored.scores.items()

@@ -14,6 +14,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import BLOCK, draw_block
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.step import NonFinite
+from metalearn_cli.nets.capabilities import variants
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.system.allocator import trim_heap
@@ -51,8 +52,8 @@ def fastest_convolution(job: Job, device: torch.device, console: Console, ranks:
     chunk = 1 if job.run.tasks_per_chunk == "auto" or (job.run.memory and may_cut(job)) else job.run.tasks_per_chunk
     console.say("timing a step by two ways to convolve")
     batch = job.task.gather(job.training_draw(0, ranks), device)
-    variants = job.net.variants().items()
-    seconds = {way: _seconds(still_learner(job._replace(net=net), chunk), batch) for way, net in variants}
+    nets = variants(job.net).items()
+    seconds = {way: _seconds(still_learner(job._replace(net=net), chunk), batch) for way, net in nets}
     timings = ", ".join(f"{value:.3g} s by {way.name} convolution" for way, value in seconds.items())
     console.say(f"a step takes {timings}")
     return min(seconds, key=lambda way: seconds[way])

@@ -26,6 +26,7 @@ from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.device import Precision
 from metalearn_cli.system.measure import begin_peak, peak_memory, timed
 from metalearn_cli.tasks.base import Batch
+from metalearn_cli.tasks.capabilities import notes_of, task_count
 from metalearn_cli.tuning.prepare import prepare
 
 TURN = 0.1  # seconds that the steps of a round take at least, and its products
@@ -62,7 +63,7 @@ def bench(job: Job, console: Console) -> str:
     would refuse, and where the configuration does not train."""
     require_parts(job)
     _ = job.task.fingerprint  # reads the data, or says what is missing
-    for note in (*job.notes, *job.task.notes()):
+    for note in (*job.notes, *notes_of(job.task)):
         console.say(note)
     job = prepare(job, None, console)
     learner = new_learner(job)
@@ -158,7 +159,7 @@ def time_episodes(job: Job, learner: Learner, modes: list[BatchNorm], what: str,
         episodes = EpisodeRange("test", number, job.run.episodes_seed)
         return timed(learner.device, 1, lambda _: evaluate(learner, job.task, episodes, modes))[1] / number
 
-    most = min(BLOCK, job.task.task_count("test") or BLOCK)
+    most = min(BLOCK, task_count(job.task, "test") or BLOCK)
     number = min(most, max(4, int(BUDGET / seconds(min(4, most)))))
     console.say(f"{number} episodes, scored as in a {what}")
     return EpisodeTime(modes, number, seconds(number))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from metalearn_cli.config.job import Job
+from metalearn_cli.nets.capabilities import variants
 from metalearn_cli.run_folder.environment import CHOICES, Choices, read_choices
 from metalearn_cli.run_folder.records import write_record
 from metalearn_cli.system.console import Console
@@ -40,10 +41,10 @@ def prepare(job: Job, folder: Path | None, console: Console, ranks: Ranks = ALON
     if is_new and (sentence := _too_many(threads)):
         console.say_once(sentence)
     chosen = dataclasses.replace(chosen, threads=threads, ranks=ranks.size)
-    if device.type != "cpu" and (variants := job.net.variants()):
+    if device.type != "cpu" and (ways := variants(job.net)):
         fastest = chosen.convolution or ranks.from_first(lambda: fastest_convolution(job, device, console, ranks))
         chosen = dataclasses.replace(chosen, convolution=fastest)
-        job = job._replace(net=variants[fastest])
+        job = job._replace(net=ways[fastest])
     is_left_open = settings.memory is not None or settings.tasks_per_chunk == "auto"
     if is_left_open and (chosen.tasks_per_chunk is None or settings.memory not in (None, chosen.memory)):
         for key in ("compile", "cuda_graph"):

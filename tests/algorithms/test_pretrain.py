@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from problems import expect_slope, images, init, points, relative_error
 
 from metalearn_cli.algorithms.base import BatchNorm, mean_gradient, task_loss
+from metalearn_cli.algorithms.capabilities import batch_norm_at_test, steps_at_test
 from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.pretrain import Pretrain
@@ -77,8 +78,8 @@ def test_classes_are_tested_as_protonet_does(normalise: Normalise) -> None:
     meta = init(Pretrain(), net)
     outs = []
     for algorithm in (Pretrain(normalise=normalise), ProtoNet(normalise=normalise)):
-        assert algorithm.steps_at_test(net.spec) == 0
-        assert algorithm.batch_norm_at_test(net.spec) is BatchNorm.running
+        assert steps_at_test(algorithm, net.spec) == 0
+        assert batch_norm_at_test(algorithm, net.spec) is BatchNorm.running
         with torch.no_grad():
             (predict,) = algorithm.adapt(net, meta, batch.support, 0)
             outs.append(predict(batch.query_x, BatchNorm.running))

@@ -14,6 +14,7 @@ from pairs import PAIRS, built_or_refused, cases, chosen, small
 from places import ROOT
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.algorithms.capabilities import batch_norm_at_test, steps_at_test
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.matching import Matching
@@ -170,8 +171,8 @@ def take_steps(job: Job, learner: Learner) -> None:
 def test_an_algorithm_names_its_test_steps_and_its_papers_batch_norm() -> None:
     for algo in conf_folder.list_choices("algo"):
         job = load_job([f"algo={algo}"])
-        assert job.algo.steps_at_test(job.task.spec) >= 0
-        assert job.algo.batch_norm_at_test(job.task.spec) in BatchNorm
+        assert steps_at_test(job.algo, job.task.spec) >= 0
+        assert batch_norm_at_test(job.algo, job.task.spec) in BatchNorm
 
 
 def test_the_users_own_choice_wins_over_an_algorithms_and_a_tasks() -> None:

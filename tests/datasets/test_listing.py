@@ -11,10 +11,10 @@ from cases import folder_task
 from commands import run
 from PIL import Image
 
-from metalearn_cli.commands.packed_sets import list_packed
 from metalearn_cli.datasets import paths
 from metalearn_cli.datasets.listing import compile_pattern
 from metalearn_cli.errors import UserError
+from metalearn_cli.tasks.packed_sets import list_packed
 
 pytestmark = pytest.mark.usefixtures("cache")
 

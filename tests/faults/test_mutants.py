@@ -38,7 +38,7 @@ MUTANTS = (
     Mutant("system/files.py", "            os.fsync(file.fileno())\n", "", CHECKPOINT),
     Mutant("system/files.py", "    sync_folder(path.parent)\n", "", CHECKPOINT),
     Mutant("system/files.py", "        temporary.unlink(missing_ok=True)\n", "        pass\n", CHECKPOINT),
-    Mutant("run_folder/checkpoint.py", "name is None or hashlib", "False and hashlib", CHECKPOINT),
+    Mutant("run_folder/checkpoint.py", "name is None or sha256", "False and sha256", CHECKPOINT),
     Mutant("learning/learner.py", 'state |= {f"optimizer.', '_ = {f"optimizer.', LEARNER),
     Mutant("learning/learner.py", 'state |= {f"buffers.', '_ = {f"buffers.', LEARNER),
     Mutant("config/job.py", '"train", step)\n', '"train", step + 1)\n', "training/test_run.py"),

@@ -14,6 +14,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks import omniglot
 from metalearn_cli.tasks.base import Draw, TaskDistribution
+from metalearn_cli.tasks.capabilities import label_names
 from metalearn_cli.tasks.episodes import Episodes, Rotations
 from metalearn_cli.tasks.image_folder import ImageFolder
 from metalearn_cli.tasks.images import ImageTask
@@ -99,4 +100,4 @@ def test_a_folder_of_ones_own(own_images: Path) -> None:
 
 def test_curves_have_none() -> None:
     task = Sinusoid()
-    assert task.label_names(drawn(task)) == ()
+    assert label_names(task, drawn(task)) == ()

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import TINY, results, run, start
+from commands import TINY, refuse, results, run, start, succeed
+from folders import rewrite
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -82,6 +83,35 @@ def test_what_was_learned_is_said_and_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "outputs/hand/results.json").read_text())["learned"] == {"rate": 0.02}
     done = run(tmp_path, "train", "algo=meta_sgd", "algo.initial_lr=[0.03,0.03]", "optimizer.lr=0", *quick, "name=meta")
     assert "learned: median_rate 0.03, lowest_rate 0.03, highest_rate 0.03" in done.out
+
+
+def test_a_transductive_head_is_told_wherever_its_figures_stand(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\nfrom metalearn_cli.algorithms.maml import MAML\n"
+        "@dataclass(frozen=True)\nclass Together(MAML):\n    transductive_head = True\n"
+    )
+    own = [*TINY, "algo._target_=own.Together"]
+    assert succeed(tmp_path, "train", *own, "name=a").out.startswith("test mse over 16 episodes, transductive head\n")
+    assert results(tmp_path, "a")["transductive_head"] is True
+    succeed(tmp_path, "train", *TINY, "name=b")
+    assert results(tmp_path, "b")["transductive_head"] is False
+    content = results(tmp_path, "b")
+    del content["transductive_head"]  # as earlier versions wrote it
+    rewrite(tmp_path / "outputs/b/results.json", content)
+    for words in (["train", *own, "name=c"], ["eval", "run=outputs/a", "trust=true"]):
+        said = "batch_norm=one_query shows each query by itself, and this algorithm predicts all queries of a task tog"
+        assert said in refuse(tmp_path, *words, "batch_norm=one_query")
+    compared = succeed(tmp_path, "compare", "outputs/a", "outputs/b").out
+    assert "note: only some have a transductive head" in compared
+    assert "none, transductive head" in compared
+    reported = succeed(tmp_path, "report", "outputs/a", "outputs/b", "csv=table.csv")
+    assert "a transductive head: the query examples of a task help to classify each other: outputs/a\n" in reported.err
+    assert reported.out.count("transductive head") == 1
+    assert [row.rpartition(",")[2] for row in (tmp_path / "table.csv").read_text().split()[1:]] == ["True", "False"]
+    (tmp_path / "points.csv").write_text("x,y\n1,2\n")
+    words = ["predict", "run=outputs/a", "trust=true", "support=points.csv", "query=points.csv", "out=p.csv"]
+    assert "a prediction depends on its neighbours" in succeed(tmp_path, *words).err
+    assert "one_query shows each query by itself" in refuse(tmp_path, *words, "batch_norm=one_query")
 
 
 @pytest.mark.parametrize(("expect", "code"), [("mse>0", 0), ("mse < 1e9", 0), ("mse_step1<=0", 3), ("mse<=0.001", 3)])

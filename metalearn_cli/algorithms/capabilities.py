@@ -1,0 +1,50 @@
+"""What an algorithm may offer besides what every algorithm has, and what holds for one that does not.
+
+A class offers something by having the member, and inherits nothing for it. It is asked for by the functions here.
+"""
+
+from typing import Protocol, TypeGuard
+
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.tasks.base import Spec
+
+
+class Offers(Protocol):
+    """Each on its own. The functions say what each one is."""
+
+    def steps_at_test(self, spec: Spec) -> int: ...
+    def batch_norm_at_test(self, spec: Spec) -> BatchNorm: ...
+    def images_in_batch(self, spec: Spec) -> int | None: ...
+    def learned(self, meta: Meta) -> dict[str, float]: ...
+    def require_way(self, trained: int, way: int) -> None: ...
+
+
+def offers(algorithm: Algorithm, member: str) -> TypeGuard[Offers]:
+    """Whether the class has this member of Offers."""
+    return hasattr(type(algorithm), member)
+
+
+def steps_at_test(algorithm: Algorithm, spec: Spec) -> int:
+    """Inner steps at validation and test, for tasks of this kind."""
+    return algorithm.steps_at_test(spec) if offers(algorithm, "steps_at_test") else algorithm.test_steps or 0
+
+
+def batch_norm_at_test(algorithm: Algorithm, spec: Spec) -> BatchNorm:
+    """The mode in which the algorithm's paper reports, for tasks of this kind."""
+    return algorithm.batch_norm_at_test(spec) if offers(algorithm, "batch_norm_at_test") else algorithm.batch_norm
+
+
+def images_in_batch(algorithm: Algorithm, spec: Spec) -> int | None:
+    """The images of all training classes in a batch, of which a step takes tasks_per_step; None: it takes tasks."""
+    return algorithm.images_in_batch(spec) if offers(algorithm, "images_in_batch") else None
+
+
+def learned(algorithm: Algorithm, meta: Meta) -> dict[str, float]:
+    """Numbers about the meta-parameters that a person would like to know, for results.json and the screen."""
+    return algorithm.learned(meta) if offers(algorithm, "learned") else {}
+
+
+def require_way(algorithm: Algorithm, trained: int, way: int) -> None:
+    """Raises UserError where a model for `trained` classes cannot start to learn tasks of `way` other ones."""
+    if offers(algorithm, "require_way"):
+        algorithm.require_way(trained, way)

@@ -1,0 +1,40 @@
+"""What a network may offer besides what every network has, and what holds for one that does not.
+
+A class offers something by having the member, and inherits nothing for it. It is asked for by the functions here.
+
+Shapes: T tasks, B examples per task, C channels of an H x W image.
+"""
+
+from typing import Protocol, TypeGuard
+
+from torch import Tensor
+
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
+from metalearn_cli.nets.convolution import Convolution
+
+
+class Offers(Protocol):
+    """Each on its own."""
+
+    def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        """x [T, B, *input] -> the last images [T, B, C, H, W], of which features are made, and the statistics used."""
+
+    def variants(self) -> dict[Convolution, Net]: ...
+
+
+def offers(net: Net, member: str) -> TypeGuard[Offers]:
+    """Whether the class has this member of Offers."""
+    return hasattr(type(net), member)
+
+
+def require_maps(net: Net, by: str) -> Offers:
+    """The network, whose `maps` are there. Raises UserError where they are not; `by` is the key that asks for them."""
+    if offers(net, "maps"):
+        return net
+    raise UserError(f"{by} needs images of features, and this model has none: take model=conv4 or model=resnet12")
+
+
+def variants(net: Net) -> dict[Convolution, Net]:
+    """This network with each way to convolve, of which timing finds a GPU's fastest; empty without a choice."""
+    return net.variants() if offers(net, "variants") else {}

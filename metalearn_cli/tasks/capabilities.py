@@ -1,0 +1,110 @@
+"""What a task may offer besides what every task has, and what holds for one that does not.
+
+A class offers something by having the member, and inherits nothing for it. It is asked for by the functions here.
+
+Shapes: T tasks, Q query examples.
+"""
+
+from typing import Protocol, TypeGuard
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.datasets.columns import ColumnNames
+from metalearn_cli.datasets.pictures import Preparation
+from metalearn_cli.errors import UserError
+from metalearn_cli.tasks.base import Draw, Split, TaskDistribution
+from metalearn_cli.tasks.likelihood import Likelihood
+
+
+class Offers(Protocol):
+    """Each on its own, except for `draw_numbers`, which goes with `task_count`. The functions say what each one is."""
+
+    def check_split(self, split: Split) -> None: ...
+    def identities(self, split: Split) -> frozenset[str]: ...
+    def class_names(self, split: Split) -> list[str]: ...
+    def label_names(self, draw: Draw) -> tuple[str, ...]: ...
+    def task_count(self, split: Split) -> int | None: ...
+    def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw: ...
+    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw: ...
+    def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None: ...
+    def notes(self) -> list[str]: ...
+    def may_wait_for_disk(self, device: torch.device) -> bool: ...
+    @property
+    def preparation(self) -> Preparation | None: ...
+    @property
+    def columns(self) -> ColumnNames | None: ...
+
+
+def offers(task: TaskDistribution, member: str) -> TypeGuard[Offers]:
+    """Whether the class has this member of Offers. A property may read data, so that the object itself is not asked."""
+    return hasattr(type(task), member)
+
+
+def check_split(task: TaskDistribution, split: Split) -> None:
+    """Raises UserError where `split` cannot give such tasks. Only a run that validates asks for "val"; what every run
+    needs is checked when the task is made."""
+    if offers(task, "check_split"):
+        task.check_split(split)
+
+
+def identities(task: TaskDistribution, split: Split) -> frozenset[str]:
+    """What a model must not be tested on once it was trained on it: the split's classes, by the names that other tasks
+    with the same classes give them too, or its tasks, if they are counted. Empty: nothing can come again."""
+    return task.identities(split) if offers(task, "identities") else frozenset()
+
+
+def class_names(task: TaskDistribution, split: Split) -> list[str]:
+    """The identities of a split as a reader knows them, sorted. Reads the data."""
+    return task.class_names(split) if offers(task, "class_names") else sorted(identities(task, split))
+
+
+def label_names(task: TaskDistribution, draw: Draw) -> tuple[str, ...]:
+    """The class names of the draw's first task, in the order of their labels; empty if they have no names."""
+    return task.label_names(draw) if offers(task, "label_names") else ()
+
+
+def task_count(task: TaskDistribution, split: Split) -> int | None:
+    """The number of tasks, if they are counted: each is then tested once. None: as many as are drawn."""
+    return task.task_count(split) if offers(task, "task_count") else None
+
+
+def draw_numbers(task: TaskDistribution, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
+    """Draw the counted tasks with these numbers [T], from 0 to task_count(task, split) - 1."""
+    if not offers(task, "draw_numbers"):
+        raise UserError(f"the task {type(task).__name__} has task_count, and needs draw_numbers with it")
+    return task.draw_numbers(numbers, split, rng)
+
+
+def draw_classes(task: TaskDistribution, tasks: int, images: int, rng: torch.Generator) -> Draw:
+    """Draw T = `tasks` batches of images of all training classes, labelled 0 to spec.base - 1, as query sets; the
+    support sets are empty."""
+    if not offers(task, "draw_classes"):
+        raise UserError(f"the task {type(task).__name__} has spec.base, and needs draw_classes with it")
+    return task.draw_classes(tasks, images, rng)
+
+
+def oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None:
+    """What only the task knows of the query set's values: the best prediction, as outputs [T, Q, outputs] of a
+    likelihood, which may be another one than the network's. None: not known."""
+    return task.oracle(draw, device) if offers(task, "oracle") else None
+
+
+def notes_of(task: TaskDistribution) -> list[str]:
+    """What a user who starts a run should know about the data. Reads them on first use."""
+    return task.notes() if offers(task, "notes") else []
+
+
+def may_wait_for_disk(task: TaskDistribution, device: torch.device) -> bool:
+    """Whether gathering on `device` may wait for a disk: then another thread calls `draw` and `gather`."""
+    return offers(task, "may_wait_for_disk") and task.may_wait_for_disk(device)
+
+
+def preparation_of(task: TaskDistribution) -> Preparation | None:
+    """How a picture becomes an example. None for a task without images, or one that does not tell."""
+    return task.preparation if offers(task, "preparation") else None
+
+
+def columns_of(task: TaskDistribution) -> ColumnNames | None:
+    """The columns from which examples are made. None if they have no names."""
+    return task.columns if offers(task, "columns") else None
