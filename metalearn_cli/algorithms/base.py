@@ -157,17 +157,13 @@ def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, wa
     return _mean(spec.likelihood.loss(without_absent_classes(out, way), y), mask)
 
 
-def task_metric(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None) -> Tensor:
-    """The headline metric of each task, [T]; out [T, B, outputs], mask [T, B], way [T]."""
-    return _mean(spec.likelihood.score(without_absent_classes(out, way), y), mask)
-
-
-def task_scores_beside(
+def task_scores(
     spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The other metrics of each task, [T] by name, and for classes its part of the calibration error, [T, 3, 15]."""
+    """Every metric of each task, [T] by name, and of classes what the calibration error is made of, [T, 3, 15]; out
+    [T, B, outputs], mask [T, B], way [T]."""
     out = without_absent_classes(out, way)
-    scores = {name: _mean(values, mask) for name, values in spec.likelihood.scores_beside(out, y).items()}
+    scores = {name: _mean(values, mask) for name, values in spec.likelihood.scores(out, y).items()}
     return scores | ({"calibration": calibration(out, y, mask)} if spec.kind == "classes" else {})
 
 

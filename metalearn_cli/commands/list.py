@@ -19,10 +19,7 @@ metalearn list {"|".join(KINDS)}
 
 # Every name that is written anywhere.
 LINES = {
-    **{
-        name: f"{metric.about}; {'higher' if metric.is_higher_better else 'lower'} is better"
-        for name, metric in METRICS.items()
-    },
+    **{name: f"{of.about}; {'higher' if of.sign > 0 else 'lower'} is better" for name, of in METRICS.items()},
     "train/loss": "query loss after adapting, mean over that step's meta-batch; optimizers: support loss at the end",
     "train/lr": "learning rate of the outer optimizer at that step",
     "val/loss": "query loss after the last inner step, mean over the validation episodes",

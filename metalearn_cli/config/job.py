@@ -25,6 +25,7 @@ from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
 from metalearn_cli.tasks.capabilities import check_split, draw_classes, task_count
+from metalearn_cli.tasks.likelihood import Likelihood
 from metalearn_cli.tasks.resized import ResizedImages
 
 
@@ -189,6 +190,11 @@ def make_job(
 def build_task(node: DictConfig | Config, source: ConfigSource) -> TaskDistribution:
     """The task that a configuration's `task` describes. Its data may be read."""
     task: TaskDistribution = schema.build(node, "task", TaskDistribution, source)
+    if not isinstance(given := task.spec.likelihood, Likelihood):  # of a class that was written for an earlier version
+        raise UserError(
+            f"task._target_={node['_target_']} has the likelihood {given!r} in its spec: give Categorical(), "
+            "SquaredError() or Gaussian() of metalearn_cli.tasks.likelihood"
+        )
     return task
 
 

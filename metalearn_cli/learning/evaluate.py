@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, task_metric, task_scores_beside
+from metalearn_cli.algorithms.base import BatchNorm, task_scores
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
-from metalearn_cli.learning.learner import Learner, Scores, joined
+from metalearn_cli.learning.learner import Learner, Scores
+from metalearn_cli.system.tensor_tree import take_tensors
 from metalearn_cli.tasks.base import Draw, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
 from metalearn_cli.tasks.capabilities import oracle
 from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
@@ -84,14 +85,17 @@ def _score(
             parts.append(learner.evaluate(piece, modes))
             done += len(piece.key)
             report(done)
-    return {
-        mode: Scores(loss.cpu(), metric.cpu(), {name: values.cpu() for name, values in beside.items()})
-        for mode, (loss, metric, beside) in _joined(parts).items()
-    }
+    tensors, put = take_tensors(_joined(parts))
+    on_cpu: EpisodeScores = put(tensor.cpu() for tensor in tensors)
+    return on_cpu
 
 
 def _joined(parts: list[EpisodeScores]) -> EpisodeScores:
-    return {mode: joined([part[mode] for part in parts]) for mode in parts[0]} if parts else {}
+    if not parts:
+        return {}
+    trees, (put, *_) = zip(*map(take_tensors, parts), strict=True)
+    scores: EpisodeScores = put(map(torch.cat, zip(*trees, strict=True)))
+    return scores
 
 
 def baselines(task: TaskDistribution, episodes: EpisodeRange, device: torch.device) -> dict[str, Tensor]:
@@ -107,9 +111,8 @@ def baselines(task: TaskDistribution, episodes: EpisodeRange, device: torch.devi
         if (truth := oracle(task, draw, device)) is not None:
             predicted["oracle"] = truth
         for name, (likelihood, out) in predicted.items():
-            spec, real = task.spec._replace(likelihood=likelihood), (out.double(), batch.query_y, batch.query_mask)
-            by_metric = {spec.metric: task_metric(spec, *real), **task_scores_beside(spec, *real)}
-            for metric, score in by_metric.items():
+            spec = task.spec._replace(likelihood=likelihood)
+            for metric, score in task_scores(spec, out.double(), batch.query_y, batch.query_mask).items():
                 label = name if metric == task.spec.metric else f"{name}_{metric}"
                 scores.setdefault(label, []).append(score.cpu())
     return {name: torch.cat(parts) for name, parts in scores.items()}

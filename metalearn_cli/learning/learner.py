@@ -3,21 +3,12 @@
 Shapes: T tasks, Q query examples, E = T episodes, K inner steps at test.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Meta,
-    Predictor,
-    task_loss,
-    task_metric,
-    task_scores_beside,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_scores
 from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.errors import UserError
@@ -36,13 +27,7 @@ class Scores(NamedTuple):
 
     loss: Tensor  # [E, K + 1], or [E, 1]
     metric: Tensor  # the same shape: the headline
-    beside: Mapping[str, Tensor] = {}  # after the last step, in the first mode: the others, [E, ...] by their names
-
-
-def joined(parts: list[Scores]) -> Scores:
-    """The scores of the episodes of all parts, in their order."""
-    beside = {name: torch.cat([part.beside[name] for part in parts]) for name in parts[0].beside}
-    return Scores(torch.cat([part.loss for part in parts]), torch.cat([part.metric for part in parts]), beside)
+    beside: dict[str, Tensor]  # the other metrics after the last step, [E, ...] by their names
 
 
 class Learner:
@@ -107,29 +92,23 @@ class Learner:
     def evaluate(self, batch: Batch, modes: list[BatchNorm]) -> dict[BatchNorm, Scores]:
         """Adapt to the support set of each task, and score the query set.
 
-        In the first mode after every inner step, in the others, from the same adaptation, after the last one; by the
-        metrics beside the headline in the first mode after the last step.
+        In the first mode after every inner step, in the others, from the same adaptation, after the last one.
         """
         self.check()
         batch, spec = batch.to(self.dtype), self.net.spec
-        real = batch.query_y, batch.query_mask, batch.way
 
-        def score(predict: Predictor, mode: BatchNorm) -> tuple[Tensor, Tensor, Tensor]:
+        def score(predict: Predictor, mode: BatchNorm) -> tuple[Tensor, dict[str, Tensor]]:
             out = predict(batch.query_x, mode, batch.query_mask)
-            return task_loss(spec, out, *real), task_metric(spec, out, *real), out
+            real = batch.query_y, batch.query_mask, batch.way
+            return task_loss(spec, out, *real), task_scores(spec, out, *real)
 
         with torch.no_grad():
             steps, last = [], steps_at_test(self.algorithm, spec)
             for predict in self.algorithm.adapt(self.net, self.meta, batch.support, last):
-                loss, metric, out = score(predict, modes[0])
-                steps.append((loss, metric))
-            # Now `predict` is the predictor after the last step, and `out` what it predicts.
-            losses, metrics = (torch.stack(part, 1) for part in zip(*steps, strict=True))
-            scores = {modes[0]: Scores(losses, metrics, task_scores_beside(spec, out, *real))}
-            for mode in modes[1:]:
-                loss, metric, _ = score(predict, mode)
-                scores[mode] = Scores(loss[:, None], metric[:, None])
-        return scores
+                steps.append(score(predict, modes[0]))
+            # Now `predict` is the predictor after the last step.
+            by_mode = {modes[0]: steps} | {mode: [score(predict, mode)] for mode in modes[1:]}
+        return {mode: _stacked(spec.metric, scores) for mode, scores in by_mode.items()}
 
     def scored_at_once(self, batch: Batch) -> int:
         """How many tasks go through `evaluate` at once: `tasks_per_chunk`, and on the CPU no more than an operation is
@@ -167,6 +146,12 @@ class Learner:
         for name, value in current.items():
             value.copy_(state[name])
         self._state.stopped.zero_()
+
+
+def _stacked(metric: str, steps: list[tuple[Tensor, dict[str, Tensor]]]) -> Scores:
+    """The scores of the loss and the metrics after each step, [T, ...]."""
+    losses, headline = [loss for loss, _ in steps], [scores.pop(metric) for _, scores in steps]
+    return Scores(torch.stack(losses, 1), torch.stack(headline, 1), steps[-1][1])
 
 
 def require_same_model(state: Params, current: Params, net: Net) -> None:

@@ -73,7 +73,7 @@ def is_better(metric_name: str, value: float | None, than: float | None) -> bool
     """Tell it by the metric's direction; anything is better than nothing."""
     if value is None or than is None:
         return value is not None
-    return value > than if METRICS[metric_name].is_higher_better else value < than
+    return value > than if METRICS[metric_name].sign > 0 else value < than
 
 
 def steps_to_show(last: int) -> list[int]:
@@ -105,7 +105,7 @@ def parse_expectation(text: str, metric: str, steps: int) -> Expectation:
     if match[2] is not None and int(match[2]) > steps:
         raise UserError(f"expect={text!r} asks for inner step {match[2]}, and the test takes {steps} (algo.test_steps)")
     expectation = Expectation(None if match[2] is None else int(match[2]), match[3], float(match[4]))
-    *_, lowest, highest, unit = METRICS[metric]
+    _, lowest, highest, unit, *_ = METRICS[metric]
     if (at_lowest := expectation.met(lowest)) == expectation.met(highest):
         where = "from 0 to 1, where the screen shows percent" if unit else "0 or above"
         percent = unit and 1 < expectation.bound <= 100
@@ -130,6 +130,11 @@ def text_of(value: float | None, metric: str, sign: bool = False) -> str:
 def with_interval(mean: float | None, ci95: float | None, metric: str) -> str:
     """A mean with the half width of its interval, where it has one."""
     return text_of(mean, metric) + ("" if ci95 is None else f" +- {text_of(ci95, metric)}")
+
+
+def with_names(rows: Mapping[str, Figures]) -> str:
+    """The figures of some metrics in a line."""
+    return ", ".join(f"{in_unit(name)} {with_interval(row.mean, row.ci95, name)}" for name, row in rows.items())
 
 
 def in_unit(metric: str) -> str:

@@ -13,7 +13,7 @@ from metalearn_cli.learning.scores import text_of
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.series import CUT_OFF, each_line
 from metalearn_cli.system.typed_json import from_json
-from metalearn_cli.tasks.metrics import METRICS, MetricName
+from metalearn_cli.tasks.metrics import METRICS, Headline
 
 OWN = runs.OUTPUTS / "reproduce" / "results.jsonl"  # what `reproduce` writes
 OURS = Path("benchmarks/papers/results.jsonl")  # what the authors of a checkout have measured; it is only read
@@ -27,7 +27,7 @@ class RowResult:
     seed: int
     cell: str  # which test it is
     published: str  # in percent, e.g. "98.70 +- 0.40"
-    metric: MetricName
+    metric: Headline
     length: str
     mean: float | None
     ci95: float | None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, task_metric
+from metalearn_cli.algorithms.base import BatchNorm, task_loss
 from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import draw_block
@@ -86,10 +86,10 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
     last = steps_at_test(learner.algorithm, learner.net.spec)
     steps = sorted({0, min(1, last), last})
     predictors = [learner.adapt(batch.support, number) for number in steps]
-    spec, point = learner.net.spec._replace(likelihood=SquaredError()), learner.net.spec.likelihood.point
-    lines = [point(predict(grid, batch_norm))[..., 0] for predict in predictors]
-    values = [point(predict(batch.query_x, batch_norm, batch.query_mask)) for predict in predictors]
-    errors = [task_metric(spec, y, batch.query_y, batch.query_mask) for y in values]
+    spec, moments = learner.net.spec._replace(likelihood=SquaredError()), learner.net.spec.likelihood.moments
+    lines = [moments(predict(grid, batch_norm))[0][..., 0] for predict in predictors]
+    values = [moments(predict(batch.query_x, batch_norm, batch.query_mask))[0] for predict in predictors]
+    errors = [task_loss(spec, y, batch.query_y, batch.query_mask) for y in values]
     arrays = {"line_x": grid[..., 0].float(), "line_y": torch.stack(lines).float(), "steps": torch.tensor(steps)}
     arrays["errors"] = torch.stack(errors).float()
     for name in ("support_x", "support_y", "query_x", "query_y"):

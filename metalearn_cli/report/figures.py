@@ -39,7 +39,7 @@ def task_name(run: RunFolder) -> str:
 
 
 def axis_name(metric: str) -> str:
-    return ", ".join(filter(None, (METRICS[metric].title, METRICS[metric].unit)))
+    return ", ".join(filter(None, (metric, METRICS[metric].unit)))
 
 
 def learning_curves(runs: list[RunFolder]) -> Figures:

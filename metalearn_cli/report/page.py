@@ -16,14 +16,13 @@ from metalearn_cli.compare.groups import Part
 from metalearn_cli.config.conf_folder import GROUPS, Config, flatten
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import after_steps, text_of
+from metalearn_cli.learning.scores import after_steps, text_of, with_names
 from metalearn_cli.pictures.raster import heading, picture, png
 from metalearn_cli.report.charts import COLOURS, breakable
 from metalearn_cli.report.figures import Figures, distributions, inner_steps, learning_curves, sweep_figures, task_name
 from metalearn_cli.report.rows import ALIGN, SHOWN, TableRow, cells
 from metalearn_cli.run_folder.read import RunFolder
 from metalearn_cli.run_folder.records import arrays_of
-from metalearn_cli.run_folder.results import shown_beside
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.tasks.metrics import METRICS
 from metalearn_cli.version import __version__
@@ -184,7 +183,7 @@ def _run(run: RunFolder, number: int, defaults: Config | None) -> str:
         bar = f'<progress value="{unfinished.step}" max="{max(unfinished.steps, 1)}">{unfinished.progress}</progress>'
         facts = {"state": f"{bar} {escape(unfinished.sentence)}", **facts}
     if results is not None and results.beside:
-        facts[f"beside {results.metric}"] = escape(shown_beside(results))
+        facts[f"beside {results.metric}"] = escape(with_names(results.beside))
     if results is not None and results.learned:
         facts["learned"] = escape(", ".join(f"{name} {value:.4g}" for name, value in results.learned.items()))
     full = (run.folder / "config.yaml").read_text(encoding="utf-8")

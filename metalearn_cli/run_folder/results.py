@@ -15,22 +15,13 @@ import torch
 
 from metalearn_cli.config.conf_folder import Paper
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import (
-    Figures,
-    Summary,
-    figures,
-    figures_beside,
-    has_diverged,
-    in_unit,
-    parse_expectation,
-    with_interval,
-)
+from metalearn_cli.learning.scores import Figures, Summary, figures, figures_beside, has_diverged, parse_expectation
 from metalearn_cli.run_folder.records import MOST_BYTES, TEST_AGAIN, Array, arrays_of, read_record
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Fraction, Limit, Natural
 from metalearn_cli.system.typed_json import Json, from_json, read_value
 from metalearn_cli.tasks.likelihood import BINS
-from metalearn_cli.tasks.metrics import METRICS, MetricName
+from metalearn_cli.tasks.metrics import METRICS, Headline
 
 RESULTS = "results.json"
 EPISODES = "episodes.npz"
@@ -55,7 +46,7 @@ class Results:
     split: str = "test"
     episodes: Natural
     episodes_sha256: str
-    metric: MetricName
+    metric: Headline
     mean: float | None  # this and the next two are those after the last inner step
     ci95: float | None
     median: float | None
@@ -88,17 +79,13 @@ class Results:
         return None if self.paper is None else from_json(Paper, self.paper, Path(RESULTS))
 
 
-def shown_beside(results: Results) -> str:
-    """The metrics beside the headline, for a person."""
-    rows = results.beside.items()
-    return ", ".join(f"{in_unit(name)} {with_interval(row.mean, row.ci95, name)}" for name, row in rows)
-
-
 def read_results(folder: Path) -> Results:
     """Read the results in this folder. Raises UserError where they are missing, damaged or changed."""
     results = read_record(Results, folder / RESULTS)
     if results.paper is not None:
         read_value(Paper, results.paper, folder / RESULTS, "paper")
+    for name in results.beside.keys() - METRICS.keys():
+        raise UserError(f"{folder / RESULTS}: beside.{name} is not one of {', '.join(METRICS)}: {TEST_AGAIN}")
     return results
 
 

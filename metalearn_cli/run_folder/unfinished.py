@@ -15,7 +15,7 @@ from metalearn_cli.run_folder.lock import holder
 from metalearn_cli.run_folder.records import read_record
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.ranks import ALONE, Ranks
-from metalearn_cli.tasks.metrics import MetricName
+from metalearn_cli.tasks.metrics import Headline
 
 OUTCOME = "outcome.json"
 NOT_ENDED = "it did not come to its end"  # what outcome.json says of a job while it runs
@@ -31,7 +31,7 @@ class Outcome:
     stopped: int | None = None  # the signal that stopped it
     pruned: str | None = None  # at which step its search gave it up, and why
     failed: str | None = None  # the sentence of its failure
-    metric: MetricName | None = None  # of the test; None: there was none
+    metric: Headline | None = None  # of the test; None: there was none
     mean: float | None = None
     ci95: float | None = None
     inner_steps: int | None = None

@@ -55,7 +55,7 @@ class Pruning:
         study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=values))
         if not self.pruner.prune(study, study.trials[-1]):
             return None
-        best = metric.best(values.values())
+        best = metric.best(list(values.values()))
         finished = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in self.before)
         result = "no finite" if math.isinf(best) else f"{best:.4g} as its best"
         return (
@@ -171,4 +171,4 @@ def study_in_memory(metric: str, trials: list[Any], sampler: Any = None) -> Any:
 
 
 def direction(metric: str) -> Literal["maximize", "minimize"]:
-    return "maximize" if METRICS[metric].is_higher_better else "minimize"
+    return "maximize" if METRICS[metric].sign > 0 else "minimize"

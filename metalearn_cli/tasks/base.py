@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.tasks.likelihood import Likelihood
+from metalearn_cli.tasks.metrics import Headline
 
 Split = Literal["train", "val", "test"]
 
@@ -37,14 +38,13 @@ class Spec(NamedTuple):
         return self.likelihood.kind
 
     @property
-    def metric(self) -> str:
-        """The headline metric, a name in METRICS."""
+    def metric(self) -> Headline:
         return self.likelihood.metric
 
     @property
     def targets(self) -> int:
         """The numbers in the target of an example: 1 for a class."""
-        return self.likelihood.targets(self.outputs)
+        return 1 if self.kind == "classes" else self.outputs // self.likelihood.width
 
 
 class Support(NamedTuple):

@@ -80,7 +80,7 @@ class CurveTask(TaskDistribution):
     @property
     def spec(self) -> Spec:
         likelihood = self.points.values.chosen
-        return Spec((1,), likelihood.outputs(1), likelihood.outputs(1), likelihood)
+        return Spec((1,), likelihood.width, likelihood.width, likelihood)
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -67,7 +67,7 @@ def make_known_tasks(
     else:
         labels, (y_scale, y) = (), _scaled(source, points.y, trained if standardise else None)
     start = count.cumsum(0) - count
-    outputs = likelihood.outputs(len(labels) or y.shape[1])
+    outputs = likelihood.width * (len(labels) or y.shape[1])
     padded = any(sizes[tasks].min() < sizes[tasks].max() for sizes in (support, queries) for tasks in members.values())
     in_supports = (y[i : i + n] for i, n in zip(start.tolist(), support.tolist(), strict=True))
     complete = not classes or (not shuffled and all(len(set(part.tolist())) == outputs for part in in_supports))

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.system.limits import Share, check_limits
+from metalearn_cli.tasks.metrics import Headline
 
 BINS = 15  # of confidence, for the calibration error
 
@@ -28,91 +29,52 @@ BINS = 15  # of confidence, for the calibration error
 class Likelihood(ABC):
     """A final class is a frozen dataclass."""
 
-    kind: ClassVar[Literal["classes", "values"]]  # of the targets
-    metric: ClassVar[str]  # the headline, a name in METRICS
-
-    @abstractmethod
-    def outputs(self, number: int) -> int:
-        """The outputs of a network for so many classes, or values of an example."""
-
-    @abstractmethod
-    def targets(self, outputs: int) -> int:
-        """The numbers in the target of an example, for a network with so many outputs."""
+    kind: ClassVar[Literal["classes", "values"]]  # of the targets: y [T, B] int64, or [T, B, V]
+    metric: ClassVar[Headline]
+    width: ClassVar[int]  # the outputs of a network for each class, or value
 
     @abstractmethod
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
-        """The loss of each example, [T, B]: out [T, B, outputs], y [T, B] for classes and [T, B, V] for values."""
+        """The loss of each example, [T, B]: out [T, B, outputs]."""
 
     @abstractmethod
-    def score(self, out: Tensor, y: Tensor) -> Tensor:
-        """The headline metric of each example, [T, B]."""
+    def scores(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The metrics of each example, [T, B] by their names."""
 
     @abstractmethod
-    def scores_beside(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The other metrics of each example, [T, B] by their names."""
-
-    @abstractmethod
-    def point(self, out: Tensor) -> Tensor:
-        """The class [T, B], or the values [T, B, V], that a prediction stands for."""
-
-    @abstractmethod
-    def deviation(self, out: Tensor) -> Tensor | None:
-        """The standard deviation of each value, [T, B, V]; None where nothing is said of it."""
+    def moments(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a prediction stands for, the class [T, B] or the values [T, B, V], and their standard deviations if it
+        tells them."""
 
 
 @dataclass(frozen=True)
 class Categorical(Likelihood):
-    kind = "classes"
-    metric = "accuracy"
-
-    def outputs(self, number: int) -> int:
-        return number
-
-    def targets(self, outputs: int) -> int:
-        return 1
+    kind, metric, width = "classes", "accuracy", 1
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
 
-    def score(self, out: Tensor, y: Tensor) -> Tensor:
-        return (out.argmax(-1) == y).to(out.dtype)
+    def scores(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
+        accuracy = (out.argmax(-1) == y).to(out.dtype)
+        brier = (out.softmax(-1) - _one_hot(y, out.shape[-1])).square().sum(-1)
+        return {"accuracy": accuracy, "log_likelihood": -self.loss(out, y), "brier": brier}
 
-    def scores_beside(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
-        brier = (out.softmax(-1) - F.one_hot(y, out.shape[-1])).square().sum(-1)
-        return {"log_likelihood": -self.loss(out, y), "brier": brier}
-
-    def point(self, out: Tensor) -> Tensor:
-        return out.argmax(-1)
-
-    def deviation(self, out: Tensor) -> None:
-        return None
+    def moments(self, out: Tensor) -> tuple[Tensor, None]:
+        return out.argmax(-1), None
 
 
 @dataclass(frozen=True)
 class SquaredError(Likelihood):
-    kind = "values"
-    metric = "mse"
-
-    def outputs(self, number: int) -> int:
-        return number
-
-    def targets(self, outputs: int) -> int:
-        return outputs
+    kind, metric, width = "values", "mse", 1
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
         return (out - y).square().mean(-1)
 
-    def score(self, out: Tensor, y: Tensor) -> Tensor:
-        return self.loss(out, y)
+    def scores(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"mse": self.loss(out, y)}
 
-    def scores_beside(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
-        return {}
-
-    def point(self, out: Tensor) -> Tensor:
-        return out
-
-    def deviation(self, out: Tensor) -> None:
-        return None
+    def moments(self, out: Tensor) -> tuple[Tensor, None]:
+        return out, None
 
 
 class Link(Enum):
@@ -121,43 +83,26 @@ class Link(Enum):
     softplus = "softplus"  # log(1 + e^r)
     exp = "exp"
 
-    def __call__(self, raw: Tensor) -> Tensor:
-        return F.softplus(raw) if self is Link.softplus else raw.exp()
-
 
 @dataclass(frozen=True)
 class Gaussian(Likelihood):
-    """Independent normal distributions of the values: the first half of the outputs are means, the other half raw
-    deviations."""
+    """Independent normal distributions of the values: V means, then V outputs of which deviations are made."""
 
     floor: Share = 0.1  # f
     link: Link = Link.softplus
 
-    kind = "values"
-    metric = "log_likelihood"
-
-    def outputs(self, number: int) -> int:
-        return 2 * number
-
-    def targets(self, outputs: int) -> int:
-        return outputs // 2
+    kind, metric, width = "values", "log_likelihood", 2
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
-        deviation = self.deviation(out)
-        distance = (y - self.point(out)) / deviation
-        return (0.5 * distance.square() + deviation.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+        mean, deviation = self.moments(out)
+        return (0.5 * ((y - mean) / deviation).square() + deviation.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
 
-    def score(self, out: Tensor, y: Tensor) -> Tensor:
-        return -self.loss(out, y)
+    def scores(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"log_likelihood": -self.loss(out, y), "mse": SquaredError().loss(self.moments(out)[0], y)}
 
-    def scores_beside(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
-        return {"mse": SquaredError().loss(self.point(out), y)}
-
-    def point(self, out: Tensor) -> Tensor:
-        return out.chunk(2, -1)[0]
-
-    def deviation(self, out: Tensor) -> Tensor:
-        return self.floor + (1 - self.floor) * self.link(out.chunk(2, -1)[1])
+    def moments(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = out.chunk(2, -1)
+        return mean, self.floor + (1 - self.floor) * (raw.exp() if self.link is Link.exp else F.softplus(raw))
 
 
 class OfValues(Enum):
@@ -170,8 +115,8 @@ class ValuesLikelihood:
     """The keys by which a task of values chooses its likelihood."""
 
     likelihood: OfValues = OfValues.squared_error
-    deviation_floor: Share = 0.1  # f, of a gaussian
-    deviation_link: Link = Link.softplus  # of a gaussian
+    deviation_floor: Share = 0.1  # of gaussian
+    deviation_link: Link = Link.softplus  # of gaussian
 
     def __post_init__(self) -> None:
         check_limits(self, "task.")
@@ -190,4 +135,9 @@ def calibration(out: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     place = (BINS * confidence.nan_to_num()).ceil().long().sub(1).clamp(0, BINS - 1)
     parts = torch.stack([torch.ones_like(confidence), confidence, (predicted == y).to(out.dtype)], 1)  # [T, 3, B]
     parts = parts if mask is None else parts.where(mask[:, None], 0)
-    return (parts[..., None] * F.one_hot(place, BINS)[:, None]).sum(2)
+    return (parts[..., None] * _one_hot(place, BINS)[:, None]).sum(2)
+
+
+def _one_hot(numbers: Tensor, size: int) -> Tensor:
+    """[T, B] -> [T, B, size] of 0 and 1."""
+    return (numbers[..., None] == torch.arange(size, device=numbers.device)).byte()

@@ -213,11 +213,11 @@ class AdaptedModel:
     def values(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
         """The network's outputs [Q, outputs] -> the values that they stand for, and their deviations if it tells them,
         [Q, targets] in the units of y."""
-        likelihood, columns = self.model.net.spec.likelihood, self.model.examples.columns
-        scale, deviation = columns.y_scale if columns else None, likelihood.deviation(out)
+        columns, (values, deviation) = self.model.examples.columns, self.model.net.spec.likelihood.moments(out)
+        scale = columns.y_scale if columns else None
         if deviation is not None and scale is not None:
             deviation = deviation.double() * torch.tensor(scale.deviation, dtype=torch.float64)
-        return unscaled(likelihood.point(out), scale), deviation
+        return unscaled(values, scale), deviation
 
     def outputs(self, x: Given) -> Tensor:
         """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU."""

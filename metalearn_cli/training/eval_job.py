@@ -19,6 +19,7 @@ from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.capabilities import identities, preparation_of, task_count
 from metalearn_cli.tasks.episodes import Episodes
+from metalearn_cli.tasks.likelihood import ValuesLikelihood
 from metalearn_cli.tasks.resized import can_resize
 from metalearn_cli.trained.loading import examples_in
 
@@ -47,6 +48,10 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
         composed, chosen = compose_config(on_task)
         config["task"] = OmegaConf.to_container(composed.task)
         config["task"] |= _run_preparation(run, config["task"], set(values), trust)
+        kept_keys = [key for key in ValuesLikelihood.__dataclass_fields__ if f"task.{key}" not in values]
+        config["task"] |= {
+            key: recorded["task"][key] for key in kept_keys if key in config["task"].keys() & recorded["task"]
+        }
         choices["task"] = chosen["task"]
         rest = [override for override in rest if override not in on_task]
         sizes = [f"{name} {config['task'][name]}" for name in ("way", "shot", "query") if name in config["task"]]
@@ -102,8 +107,8 @@ def _check_task(run: Path, name: str, trained: TaskDistribution, tested: TaskDis
     is_same = (spec.kind, spec.input_shape) == (other.kind, other.input_shape)
     if spec.kind == other.kind and spec.likelihood != other.likelihood:
         raise UserError(
-            f"task={name} has the likelihood {other.likelihood}, and the model of {run} was trained with "
-            f"{spec.likelihood}: give the run's task.likelihood, task.deviation_floor and task.deviation_link"
+            f"task={name} has another task.likelihood, task.deviation_floor or task.deviation_link than the model of "
+            f"{run} was trained with: take the run's"
         )
     if not is_same and not (spec.kind == other.kind and can_resize(other, spec.input_shape)):
         raise UserError(

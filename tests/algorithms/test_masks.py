@@ -8,7 +8,7 @@ import torch
 from problems import DOUBLE, init, relative_error
 from torch import Tensor, nn
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss, task_metric, without_absent_classes
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss, task_scores, without_absent_classes
 from metalearn_cli.algorithms.embedding import Normalise
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, Start, Tuned
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
@@ -205,9 +205,9 @@ def test_values_of_tasks_of_different_sizes() -> None:
 def test_loss_and_accuracy_see_real_examples_and_classes_only() -> None:
     spec, out = spec_of(3), torch.tensor([[[0.0, 1.0, 9.0], [5.0, 0.0, 0.0]]])
     y, mask, way = torch.tensor([[1, 1]]), torch.tensor([[True, False]]), torch.tensor([2])
-    assert task_metric(spec, out, y, mask, way).tolist() == [1.0]
-    assert task_metric(spec, out, y, mask).tolist() == [0.0]
-    assert task_metric(spec, out, y, None, way).tolist() == [0.5]
+    assert task_scores(spec, out, y, mask, way)["accuracy"].tolist() == [1.0]
+    assert task_scores(spec, out, y, mask)["accuracy"].tolist() == [0.0]
+    assert task_scores(spec, out, y, None, way)["accuracy"].tolist() == [0.5]
     expected = torch.nn.functional.cross_entropy(torch.tensor([[0.0, 1.0]]), torch.tensor([1]))
     torch.testing.assert_close(task_loss(spec, out, y, mask, way), expected[None])
     assert torch.equal(without_absent_classes(out, way)[..., :2], out[..., :2])

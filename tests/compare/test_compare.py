@@ -61,11 +61,13 @@ def test_the_sentence_tells_better_from_worse_and_from_not_known(tmp_path: Path)
     for name, seed, gain, metric in (
         *(("a", 1, 0.0, "accuracy"), ("b", 2, 0.0, "accuracy"), ("same", 1, 0.0, "accuracy")),
         *(("low", 1, 0.0, "mse"), ("high", 2, 0.05, "mse")),
+        *(("less", 1, -3.0, "log_likelihood"), ("more", 2, -2.95, "log_likelihood")),
     ):
         write_run(tmp_path / name, hard_episodes(seed, gain), metric=metric)
     text = said(tmp_path, "low", "high")
     assert "high is worse than low by" in text
     assert "points" not in text
+    assert "more is better than less by" in said(tmp_path, "less", "more")
     text = said(tmp_path, "a", "b")
     assert "These episodes do not tell b from a: the difference may be anything from -" in text
     assert "a and b are one configuration: what parts them is the noise" in text

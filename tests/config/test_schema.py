@@ -110,6 +110,10 @@ def test_a_users_own_module_and_task(tmp_path: Path) -> None:
         "        x = draw['x'].to(device)\n"
         "        y = self.slope * x\n"
         "        return Batch(x[:, :6], y[:, :6], x[:, 6:], y[:, 6:], draw['key'].to(device))\n"
+        "@dataclass(frozen=True)\n"
+        "class Earlier(Lines):\n"
+        "    @property\n"
+        "    def spec(self): return Spec((1,), 1, 1, 'values')\n"
     )
     quick = ["train", "debug=quick", "threads=1"]
     for algo in ("maml", "protonet"):
@@ -127,4 +131,6 @@ def test_a_users_own_module_and_task(tmp_path: Path) -> None:
     succeed(tmp_path, "eval", "run=outputs/made", "trust=true")
     for key, said in {"+model.widht=3": "did you mean model.width?", "+model.width=13": "RReLU"}.items():
         assert said in refuse(tmp_path, *quick, "task=omniglot", "model._target_=mine.Net", key)
+    said = "task._target_=mine.Earlier has the likelihood 'values' in its spec: give Categorical(), SquaredError()"
+    assert said in refuse(tmp_path, *quick, "task._target_=mine.Earlier", "model.hidden=[8]")
     succeed(tmp_path, *quick, "task._target_=mine.Lines", "+task.slope=2", "model.hidden=[8]", "name=lines")

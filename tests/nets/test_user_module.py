@@ -583,7 +583,7 @@ def test_a_function_may_make_the_module_and_its_last_linear_layer_is_the_head() 
         *("head.weight", "head.bias"),
     }
     assert net.class_rows == {"head.weight", "head.bias"}
-    assert (net.target, net.keys()) == (other, {"num_classes": "outputs"})
+    assert (net.maker, net.arguments) == (other, {"num_classes": "outputs"})
     params = {name: value.double() for name, value in net.init(torch.Generator()).items()}
     features, _ = net.features(params, BATCH.query_x)
     out, _ = net(params, BATCH.query_x)

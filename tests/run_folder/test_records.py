@@ -177,6 +177,22 @@ def test_the_figures_are_computed_as_they_were_summarised(tmp_path: Path) -> Non
     check_figures(tmp_path, results)
     with pytest.raises(UserError, match=r"per_step\[3\]\.mean is 3, and by the values in episodes\.npz it is None"):
         check_figures(tmp_path, replace(results, per_step=(*steps[:3], replace(steps[3], mean=3))))
+    beside = {
+        "brier": metric[:, 0],
+        "log_likelihood": -metric[:, 0],
+        "calibration": torch.rand(51, 3, 15, generator=rng),
+    }
+    arrays = {name: values.numpy() for name, values in {"metric": metric, "loss": metric, **beside}.items()}
+    np.savez(tmp_path / "episodes.npz", **arrays)
+    shown = scores.figures_beside(beside)
+    assert shown.keys() == {"brier", "log_likelihood", "ece"}
+    check_figures(tmp_path, replace(results, other_batch_norm={}, beside=shown))
+    for name, row in shown.items():
+        with pytest.raises(UserError, match=rf"beside\.{name}\.mean is 0.25, and by the values in episodes\.npz it is"):
+            check_figures(tmp_path, replace(results, beside=shown | {name: row._replace(mean=0.25)}))
+    np.savez(tmp_path / "episodes.npz", **arrays | {"calibration": np.zeros((51, 3, 14))})
+    with pytest.raises(UserError, match=r"calibration is float64 of shape \[51, 3, 14\], and .* says \[51, 3, 15\]"):
+        check_figures(tmp_path, results)
 
 
 def test_killed_between_the_values_and_their_figures_a_prolonged_run_has_neither_old_nor_wrong_ones(here: Path) -> None:

@@ -197,6 +197,10 @@ def test_the_verdict_is_that_of_the_pruner_on_the_validations_so_far(tmp_path: P
     assert pruning.verdict(tmp_path) is None  # its best counts
     write(0.51, name="mse")
     assert Pruning("mse", pruner, earlier).verdict(tmp_path) is not None  # and an error is better lower
+    negative = [finished(x) for x in (-0.4, -0.5, -0.6)]
+    for value, is_pruned in ((-0.49, False), (-0.51, True)):
+        write(value, name="log_likelihood")
+        assert (Pruning("log_likelihood", pruner, negative).verdict(tmp_path) is not None) == is_pruned
 
 
 def test_trials_that_diverge_are_told_and_listed_and_the_others_go_on(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import TINY, run
+from folders import write_lines
 
 from metalearn_cli.sweep import sweep_job
 
@@ -80,3 +81,10 @@ def test_a_sweep_names_its_folders_by_the_swept_keys_and_goes_on_where_it_stoppe
     assert short.code == 3
     assert short.out.count("falls short of expect='mse<1e-9'") == 4
     assert short.out.endswith("results are in outputs/my sweep (1)\n")
+
+
+def test_the_best_validation_is_the_highest_log_likelihood_and_the_lowest_error(tmp_path: Path) -> None:
+    for metric, best in (("log_likelihood", -0.5), ("accuracy", -0.5), ("mse", -2.0)):
+        lines = [{"step": step, f"val/{metric}": value} for step, value in ((1, -1.0), (2, -0.5), (3, -2.0))]
+        write_lines(tmp_path / "metrics.jsonl", [*lines, {"step": 4, "val/loss": 1.0}])
+        assert sweep_job.best_validation(tmp_path) == best

@@ -111,8 +111,8 @@ def test_noise_is_added_to_support_and_query_and_moves_nothing_else(family: type
             assert noise.std().item() == pytest.approx(0.25, rel=0.05)
             assert noise.mean().item() == pytest.approx(0, abs=0.02)
         # The oracle is the curve without noise, also for a slice of the tasks.
-        assert torch.equal(noisy.oracle(draws[1], CPU), batches[0].query_y)
-        assert torch.equal(noisy.oracle(draw_slice(draws[1], 3, 7), CPU), batches[0].query_y[3:7])
+        assert torch.equal(noisy.oracle(draws[1], CPU)[1], batches[0].query_y)
+        assert torch.equal(noisy.oracle(draw_slice(draws[1], 3, 7), CPU)[1], batches[0].query_y[3:7])
     assert clean.fingerprint != noisy.fingerprint
 
 

@@ -19,6 +19,7 @@ from metalearn_cli.tasks.episodes import Episodes, Rotations
 from metalearn_cli.tasks.image_folder import ImageFolder
 from metalearn_cli.tasks.images import ImageTask
 from metalearn_cli.tasks.known_sets import about_sets
+from metalearn_cli.tasks.likelihood import Categorical
 from metalearn_cli.tasks.omniglot import Omniglot
 from metalearn_cli.tasks.resized import ResizedImages
 from metalearn_cli.tasks.sinusoid import Sinusoid
@@ -74,7 +75,7 @@ def test_each_split_draws_all_its_classes_and_no_others(name: str) -> None:
 
     task = with_keys(way=10)
     base = len(task.split_classes["train"])
-    assert task.spec == (task.preparation.shape, 10, 10, "classes", False, True, base)
+    assert task.spec == (task.preparation.shape, 10, 10, Categorical(), False, True, base)
     for split in task.splits:
         expected = sorted(task.split_classes[split].tolist())
         assert classes_of(task).unique().tolist() == expected

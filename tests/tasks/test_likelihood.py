@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 from torch.distributions import Categorical as Classes
 from torch.distributions import Independent, Normal
 
-from metalearn_cli.algorithms.base import BatchNorm, task_metric, task_scores_beside
+from metalearn_cli.algorithms.base import BatchNorm, task_scores
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.learning.draws import EpisodeRange
 from metalearn_cli.learning.evaluate import baselines
@@ -55,17 +55,17 @@ def test_a_gaussian_is_torchs_normal_distribution(likelihood: Gaussian) -> None:
     deviation = likelihood.floor + (1 - likelihood.floor) * positive
     expected = Independent(Normal(mean, deviation), 1).log_prob(y)
     torch.testing.assert_close(likelihood.loss(out, y), -expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(likelihood.score(out, y), expected, rtol=1e-12, atol=0)
-    assert torch.equal(likelihood.point(out), mean)
-    torch.testing.assert_close(likelihood.deviation(out), deviation, rtol=1e-12, atol=0)
-    assert torch.equal(likelihood.scores_beside(out, y)["mse"], (mean - y).square().mean(-1))
-    assert likelihood.targets(likelihood.outputs(2)) == 2
+    torch.testing.assert_close(likelihood.moments(out), (mean, deviation), rtol=1e-12, atol=0)
+    scores = likelihood.scores(out, y)
+    torch.testing.assert_close(scores["log_likelihood"], expected, rtol=1e-12, atol=0)
+    assert torch.equal(scores["mse"], (mean - y).square().mean(-1))
+    assert Spec((1,), 4, 4, likelihood).targets == 2
 
 
 def test_classes_are_torchs_categorical_distribution() -> None:
     out, y = drawn(3, 7, 4), labels(3, 7, 4)
     expected = Classes(logits=out).log_prob(y)
-    scores = Categorical().scores_beside(out, y)
+    scores = Categorical().scores(out, y)
     torch.testing.assert_close(Categorical().loss(out, y), -expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(scores["log_likelihood"], expected, rtol=1e-12, atol=0)
     chances = out.softmax(-1)
@@ -78,7 +78,7 @@ def test_classes_are_torchs_categorical_distribution() -> None:
 @pytest.mark.parametrize("likelihood", [Categorical(), SquaredError(), *GAUSSIANS])
 def test_the_gradient_of_a_loss_is_its_slope(likelihood: Likelihood) -> None:
     out = drawn(2, 3, 4).requires_grad_()
-    y = labels(2, 3, 4) if likelihood.kind == "classes" else drawn(2, 3, likelihood.targets(4), seed=1)
+    y = labels(2, 3, 4) if likelihood.kind == "classes" else drawn(2, 3, 4 // likelihood.width, seed=1)
     assert gradcheck(lambda out: likelihood.loss(out, y), out)
 
 
@@ -87,9 +87,9 @@ def test_masks_and_absent_classes_leave_padding_out_of_every_score() -> None:
     mask = torch.arange(5) < torch.tensor([[3], [5]])
     out[0, 3:] = math.nan  # of no real example
     way = torch.tensor([3, 3])
-    scores = task_scores_beside(spec, out, y, mask, way)
+    scores = task_scores(spec, out, y, mask, way)
     for t, real in enumerate((3, 5)):
-        whole = task_scores_beside(spec, out[t : t + 1, :real, :3], y[t : t + 1, :real])
+        whole = task_scores(spec, out[t : t + 1, :real, :3], y[t : t + 1, :real])
         for name, value in whole.items():
             torch.testing.assert_close(scores[name][t], value[0], rtol=1e-12, atol=1e-12)
 
@@ -122,7 +122,7 @@ def test_calibrated_predictions_have_little_error_and_confident_ones_as_much_as_
         return value
 
     assert error(logits) < 0.01
-    accuracy = task_metric(Spec((1,), 5, 5, Categorical()), logits, y).mean().item()
+    accuracy = task_scores(Spec((1,), 5, 5, Categorical()), logits, y)["accuracy"].mean().item()
     assert error(1000 * logits) == pytest.approx(1 - accuracy, abs=0.005)
 
 
@@ -133,7 +133,7 @@ def test_a_learner_scores_its_last_step_by_every_metric() -> None:
     modes = [BatchNorm.transductive, BatchNorm.inductive]
     first, other = learner.evaluate(batch, modes).values()
     assert first.loss.shape == (3, 3)
-    assert not other.beside
+    assert other.loss.shape == (3, 1)
     out = learner.adapt(batch.support)(batch.query_x, modes[0])
     torch.testing.assert_close(first.beside["log_likelihood"], -first.loss[:, -1])
     brier = (out.softmax(-1) - torch.eye(3)[batch.query_y]).square().sum(-1).mean(1)

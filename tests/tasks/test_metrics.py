@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
@@ -10,7 +11,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import in_unit, is_better, parse_expectation, text_of
 from metalearn_cli.sweep.sweep_job import direction
 from metalearn_cli.tasks.likelihood import Categorical, Gaussian, SquaredError
-from metalearn_cli.tasks.metrics import METRICS
+from metalearn_cli.tasks.metrics import METRICS, Headline
 
 HIGHER = {"accuracy", "log_likelihood"}
 
@@ -28,7 +29,8 @@ def test_all_that_asks_for_a_direction_gets_the_same(name: str) -> None:
 
 
 def test_every_likelihood_names_metrics_that_there_are() -> None:
-    assert {likelihood.metric for likelihood in (Categorical, SquaredError, Gaussian)} <= METRICS.keys()
+    assert {likelihood.metric for likelihood in (Categorical, SquaredError, Gaussian)} == {*get_args(Headline)}
+    assert METRICS.keys() >= {*get_args(Headline)}
 
 
 def test_a_log_likelihood_may_be_any_number_and_a_share_is_shown_in_percent() -> None:

@@ -17,6 +17,7 @@ from problems import image_task
 from metalearn_cli.datasets.pictures import Resample, as_tensor
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks import mini_imagenet
+from metalearn_cli.tasks.likelihood import Categorical
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 
 CLASSES = {"train": ("n3", "n1"), "val": ("n2", "n5"), "test": ("n4", "n0")}
@@ -256,7 +257,7 @@ def test_each_split_draws_its_own_images(folders: Path) -> None:
     for train_splits, train in ((("train",), range(6)), (("train", "val"), range(12)), (("val",), range(6, 12))):
         task = image_task(MiniImageNet, way=2, query=1, train_splits=train_splits, root=str(folders))
         expected = {"train": set(train), "val": set(range(6, 12)), "test": set(range(12, 18))}
-        assert task.spec == ((3, 84, 84), 2, 2, "classes", False, True, len(train) // 3)
+        assert task.spec == ((3, 84, 84), 2, 2, Categorical(), False, True, len(train) // 3)
         for split in task.splits:
             draw = task.draw(500, split, generator(split))
             assert set(torch.cat([draw["support_image"], draw["query_image"]]).flatten().tolist()) == expected[split]

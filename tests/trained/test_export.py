@@ -249,6 +249,8 @@ def test_odd_widths_in_an_export_are_a_sentence(path: str, tmp_path: Path, expor
         ("examples.spec.input_shape", [3, 9999, 9999], "cannot be read (a size in spec is 299940003, and a"),
         ("examples.spec.input_shape", [3, 17, 17], "pictures become [3, 16, 16], and input_shape is [3, 17, 17]"),
         ("examples.spec.kind", "words", "examples.spec.kind is 'words', and one of classes, values is expected"),
+        ("examples.spec.likelihood", {"floor": 1, "link": "exp"}, "floor is 1, and a share, 0 or above and below 1"),
+        ("examples.spec.likelihood", {"floor": 0, "link": "exp"}, "a Gaussian has 3 outputs for classes"),
         ("examples.spec.padded", 1, "examples.spec.padded is 1, and true or false is expected"),
         ("examples.spec.outputs", 4, "learns one output per class, so task.train_way=3"),
         ("config.model.filters", 4, "than its configuration: block1.conv.weight is [3, 3, 3, 3] and should"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,21 @@ def test_a_table_is_predicted_in_its_own_units_by_its_own_columns(tmp_path: Path
     assert run(tmp_path, "export", f"run={model}", "out=model").code == 0
     exported = metalearn_cli.load(tmp_path / "model").adapt(x, y)
     assert exported([[1015, 0.001]]).item() == pytest.approx(float(result["price"]), rel=1e-5)
+
+
+def test_a_gaussian_tells_the_deviation_of_each_value_in_its_unit(tmp_path: Path) -> None:
+    """A table's values are far from 0 and large, and a deviation scales with them, without their mean."""
+    model = table_run(tmp_path / "home", lambda point, mass: 5e6 + 1e5 * (mass % 10), "task.likelihood=gaussian")
+    support = "speed,mass,price\n0.001,1010,5410000\n0.002,1020,5420000\n"
+    (result,), _ = predicted(tmp_path, model, support, "mass,speed\n1015,0.001\n")
+    assert list(result) == ["mass", "speed", "price", "price_deviation", "outside_training"]
+    assert run(tmp_path, "export", f"run={model}", "out=model").code == 0
+    adapted = metalearn_cli.load(tmp_path / "model").adapt([[1010, 0.001], [1020, 0.002]], [5410000.0, 5420000.0])
+    mean, raw = adapted.outputs([[1015, 0.001]])[0].double().tolist()
+    scale = adapted.model.examples.columns.y_scale
+    expected = mean * scale.deviation[0] + scale.mean[0], (0.1 + 0.9 * math.log1p(math.exp(raw))) * scale.deviation[0]
+    assert (float(result["price"]), float(result["price_deviation"])) == pytest.approx(expected, rel=1e-5)
+    assert adapted([[1015, 0.001]]).item() == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_what_lies_outside_of_the_trainings_inputs_is_said_and_has_a_column(tmp_path: Path, curves: Path) -> None:

@@ -11,6 +11,7 @@ from commands import TINY, refuse, results, run, start, succeed
 from folders import rewrite
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import pictures, train
 
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
@@ -216,3 +217,43 @@ def test_tensorboard_has_the_losses_the_inner_steps_and_the_pictures(tmp_path: P
     )
     assert [event.step for event in events.Scalars("test/mse_over_inner_steps")] == [0, 1, 2]
     assert [event.step for event in events.Images("val/tasks")] == [10, 20]
+
+
+def test_a_log_likelihood_chooses_the_highest_validation_and_has_the_error_beside_it(tmp_path: Path) -> None:
+    keys = [*TINY, "task.likelihood=gaussian", "task.noise=0.1", "eval_every=5", "optimizer.lr=0.1", "name=one"]
+    done = run(tmp_path, "train", *keys, "expect=log_likelihood>=100")
+    assert (done.code, "falls short of expect" in done.err) == (3, True), done.err
+    content = results(tmp_path, "one")
+    lines = (tmp_path / "outputs/one/metrics.jsonl").read_text().splitlines()
+    validated = {line["step"]: line["val/log_likelihood"] for line in map(json.loads, lines) if "val/loss" in line}
+    assert content["step"] == max(validated, key=lambda step: validated[step])
+    assert content["step"] != min(validated, key=lambda step: validated[step])
+    assert (content["metric"], content["beside"].keys()) == ("log_likelihood", {"mse"})
+    assert content["baselines"].keys() == {"constant_mse", "oracle", "oracle_mse"}
+    assert content["mean"] < content["baselines"]["oracle"]["mean"]
+    with np.load(tmp_path / "outputs/one/episodes.npz") as episodes:
+        assert episodes["mse"].mean() == pytest.approx(content["beside"]["mse"]["mean"], rel=1e-5)
+    assert "mse " in done.out
+    assert run(tmp_path, "report", "outputs/one").code == 0
+    assert "mse" in (tmp_path / "outputs/one/report.html").read_text()
+    other = run(tmp_path, "eval", "run=outputs/one", "task=sinusoid_frequency", "test_episodes=8")
+    assert (other.code, "test log_likelihood" in other.out) == (0, True), other.err  # with the likelihood of the run
+    refused = run(tmp_path, "eval", "run=outputs/one", "task.deviation_floor=0.2").err
+    assert "has another task.likelihood, task.deviation_floor or task.deviation_link than" in refused
+
+
+def test_classes_have_their_calibration_beside_the_accuracy(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images")
+    folder = train(tmp_path, "maml", images)
+    content = json.loads((folder / "results.json").read_text())
+    with np.load(folder / "episodes.npz") as episodes:
+        assert content["beside"]["log_likelihood"]["mean"] == pytest.approx(-episodes["loss"][:, -1].mean(), rel=1e-5)
+        number, confidence, right = episodes["calibration"].astype(np.float64).sum(0)
+        assert right.sum() / number.sum() == pytest.approx(content["mean"])
+        assert content["beside"]["ece"] == {
+            **{"mean": pytest.approx(np.abs(confidence - right).sum() / number.sum()), "ci95": None, "median": None}
+        }
+        assert 0 < content["beside"]["brier"]["mean"] < 2
+        assert episodes["brier"].shape == (4,)
+    done = run(tmp_path, "eval", "run=outputs/one", "test_episodes=3")
+    assert "beside, after the last step: log_likelihood -" in done.out

@@ -29,17 +29,17 @@ def signal_at(call: int, number: signal.Signals = signal.SIGTERM) -> Callable[[]
     """The signal comes when a metric is asked for the `call`th time; how often it is asked for stands in a file."""
 
     def install() -> None:
-        metric, asked = learner.task_metric, [0]
+        metric, asked = learner.task_scores, [0]
 
-        def counted(*arguments: object) -> Tensor:
+        def counted(*arguments: object) -> dict[str, Tensor]:
             asked[0] += 1
             Path("asked").write_text(str(asked[0]))
             if asked[0] == call:
                 os.kill(os.getpid(), number)
-            value: Tensor = metric(*arguments)  # type: ignore[arg-type]
+            value = metric(*arguments)  # type: ignore[arg-type]
             return value
 
-        learner.task_metric = counted
+        learner.task_scores = counted
         scored_parts.WORTH_KEEPING = 0.0
 
     return install
@@ -121,7 +121,7 @@ def test_parts_are_read_for_the_modes_and_the_episodes_that_they_are_of(tmp_path
     modes = [BatchNorm.running, BatchNorm.inductive]
     places = [(0, 64), (64, 64), (128, 8)]
     for place in places:
-        part = {mode: Scores(torch.rand(place[1], 1), torch.rand(place[1], 1)) for mode in modes}
+        part = {mode: Scores(torch.rand(place[1], 1), torch.rand(place[1], 1), {}) for mode in modes}
         scored_parts.write_part(tmp_path, place, part)
     assert list(scored_parts.read_parts(tmp_path, modes)) == places
     assert list(scored_parts.read_parts(tmp_path, modes[1:])) == places

@@ -29,6 +29,7 @@ from metalearn_cli.seeding import generator
 from metalearn_cli.system.device import set_denormals
 from metalearn_cli.system.measure import synchronise
 from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.likelihood import Categorical, SquaredError
 
 RATE = 0.1  # of Reptile's outer step
 
@@ -102,8 +103,8 @@ def _seconds(w: Workload, setting: Setting, net: Net) -> float:
 
 def _net(w: Workload) -> Net:
     if not w.size:
-        return MLP(Spec((1,), 1, 1, "values"), hidden=(w.width, w.width))
-    return Conv4(Spec((w.channels, w.size, w.size), w.way, w.way, "classes"), filters=w.width)
+        return MLP(Spec((1,), 1, 1, SquaredError()), hidden=(w.width, w.width))
+    return Conv4(Spec((w.channels, w.size, w.size), w.way, w.way, Categorical()), filters=w.width)
 
 
 def _algorithm(w: Workload) -> Algorithm:
