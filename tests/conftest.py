@@ -7,6 +7,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import foreign
+import numpy
 import pytest
 import torch
 from cases import nightly, noise, unpacked
@@ -72,11 +73,14 @@ def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 15 classes with two images each, as `task=image_folder` needs one."""
+    """A folder of 15 classes with two images each, as `task=image_folder` needs one; beside it vectors.npz, with four
+    vectors of each of 15 classes."""
     root = tmp_path_factory.mktemp("own") / "images"
     for number in range(30):
         rng = torch.Generator().manual_seed(number)
         save_noise(root / f"class{number // 2:02}" / f"{number}.png", (16, 16), rng)
+    y = torch.arange(60) % 15
+    numpy.savez(root.with_name("vectors.npz"), x=torch.randn(60, 6, generator=rng).numpy(), y=y.numpy())
     return root
 
 

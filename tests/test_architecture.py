@@ -112,7 +112,7 @@ SHARED = {
     "datasets": {"download", "unpack"},
     "nets": {"nets"},
     "system": {"denormals", "precision", "quiet"},
-    "trained": {"predict_values"},
+    "trained": {"predict_values", "predict_vectors"},
     "run_folder": {"damaged_runs"},
     "training": {"stages", "waiting"},
 }

@@ -182,6 +182,8 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def mean_gradient(loss: Tensor, params: Params) -> Params:
     """The gradient of the mean of loss [T] in each parameter."""
+    if not params:  # vectors as they are, compared
+        return {}
     return dict(zip(params, torch.autograd.grad(loss.mean(), list(params.values())), strict=True))
 
 

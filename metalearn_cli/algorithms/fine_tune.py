@@ -84,7 +84,7 @@ class FineTune(Algorithm):
     batch_norm = BatchNorm.running
 
     def images_in_batch(self, spec: Spec) -> int | None:
-        return self.images
+        return None if spec.base is None else self.images
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("fine_tune", net, rng, each_class=self.start is Start.means)

@@ -43,7 +43,7 @@ class Logistic(Algorithm):
     penalty: Positive = 1.0  # lambda
     normalise: Normalise = Normalise.l2
     copies: Natural = 0  # of each support image at validation and test, in its place; 0: the image itself
-    augment: tuple[Augment, ...] = (Augment.crop, Augment.flip, Augment.jitter)  # what changes the copies
+    augment: tuple[Augment, ...] = (Augment.crop, Augment.flip)  # what changes the copies
     test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running

@@ -43,6 +43,7 @@ from metalearn_cli.algorithms.embedding import (
     members,
     squared_distance,
 )
+from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, per_task
 from metalearn_cli.nets.layers import init_lstm, lstm_cell
 from metalearn_cli.system.limits import Natural, NonNegative, Positive
@@ -80,6 +81,11 @@ class Matching(Algorithm):
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("matching", net, rng)
         self.require_equal_sizes(net.spec, "fce")
+        if self.test_steps and not params:
+            raise UserError(
+                f"algo.test_steps={self.test_steps} fine-tunes the network, and this one has no parameters but its "
+                "head: set algo.test_steps=0"
+            )
         if self.fce:
             size = feature_size(net, params)
             params |= init_lstm("fce:forward", size, size, rng) | init_lstm("fce:backward", size, size, rng)

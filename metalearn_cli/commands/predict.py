@@ -18,6 +18,7 @@ metalearn predict run=FOLDER support=DIR|CSV query=DIR|FILES|PATTERN|CSV [out=FI
   metalearn predict run=outputs/my-run support=labels.csv query=a.jpg,b.png     labels.csv has the columns path,label
   metalearn predict run=outputs/my-run support=labelled query='photos/*.png'    or 'photos/**/*.png': its folders too
   metalearn predict run=my-model support=labelled query=photos                  a folder that `export` made
+  metalearn predict run=outputs/my-vectors support=labelled.npz query=new.npz   vectors, of task=features
   metalearn predict run=outputs/my-sinusoid support=points.csv query=more.csv   columns x (or x1, x2, ...) and y
 
 support: a folder whose folders are the classes, each with one picture or more; or a CSV, whose paths begin at its own

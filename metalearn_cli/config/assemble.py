@@ -34,6 +34,11 @@ def require_parts(job: Job, ranks: Ranks = ALONE) -> Params:
     if job.run.cuda_graph:
         require_gpu(device)
     params, buffers = job.algo.init(job.net, generator(job.run.seed, "init"))
+    if job.run.steps > 0 and not params and not buffers:
+        raise UserError(
+            f"algo={job.choices['algo']} with model={job.choices['model']} has nothing to learn: give steps=0, which "
+            "tests it as it is, or a network that learns features, e.g. model=mlp"
+        )
     groups = {"params": params, "buffers": buffers}
     return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
 

@@ -4,6 +4,7 @@ of classes, or by shares of them at random. The split depends on the classes and
 import difflib
 import math
 from collections import defaultdict
+from collections.abc import Collection
 from itertools import islice
 from typing import NamedTuple
 
@@ -25,6 +26,11 @@ class Parts(NamedTuple):
     left_out: list[str]  # classes in no split
     by_shares: bool = False
     depth: int = 0  # folders at the start of a class's path that are not part of its name, but tell the split
+
+    def sizes(self, left_out: Collection[str] = ()) -> str:
+        """Say how many classes each split has without these, and why."""
+        parts = self.classes.items()
+        return ", ".join(f"{len(set(part).difference(left_out))} {split}" for split, part in parts) + f", {self.rule}"
 
 
 def by_folders(names: list[str], root: str) -> Parts | None:
@@ -69,6 +75,18 @@ def by_lists(names: list[str], root: str, lists: str) -> Parts:
     return Parts(_filled(classes), f"as {folder} lists them", [name for name in names if name not in listed])
 
 
+def by_words(split_of: dict[str, str], source: str) -> Parts:
+    """Split by one of train, val and test for each class."""
+    for name, split in split_of.items():
+        if split not in SPLITS:
+            raise UserError(f"{source} puts class {name} into {split!r}: train, val or test is expected")
+    classes = {split: sorted(name for name, word in split_of.items() if word == split) for split in SPLITS}
+    for split in ("train", "test"):
+        if not classes[split]:
+            raise UserError(f"{source} puts no class into {split}: at least two are needed")
+    return Parts(_filled(classes), "as the file says", [])
+
+
 def _refuse_twice(parts: dict[str, list[str]], source: str) -> None:
     splits = defaultdict(list)
     for split, name in ((split, name) for split, part in parts.items() for name in part):
@@ -76,6 +94,27 @@ def _refuse_twice(parts: dict[str, list[str]], source: str) -> None:
     if twice := next((name for name in splits if len(splits[name]) > 1), ""):
         where = " and in ".join(splits[twice])
         raise UserError(f"class {twice} of {source} is in {where}: a class is in one split, once")
+
+
+def large_enough(sizes: dict[str, int], least: int, root: str) -> list[str]:
+    """Return the classes with at least so many examples. Raises UserError where there are none."""
+    if not (names := sorted(name for name, size in sizes.items() if size >= least)):
+        most = max(sizes.values())
+        raise UserError(f"task.min_images={least} leaves no class of {root}: give {most} at most")
+    return names
+
+
+def divided(told: Parts | None, names: list[str], root: str, shares: "Shares", needs: dict[str, int]) -> Parts:
+    """Return the split that someone told, with these of its classes, or else one at random."""
+    if told is None:
+        return by_shares(names, root, shares, needs)
+    for key, value, default in zip(("val_share", "test_share", "split_seed"), shares, (None, None, 0), strict=True):
+        if value != default:
+            raise UserError(f"task.{key}={value} is for a split at random, and here the split is {told.rule}")
+    kept = set(names)
+    return told._replace(
+        classes={split: [name for name in part if name in kept] for split, part in told.classes.items()}
+    )
 
 
 class TooFewClasses(UserError):
@@ -108,6 +147,13 @@ class Shares(NamedTuple):
         smallest = min(share for share in (self.val, self.test, 0.2) if share)
         most = sum(needs.values()) + math.ceil(2 * max(needs.values()) / smallest)
         return next((n for n in range(2, most + 1) if self.is_enough(n, needs)), None)
+
+    def more(self, parts: Parts, needs: dict[str, int]) -> str:
+        """Say what gives a split of these more classes."""
+        if not parts.by_shares:
+            return "more classes"
+        enough = self.least(needs)
+        return f"more classes ({enough} in all are enough), or another task.test_share or task.val_share"
 
 
 def by_shares(names: list[str], root: str, shares: Shares, needs: dict[str, int]) -> Parts:

@@ -26,11 +26,15 @@ READ_AT_EVERY_START = 2 << 30  # bytes: the largest packed set whose hash every 
 class ImageSet:
     """The images of all classes: those of class c are pixels[start[c] : start[c] + count[c]]."""
 
-    pixels: Tensor  # [N, C, H, W] uint8, on the CPU; of a packed set in its file, and never to be written to
+    # [N, C, H, W] uint8, on the CPU; of a packed set in its file, and never to be written to. A set of vectors has the
+    # bytes of each, [N, bytes].
+    pixels: Tensor
     names: tuple[str, ...]  # of the classes
     start: Tensor  # [classes] int64
     count: Tensor  # [classes] int64
     fingerprint: str  # sha256 of the pixels, the names and the counts
+    numbers: torch.dtype | None = None  # of vectors, which their bytes are
+    rows: Tensor | None = None  # [N] int64: where in pixels each image stands; None: in this order
     _copies: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __str__(self) -> str:
@@ -45,7 +49,7 @@ class ImageSet:
             fits = self.pixels.nbytes <= _memory(device) / 2
             if not fits:
                 size, room = self.pixels.nbytes / 1e9, _memory(device) / 1e9
-                tell(f"the images ({size:.3g} GB) stay in the host's memory: {device} has only {room:.3g} GB")
+                tell(f"the examples ({size:.3g} GB) stay in the host's memory: {device} has only {room:.3g} GB")
             self._copies[device] = self.pixels.to(device) if fits else self.pixels
         return self._copies[device]
 

@@ -97,7 +97,7 @@ def open_packed(path: Path, whole: bool = False) -> ImageSet:
             names = tuple(json.loads(file.metadata()["image_set"])["names"])
             shape = file.get_slice("pixels").get_shape()
             count, kept = (torch.from_numpy(file.get_tensor(name)) for name in ("count", "fingerprint"))
-        pixels = _mapped(path, shape)
+        pixels = mapped(path, shape, path.stat().st_size - 32 - torch.Size(shape).numel())
         fingerprint = bytes(kept.tolist()).hex()
         if not (len(names) == len(count) and len(pixels) == count.sum()):
             raise ValueError("the numbers of its classes and images do not fit each other")
@@ -123,17 +123,16 @@ def open_packed(path: Path, whole: bool = False) -> ImageSet:
     return ImageSet(pixels, names, count.cumsum(0) - count, count, fingerprint)
 
 
-def _mapped(path: Path, shape: list[int]) -> Tensor:
-    """Map the pixels where they lie in the file, [N, C, H, W] uint8, for reading alone: a map for writing, as
-    safetensors makes one, needs as much room as a copy."""
+def mapped(path: Path, shape: list[int], offset: int) -> Tensor:
+    """Map bytes of this shape where they lie in the file, for reading alone: a map for writing, as safetensors makes
+    one, needs as much room as a copy."""
     with path.open("rb") as file:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_SH)  # for as long as there is the map, which keeps the file open
-        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    size = torch.Size(shape).numel()
+        whole = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.frombuffer(mapped, np.uint8, size, len(mapped) - 32 - size)).view(shape)
+        return torch.from_numpy(np.frombuffer(whole, np.uint8, torch.Size(shape).numel(), offset)).view(shape)
 
 
 def _fingerprint_of_packed(path: Path, pixels: Tensor, names: tuple[str, ...], count: Tensor) -> str:

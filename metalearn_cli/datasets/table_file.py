@@ -214,7 +214,7 @@ def _read_parquet(path: Path) -> TableFile:
     try:
         table = parquet.read_table(path)
         cells = [column.to_numpy() for column in table.columns]
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # a damaged name raises the second
         raise UserError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())})") from error
     _check_names(path, table.column_names)
     return TableFile(path, dict(zip(table.column_names, cells, strict=True)), None)

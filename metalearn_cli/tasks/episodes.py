@@ -76,6 +76,36 @@ class Episodes:
             size[name] = getattr(self, name)
         return size
 
+    def least_examples(self, split: Split) -> int:
+        """The examples that a class of this split needs."""
+        _, shot, query = self.size(split).values()
+        return 2 if self.variable else shot + query
+
+    @property
+    def least_classes(self) -> dict[str, int]:
+        """The number of classes of each split that makes a task."""
+        turned = {Rotations.as_classes: 4, Rotations.train_as_classes: 4}.get(self.rotations, 1)
+        upright = 4 if self.rotations is Rotations.as_classes else 1
+        train = max(2, -(-(self.train_way or self.way) // turned))
+        return {"train": train} | {split: max(2, -(-self.way // upright)) for split in ("val", "test")}
+
+    def too_small(self, split: Split, classes: list[tuple[int, str]], what: str, has: str = "has") -> list[str]:
+        """Return what is wrong with classes of these sizes and names, if tasks of this split use them; `what` they
+        hold, "images"."""
+        needed = self.least_examples(split)
+        if not (small := sorted(size_and_name for size_and_name in classes if size_and_name[0] < needed)):
+            return []
+        examples, fewest = small[0]
+        _, (shot_key, shot), (query_key, query) = self.size(split).items()
+        asks = "a task" if self.variable else f"task.{shot_key}={shot} with task.{query_key}={query}"
+        ways = [f"task.{query_key}={examples - shot}"] if examples > shot and not self.variable else []
+        if len(classes) - len(small) >= 4:  # with fewer, no split is possible
+            ways.append(f"task.min_images={needed}, which leaves out all classes with fewer")
+        return [
+            f"class {fewest} {has} {examples} {what}, and {asks} asks for {needed}: give "
+            f"{', or '.join([*ways, f'more {what}'])} ({len(small)} of {len(classes)} classes have too few)"
+        ]
+
     def pool(self, classes: dict[str, Tensor]) -> dict[Split, Tensor]:
         """The classes of the splits, [classes] each: "train" has those of all `train_splits`, "val" exists only if it
         is not among them, and "test" is always the same."""
@@ -206,11 +236,17 @@ def draw_images(start: Tensor, count: Tensor, turn: Tensor | None, shot: int, qu
     return draw
 
 
-def gather_episodes(draw: Draw, pixels: Tensor, device: torch.device | None = None) -> Batch:
+def gather_episodes(
+    draw: Draw, pixels: Tensor, device: torch.device | None = None, numbers: torch.dtype | None = None
+) -> Batch:
     """Gather the tasks of a draw where `pixels` [N, C, H, W] uint8 are, and move them to `device` if it is another one;
-    x is [T, S, C, H, W] in 0..1."""
+    x is [T, S, C, H, W] in 0..1. With `numbers` they are the bytes of vectors, [N, bytes], of which these numbers are
+    made; x is [T, S, F]."""
     at = on_device(draw, pixels.device)
-    support_x, query_x = (_gather(pixels, at, name) for name in ("support", "query"))
+    support_x, query_x = (
+        _gather(pixels, at, name) if numbers is None else _vectors(pixels, at[f"{name}_image"], numbers)
+        for name in ("support", "query")
+    )
     masks = at.get("support_mask"), at.get("query_mask")
     batch = Batch(support_x, at["support_y"], query_x, at["query_y"], at["key"], *masks, at.get("way"))
     if device is None or device.type == pixels.device.type:
@@ -229,6 +265,13 @@ def _gather(pixels: Tensor, at: Draw, name: str) -> Tensor:
         x = rearranged(x, moved(height, width, shift, flip))
     x = x.view(*x.shape[:3], height, width) * (1 / 255)  # a product: a GPU rounds the quotient differently
     return x if jitter is None else jittered(x, jitter)
+
+
+def _vectors(rows: Tensor, chosen: Tensor, numbers: torch.dtype) -> Tensor:
+    """Gather the chosen [T, S] of the vectors whose bytes are `rows` [N, bytes]: [T, S, F] float32. As bytes, since
+    numbers in a file need not begin where a processor expects them."""
+    x = rows.index_select(0, chosen.flatten()).view(numbers).float()
+    return x.view(*chosen.shape, x.shape[-1])
 
 
 @cache

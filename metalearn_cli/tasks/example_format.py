@@ -54,7 +54,7 @@ class Examples(NamedTuple):
 
 def examples_of(task: TaskDistribution) -> Examples:
     spec, columns = task.spec, columns_of(task)
-    if columns is None and len(spec.input_shape) == 1:
+    if columns is None and len(spec.input_shape) == 1 and spec.kind == "values":
         columns = ColumnNames((), ())
     if columns is not None and not columns.features:  # of arrays
         features, targets = _names("x", spec.input_shape[0]), _names("y", spec.targets)

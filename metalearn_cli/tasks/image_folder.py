@@ -13,18 +13,26 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses, by_folders, by_lists, by_shares
+from metalearn_cli.datasets.class_splits import (
+    Parts,
+    Shares,
+    TooFewClasses,
+    by_folders,
+    by_lists,
+    divided,
+    large_enough,
+)
 from metalearn_cli.datasets.image_folder import Packed, find_classes, pack_folder
-from metalearn_cli.datasets.image_set import numbered
+from metalearn_cli.datasets.image_set import ImageSet, numbered
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.listing import Contents, Layout, some
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.pictures import Preparation, Resize
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.limits import Limit, Natural, Share, Side, Text, check_limits
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
-from metalearn_cli.tasks.images import label_names
+from metalearn_cli.tasks.base import Draw, Spec, Split
+from metalearn_cli.tasks.episodes import Classes, Episodes
+from metalearn_cli.tasks.images import SetTask, label_names
 
 Filter = Annotated[
     str,
@@ -37,7 +45,7 @@ TwoColumns = Annotated[tuple[str, ...], Limit("two columns of task.labels", lamb
 
 
 @dataclass(frozen=True)
-class ImageFolder(TaskDistribution):
+class ImageFolder(SetTask):
     episodes: Episodes = Episodes()
     root: Text = field(kw_only=True)  # the folder
     size: Side = 84  # pixels a side
@@ -88,7 +96,7 @@ class ImageFolder(TaskDistribution):
             ("empty folders, which are not classes", contents.empty),
             ("hidden folders, which are not read", contents.hidden),
         ]
-        notes = [f"{self.root}: {len(used)} classes with {sum(used)} images; {self._sizes(lacking)}"]
+        notes = [f"{self.root}: {len(used)} classes with {sum(used)} images; {self._parts.sizes(lacking)}"]
         notes += [f"{what} ({len(names)}): {some(names)}" for what, names in kinds if names]
         if noted.broken:
             skipped = some([f"{name} {why}" for name, why in noted.broken.items()], "; ")
@@ -121,8 +129,11 @@ class ImageFolder(TaskDistribution):
         return Preparation(**{key: getattr(self, key) for key in Preparation.KEYS})
 
     @property
-    def fingerprint(self) -> str:
-        return self.packed.images.fingerprint
+    def images(self) -> ImageSet:
+        return self.packed.images
+
+    def classes_of(self, split: Split) -> Classes:
+        return self._classes(self._usable[split], self.images.count)
 
     def identities(self, split: Split) -> frozenset[str]:
         folder = expand(self.root).resolve()
@@ -131,75 +142,36 @@ class ImageFolder(TaskDistribution):
     def class_names(self, split: Split) -> list[str]:
         return [self._names[position] for position in sorted(self._usable[split].tolist())]
 
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        classes = self._classes(self._usable[split], self.packed.images.count)
-        return self.episodes.draw(tasks, split, classes, rng)
-
-    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
-        classes = self._classes(self._usable["train"], self.packed.images.count)
-        return self.episodes.draw_classes(tasks, images, classes, rng)
-
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_episodes(draw, self.packed.images.on(device), device)
-
-    def may_wait_for_disk(self, device: torch.device) -> bool:
-        return self.packed.images.may_wait_for_disk(device)
-
     def label_names(self, draw: Draw) -> tuple[str, ...]:
-        return label_names(draw, self.packed.images, self._parts.depth)
+        return label_names(draw, self.images, self._parts.depth)
 
     def _problems(self, split: Split) -> list[str]:
         """Return all that is wrong with tasks of this split, as far as the list of the files tells."""
         try:
             positions = self._positions[split]
         except TooFewClasses as error:  # no split exists, but whether the classes have enough images is known
-            files = self._contents.classes
-            return [str(error), *self._too_small(split, [(len(files[name]), name) for name in self._kept(1)])]
-        small = self._too_small(split, self._sizes_and_names(split, self._positions, self._file_count))
+            sizes = [(len(files), name) for name, files in self._contents.classes.items() if files]
+            return [str(error), *self.episodes.too_small(split, sizes, "images")]
+        small = self.episodes.too_small(
+            split, self._sizes_and_names(split, self._positions, self._file_count), "images"
+        )
         return [*small, *self._too_few(split, positions, self._file_count)]
 
     def _too_few(self, split: Split, positions: Tensor, count: Tensor) -> list[str]:
         """Return what is wrong with the number of classes of this split."""
-        more = "more classes"
-        if self._parts.by_shares:
-            least = self._shares.least(self._needs)
-            more = f"more classes ({least} in all are enough), or another task.test_share or task.val_share"
+        more = self._shares.more(self._parts, self.episodes.least_classes)
         unused = set(self._positions[split].tolist()) - set(positions.tolist())
-        sizes = self._sizes({self._names[position] for position in unused})
+        sizes = self._parts.sizes({self._names[position] for position in unused})
         try:
             # Whether each has enough images is said elsewhere.
-            classes = self._classes(positions, count.clamp(min=self._least_images(split)))
+            classes = self._classes(positions, count.clamp(min=self.episodes.least_examples(split)))
             self.episodes.check(split, classes, f" ({sizes}): give fewer, or {more}")
         except UserError as error:
             return [str(error)]
         return []
 
-    @property
-    def _needs(self) -> dict[str, int]:
-        """The number of classes of each split that makes a task."""
-        turned = {Rotations.as_classes: 4, Rotations.train_as_classes: 4}.get(self.episodes.rotations, 1)
-        upright = 4 if self.episodes.rotations is Rotations.as_classes else 1
-        train = max(2, -(-(self.episodes.train_way or self.episodes.way) // turned))
-        return {"train": train} | {split: max(2, -(-self.episodes.way // upright)) for split in ("val", "test")}
-
     def _classes(self, positions: Tensor, count: Tensor) -> Classes:
         return Classes(count.cumsum(0) - count, count, self._groups).of(positions)
-
-    def _too_small(self, split: Split, classes: list[tuple[int, str]], has: str = "has") -> list[str]:
-        """Return what is wrong with classes of these numbers of images and names, if tasks of this split use them."""
-        needed = self._least_images(split)
-        if not (small := sorted(size_and_name for size_and_name in classes if size_and_name[0] < needed)):
-            return []
-        images, fewest = small[0]
-        _, (shot_key, shot), (query_key, query) = self.episodes.size(split).items()
-        asks = "a task" if self.episodes.variable else f"task.{shot_key}={shot} with task.{query_key}={query}"
-        ways = [f"task.{query_key}={images - shot}"] if images > shot and not self.episodes.variable else []
-        if len(classes) - len(small) >= 4:  # with fewer, no split is possible
-            ways.append(f"task.min_images={needed}, which leaves out all classes with fewer")
-        return [
-            f"class {fewest} {has} {images} images, and {asks} asks for {needed}: give "
-            f"{', or '.join([*ways, 'more images'])} ({len(small)} of {len(classes)} classes have too few)"
-        ]
 
     def _sizes_and_names(self, split: Split, parts: dict[Split, Tensor], count: Tensor) -> list[tuple[int, str]]:
         """Return the size and name of each class of this split, or of training and test, if these need the same
@@ -212,23 +184,10 @@ class ImageFolder(TaskDistribution):
             for position in parts[part].tolist()
         ]
 
-    def _least_images(self, split: Split) -> int:
-        _, shot, query = self.episodes.size(split).values()
-        return 2 if self.episodes.variable else shot + query
-
-    def _sizes(self, left_out: set[str]) -> str:
-        """Say how many classes each split has without these, and why."""
-        parts = self._parts.classes.items()
-        return ", ".join(f"{len(set(part) - left_out)} {split}" for split, part in parts) + f", {self._parts.rule}"
-
     @cached_property
     def _contents(self) -> Contents:
         labels = None if self.labels is None else str(expand(self.labels).resolve())
         return find_classes(self.root, layout=Layout(labels, self.label_columns, self.pattern))
-
-    def _kept(self, images: int) -> list[str]:
-        """Return the classes with at least so many files."""
-        return sorted(name for name, files in self._contents.classes.items() if len(files) >= images)
 
     @property
     def _shares(self) -> Shares:
@@ -237,22 +196,11 @@ class ImageFolder(TaskDistribution):
     @cached_property
     def _parts(self) -> Parts:
         """The classes of each split."""
-        names, kept = self._kept(0), self._kept(self.min_images)
-        if not kept:
-            most = max(map(len, self._contents.classes.values()))
-            raise UserError(f"task.min_images={self.min_images} leaves no class of {self.root}: give {most} at most")
-        if self.split_lists is not None:
-            parts = by_lists(names, self.root, self.split_lists)
-        elif (split_of_folder := by_folders(names, self.root)) is not None:
-            parts = split_of_folder
-        else:
-            return by_shares(kept, self.root, self._shares, self._needs)
-        for key, default in (("val_share", None), ("test_share", None), ("split_seed", 0)):
-            if (value := getattr(self, key)) != default:
-                raise UserError(f"task.{key}={value} is for a split at random, and here the split is {parts.rule}")
-        large = set(kept)
-        in_use = {split: [name for name in part if name in large] for split, part in parts.classes.items()}
-        return parts._replace(classes=in_use)
+        sizes = {name: len(files) for name, files in self._contents.classes.items()}
+        names, kept = sorted(sizes), large_enough(sizes, self.min_images, self.root)
+        lists = self.split_lists
+        told = by_folders(names, self.root) if lists is None else by_lists(names, self.root, lists)
+        return divided(told, kept, self.root, self._shares, self.episodes.least_classes)
 
     @cached_property
     def _names(self) -> list[str]:
@@ -287,9 +235,12 @@ class ImageFolder(TaskDistribution):
         count, parts = packed.images.count, self._with_enough(packed.images.count)
         copies = " and those that are there twice" if self.skip_twice else ""
         for split, positions in parts.items():
-            had_enough = {of: part[self._file_count[part] >= self._least_images(of)] for of, part in parts.items()}
+            had_enough = {
+                of: part[self._file_count[part] >= self.episodes.least_examples(of)] for of, part in parts.items()
+            }
             named = self._sizes_and_names(split, had_enough, count)
-            problems += self._too_small(split, named, f"has, without its broken files{copies},")
+            has = f"has, without its broken files{copies},"
+            problems += self.episodes.too_small(split, named, "images", has)
             listed = self._positions[split]
             if len(positions) < len(listed) and not self._too_few(
                 split, listed, self._file_count

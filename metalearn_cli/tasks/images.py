@@ -1,7 +1,7 @@
-"""Few-shot classification on a published image set: what all such sets share.
+"""Few-shot classification on a labelled set, and on a published image set: what all such sets share.
 
-A set is one file in this folder, found by its yaml in conf/task/. It says what is known of the set without reading it
-(`about`), which keys it has, and where its classes and images come from, which are packed at their first use
+A published set is one file in this folder, found by its yaml in conf/task/. It says what is known of the set without
+reading it (`about`), which keys it has, and where its classes and images come from, which are packed at their first use
 (datasets/packed_set.py). Pixels are in 0..1 and not standardised.
 
 Shapes, as in tasks/episodes.py: S support images of a task.
@@ -23,12 +23,45 @@ from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
 from metalearn_cli.tasks.known_sets import About
 
 
-class ImageTask(TaskDistribution):
+class SetTask(TaskDistribution):
+    """Episodes of one labelled set, of images or of vectors."""
+
+    episodes: Episodes
+
+    @property
+    @abstractmethod
+    def images(self) -> ImageSet:
+        """The set, which is read at first."""
+
+    @abstractmethod
+    def classes_of(self, split: Split) -> Classes:
+        """The classes that tasks of this split are made of."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.images.fingerprint
+
+    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        return self.episodes.draw(tasks, split, self.classes_of(split), rng)
+
+    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
+        return self.episodes.draw_classes(tasks, images, self.classes_of("train"), rng)
+
+    def gather(self, draw: Draw, device: torch.device) -> Batch:
+        rows, numbers = self.images.rows, self.images.numbers
+        if rows is not None:
+            draw = draw | {name: rows[draw[name]] for name in ("support_image", "query_image")}
+        return gather_episodes(draw, self.images.on(device), device, numbers)
+
+    def may_wait_for_disk(self, device: torch.device) -> bool:
+        return self.images.may_wait_for_disk(device)
+
+
+class ImageTask(SetTask):
     """Episodes of one image set. A final class is a frozen dataclass with `episodes`, the set's own keys and `root`."""
 
     about: ClassVar[About]
     depth: ClassVar[int] = 0  # folders at the start of a class's name, which a reader is not shown
-    episodes: Episodes
     root: str | None  # the folder of the source; null: the set's own in $METALEARN_DATA
 
     @property
@@ -73,21 +106,8 @@ class ImageTask(TaskDistribution):
     def splits(self) -> tuple[Split, ...]:
         return tuple(self._positions)
 
-    @property
-    def fingerprint(self) -> str:
-        return self.images.fingerprint
-
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        return self.episodes.draw(tasks, split, self._classes[split], rng)
-
-    def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
-        return self.episodes.draw_classes(tasks, images, self._classes["train"], rng)
-
-    def gather(self, draw: Draw, device: torch.device) -> Batch:
-        return gather_episodes(draw, self.images.on(device), device)
-
-    def may_wait_for_disk(self, device: torch.device) -> bool:
-        return self.images.may_wait_for_disk(device)
+    def classes_of(self, split: Split) -> Classes:
+        return self._classes[split]
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
         return label_names(draw, self.images, self.depth)

@@ -14,6 +14,9 @@ from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import checked_fields
 from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.ink import Ink
+from metalearn_cli.datasets.paths import expand
+from metalearn_cli.datasets.vector_file import read_vectors
+from metalearn_cli.errors import UserError
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.device import Precision, set_process
@@ -66,7 +69,12 @@ def predict(values: Config) -> None:
     if model.net.init_stats() and keys.batch_norm is BatchNorm.transductive:
         tell("batch_norm=transductive: queries are normalised together, so that a prediction depends on its neighbours")
     columns = model.examples.columns
-    rows = _of_images(keys, stored, model) if columns is None else _of_table(keys, model, columns)
+    if columns is not None:
+        rows = _of_table(keys, model, columns)
+    elif len(model.examples.spec.input_shape) == 1:
+        rows = _of_vectors(keys, stored, model)
+    else:
+        rows = _of_images(keys, stored, model)
     flat = list(map(_flat, rows))
     names = list(flat[0])
     if keys.out is None:
@@ -102,7 +110,32 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> list[Config]:
     if (tones := model.examples.tones) is not None:
         for what, files, images in (("support", support.paths, pixels), ("query", paths, queries)):
             _tell(warnings(images * (1 / 255), tones, what, list(map(str, files))))
-    fewest = min(support.labels.count(name) for name in predictor.classes)
+    outputs = predictor.outputs(queries)
+    flags = _unlike(keys, stored, predictor, support.labels, outputs)
+    return _flagged(_classified("path", [printable(str(path)) for path in paths], predictor, outputs), "unlike", flags)
+
+
+def _of_vectors(keys: Predict, stored: Stored, model: Model) -> list[Config]:
+    support, query = (
+        read_vectors(expand(getattr(keys, key)), key, labelled=key == "support") for key in ("support", "query")
+    )
+    (expected,) = model.examples.spec.input_shape
+    for file in (support, query):
+        if (numbers := file.x.shape[1]) != expected:
+            raise UserError(f"{file.path} has vectors of {numbers} numbers, and the run was trained on {expected}")
+    labels = [support.labels.words[number] for number in support.labels.number.tolist()]
+    predictor = model.adapt(support.vectors(), labels)
+    outputs = predictor.outputs(query.vectors())
+    flags = _unlike(keys, stored, predictor, labels, outputs)
+    return _flagged(_classified("row", range(1, len(outputs) + 1), predictor, outputs), "unlike", flags)
+
+
+def _unlike(
+    keys: Predict, stored: Stored, predictor: AdaptedModel, labels: list[str], outputs: Tensor
+) -> list[bool] | None:
+    """Which queries look unlike every class, by their outputs [Q, way]; None where that is not known. The user is told
+    by what it is known."""
+    model, fewest = predictor.model, min(labels.count(name) for name in predictor.classes)
     threshold, sentence = novelty_threshold.threshold_for(stored, model, len(predictor.classes), fewest, keys.trust)
     _tell([*filter(None, [predictor.note]), sentence])
     if threshold is not None and stored.is_run:
@@ -110,9 +143,7 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> list[Config]:
             novelty_threshold.keep_threshold(stored, threshold)
         except OSError as error:
             tell(f"the threshold could not be kept for the next time ({error.strerror}: {error.filename})")
-    outputs = predictor.outputs(queries)
-    flags = None if threshold is None else (unlikeness(outputs) > threshold.value).tolist()
-    return _flagged(_classified("path", [printable(str(path)) for path in paths], predictor, outputs), "unlike", flags)
+    return None if threshold is None else (unlikeness(outputs) > threshold.value).tolist()
 
 
 def _of_table(keys: Predict, model: Model, columns: ColumnNames) -> list[Config]:

@@ -44,6 +44,7 @@ ALGORITHMS = {
     "matching": [*IMAGES, "algo=matching", "algo.fce=true", "algo.reads=1", "algo.test_steps=1"],
     "meta_sgd": [*POINTS, "algo=meta_sgd", "algo.test_steps=2"],
     "pretrain": [*POINTS, "algo=pretrain"],
+    "all classes": [*IMAGES, "algo=pretrain", "algo.images=8", "algo.normalise=l2", "algo.centre=base"],
     "hand_optimizer": [*QUADRATICS, "algo=hand_optimizer"],
     "maml on images": [*IMAGES, "algo=maml", "algo.inner_steps=2", "algo.test_steps=2"],
 }

@@ -121,3 +121,12 @@ def noise(classes: int, images: int = 4, shape: tuple[int, ...] = (3, 84, 84)) -
     line = torch.randint(256, (classes * images + size,), generator=torch.Generator().manual_seed(0))
     pixels = line.to(torch.uint8).unfold(0, size, 1)[: classes * images].view(-1, *shape)
     return image_set(pixels, *[images] * classes)
+
+
+def vectors(number: int, classes: int, numbers: int) -> tuple[Tensor, list[str]]:
+    """So many vectors [N, F] of classes c0, c1, ..., one class after another again and again, far from one another."""
+    rng = torch.Generator().manual_seed(0)
+    label = torch.arange(number) % classes
+    middle = torch.nn.functional.normalize(torch.randn(classes, numbers, generator=rng), dim=1)
+    x = 10 * middle[label] + 0.1 * torch.randn(number, numbers, generator=rng)
+    return x, [f"c{place:0{len(str(classes - 1))}}" for place in label.tolist()]

@@ -27,6 +27,7 @@ _SMALL = {
     **dict.fromkeys(about_sets(), _IMAGES),
     "image_folder": [*_IMAGES, "task.size=16"],
     "sinusoid": ["model.hidden=[8]"],
+    "features": ["model=mlp", "model.hidden=[8]"],  # without parameters, some have nothing to learn
     "gaussian": ["model.hidden=[8]"],
     "fine_tune": ["algo.passes=1"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
@@ -43,11 +44,12 @@ def chosen(group: str, choice: str, own_images: Path) -> list[str]:
     """The overrides for a yaml, with what it leaves to the user."""
     needed = {
         "image_folder": [f"task.root={own_images}", "task.query=1"],
+        "features": [f"task.root={own_images.with_name('vectors.npz')}", "task.query=1"],
         "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
     }
     if choice == "gaussian":
         return ["task=sinusoid", "task.likelihood=gaussian"]
-    images = ["task=omniglot"] if group == "model" and choice not in ("mlp", "linear") else []
+    images = ["task=omniglot"] if group == "model" and choice not in ("mlp", "linear", "identity") else []
     return [f"{group}={choice}", *images, *needed.get(choice, [])]
 
 

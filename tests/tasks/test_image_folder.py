@@ -718,7 +718,7 @@ def test_as_many_classes_as_the_advice_says_will_do_and_one_less_will_not(
     task.check_split("test")
     if "val" in task.splits:
         task.check_split("val")
-    assert task._shares.least(task._needs) == least
+    assert task._shares.least(task.episodes.least_classes) == least
     monkeypatch.setattr(task_module, "find_classes", lambda *_, **__: listed(least - 1))
     with pytest.raises(UserError, match=rf"needs {least} for|\({least} in all are enough\)"):
         folder_task(tmp_path, **keys).check_split("val")
