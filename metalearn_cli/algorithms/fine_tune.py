@@ -61,7 +61,7 @@ class Tuned(Enum):
     all = "all"  # and the network before it
 
 
-class Start(Enum):
+class HeadStart(Enum):
     random = "random"  # as torch starts a linear layer
     means = "means"  # at the mean feature of each class
 
@@ -72,7 +72,7 @@ class FineTune(Algorithm):
     scale: Positive = 2.0  # of cosines
     images: Count = 16  # of a batch in training; there are tasks_per_step batches
     adapted: Tuned = Tuned.head
-    start: Start = Start.random
+    start: HeadStart = HeadStart.random
     passes: Natural = 100  # through the support set
     batch_size: Count | None = 4  # None: the whole support set
     lr: NonNegative = 0.01
@@ -87,7 +87,7 @@ class FineTune(Algorithm):
         return None if spec.base is None else self.images
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
-        params = init_body("fine_tune", net, rng, each_class=self.start is Start.means)
+        params = init_body("fine_tune", net, rng, each_class=self.start is HeadStart.means)
         self.require_equal_sizes(net.spec, "batch_size")
         if net.spec.base is not None:
             sizes = feature_size(net, params), 1
@@ -131,7 +131,7 @@ class FineTune(Algorithm):
     def start_of_head(self, spec: Spec, support: Support, features: Tensor) -> Params:
         """Where each task's head [T, way, ...] starts; features of the support set [T, S, F]."""
         way, size = spec.outputs, features.shape[-1]
-        if self.start is Start.random:
+        if self.start is HeadStart.random:
             draws = (uniform(support.key, salt, shape=(way, width)) for salt, width in ((-1, size), (-2, 1)))
             return {name: value.to(features.dtype) for name, value in self._random_head(*draws).items()}
         means = prototypes(features, support, way)

@@ -43,14 +43,14 @@ from metalearn_cli.system.limits import Positive
 from metalearn_cli.tasks.base import Batch, Support
 
 
-class Metric(Enum):
+class Nearness(Enum):
     euclid = "euclid"  # squared distances
     cosine = "cosine"  # of angles, times a learned scale
 
 
 @dataclass(frozen=True)
 class ProtoNet(Algorithm):
-    metric: Metric = Metric.euclid
+    metric: Nearness = Nearness.euclid
     normalise: Normalise = Normalise.none
     centre: Centre = Centre.none
     scale: Positive = 10.0  # of cosines, where training begins
@@ -61,7 +61,7 @@ class ProtoNet(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("protonet", net, rng)
-        learned = {"scale": torch.tensor(self.scale)} if self.metric is Metric.cosine else {}
+        learned = {"scale": torch.tensor(self.scale)} if self.metric is Nearness.cosine else {}
         return Meta(params | learned, net.init_stats() | self.centre.buffers(net, params))
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
@@ -72,13 +72,13 @@ class ProtoNet(Algorithm):
         return embedding_update(net, meta, batch, partial(self.logits, meta, batch.support, net.spec.train_outputs))
 
     def learned(self, meta: Meta) -> dict[str, float]:
-        return {"scale": meta.params["scale"].item()} if self.metric is Metric.cosine else {}
+        return {"scale": meta.params["scale"].item()} if self.metric is Nearness.cosine else {}
 
     def logits(self, meta: Meta, support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:
         """[T, Q, way] of the features of the support [T, S, F] and of the query [T, Q, F]."""
         features, query = (prepared(part, self.normalise, meta.buffers.get(BASE_MEAN)) for part in (features, query))
         means = prototypes(features, support, way)
-        if self.metric is Metric.cosine:
+        if self.metric is Nearness.cosine:
             return meta.params["scale"] * F.normalize(query, dim=-1) @ F.normalize(means, dim=-1).transpose(1, 2)
         return -squared_distance(query, means)
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta
-from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, Start, Tuned
+from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, HeadStart, Tuned
 from metalearn_cli.algorithms.inner_loop import Descent, gradient_step, minibatch
-from metalearn_cli.algorithms.protonet import Metric, ProtoNet
+from metalearn_cli.algorithms.protonet import Nearness, ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net
 from metalearn_cli.nets.conv4 import Conv4
@@ -48,13 +48,15 @@ def test_a_cosine_head_is_the_code_of_the_authors() -> None:
     torch.testing.assert_close(algorithm.logits(meta.params, features), expected)
 
 
-@pytest.mark.parametrize(("head", "metric"), [(Classifier.linear, Metric.euclid), (Classifier.cosine, Metric.cosine)])
+@pytest.mark.parametrize(
+    ("head", "metric"), [(Classifier.linear, Nearness.euclid), (Classifier.cosine, Nearness.cosine)]
+)
 @pytest.mark.parametrize("adapted", list(Tuned))
-def test_without_a_pass_from_the_means_it_is_protonet(head: Classifier, metric: Metric, adapted: Tuned) -> None:
+def test_without_a_pass_from_the_means_it_is_protonet(head: Classifier, metric: Nearness, adapted: Tuned) -> None:
     nearest = ProtoNet(metric)
     meta = init(nearest, NET)
-    scale = meta.params["scale"].item() if metric is Metric.cosine else 1.0
-    untouched = FineTune(head, scale=scale, passes=0, start=Start.means, adapted=adapted)
+    scale = meta.params["scale"].item() if metric is Nearness.cosine else 1.0
+    untouched = FineTune(head, scale=scale, passes=0, start=HeadStart.means, adapted=adapted)
     outs = [predict(algorithm, meta=meta).softmax(-1) for algorithm in (untouched, nearest)]
     torch.testing.assert_close(*outs)
 

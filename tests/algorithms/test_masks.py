@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss, task_scores, without_absent_classes
 from metalearn_cli.algorithms.embedding import Normalise
-from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, Start, Tuned
+from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, HeadStart, Tuned
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
 from metalearn_cli.algorithms.knn import KNN
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
@@ -56,7 +56,7 @@ COMPARING = [
 ]
 TUNED = [
     FineTune(passes=3, batch_size=None),
-    FineTune(Classifier.cosine, adapted=Tuned.all, start=Start.means, passes=3, batch_size=None),
+    FineTune(Classifier.cosine, adapted=Tuned.all, start=HeadStart.means, passes=3, batch_size=None),
 ]
 OPTIMIZERS = [
     LearnedOptimizer((4,), batch_size=None, unroll=2, horizon=4, test_steps=3, scale=0.1),

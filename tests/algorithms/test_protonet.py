@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
 from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise, mean_feature, squared_distance
-from metalearn_cli.algorithms.protonet import Metric, ProtoNet, prototypes
+from metalearn_cli.algorithms.protonet import Nearness, ProtoNet, prototypes
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv4 import Conv4
@@ -60,7 +60,7 @@ def test_the_mean_of_unit_features_and_the_nearest_angle() -> None:
     meta = init(ProtoNet(), net)
     meta = meta._replace(params=meta.params | {"scale": torch.tensor(3.0, dtype=torch.float64)})
     outs = []
-    for algorithm in (ProtoNet(normalise=Normalise.l2), ProtoNet(metric=Metric.cosine)):
+    for algorithm in (ProtoNet(normalise=Normalise.l2), ProtoNet(metric=Nearness.cosine)):
         with torch.no_grad():
             outs.append(next(algorithm.adapt(net, meta, batch.support, 0))(batch.query_x, BatchNorm.transductive))
     unit, cosines = outs
@@ -69,7 +69,7 @@ def test_the_mean_of_unit_features_and_the_nearest_angle() -> None:
 
 
 def test_the_scale_of_cosines_is_learned() -> None:
-    algorithm, (net, batch) = ProtoNet(metric=Metric.cosine), cases()[1]
+    algorithm, (net, batch) = ProtoNet(metric=Nearness.cosine), cases()[1]
     expect_slope(algorithm, net, batch)
     assert algorithm.meta_gradient(net, init(algorithm, net), batch, 0).gradient["scale"].abs() > 0
 
@@ -113,7 +113,7 @@ def test_the_mean_feature_is_of_real_examples() -> None:
 def test_the_slope_with_a_centre_takes_it_for_a_constant() -> None:
     net, batch = cases()[1]
     net = MLP(net.spec._replace(base=9), hidden=(6,), batch_norm=True, activation=Activation.tanh)
-    for metric in Metric:
+    for metric in Nearness:
         expect_slope(ProtoNet(metric, Normalise.l2, Centre.base), net, batch, step=1e-5)
 
 
