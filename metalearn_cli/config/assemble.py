@@ -1,5 +1,7 @@
 """The learner of a job, on the device that it names."""
 
+from fnmatch import fnmatchcase
+
 from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
@@ -10,6 +12,7 @@ from metalearn_cli.seeding import generator
 from metalearn_cli.system.compiled import require_compiler
 from metalearn_cli.system.cuda_graph import require_gpu
 from metalearn_cli.system.device import Precision, check_precision, own_device
+from metalearn_cli.system.limits import parse_factor
 from metalearn_cli.system.ranks import ALONE, Ranks
 
 
@@ -39,6 +42,10 @@ def require_parts(job: Job, ranks: Ranks = ALONE) -> Params:
             f"algo={job.choices['algo']} with model={job.choices['model']} has nothing to learn: give steps=0, which "
             "tests it as it is, or a network that learns features, e.g. model=mlp"
         )
+    for pattern, _ in map(parse_factor, job.optimizer.rates):
+        if not any(fnmatchcase(name, pattern) for name in params):
+            layers = ", ".join(dict.fromkeys(name.partition(".")[0] for name in params))
+            raise UserError(f"optimizer.rates: {pattern} fits no parameter; their names begin with {layers}")
     groups = {"params": params, "buffers": buffers}
     return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
 

@@ -20,7 +20,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.device import Precision
-from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Renames, Threads
+from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Renames, Text, Threads
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
@@ -44,7 +44,7 @@ class Run:
     """The keys that belong to no group; conf/config.yaml explains each and has its value."""
 
     name: Name | None
-    init: str | None
+    init: Text | None
     init_names: Renames
     stages: tuple[dict[str, Any], ...]
     seed: Natural
@@ -173,6 +173,10 @@ def make_job(
             raise UserError(f"{conf_dir() / group / choices[group]}.yaml has no _target_, the class that it is about")
     keys = [str(key) for key in node if key not in GROUPS]
     run = Run(**schema.checked_fields(Run, OmegaConf.masked_copy(node, keys), ""))
+    if run.init_names and run.init is None:
+        raise UserError(
+            f"init_names=[{','.join(run.init_names)}] renames what init has, and there is no init: give both"
+        )
     optimizer: Optimizer = schema.build(node.optimizer, "optimizer", Optimizer, source)
     if optimizer.anneals and optimizer.schedule_steps is None and run.steps > 0:
         optimizer = dataclasses.replace(optimizer, schedule_steps=run.steps)

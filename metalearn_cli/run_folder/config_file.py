@@ -18,6 +18,9 @@ def check_folder(run: Path, key: str = "run") -> None:
         return
     if jobs := sorted(run.glob("*/config.yaml")):
         raise UserError(f"{key}={run} is the folder of a sweep: give one of its runs, e.g. {key}={jobs[0].parent}")
+    if (run / EXPORT).is_file():
+        weights = f", or {key}={next(run.glob('*.safetensors'), run)}" if key == "init" else ""
+        raise UserError(f"{key}={run} is an export: give the folder of its run{weights}")
     raise UserError(f"{key}={run} is not the folder of a run: there is no config.yaml in it")
 
 

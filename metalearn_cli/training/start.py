@@ -67,18 +67,20 @@ def match(source: str, tensors: Params, renames: tuple[str, ...], drawn: Params)
         place = _place(name, renames, drawn)
         if name.startswith("optimizer."):
             continue
-        if place is None or value.dtype not in FLOATS:
+        if place is None:
             left.append(_bare(name))
+        elif value.dtype not in FLOATS:
+            raise UserError(f"{name} of {source} is of {value.dtype}: write it as torch.float32")
         elif value.shape != drawn[place].shape:
             other_shape.append(f"{_bare(place)} {list(value.shape)}, here {list(drawn[place].shape)}")
         elif place in taken:
             raise UserError(f"init_names gives two names of {source} the name {_bare(place)}: give each its own")
-        elif not value.isfinite().all():
-            raise UserError(f"{name} of {source} is not finite: take another checkpoint or file")
+        elif not value.to(drawn[place].dtype).isfinite().all():
+            raise UserError(f"{name} of {source} is not finite, or too large: take another checkpoint or file")
         else:
             taken[place] = value
     if not taken:
-        raise UserError(f"{source} has nothing for this model: {_why_nothing(left, other_shape, drawn)}")
+        raise UserError(f"{source} has nothing for this model: {_why_nothing(left, other_shape, renames, drawn)}")
     return taken, other_shape, left
 
 
@@ -97,22 +99,28 @@ def _read_file(path: Path) -> tuple[Params, str]:
 
 def _place(name: str, renames: tuple[str, ...], drawn: Params) -> str | None:
     """Where a tensor of this name belongs: a file may tell parameters and statistics apart, or not."""
+    name = _renamed(name, renames)
+    return next((place for place in (name, f"params.{name}", f"buffers.{name}") if place in drawn), None)
+
+
+def _renamed(name: str, renames: tuple[str, ...]) -> str:
     for theirs, ours in map(parse_rename, renames):
         name = name.replace(theirs, ours)
-    return next((place for place in (name, f"params.{name}", f"buffers.{name}") if place in drawn), None)
+    return name
 
 
 def _bare(place: str) -> str:
     return place.removeprefix("params.").removeprefix("buffers.")
 
 
-def _why_nothing(left: list[str], other_shape: list[str], drawn: Params) -> str:
+def _why_nothing(left: list[str], other_shape: list[str], renames: tuple[str, ...], drawn: Params) -> str:
     if other_shape:
         return f"{other_shape[0]}: take the model that it was trained with"
     if not left:
         return "there is nothing in it"
-    (near,) = difflib.get_close_matches(left[0], map(_bare, drawn), n=1, cutoff=0)
-    return f"{left[0]} is not one of its names, the nearest is {near}: give init_names=[THEIRS:OURS,...]"
+    name = _renamed(left[0], renames)
+    (near,) = difflib.get_close_matches(name, map(_bare, drawn), n=1, cutoff=0)
+    return f"{name} is not one of its names, the nearest is {near}: give init_names=[THEIRS:OURS,...]"
 
 
 def take(start: Start, session: Session) -> None:

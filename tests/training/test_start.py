@@ -99,14 +99,20 @@ def test_a_file_is_taken_by_names_that_are_mended_and_all_else_is_said(tmp_path:
             ("a:x", "b:x"),
             "gives two names of .* the name x: give each its own",
         ),
-        ({"x": torch.tensor([1.0, torch.nan])}, (), "x of .* is not finite: take another checkpoint or file"),
+        ({"x": torch.tensor([1.0, torch.nan])}, (), "x of .* is not finite, or too large: take another checkpoint"),
+        (
+            {"x": torch.tensor([1.0, 1e300]).double()},
+            (),
+            "x of .* is not finite, or too large: take another checkpoint",
+        ),
         ({"x": torch.ones(3)}, (), r"has nothing for this model: x \[3\], here \[2\]: take the model that it was"),
         (
             {"net.x": torch.ones(2)},
             (),
             r"net\.x is not one of its names, the nearest is x: give init_names=\[THEIRS:OURS",
         ),
-        ({"x": torch.ones(2, dtype=torch.int64)}, (), "x is not one of its names"),
+        ({"x": torch.ones(2)}, ("x:y",), "y is not one of its names, the nearest is x"),
+        ({"x": torch.ones(2, dtype=torch.int64)}, (), r"x of .* is of torch\.int64: write it as torch\.float32"),
         ({"optimizer.x": torch.ones(2)}, (), "there is nothing in it"),
     ],
 )
@@ -144,6 +150,15 @@ def test_a_wrong_folder_names_the_right_one(here: Path) -> None:
         here, *MAML, "init=outputs", "name=run"
     )
     assert "must be a list of THEIRS:OURS, e.g. [encoder.:]" in refuse(here, *MAML, "init_names=[abc]")
+    assert "init_names=[a:b] renames what init has, and there is no init" in refuse(here, *MAML, "init_names=[a:b]")
+    assert "init= must be a text that is not empty" in refuse(here, *MAML, "init=", "name=run")
+    (here / "export").mkdir()
+    for name in ("model.json", "weights-1.safetensors"):
+        (here / "export" / name).touch()
+    said = refuse(here, *MAML, "init=export", "name=run")
+    assert "give the folder of its run, or init=export/weights-1.safetensors" in said
+    said = refuse(here, *MAML, "optimizer.rates=[head.*:1,blok*:0]", "name=run")
+    assert "optimizer.rates: blok* fits no parameter; their names begin with layer1, norm1, head" in said
     edited = here / "outputs/first/config.yaml"
     edited.write_text(edited.read_text().replace("inner_lr: 0.01", "inner_lr: 0.02"))
     assert "config.yaml is not as it was written" in refuse(here, *MAML, "init=outputs/first", "name=run")
