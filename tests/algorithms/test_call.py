@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from problems import ALGORITHMS, DOUBLE, images, init, snapshot
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params, Pass
 from metalearn_cli.nets.layers import fold, linear, unfold
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.nets.noise import dropout
 from metalearn_cli.optimizer import Optimizer
-from tests.helpers.problems import ALGORITHMS, DOUBLE, images, init, snapshot
 
 SPEC, BATCH = images()
 INNER = MLP(SPEC, hidden=(12,), batch_norm=True)
@@ -38,7 +39,7 @@ class Dropping(Net):
     def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         self.calls.append(call)
         features, used = self.inner.features(params, x, call)
-        return unfold(dropout(fold(features[..., None, None]), 1 / 3, call, 0), len(x)), used
+        return unfold(dropout(fold(features[..., None, None]), 1 / 3, call, 0), len(x)).flatten(2), used
 
     def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         features, used = self.features(params, x, call)
@@ -80,7 +81,7 @@ def test_a_test_drops_nothing_and_knows_its_step(algorithm: Algorithm) -> None:
     calls: list[Call] = tested.net.calls  # type: ignore[attr-defined]
     assert calls
     assert not any(call.noise for call in calls)
-    steps = algorithm.steps_at_test(SPEC)
+    steps = steps_at_test(algorithm, SPEC)
     assert max(call.step for call in calls) == (0 if by_name(algorithm) == "Matching" else steps)
 
 

@@ -102,3 +102,16 @@ def test_conjugate_gradients_solve_what_is_solved_already_and_what_is_not() -> N
     target[1] = 0
     solved = 1e-30 * target.square().sum((1, 2), keepdim=True)
     torch.testing.assert_close(conjugate(lambda v: system @ v, target, solved), torch.linalg.solve(system, target))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (9, 3)], ids=["more features", "more examples"])
+def test_compiled_code_is_told_the_memory_of_what_is_solved(shape: tuple[int, int]) -> None:
+    """Features of images lie in memory in another order than a plain tensor's."""
+    examples, features = shape
+    x = torch.randn(2, features, examples, dtype=torch.float64).transpose(1, 2)
+    y = F.one_hot(torch.arange(examples) % 2).double().expand(2, -1, -1)
+    w, slope = logistic(x, y, 1.0), torch.randn(2, features + 1, 2, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.metalearn.logistic.default, (x, y, 1.0), test_utils="test_faketensor")
+    torch.library.opcheck(
+        torch.ops.metalearn.logistic_slope.default, (x, y, w, slope, 1.0), test_utils="test_faketensor"
+    )
