@@ -38,13 +38,15 @@ def composition_sentence(error: Exception, overrides: list[str]) -> str:
     choices = [f"{key}={value}" for key, value in parsed if key in (*GROUPS, *PRESETS)]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         known: Any = OmegaConf.to_container(compose("config", choices))
-    for key, _ in parsed:
+    for key, value in parsed:
         if key in (*GROUPS, *PRESETS) or key.startswith("hydra"):
             continue
         if key not in known and key not in flatten(known):
             return f"there is no key {key}{_nearest_key(key, known, dict(parsed))}"
         if f"+{key}=" in "".join(overrides):
             return f"+{key} exists: give {key}=... without the +"
+        if isinstance(value, dict) and isinstance((known | flatten(known))[key], list):
+            return f"{key} must be a list: give {key}=[...]"
     return " ".join(str(error).split())
 
 

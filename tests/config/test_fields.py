@@ -63,6 +63,7 @@ DEFAULTS = {"algo": "maml", "task": "sinusoid", "model": "mlp", "optimizer": "ad
     [
         ("train sede=1", "there is no key sede"),
         ("train steps=abc", "steps=abc must be a whole number"),
+        ("train stages={algo:pretrain}", "stages must be a list: give stages=[...]"),
         ("train steps=-1", "steps=-1 must be a whole number, 0 or above"),
         ("train algo.inner_lr=-1", "algo.inner_lr=-1.0 must be a finite number, 0 or above"),
         ("train algo=meta_sgd algo.initial_lr=[2,1]", "algo.initial_lr=[2.0, 1.0] must be two rates"),
