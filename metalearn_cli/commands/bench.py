@@ -15,7 +15,7 @@ metalearn bench [key=value ...]
 Prints tasks per second; the rate of a step's matrix products and convolutions beside that of a plain product on the
 same device, measured in turn; the peak of memory; and how long each part takes: drawing tasks, gathering them on the
 device, the step, and the episodes of a validation and of a test (in every batch-norm mode). Nothing is written, and
-keys such as name and steps make no difference.
+keys such as name, steps, init and stages make no difference.
 """
 
 
