@@ -101,7 +101,7 @@ def test_a_file_is_taken_by_names_that_are_mended_and_all_else_is_said(tmp_path:
         ),
         ({"x": torch.tensor([1.0, torch.nan])}, (), "x of .* is not finite, or too large: take another checkpoint"),
         (
-            {"x": torch.tensor([1.0, 1e300]).double()},
+            {"x": torch.tensor([1.0, 1e300], dtype=torch.float64)},
             (),
             "x of .* is not finite, or too large: take another checkpoint",
         ),
