@@ -71,7 +71,7 @@ def test_a_support_gradient_can_be_differentiated_again_where_that_is_asked_for_
         return gradient["head.weight"].requires_grad
 
     assert differentiable(second_order=True)
-    assert not differentiable(second_order=False, step=0)
+    assert not differentiable(second_order=False)
     with torch.no_grad():
         assert not differentiable(second_order=True)
 
