@@ -51,6 +51,10 @@ class Logistic(Algorithm):
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         if self.copies and len(net.spec.input_shape) != 3:
             raise UserError(f"algo.copies={self.copies} changes images, and this task has none: give algo.copies=0")
+        if self.copies and not self.augment:
+            raise UserError(
+                f"algo.copies={self.copies} are equal with algo.augment=[]: give e.g. algo.augment=[crop,flip]"
+            )
         return Meta(init_body("logistic", net, rng), net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
