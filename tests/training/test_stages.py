@@ -130,6 +130,7 @@ def test_what_does_not_fit_is_told_before_anything_is_trained(tmp_path: Path) ->
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.nightly
 def test_a_failure_in_a_stage_names_it_and_seeds_of_a_sweep_are_one_configuration(tmp_path: Path) -> None:
     diverging = "stages=[{algo:pretrain,optimizer:sgd,optimizer.lr:1e30}]"
     assert "metalearn: stages[0]: the " in refuse(tmp_path, *COMMAND, diverging, "name=bad")

@@ -180,6 +180,7 @@ def test_killed_and_continued_it_reads_init_once_and_ends_with_the_same_bits(her
     assert origin(killed, "run") == began
 
 
+@pytest.mark.nightly
 def test_a_sweep_takes_several(here: Path) -> None:
     succeed(here, *MAML, "seed=1", "name=a=b")
     succeed(here, *MAML, "-m", "init=outputs/first,outputs/a=b", "steps=0", "name=sweep")
