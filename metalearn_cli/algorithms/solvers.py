@@ -69,7 +69,7 @@ def _logistic(x: Tensor, y: Tensor, penalty: float) -> Tensor:
             return _curvature(x, p, price, v)
 
         w = _shortened(lambda w: _logistic_loss(x, y, w, price), w, -conjugate(curvature, slope, solved))
-    return w.contiguous() if basis is None else torch.cat([basis @ w[:, :-1], w[:, -1:]], 1)
+    return w if basis is None else torch.cat([basis @ w[:, :-1], w[:, -1:]], 1)
 
 
 @torch.library.custom_op("metalearn::logistic_slope", mutates_args=())
@@ -82,7 +82,7 @@ def _logistic_slope(x: Tensor, y: Tensor, w: Tensor, slope: Tensor, penalty: flo
     p = _probabilities(x, y, w)
     solution = conjugate(lambda v: _curvature(x, p, price, v), slope, ROUNDING**2 * _size(slope))
     in_x = (p - y) @ solution.transpose(1, 2) + _softmax_change(p, x @ solution) @ w.transpose(1, 2)
-    return -in_x[..., :-1].contiguous()
+    return -in_x[..., :-1]
 
 
 @_logistic.register_fake
