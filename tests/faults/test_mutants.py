@@ -27,6 +27,9 @@ CHECKPOINT, WAITING = "run_folder/test_checkpoint.py", "training/test_waiting.py
 CONTINUED, EVALUATE = "training/test_continued.py", "learning/test_evaluate.py"
 INNER, REPTILE, MASKS = "algorithms/test_maml.py", "algorithms/test_reptile.py", "algorithms/test_masks.py"
 SAMPLER = "tasks/test_variable_sizes.py tasks/test_episodes.py"
+START, STAGES, NOISE = "training/test_start.py", "training/test_stages.py", "nets/test_noise.py algorithms/test_call.py"
+SOLVERS, HEADS = "algorithms/test_solvers.py", "algorithms/test_heads.py"
+RUN, LIKELIHOOD = "training/test_run.py", "tasks/test_likelihood.py"
 MUTANTS = (
     # Several ranks
     Mutant("system/ranks.py", "tensors = [value / self.size for", "tensors = [value for", RANKS),
@@ -82,6 +85,40 @@ MUTANTS = (
     Mutant("tasks/variable_sizes.py", "amin(1).div(2", "amin(1).div(1", SAMPLER),
     Mutant("tasks/sinusoid.py", 'torch.sin(x - at["phase"])', 'torch.cos(x - at["phase"])', "tasks/test_curves.py"),
     Mutant("seeding.py", "    x = (x ^ _shift(x, 27)) * _SECOND\n", "", "test_seeding.py"),
+    # What a run begins with, and its stages
+    Mutant("training/start.py", "elif value.dtype not in FLOATS:", "elif False:", START),
+    Mutant("training/start.py", "elif value.shape != drawn[place].shape:", "elif False:", START),
+    Mutant("training/start.py", "elif place in taken:", "elif False:", START),
+    Mutant("training/start.py", ".isfinite().all()", ".isfinite().any()", START),
+    Mutant("training/start.py", 'if name.startswith("optimizer."):', "if False:", START),
+    Mutant(
+        "training/start.py", 'bool(checkpoint.list_newest_first(runs.OUTPUTS / name / "checkpoints"))', "False", START
+    ),
+    Mutant("training/run.py", "                match(f", "                _ = (f", STAGES),
+    Mutant("training/run.py", "init = stage.run.init if last is None else str(last)", "init = stage.run.init", STAGES),
+    Mutant(
+        "training/run.py", "with of_stage(number) if job is not jobs[-1] else contextlib", "with contextlib", STAGES
+    ),
+    Mutant("config/stages.py", '["schedule_steps"] = None', '["other"] = None', STAGES),
+    Mutant("config/stages.py", "if group in OF_THE_RUN:", "if False:", STAGES),
+    Mutant("config/stages.py", "if number else stage)", ")", STAGES),
+    # Queries that are predicted together
+    Mutant("algorithms/base.py", "if self.transductive_head and mode", "if mode", RUN),
+    Mutant("training/test.py", "transductive_head=job.algo.transductive_head,", "", RUN),
+    Mutant("trained/predict.py", "if model.algo.transductive_head:", "if False:", RUN),
+    # What is dropped in training
+    Mutant("nets/noise.py", "call.step, call.noise.examples.value, layer,", "call.step, layer,", NOISE),
+    Mutant("nets/noise.py", "_DROPPED, call.step,", "_DROPPED,", NOISE),
+    Mutant("nets/noise.py", "fold(kept.to(x.dtype)) / (1 - share)", "fold(kept.to(x.dtype))", NOISE),
+    Mutant("nets/noise.py", "if call.noise is None or block.share == 0:", "if block.share == 0:", NOISE),
+    Mutant("nets/noise.py", "(kept.mean((2, 3, 4)) * real).sum(1) / real.sum(1)", "kept.mean((1, 2, 3, 4))", NOISE),
+    Mutant("nets/user_module.py", "running.drops += 1", "running.drops = 1", "nets/test_user_module.py"),
+    # Heads that are solved, likelihoods
+    Mutant("algorithms/solvers.py", "x.where(mask.unsqueeze(-1), 0)", "x", f"{SOLVERS} {HEADS}"),
+    Mutant("algorithms/solvers.py", "return -in_x[..., :-1]", "return in_x[..., :-1]", SOLVERS),
+    Mutant("algorithms/solvers.py", "price[:, -1] = 0", "pass", SOLVERS),
+    Mutant("tasks/likelihood.py", "deviation.log() +", "", LIKELIHOOD),
+    Mutant("tasks/likelihood.py", "self.floor + (1 - self.floor) *", "self.floor +", LIKELIHOOD),
     # Padding
     Mutant("nets/conv_block.py", "(params, block, x, stats, mask)", "(params, block, x)", MASKS),
     Mutant("algorithms/base.py", "if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)", "", MASKS),
