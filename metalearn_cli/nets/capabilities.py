@@ -9,6 +9,7 @@ from typing import Protocol, TypeGuard
 
 from torch import Tensor
 
+from metalearn_cli.backbones.base import Backbone
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.convolution import Convolution
@@ -21,6 +22,10 @@ class Offers(Protocol):
         """x [T, B, *input] -> the last images [T, B, C, H, W], of which features are made, and the statistics used."""
 
     def variants(self) -> dict[Convolution, Net]: ...
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network with weights that it is made of."""
 
 
 def offers(net: Net, member: str) -> TypeGuard[Offers]:
@@ -38,3 +43,8 @@ def require_maps(net: Net, by: str) -> Offers:
 def variants(net: Net) -> dict[Convolution, Net]:
     """This network with each way to convolve, of which timing finds a GPU's fastest; empty without a choice."""
     return net.variants() if offers(net, "variants") else {}
+
+
+def backbone_of(net: Net) -> Backbone | None:
+    """The network with weights that this one is made of; None where all is drawn."""
+    return net.backbone if offers(net, "backbone") else None
