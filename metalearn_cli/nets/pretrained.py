@@ -19,7 +19,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.user_module import ModuleNet
-from metalearn_cli.system.limits import Limit, Side, Text
+from metalearn_cli.system.limits import Limit, Side
 from metalearn_cli.tasks.base import Spec
 
 Mean = Annotated[
@@ -42,8 +42,8 @@ class Stored(Enum):
 @dataclass(frozen=True)
 class Pretrained(Net):
     spec: Spec  # frozen: of features, input_shape (F,)
-    name: Text = DEFAULT
-    architecture: Text | None = None
+    name: str = DEFAULT
+    architecture: str | None = None
     size: Side | None = None
     mean: Mean | None = None
     std: Deviation | None = None
