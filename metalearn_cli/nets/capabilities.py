@@ -7,10 +7,11 @@ Shapes: T tasks, B examples per task, C channels of an H x W image.
 
 from typing import Protocol, TypeGuard
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn_cli.backbones.base import Backbone
 from metalearn_cli.errors import UserError
+from metalearn_cli.nets.as_module import NetModule
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.convolution import Convolution
 
@@ -22,6 +23,7 @@ class Offers(Protocol):
         """x [T, B, *input] -> the last images [T, B, C, H, W], of which features are made, and the statistics used."""
 
     def variants(self) -> dict[Convolution, Net]: ...
+    def as_module(self, params: Params, stats: Params) -> nn.Module: ...
 
     @property
     def backbone(self) -> Backbone:
@@ -48,3 +50,9 @@ def variants(net: Net) -> dict[Convolution, Net]:
 def backbone_of(net: Net) -> Backbone | None:
     """The network with weights that this one is made of; None where all is drawn."""
     return net.backbone if offers(net, "backbone") else None
+
+
+def as_module(net: Net, params: Params, stats: Params) -> nn.Module:
+    """The network with these parameters and batch-norm statistics, [*shape] each, as a module of torch: x [B, *input]
+    -> outputs [B, outputs], or features where there are no parameters of its head. Its tensors are copies."""
+    return net.as_module(params, stats) if offers(net, "as_module") else NetModule(net, params, stats)

@@ -17,6 +17,7 @@ from metalearn_cli.backbones.encoder import Runtime
 from metalearn_cli.backbones.named import DEFAULT, open_backbone
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
+from metalearn_cli.nets.capabilities import as_module
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.user_module import ModuleNet
 from metalearn_cli.system.limits import Limit, Side
@@ -78,6 +79,9 @@ class Pretrained(Net):
 
     def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         return self.learned(params, x, call)
+
+    def as_module(self, params: Params, stats: Params) -> nn.Module:
+        return as_module(self.learned, params, stats)
 
 
 class WithHead(nn.Module):
