@@ -33,6 +33,7 @@ LAYERS = [
     "nets",
     "optimizer",
     "tasks",
+    "backbones",
     "datasets",
     "system",
     "seeding",

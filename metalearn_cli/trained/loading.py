@@ -27,6 +27,7 @@ from metalearn_cli.system.typed_json import from_json, read_value
 from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible, with_ink
 from metalearn_cli.trained.model import Model
 from metalearn_cli.trained.novelty import Threshold, Thresholds
+from metalearn_cli.trained.run_scores import ScoredRun
 
 FORMAT = 1
 UNLIKE = "unlike.json"
@@ -149,7 +150,8 @@ def build_model(
     made_with = (batch_norm.name, steps_at_test(algo, net.spec), stored.step)
     fitting = [known for known in stored.unlike if (known.batch_norm, known.test_steps, known.step) == made_with]
     is_reduced = precision is Precision.bf16
-    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, is_reduced)
+    run = ScoredRun(stored.folder, stored.config, trust) if stored.is_run else None
+    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, is_reduced, run)
 
 
 def _shapes(stored: Stored, algo: Algorithm, net: Net) -> Meta:

@@ -1,0 +1,1 @@
+"""Networks that come with weights: what each wants to see, and features by it."""
