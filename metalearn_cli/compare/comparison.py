@@ -14,7 +14,7 @@ from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.baselines import BASELINES
 from metalearn_cli.run_folder.read import RunFolder, Values
-from metalearn_cli.run_folder.results import BASELINE, Results, read_episodes
+from metalearn_cli.run_folder.results import BASELINE, EPISODES, Results, read_episodes
 from metalearn_cli.tasks.metrics import METRICS
 
 
@@ -139,8 +139,10 @@ def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:
 
 
 def unbeaten_by(run: RunFolder) -> str:
-    """Name the baselines that a tested run is not better than, see `unbeaten`."""
+    """Name the baselines that a tested run is not better than, see `unbeaten`; none where its episodes were removed."""
     results = _results(run)
+    if not (run.folder / EPISODES).exists():
+        return ""
     return unbeaten(results.metric, _values(run, None, None)[None], _baselines(run, results.episodes))
 
 
