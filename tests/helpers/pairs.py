@@ -32,6 +32,7 @@ _SMALL = {
     "gaussian": ["model.hidden=[8]"],
     "fine_tune": ["algo.passes=1"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
+    "pmf": ["algo.tuning_steps=1"],
 }
 
 
