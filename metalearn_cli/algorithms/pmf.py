@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, task_loss
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, init_body
 from metalearn_cli.algorithms.protonet import Nearness, ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, per_task
@@ -49,9 +49,15 @@ class PMF(Algorithm):
         return ProtoNet(Nearness.cosine, scale=self.scale)
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
+        params = init_body("pmf", net, rng)
         if self.augment and len(net.spec.input_shape) != 3:
             raise UserError("algo.augment changes images, and this task has none: give algo.augment=[]")
-        return self.protonet.init(net, rng)
+        if not params and self.lr > 0 and self.tuning_steps > 0:
+            raise UserError(
+                "algo=pmf tunes a network on each task, and here is none below the head: give model.frozen=false for "
+                "a pretrained one, or take algo=protonet algo.metric=cosine"
+            )
+        return Meta(params | {"scale": torch.tensor(self.scale)}, net.init_stats())
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         return self.protonet.meta_gradient(net, meta, batch, step)
@@ -68,7 +74,9 @@ class PMF(Algorithm):
             return self.protonet.logits(meta, support, net.spec.outputs, features, query)
 
         theta = {name: value for name, value in meta.params.items() if name != "scale"}
-        phi = {name: value.clone().requires_grad_() for name, value in per_task(theta, len(support.key)).items()}
+        phi = {
+            name: value.detach().clone().requires_grad_() for name, value in per_task(theta, len(support.key)).items()
+        }
         adam = Adam(phi.values(), self.lr)
 
         def embed(x: Tensor) -> Tensor:

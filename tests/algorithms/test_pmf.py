@@ -13,6 +13,7 @@ from metalearn_cli.algorithms.protonet import Nearness, ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.capabilities import as_module
 from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.tasks.augment import Augment, changed_copies
 from metalearn_cli.tasks.base import Batch
@@ -75,3 +76,6 @@ def test_vectors_cannot_be_changed_like_images() -> None:
     with pytest.raises(UserError, match=r"algo.augment changes images, and this task has none: give algo.augment=\[\]"):
         init(PMF(augment=(Augment.flip,)), net)
     init(PMF(augment=()), net)
+    with pytest.raises(UserError, match=r"algo=pmf tunes a network on each task, and here is none below the head"):
+        init(PMF(), Linear(SPEC))
+    init(PMF(lr=0.0), Linear(SPEC))
