@@ -9,6 +9,7 @@ from typing import Protocol, TypeGuard
 
 from torch import Tensor, nn
 
+from metalearn_cli.backbones.base import Backbone
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.as_module import NetModule
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
@@ -23,6 +24,10 @@ class Offers(Protocol):
 
     def variants(self) -> dict[Convolution, Net]: ...
     def as_module(self, params: Params, stats: Params) -> nn.Module: ...
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network with weights that it is made of."""
 
 
 def offers(net: Net, member: str) -> TypeGuard[Offers]:
@@ -40,6 +45,11 @@ def require_maps(net: Net, by: str) -> Offers:
 def variants(net: Net) -> dict[Convolution, Net]:
     """This network with each way to convolve, of which timing finds a GPU's fastest; empty without a choice."""
     return net.variants() if offers(net, "variants") else {}
+
+
+def backbone_of(net: Net) -> Backbone | None:
+    """The network with weights that this one is made of; None where all is drawn."""
+    return net.backbone if offers(net, "backbone") else None
 
 
 def as_module(net: Net, params: Params, stats: Params) -> nn.Module:

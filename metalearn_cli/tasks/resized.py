@@ -22,6 +22,7 @@ from metalearn_cli.tasks.capabilities import (
     may_wait_for_disk,
     notes_of,
     task_count,
+    thumbnails,
 )
 
 
@@ -78,6 +79,9 @@ class ResizedImages(TaskDistribution):
         batch = self.task.gather(draw, device)
         support_x, query_x = (_fitted(x, self.input_shape) for x in (batch.support_x, batch.query_x))
         return batch._replace(support_x=support_x, query_x=query_x)
+
+    def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None:
+        return thumbnails(self.task, draw, device)
 
     def may_wait_for_disk(self, device: torch.device) -> bool:
         return may_wait_for_disk(self.task, device)
