@@ -25,7 +25,7 @@ from metalearn_cli.system.console import follow
 from metalearn_cli.tasks import cifar_fs
 from metalearn_cli.trained.by_pretrained import NEARLY, judged, usual_temperature
 from metalearn_cli.trained.left_out import share_interval
-from metalearn_cli.trained.temperature import STRENGTH, temperature_of
+from metalearn_cli.trained.temperature import temperature_of
 
 IMAGES, DRAWS, QUERIES, STRANGE = 120, 100, 60, 20  # of each class; supports of each size; queries of each class
 SIZES = [(2, 1), (5, 1), (20, 1), (2, 2), (5, 2), (2, 5), (5, 5), (10, 5), (5, 10), (5, 20), (10, 20)]

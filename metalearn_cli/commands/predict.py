@@ -23,22 +23,23 @@ metalearn predict [run=FOLDER] support=DIR|CSV query=DIR|FILES|PATTERN|CSV [out=
   metalearn predict run=outputs/my-vectors support=labelled.npz query=new.npz   vectors, of task=features
   metalearn predict run=outputs/my-sinusoid support=points.csv query=more.csv   columns x (or x1, x2, ...) and y
 
-Without run= nothing is trained: ridge regression on the features of model.name (efficientnet_lite0; also FILE.safetensors,
-FILE.pth, FILE.onnx, timm:NAME; model.size, model.runtime=onnx and the rest as in model=pretrained), or on vectors of any
-program. What it says on the way is measured on the support: how many are right where they are left out, copies, which
-classes need more pictures. Probabilities and `unlike` are calibrated by the same pictures.
+Without run= nothing is trained: ridge regression on the features of a network that comes with weights, or on vectors
+of any program. It says how many of the support are right where they are left out, which are copies, and which classes
+need more of them. model.name=efficientnet_lite0 (the default), FILE.safetensors, FILE.pth, FILE.onnx or timm:NAME,
+model.size, model.runtime=torch|onnx, model.architecture, model.mean, model.std: as in model=pretrained.
 
 support: a folder whose folders are the classes, each with one picture or more; or a CSV, whose paths begin at its own
 folder. query: pictures without labels. They are made like the run's own images, whatever their size and mode.
 The output has path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no
-class, by a threshold from validation tasks, which calibrate the probabilities too. A sentence says what the threshold promises. If it cannot be measured, the
-column is left out. A run on ink (Omniglot) first makes paper white and ink black; ink=as_is leaves both as they are.
+class. Both are calibrated on validation tasks, or without a run on the support, and a sentence says what is promised.
+If `unlike` cannot be measured, the column is left out. A run on ink (Omniglot) first makes paper white and ink black;
+ink=as_is leaves both as they are.
 For points the output has x, y and `outside_training`: true if x is outside of the range of the training tasks' inputs.
 Any number of classes will do: if a learned head has another, each class starts at the mean of its rows, as a line says.
 
-For a run batch_norm=inductive (the default; see metalearn eval --help), device, precision, threads, allocator,
-algo.test_steps, trust: as in eval. Only with batch_norm=transductive, or where the run's algorithm predicts all queries together (a
-sentence says so), does a prediction depend on the other queries.
+Of a run: batch_norm=inductive (the default; see metalearn eval --help), device, precision, algo.test_steps, trust: as
+in eval. Only with batch_norm=transductive, or where the run's algorithm predicts all queries together (a sentence
+says so), does a prediction depend on the other queries. threads, allocator: as in eval.
 """
 
 OWNER = "metalearn_cli.trained.predict.Predict"
@@ -64,7 +65,7 @@ def run(arguments: list[str]) -> int:
         if word.partition("=")[0] not in values:
             raise UserError(f"predict needs {word}: metalearn predict [run=outputs/my-run] support=DIR query=DIR")
     has_run = values.get("run") is not None
-    if wrong := [key for key in values if key.startswith("model.") if has_run else key in OF_RUN]:
+    if wrong := [key for key in values if (key.startswith("model.") if has_run else key in OF_RUN)]:
         why = "the run has its own network" if has_run else "it is of a run, and no run= is given"
         raise UserError(f"{wrong[0]}={values[wrong[0]]}: {why}: leave one of them out")
     if values.get("out") is not None:

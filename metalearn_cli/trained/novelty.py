@@ -118,5 +118,7 @@ def nearest_threshold(thresholds: list[Threshold], way: int, shot: int, any_way:
     none. With `any_way` those of other ways fit as well, the closest way first. Of two for the same tasks the one of
     this version is taken."""
     fitting = [known for known in thresholds if known.shot <= shot and (any_way or known.way == way)]
-    distances = [(shot / known.shot, abs(math.log(known.way / way)), not known.is_current) for known in fitting]
+    lacking = [(known.promised is None) + (known.temperature is None) for known in fitting]
+    sizes = [(shot / known.shot, abs(math.log(known.way / way))) for known in fitting]
+    distances = list(zip(sizes, lacking, strict=True))
     return fitting[distances.index(min(distances))] if fitting else None

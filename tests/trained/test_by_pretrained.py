@@ -91,4 +91,4 @@ def test_pictures_are_told_apart_by_a_network_with_weights(tmp_path: Path, photo
     (tmp_path / "query/bad.png").write_text("no picture")
     (tmp_path / "support/class00/empty.png").touch()
     said = refuse(tmp_path, "predict", *keys)
-    assert "2 of 17 pictures cannot be used: support/class00/empty.png is empty (0 bytes); query/bad.png" in said
+    assert "2 of 18 pictures cannot be used: support/class00/empty.png is empty (0 bytes); query/bad.png" in said
