@@ -82,7 +82,7 @@ def constants() -> None:
         best = temperature_of(torch.cat(outs), torch.cat(labels), usual_temperature(shot))
         print(f"| {way}-way {shot}-shot | {best:.3f} | {usual_temperature(shot):.3f} |", flush=True)
     print("\n| change of a picture | cosine: median, 5% quantile | above the bound |\n|---|---|---|")
-    pictures = [path for paths in files("val") for path in paths[:10]]
+    pictures = [path for paths in files("val") for path in paths[:12]]
     before = features(pictures)
     for name, change in CHANGES.items():
         cosine = (features([change(large(path)) for path in pictures]) * before).sum(1)

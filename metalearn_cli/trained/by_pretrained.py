@@ -40,7 +40,10 @@ from metalearn_cli.trained.python_inputs import classes_of
 from metalearn_cli.trained.temperature import temperature_of
 
 PENALTY = 1.0  # algo.penalty of algo=ridge
-IDENTICAL, NEARLY = 1 - 1e-5, 0.97  # cosines above which two examples of a class are one, of any and of DEFAULT's
+IDENTICAL, NEARLY = (
+    1 - 1e-5,
+    0.97,
+)  # cosines above which two examples of a class are one, of any network and of the default
 _AT_ONCE = 32  # pictures in memory
 
 
@@ -99,7 +102,7 @@ def predict_by_pretrained(support: str, query: str, model: Config) -> Prediction
         labels, known, asked, notes = _pictures(support, query, network)
     classes = classes_of(labels)
     label = torch.tensor([classes.index(word) for word in labels])
-    is_default = known.what == "pictures" and network.name == DEFAULT
+    is_default = known.what == "pictures" and network in (Network(), Network(runtime=Runtime.onnx))
     told = judged(known.x, label, asked.x, NEARLY if is_default else IDENTICAL)
     notes += _about_copies(known, label, told.copy, is_default)
     notes += _about_accuracy(known.what, classes, label[told.counts], told.guess)

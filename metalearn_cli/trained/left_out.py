@@ -70,6 +70,8 @@ def without(x: Tensor, y: Tensor, group: Tensor, penalty: float) -> Tensor:
     """Outputs of ridge regression for each row of x [n, F], y [n, W], solved without the rows of its group [n]: [n, W]
     float64."""
     x, y = x.double(), y.double()
+    if len(x) < x.shape[1]:  # as coordinates in the span of the rows, whose products are the same
+        x = torch.linalg.qr(x.T, mode="r").R.T
     root: Tensor = torch.linalg.cholesky(x.T @ x + penalty * torch.eye(x.shape[1], dtype=x.dtype))
     spread: Tensor = torch.linalg.solve_triangular(root, x.T, upper=False).T  # [n, F], so that x P x' = spread spread'
     missed: Tensor = y - spread @ (spread.T @ y)
