@@ -21,7 +21,6 @@ from metalearn_cli.nets.capabilities import backbone_of
 from metalearn_cli.system.limits import Fraction, Natural
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.images import SetTask
-from metalearn_cli.tasks.resized import ResizedImages
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Leakage:
 def set_known_to(net: Net, task: TaskDistribution) -> SetTask | None:
     """The task with the pictures of a test, where the network comes with weights of a training set whose classes are
     listed; else None."""
-    backbone, shown = backbone_of(net), task.task if isinstance(task, ResizedImages) else task
+    backbone, shown = backbone_of(net), getattr(task, "task", task)  # of what a network is shown in its place
     return shown if backbone is not None and backbone.imagenet and isinstance(shown, SetTask) else None
 
 
