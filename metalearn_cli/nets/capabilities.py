@@ -7,9 +7,10 @@ Shapes: T tasks, B examples per task, C channels of an H x W image.
 
 from typing import Protocol, TypeGuard
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn_cli.errors import UserError
+from metalearn_cli.nets.as_module import NetModule
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.convolution import Convolution
 
@@ -21,6 +22,7 @@ class Offers(Protocol):
         """x [T, B, *input] -> the last images [T, B, C, H, W], of which features are made, and the statistics used."""
 
     def variants(self) -> dict[Convolution, Net]: ...
+    def as_module(self, params: Params, stats: Params) -> nn.Module: ...
 
 
 def offers(net: Net, member: str) -> TypeGuard[Offers]:
@@ -38,3 +40,9 @@ def require_maps(net: Net, by: str) -> Offers:
 def variants(net: Net) -> dict[Convolution, Net]:
     """This network with each way to convolve, of which timing finds a GPU's fastest; empty without a choice."""
     return net.variants() if offers(net, "variants") else {}
+
+
+def as_module(net: Net, params: Params, stats: Params) -> nn.Module:
+    """The network with these parameters and batch-norm statistics, [*shape] each, as a module of torch: x [B, *input]
+    -> outputs [B, outputs], or features where there are no parameters of its head. Its tensors are copies."""
+    return net.as_module(params, stats) if offers(net, "as_module") else NetModule(net, params, stats)

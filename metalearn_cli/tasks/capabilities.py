@@ -29,6 +29,7 @@ class Offers(Protocol):
     def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw: ...
     def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None: ...
     def notes(self) -> list[str]: ...
+    def make_ready(self, split: Split) -> None: ...
     def may_wait_for_disk(self, device: torch.device) -> bool: ...
     @property
     def preparation(self) -> Preparation | None: ...
@@ -93,6 +94,12 @@ def oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> tuple[Li
 def notes_of(task: TaskDistribution) -> list[str]:
     """What a user who starts a run should know about the data. Reads them on first use."""
     return task.notes() if offers(task, "notes") else []
+
+
+def make_ready(task: TaskDistribution, split: Split) -> None:
+    """Do what drawing from this split needs once, which may take minutes: it is done later where it is needed."""
+    if offers(task, "make_ready"):
+        task.make_ready(split)
 
 
 def may_wait_for_disk(task: TaskDistribution, device: torch.device) -> bool:

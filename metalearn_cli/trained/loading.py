@@ -2,30 +2,37 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.capabilities import steps_at_test
+from metalearn_cli.backbones.encoder import encoder_of
+from metalearn_cli.backbones.feature_cache import encoded
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.job import build_task
 from metalearn_cli.config.schema import ConfigSource, build
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.pretrained import Pretrained
 from metalearn_cli.run_folder import checkpoint, records
 from metalearn_cli.run_folder.config_file import EXPORT, check_folder, check_parts, load_config
 from metalearn_cli.run_folder.environment import TASK, read_choices, read_examples
 from metalearn_cli.run_folder.proof import check_records, load_tested, unproved
+from metalearn_cli.run_folder.runs import other_weights
 from metalearn_cli.system.device import Precision, check_precision, resolve_device
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Natural
 from metalearn_cli.system.typed_json import from_json, read_value
-from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible, with_ink
-from metalearn_cli.trained.model import Model
+from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible, weights_of, with_ink
+from metalearn_cli.tasks.resized import fitted
+from metalearn_cli.trained.model import Model, Prepare
 from metalearn_cli.trained.novelty import Threshold, Thresholds
 
 FORMAT = 1
@@ -106,6 +113,11 @@ def _read_export(folder: Path) -> Stored:
     exported = from_json(Exported, content, path)
     require_plausible(exported.examples, path)
     _check(path, exported.config, ("algo", "model"))
+    if exported.examples.weights is not None:
+        name = Path(exported.examples.weights.name).name  # in this folder
+        if not name.endswith(".safetensors"):
+            raise UserError(f"{path}: examples.weights.name is {name!r}, and a .safetensors is expected")
+        exported.config["model"]["name"] = str(folder / name)
     weights = folder / Path(exported.weights).name
     try:
         data = read_bytes(weights, checkpoint.MOST_BYTES)
@@ -126,6 +138,7 @@ def build_model(
     place = resolve_device(device)
     check_precision(precision, place)
     net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), stored.examples.spec.restored)
+    prepare = _prepare(stored, net)
     chosen = stored.config["algo"]
     if test_steps is not None:
         if "test_steps" not in chosen:
@@ -149,7 +162,27 @@ def build_model(
     made_with = (batch_norm.name, steps_at_test(algo, net.spec), stored.step)
     fitting = [known for known in stored.unlike if (known.batch_norm, known.test_steps, known.step) == made_with]
     is_reduced = precision is Precision.bf16
-    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, is_reduced)
+    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, is_reduced, prepare)
+
+
+def _prepare(stored: Stored, net: Net) -> Prepare | None:
+    """What makes examples of prepared pictures, where the model goes through a network with weights. Raises UserError
+    where its weights are not those that the model was made with."""
+    weights = stored.examples.weights
+    if isinstance(net, Pretrained) != (weights is not None):
+        raise UserError(f"{stored.folder} does not tell whose weights its network has: it is not whole")
+    if weights is None or not isinstance(net, Pretrained):
+        return None
+    if weights.sha256 != net.backbone.sha256:
+        raise UserError(f"{stored.folder} {other_weights(weights, weights_of(net.backbone))}")
+    if net.frozen:
+        return partial(encoded, encoder_of(net.backbone, net.runtime))
+    return partial(_in_size, stored.examples.spec.input_shape, net.backbone.resample)
+
+
+def _in_size(input_shape: tuple[int, ...], resample: str, pictures: Tensor) -> Tensor:
+    """[n, C, h, w] uint8 -> [n, *input_shape] in 0..1, as a training gathers them."""
+    return fitted(pictures.unsqueeze(0) * (1 / 255), input_shape, resample).squeeze(0)
 
 
 def _shapes(stored: Stored, algo: Algorithm, net: Net) -> Meta:

@@ -10,7 +10,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import without_absent_classes
 from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.config.job import build_task
+from metalearn_cli.config.job import as_wanted, build_task
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
@@ -75,7 +75,7 @@ def _sentence(used: Threshold, way: int, shot: int, reasons: list[str]) -> str:
 def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> Threshold:
     """The threshold of such validation tasks. Raises UserError where they cannot be had."""
     node = stored.config["task"]
-    task = build_task({**node, **_keys(node, way, shot)}, ConfigSource(trust=trust))
+    task = as_wanted(build_task({**node, **_keys(node, way, shot)}, ConfigSource(trust=trust)), model.net)
     runs.check_same_data(stored.folder, task.fingerprint)
     if "val" not in task.splits:
         raise UserError("the run has no validation classes")
