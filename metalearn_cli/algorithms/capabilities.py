@@ -6,6 +6,7 @@ A class offers something by having the member, and inherits nothing for it. It i
 from typing import Protocol, TypeGuard
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.nets.base import Params
 from metalearn_cli.tasks.base import Spec
 
 
@@ -16,6 +17,7 @@ class Offers(Protocol):
     def batch_norm_at_test(self, spec: Spec) -> BatchNorm: ...
     def images_in_batch(self, spec: Spec) -> int | None: ...
     def learned(self, meta: Meta) -> dict[str, float]: ...
+    def network(self, meta: Meta) -> Params: ...
     def require_way(self, trained: int, way: int) -> None: ...
 
 
@@ -42,6 +44,11 @@ def images_in_batch(algorithm: Algorithm, spec: Spec) -> int | None:
 def learned(algorithm: Algorithm, meta: Meta) -> dict[str, float]:
     """Numbers about the meta-parameters that a person would like to know, for results.json and the screen."""
     return algorithm.learned(meta) if offers(algorithm, "learned") else {}
+
+
+def network(algorithm: Algorithm, meta: Meta) -> Params:
+    """What was learned of the network, by its own names; there may be more."""
+    return algorithm.network(meta) if offers(algorithm, "network") else meta.params
 
 
 def require_way(algorithm: Algorithm, trained: int, way: int) -> None:

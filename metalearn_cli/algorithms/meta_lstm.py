@@ -93,10 +93,12 @@ class MetaLSTM(Algorithm):
                 state = self._step(net, support, state)
             yield AdaptedNet(net, from_vector(state.theta, net.shapes), meta.buffers, support, step, state.stats)
 
+    def network(self, meta: Meta) -> Params:
+        return {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
+
     def _start(self, meta: Meta, tasks: int) -> EpisodeState:
-        theta_0 = {name.removeprefix(LEARNER): v for name, v in meta.params.items() if name.startswith(LEARNER)}
         weights = {name: value for name, value in meta.params.items() if not name.startswith(LEARNER)}
-        theta = to_vector(per_task(theta_0, tasks))
+        theta = to_vector(per_task(self.network(meta), tasks))
         hidden, gate = theta.new_zeros(*theta.shape, self.hidden), torch.zeros_like(theta)
         stats = per_task(standard_normal(meta.buffers), tasks)
         return EpisodeState(theta, Gates((hidden, hidden), gate, gate), stats, weights, 0)

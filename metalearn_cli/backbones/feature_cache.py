@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.backbones.base import Backbone
-from metalearn_cli.backbones.encoder import Encoder, Runtime, encoder_of
+from metalearn_cli.backbones.encoder import Runtime, encoder_of
 from metalearn_cli.datasets.image_set import ImageSet, key_of
 from metalearn_cli.datasets.packed_set import mapped
 from metalearn_cli.datasets.paths import cache_root, turn_of, writing
@@ -40,6 +40,16 @@ class Embedding(NamedTuple):
     backbone: Backbone
     runtime: Runtime = Runtime.torch
     dtype: torch.dtype = torch.float16  # of the numbers that are kept
+
+    def kept(self, features: Tensor) -> Tensor:
+        """[n, F] float32 -> the numbers that are kept. Raises UserError where they do not hold them."""
+        kept = features.to(self.dtype)
+        if not kept.isfinite().all():
+            raise UserError(
+                f"{self.backbone.name} makes features up to {features.abs().max().item():.3g}, which {self.dtype} does "
+                "not hold: give model.dtype=float32, or another network"
+            )
+        return kept
 
     def __str__(self) -> str:
         network = self.backbone
@@ -122,24 +132,13 @@ class FeatureCache:
                 digest = hashlib.sha256()
                 rows.seek(start * self._row)
                 for part in torch.split(images.pixels[start : start + count], AT_ONCE):
-                    block = self._kept(encode(part)).numpy().data.cast("B")
+                    block = self._embedding.kept(encode(part)).numpy().data.cast("B")
                     write_all(rows, block)
                     digest.update(block)
                     done += len(part)
                     progress.advance(done, "pictures")
                 os.fsync(rows.fileno())
                 write_all(index, json.dumps([number, digest.hexdigest()]).encode() + b"\n")
-
-    def _kept(self, features: Tensor) -> Tensor:
-        """[n, F] float32 -> the numbers that are kept."""
-        kept = features.to(self._embedding.dtype)
-        if not kept.isfinite().all():
-            largest = features.abs().max().item()
-            raise UserError(
-                f"{self._embedding.backbone.name} makes features up to {largest:.3g}, which {kept.dtype} does not "
-                "hold: give model.dtype=float32, or another network"
-            )
-        return kept
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[io.FileIO, io.FileIO]]:
@@ -157,12 +156,13 @@ class FeatureCache:
             yield rows, index
 
 
-def encoded(encode: Encoder, pictures: Tensor) -> Tensor:
-    """Make features of pictures [n, C, h, w] uint8, and show how many of them are done: [n, F] float32."""
-    parts: list[Tensor] = []
+def encoded(embedding: Embedding, pictures: Tensor) -> Tensor:
+    """Make features of pictures [n, C, h, w] uint8 as the cache would keep them, and show how many of them are done:
+    [n, F] float32."""
+    encode, parts = encoder_of(embedding.backbone, embedding.runtime), list[Tensor]()
     with Progress(Console(), "embedding", len(pictures), passing=True) as progress:
         for part in torch.split(pictures, AT_ONCE):
-            parts.append(encode(part))
+            parts.append(embedding.kept(encode(part)).float())
             progress.advance(sum(map(len, parts)), "pictures")
     return torch.cat(parts)
 

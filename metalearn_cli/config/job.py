@@ -235,8 +235,12 @@ def as_wanted(task: TaskDistribution, net: Net) -> TaskDistribution:
             f"of shape {list(given)}{vectors}"
         )
     if net.frozen:
-        return embedded_images(task, Embedding(backbone, net.runtime, getattr(torch, net.dtype.name)))
+        return embedded_images(task, embedding_of(net))
     return task if given == shape else ResizedImages(task, shape, backbone.resample)
+
+
+def embedding_of(net: Pretrained) -> Embedding:
+    return Embedding(net.backbone, net.runtime, getattr(torch, net.dtype.name))
 
 
 def _size_wanted(composed: DictConfig, source: ConfigSource) -> Config:

@@ -95,10 +95,7 @@ class ModuleNet(Net):
         for name, value in body.named_buffers():
             if not torch.equal(value, whole.get_buffer(name)):
                 raise UserError(f"{self.maker.__name__}.{name} is a buffer that is drawn: make it a parameter")
-        if self._head:
-            parent, _, attribute = self._head.rpartition(".")
-            setattr(body.get_submodule(parent), attribute, nn.Identity())
-        object.__setattr__(self, "_body", body if self._head else whole)
+        object.__setattr__(self, "_body", self._without_head(body) if self._head else whole)
         self._check()
 
     def init(self, rng: torch.Generator) -> Params:
@@ -163,6 +160,29 @@ class ModuleNet(Net):
                 f"its output must be [{x.shape[1]}, ...] as well"
             )
         return out, used if stats is None else stats
+
+    def as_module(self, params: Params, stats: Params) -> nn.Module:
+        """The module itself. Raises UserError where eval() would normalise by the batch."""
+        like = next(iter(params.values()))
+        module = self._build(0).to(like.device, like.dtype)
+        if self._head and not any(name.startswith("head.") for name in params):
+            module = self._without_head(module)
+        with torch.no_grad():
+            for path, value in module.named_parameters():
+                value.copy_(params[self._named(path)])
+            for path, layer in module.named_modules():
+                if _is_batch_norm(layer):
+                    if layer.running_mean is None or layer.running_var is None:
+                        where = f"{self.maker.__name__}.{path}"
+                        raise UserError(f"{where} keeps no statistics: take out its track_running_stats=False")
+                    layer.running_mean.copy_(stats[f"{path}.mean"])
+                    layer.running_var.copy_(stats[f"{path}.var"])
+        return module
+
+    def _without_head(self, module: nn.Module) -> nn.Module:
+        parent, _, attribute = self._head.rpartition(".")
+        setattr(module.get_submodule(parent), attribute, nn.Identity())
+        return module
 
     def _last_linear(self) -> str:
         """The path of the linear layer whose output is the module's, "" where there is none."""

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.capabilities import steps_at_test
-from metalearn_cli.backbones.encoder import encoder_of
 from metalearn_cli.backbones.feature_cache import encoded
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.config.job import build_task
+from metalearn_cli.config.job import build_task, embedding_of
 from metalearn_cli.config.schema import ConfigSource, build
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
@@ -34,6 +33,7 @@ from metalearn_cli.tasks.example_format import Examples, examples_of, require_pl
 from metalearn_cli.tasks.resized import fitted
 from metalearn_cli.trained.model import Model, Prepare
 from metalearn_cli.trained.novelty import Threshold, Thresholds
+from metalearn_cli.trained.run_scores import ScoredRun
 
 FORMAT = 1
 UNLIKE = "unlike.json"
@@ -162,7 +162,9 @@ def build_model(
     made_with = (batch_norm.name, steps_at_test(algo, net.spec), stored.step)
     fitting = [known for known in stored.unlike if (known.batch_norm, known.test_steps, known.step) == made_with]
     is_reduced = precision is Precision.bf16
-    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, is_reduced, prepare)
+    run = ScoredRun(stored.folder, stored.config, trust, net) if stored.is_run else None
+    known = stored.examples, batch_norm, place, dtype, fitting, is_reduced
+    return Model(algo, net, Meta(*parts), *known, run, prepare)
 
 
 def _prepare(stored: Stored, net: Net) -> Prepare | None:
@@ -176,7 +178,7 @@ def _prepare(stored: Stored, net: Net) -> Prepare | None:
     if weights.sha256 != net.backbone.sha256:
         raise UserError(f"{stored.folder} {other_weights(weights, weights_of(net.backbone))}")
     if net.frozen:
-        return partial(encoded, encoder_of(net.backbone, net.runtime))
+        return partial(encoded, embedding_of(net))
     return partial(_in_size, stored.examples.spec.input_shape, net.backbone.resample)
 
 

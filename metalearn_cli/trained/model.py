@@ -3,27 +3,29 @@
 Shapes: S support examples, Q query examples, W classes, d numbers of an example that is none of images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor
-from metalearn_cli.algorithms.capabilities import require_way, steps_at_test
+from metalearn_cli.algorithms.capabilities import network, require_way, steps_at_test
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.datasets.formats import Broken
 from metalearn_cli.datasets.listing import some
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, with_outputs
+from metalearn_cli.nets.base import Call, Net, Params, with_outputs
 from metalearn_cli.nets.bfloat16 import Reduced
+from metalearn_cli.nets.capabilities import as_module
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
 from metalearn_cli.trained.novelty import Threshold, nearest_threshold, unlikeness
 from metalearn_cli.trained.python_inputs import Given, Label, Picture, classes_of, labels_of, pictures, scaled, unscaled
 from metalearn_cli.trained.python_inputs import numbers as numbers_of
+from metalearn_cli.trained.run_scores import Episode, InnerCurve, ScoredRun
 
 Prepare = Callable[[Tensor], Tensor]  # prepared pictures [n, C, h, w] uint8 -> examples [n, *input]
 AT_ONCE = 256  # queries that go through together, where a prediction does not depend on its neighbours
@@ -42,7 +44,8 @@ class Model:
     dtype: torch.dtype
     thresholds: list[Threshold]  # beyond which a query is unlike every class
     reduced: bool = False  # products in bfloat16
-    prepare: Prepare | None = None  # what a network with weights gets, or the features that it makes, of pictures
+    run: ScoredRun | None = None  # None: an export, which has neither data nor scores
+    prepare: Prepare | None = None  # what a network with weights gets of pictures, or the features that it makes
 
     def adapt(self, x: Given, y: Given) -> "AdaptedModel":
         """Adapt to the support set of a task -> what predicts for it.
@@ -64,6 +67,49 @@ class Model:
         fewest = int(targets.bincount().min()) if classes else 0
         threshold = nearest_threshold(self.thresholds, len(classes), fewest, self.algo.is_metric) if classes else None
         return AdaptedModel(self, predict, classes, threshold, note)
+
+    def embed(self, x: Given) -> Tensor:
+        """x [n, ...] as for `adapt` -> the network's features [n, F] on the CPU, before it adapts to a task. Batch norm
+        takes its running averages, so that each example's are its own. Raises UserError where no network is learned."""
+        (net, params, stats), x = learned_network(self.algo, self.net, self.meta), self.numbers(x)
+        net = Reduced(net.spec, net) if self.reduced else net
+        with torch.no_grad():
+            parts = (net.features(params, part, Call(stats=stats))[0] for part in self.pieces(x, AT_ONCE))
+            return torch.cat([features[0].cpu() for features in parts])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that was learned, and the running statistics: copies on the CPU, by the names in a checkpoint without
+        `params.` and `buffers.`. A file of them by safetensors.torch.save_file is a run's `init`."""
+        return {name: value.to("cpu", copy=True) for part in self.meta for name, value in part.items()}
+
+    def module(self) -> nn.Module:
+        """The network before it adapts to a task, as a torch.nn.Module of its own, in eval().
+
+        x [B, *input], as `inputs` or for pictures `read` makes it -> outputs [B, outputs]; features [B, F] where no
+        head is learned, as with algo=protonet. In eval() batch norm takes its running averages, as batch_norm=running
+        does; in train() the batch's, and learns. Its state_dict has the names of this class's. A network of one's own
+        is an object of its own class, with the names of that. torch.export, torch.onnx and copy.deepcopy take it.
+        """
+        return as_module(*learned_network(self.algo, self.net, self.meta)).eval()
+
+    def episodes(self, split: str = "test") -> Iterator[Episode]:
+        """The very episodes that the run's test has scored, in their order, or with "val" each validation; as `adapt`
+        takes them. Under the run's mode of batch norm, `load(run, batch_norm=...)`, their scores are those of
+        results.json, but for algorithms that draw for each task, which draw otherwise here."""
+        return self._scored_run().episodes(split, self.examples.columns)
+
+    def inner_curve(self) -> InnerCurve:
+        """What the run's test scored after each inner step."""
+        return self._scored_run().inner_curve()
+
+    def _scored_run(self) -> ScoredRun:
+        if self.run is None:
+            raise UserError("an export holds neither the data nor the scores of its run: load the run's own folder")
+        return self.run
+
+    def pieces(self, x: Tensor, size: int) -> Iterator[Tensor]:
+        """Examples [n, ...] of `numbers` -> as the network takes them, `size` together, [1, size, *input]."""
+        return (self.inputs(x[start : start + size]).unsqueeze(0) for start in range(0, len(x), size))
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.examples.spec.input_shape))
@@ -203,6 +249,22 @@ def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta,
     return other, meta, "" if is_fewer else note
 
 
+def learned_network(algo: Algorithm, net: Net, meta: Meta) -> tuple[Net, Params, Params]:
+    """The network before it adapts to a task, its parameters and its running statistics; without its head, where that
+    is not learned, and with outputs for all training classes, where those were. Raises UserError where none is
+    learned."""
+    learned, head = network(algo, meta), {name for name in net.shapes if name.startswith("head.")}
+    names = [name for name in net.shapes if name not in head or head <= learned.keys()]
+    if not learned.keys() >= set(names):
+        raise UserError(
+            f"{type(algo).__name__} starts each task with a network that it draws, and has learned none: take a run of "
+            "another algorithm, such as algo=maml or algo=protonet"
+        )
+    params, stats = {name: learned[name] for name in names}, {name: meta.buffers[name] for name in net.init_stats()}
+    is_of_all = any(value.shape != net.shapes[name] for name, value in params.items())
+    return with_outputs(net, net.spec.base or 0) if is_of_all else net, params, stats
+
+
 @dataclass(frozen=True, eq=False)
 class AdaptedModel:
     """What predicts for the task that a model was adapted to."""
@@ -235,11 +297,7 @@ class AdaptedModel:
         mode, x = self.model.batch_norm, self.model.numbers(x)
         size = len(x) if mode is BatchNorm.transductive else AT_ONCE
         with torch.no_grad():
-            parts = [
-                self.predict(self.model.inputs(x[start : start + size]).unsqueeze(0), mode)[0].cpu()
-                for start in range(0, len(x), size)
-            ]
-        return torch.cat(parts)
+            return torch.cat([self.predict(part, mode)[0].cpu() for part in self.model.pieces(x, size)])
 
     def unlike(self, x: Given) -> Tensor:
         """x [Q, ...] -> which look unlike every class, [Q] bool."""

@@ -16,9 +16,10 @@ ASK: dict[str, Any] = {
     "batch_norm_at_test": lambda algorithm: of.batch_norm_at_test(algorithm, SPEC),
     "images_in_batch": lambda algorithm: of.images_in_batch(algorithm, SPEC),
     "learned": lambda algorithm: of.learned(algorithm, META),
+    "network": lambda algorithm: of.network(algorithm, META),
     "require_way": lambda algorithm: of.require_way(algorithm, 5, 6),
 }
-OTHERWISE = dict(zip(ASK, (50, BatchNorm.one_query, None, {}, None), strict=True))
+OTHERWISE = dict(zip(ASK, (50, BatchNorm.one_query, None, {}, {}, None), strict=True))
 
 
 @pytest.mark.parametrize("member", ASK)

@@ -11,10 +11,14 @@ from places import TABLE
 from problems import ALGORITHMS, images, init
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.algorithms.fine_tune import Classifier, FineTune
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.matching import Matching
+from metalearn_cli.algorithms.meta_lstm import MetaLSTM
+from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Call
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP
@@ -112,6 +116,62 @@ def test_predictions_are_those_of_the_algorithm_itself(algorithm: Algorithm) -> 
         *_, predict = algorithm.adapt(NET, meta, BATCH.support, algorithm.test_steps)
         expected = predict(BATCH.query_x, BatchNorm.inductive)[0]
     torch.testing.assert_close(result, expected)
+
+
+LEARNED = [
+    algorithm for algorithm in ALGORITHMS if type(algorithm).__name__ not in ("LearnedOptimizer", "HandOptimizer")
+]
+
+
+@pytest.mark.parametrize("algorithm", LEARNED, ids=lambda a: type(a).__name__)
+def test_the_network_that_was_learned_is_there_for_other_uses(algorithm: Algorithm) -> None:
+    result, x = model(algorithm), BATCH.query_x[0]
+    state = result.state_dict()
+    assert state.keys() == result.meta.params.keys() | result.meta.buffers.keys()
+    assert not any(state[name].data_ptr() == value.data_ptr() for name, value in result.meta.params.items())
+    module, features = result.module(), result.embed(x)
+    prefix = "learner." * isinstance(algorithm, MetaLSTM)
+    assert all(
+        torch.equal(value, state[prefix * ("norm.mean" not in name and "norm.var" not in name) + name])
+        for name, value in module.state_dict().items()
+    )
+    stats = {name: result.meta.buffers[name] for name in NET.init_stats()}
+    params = {name: state[prefix + name] for name in NET.shapes if prefix + name in state}
+    torch.testing.assert_close(features, NET.features(params, x[None], Call(stats=stats))[0][0])
+    expected = features if type(algorithm).__name__ not in HEADS else NET(params, x[None], Call(stats=stats))[0][0]
+    torch.testing.assert_close(module(x), expected)
+    assert torch.equal(result.embed(x[:1]), features[:1])
+
+
+def test_an_algorithm_that_learns_no_network_has_none_to_give() -> None:
+    for algorithm in ALGORITHMS:
+        if algorithm not in LEARNED:
+            for call in (model(algorithm).module, lambda a=algorithm: model(a).embed(BATCH.query_x[0])):
+                with pytest.raises(UserError, match=r"Optimizer starts each task with a network that it draws"):
+                    call()
+
+
+def test_the_head_of_all_training_classes_comes_along() -> None:
+    """Those of a run of algo=pretrain; the cosine head of algo=fine_tune is none of the network's."""
+    net = Conv4(SPEC._replace(base=7), filters=3)
+    for algorithm, outputs in ((Pretrain(), 7), (FineTune(), 7), (FineTune(head=Classifier.cosine), 3)):
+        meta = algorithm.init(net, torch.Generator())
+        examples, place = Examples(SPEC, None, None), torch.device("cpu")
+        result = Model(algorithm, net, meta, examples, BatchNorm.inductive, place, torch.float32, [])
+        x = BATCH.query_x[0].float()
+        out = result.module()(x)
+        assert out.shape == (len(x), outputs)
+        if outputs == 7:
+            features = result.embed(x)
+            torch.testing.assert_close(out, features @ meta.params["head.weight"].T + meta.params["head.bias"])
+
+
+def test_an_export_has_no_scores() -> None:
+    for call in (model(ProtoNet()).episodes, model(ProtoNet()).inner_curve):
+        with pytest.raises(
+            UserError, match=r"^an export holds neither the data nor the scores of its run: load the ru"
+        ):
+            call()
 
 
 def test_what_a_notebook_prints_is_a_line() -> None:
