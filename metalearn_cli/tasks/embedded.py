@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.backbones.feature_cache import Embedding, FeatureCache
+from metalearn_cli.datasets.vector_file import Vectors
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Rotations, gather_episodes
@@ -50,6 +51,22 @@ class EmbeddedImages(ShownTask):
 
     def make_ready(self, split: Split) -> None:
         _ = self._cache.of(self._numbers(self.task.classes_of(split).start))
+
+    def vectors(self, splits: tuple[Split, ...]) -> Vectors:
+        """All vectors of these splits, class by class, with their groups, and the split of each of several."""
+        found: list[tuple[str, str, str, Tensor]] = []  # the class's name, group and split, and its rows [n]
+        images = self.task.images
+        for split in splits:
+            classes = self.task.classes_of(split)
+            groups = [""] * len(classes.start) if classes.group is None else [f"{n:06}" for n in classes.group.tolist()]
+            for start, count, group in zip(classes.start.tolist(), classes.count.tolist(), groups, strict=True):
+                name = images.names[int(torch.searchsorted(images.start, start, right=True)) - 1]
+                found.append((name, group, split, torch.arange(start, start + count)))
+        names, group_of, split_of, rows = zip(*sorted(found, key=lambda one: one[0]), strict=True)
+        features = self._cache.of(self._numbers(torch.cat([one[:1] for one in rows])))
+        x = features.pixels[torch.cat(rows)].view(self.embedding.dtype).numpy()
+        counts = tuple(map(len, rows))
+        return Vectors(x, names, counts, group_of if any(group_of) else None, split_of if len(splits) > 1 else None)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         places = torch.cat([draw[name].flatten() for name in ("support_image", "query_image")])

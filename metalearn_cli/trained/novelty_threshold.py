@@ -18,7 +18,7 @@ from metalearn_cli.run_folder import records, runs
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
-from metalearn_cli.tasks.capabilities import check_split, label_names, task_count
+from metalearn_cli.tasks.capabilities import check_split, label_names, make_ready, task_count
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds
 from metalearn_cli.trained.model import Model
@@ -80,6 +80,7 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
     if "val" not in task.splits:
         raise UserError("the run has no validation classes")
     check_split(task, "val")
+    make_ready(task, "val")
     number = task_count(task, "val")
     episodes = EPISODES if number is None else min(EPISODES, number)
     scores: list[Tensor] = []
