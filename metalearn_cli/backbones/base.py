@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn_cli.errors import UserError
 
-Colour = tuple[float, float, float]  # red, green and blue
+Colour = tuple[float, ...]  # red, green and blue
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,15 @@ class FixedNorm(nn.Module):
         self.register_buffer("var", layer.running_var.detach().clone())
         self.act = getattr(layer, "act", nn.Identity())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, ...] -> the same shape."""
+    def map(self) -> tuple[Tensor, Tensor]:
+        """Factor and summand of each channel, [C]."""
         scale = torch.rsqrt(self.var + self.eps)
         scale = scale if self.weight is None else scale * self.weight
-        shift = -self.mean * scale if self.bias is None else self.bias - self.mean * scale
+        return scale, -self.mean * scale if self.bias is None else self.bias - self.mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, ...] -> the same shape."""
+        scale, shift = self.map()
         shape = [-1] + [1] * (x.dim() - 2)
         out: Tensor = self.act(torch.addcmul(shift.view(shape), x, scale.view(shape)))
         return out

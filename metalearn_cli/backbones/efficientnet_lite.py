@@ -29,8 +29,7 @@ _STAGES = [  # repeats, kernel, stride of the first, expansion, channels
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    padding = kernel // 2 if stride == 1 else 0  # otherwise `_same` pads
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+    return nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -38,15 +37,16 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _same(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolve an image [B, C, H, W] with TensorFlow's padding."""
-    if conv.stride[0] > 1:
-        sides = []
-        for size in (x.shape[3], x.shape[2]):
-            total = max((-(-size // conv.stride[0]) - 1) * conv.stride[0] + conv.kernel_size[0] - size, 0)
-            sides += [total // 2, total - total // 2]
-        x = F.pad(x, sides)
-    out: Tensor = conv(x)
-    return out
+    """Convolve an image [B, C, H, W] with TensorFlow's padding: at stride 2 an even side gets one pixel more at its
+    end than at its beginning. One more at both, without the first output, is the same, and copies no image."""
+    shifts = [int(conv.stride[0] == 2 and side % 2 == 0) for side in x.shape[2:]]
+    pads = [conv.kernel_size[0] // 2 + shift for shift in shifts]
+    out = F.conv2d(x, conv.weight, conv.bias, conv.stride, pads, groups=conv.groups)
+    return out[:, :, shifts[0] :, shifts[1] :]
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return F.relu6(x, inplace=True)  # of what a batch norm made, which no derivative needs
 
 
 class _Block(nn.Module):
@@ -60,8 +60,8 @@ class _Block(nn.Module):
         self.expands, self.is_residual = expansion > 1, stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(_same(self._depthwise_conv, y)))
+        y = _relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = _relu6(self._bn1(_same(self._depthwise_conv, y)))
         out: Tensor = self._bn2(self._project_conv(y))
         return x + out if self.is_residual else out
 
@@ -80,7 +80,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised pictures [B, 3, H, W] -> features [B, 1280]."""
-        x = F.relu6(self._bn0(_same(self._conv_stem, x)))
+        x = _relu6(self._bn0(_same(self._conv_stem, x)))
         for block in self._blocks:
             x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
+        return _relu6(self._bn1(self._conv_head(x))).mean((2, 3))

