@@ -22,10 +22,6 @@ class Offers(Protocol):
     def maps(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         """x [T, B, *input] -> the last images [T, B, C, H, W], of which features are made, and the statistics used."""
 
-    @property
-    def backbone(self) -> Backbone:
-        """The network with weights that it is made of."""
-
     def variants(self) -> dict[Convolution, Net]: ...
     def as_module(self, params: Params, stats: Params) -> nn.Module: ...
 
@@ -44,11 +40,6 @@ def require_maps(net: Net, by: str) -> Offers:
     if offers(net, "maps"):
         return net
     raise UserError(f"{by} needs images of features, and this model has none: take model=conv4 or model=resnet12")
-
-
-def backbone_of(net: Net) -> Backbone | None:
-    """The network with weights that this one is made of; None where all is drawn."""
-    return net.backbone if offers(net, "backbone") else None
 
 
 def variants(net: Net) -> dict[Convolution, Net]:
