@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -82,6 +83,8 @@ class FeatureCache:
             self._add(missing)
             images = self._images
             rows = mapped(self._rows, [len(images.pixels), self._row], 0)
+            with contextlib.suppress(OSError):  # somebody else's cache
+                os.utime(self._rows, ns=(time.time_ns(), self._rows.stat().st_mtime_ns))  # for `data list`
             what = images.names, images.start, images.count, images.fingerprint
             self._features = ImageSet(rows, *what, self._embedding.dtype)
         return self._features
