@@ -154,7 +154,7 @@ def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, wa
 
     Over the examples of mask [T, B], where it is given, and the first way[t] outputs of task t.
     """
-    return _mean(spec.likelihood.loss(without_absent_classes(out, way), y), mask)
+    return mean_of_real(spec.likelihood.loss(without_absent_classes(out, way), y), mask)
 
 
 def task_scores(
@@ -163,7 +163,7 @@ def task_scores(
     """Every metric of each task, [T] by name, and of classes what the calibration error is made of, [T, 3, 15]; out
     [T, B, outputs], mask [T, B], way [T]."""
     out = without_absent_classes(out, way)
-    scores = {name: _mean(values, mask) for name, values in spec.likelihood.scores(out, y).items()}
+    scores = {name: mean_of_real(values, mask) for name, values in spec.likelihood.scores(out, y).items()}
     return scores | ({"calibration": calibration(out, y, mask)} if spec.kind == "classes" else {})
 
 
@@ -175,7 +175,7 @@ def without_absent_classes(out: Tensor, way: Tensor | None) -> Tensor:
     return out.masked_fill(absent, torch.finfo(out.dtype).min)
 
 
-def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+def mean_of_real(values: Tensor, mask: Tensor | None) -> Tensor:
     """The mean of each task's real values: [T, B] -> [T]."""
     return values.mean(1) if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)
 

@@ -61,18 +61,21 @@ def exported(net: nn.Module, side: int, sha256: str) -> Path:
     path = cache_root() / f"{stem}.onnx"
     with turn_of(stem), writing(path):
         if not path.exists():
-            write_durably(path, _export(net, torch.zeros(2, 3, side, side)))
+            write_durably(path, export(net, torch.zeros(2, 3, side, side)))
     return path
 
 
-def _export(net: nn.Module, x: Tensor) -> bytes:
+def export(net: nn.Module, x: Tensor, any_number: bool = True) -> bytes:
+    """The content of the .onnx file of a network that takes as many pictures as x has, or any number."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it misses torchvision
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(net, (x,), dynamo=True, dynamic_shapes=({0: "n"},), verbose=False)
+            program = torch.onnx.export(
+                net, (x,), dynamo=True, dynamic_shapes=({0: "n"},) if any_number else None, verbose=False
+            )
     except ImportError as error:
         raise UserError("model.runtime=onnx needs onnx and onnxscript: pip install 'metalearn-cli[onnx]'") from error
     except Exception as error:  # whatever an exporter meets in a network that is not ours

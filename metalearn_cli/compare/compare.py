@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from metalearn_cli.compare.comparison import Comparison, Difference, make_comparison
+from metalearn_cli.compare.comparison import Comparison, Difference, make_comparison, unbeaten
 from metalearn_cli.compare.groups import differences, parts
 from metalearn_cli.compare.statistics import Estimate
 from metalearn_cli.errors import UserError
+from metalearn_cli.learning.baselines import BASELINES
 from metalearn_cli.learning.scores import in_unit, is_better, text_of
 from metalearn_cli.run_folder.read import find_runs
 from metalearn_cli.system.console import show, tell
@@ -54,6 +55,9 @@ def _lines(comparison: Comparison, settings: list[str]) -> list[str]:
         steps_taken = str(side.inner_steps if comparison.step is None else comparison.step)
         mode = (side.batch_norm or "none") + ", transductive head" * side.transductive_head
         rows.append([side.name, ",".join(map(str, side.seeds)), steps_taken, mean, median, mode])
+    for name, values in comparison.baselines.items():
+        mean, median = (text_of(float(value), metric) for value in (values.mean(), np.median(values)))
+        rows.append([BASELINES[name].words, "", "", mean, median, ""])
     lines += aligned(rows, "lrrrrl")
     if settings:
         lines += ["", "they differ in", *settings]
@@ -117,6 +121,7 @@ def _as_json(comparison: Comparison) -> Json:
             }
             for side in comparison.sides
         ],
+        "baselines": {name: {"mean": finite(values.mean())} for name, values in comparison.baselines.items()},
         "differences": [
             {
                 "first": difference.first.name,
@@ -211,6 +216,9 @@ def _cautions(comparison: Comparison) -> list[str]:
         for side in others
         if side.settings == first.settings
     ]
+    for side in comparison.sides:
+        if words := unbeaten(comparison.metric, side.values, comparison.baselines):
+            sentences.append(f"nothing shows on these episodes that {side.name} is better than {words}")
     if len(others) > 1:
         sentences.append(
             f"p after Holm's correction for {len(others)} comparisons with {first.name}; each interval is a 95% "

@@ -12,8 +12,9 @@ from metalearn_cli.compare.groups import Part, configuration, differences
 from metalearn_cli.compare.statistics import Estimate, gains, holm, paired, together, unpaired, wilcoxon
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
+from metalearn_cli.learning.baselines import BASELINES
 from metalearn_cli.run_folder.read import RunFolder, Values
-from metalearn_cli.run_folder.results import Results, read_episodes
+from metalearn_cli.run_folder.results import BASELINE, EPISODES, Results, read_episodes
 from metalearn_cli.tasks.metrics import METRICS
 
 
@@ -54,6 +55,7 @@ class Comparison(NamedTuple):
     sha256: str  # of those episodes; of more, where only the first of them are common
     sides: list[Side]
     differences: list[Difference]  # of every other side against the first
+    baselines: dict[str, Values]  # [E]: the metric of what learns nothing on each episode
 
 
 def make_comparison(parts: list[Part], mode: str | None, step: int | None) -> Comparison:
@@ -74,7 +76,8 @@ def make_comparison(parts: list[Part], mode: str | None, step: int | None) -> Co
     pairs = [difference(metric, sides[0], side) for side in sides[1:]]
     corrected = iter(holm([pair.decisive.p for pair in pairs if pair.decisive is not None]))
     pairs = [pair if pair.decisive is None else pair._replace(p=next(corrected)) for pair in pairs]
-    return Comparison(metric, step, fewest.episodes, fewest.episodes_sha256, sides, pairs)
+    beside = {name: values for run in reversed(runs) for name, values in _baselines(run, fewest.episodes).items()}
+    return Comparison(metric, step, fewest.episodes, fewest.episodes_sha256, sides, pairs, beside)
 
 
 def _results(run: RunFolder) -> Results:
@@ -133,6 +136,32 @@ def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:
             f"{run.folder} was not scored with batch norm {mode}: metalearn eval run=... batch_norm={mode} does that"
         )
     return arrays[f"metric_{mode}"]
+
+
+def unbeaten_by(run: RunFolder) -> str:
+    """Name the baselines that a tested run is not better than, see `unbeaten`; none where its episodes were removed."""
+    results = _results(run)
+    if not (run.folder / EPISODES).exists():
+        return ""
+    return unbeaten(results.metric, _values(run, None, None)[None], _baselines(run, results.episodes))
+
+
+def unbeaten(metric: str, values: Values, baselines: dict[str, Values]) -> str:
+    """Name the baselines [E] that values [S, E] of models should be better than, and are not as far as the 95% interval
+    of the difference on the same episodes tells; empty: there are none."""
+    words = []
+    for name, other in baselines.items():
+        gain = METRICS[metric].sign * gains(metric, other[None], values)
+        is_better = len(gain) > 1 and np.isfinite(gain).all() and paired(gain).low > 0
+        words += [BASELINES[name].words] if BASELINES[name].is_beaten and not is_better else []
+    return " and ".join(words)
+
+
+def _baselines(run: RunFolder, number: int) -> dict[str, Values]:
+    """The metric of the baselines on each of a run's first `number` episodes, [E] by their names; earlier versions kept
+    none."""
+    arrays = read_episodes(run.folder, _results(run))
+    return {name: arrays[BASELINE + name][:number] for name in BASELINES if BASELINE + name in arrays}
 
 
 def difference(metric: str, first: Side, second: Side) -> Difference:

@@ -12,13 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, task_scores
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.learner import Learner, Scores
 from metalearn_cli.system.tensor_tree import take_tensors
-from metalearn_cli.tasks.base import Draw, Support, TaskDistribution, draw_sha256, draw_slice, episode_hashes
-from metalearn_cli.tasks.capabilities import oracle
-from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
+from metalearn_cli.tasks.base import Draw, TaskDistribution, draw_sha256, draw_slice, episode_hashes
 
 SMALLEST_PART = 8  # episodes: a test's parts are this large or larger
 Report = Callable[[int], None]  # called with the number of episodes done so far, estimated from this rank's share
@@ -96,31 +94,3 @@ def _joined(parts: list[EpisodeScores]) -> EpisodeScores:
     trees, (put, *_) = zip(*map(take_tensors, parts), strict=True)
     scores: EpisodeScores = put(map(torch.cat, zip(*trees, strict=True)))
     return scores
-
-
-def baselines(task: TaskDistribution, episodes: EpisodeRange, device: torch.device) -> dict[str, Tensor]:
-    """The scores, on the same episodes, of two predictors that learn nothing, [E] float64 each on the CPU: "constant",
-    the mean of each task's support targets, and "oracle", the task itself, where it is known. Those in another metric
-    than the headline have its name behind theirs. Classes have none."""
-    scores: dict[str, list[Tensor]] = {}
-    if task.spec.kind == "classes":
-        return {}
-    for draw in draw_episodes(task, episodes):
-        batch = task.gather(draw, device).to(torch.float64)
-        predicted: dict[str, tuple[Likelihood, Tensor]] = {"constant": (SquaredError(), mean_target(batch.support))}
-        if (truth := oracle(task, draw, device)) is not None:
-            predicted["oracle"] = truth
-        for name, (likelihood, out) in predicted.items():
-            spec = task.spec._replace(likelihood=likelihood)
-            for metric, score in task_scores(spec, out.double(), batch.query_y, batch.query_mask).items():
-                label = name if metric == task.spec.metric else f"{name}_{metric}"
-                scores.setdefault(label, []).append(score.cpu())
-    return {name: torch.cat(parts) for name, parts in scores.items()}
-
-
-def mean_target(support: Support) -> Tensor:
-    """The mean of each task's values, [T, 1, targets]."""
-    if support.mask is None:
-        return support.y.mean(1, keepdim=True)
-    real = support.mask.unsqueeze(-1)
-    return support.y.where(real, 0).sum(1, keepdim=True) / real.sum(1, keepdim=True)

@@ -137,6 +137,11 @@ def with_names(rows: Mapping[str, Figures]) -> str:
     return ", ".join(f"{in_unit(name)} {with_interval(row.mean, row.ci95, name)}" for name, row in rows.items())
 
 
+def with_labels(rows: Mapping[str, Figures], metric: str) -> str:
+    """The figures of some predictors, all in this metric, in a line."""
+    return ", ".join(f"{name}: {with_interval(row.mean, row.ci95, metric)}" for name, row in rows.items())
+
+
 def in_unit(metric: str) -> str:
     """The metric's name with the unit of its figures."""
     return f"{metric} in {unit}" if (unit := METRICS[metric].unit) else metric

@@ -7,6 +7,7 @@ import numpy as np
 
 from metalearn_cli.compare.best_setting import mean_validation
 from metalearn_cli.compare.groups import Part, swept
+from metalearn_cli.learning.baselines import BASELINES
 from metalearn_cli.learning.scores import is_better
 from metalearn_cli.pictures.axis import Axis, axis_of
 from metalearn_cli.report.charts import INK, LEFT, RIGHT, Line, Spread, line_chart, ridges, spread_chart
@@ -19,7 +20,6 @@ from metalearn_cli.tasks.metrics import METRICS
 MOST_POINTS = 1000  # of a curve on the page, which is 440 wide
 MOST_CATEGORIES = 6  # values of a key that stand beside one another; more numbers have an axis
 BANDS = 4  # of more curves the bands would hide each other
-BASELINES = {"constant": "mean of the support", "oracle": "the task itself"}
 
 Figures = list[tuple[str, str]]  # a caption, and the SVG
 
@@ -103,7 +103,7 @@ def inner_steps(runs: list[RunFolder]) -> Figures:
             curves.append(Line(i, points, str(i + 1), upper + lower[::-1], dots=len(points) <= 12))
             for name, baseline in results.baselines.items():
                 if baseline.mean is not None and name in BASELINES and (metric != "mse" or baseline.mean > 0):
-                    levels[BASELINES[name]] = baseline.mean
+                    levels[BASELINES[name].words] = scale * baseline.mean
             if (published := results.published) is not None:
                 levels["published"] = scale * published.mean
         if not curves:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from metalearn_cli.compare.comparison import unbeaten_by
 from metalearn_cli.compare.groups import Part
 from metalearn_cli.compare.statistics import paired
 from metalearn_cli.config.conf_folder import conf_dir, list_choices
@@ -130,6 +131,8 @@ def warnings_of(runs: list[RunFolder]) -> list[str]:
         if results.config is None:
             sentence = "made by a version that kept no hashes: nothing proves that the files are as it wrote them"
             about[sentence].append(name)
+        if words := unbeaten_by(run):
+            about[f"on the same episodes nothing shows that it is better than {words}"].append(name)
         if (debug := choices.get("debug")) is not None:
             about[f"debug={debug} is a first look, not a result"].append(name)
         if (full := _published_steps(run)) is not None and steps < full:

@@ -25,6 +25,7 @@ from metalearn_cli.tasks.metrics import METRICS, Headline
 
 RESULTS = "results.json"
 EPISODES = "episodes.npz"
+BASELINE = "baseline_"  # before its name in episodes.npz
 _CLOSE = 1e-6  # of a figure that is computed again: another machine sums in another order
 
 
@@ -41,7 +42,7 @@ class StepResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """A test; earlier versions wrote neither baselines nor hashes."""
+    """A test; earlier versions wrote neither baselines, first of values and then of pictures, nor hashes."""
 
     split: str = "test"
     episodes: Natural
@@ -109,7 +110,8 @@ def read_episodes(folder: Path, results: Results) -> dict[str, Array]:
     shapes = {"metric": (results.episodes, len(results.per_step)), "episode": (results.episodes,)}
     shapes |= {"calibration": (results.episodes, 3, BINS), **dict.fromkeys(METRICS, shapes["episode"])}
     for name, array in arrays.items():
-        expected = shapes.get(name) or (shapes["episode"] if name.startswith("metric_") else array.shape)
+        of_each = name.startswith(("metric_", BASELINE))
+        expected = shapes.get(name) or (shapes["episode"] if of_each else array.shape)
         if array.dtype.kind not in "biuf" or array.shape != expected:
             odd = f"{array.dtype} of shape {list(array.shape)}, and the run's results.json says {list(expected)}"
             raise UserError(f"{path}: {name} is {odd}: {TEST_AGAIN}")
@@ -145,6 +147,9 @@ def _computed(results: Results, arrays: dict[str, Array]) -> Iterator[tuple[str,
     for mode, summary in results.other_batch_norm.items():
         if (values := arrays.get(f"metric_{mode}")) is not None:
             yield f"other_batch_norm.{mode}.", summary, _figures(values, worst)
+    for name, baseline in results.baselines.items():
+        if (values := arrays.get(BASELINE + name)) is not None:
+            yield f"baselines.{name}.", baseline, _figures(values, math.inf)
     kept = {name: torch.from_numpy(values) for name, values in arrays.items() if name in (*METRICS, "calibration")}
     for name, shown in figures_beside(kept).items():
         if name in results.beside:

@@ -47,7 +47,7 @@ def _whole_lines(path: Path, damage: list[str], rate: str | None = None) -> Iter
 def _objection(line: Json, before: int, rate: str | None) -> str | None:
     """Say what is wrong with a line after step `before`; None: it is as a run writes it."""
     step = line.get("step")
-    if type(step) is not int or not 1 <= step < 2**63:
+    if type(step) is not int or not 0 <= step < 2**63:
         return "has no step" if "step" not in line else f"has the step {step!r}"
     if step < before or (rate and step == before):
         return f"has step {step} after step {before}"

@@ -38,20 +38,20 @@ def draw_augment(draw: Draw, augment: tuple[Augment, ...], rng: torch.Generator)
     return changes
 
 
-def changed_copies(support: Support, copies: int, augment: tuple[Augment, ...]) -> Support:
-    """Return so many changed copies in place of each image, drawn from the task's own key: x [T, S, C, H, W] in 0..1
-    -> [T, copies * S, C, H, W]. A GPU is not waited for, and chunks change nothing."""
+def changed_copies(support: Support, copies: int, augment: tuple[Augment, ...], turn: int = 0) -> Support:
+    """Return so many changed copies in place of each image, drawn from the task's own key, others in each turn: x [T,
+    S, C, H, W] in 0..1 -> [T, copies * S, C, H, W]. A GPU is not waited for, and chunks change nothing."""
     x, key = support.x.repeat(1, copies, 1, 1, 1), support.key
     count, (height, width) = x.shape[1], x.shape[3:]
     shift = flip = None
     if Augment.crop in augment:
-        shift = (uniform(key, *_SALT, 0, shape=(count, 2)) * 2**_BITS).long()
+        shift = (uniform(key, *_SALT, 3 * turn + 0, shape=(count, 2)) * 2**_BITS).long()
     if Augment.flip in augment:
-        flip = uniform(key, *_SALT, 1, shape=(count,)) < 0.5
+        flip = uniform(key, *_SALT, 3 * turn + 1, shape=(count,)) < 0.5
     if shift is not None or flip is not None:
         x = rearranged(x.flatten(3), moved(height, width, shift, flip)).view(x.shape)
     if Augment.jitter in augment:
-        factors = 1 - _STRENGTH + 2 * _STRENGTH * uniform(key, *_SALT, 2, shape=(count, 3))
+        factors = 1 - _STRENGTH + 2 * _STRENGTH * uniform(key, *_SALT, 3 * turn + 2, shape=(count, 3))
         x = jittered(x, factors.to(x.dtype))
     mask = None if support.mask is None else support.mask.repeat(1, copies)
     return support._replace(x=x, y=support.y.repeat(1, copies), mask=mask)

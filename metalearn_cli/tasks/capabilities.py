@@ -13,7 +13,7 @@ from torch import Tensor
 from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Draw, Split, TaskDistribution
+from metalearn_cli.tasks.base import Batch, Draw, Split, TaskDistribution
 from metalearn_cli.tasks.likelihood import Likelihood
 
 
@@ -28,6 +28,7 @@ class Offers(Protocol):
     def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw: ...
     def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw: ...
     def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None: ...
+    def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None: ...
     def notes(self) -> list[str]: ...
     def make_ready(self, split: Split) -> None: ...
     def may_wait_for_disk(self, device: torch.device) -> bool: ...
@@ -89,6 +90,11 @@ def oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> tuple[Li
     """What only the task knows of the query set's values: the best prediction, as outputs [T, Q, outputs] of a
     likelihood, which may be another one than the network's. None: not known."""
     return task.oracle(draw, device) if offers(task, "oracle") else None
+
+
+def thumbnails(task: TaskDistribution, draw: Draw, device: torch.device) -> Batch | None:
+    """The tasks of a draw with small pictures, see tasks/thumbnails.py. None: it has no pictures."""
+    return task.thumbnails(draw, device) if offers(task, "thumbnails") else None
 
 
 def notes_of(task: TaskDistribution) -> list[str]:

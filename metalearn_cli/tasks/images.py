@@ -21,6 +21,7 @@ from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
 from metalearn_cli.tasks.known_sets import About
+from metalearn_cli.tasks.thumbnails import thumbnails
 
 
 class SetTask(TaskDistribution):
@@ -52,6 +53,9 @@ class SetTask(TaskDistribution):
         if rows is not None:
             draw = draw | {name: rows[draw[name]] for name in ("support_image", "query_image")}
         return gather_episodes(draw, self.images.on(device), device, numbers)
+
+    def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None:
+        return None if self.images.numbers is not None else thumbnails(draw, self.images.on(device), device)
 
     def may_wait_for_disk(self, device: torch.device) -> bool:
         return self.images.may_wait_for_disk(device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.datasets.pictures import Preparation
-from metalearn_cli.tasks.base import Draw, Split, TaskDistribution
+from metalearn_cli.tasks.base import Batch, Draw, Split, TaskDistribution
 from metalearn_cli.tasks.capabilities import (
     check_split,
     class_names,
@@ -17,6 +17,7 @@ from metalearn_cli.tasks.capabilities import (
     notes_of,
     preparation_of,
     task_count,
+    thumbnails,
 )
 
 
@@ -61,6 +62,9 @@ class ShownTask(TaskDistribution):
 
     def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
         return draw_classes(self.task, tasks, images, rng)
+
+    def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None:
+        return thumbnails(self.task, draw, device)
 
     @property
     def preparation(self) -> Preparation | None:

@@ -54,7 +54,7 @@ def _train(session: Session, gives_up: GivesUp) -> Results:
             warm_up(session, reached.step)
     with (
         closing(training_batches(job, learner, reached.step)) as batches,
-        closing(Writers(folder if ranks.is_first else None, reached.step, reached.to_validate)) as writers,
+        closing(Writers(folder if ranks.is_first else None, *_written(reached, settings.steps))) as writers,
         closing(Mirror(folder, job, None, console, ranks)) as mirror,
     ):
         with Progress(console, "train", settings.steps, reached.step) as progress:
@@ -78,6 +78,12 @@ def _train(session: Session, gives_up: GivesUp) -> Results:
         writers.hparams(job.given_values, results)
         mirror.finish(results)
     return results
+
+
+def _written(reached: "Reached", steps: int) -> tuple[int, bool]:
+    """The step up to which the lines of an earlier command stay, and whether the validation of that step goes: also
+    where the start was validated by itself, which a longer training does not do."""
+    return reached.step, reached.to_validate or (reached.step == 0 and steps > 0)
 
 
 @dataclass
@@ -187,10 +193,13 @@ def resume(session: Session) -> Reached:
     for damage in skipped:
         console.say(f"skipping {damage}")
     if newest is None:
-        return Reached()
+        # Without a step to be validated after, the start is what heads and their settings are chosen by.
+        asked = "eval_every" in job.given_keys and job.run.eval_every > 0
+        return Reached(to_validate=job.run.steps == 0 and asked)
     learner.load_state_dict(newest.tensors)
     console.say(f"continuing after step {newest.step}")
-    best = Best(**newest.record["best"]) if newest.record["best"] else None
+    is_begun = newest.step > 0 or job.run.steps == 0  # a training's best is one of its own validations
+    best = Best(**newest.record["best"]) if newest.record["best"] and is_begun else None
     if learner.ranks.is_first and not skipped:  # killed between a save and what it makes superfluous
         checkpoint.prune(checkpoints, job.run.keep, best.step if best else None)
-    return Reached(newest.step, best, newest.record["to_validate"])
+    return Reached(newest.step, best, newest.record["to_validate"] and is_begun)

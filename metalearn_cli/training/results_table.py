@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from metalearn_cli.learning.scores import in_unit, steps_to_show, text_of, with_interval, with_names
+from metalearn_cli.learning.scores import in_unit, steps_to_show, text_of, with_interval, with_labels, with_names
 from metalearn_cli.run_folder.results import Results, shortfall
 from metalearn_cli.system.console import show, tell
 from metalearn_cli.system.text import printable
@@ -27,9 +27,8 @@ def print_results(folder: Path, results: Results, expect: str | None) -> int:
         lines.append(f"with batch norm {other}{', after the last step' * adapts}: {shown}")
     if results.beside:
         lines.append(f"beside{', after the last step' * adapts}: {with_names(results.beside)}")
-    if results.baselines:  # classes have none
-        scores = [f"{name}: {with_interval(row.mean, row.ci95, metric)}" for name, row in results.baselines.items()]
-        lines.append(", ".join(scores))
+    if results.baselines:
+        lines.append(with_labels(results.baselines, metric))
     if results.learned:
         lines.append("learned: " + ", ".join(f"{name} {value:.4g}" for name, value in results.learned.items()))
     if (paper := results.published) is not None:

@@ -7,6 +7,7 @@ may have made: its size, header, types and numbers are checked, and nothing in i
 import dataclasses
 import difflib
 import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,7 +107,7 @@ def _place(name: str, renames: tuple[str, ...], drawn: Params) -> str | None:
 def _renamed(name: str, renames: tuple[str, ...]) -> str:
     for theirs, ours in map(parse_rename, renames):
         name = name.replace(theirs, ours)
-    return name
+    return re.sub(r"\.running_(mean|var)$", r".\1", name)  # as torch names the statistics of a batch norm
 
 
 def _bare(place: str) -> str:

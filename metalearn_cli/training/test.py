@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.capabilities import learned
 from metalearn_cli.config.job import Job
+from metalearn_cli.learning.baselines import baselines
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
-from metalearn_cli.learning.evaluate import EpisodeScores, Evaluation, baselines, join_scores, part_size, score_episodes
+from metalearn_cli.learning.evaluate import EpisodeScores, Evaluation, join_scores, part_size, score_episodes
 from metalearn_cli.learning.scores import figures, figures_beside, has_diverged, summarise
 from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.pictures.raster import picture, png
 from metalearn_cli.pictures.terminal import first_curve
 from metalearn_cli.run_folder import environment, records, runs, scored_parts
-from metalearn_cli.run_folder.results import RESULTS, Results, StepResult
+from metalearn_cli.run_folder.results import BASELINE, RESULTS, Results, StepResult
 from metalearn_cli.system.console import Progress
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.typed_json import to_json
@@ -37,8 +39,11 @@ def test(session: Session, step: int) -> Results:
     A signal ends it at once: what was scored is kept, and the next call goes on with it.
     """
     with session.interrupt.leaving_at_once():
+        learner, job, _, _, _ = session
         scored = _score_test(session)
-        return session.learner.ranks.from_first(lambda: _write_test(session, scored, step))
+        episodes = EpisodeRange("test", job.run.test_episodes, job.run.episodes_seed)
+        beside = baselines(job.task, episodes, learner.device, learner.ranks)
+        return learner.ranks.from_first(lambda: _write_test(session, scored, beside, step))
 
 
 def _score_test(session: Session) -> Evaluation:
@@ -79,22 +84,20 @@ def _kept_parts(session: Session) -> Path:
     return folder / scored_parts.FOLDER / scored_parts.part_key(learner, about)
 
 
-def _write_test(session: Session, scored: Evaluation, step: int) -> Results:
+def _write_test(session: Session, scored: Evaluation, beside: dict[str, Tensor], step: int) -> Results:
     learner, job, folder, console, _ = session
-    settings, modes = job.run, job.test_modes
-    by_nothing = baselines(
-        job.task, EpisodeRange("test", settings.test_episodes, settings.episodes_seed), learner.device
-    )
+    modes = job.test_modes
     headline = scored.scores[job.headline]
     arrays = {"loss": headline.loss.numpy(), "metric": headline.metric.numpy()}
     arrays |= {name: values.numpy() for name, values in headline.beside.items()}
     arrays |= {f"metric_{mode.name}": scored.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
+    arrays |= {f"{BASELINE}{name}": values.numpy() for name, values in beside.items()}
     arrays["episode"] = scored.hashes.numpy()
     episodes = npz(arrays)
     results = dataclasses.replace(
         summarise_test(job, scored, step, modes),
         learned=learned(job.algo, learner.meta),
-        baselines={name: figures(values) for name, values in by_nothing.items()},
+        baselines={name: figures(values) for name, values in beside.items()},
         episodes_npz=hashlib.sha256(episodes).hexdigest(),
         config=runs.deciding(job.config),
     )

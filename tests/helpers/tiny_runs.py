@@ -18,6 +18,7 @@ _SHORT = {
     "hand_optimizer": ["algo.rates=[0.01,0.1]", "algo.horizon=2", "algo.test_steps=2"],
     "learned_optimizer": ["algo.unroll=1", "algo.horizon=2", "algo.test_steps=2"],
     **{algo: [] for algo in EMBEDDING},
+    "pmf": ["algo.tuning_steps=2"],
 }
 _INNER = ["algo.inner_steps=2", "algo.test_steps=2"]
 

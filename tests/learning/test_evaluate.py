@@ -2,24 +2,20 @@ import math
 
 import pytest
 import torch
-from problems import image_task, points_task
+from problems import points_task
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.learning.draws import EpisodeRange
-from metalearn_cli.learning.evaluate import Evaluation, baselines, evaluate, mean_target
+from metalearn_cli.learning.evaluate import Evaluation, evaluate
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import has_diverged, is_better, summarise
 from metalearn_cli.learning.step import Execution
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
-from metalearn_cli.seeding import generator
-from metalearn_cli.tasks.base import Support, TaskDistribution, draw_slice
-from metalearn_cli.tasks.omniglot import Omniglot
-from metalearn_cli.tasks.quadratics import Quadratics
+from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.sinusoid import Sinusoid
-from metalearn_cli.tasks.sinusoid_or_line import SinusoidOrLine
 
 MODE = BatchNorm.transductive
 
@@ -111,37 +107,3 @@ def test_sinusoids_are_what_the_paper_says() -> None:
     spread(batch.support_x, -5.0, 5.0)
     torch.testing.assert_close(batch.query_y, draw["amplitude"] * torch.sin(batch.query_x - draw["phase"]))
     assert len(batch.key.unique()) == 5000
-
-
-def test_baselines_are_those_of_a_hand_computation() -> None:
-    """The mean of each support set, and the curve itself, on the very episodes of the test."""
-    task = points_task(SinusoidOrLine, shot=4, query=6, noise=0.5)
-    errors = baselines(task, EpisodeRange("test", 70, 3), torch.device("cpu"))
-    draws = [task.draw(64, "test", generator(3, "test", block)) for block in range(2)]
-    expected: dict[str, list[float]] = {"constant": [], "oracle": []}
-    for e in range(70):
-        draw = draw_slice(draws[e // 64], e % 64, e % 64 + 1)
-        one = task.gather(draw, torch.device("cpu"))
-        support, query = one.support_y.flatten().tolist(), one.query_y.flatten().tolist()
-        mean = sum(support) / 4
-        truth = [y - noise for y, noise in zip(query, draw["query_noise"].flatten().tolist(), strict=True)]
-        expected["constant"].append(sum((y - mean) ** 2 for y in query) / 6)
-        expected["oracle"].append(sum((y - t) ** 2 for y, t in zip(query, truth, strict=True)) / 6)
-    for name, values in expected.items():
-        assert errors[name].tolist() == pytest.approx(values, rel=1e-5)
-    assert errors["oracle"].mean().item() == pytest.approx(0.25, abs=0.05)  # the noise's variance
-
-
-def test_the_truth_without_noise_has_no_error_and_quadratics_and_classes_have_no_oracle() -> None:
-    cpu = torch.device("cpu")
-    assert baselines(Sinusoid(), EpisodeRange("test", 70, 0), cpu)["oracle"].tolist() == [0.0] * 70
-    assert set(baselines(Quadratics(), EpisodeRange("test", 3, 0), cpu)) == {"constant"}
-    assert baselines(image_task(Omniglot), EpisodeRange("test", 3, 0), cpu) == {}
-
-
-def test_the_mean_of_a_support_set_is_that_of_its_real_points() -> None:
-    y = torch.tensor([[[1.0], [3.0], [100.0]], [[1.0], [2.0], [6.0]]])
-    mask = torch.tensor([[True, True, False], [True, True, True]])
-    support = Support(torch.zeros(2, 3, 1), y, torch.arange(2), mask)
-    assert mean_target(support).flatten().tolist() == [2.0, 3.0]
-    assert mean_target(support._replace(mask=None))[0].item() == pytest.approx(104 / 3)

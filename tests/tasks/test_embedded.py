@@ -89,9 +89,7 @@ def test_vectors_of_splits_are_those_of_their_pictures_class_by_class() -> None:
 
 
 def test_what_changes_pixels_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"\[crop,flip\] changes pixels.*: give task.augment=\[\], or model"
-    ):
+    with pytest.raises(UserError, match=r"\[crop,flip\] changes pixels.*: give task.augment=\[\], or model"):
         both(augment=(Augment.crop, Augment.flip))
     turned = image_task(Omniglot, rotations=Rotations.per_episode)
     with pytest.raises(UserError, match=r"task.rotations=per_episode changes pixels.*: give task.rotations=none"):

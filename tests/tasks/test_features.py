@@ -18,6 +18,7 @@ from metalearn_cli.algorithms.embedding import Centre
 from metalearn_cli.algorithms.fine_tune import FineTune
 from metalearn_cli.algorithms.logistic import Logistic
 from metalearn_cli.algorithms.matching import Matching
+from metalearn_cli.algorithms.pmf import PMF
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.config.assemble import require_parts
@@ -141,8 +142,12 @@ def test_what_cannot_be_drawn_is_a_sentence(file: Path, tmp_path: Path) -> None:
     assert "task.min_images=8 leaves out (1): c00" in " ".join(notes)
 
 
-# Without fine-tuning what is below the head, and without changed copies of images.
-ALL = [*(algo for algo in ALGORITHMS if not isinstance(algo, Matching | Logistic)), Matching(fce=True), Logistic()]
+# Without tuning what is below the head, and without changed copies of images.
+ALL = [
+    *(algo for algo in ALGORITHMS if not isinstance(algo, Matching | Logistic | PMF)),
+    Matching(fce=True),
+    Logistic(),
+]
 ALL += [Pretrain(images=8), FineTune(images=8, passes=2), ProtoNet(centre=Centre.base), ProtoNet()]
 
 

@@ -15,8 +15,8 @@ from torch.distributions import Independent, Normal
 
 from metalearn_cli.algorithms.base import BatchNorm, task_scores
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.learning.baselines import baselines
 from metalearn_cli.learning.draws import EpisodeRange
-from metalearn_cli.learning.evaluate import baselines
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import figures_beside, has_diverged
 from metalearn_cli.nets.mlp import MLP

@@ -16,8 +16,8 @@ from places import ROOT, TABLE
 
 from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
+from metalearn_cli.learning.baselines import baselines
 from metalearn_cli.learning.draws import EpisodeRange, draw_block
-from metalearn_cli.learning.evaluate import baselines
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks import from_list
 from metalearn_cli.tasks.base import Batch, Split, TaskDistribution

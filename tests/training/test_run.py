@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import pictures, train
 
+from metalearn_cli.run_folder import records
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Draw
 from metalearn_cli.tasks.sinusoid import Sinusoid
@@ -257,3 +259,31 @@ def test_classes_have_their_calibration_beside_the_accuracy(tmp_path: Path) -> N
         assert episodes["brier"].shape == (4,)
     done = run(tmp_path, "eval", "run=outputs/one", "test_episodes=3")
     assert "beside, after the last step: log_likelihood -" in done.out
+
+
+def test_pictures_have_their_nearest_neighbour_beside_the_accuracy(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images")
+    keys = ["test_episodes=8", "task.shot=1", "optimizer.lr=0"]
+    folder, _ = (train(tmp_path, "protonet", images, *keys, f"seed={seed}", name=str(seed)) for seed in (1, 2))
+    screen = (tmp_path / "out").read_text()
+    figures = results(tmp_path, "1")["baselines"]["nearest_pixels"]
+    assert results(tmp_path, "2")["baselines"]["nearest_pixels"] == figures  # on the same episodes
+    with np.load(folder / "episodes.npz") as episodes:
+        each = episodes["baseline_nearest_pixels"]
+    half = 1.96 * each.std() / np.sqrt(8)
+    assert (figures["mean"], figures["ci95"]) == (each.mean(), pytest.approx(half))
+    shown = f"nearest_pixels: {100 * each.mean():.2f} +- {100 * half:.2f}"
+    assert shown in screen
+    unlearned = "better than 1-NN on pixels"
+    assert f"nothing shows that it is {unlearned}: outputs/1" in succeed(tmp_path, "report", "outputs/1").err
+    assert shown in (folder / "report.html").read_text()
+    compared = succeed(tmp_path, "compare", "outputs/1", "outputs/2", "out=c.json").out
+    assert f"nothing shows on these episodes that outputs/2 is {unlearned}" in compared
+    assert re.search(rf"1-NN on pixels +{100 * each.mean():.2f} ", compared)
+    written = json.loads((tmp_path / "c.json").read_text())["baselines"]
+    assert written == {"nearest_pixels": {"mean": pytest.approx(each.mean())}}
+    content = {key: value for key, value in results(tmp_path, "1").items() if key != records.HASH}
+    content["baselines"]["nearest_pixels"]["mean"] = 0.25
+    records.write_record(folder / "results.json", content)
+    refused = refuse(tmp_path, "report", "outputs/1")
+    assert "baselines.nearest_pixels.mean is 0.25, and by the values in episodes.npz it is" in refused

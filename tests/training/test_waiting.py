@@ -1,5 +1,6 @@
 """What a person waits for: says how far it is, answers a signal at once, and is not lost when it is stopped."""
 
+import json
 import os
 import signal
 import time
@@ -230,6 +231,11 @@ def test_no_steps_test_what_is_there(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert what_is_tested(done.err) == ["testing step 0, before any training"]
     assert [results(tmp_path, "run")[key] for key in ("step", "steps")] == [0, 0]
+    lines = (tmp_path / "outputs/run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0]  # the validation that was asked for
+    unasked = [key for key in short if not key.startswith("eval_every=")]
+    assert run(tmp_path / "unasked", "train", *unasked, "steps=0").code == 0
+    assert not (tmp_path / "unasked/outputs/run/metrics.jsonl").read_text()
     assert "already finished, 0 steps" in run(tmp_path, "train", *short, "steps=0").err
     assert run(tmp_path, "eval", "run=outputs/run").code == 0
     assert run(tmp_path, "report", "outputs/run", "out=report.html").code == 0

@@ -1,0 +1,90 @@
+"""What a test stands beside: scores, on the same episodes, of predictors that learn nothing.
+
+constant           the mean of each task's support targets, for values
+oracle             the task itself, for values, where it is known
+nearest_pixels     the class of the nearest support example, for pictures: the least squared distance between the pixels
+                   of pictures that are averaged down to at most 16 x 16
+
+Shapes: T tasks, S support and Q query examples, E episodes.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import mean_of_real, task_scores
+from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
+from metalearn_cli.system.ranks import ALONE, Ranks
+from metalearn_cli.tasks.base import Batch, Draw, Support, TaskDistribution, draw_slice
+from metalearn_cli.tasks.capabilities import oracle, thumbnails
+from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
+
+
+class About(NamedTuple):
+    words: str  # for a person
+    is_beaten: bool  # by what has learned something
+
+
+BASELINES = {
+    "constant": About("mean of the support", True),
+    "oracle": About("the task itself", False),
+    "nearest_pixels": About("1-NN on pixels", True),
+}
+
+
+def baselines(
+    task: TaskDistribution, episodes: EpisodeRange, device: torch.device, ranks: Ranks = ALONE
+) -> dict[str, Tensor]:
+    """The scores of the baselines that this kind of task has, [E] float64 each on the CPU, in every rank; each computes
+    its share. Those in another metric than the headline have its name behind theirs."""
+    mine: list[dict[str, Tensor]] = []
+    of_kind = _of_classes if task.spec.kind == "classes" else _of_values
+    for draw in draw_episodes(task, episodes):
+        first, last = ranks.share(len(draw["key"]))
+        scores = of_kind(task, draw_slice(draw, first, last), device) if first < last else {}
+        mine.append({name: score.to("cpu", torch.float64) for name, score in scores.items()})
+    parts = [part for block in zip(*ranks.gather(mine), strict=True) for part in block]
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: torch.cat([part[name] for part in parts if part]) for name in names}
+
+
+def _of_values(task: TaskDistribution, draw: Draw, device: torch.device) -> dict[str, Tensor]:
+    batch = task.gather(draw, device).to(torch.float64)
+    predicted: dict[str, tuple[Likelihood, Tensor]] = {"constant": (SquaredError(), mean_target(batch.support))}
+    if (truth := oracle(task, draw, device)) is not None:
+        predicted["oracle"] = truth
+    scores = {}
+    for name, (likelihood, out) in predicted.items():
+        spec = task.spec._replace(likelihood=likelihood)
+        for metric, score in task_scores(spec, out.double(), batch.query_y, batch.query_mask).items():
+            scores[name if metric == task.spec.metric else f"{name}_{metric}"] = score
+    return scores
+
+
+def _of_classes(task: TaskDistribution, draw: Draw, device: torch.device) -> dict[str, Tensor]:
+    pictures = thumbnails(task, draw, device)
+    return {} if pictures is None else {"nearest_pixels": nearest_pixels(pictures)}
+
+
+def mean_target(support: Support) -> Tensor:
+    """The mean of each task's values, [T, 1, targets]."""
+    if support.mask is None:
+        return support.y.mean(1, keepdim=True)
+    real = support.mask.unsqueeze(-1)
+    return support.y.where(real, 0).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+
+
+def nearest_pixels(pictures: Batch) -> Tensor:
+    """The accuracy [T] of the class of the support example that is nearest, the first of several, in its pixels.
+
+    The pixels of at most 3 x 16 x 16 are whole numbers from -128 to 127, so that sums of their products are below 2^24:
+    exact in float32, in whatever order, and the nearest example is the same on every machine.
+    """
+    support, query = ((255 * x.flatten(2)).round() - 128 for x in (pictures.support_x, pictures.query_x))
+    distance = support.square().sum(-1).double().unsqueeze(1) - 2 * (query @ support.mT).double()  # [T, Q, S], - |q|^2
+    if pictures.support_mask is not None:
+        distance = distance.masked_fill(~pictures.support_mask.unsqueeze(1), math.inf)
+    predicted = pictures.support_y.gather(1, distance.argmin(-1))
+    return mean_of_real((predicted == pictures.query_y).double(), pictures.query_mask)

@@ -1,0 +1,158 @@
+"""What stands beside a test: predictors that learn nothing, on the very episodes of the test."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import image_set
+from problems import image_task, points_task
+
+from metalearn_cli.datasets.image_set import ImageSet
+from metalearn_cli.learning.baselines import baselines, mean_target
+from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
+from metalearn_cli.seeding import generator
+from metalearn_cli.system.ranks import Ranks
+from metalearn_cli.tasks.base import Split, Support, draw_slice
+from metalearn_cli.tasks.cifar_fs import CifarFS
+from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations
+from metalearn_cli.tasks.images import SetTask
+from metalearn_cli.tasks.quadratics import Quadratics
+from metalearn_cli.tasks.resized import ResizedImages
+from metalearn_cli.tasks.sinusoid import Sinusoid
+from metalearn_cli.tasks.sinusoid_or_line import SinusoidOrLine
+from metalearn_cli.tasks.thumbnails import thumbnails
+
+CPU = torch.device("cpu")
+
+
+def test_baselines_are_those_of_a_hand_computation() -> None:
+    """The mean of each support set, and the curve itself, on the very episodes of the test."""
+    task = points_task(SinusoidOrLine, shot=4, query=6, noise=0.5)
+    errors = baselines(task, EpisodeRange("test", 70, 3), CPU)
+    draws = [task.draw(64, "test", generator(3, "test", block)) for block in range(2)]
+    expected: dict[str, list[float]] = {"constant": [], "oracle": []}
+    for e in range(70):
+        draw = draw_slice(draws[e // 64], e % 64, e % 64 + 1)
+        one = task.gather(draw, CPU)
+        support, query = one.support_y.flatten().tolist(), one.query_y.flatten().tolist()
+        mean = sum(support) / 4
+        truth = [y - noise for y, noise in zip(query, draw["query_noise"].flatten().tolist(), strict=True)]
+        expected["constant"].append(sum((y - mean) ** 2 for y in query) / 6)
+        expected["oracle"].append(sum((y - t) ** 2 for y, t in zip(query, truth, strict=True)) / 6)
+    for name, values in expected.items():
+        assert errors[name].tolist() == pytest.approx(values, rel=1e-5)
+    assert errors["oracle"].mean().item() == pytest.approx(0.25, abs=0.05)  # the noise's variance
+
+
+def test_the_truth_without_noise_has_no_error_and_quadratics_have_no_oracle() -> None:
+    assert baselines(Sinusoid(), EpisodeRange("test", 70, 0), CPU)["oracle"].tolist() == [0.0] * 70
+    assert set(baselines(Quadratics(), EpisodeRange("test", 3, 0), CPU)) == {"constant"}
+
+
+def test_the_mean_of_a_support_set_is_that_of_its_real_points() -> None:
+    y = torch.tensor([[[1.0], [3.0], [100.0]], [[1.0], [2.0], [6.0]]])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    support = Support(torch.zeros(2, 3, 1), y, torch.arange(2), mask)
+    assert mean_target(support).flatten().tolist() == [2.0, 3.0]
+    assert mean_target(support._replace(mask=None))[0].item() == pytest.approx(104 / 3)
+
+
+@dataclass(frozen=True)
+class Pictures(SetTask):
+    """Episodes of all classes of this set."""
+
+    episodes: Episodes
+    made: ImageSet
+    splits = ("train", "test")
+
+    @property
+    def images(self) -> ImageSet:
+        return self.made
+
+    @property
+    def spec(self) -> Any:
+        return self.episodes.spec(tuple(self.images.pixels.shape[1:]), len(self.images.names))
+
+    def classes_of(self, split: Split) -> Classes:
+        return Classes(self.images.start, self.images.count)
+
+
+def blotches(size: int = 16, channels: int = 3) -> ImageSet:
+    """Eight classes of six pictures, which are alike within a class but for noise."""
+    rng = torch.Generator().manual_seed(0)
+    middle = torch.randint(60, 196, (8, 1, channels, size, size), generator=rng)
+    pixels = middle + torch.randint(-60, 61, (8, 6, channels, size, size), generator=rng)
+    pixels[1::2] = pixels[::2] + torch.randint(-30, 31, pixels[::2].shape, generator=rng)  # two and two are alike
+    return image_set(pixels.clamp(0, 255).byte().flatten(0, 1), *[6] * 8)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"way": 5, "shot": 2, "query": 3},
+        {"way": 4, "shot": 1, "query": 2, "rotations": Rotations.per_episode},
+        {"way": 8, "variable": True, "query": 3, "shot": 3},
+    ],
+    ids=["plain", "turned", "sizes that vary"],
+)
+def test_the_nearest_neighbour_is_that_of_a_loop_over_whole_numbers(keys: dict[str, Any]) -> None:
+    task = Pictures(Episodes(**keys), blotches())
+    (name, scores), *others = baselines(task, EpisodeRange("test", 70, 3), CPU).items()
+    assert (name, others) == ("nearest_pixels", [])
+    expected = []
+    for draw in draw_episodes(task, EpisodeRange("test", 70, 3)):
+        batch = task.gather(draw, CPU)
+        for t in range(len(batch.key)):
+            one = batch.task(t)
+            support, query = ((255 * x[0]).round().long().flatten(1).numpy() for x in (one.support_x, one.query_x))
+            right = [
+                one.support_y[0, int(np.argmin(((support - x) ** 2).sum(1)))] == y
+                for x, y in zip(query, one.query_y[0], strict=True)
+            ]
+            expected.append(np.mean(right))
+    assert scores.tolist() == pytest.approx(expected)
+    assert 0.3 < scores.mean() < 0.95
+
+
+def test_one_that_is_in_the_support_set_itself_is_found() -> None:
+    """White and black pictures: sums of the largest products are exact."""
+    pixels = torch.tensor([0, 255, 254]).byte().view(3, 1, 1, 1).expand(3, 3, 16, 16).repeat_interleave(2, 0)
+    task = Pictures(Episodes(way=3, shot=1, query=1), image_set(pixels, 2, 2, 2))
+    assert baselines(task, EpisodeRange("test", 64, 0), CPU)["nearest_pixels"].tolist() == [1.0] * 64
+
+
+@pytest.mark.parametrize(("size", "every"), [(12, 1), (28, 1), (32, 1), (84, 2), (224, 7)])
+def test_small_pictures_are_rounded_means(size: int, every: int) -> None:
+    task = Pictures(Episodes(way=3, shot=1, query=2), blotches(size))
+    draw = task.draw(2, "test", generator(0))
+    before, small = task.gather(draw, CPU), thumbnails(draw, task.images.pixels, CPU)
+    for name in ("support_x", "query_x"):
+        x = 255 * getattr(before, name).flatten(0, 1)[..., ::every, ::every]
+        mean = torch.nn.functional.adaptive_avg_pool2d(x, min(size, 16))
+        assert (255 * getattr(small, name).flatten(0, 1) - mean).abs().max() <= 0.5 + 1e-4
+    for name in ("support_y", "query_y", "key"):
+        assert torch.equal(getattr(before, name), getattr(small, name))
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_pictures_that_are_fitted_to_a_network_are_compared_as_they_were() -> None:
+    source, episodes = image_task(CifarFS, query=2), EpisodeRange("test", 5, 0)
+    scores = [baselines(task, episodes, CPU) for task in (source, ResizedImages(source, (1, 28, 28)))]
+    assert scores[0]["nearest_pixels"].tolist() == scores[1]["nearest_pixels"].tolist()
+
+
+@pytest.mark.parametrize("number", [1, 65])
+def test_ranks_compute_their_shares_and_all_have_the_whole(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rank after another: what each would send stands for the exchange. With one episode two have nothing to do."""
+    task, episodes = Pictures(Episodes(way=5, shot=1, query=2), blotches()), EpisodeRange("test", number, 0)
+    alone = baselines(task, episodes, CPU)["nearest_pixels"]
+    sent: list[Any] = []
+    for rank in range(3):
+        monkeypatch.setattr(Ranks, "gather", lambda self, item: sent.append(item) or [item])
+        baselines(task, episodes, CPU, Ranks(rank, 3, rank, 3))
+    monkeypatch.setattr(Ranks, "gather", lambda self, item: sent)
+    for rank in range(3):
+        assert torch.equal(baselines(task, episodes, CPU, Ranks(rank, 3, rank, 3))["nearest_pixels"], alone)
+    assert sum(len(scores) for item in sent for part in item for scores in part.values()) == number
