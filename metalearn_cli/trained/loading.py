@@ -189,9 +189,10 @@ def _in_size(input_shape: tuple[int, ...], resample: str, pictures: Tensor) -> T
 
 def _shapes(stored: Stored, algo: Algorithm, net: Net) -> Meta:
     """The names and shapes of what was learned, without memory for it: a width that is damaged may need any amount. A
-    user's own classes may look at their numbers."""
+    user's own classes may look at their numbers, and a network with weights is filled with those."""
+    is_filled = isinstance(net, Pretrained) and not net.frozen
     try:
-        with torch.device("meta"):
+        with torch.device("cpu" if is_filled else "meta"):
             return algo.init(net, torch.Generator())
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # of a width that no tensor has
         reason = str(error).splitlines()[0]
