@@ -7,9 +7,10 @@ Jake Snell, Kevin Swersky, Richard Zemel: "Prototypical Networks for Few-shot Le
 (equations 1 and 2; squared Euclidean distance). There are no inner steps: adapting is taking means.
 
 `metric=cosine` is Meta-Baseline (Yinbo Chen, Zhuang Liu, Huijuan Xu, Trevor Darrell, Xiaolong Wang, ICCV 2021, arXiv
-2003.04390):  p(y = k | x) = softmax_k( scale cos(f(x), c_k) )  with a learned scale. `normalise=l2` divides each f(x)
-by its length first, `centre=base` subtracts the mean f of the training classes before that (SimpleShot's L2N and CL2N:
-Wang, Chao, Weinberger, van der Maaten 2019, arXiv 1911.04623).
+2003.04390):  p(y = k | x) = softmax_k( scale cos(f(x), c_k) )  with a learned scale. After pre-training, FEAT's authors
+divide the distances by a `temperature` (Ye, Hu, Zhan, Sha, CVPR 2020, arXiv 1812.03664). `normalise=l2` divides each
+f(x) by its length first, `centre=base` subtracts the mean f of the training classes before that (SimpleShot's L2N and
+CL2N: Wang, Chao, Weinberger, van der Maaten 2019, arXiv 1911.04623).
 
 Differs from the paper in: the running variance averages the biased one of each batch. As in the authors' code, batch
 norm uses the statistics of support and query together in training and running averages at test, and the training way
@@ -38,6 +39,7 @@ from metalearn_cli.algorithms.embedding import (
     prepared,
     squared_distance,
 )
+from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
 from metalearn_cli.system.limits import Positive
 from metalearn_cli.tasks.base import Batch, Support
@@ -54,12 +56,18 @@ class ProtoNet(Algorithm):
     normalise: Normalise = Normalise.none
     centre: Centre = Centre.none
     scale: Positive = 10.0  # of cosines, where training begins
+    temperature: Positive = 1.0  # by which squared distances are divided
     test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
     is_metric = True
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
+        if self.metric is Nearness.cosine and self.temperature != 1:
+            raise UserError(
+                f"algo.temperature={self.temperature:g} divides squared distances, and cosines have a learned "
+                "algo.scale instead: give algo.temperature=1"
+            )
         params = init_body("protonet", net, rng)
         learned = {"scale": torch.tensor(self.scale)} if self.metric is Nearness.cosine else {}
         return Meta(params | learned, net.init_stats() | self.centre.buffers(net, params))
@@ -80,7 +88,7 @@ class ProtoNet(Algorithm):
         means = prototypes(features, support, way)
         if self.metric is Nearness.cosine:
             return meta.params["scale"] * F.normalize(query, dim=-1) @ F.normalize(means, dim=-1).transpose(1, 2)
-        return -squared_distance(query, means)
+        return -squared_distance(query, means) / self.temperature
 
 
 def prototypes(features: Tensor, support: Support, way: int) -> Tensor:

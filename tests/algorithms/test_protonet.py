@@ -74,6 +74,20 @@ def test_the_scale_of_cosines_is_learned() -> None:
     assert algorithm.meta_gradient(net, init(algorithm, net), batch, 0).gradient["scale"].abs() > 0
 
 
+def test_a_temperature_divides_squared_distances_alone() -> None:
+    net, batch = cases()[1]
+    meta = init(ProtoNet(), net)
+    with torch.no_grad():
+        warm, plain = (
+            next(algorithm.adapt(net, meta, batch.support, 0))(batch.query_x, BatchNorm.running)
+            for algorithm in (ProtoNet(temperature=4.0), ProtoNet())
+        )
+    torch.testing.assert_close(4 * warm, plain)
+    expect_slope(ProtoNet(temperature=4.0), net, batch)
+    with pytest.raises(UserError, match=r"algo.temperature=4 divides squared distances, and cosines have a learned"):
+        init(ProtoNet(Nearness.cosine, temperature=4.0), net)
+
+
 def test_the_mean_feature_of_the_training_classes_is_followed_and_subtracted() -> None:
     spec, batch = images()
     net = Conv4(spec._replace(base=9), filters=3)
