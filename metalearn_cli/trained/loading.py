@@ -15,7 +15,7 @@ from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.backbones.feature_cache import encoded
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.job import build_task, embedding_of
-from metalearn_cli.config.schema import ConfigSource, build
+from metalearn_cli.config.schema import ConfigSource, build, path_of
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
@@ -137,6 +137,9 @@ def build_model(
     """Build the model in a folder. Raises UserError where its parts do not fit."""
     place = resolve_device(device)
     check_precision(precision, place)
+    has_weights = stored.config["model"]["_target_"] == path_of(Pretrained)
+    if has_weights != (stored.examples.weights is not None):  # before a file that a stranger names is opened
+        raise UserError(f"{stored.folder} does not tell whose weights its network has: it is not whole")
     net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), stored.examples.spec.restored)
     prepare = _prepare(stored, net)
     chosen = stored.config["algo"]
@@ -171,8 +174,6 @@ def _prepare(stored: Stored, net: Net) -> Prepare | None:
     """What makes examples of prepared pictures, where the model goes through a network with weights. Raises UserError
     where its weights are not those that the model was made with."""
     weights = stored.examples.weights
-    if isinstance(net, Pretrained) != (weights is not None):
-        raise UserError(f"{stored.folder} does not tell whose weights its network has: it is not whole")
     if weights is None or not isinstance(net, Pretrained):
         return None
     if weights.sha256 != net.backbone.sha256:
