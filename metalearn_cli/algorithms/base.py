@@ -17,7 +17,7 @@ from torch import Tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Noise, Params, Pass
 from metalearn_cli.tasks.base import Batch, Spec, Support
-from metalearn_cli.tasks.likelihood import calibration
+from metalearn_cli.tasks.likelihood import by_label, calibration
 
 
 class BatchNorm(Enum):
@@ -160,11 +160,13 @@ def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, wa
 def task_scores(
     spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Every metric of each task, [T] by name, and of classes what the calibration error is made of, [T, 3, 15]; out
-    [T, B, outputs], mask [T, B], way [T]."""
+    """Every metric of each task, [T] by name, and of classes what the calibration error is made of, [T, 3, 15], and how
+    the examples of each label are told, [T, outputs, 2]; out [T, B, outputs], mask [T, B], way [T]."""
     out = without_absent_classes(out, way)
     scores = {name: mean_of_real(values, mask) for name, values in spec.likelihood.scores(out, y).items()}
-    return scores | ({"calibration": calibration(out, y, mask)} if spec.kind == "classes" else {})
+    if spec.kind == "classes":
+        scores |= {"calibration": calibration(out, y, mask), "by_label": by_label(out, y, mask)}
+    return scores
 
 
 def without_absent_classes(out: Tensor, way: Tensor | None) -> Tensor:

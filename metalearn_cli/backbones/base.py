@@ -32,7 +32,7 @@ class Backbone:
     std: Colour
     resample: str  # how a picture of another size gets this one, as Pillow names it
     features: int  # F
-    imagenet: bool  # whether it was trained on ImageNet-1k
+    imagenet: bool  # whether it was trained on ImageNet-1k, or a file does not say that it was not
     make: Callable[[], nn.Module] | Path  # the network with its weights, normalised pictures to [B, F]; or an ONNX file
 
 

@@ -78,7 +78,7 @@ def _of_onnx(name: str, size: int | None, mean: Colour | None, std: Colour | Non
         raise UserError(f"model.name={name} takes pictures of any size: give model.size=...")
     features = running(path)(torch.zeros(1, 3, size, size)).shape[1]
     return Backbone(
-        name, "a network in an ONNX file", "not stated", sha256, size, mean, std, "bicubic", features, False, path
+        name, "a network in an ONNX file", "not stated", sha256, size, mean, std, "bicubic", features, True, path
     )
 
 

@@ -26,19 +26,20 @@ def open_timm(name: str, architecture: str, path: Path | None, size: int | None)
     wanted, config = _timm().data.resolve_model_data_config(net), net.pretrained_cfg
     tag = config.get("tag") or ""
     about = f"timm's {architecture}" + (" with the weights of a file" if path else f", {tag}" * bool(tag))
+    side = size or wanted["input_size"][-1]
     with torch.no_grad():
-        features = net(torch.zeros(1, *wanted["input_size"])).shape[-1]
+        features = net(torch.zeros(1, 3, side, side)).shape[-1]
     return Backbone(
         name=name,
         about=about,
         licence="not stated" if path else config.get("license") or "not stated",
         sha256=sha256_of(path) if path else _sha256(net),
-        size=size or wanted["input_size"][-1],
+        size=side,
         mean=tuple(wanted["mean"]),
         std=tuple(wanted["std"]),
         resample=wanted["interpolation"] if wanted["interpolation"] in ("bilinear", "bicubic") else "bicubic",
         features=features,
-        imagenet=re.search(r"in\d+k", tag) is not None,
+        imagenet=path is not None or re.search(r"in\d+k", tag) is not None,
         make=partial(_make, architecture, path, size),
     )
 

@@ -4,20 +4,23 @@ constant           the mean of each task's support targets, for values
 oracle             the task itself, for values, where it is known
 nearest_pixels     the class of the nearest support example, for pictures: the least squared distance between the pixels
                    of pictures that are averaged down to at most 16 x 16
+prototypes         the class whose mean feature is nearest by the cosine, for pictures that a frozen network embeds
 
-Shapes: T tasks, S support and Q query examples, E episodes.
+Shapes: T tasks, S support and Q query examples, F features, E episodes.
 """
 
 import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import mean_of_real, task_scores
+from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.ranks import ALONE, Ranks
-from metalearn_cli.tasks.base import Batch, Draw, Support, TaskDistribution, draw_slice
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Support, TaskDistribution, draw_slice
 from metalearn_cli.tasks.capabilities import oracle, thumbnails
 from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
 
@@ -31,6 +34,7 @@ BASELINES = {
     "constant": About("mean of the support", True),
     "oracle": About("the task itself", False),
     "nearest_pixels": About("1-NN on pixels", True),
+    "prototypes": About("frozen prototypes", True),
 }
 
 
@@ -65,7 +69,12 @@ def _of_values(task: TaskDistribution, draw: Draw, device: torch.device) -> dict
 
 def _of_classes(task: TaskDistribution, draw: Draw, device: torch.device) -> dict[str, Tensor]:
     pictures = thumbnails(task, draw, device)
-    return {} if pictures is None else {"nearest_pixels": nearest_pixels(pictures)}
+    if pictures is None:
+        return {}
+    scores = {"nearest_pixels": nearest_pixels(pictures)}
+    if len(task.spec.input_shape) == 1:  # the examples are features of these pictures
+        scores["prototypes"] = nearest_prototype(task.spec, task.gather(draw, device))
+    return scores
 
 
 def mean_target(support: Support) -> Tensor:
@@ -88,3 +97,10 @@ def nearest_pixels(pictures: Batch) -> Tensor:
         distance = distance.masked_fill(~pictures.support_mask.unsqueeze(1), math.inf)
     predicted = pictures.support_y.gather(1, distance.argmin(-1))
     return mean_of_real((predicted == pictures.query_y).double(), pictures.query_mask)
+
+
+def nearest_prototype(spec: Spec, batch: Batch) -> Tensor:
+    """The accuracy [T] of the class whose mean feature has the largest cosine: ProtoNet's metric=cosine, untrained."""
+    means = F.normalize(prototypes(batch.support_x, batch.support, spec.outputs), dim=-1)  # [T, way, F]
+    cosine = F.normalize(batch.query_x, dim=-1) @ means.mT
+    return task_scores(spec, cosine, batch.query_y, batch.query_mask, batch.way)["accuracy"]

@@ -16,6 +16,7 @@ from metalearn_cli.compare.groups import Part
 from metalearn_cli.config.conf_folder import GROUPS, Config, flatten
 from metalearn_cli.config.overrides import compose_config
 from metalearn_cli.errors import UserError
+from metalearn_cli.learning.leakage import in_words
 from metalearn_cli.learning.scores import after_steps, text_of, with_labels, with_names
 from metalearn_cli.pictures.raster import heading, picture, png
 from metalearn_cli.report.charts import COLOURS, breakable
@@ -189,6 +190,8 @@ def _run(run: RunFolder, number: int, defaults: Config | None) -> str:
         facts[f"beside {results.metric}"] = escape(with_names(results.beside))
     if results is not None and results.baselines:
         facts["on the same episodes"] = escape(with_labels(results.baselines, results.metric))
+    if results is not None and results.leakage is not None:
+        facts["what the weights know"] = escape(in_words(results.leakage))
     if results is not None and results.learned:
         facts["learned"] = escape(", ".join(f"{name} {value:.4g}" for name, value in results.learned.items()))
     full = (run.folder / "config.yaml").read_text(encoding="utf-8")

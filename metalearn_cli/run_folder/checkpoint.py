@@ -132,7 +132,8 @@ def load_step(folder: Path, step: int) -> Checkpoint:
         except Damaged as error:
             damage = str(error)
     raise UserError(
-        f"the checkpoint of step {step} in {folder} cannot be used ({damage}): give select=last to test the last"
+        f"the checkpoint of step {step} in {folder} cannot be used ({damage}): put it back, or give the run's command "
+        "once more with select=last, which tests its last one"
     )
 
 

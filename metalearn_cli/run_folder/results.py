@@ -1,6 +1,6 @@
 """The result of a test: results.json, and episodes.npz, from whose values its figures are computed again.
 
-Shapes: E episodes, K inner steps.
+Shapes: E episodes, K inner steps, W classes of an episode.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import torch
 
 from metalearn_cli.config.conf_folder import Paper
 from metalearn_cli.errors import UserError
+from metalearn_cli.learning.leakage import Leakage, told
 from metalearn_cli.learning.scores import Figures, Summary, figures, figures_beside, has_diverged, parse_expectation
 from metalearn_cli.run_folder.records import MOST_BYTES, TEST_AGAIN, Array, arrays_of, read_record
 from metalearn_cli.system.files import read_bytes
@@ -68,8 +69,12 @@ class Results:
     paper: Json | None = None  # as the configuration has it; `published` are its figures
     learned: dict[str, float] = field(default_factory=dict)
     baselines: dict[str, Figures] = field(default_factory=dict)
+    leakage: Leakage | None = None  # None: no network with weights, or nothing is known of its training set
     episodes_npz: str | None = None  # the hash of that file
     config: Json | None = None  # the keys that decide what is trained
+
+    def omitted(self) -> tuple[str, ...]:
+        return () if self.leakage else ("leakage",)
 
     @property
     def last(self) -> StepResult:
@@ -103,12 +108,15 @@ def shortfall(text: str | None, results: Results) -> str | None:
 
 
 def read_episodes(folder: Path, results: Results) -> dict[str, Array]:
-    """Read episodes.npz. Raises UserError where its shapes, [E, K + 1], [E] and [E, 3, 15], are not those of these
-    results."""
+    """Read episodes.npz. Raises UserError where its shapes, [E, K + 1], [E], [E, 3, 15], [E, W, 2] and [E, W], are not
+    those of these results."""
     path = folder / EPISODES
     arrays = arrays_of(path)
     shapes = {"metric": (results.episodes, len(results.per_step)), "episode": (results.episodes,)}
     shapes |= {"calibration": (results.episodes, 3, BINS), **dict.fromkeys(METRICS, shapes["episode"])}
+    if "by_label" in arrays:
+        way = arrays["by_label"].shape[1:2]
+        shapes |= {"by_label": (results.episodes, *way, 2), "named": (results.episodes, *way)}
     for name, array in arrays.items():
         of_each = name.startswith(("metric_", BASELINE))
         expected = shapes.get(name) or (shapes["episode"] if of_each else array.shape)
@@ -150,6 +158,12 @@ def _computed(results: Results, arrays: dict[str, Array]) -> Iterator[tuple[str,
     for name, baseline in results.baselines.items():
         if (values := arrays.get(BASELINE + name)) is not None:
             yield f"baselines.{name}.", baseline, _figures(values, math.inf)
+    if results.leakage is not None and {"by_label", "named"} <= arrays.keys():
+        by_label, named = torch.from_numpy(arrays["by_label"]), torch.from_numpy(arrays["named"]).bool()
+        kinds = results.leakage.named, results.leakage.others
+        for kind, record, chosen in zip(("named", "others"), kinds, (named, ~named), strict=True):
+            queries, accuracy, ci95 = told(by_label, chosen)
+            yield f"leakage.{kind}.", record, {"queries": queries, "accuracy": accuracy, "ci95": ci95}
     kept = {name: torch.from_numpy(values) for name, values in arrays.items() if name in (*METRICS, "calibration")}
     for name, shown in figures_beside(kept).items():
         if name in results.beside:

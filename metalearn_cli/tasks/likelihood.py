@@ -138,6 +138,15 @@ def calibration(out: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     return (parts[..., None] * _one_hot(place, BINS)[:, None]).sum(2)
 
 
+def by_label(out: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    """How many examples of each task have each label, and how many of them are right: logits out [T, B, W], y [T, B],
+    mask [T, B] -> [T, W, 2] int16."""
+    right = (out.argmax(-1) == y).byte()
+    parts = torch.stack([torch.ones_like(right), right], -1)  # [T, B, 2]
+    parts = parts if mask is None else parts.where(mask.unsqueeze(-1), 0)
+    return (_one_hot(y, out.shape[-1]).unsqueeze(-1) * parts.unsqueeze(2)).sum(1).short()
+
+
 def _one_hot(numbers: Tensor, size: int) -> Tensor:
     """[T, B] -> [T, B, size] of 0 and 1."""
     return (numbers[..., None] == torch.arange(size, device=numbers.device)).byte()

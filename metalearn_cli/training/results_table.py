@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from metalearn_cli.learning.leakage import in_words
 from metalearn_cli.learning.scores import in_unit, steps_to_show, text_of, with_interval, with_labels, with_names
 from metalearn_cli.run_folder.results import Results, shortfall
 from metalearn_cli.system.console import show, tell
@@ -29,6 +30,8 @@ def print_results(folder: Path, results: Results, expect: str | None) -> int:
         lines.append(f"beside{', after the last step' * adapts}: {with_names(results.beside)}")
     if results.baselines:
         lines.append(with_labels(results.baselines, metric))
+    if results.leakage is not None:
+        lines.append(in_words(results.leakage))
     if results.learned:
         lines.append("learned: " + ", ".join(f"{name} {value:.4g}" for name, value in results.learned.items()))
     if (paper := results.published) is not None:

@@ -27,7 +27,7 @@ from metalearn_cli.tasks.example_format import examples_with_tones, with_ink_of
 from metalearn_cli.training import continued
 from metalearn_cli.training.loop import train
 from metalearn_cli.training.session import GivesUp, Session, never
-from metalearn_cli.training.start import has_begun, match, start_from, take
+from metalearn_cli.training.start import has_begun, match, require_base_mean, start_from, take
 from metalearn_cli.tuning.prepare import prepare
 
 
@@ -44,10 +44,14 @@ def train_run(
     drawn = _require_all([*stages, job], ranks)
     init = job.run.init if is_new else None
     start = ranks.from_first(lambda: start_from(init, job.run.init_names, drawn[0]) if init else None)
+    if is_new:
+        require_base_mean([*stages, job][0], drawn[0], start.tensors if start else {})
     notes = notes_of(job.task)  # read the data
 
     def new_folder() -> Path:
         folder = runs.choose_folder(job.run.name, job.choices["algo"], job.choices["task"])
+        if folder.is_file():
+            raise UserError(f"{folder} is a file, and the run's folder would stand there: move it away")
         folder.mkdir(parents=True, exist_ok=job.run.name is not None)
         return folder
 
@@ -96,7 +100,8 @@ def _require_all(jobs: list[Job], ranks: Ranks) -> list[Params]:
             drawn.append(require_parts(job, ranks))
             same_everywhere(job, ranks)
             if number:
-                match(f"stages[{number - 1}]", drawn[-2], (), drawn[-1])
+                taken, *_ = match(f"stages[{number - 1}]", drawn[-2], (), drawn[-1])
+                require_base_mean(job, drawn[-1], taken)
     return drawn
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 
+from metalearn_cli.algorithms.embedding import BASE_MEAN
+from metalearn_cli.config.job import Job
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
@@ -83,6 +85,17 @@ def match(source: str, tensors: Params, renames: tuple[str, ...], drawn: Params)
     if not taken:
         raise UserError(f"{source} has nothing for this model: {_why_nothing(left, other_shape, renames, drawn)}")
     return taken, other_shape, left
+
+
+def require_base_mean(job: Job, drawn: Params, taken: Params) -> None:
+    """Raises UserError where a run that trains nothing would subtract a mean feature that it has not got."""
+    place = f"buffers.{BASE_MEAN}"
+    if job.run.steps == 0 and place in drawn and place not in taken:
+        raise UserError(
+            "algo.centre=base subtracts the mean feature of the training classes, which a run of steps=0 does not "
+            "measure and its start does not have: give steps=100, init= of a run with algo.centre=base, or "
+            "algo.centre=none"
+        )
 
 
 def _read_file(path: Path) -> tuple[Params, str]:

@@ -18,6 +18,7 @@ from metalearn_cli.config.job import Job
 from metalearn_cli.learning.baselines import baselines
 from metalearn_cli.learning.draws import BLOCK, EpisodeRange, draw_episodes
 from metalearn_cli.learning.evaluate import EpisodeScores, Evaluation, join_scores, part_size, score_episodes
+from metalearn_cli.learning.leakage import leakage, named_labels, set_known_to
 from metalearn_cli.learning.scores import figures, figures_beside, has_diverged, summarise
 from metalearn_cli.pictures.arrays import first_tasks
 from metalearn_cli.pictures.raster import picture, png
@@ -43,7 +44,7 @@ def test(session: Session, step: int) -> Results:
         scored = _score_test(session)
         episodes = EpisodeRange("test", job.run.test_episodes, job.run.episodes_seed)
         beside = baselines(job.task, episodes, learner.device, learner.ranks)
-        return learner.ranks.from_first(lambda: _write_test(session, scored, beside, step))
+        return learner.ranks.from_first(lambda: _write_test(session, episodes, scored, beside, step))
 
 
 def _score_test(session: Session) -> Evaluation:
@@ -84,7 +85,9 @@ def _kept_parts(session: Session) -> Path:
     return folder / scored_parts.FOLDER / scored_parts.part_key(learner, about)
 
 
-def _write_test(session: Session, scored: Evaluation, beside: dict[str, Tensor], step: int) -> Results:
+def _write_test(
+    session: Session, episodes: EpisodeRange, scored: Evaluation, beside: dict[str, Tensor], step: int
+) -> Results:
     learner, job, folder, console, _ = session
     modes = job.test_modes
     headline = scored.scores[job.headline]
@@ -92,17 +95,22 @@ def _write_test(session: Session, scored: Evaluation, beside: dict[str, Tensor],
     arrays |= {name: values.numpy() for name, values in headline.beside.items()}
     arrays |= {f"metric_{mode.name}": scored.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}
     arrays |= {f"{BASELINE}{name}": values.numpy() for name, values in beside.items()}
+    leaked = None
+    if (pictured := set_known_to(job.net, job.task)) is not None:
+        named = named_labels(pictured, episodes)
+        leaked, arrays["named"] = leakage(pictured, headline.beside["by_label"], named), named.numpy()
     arrays["episode"] = scored.hashes.numpy()
-    episodes = npz(arrays)
+    file = npz(arrays)
     results = dataclasses.replace(
         summarise_test(job, scored, step, modes),
         learned=learned(job.algo, learner.meta),
         baselines={name: figures(values) for name, values in beside.items()},
-        episodes_npz=hashlib.sha256(episodes).hexdigest(),
+        leakage=leaked,
+        episodes_npz=hashlib.sha256(file).hexdigest(),
         config=runs.deciding(job.config),
     )
     (folder / "results.json").unlink(missing_ok=True)  # of fewer steps: it would describe other values
-    write_durably(folder / "episodes.npz", episodes)
+    write_durably(folder / "episodes.npz", file)
     if tasks := first_tasks(learner, job, "test", job.headline):
         write_durably(folder / "test.png", png(picture(tasks)))
         write_durably(folder / "examples.npz", npz(tasks))

@@ -29,6 +29,7 @@ INNER, REPTILE, MASKS = "algorithms/test_maml.py", "algorithms/test_reptile.py",
 SAMPLER = "tasks/test_variable_sizes.py tasks/test_episodes.py"
 START, STAGES, NOISE = "training/test_start.py", "training/test_stages.py", "nets/test_noise.py algorithms/test_call.py"
 SOLVERS, HEADS = "algorithms/test_solvers.py", "algorithms/test_heads.py"
+SCORES = "trained/test_run_scores.py"
 RUN, LIKELIHOOD = "training/test_run.py", "tasks/test_likelihood.py"
 MUTANTS = (
     # Several ranks
@@ -94,7 +95,8 @@ MUTANTS = (
     Mutant(
         "training/start.py", 'bool(checkpoint.list_newest_first(runs.OUTPUTS / name / "checkpoints"))', "False", START
     ),
-    Mutant("training/run.py", "                match(f", "                _ = (f", STAGES),
+    Mutant("training/run.py", "taken, *_ = match(f", "taken, *_ = {}, (f", STAGES),
+    Mutant("training/start.py", "if job.run.steps == 0 and place", "if False and place", "training/test_start.py"),
     Mutant("training/run.py", "init = stage.run.init if last is None else str(last)", "init = stage.run.init", STAGES),
     Mutant(
         "training/run.py", "with of_stage(number) if job is not jobs[-1] else contextlib", "with contextlib", STAGES
@@ -102,6 +104,11 @@ MUTANTS = (
     Mutant("config/stages.py", '["schedule_steps"] = None', '["other"] = None', STAGES),
     Mutant("config/stages.py", "if group in OF_THE_RUN:", "if False:", STAGES),
     Mutant("config/stages.py", "if number else stage)", ")", STAGES),
+    # What Python reads of a run
+    Mutant("trained/run_scores.py", "draw_slice(block, number, number + 1)", "draw_slice(block, 0, 1)", SCORES),
+    Mutant("trained/run_scores.py", "if draw_sha256(list(", "if None and draw_sha256(list(", SCORES),
+    Mutant("nets/as_module.py", "value[0].detach(), 0.1", "value[0].detach(), 0.2", "nets/test_as_module.py"),
+    Mutant("nets/user_module.py", "layer.running_var.copy_(", "str(", "nets/test_as_module.py"),
     # Queries that are predicted together
     Mutant("algorithms/base.py", "if self.transductive_head and mode", "if mode", RUN),
     Mutant("training/test.py", "transductive_head=job.algo.transductive_head,", "", RUN),

@@ -9,12 +9,18 @@ import torch
 from cases import image_set
 from problems import image_task, points_task
 
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.protonet import Nearness, ProtoNet
 from metalearn_cli.datasets.image_set import ImageSet
 from metalearn_cli.learning.baselines import baselines, mean_target
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
+from metalearn_cli.learning.evaluate import evaluate
+from metalearn_cli.learning.learner import Learner
+from metalearn_cli.nets.linear import Linear
+from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.ranks import Ranks
-from metalearn_cli.tasks.base import Split, Support, draw_slice
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, Support, TaskDistribution, draw_slice
 from metalearn_cli.tasks.cifar_fs import CifarFS
 from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations
 from metalearn_cli.tasks.images import SetTask
@@ -134,6 +140,44 @@ def test_small_pictures_are_rounded_means(size: int, every: int) -> None:
         assert (255 * getattr(small, name).flatten(0, 1) - mean).abs().max() <= 0.5 + 1e-4
     for name in ("support_y", "query_y", "key"):
         assert torch.equal(getattr(before, name), getattr(small, name))
+
+
+@dataclass(frozen=True)
+class Embedded(TaskDistribution):
+    """The same with features in place of the pictures, as a frozen network has them."""
+
+    task: Pictures
+    splits = ("train", "test")
+    fingerprint = "made"
+
+    @property
+    def spec(self) -> Spec:
+        return self.task.spec._replace(input_shape=(7,))
+
+    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        return self.task.draw(tasks, split, rng)
+
+    def gather(self, draw: Draw, device: torch.device) -> Batch:
+        batch, mix = self.task.gather(draw, device), torch.randn(768, 7, generator=torch.Generator().manual_seed(0))
+        return batch._replace(support_x=batch.support_x.flatten(2) @ mix, query_x=batch.query_x.flatten(2) @ mix)
+
+    def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None:
+        return self.task.thumbnails(draw, device)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"way": 5, "shot": 2}, {"way": 8, "variable": True, "shot": 3}], ids=["plain", "vary"]
+)
+def test_frozen_prototypes_are_those_of_an_untrained_protonet(keys: dict[str, Any]) -> None:
+    pictures, episodes = Pictures(Episodes(**keys, query=3), blotches()), EpisodeRange("test", 70, 3)
+    task = Embedded(pictures)
+    scores = baselines(task, episodes, CPU)
+    assert scores.keys() == {"nearest_pixels", "prototypes"}
+    assert torch.equal(scores["nearest_pixels"], baselines(pictures, episodes, CPU)["nearest_pixels"])
+    algorithm, net = ProtoNet(metric=Nearness.cosine), Linear(task.spec)
+    learner = Learner(algorithm, net, Optimizer(), torch.Generator())
+    trained = evaluate(learner, task, episodes, [BatchNorm.running]).scores[BatchNorm.running].metric[:, 0]
+    assert torch.equal(scores["prototypes"].float(), trained)
 
 
 @pytest.mark.usefixtures("packed_images")

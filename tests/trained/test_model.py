@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from places import TABLE
-from problems import ALGORITHMS, images, init
+from problems import ALGORITHMS, Module, images, init
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune
@@ -22,6 +22,7 @@ from metalearn_cli.nets.base import Call
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP
+from metalearn_cli.nets.user_module import module_net
 from metalearn_cli.system.typed_json import from_json, to_json
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.cub import CUB
@@ -153,17 +154,23 @@ def test_an_algorithm_that_learns_no_network_has_none_to_give() -> None:
 
 def test_the_head_of_all_training_classes_comes_along() -> None:
     """Those of a run of algo=pretrain; the cosine head of algo=fine_tune is none of the network's."""
-    net = Conv4(SPEC._replace(base=7), filters=3)
-    for algorithm, outputs in ((Pretrain(), 7), (FineTune(), 7), (FineTune(head=Classifier.cosine), 3)):
-        meta = algorithm.init(net, torch.Generator())
-        examples, place = Examples(SPEC, None, None), torch.device("cpu")
-        result = Model(algorithm, net, meta, examples, BatchNorm.inductive, place, torch.float32, [])
+    spec = SPEC._replace(base=7)
+    ours, own = Conv4(spec, filters=3), module_net(Module, spec, {})
+    cosine = FineTune(head=Classifier.cosine)
+    for algorithm, net, outputs in (
+        (Pretrain(), ours, 7),
+        (FineTune(), ours, 7),
+        (cosine, ours, 3),
+        (Pretrain(), own, 7),
+    ):
+        meta, examples = algorithm.init(net, torch.Generator()), Examples(SPEC, None, None)
+        result = Model(algorithm, net, meta, examples, BatchNorm.inductive, torch.device("cpu"), torch.float32, [])
         x = BATCH.query_x[0].float()
         out = result.module()(x)
         assert out.shape == (len(x), outputs)
-        if outputs == 7:
-            features = result.embed(x)
-            torch.testing.assert_close(out, features @ meta.params["head.weight"].T + meta.params["head.bias"])
+        if net is ours and outputs == 7:
+            head = meta.params["head.weight"].T
+            torch.testing.assert_close(out, result.embed(x) @ head + meta.params["head.bias"])
 
 
 def test_an_export_has_no_scores() -> None:

@@ -162,3 +162,15 @@ def test_a_preset_with_a_stage_runs(tmp_path: Path) -> None:
     tiny = ["debug=quick", "steps=2", "eval_every=0", "select=last", "test_episodes=4", "model.widths=[2,2,2,2]"]
     done = succeed(tmp_path, "train", "experiment=meta_baseline/cifar_fs_5w5s", *tiny, "threads=1", "name=run")
     assert "drawn: scale; not needed: head.bias, head.weight" in done.err
+
+
+def test_a_file_where_a_folder_would_stand_is_a_sentence(tmp_path: Path, straight: Path) -> None:
+    run = shutil.copytree(straight, tmp_path, dirs_exist_ok=True) / "outputs" / "run"
+    for folder in (run / "checkpoints", run / "stage0"):
+        shutil.rmtree(folder)
+    (run / "results.json").unlink()
+    (run / "stage0").write_text("")
+    (tmp_path / "outputs/one").write_text("")
+    said = refuse(tmp_path, *COMMAND)
+    assert "stages[0]: outputs/run/stage0 is a file, and the run's folder would stand there: move it away" in said
+    assert "outputs/one is a file, and the run's folder" in refuse(tmp_path, "train", *RUN, "name=one")

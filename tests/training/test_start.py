@@ -194,3 +194,29 @@ def test_another_algorithm_takes_what_has_its_names(here: Path) -> None:
     done = succeed(here, *TASK, "algo=meta_sgd", "init=outputs/first", "name=run")
     assert "7 of 12 tensors are taken" in done.err
     assert "drawn: rate:layer1.weight, rate:norm1.weight" in done.err
+
+
+def test_a_centre_that_nothing_has_measured_is_refused(tmp_path: Path, own_images: Path) -> None:
+    vectors = [f"task.root={own_images.with_name('vectors.npz')}", "task.way=2", "task.shot=1", "task.query=2"]
+    short = ["test_episodes=4", "tasks_per_step=2", "threads=1", "eval_every=0", "select=last"]
+    centred = ["train", "task=features", *vectors, *short, "algo=protonet", "algo.metric=cosine", "algo.centre=base"]
+    for steps in (["steps=0"], ["steps=2", "stages=[{steps:0}]"], ["steps=0", "stages=[{algo.centre:none,steps:2}]"]):
+        said = refuse(tmp_path, *centred, *steps, "name=new")
+        assert (
+            "algo.centre=base subtracts the mean feature of the training classes, which a run of steps=0 does" in said
+        )
+    assert not (tmp_path / "outputs").exists()
+    succeed(tmp_path, *centred, "steps=2", "name=measured")
+    succeed(tmp_path, *centred, "steps=0", "init=outputs/measured", "name=again")
+    succeed(tmp_path, *centred, "steps=0", "stages=[{steps:2}]", "name=staged")
+    for name in ("again", "staged/stage0", "staged"):
+        assert newest(tmp_path, name)["buffers.base:mean"].abs().sum() > 0
+    succeed(tmp_path, *centred, "steps=0", "init=outputs/measured", "name=again")  # it is finished
+
+
+def test_a_run_whose_tested_checkpoint_is_gone_says_what_helps(here: Path) -> None:
+    tested = json.loads((here / "outputs/first/results.json").read_text())["step"]
+    for path in (here / "outputs/first/checkpoints").glob(f"step-{tested:08d}-*"):
+        path.unlink()
+    said = refuse(here, *MAML, "init=outputs/first", "steps=0", "name=run")
+    assert "is not there): put it back, or give the run's command once more with select=last" in said
