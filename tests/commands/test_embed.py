@@ -1,6 +1,7 @@
 """metalearn embed, and what a run on its file has in common with one on the pictures; from the network in a file."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,17 @@ from tiny_runs import pictures, rows
 
 import metalearn_cli
 from metalearn_cli.datasets.vector_file import read_vectors
+from metalearn_cli.trained import novelty_threshold
 
 SHORT = ["task.way=3", "task.shot=2", "task.query=2", "test_episodes=6", "threads=1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few() -> Iterator[None]:
+    """Few validation tasks for the flag; the commands are forks of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(novelty_threshold, "EPISODES", 4)
+        yield
 
 
 @pytest.fixture(scope="module")
