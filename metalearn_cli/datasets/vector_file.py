@@ -240,6 +240,7 @@ def _read_parquet(path: Path) -> tuple[Matrix, dict[str, Column]]:
 
 
 _READERS = {".npz": _read_npz, ".safetensors": _read_safetensors, ".parquet": _read_parquet}
+SUFFIXES = tuple(_READERS)
 
 
 def _in_file(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> Matrix:

@@ -22,7 +22,7 @@ from metalearn_cli.nets.capabilities import as_module
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
-from metalearn_cli.trained.novelty import Threshold, nearest_threshold, unlikeness
+from metalearn_cli.trained.novelty import Threshold, nearest_threshold, probabilities, unlikeness
 from metalearn_cli.trained.python_inputs import Given, Label, Picture, classes_of, labels_of, pictures, scaled, unscaled
 from metalearn_cli.trained.python_inputs import numbers as numbers_of
 from metalearn_cli.trained.run_scores import Episode, InnerCurve, ScoredRun
@@ -270,7 +270,7 @@ class AdaptedModel:
     def __call__(self, x: Given) -> Tensor:
         """x [Q, ...] as for `adapt` -> the probability of each class [Q, W], or values [Q, targets] in y's units."""
         out = self.outputs(x)
-        return out.softmax(-1) if self.classes else self.values(out)[0]
+        return probabilities(out, self.threshold) if self.classes else self.values(out)[0]
 
     def values(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
         """The network's outputs [Q, outputs] -> the values that they stand for, and their deviations if it tells them,

@@ -24,7 +24,7 @@ SHARE_BEFORE = 0.05  # the same in thresholds that do not say it: those of the f
 
 
 class Threshold(NamedTuple):
-    """The score beyond which a query is flagged, and what it was measured on."""
+    """The score beyond which a query is flagged, the temperature of probabilities, and what they were measured on."""
 
     value: float
     way: Count
@@ -38,10 +38,11 @@ class Threshold(NamedTuple):
     share: float = SHARE_BEFORE  # of the queries, that are flagged
     classes: int | None = None  # of validation; None in what an earlier version measured
     promised: float | None = None  # of the queries of new classes, that are flagged at most
+    temperature: float | None = None  # of the probabilities; None in what an earlier version measured
 
     @property
     def is_current(self) -> bool:
-        return self.promised is not None
+        return self.temperature is not None
 
     @property
     def made_for(self) -> tuple[int, int, str, int, int]:
@@ -58,6 +59,12 @@ class Thresholds(NamedTuple):
 def unlikeness(out: Tensor) -> Tensor:
     """The score of each query: outputs [..., W] -> [...]."""
     return -out.amax(-1)
+
+
+def probabilities(out: Tensor, known: Threshold | None) -> Tensor:
+    """The probability of each class: outputs [..., W] -> [..., W], calibrated where the temperature is known."""
+    temperature = known.temperature if known else None
+    return (out / (temperature or 1.0)).softmax(-1)
 
 
 def calibrated(scores: Tensor, classes: list[str]) -> tuple[float, float, float]:
@@ -111,5 +118,7 @@ def nearest_threshold(thresholds: list[Threshold], way: int, shot: int, any_way:
     none. With `any_way` those of other ways fit as well, the closest way first. Of two for the same tasks the one of
     this version is taken."""
     fitting = [known for known in thresholds if known.shot <= shot and (any_way or known.way == way)]
-    distances = [(shot / known.shot, abs(math.log(known.way / way)), not known.is_current) for known in fitting]
+    lacking = [(known.promised is None) + (known.temperature is None) for known in fitting]
+    sizes = [(shot / known.shot, abs(math.log(known.way / way))) for known in fitting]
+    distances = list(zip(sizes, lacking, strict=True))
     return fitting[distances.index(min(distances))] if fitting else None

@@ -1,7 +1,8 @@
-"""The threshold of the flag `unlike`: measured on validation tasks of the run's own distribution.
+"""The threshold of the flag `unlike`, and the temperature of probabilities: measured on validation tasks of the run's
+own distribution.
 
 It is kept in the run's unlike.json with what it was measured on, and in an exported model. That of an earlier version,
-which promises nothing, is measured again where the run's data are at hand, and used as it is where not.
+which lacks the temperature, is measured again where the run's data are at hand, and used as it is where not.
 """
 
 import torch
@@ -23,6 +24,7 @@ from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds
 from metalearn_cli.trained.model import Model
 from metalearn_cli.trained.novelty import PROMISED, Threshold, Thresholds, calibrated, nearest_threshold, unlikeness
+from metalearn_cli.trained.temperature import temperature_of
 
 EPISODES = 100
 QUERIES = 5  # of each class at most
@@ -59,7 +61,7 @@ def _sizes(stored: Stored, model: Model, way: int, shot: int) -> list[tuple[int,
 
 
 def _sentence(used: Threshold, way: int, shot: int, reasons: list[str]) -> str:
-    of_classes = f" of {used.classes} classes" if used.is_current else ""
+    of_classes = f" of {used.classes} classes" if used.classes else ""
     kind = f"flag `unlike`: by {used.queries} queries of {used.way}-way {used.shot}-shot validation tasks{of_classes}, "
     kind += f"of which {used.share:.1%} are flagged"
     if (used.way, used.shot) != (way, shot):
@@ -69,7 +71,8 @@ def _sentence(used: Threshold, way: int, shot: int, reasons: list[str]) -> str:
         return f"{kind}; measured by an earlier version, which promised more than it kept"
     few = "" if used.promised <= PROMISED else ": more validation classes would make it less"
     end = f"{used.promised:.0%} at most of the queries of new classes (upper end of a 95% interval{few})"
-    return f"{kind}; true for {end}"
+    hot = "" if used.temperature is None else f"; probabilities have the temperature {used.temperature:.3g} of these"
+    return f"{kind}; true for {end}{hot}"
 
 
 def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> Threshold:
@@ -82,7 +85,8 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
     check_split(task, "val")
     number = task_count(task, "val")
     episodes = EPISODES if number is None else min(EPISODES, number)
-    scores: list[Tensor] = []
+    outputs: list[Tensor] = []
+    labels: list[Tensor] = []
     classes: list[str] = []
     done = 0
     with Progress(Console(), "measuring the flag `unlike`", episodes, passing=True) as progress:
@@ -93,15 +97,18 @@ def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> T
                 predict, _ = model.predictor(batch.support, task.spec.outputs)
                 with torch.no_grad():
                     out = without_absent_classes(predict(batch.query_x, model.batch_norm, batch.query_mask), batch.way)
-                score = unlikeness(out)
-                scores.append(score.flatten() if batch.query_mask is None else score[batch.query_mask])
+                mask = batch.query_mask
+                is_real = torch.ones_like(batch.query_y, dtype=torch.bool) if mask is None else mask
+                outputs.append(out[is_real])
+                labels.append(batch.query_y[is_real])
                 done += len(batch.key)
                 progress.advance(done, "tasks")
-    values = torch.cat(scores).cpu()
-    value, share, promised = calibrated(values, classes)
+    out, label = torch.cat(outputs).cpu(), torch.cat(labels).cpu()
+    value, share, promised = calibrated(unlikeness(out), classes)
+    temperature = temperature_of(out, label, 1.0)
     made_with = (way, shot, model.batch_norm.name, steps_at_test(model.algo, model.net.spec), stored.step)
     return Threshold(
-        *(value, *made_with, episodes, len(values), task.fingerprint, share, len(set(classes)), promised),
+        *(value, *made_with, episodes, len(out), task.fingerprint, share, len(set(classes)), promised, temperature),
     )
 
 

@@ -1,7 +1,7 @@
 """`metalearn predict`: from a few labelled examples to predictions for others, with a trained run."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +27,11 @@ from metalearn_cli.system.text_table import aligned
 from metalearn_cli.tasks.example_format import with_ink
 from metalearn_cli.tasks.tones import warnings
 from metalearn_cli.trained import file_inputs, novelty_threshold
+from metalearn_cli.trained.by_pretrained import predict_by_pretrained
 from metalearn_cli.trained.file_inputs import TablePoints
 from metalearn_cli.trained.loading import Stored, build_model, read_stored
 from metalearn_cli.trained.model import AdaptedModel, Model
-from metalearn_cli.trained.novelty import unlikeness
+from metalearn_cli.trained.novelty import probabilities, unlikeness
 
 DIGITS = 6
 OUTSIDE = "outside_training"
@@ -38,11 +39,11 @@ OUTSIDE = "outside_training"
 
 @dataclass(frozen=True)
 class Predict:
-    """The keys of the command, besides algo.test_steps."""
+    """The keys of the command, besides algo.test_steps and those of the network."""
 
-    run: str
     support: str
     query: str
+    run: str | None = None  # None: a network that comes with weights
     out: str | None = None
     batch_norm: BatchNorm = BatchNorm.inductive
     device: Device | None = None  # None: the run's
@@ -55,8 +56,16 @@ class Predict:
 
 def predict(values: Config) -> None:
     """Predict as these keys of the command line say, which are of the right types."""
+    network = {key.removeprefix("model."): values.pop(key) for key in list(values) if key.startswith("model.")}
     test_steps = values.pop("algo.test_steps", None)
     keys = Predict(**checked_fields(Predict, OmegaConf.create(values), ""))
+    if keys.run is None:
+        set_process(Precision.fp32, keys.threads, keys.allocator)
+        files, classes, judged, notes = predict_by_pretrained(keys.support, keys.query, network)
+        _tell(notes)
+        flags = None if judged.unlike is None else judged.unlike.tolist()
+        _put(keys, _flagged(_classified(files, classes, judged.probabilities), "unlike", flags))
+        return
     stored = read_stored(Path(keys.run), keys.trust)
     _tell(stored.notes)
     device = keys.device or stored.config.get("device", "auto")
@@ -75,6 +84,11 @@ def predict(values: Config) -> None:
         rows = _of_vectors(keys, stored, model)
     else:
         rows = _of_images(keys, stored, model)
+    _put(keys, rows)
+
+
+def _put(keys: Predict, rows: list[Config]) -> None:
+    """Print the rows, or write them into a file."""
     flat = list(map(_flat, rows))
     names = list(flat[0])
     if keys.out is None:
@@ -110,9 +124,7 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> list[Config]:
     if (tones := model.examples.tones) is not None:
         for what, files, images in (("support", support.paths, pixels), ("query", paths, queries)):
             _tell(warnings(images * (1 / 255), tones, what, list(map(str, files))))
-    outputs = predictor.outputs(queries)
-    flags = _unlike(keys, stored, predictor, support.labels, outputs)
-    return _flagged(_classified("path", [printable(str(path)) for path in paths], predictor, outputs), "unlike", flags)
+    return _judged(keys, stored, predictor, support.labels, predictor.outputs(queries), list(map(str, paths)))
 
 
 def _of_vectors(keys: Predict, stored: Stored, model: Model) -> list[Config]:
@@ -126,15 +138,14 @@ def _of_vectors(keys: Predict, stored: Stored, model: Model) -> list[Config]:
     labels = [support.labels.words[number] for number in support.labels.number.tolist()]
     predictor = model.adapt(support.vectors(), labels)
     outputs = predictor.outputs(query.vectors())
-    flags = _unlike(keys, stored, predictor, labels, outputs)
-    return _flagged(_classified("row", range(1, len(outputs) + 1), predictor, outputs), "unlike", flags)
+    return _judged(keys, stored, predictor, labels, outputs, None)
 
 
-def _unlike(
-    keys: Predict, stored: Stored, predictor: AdaptedModel, labels: list[str], outputs: Tensor
-) -> list[bool] | None:
-    """Which queries look unlike every class, by their outputs [Q, way]; None where that is not known. The user is told
-    by what it is known."""
+def _judged(
+    keys: Predict, stored: Stored, predictor: AdaptedModel, labels: list[str], outputs: Tensor, files: list[str] | None
+) -> list[Config]:
+    """A row for each query, in these files or in the rows of one, by its outputs [Q, way]: its label, probabilities,
+    and where that is known, whether it looks unlike every class. The user is told by what it is known."""
     model, fewest = predictor.model, min(labels.count(name) for name in predictor.classes)
     threshold, sentence = novelty_threshold.threshold_for(stored, model, len(predictor.classes), fewest, keys.trust)
     _tell([*filter(None, [predictor.note]), sentence])
@@ -143,7 +154,9 @@ def _unlike(
             novelty_threshold.keep_threshold(stored, threshold)
         except OSError as error:
             tell(f"the threshold could not be kept for the next time ({error.strerror}: {error.filename})")
-    return None if threshold is None else (unlikeness(outputs) > threshold.value).tolist()
+    flags = None if threshold is None else (unlikeness(outputs) > threshold.value).tolist()
+    rows = _classified(files, list(map(str, predictor.classes)), probabilities(outputs.double(), threshold))
+    return _flagged(rows, "unlike", flags)
 
 
 def _of_table(keys: Predict, model: Model, columns: ColumnNames) -> list[Config]:
@@ -151,8 +164,8 @@ def _of_table(keys: Predict, model: Model, columns: ColumnNames) -> list[Config]
     predictor = model.adapt(support.x, file_inputs.targets(support.table, columns))
     outside = _outside({"support": support, "query": query}, columns)
     if predictor.classes:
-        numbers = range(1, len(query.x) + 1)
-        return _flagged(_classified("row", numbers, predictor, predictor.outputs(query.x)), OUTSIDE, outside)
+        chances = predictor(query.x).double()
+        return _flagged(_classified(None, list(map(str, predictor.classes)), chances), OUTSIDE, outside)
     names, (values, deviations) = [*query.names, *columns.targets], predictor.values(predictor.outputs(query.x))
     parts = [query.x, values.numpy()]
     if deviations is not None:
@@ -184,13 +197,15 @@ def _outside(points: dict[str, TablePoints], columns: ColumnNames) -> list[bool]
     return flags
 
 
-def _classified(key: str, queries: Sequence[str | int], predictor: AdaptedModel, outputs: Tensor) -> list[Config]:
-    """A row for each query: what it is, its label, and the probability of each class."""
-    classes = [printable(str(name)) for name in predictor.classes]
+def _classified(files: list[str] | None, classes: list[str], chances: Tensor) -> list[Config]:
+    """A row for each query, in these files or in the rows of one: what it is, its label, and the probability of each
+    class, chances [Q, way]."""
+    names = list(map(printable, classes))
+    queries = range(1, len(chances) + 1) if files is None else map(printable, files)
     rows = []
-    for query, chances in zip(queries, outputs.double().softmax(-1), strict=True):
-        probabilities = dict(zip(classes, map(round_off, chances.tolist()), strict=True))
-        rows.append({key: query, "label": classes[int(chances.argmax())], "probabilities": probabilities})
+    for query, row in zip(queries, chances.tolist(), strict=True):
+        label, values = names[row.index(max(row))], dict(zip(names, map(round_off, row), strict=True))
+        rows.append({"row" if files is None else "path": query, "label": label, "probabilities": values})
     return rows
 
 

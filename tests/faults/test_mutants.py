@@ -29,6 +29,7 @@ INNER, REPTILE, MASKS = "algorithms/test_maml.py", "algorithms/test_reptile.py",
 SAMPLER = "tasks/test_variable_sizes.py tasks/test_episodes.py"
 START, STAGES, NOISE = "training/test_start.py", "training/test_stages.py", "nets/test_noise.py algorithms/test_call.py"
 SOLVERS, HEADS = "algorithms/test_solvers.py", "algorithms/test_heads.py"
+LEFT_OUT, TEMPERATURE = "trained/test_left_out.py", "trained/test_temperature.py"
 SCORES = "trained/test_run_scores.py"
 RUN, LIKELIHOOD = "training/test_run.py", "tasks/test_likelihood.py"
 MUTANTS = (
@@ -130,6 +131,18 @@ MUTANTS = (
     Mutant("nets/conv_block.py", "(params, block, x, stats, mask)", "(params, block, x)", MASKS),
     Mutant("algorithms/base.py", "if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)", "", MASKS),
     Mutant("algorithms/embedding.py", "member if support.mask is None else", "member if True else", MASKS),
+    # Predictions without a run
+    Mutant("trained/left_out.py", "int(copy.max()) + 1 + label)", "copy)", LEFT_OUT),
+    Mutant("trained/left_out.py", "first & _has_other(label, copy)", "first", LEFT_OUT),
+    Mutant("trained/left_out.py", "of_class[label] - of_kind[kind]", "of_class[label]", LEFT_OUT),
+    Mutant(
+        "trained/left_out.py",
+        "torch.eye(len(rows), dtype=x.dtype) - own",
+        "torch.eye(len(rows), dtype=x.dtype)",
+        LEFT_OUT,
+    ),
+    Mutant("trained/left_out.py", "promised * (len(scores) + 1)", "promised * len(scores)", LEFT_OUT),
+    Mutant("trained/temperature.py", "STRENGTH * (usual - 1 / middle)", "0", TEMPERATURE),
 )
 
 

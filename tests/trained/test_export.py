@@ -20,6 +20,7 @@ from tiny_runs import rows, train, write_list
 import metalearn_cli
 from metalearn_cli.errors import UserError
 from metalearn_cli.trained import export
+from metalearn_cli.trained.novelty import probabilities
 from metalearn_cli.trained.predict import round_off
 
 
@@ -131,7 +132,7 @@ def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, photos:
             adapted = model.adapt(x, labels)
             outputs = adapted.outputs(q)
             assert torch.equal(outputs, by_tensors)
-            chances = [list(map(round_off, row)) for row in outputs.double().softmax(-1).tolist()]
+            chances = [list(map(round_off, row)) for row in probabilities(outputs.double(), adapted.threshold).tolist()]
             assert [list(row["probabilities"].values()) for row in result] == chances
             assert [row["unlike"] for row in result] == adapted.unlike(q).tolist()
         for item in (files[-1], str(files[-1]), opened[-1]):

@@ -138,15 +138,16 @@ def test_a_test_episode_from_files_is_predicted_as_the_test_does(
 ) -> None:
     model: Path = request.getfixturevalue(name)
     learner, batch, files = episode(model, 3)
-    expected = learner.adapt(batch.support)(batch.query_x, BatchNorm.inductive)[0].softmax(-1)
+    outputs = learner.adapt(batch.support)(batch.query_x, BatchNorm.inductive)[0]
     write_list(tmp_path / "support.csv", files["support"], batch.support_y[0].tolist())
     query = ",".join(map(str, files["query"]))
     predicted(tmp_path, model, tmp_path / "support.csv", query, f"out={tmp_path}/found.json")
     result = json.loads((tmp_path / "found.json").read_text())
     assert [row["path"] for row in result] == list(map(str, files["query"]))
     probabilities = torch.tensor([[row["probabilities"][str(label)] for label in range(3)] for row in result])
-    torch.testing.assert_close(probabilities, expected, rtol=1e-4, atol=1e-5)
-    assert [int(row["label"]) for row in result] == expected.argmax(-1).tolist()
+    (temperature,) = (known["temperature"] for known in thresholds(model) if (known["way"], known["shot"]) == (3, 2))
+    torch.testing.assert_close(probabilities, (outputs / temperature).softmax(-1), rtol=1e-4, atol=1e-5)
+    assert [int(row["label"]) for row in result] == outputs.argmax(-1).tolist()
     accuracy = learner.evaluate(batch, [BatchNorm.inductive])[BatchNorm.inductive].metric[0, -1]
     share = sum(int(row["label"]) == y for row, y in zip(result, batch.query_y[0].tolist(), strict=True)) / len(result)
     assert share == pytest.approx(accuracy.item())
@@ -310,10 +311,14 @@ def test_an_earlier_versions_threshold_is_measured_again_or_said_to_flag_more(tm
     support, query = task(tmp_path, photos, SAME)
     predicted(tmp_path, model, support, query)
     (measured,) = thresholds(model)
-    old = {key: value for key, value in measured.items() if key not in ("share", "classes", "promised")}
+    old = {key: value for key, value in measured.items() if key not in ("share", "classes", "promised", "temperature")}
     before = json.dumps({"thresholds": [old | {"value": -1e9}]})
     (model / "unlike.json").write_text(before)
     assert "of 5 classes, of which 0.0% are flagged" in predicted(tmp_path, model, support, query).err
+    assert thresholds(model) == [measured]
+    uncalibrated = measured | {"temperature": None}  # of the version after that
+    (model / "unlike.json").write_text(json.dumps({"thresholds": [uncalibrated]}))
+    assert "probabilities have the temperature" in predicted(tmp_path, model, support, query).err
     assert thresholds(model) == [measured]
     (model / "unlike.json").write_text(before)
     assert run(tmp_path, "export", f"run={model}", "out=new", "threads=1").code == 0
@@ -370,7 +375,7 @@ def test_nothing_is_written_and_one_sentence_said_where_files_are_broken(
     ("arguments", "sentence"),
     [
         ("run={run} support={s}", "predict needs query=DIR"),
-        ("support={s} query={q}", "predict needs run=outputs/my-run"),
+        ("run={run} query={q}", "predict needs support=DIR"),
         ("run={run} support={s} query={q} steps=3", "predict has no key steps: choose from algo.test_steps"),
         ("run={run} support={s} quary={q} query={q}", "did you mean query?"),
         ("run={run} support={s} query={q} query={q}", "query= is given twice"),
@@ -487,7 +492,7 @@ def test_a_margin_is_cut_off_after_the_size_is_changed(margin: int, tmp_path: Pa
 
 def test_help_and_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(tmp_path, "predict", "-m").code == 2  # an unknown option
-    assert "metalearn predict run=FOLDER" in run(tmp_path, "predict", "--help").out
+    assert "metalearn predict [run=FOLDER]" in run(tmp_path, "predict", "--help").out
     assert "metalearn export run=FOLDER" in run(tmp_path, "export", "--help").out
     assert completions(["pre"]) == ["predict "]
     assert completions(["predict", "batch_norm=i"]) == ["batch_norm=inductive "]
