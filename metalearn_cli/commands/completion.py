@@ -29,7 +29,7 @@ def load_command(name: str) -> Command:
     return command
 
 
-PLACE = 12
+PLACE = 13
 HELP = """\
 Completion of commands, keys, values and runs in a shell.
 

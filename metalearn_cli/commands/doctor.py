@@ -21,7 +21,7 @@ from metalearn_cli.system.console import show
 from metalearn_cli.tasks.known_sets import about_sets
 from metalearn_cli.version import __version__
 
-PLACE = 11
+PLACE = 12
 HELP = """\
 Check what is here, what is wrong, and how to mend it.
 

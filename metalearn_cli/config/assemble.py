@@ -38,9 +38,11 @@ def require_parts(job: Job, ranks: Ranks = ALONE) -> Params:
         require_gpu(device)
     params, buffers = job.algo.init(job.net, generator(job.run.seed, "init"))
     if job.run.steps > 0 and not params and not buffers:
+        others = "model.frozen=false, which trains the network" if job.weights else "a network that learns features"
+        example = "" if job.weights else ", e.g. model=mlp"
         raise UserError(
             f"algo={job.choices['algo']} with model={job.choices['model']} has nothing to learn: give steps=0, which "
-            "tests it as it is, or a network that learns features, e.g. model=mlp"
+            f"tests it as it is, or {others}{example}"
         )
     for pattern, _ in map(parse_factor, job.optimizer.rates):
         if not any(fnmatchcase(name, pattern) for name in params):

@@ -9,13 +9,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.capabilities import batch_norm_at_test, images_in_batch, steps_at_test
+from metalearn_cli.backbones.feature_cache import Embedding
 from metalearn_cli.config import schema
 from metalearn_cli.config.conf_folder import GROUPS, Config, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import compose_run, given_keys, given_twice
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import parse_expectation
-from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.base import Net, with_spec
+from metalearn_cli.nets.capabilities import backbone_of
+from metalearn_cli.nets.pretrained import Pretrained
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.seeding import generator
 from metalearn_cli.system.allocator import Allocator
@@ -23,10 +26,12 @@ from metalearn_cli.system.device import Precision
 from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Renames, Text, Threads
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
-from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
+from metalearn_cli.tasks.base import Draw, Spec, Split, TaskDistribution, draw_slice
 from metalearn_cli.tasks.capabilities import check_split, draw_classes, task_count
-from metalearn_cli.tasks.likelihood import Likelihood
-from metalearn_cli.tasks.resized import ResizedImages
+from metalearn_cli.tasks.embedded import embedded_images
+from metalearn_cli.tasks.example_format import Weights, weights_of
+from metalearn_cli.tasks.likelihood import Categorical, Likelihood
+from metalearn_cli.tasks.resized import ResizedImages, can_resize
 
 
 class Select(Enum):
@@ -105,6 +110,18 @@ class Job(NamedTuple):
         return [self.headline, *(mode for mode in others if mode is not self.headline)]
 
     @property
+    def weights(self) -> Weights | None:
+        """The network with weights that the model is made of."""
+        backbone = backbone_of(self.net)
+        return None if backbone is None else weights_of(backbone)
+
+    @property
+    def splits_used(self) -> tuple[Split, ...]:
+        """The splits whose tasks this training draws, and its test."""
+        training: tuple[Split, ...] = ("train", "val") if self.run.eval_every else ("train",)
+        return (*training, "test") if self.run.steps else ("test",)
+
+    @property
     def given_values(self) -> Config:
         """What the command line gave, by key: in a sweep, what was swept, and what is the same in all its jobs."""
         values = {**flatten(self.config), **self.choices}
@@ -134,7 +151,9 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
         composed.paper = None  # the published figure belongs to the experiment as it stands
     elif composed.paper is not None:  # its other tests are made by `reproduce` alone
         composed.paper.pop("tests", None)
-    job = make_job(composed, choices, ConfigSource(keys, trust=True))
+    source = ConfigSource(keys, trust=True)
+    composed.task.update(_size_wanted(composed, source))
+    job = make_job(composed, choices, source)
     return with_validation(job._replace(notes=[*job.notes, *given_twice(overrides)]))
 
 
@@ -184,6 +203,9 @@ def make_job(
     run, notes = _cap_episodes_to_tasks(run, task, source.given_keys)
     shown = task if input_shape is None else ResizedImages(task, input_shape)
     net: Net = schema.build(node.model, "model", Net, source, shown.spec)
+    if isinstance(net, Pretrained):
+        shown = as_wanted(task, net)
+        net = with_spec(net, shown.spec)
     algo: Algorithm = schema.build(node.algo, "algo", Algorithm, source)
     if run.expect is not None:
         parse_expectation(run.expect, task.spec.metric, steps_at_test(algo, task.spec))
@@ -197,6 +219,39 @@ def make_job(
     for mode in job.test_modes:
         algo.require_mode(mode)
     return job
+
+
+def as_wanted(task: TaskDistribution, net: Net) -> TaskDistribution:
+    """The task as a network with weights wants it: its pictures in the network's size, or, where the network stays as
+    it is, features of them. Every other network has it as it is."""
+    if not isinstance(net, Pretrained):
+        return task
+    backbone, given = net.backbone, task.spec.input_shape
+    shape = (3, backbone.size, backbone.size)
+    if not can_resize(task.spec, shape):
+        vectors = ": vectors are for model=identity" if len(given) == 1 and task.spec.kind == "classes" else ""
+        raise UserError(
+            f"model=pretrained ({net.name}) needs classes of pictures, and this task has {task.spec.kind} of examples "
+            f"of shape {list(given)}{vectors}"
+        )
+    if net.frozen:
+        return embedded_images(task, embedding_of(net))
+    return task if given == shape else ResizedImages(task, shape, backbone.resample)
+
+
+def embedding_of(net: Pretrained) -> Embedding:
+    return Embedding(net.backbone, net.runtime, getattr(torch, net.dtype.name))
+
+
+def _size_wanted(composed: DictConfig, source: ConfigSource) -> Config:
+    """The keys of a task that can choose the size of its pictures, as a network with weights wants them: without those
+    that the command names."""
+    keys = {"size", "channels", "resample"}
+    if composed.model.get("_target_") != schema.path_of(Pretrained) or not keys <= composed.task.keys():
+        return {}
+    net: Pretrained = schema.build(composed.model, "model", Net, source, Spec((3, 1, 1), 1, 1, Categorical()))
+    wanted = {"size": net.backbone.size, "channels": 3, "resample": net.backbone.resample}
+    return {key: value for key, value in wanted.items() if f"task.{key}" not in source.given_keys}
 
 
 def build_task(node: DictConfig | Config, source: ConfigSource) -> TaskDistribution:

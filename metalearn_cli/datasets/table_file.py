@@ -206,18 +206,25 @@ def _fitting_rows(path: Path, above: int, separator: str) -> float:
 
 
 def _read_parquet(path: Path) -> TableFile:
+    pyarrow = require_pyarrow(path)
     try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError(f"{path} needs pyarrow, which is not installed: pip install 'metalearn-cli[table]'") from None
-    try:
-        table = parquet.read_table(path)
+        table = pyarrow.parquet.read_table(path)
         cells = [column.to_numpy() for column in table.columns]
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # a damaged name raises the second
         raise UserError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())})") from error
     _check_names(path, table.column_names)
     return TableFile(path, dict(zip(table.column_names, cells, strict=True)), None)
+
+
+def require_pyarrow(needed_by: object) -> Any:
+    """Import it with its part for Parquet. Raises UserError where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(
+            f"{needed_by} needs pyarrow, which is not installed: pip install 'metalearn-cli[table]'"
+        ) from None
+    return pyarrow
 
 
 def _by(key: str) -> str:

@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import mean_of_real, task_scores
+from metalearn_cli.algorithms.base import mean_of_real, task_scores, without_absent_classes
 from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.ranks import ALONE, Ranks
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Support, TaskDistribution, draw_slice
+from metalearn_cli.tasks.base import Batch, Draw, Support, TaskDistribution, draw_slice
 from metalearn_cli.tasks.capabilities import oracle, thumbnails
 from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
+
+_AT_ONCE = 8  # tasks that a processor's cache holds
 
 
 class About(NamedTuple):
@@ -71,9 +73,11 @@ def _of_classes(task: TaskDistribution, draw: Draw, device: torch.device) -> dic
     pictures = thumbnails(task, draw, device)
     if pictures is None:
         return {}
-    scores = {"nearest_pixels": nearest_pixels(pictures)}
+    scores = {"nearest_pixels": torch.cat([nearest_pixels(part) for part in pictures.chunks(_AT_ONCE)])}
     if len(task.spec.input_shape) == 1:  # the examples are features of these pictures
-        scores["prototypes"] = nearest_prototype(task.spec, task.gather(draw, device))
+        parts = [draw_slice(draw, first, first + _AT_ONCE) for first in range(0, len(draw["key"]), _AT_ONCE)]
+        nearest = [nearest_prototype(task.spec.outputs, task.gather(part, device)) for part in parts]
+        scores["prototypes"] = torch.cat(nearest)
     return scores
 
 
@@ -99,8 +103,8 @@ def nearest_pixels(pictures: Batch) -> Tensor:
     return mean_of_real((predicted == pictures.query_y).double(), pictures.query_mask)
 
 
-def nearest_prototype(spec: Spec, batch: Batch) -> Tensor:
+def nearest_prototype(way: int, batch: Batch) -> Tensor:
     """The accuracy [T] of the class whose mean feature has the largest cosine: ProtoNet's metric=cosine, untrained."""
-    means = F.normalize(prototypes(batch.support_x, batch.support, spec.outputs), dim=-1)  # [T, way, F]
-    cosine = F.normalize(batch.query_x, dim=-1) @ means.mT
-    return task_scores(spec, cosine, batch.query_y, batch.query_mask, batch.way)["accuracy"]
+    means = F.normalize(prototypes(batch.support_x, batch.support, way), dim=-1)  # [T, way, F]
+    cosine = without_absent_classes(batch.query_x @ means.mT, batch.way)  # times the length of the query
+    return mean_of_real((cosine.argmax(-1) == batch.query_y).double(), batch.query_mask)

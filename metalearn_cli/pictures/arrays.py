@@ -24,6 +24,7 @@ from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.tasks.base import Batch, Split, draw_slice
 from metalearn_cli.tasks.capabilities import label_names
+from metalearn_cli.tasks.embedded import pictured
 from metalearn_cli.tasks.likelihood import SquaredError
 
 TASKS, POINTS = 4, 200
@@ -36,13 +37,18 @@ Arrays = dict[str, Array]
 
 def first_tasks(learner: Learner, job: Job, split: Split, batch_norm: BatchNorm) -> Arrays:
     """The first episodes of `split`; {} where this kind of task has no picture."""
-    spec = job.task.spec
-    is_images = spec.kind == "classes" and len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3)
+    spec, shown = job.task.spec, pictured(job.task)
+    shape = shown.spec.input_shape
+    is_images = spec.kind == "classes" and len(shape) == 3 and shape[0] in (1, 3)
     if not is_images and not (spec.kind == "values" and spec.input_shape == (1,) and spec.targets == 1):
         return {}
     draw = draw_slice(draw_block(job.task, split, job.run.episodes_seed, 0), 0, TASKS)
     batch = job.task.gather(draw, learner.device)
-    tensors = (of_classes if is_images else of_values)(learner, batch, batch_norm)
+    if is_images:
+        pictures = batch if shown is job.task else shown.gather(draw, learner.device)
+        tensors = of_classes(learner, batch, batch_norm, pictures)
+    else:
+        tensors = of_values(learner, batch, batch_norm)
     arrays: Arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     steps = steps_at_test(learner.algorithm, spec)
     conditions = f"{steps or 'no'} inner step{'s' * (steps != 1)}"
@@ -53,17 +59,17 @@ def first_tasks(learner: Learner, job: Job, split: Split, batch_norm: BatchNorm)
     return arrays
 
 
-def of_classes(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str, Tensor]:
-    """The first classification task of the batch, with images."""
-    batch = batch.to(learner.dtype).task(0)
+def of_classes(learner: Learner, batch: Batch, batch_norm: BatchNorm, shown: Batch) -> dict[str, Tensor]:
+    """The first classification task of the batch, with its images, which `shown` has."""
+    batch, shown = batch.to(learner.dtype).task(0), shown.task(0)
     out = learner.adapt(batch.support)(batch.query_x, batch_norm)[0]  # [Q, way]
     out = out if batch.way is None else out[:, : int(batch.way)]
     predicted = out.argmax(-1)
     support, query = _few(batch.support_y[0], SUPPORT), _few(batch.query_y[0], QUERY)
     return {
-        "support_x": _levels(batch.support_x[0][support]),
+        "support_x": _levels(shown.support_x[0][support]),
         "support_y": batch.support_y[0][support],
-        "query_x": _levels(batch.query_x[0][query]),
+        "query_x": _levels(shown.query_x[0][query]),
         "query_y": batch.query_y[0][query],
         "predicted": predicted[query],
         "probability": out.softmax(-1).amax(-1)[query].float(),

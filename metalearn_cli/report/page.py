@@ -180,6 +180,9 @@ def _run(run: RunFolder, number: int, defaults: Config | None) -> str:
         "data": escape(environment.data or "not known"),
         "test episodes": escape(results.episodes_sha256 if results else "not tested yet"),
     }
+    if (network := environment.network) is not None:
+        about = f"{network.name}: {network.about}; licence {network.licence}; sha256 {network.sha256}"
+        facts["weights"] = breakable(about)
     if unfinished is not None:
         bar = f'<progress value="{unfinished.step}" max="{max(unfinished.steps, 1)}">{unfinished.progress}</progress>'
         facts = {"state": f"{bar} {escape(unfinished.sentence)}", **facts}

@@ -14,7 +14,7 @@ from metalearn_cli.run_folder.records import read_record
 from metalearn_cli.system.limits import Count, FileName, Natural
 from metalearn_cli.system.text import printable
 from metalearn_cli.system.typed_json import read_value
-from metalearn_cli.tasks.example_format import Examples, require_plausible
+from metalearn_cli.tasks.example_format import Examples, Weights, require_plausible
 from metalearn_cli.version import __version__
 
 ENVIRONMENT, CHOICES, TASK = "environment.json", "choices.json", "task.json"
@@ -52,13 +52,14 @@ class Environment:
     choices: dict[str, str] = field(default_factory=dict)  # the chosen yaml of each group
     data: Word = None  # their fingerprint
     origin: Origin | None = None  # None: all was drawn
+    network: Weights | None = None  # that came with weights
 
     def omitted(self) -> tuple[str, ...]:
         """Name the keys that the file of such a run does not have."""
-        return ("origin",) if self.origin is None else ()
+        return tuple(name for name in ("origin", "network") if getattr(self, name) is None)
 
 
-def environment_here(ranks: int, choices: dict[str, str], data: str) -> Environment:
+def environment_here(ranks: int, choices: dict[str, str], data: str, network: Weights | None = None) -> Environment:
     """Describe this machine and this version."""
     source = Path(__file__).parents[1]
     tracked = _git(source, "ls-files", "__init__.py")  # not the repository that a virtual environment stands in
@@ -77,6 +78,7 @@ def environment_here(ranks: int, choices: dict[str, str], data: str) -> Environm
         command=tuple(sys.argv),
         choices=choices,
         data=data,
+        network=network,
     )
 
 

@@ -13,11 +13,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from metalearn_cli.config.conf_folder import Config, flatten
+from metalearn_cli.config.job import Job
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder.config_file import load_config
 from metalearn_cli.run_folder.environment import ENVIRONMENT, environment_here, read_environment
 from metalearn_cli.run_folder.records import write_record
 from metalearn_cli.system.files import refuse_link, write_durably
+from metalearn_cli.system.text import printable
+from metalearn_cli.tasks.example_format import Weights
 from metalearn_cli.version import __version__
 
 OUTPUTS = Path("outputs")
@@ -129,11 +132,24 @@ def remove_temporary(folder: Path) -> None:
         path.unlink()
 
 
-def write_records(
-    folder: Path, config: Config, overrides: list[str], choices: dict[str, str], fingerprint: str, ranks: int = 1
-) -> None:
+def check_same_weights(folder: Path, weights: Weights | None) -> None:
+    """Raises UserError where the folder holds a run on a network with other weights of the same name."""
+    then = read_environment(folder).network if (folder / ENVIRONMENT).exists() else None
+    if then is not None and weights is not None and then.sha256 != weights.sha256:
+        raise UserError(f"{folder} {other_weights(then, weights)}")
+
+
+def other_weights(then: Weights, now: Weights) -> str:
+    return (
+        f"was made with the weights {then.sha256[:16]} of {printable(then.name)}, and {printable(now.name)} has "
+        f"{now.sha256[:16]} now: put them back, or train in a run of another name"
+    )
+
+
+def write_records(folder: Path, job: Job, overrides: list[str], fingerprint: str, ranks: int = 1) -> None:
     """Write config.yaml, overrides.txt and environment.json, which keeps what the run began with."""
+    here = environment_here(ranks, job.choices, fingerprint, job.weights)
     origin = read_environment(folder).origin if (folder / ENVIRONMENT).exists() else None
-    write_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
+    write_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.config)).encode())
     write_durably(folder / "overrides.txt", "".join(f"{override}\n" for override in overrides).encode())
-    write_record(folder / ENVIRONMENT, replace(environment_here(ranks, choices, fingerprint), origin=origin))
+    write_record(folder / ENVIRONMENT, replace(here, origin=origin))

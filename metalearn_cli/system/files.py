@@ -66,13 +66,20 @@ def refuse_link(folder: Path) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: a temporary file beside it, fsync, rename, fsync of the folder. A full disk raises a plain
-    OSError, leaves what stood at `path` as it was, and leaves no temporary file."""
+    """Put `data` at `path`, as `replacing` does it."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file beside `path`, and put it there when it is written: fsync, rename, fsync of the folder. A
+    full disk raises a plain OSError, leaves what stood at `path` as it was, and leaves no temporary file."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)  # of another process with this number, or a link that waits for it
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

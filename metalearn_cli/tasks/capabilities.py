@@ -30,6 +30,7 @@ class Offers(Protocol):
     def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None: ...
     def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None: ...
     def notes(self) -> list[str]: ...
+    def make_ready(self, split: Split) -> None: ...
     def may_wait_for_disk(self, device: torch.device) -> bool: ...
     @property
     def preparation(self) -> Preparation | None: ...
@@ -99,6 +100,12 @@ def thumbnails(task: TaskDistribution, draw: Draw, device: torch.device) -> Batc
 def notes_of(task: TaskDistribution) -> list[str]:
     """What a user who starts a run should know about the data. Reads them on first use."""
     return task.notes() if offers(task, "notes") else []
+
+
+def make_ready(task: TaskDistribution, split: Split) -> None:
+    """Do what drawing from this split needs once, which may take minutes: it is done later where it is needed."""
+    if offers(task, "make_ready"):
+        task.make_ready(split)
 
 
 def may_wait_for_disk(task: TaskDistribution, device: torch.device) -> bool:

@@ -10,12 +10,14 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
+from metalearn_cli.backbones.base import Backbone
 from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec, TaskDistribution
 from metalearn_cli.tasks.capabilities import columns_of, preparation_of
+from metalearn_cli.tasks.embedded import pictured
 from metalearn_cli.tasks.likelihood import Categorical, Gaussian, SquaredError
 from metalearn_cli.tasks.tones import Tones, tones_of
 
@@ -45,14 +47,32 @@ class StoredSpec(NamedTuple):
         return Spec(*self[:3], likelihood, *self[4:7])
 
 
+class Weights(NamedTuple):
+    """The network with weights that a run goes through, or whose features it has in place of pictures."""
+
+    name: str  # as model.name has it
+    sha256: str
+    about: str
+    licence: str
+
+
 class Examples(NamedTuple):
     spec: StoredSpec
-    preparation: Preparation | None  # of pictures
+    preparation: Preparation | None  # of pictures, before a network with weights gets them
     columns: ColumnNames | None  # of a table
     tones: Tones | None = None  # of the training's pictures, for a run on ink
+    weights: Weights | None = None
+
+    def omitted(self) -> tuple[str, ...]:
+        """Name the keys that the file of such examples does not have."""
+        return ("weights",) if self.weights is None else ()
 
 
-def examples_of(task: TaskDistribution) -> Examples:
+def weights_of(backbone: Backbone) -> Weights:
+    return Weights(backbone.name, backbone.sha256, backbone.about, backbone.licence)
+
+
+def examples_of(task: TaskDistribution, weights: Weights | None = None) -> Examples:
     spec, columns = task.spec, columns_of(task)
     if columns is None and len(spec.input_shape) == 1 and spec.kind == "values":
         columns = ColumnNames((), ())
@@ -60,14 +80,15 @@ def examples_of(task: TaskDistribution) -> Examples:
         features, targets = _names("x", spec.input_shape[0]), _names("y", spec.targets)
         columns = dataclasses.replace(columns, features=features, targets=targets)
     gaussian = spec.likelihood if isinstance(spec.likelihood, Gaussian) else None
-    return Examples(StoredSpec(*spec[:3], spec.kind, *spec[4:], gaussian), preparation_of(task), columns)
+    stored = StoredSpec(*spec[:3], spec.kind, *spec[4:], gaussian)
+    return Examples(stored, preparation_of(task), columns, weights=weights)
 
 
-def examples_with_tones(task: TaskDistribution) -> Examples:
+def examples_with_tones(task: TaskDistribution, weights: Weights | None) -> Examples:
     """The examples of a training, and on ink the tones of its pictures, which are read for it."""
-    examples = examples_of(task)
+    examples = examples_of(task, weights)
     is_of_ink = examples.preparation is not None and examples.preparation.ink is Ink.evened
-    return examples._replace(tones=tones_of(task)) if is_of_ink else examples
+    return examples._replace(tones=tones_of(pictured(task))) if is_of_ink else examples
 
 
 def with_ink(examples: Examples, ink: Ink | None) -> Examples:
@@ -102,21 +123,23 @@ def require_plausible(examples: Examples, path: Path) -> None:
         if spec.likelihood and (spec.kind == "classes" or spec.outputs % 2):
             raise ValueError(f"a Gaussian has {spec.outputs} outputs for {spec.kind}")
         if examples.preparation is not None:
-            _check_preparation(examples.preparation, spec)
+            _check_preparation(examples.preparation, None if examples.weights else spec)
         if examples.columns is not None:
             _check_columns(examples.columns, spec)
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}): it is not whole, or of another version") from error
 
 
-def _check_preparation(preparation: Preparation, spec: StoredSpec) -> None:
+def _check_preparation(preparation: Preparation, spec: StoredSpec | None) -> None:
+    """Raises ValueError for a preparation that no task has, and for pictures that are not of this spec."""
     for name, least in (("size", 1), ("channels", 1), ("margin", 0), ("by_way_of", 1)):
         if (value := getattr(preparation, name)) is not None:
             _check_size(name, value, least, LARGEST_SIDE)
     if preparation.resample.upper() not in Image.Resampling.__members__:
         raise ValueError(f"resample is {preparation.resample!r}")
-    if preparation.channels not in (1, 3) or preparation.shape != spec.input_shape:
-        raise ValueError(f"pictures become {list(preparation.shape)}, and input_shape is {list(spec.input_shape)}")
+    shape = preparation.shape if spec is None else spec.input_shape
+    if preparation.channels not in (1, 3) or preparation.shape != shape:
+        raise ValueError(f"pictures become {list(preparation.shape)}, and input_shape is {list(shape)}")
 
 
 def _check_columns(columns: ColumnNames, spec: StoredSpec) -> None:

@@ -21,7 +21,7 @@ from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
 from metalearn_cli.tasks.known_sets import About
-from metalearn_cli.tasks.thumbnails import thumbnails
+from metalearn_cli.tasks.thumbnails import Thumbnails
 
 
 class SetTask(TaskDistribution):
@@ -55,7 +55,11 @@ class SetTask(TaskDistribution):
         return gather_episodes(draw, self.images.on(device), device, numbers)
 
     def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None:
-        return None if self.images.numbers is not None else thumbnails(draw, self.images.on(device), device)
+        return None if self.images.numbers is not None else self._thumbnails.gather(draw, device)
+
+    @cached_property
+    def _thumbnails(self) -> Thumbnails:
+        return Thumbnails(self.images.pixels)
 
     def may_wait_for_disk(self, device: torch.device) -> bool:
         return self.images.may_wait_for_disk(device)

@@ -16,6 +16,8 @@ from metalearn_cli.system.console import show
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.known_sets import about_sets
 
+FEATURES = ".features"  # ends the name of the features that a network with weights makes of a set
+
 
 class PackedSet(NamedTuple):
     path: Path
@@ -32,11 +34,19 @@ class PackedSet(NamedTuple):
         return self.path.suffix == ".decoded"
 
     @property
+    def is_of_features(self) -> bool:
+        return self.path.suffix == FEATURES
+
+    @property
     def origin(self) -> str:
         if self.is_half:
             from metalearn_cli.datasets.decoded import decoded_folder  # imports torch
 
             return f"{decoded_folder(self.path) or 'a folder that was not noted'}, decoded and not packed yet"
+        if self.is_of_features:
+            from metalearn_cli.backbones.feature_cache import describe_features  # imports torch
+
+            return describe_features(self.path)
         if self.name.startswith("image-folder-"):
             from metalearn_cli.datasets.image_folder import describe_origin  # imports torch
 
@@ -45,10 +55,12 @@ class PackedSet(NamedTuple):
 
 
 def packed_sets() -> list[PackedSet]:
-    """List the packed sets, and what is decoded of folders and not packed yet."""
+    """List the packed sets, the features of some, and what is decoded of folders and not packed yet."""
     paths = [(path, path.stat()) for path in sorted(cache_root().glob(f"*.{'[0-9a-f]' * 16}.safetensors"))]
     half = [(path, path.stat()) for path in sorted(cache_root().glob("decoded-*.decoded"))]
+    made = [(path, path.stat()) for path in sorted(cache_root().glob(f"features-*{FEATURES}"))]
     sets = [PackedSet(path, status.st_size, status.st_atime) for path, status in paths]
+    sets += [PackedSet(path, 512 * status.st_blocks, status.st_atime) for path, status in made]  # it has holes
     return sets + [PackedSet(path, status.st_size, status.st_mtime) for path, status in half]
 
 
@@ -60,7 +72,7 @@ def list_packed() -> None:
         used = datetime.date.fromtimestamp(each.used)
         show(f"{each.name:<{width}}  {in_bytes(each.size):>7}  used {used}  {each.origin}")
     total = in_bytes(sum(each.size for each in sets))
-    show(f"{sum(not each.is_half for each in sets)} packed set(s), {total}, in {cache_root()}")
+    show(f"{sum(not (each.is_half or each.is_of_features) for each in sets)} packed set(s), {total}, in {cache_root()}")
 
 
 def clean(words: list[str]) -> None:
@@ -110,7 +122,7 @@ def _remove(chosen: PackedSet) -> bool:
         descriptor = os.open(chosen.path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            beside = [f"{chosen.name}{suffix}" for suffix in (".json", ".broken.txt", ".decoded.jsonl")]
+            beside = [f"{chosen.name}{suffix}" for suffix in (".json", ".jsonl", ".broken.txt", ".decoded.jsonl")]
             for file in (chosen.path.name, f"{chosen.path.name}.known", *beside) if alone else ():
                 chosen.path.with_name(file).unlink(missing_ok=True)
         except BlockingIOError:

@@ -1,7 +1,9 @@
-"""The images of a task in the size and the channels that another network takes: evaluation across domains.
+"""The images of a task in the size and the channels that a network takes: in evaluation across domains, and where a
+network with weights is trained further.
 
-Colour becomes grey by the luminance of ITU-R BT.601, and grey becomes colour by repeating; the size changes by bilinear
-interpolation, antialiased if it shrinks, without regard to proportions. Values stay as they are.
+Colour becomes grey by the luminance of ITU-R BT.601, and grey becomes colour by repeating; the size changes by
+interpolation, bilinear or as a network with weights wants it, antialiased if it shrinks, without regard to proportions.
+Values stay as they are.
 
 Shapes: T tasks, S examples of a task, C channels of an H x W image.
 """
@@ -13,47 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.tasks.augment import grey
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.capabilities import (
-    check_split,
-    draw_numbers,
-    identities,
-    label_names,
-    may_wait_for_disk,
-    notes_of,
-    task_count,
-    thumbnails,
-)
+from metalearn_cli.tasks.base import Batch, Draw, Spec, TaskDistribution
+from metalearn_cli.tasks.capabilities import may_wait_for_disk
+from metalearn_cli.tasks.shown import ShownTask
 
 
 @dataclass(frozen=True)
-class ResizedImages(TaskDistribution):
+class ResizedImages(ShownTask):
     task: TaskDistribution  # of images with 1 or 3 channels
     input_shape: tuple[int, ...]  # that they get
-
-    def check_split(self, split: Split) -> None:
-        check_split(self.task, split)
+    resample: str = "bilinear"  # or bicubic
 
     @property
     def spec(self) -> Spec:
         return self.task.spec._replace(input_shape=self.input_shape)
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        return self.task.splits
-
-    @property
-    def fingerprint(self) -> str:
-        return self.task.fingerprint
-
-    def identities(self, split: Split) -> frozenset[str]:
-        return identities(self.task, split)
-
-    def label_names(self, draw: Draw) -> tuple[str, ...]:
-        return label_names(self.task, draw)
-
-    def notes(self) -> list[str]:
-        return [*notes_of(self.task), f"{self.rule}, as the run's network takes them"]
 
     @property
     def rule(self) -> str:
@@ -62,26 +37,14 @@ class ResizedImages(TaskDistribution):
         if channels_before != channels:
             how.append("grey by luminance" if channels == 1 else "grey repeated in each channel")
         if size_before != size:
-            how.append("bilinear, antialiased")
+            how.append(f"{self.resample}, antialiased")
         before, after = (" x ".join(map(str, shape)) for shape in (self.task.spec.input_shape, self.input_shape))
         return f"images of {before} become {after} ({'; '.join(how)})"
 
-    def task_count(self, split: Split) -> int | None:
-        return task_count(self.task, split)
-
-    def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
-        return draw_numbers(self.task, numbers, split, rng)
-
-    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        return self.task.draw(tasks, split, rng)
-
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         batch = self.task.gather(draw, device)
-        support_x, query_x = (_fitted(x, self.input_shape) for x in (batch.support_x, batch.query_x))
+        support_x, query_x = (fitted(x, self.input_shape, self.resample) for x in (batch.support_x, batch.query_x))
         return batch._replace(support_x=support_x, query_x=query_x)
-
-    def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None:
-        return thumbnails(self.task, draw, device)
 
     def may_wait_for_disk(self, device: torch.device) -> bool:
         return may_wait_for_disk(self.task, device)
@@ -93,12 +56,13 @@ def can_resize(spec: Spec, input_shape: tuple[int, ...]) -> bool:
     return spec.kind == "classes" and all(len(shape) == 3 and shape[0] in (1, 3) for shape in shapes)
 
 
-def _fitted(x: Tensor, input_shape: tuple[int, ...]) -> Tensor:
+def fitted(x: Tensor, input_shape: tuple[int, ...], resample: str) -> Tensor:
     """[T, S, C, H, W] in 0..1 -> [T, S, *input_shape]."""
     channels, *size = input_shape
     if x.shape[2] > channels:
         x = grey(x)
     if list(x.shape[3:]) != size:
-        shrunk = F.interpolate(x.flatten(0, 1), size, mode="bilinear", align_corners=False, antialias=True)
-        x = shrunk.view(*x.shape[:3], *size)
+        other = F.interpolate(x.flatten(0, 1), size, mode=resample, align_corners=False, antialias=True)
+        other = other.clamp(0, 1) if resample == "bicubic" else other  # it overshoots
+        x = other.view(*x.shape[:3], *size)
     return x.repeat(1, 1, channels // x.shape[2], 1, 1) if x.shape[2] < channels else x

@@ -1,7 +1,8 @@
 """`metalearn export`: a run as a folder of two files, which needs neither the run nor its data.
 
 model.json has the configuration, the preparation of pictures (or the columns of a table) and the thresholds of the flag
-`unlike`; the weights are safetensors, whose hash stands in model.json.
+`unlike`; the weights are safetensors, whose hash stands in model.json. A third file has the network with weights that
+the run goes through, so that its package, or its file, is not needed either.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ from omegaconf import OmegaConf
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import checked_fields
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.capabilities import backbone_of
 from metalearn_cli.run_folder.config_file import EXPORT
 from metalearn_cli.run_folder.records import sealed
 from metalearn_cli.system.allocator import Allocator
@@ -55,17 +58,27 @@ def export(values: Config) -> None:
     thresholds = _thresholds(stored, keys) if stored.is_run else stored.unlike
     weights = safetensors.torch.save({name: stored.tensors[name] for name in sorted(stored.tensors)})
     digest = hashlib.sha256(weights).hexdigest()
+    files = {f"weights-{digest[:16]}.safetensors": weights}
+    model, examples = stored.config["model"], stored.examples
+    if (used := examples.weights) is not None:
+        content = _network(stored, keys.trust)
+        sha256 = hashlib.sha256(content).hexdigest()
+        name = f"network-{sha256[:16]}.safetensors"
+        files[name] = content
+        examples = examples._replace(weights=used._replace(name=name, sha256=sha256))
+        architecture = used.name if used.name.startswith("timm:") else model["architecture"]
+        model = {**model, "name": name, "architecture": architecture}
     exported = Exported(
         metalearn=__version__,
         step=stored.step,
-        weights=f"weights-{digest[:16]}.safetensors",
+        weights=next(iter(files)),
         sha256=digest,
-        config={key: stored.config[key] for key in ("algo", "model", "precision")} | {"device": "auto"},
-        examples=stored.examples,
+        config={key: stored.config[key] for key in ("algo", "precision")} | {"model": model, "device": "auto"},
+        examples=examples,
         unlike=tuple(thresholds),
         denormals_are_zero=stored.denormals_are_zero,
     )
-    _write(Path(keys.out), exported, weights)
+    _write(Path(keys.out), exported, files)
     show(f"the model is in {keys.out}")
 
 
@@ -92,14 +105,29 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
     return list(thresholds.values())
 
 
-def _write(out: Path, exported: Exported, weights: bytes) -> None:
+def _network(stored: Stored, trust: bool) -> bytes:
+    """The network with weights that a run goes through, as a file. Raises UserError where that is an ONNX file."""
+    precision = Precision[stored.config["precision"]]
+    backbone = backbone_of(build_model(stored, BatchNorm.inductive, "cpu", precision, None, trust).net)
+    assert backbone is not None  # build_model has seen to it
+    if isinstance(backbone.make, Path):
+        raise UserError(
+            f"model.name={backbone.name} is an ONNX file, which an export does not carry: take weights in a "
+            ".safetensors, or keep the run"
+        )
+    tensors = backbone.make().state_dict()
+    return safetensors.torch.save({name: tensors[name].contiguous() for name in sorted(tensors)})
+
+
+def _write(out: Path, exported: Exported, files: dict[str, bytes]) -> None:
     """Write the folder whole, or not at all."""
     temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
         temporary.mkdir()
-        write_durably(temporary / exported.weights, weights)
-        content = json.dumps(sealed(to_json(exported)), indent=1, allow_nan=False)
-        write_durably(temporary / EXPORT, f"{content}\n".encode())
+        for name, content in files.items():
+            write_durably(temporary / name, content)
+        record = json.dumps(sealed(to_json(exported)), indent=1, allow_nan=False)
+        write_durably(temporary / EXPORT, f"{record}\n".encode())
         temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

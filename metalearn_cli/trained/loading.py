@@ -2,30 +2,36 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.capabilities import steps_at_test
+from metalearn_cli.backbones.feature_cache import encoded
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.config.job import build_task
-from metalearn_cli.config.schema import ConfigSource, build
+from metalearn_cli.config.job import build_task, embedding_of
+from metalearn_cli.config.schema import ConfigSource, build, path_of
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.pretrained import Pretrained
 from metalearn_cli.run_folder import checkpoint, records
 from metalearn_cli.run_folder.config_file import EXPORT, check_folder, check_parts, load_config
 from metalearn_cli.run_folder.environment import TASK, read_choices, read_examples
 from metalearn_cli.run_folder.proof import check_records, load_tested, unproved
+from metalearn_cli.run_folder.runs import other_weights
 from metalearn_cli.system.device import Precision, check_precision, resolve_device
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Natural
 from metalearn_cli.system.typed_json import from_json, read_value
-from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible, with_ink
-from metalearn_cli.trained.model import Model
+from metalearn_cli.tasks.example_format import Examples, examples_of, require_plausible, weights_of, with_ink
+from metalearn_cli.tasks.resized import fitted
+from metalearn_cli.trained.model import Model, Prepare
 from metalearn_cli.trained.novelty import Threshold, Thresholds
 from metalearn_cli.trained.run_scores import ScoredRun
 
@@ -107,6 +113,11 @@ def _read_export(folder: Path) -> Stored:
     exported = from_json(Exported, content, path)
     require_plausible(exported.examples, path)
     _check(path, exported.config, ("algo", "model"))
+    if exported.examples.weights is not None:
+        name = Path(exported.examples.weights.name).name  # in this folder
+        if not name.endswith(".safetensors"):
+            raise UserError(f"{path}: examples.weights.name is {name!r}, and a .safetensors is expected")
+        exported.config["model"]["name"] = str(folder / name)
     weights = folder / Path(exported.weights).name
     try:
         data = read_bytes(weights, checkpoint.MOST_BYTES)
@@ -126,7 +137,11 @@ def build_model(
     """Build the model in a folder. Raises UserError where its parts do not fit."""
     place = resolve_device(device)
     check_precision(precision, place)
+    has_weights = stored.config["model"]["_target_"] == path_of(Pretrained)
+    if has_weights != (stored.examples.weights is not None):  # before a file that a stranger names is opened
+        raise UserError(f"{stored.folder} does not tell whose weights its network has: it is not whole")
     net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), stored.examples.spec.restored)
+    prepare = _prepare(stored, net)
     chosen = stored.config["algo"]
     if test_steps is not None:
         if "test_steps" not in chosen:
@@ -150,15 +165,35 @@ def build_model(
     made_with = (batch_norm.name, steps_at_test(algo, net.spec), stored.step)
     fitting = [known for known in stored.unlike if (known.batch_norm, known.test_steps, known.step) == made_with]
     is_reduced = precision is Precision.bf16
-    run = ScoredRun(stored.folder, stored.config, trust) if stored.is_run else None
-    return Model(algo, net, Meta(*parts), stored.examples, batch_norm, place, dtype, fitting, is_reduced, run)
+    run = ScoredRun(stored.folder, stored.config, trust, net) if stored.is_run else None
+    known = stored.examples, batch_norm, place, dtype, fitting, is_reduced
+    return Model(algo, net, Meta(*parts), *known, run, prepare)
+
+
+def _prepare(stored: Stored, net: Net) -> Prepare | None:
+    """What makes examples of prepared pictures, where the model goes through a network with weights. Raises UserError
+    where its weights are not those that the model was made with."""
+    weights = stored.examples.weights
+    if weights is None or not isinstance(net, Pretrained):
+        return None
+    if weights.sha256 != net.backbone.sha256:
+        raise UserError(f"{stored.folder} {other_weights(weights, weights_of(net.backbone))}")
+    if net.frozen:
+        return partial(encoded, embedding_of(net))
+    return partial(_in_size, stored.examples.spec.input_shape, net.backbone.resample)
+
+
+def _in_size(input_shape: tuple[int, ...], resample: str, pictures: Tensor) -> Tensor:
+    """[n, C, h, w] uint8 -> [n, *input_shape] in 0..1, as a training gathers them."""
+    return fitted(pictures.unsqueeze(0) * (1 / 255), input_shape, resample).squeeze(0)
 
 
 def _shapes(stored: Stored, algo: Algorithm, net: Net) -> Meta:
     """The names and shapes of what was learned, without memory for it: a width that is damaged may need any amount. A
-    user's own classes may look at their numbers."""
+    user's own classes may look at their numbers, and a network with weights is filled with those."""
+    is_filled = isinstance(net, Pretrained) and not net.frozen
     try:
-        with torch.device("meta"):
+        with torch.device("cpu" if is_filled else "meta"):
             return algo.init(net, torch.Generator())
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # of a width that no tensor has
         reason = str(error).splitlines()[0]

@@ -3,7 +3,7 @@
 Shapes: S support examples, Q query examples, W classes, d numbers of an example that is none of images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from metalearn_cli.trained.python_inputs import Given, Label, Picture, classes_o
 from metalearn_cli.trained.python_inputs import numbers as numbers_of
 from metalearn_cli.trained.run_scores import Episode, InnerCurve, ScoredRun
 
+Prepare = Callable[[Tensor], Tensor]  # prepared pictures [n, C, h, w] uint8 -> examples [n, *input]
 AT_ONCE = 256  # queries that go through together, where a prediction does not depend on its neighbours
 
 
@@ -44,6 +45,7 @@ class Model:
     thresholds: list[Threshold]  # beyond which a query is unlike every class
     reduced: bool = False  # products in bfloat16
     run: ScoredRun | None = None  # None: an export, which has neither data nor scores
+    prepare: Prepare | None = None  # what a network with weights gets of pictures, or the features that it makes
 
     def adapt(self, x: Given, y: Given) -> "AdaptedModel":
         """Adapt to the support set of a task -> what predicts for it.
@@ -128,7 +130,7 @@ class Model:
             raise UserError(
                 "the task of this run does not tell how a picture becomes an example: its class has no `preparation`"
             )
-        pixels = torch.empty(len(pictures), *self.examples.spec.input_shape, dtype=torch.uint8)
+        pixels = torch.empty(len(pictures), *preparation.shape, dtype=torch.uint8)
         broken = []
         for number, picture in enumerate(pictures):
             try:
@@ -159,12 +161,16 @@ class Model:
 
     def numbers(self, x: Given) -> Tensor:
         """Examples of any kind that `adapt` takes as numbers, [n, ...]."""
-        is_of_images = self.examples.columns is None and len(self.examples.spec.input_shape) == 3
+        shape = self.examples.spec.input_shape
+        is_of_images = self.examples.columns is None and (len(shape) == 3 or self.prepare is not None)
         files = pictures(x) if is_of_images else None
         values = numbers_of(x) if files is None else self.read_bytes(files)
         if values.dim() == 0 or len(values) == 0:
             raise UserError("x is empty: give a list of one example at least")
-        return values
+        if self.prepare is None or self.examples.preparation is None or values.shape[1:] == shape:
+            return values
+        pixels = _pixels(_of_shape("x", values, self.examples.preparation.shape))
+        return self.prepare(pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8))
 
     def inputs(self, x: Given) -> Tensor:
         """Return examples as the network takes them, [n, *input] on the device."""
@@ -177,11 +183,8 @@ class Model:
         values = _of_shape("x", self.numbers(x), shape)
         if len(shape) < 3:
             return values
-        values = values * (1 / 255) if values.dtype == torch.uint8 else values
-        if values.min() < -0.01 or values.max() > 1.01:
-            range_of = f"{values.min().item():.4g} to {values.max().item():.4g}"
-            raise UserError(f"x holds pixels from {range_of}: give numbers in 0..1, or uint8 in 0..255")
-        return values
+        values = _pixels(values)
+        return values * (1 / 255) if values.dtype == torch.uint8 else values
 
     def _values(self, y: Given, number: int) -> Tensor:
         """[S, targets] on the device."""
@@ -201,6 +204,14 @@ class Model:
                 )
         classes = classes or classes_of(labels)
         return classes, torch.tensor([classes.index(label) for label in labels], device=self.device)
+
+
+def _pixels(values: Tensor) -> Tensor:
+    """Return pixels that are uint8, or in 0..1."""
+    if values.dtype != torch.uint8 and (values.min() < -0.01 or values.max() > 1.01):
+        range_of = f"{values.min().item():.4g} to {values.max().item():.4g}"
+        raise UserError(f"x holds pixels from {range_of}: give numbers in 0..1, or uint8 in 0..255")
+    return values
 
 
 def _of_shape(name: str, values: Tensor, shape: tuple[int, ...], number: int | None = None) -> Tensor:

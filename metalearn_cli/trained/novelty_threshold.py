@@ -11,7 +11,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import without_absent_classes
 from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.config.job import build_task
+from metalearn_cli.config.job import as_wanted, build_task
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
@@ -19,7 +19,7 @@ from metalearn_cli.run_folder import records, runs
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
-from metalearn_cli.tasks.capabilities import check_split, label_names, task_count
+from metalearn_cli.tasks.capabilities import check_split, label_names, make_ready, task_count
 from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds
 from metalearn_cli.trained.model import Model
@@ -78,11 +78,12 @@ def _sentence(used: Threshold, way: int, shot: int, reasons: list[str]) -> str:
 def measure(stored: Stored, model: Model, way: int, shot: int, trust: bool) -> Threshold:
     """The threshold of such validation tasks. Raises UserError where they cannot be had."""
     node = stored.config["task"]
-    task = build_task({**node, **_keys(node, way, shot)}, ConfigSource(trust=trust))
+    task = as_wanted(build_task({**node, **_keys(node, way, shot)}, ConfigSource(trust=trust)), model.net)
     runs.check_same_data(stored.folder, task.fingerprint)
     if "val" not in task.splits:
         raise UserError("the run has no validation classes")
     check_split(task, "val")
+    make_ready(task, "val")
     number = task_count(task, "val")
     episodes = EPISODES if number is None else min(EPISODES, number)
     outputs: list[Tensor] = []

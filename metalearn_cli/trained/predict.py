@@ -80,7 +80,7 @@ def predict(values: Config) -> None:
     columns = model.examples.columns
     if columns is not None:
         rows = _of_table(keys, model, columns)
-    elif len(model.examples.spec.input_shape) == 1:
+    elif model.examples.preparation is None and len(model.examples.spec.input_shape) == 1:
         rows = _of_vectors(keys, stored, model)
     else:
         rows = _of_images(keys, stored, model)

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.config.job import build_task
+from metalearn_cli.config.job import as_wanted, build_task
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.learning.scores import figures
+from metalearn_cli.nets.base import Net
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.proof import checked_results
 from metalearn_cli.run_folder.results import Results, read_episodes
@@ -32,7 +33,7 @@ Targets = Tensor | list[str]
 class Episode(NamedTuple):
     """A task as `Model.adapt` takes it, on the CPU."""
 
-    support_x: Tensor  # [S, *input]: pixels in 0..1, or numbers in the units of the data
+    support_x: Tensor  # [S, *input]: pixels in 0..1, features of a frozen network, or numbers in the units of the data
     support_y: Targets  # [S] 0 to W - 1 for classes, the texts of a table's; [S, targets] values
     query_x: Tensor  # [Q, *input]
     query_y: Targets
@@ -57,10 +58,11 @@ class ScoredRun:
     folder: Path
     config: Config
     trust: bool  # whether classes from outside of metalearn are imported
+    net: Net
 
     def episodes(self, split: str, columns: ColumnNames | None) -> Iterator[Episode]:
         """The episodes of a split. Raises UserError where they cannot be those that were scored."""
-        task = build_task(self.config["task"], ConfigSource(trust=self.trust))
+        task = as_wanted(build_task(self.config["task"], ConfigSource(trust=self.trust)), self.net)
         runs.check_same_data(self.folder, task.fingerprint)
         if split == "test":
             results = self._results()

@@ -19,7 +19,8 @@ from metalearn_cli.run_folder.results import Results
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
-from metalearn_cli.tasks.capabilities import notes_of
+from metalearn_cli.tasks.capabilities import make_ready, notes_of
+from metalearn_cli.tasks.embedded import pictured
 from metalearn_cli.tasks.tones import drawn, warnings
 from metalearn_cli.trained.loading import examples_in
 from metalearn_cli.training.eval_job import is_same_data
@@ -63,10 +64,11 @@ def eval_run(run: Path, job: Job, overrides: list[str], ranks: Ranks = ALONE) ->
         try:
             if ranks.is_first:
                 records.write_record(folder / environment.CHOICES, environment.read_choices(run))
-                runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
+                runs.write_records(folder, job, overrides, fingerprint, ranks.size)
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
                     job = prepare(job, folder, console, ranks)
+                    make_ready(job.task, "test")
                 learner = new_learner(job, ranks)
                 learner.load_state_dict(tested.tensors)
                 results = test(Session(learner, job, folder, console, interrupt), tested.step)
@@ -88,7 +90,7 @@ def _unlike_the_training(run: Path, job: Job) -> list[str]:
     tones = examples_in(run, load_config(run / "config.yaml"), job.run.trust).tones
     if tones is None:
         return []
-    x = drawn(job.task, "test")
+    x = drawn(pictured(job.task), "test")
     return warnings(x, tones, "a sample of the test", [f"number {number}" for number in range(1, len(x) + 1)])
 
 
@@ -97,6 +99,7 @@ def _tested(run: Path, job: Job, fingerprint: str) -> tuple[checkpoint.Checkpoin
     defaults = {key.removeprefix("task."): value for key, value in key_defaults(job).items() if key.startswith("task.")}
     if is_same_data(job.config["task"], defaults | load_config(run / "config.yaml")["task"]):
         runs.check_same_data(run, fingerprint)
+    runs.check_same_weights(run, job.weights)
     tested, skipped = proof.load_tested(run)
     if (run / "results.json").exists():
         return tested, skipped

@@ -22,7 +22,7 @@ from metalearn_cli.system.console import Console
 from metalearn_cli.system.files import refuse_link
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.signals import Interrupt, Interrupted
-from metalearn_cli.tasks.capabilities import class_names, notes_of
+from metalearn_cli.tasks.capabilities import class_names, make_ready, notes_of
 from metalearn_cli.tasks.example_format import examples_with_tones, with_ink_of
 from metalearn_cli.training import continued
 from metalearn_cli.training.loop import train
@@ -70,6 +70,8 @@ def train_run(
             with Interrupt(ranks.agree, is_quiet=not ranks.is_first) as interrupt:
                 with interrupt.leaving_at_once():
                     job = prepare(job, folder, console, ranks)
+                    for split in job.splits_used:
+                        make_ready(job.task, split)
                 session = Session(new_learner(job, ranks), job, folder, console, interrupt)
                 if start is not None:
                     take(start, session)
@@ -121,6 +123,7 @@ def _begin(folder: Path, job: Job, overrides: list[str], console: Console, ranks
     """Check what the folder holds, and write down what will be done in it -> the results, where it is done already."""
     fingerprint = job.task.fingerprint
     runs.check_same_data(folder, fingerprint)
+    runs.check_same_weights(folder, job.weights)
     if (results := finished_results(folder, job, console)) is not None:
         console.say(f"{folder} is already finished, {job.run.steps} steps")
         shutil.rmtree(folder / scored_parts.FOLDER, ignore_errors=True)  # of a process that was killed as it finished
@@ -129,8 +132,8 @@ def _begin(folder: Path, job: Job, overrides: list[str], console: Console, ranks
         return results
     for difference in environment.other_versions(folder, ranks.size):
         console.say(difference)
-    runs.write_records(folder, job.config, overrides, job.choices, fingerprint, ranks.size)
-    examples = examples_with_tones(job.task)
+    runs.write_records(folder, job, overrides, fingerprint, ranks.size)
+    examples = examples_with_tones(job.task, job.weights)
     with contextlib.suppress(UserError):  # it is written again, whatever has become of it
         examples = with_ink_of(examples, environment.read_examples(folder))
     records.write_record(folder / environment.TASK, examples)

@@ -26,7 +26,7 @@ from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.device import Precision
 from metalearn_cli.system.measure import begin_peak, peak_memory, timed
 from metalearn_cli.tasks.base import Batch
-from metalearn_cli.tasks.capabilities import notes_of, task_count
+from metalearn_cli.tasks.capabilities import make_ready, notes_of, task_count
 from metalearn_cli.tuning.prepare import prepare
 
 TURN = 0.1  # seconds that the steps of a round take at least, and its products
@@ -66,6 +66,8 @@ def bench(job: Job, console: Console) -> str:
     for note in (*job.notes, *notes_of(job.task)):
         console.say(note)
     job = prepare(job, None, console)
+    for split in job.splits_used:
+        make_ready(job.task, split)
     learner = new_learner(job)
     try:
         return table(job, learner.device, time_parts(job, learner, console))

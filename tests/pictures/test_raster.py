@@ -19,7 +19,8 @@ from metalearn_cli.tasks.base import Batch, Spec
 
 def arrays(algorithm: Algorithm, spec: Spec, batch: Batch) -> Arrays:
     learner = Learner(algorithm, MLP(spec, hidden=[8]), Optimizer(), generator(0, "init"), DOUBLE)
-    tensors = (of_classes if spec.kind == "classes" else of_values)(learner, batch, BatchNorm.transductive)
+    mode = BatchNorm.transductive
+    tensors = of_classes(learner, batch, mode, batch) if spec.kind == "classes" else of_values(learner, batch, mode)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 

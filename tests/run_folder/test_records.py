@@ -284,9 +284,9 @@ def test_only_what_decides_and_was_saved_is_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [[], ["experiment=protonet/omniglot_quick"], ["algo=reptile", "task=quadratics"]])
 def test_what_decides_is_the_same_when_it_was_written_and_read(tmp_path: Path, given: list[str]) -> None:
-    config = load_job(given).config
-    runs.write_records(tmp_path, config, given, {}, "")
-    kept = json.loads(json.dumps(runs.deciding(config)))
+    job = load_job(given)
+    runs.write_records(tmp_path, job, given, "")
+    kept = json.loads(json.dumps(runs.deciding(job.config)))
     assert kept == runs.deciding(load_config(tmp_path / "config.yaml"))
     assert not kept.keys() & {"name", "steps", "device", "save_every", "paper"}
 

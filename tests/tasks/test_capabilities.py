@@ -26,7 +26,9 @@ ASK: dict[str, tuple[Callable[[TaskDistribution], Any], Any]] = {
     "draw_numbers": (lambda task: of.draw_numbers(task, NONE, SPLIT, RNG), UserError),
     "draw_classes": (lambda task: of.draw_classes(task, 1, 2, RNG), UserError),
     "oracle": (lambda task: of.oracle(task, DRAW, CPU), None),
+    "thumbnails": (lambda task: of.thumbnails(task, DRAW, CPU), None),
     "notes": (of.notes_of, []),
+    "make_ready": (lambda task: of.make_ready(task, SPLIT), None),
     "may_wait_for_disk": (lambda task: of.may_wait_for_disk(task, CPU), False),
     "preparation": (of.preparation_of, None),
     "columns": (of.columns_of, None),
@@ -49,7 +51,7 @@ def test_each_member_has_its_question() -> None:
 def test_a_member_is_asked_for_by_its_name(member: str) -> None:
     task = offering(member, ["mine"])
     for name, (ask, otherwise) in ASK.items():
-        if name == member and name != "check_split":
+        if name == member and name not in ("check_split", "make_ready"):
             assert ask(task) == ["mine"]
         elif otherwise is UserError:
             with pytest.raises(UserError, match=f"the task Mine has .*, and needs {name} with it"):
@@ -82,7 +84,7 @@ def test_to_ask_reads_no_data_and_hides_no_mistake() -> None:
         of.columns_of(Mine())
 
 
-@pytest.mark.parametrize("member", sorted(vars(ResizedImages).keys() & ASK.keys()))
+@pytest.mark.parametrize("member", sorted(set(dir(ResizedImages)) & ASK.keys()))
 def test_resized_images_offer_what_their_task_does(member: str) -> None:
     ask, otherwise = ASK[member]
     resized = ResizedImages(offering(member, ["mine"]), (10,))
