@@ -50,13 +50,13 @@ class PMF(Algorithm):
 
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         params = init_body("pmf", net, rng)
-        if self.augment and len(net.spec.input_shape) != 3:
-            raise UserError("algo.augment changes images, and this task has none: give algo.augment=[]")
         if not params and self.lr > 0 and self.tuning_steps > 0:
             raise UserError(
                 "algo=pmf tunes a network on each task, and here is none below the head: give model.frozen=false for "
                 "a pretrained one, or take algo=protonet algo.metric=cosine"
             )
+        if self.augment and len(net.spec.input_shape) != 3:
+            raise UserError("algo.augment changes images, and this task has none: give algo.augment=[]")
         return Meta(params | {"scale": torch.tensor(self.scale)}, net.init_stats())
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metalearn_cli.backbones.base import Backbone, FixedNorm, module_of
 from metalearn_cli.backbones.onnx_file import exported, running
+from metalearn_cli.errors import UserError
 
 Encoder = Callable[[Tensor], Tensor]
 # Pixels that go through a network at once. With more, what stands between its layers leaves the caches.
@@ -39,6 +40,8 @@ def encoder_of(backbone: Backbone, runtime: Runtime = Runtime.torch) -> Encoder:
         for start in range(0, len(pictures), step):
             part = fitted(pictures[start : start + step], backbone.size, backbone.resample)
             features[start : start + step] = net(part.float().div_(255))
+        if not features.isfinite().all():
+            raise UserError(f"{backbone.name} makes features that are not finite: take other weights")
         return features
 
     return encode
@@ -70,6 +73,11 @@ def _tuned(backbone: Backbone) -> nn.Module:
     folded = _folded(copy.deepcopy(net))
     x = torch.rand(2, 3, backbone.size, backbone.size, generator=torch.Generator())
     before, after = net(x), folded(x)
+    if not before.any():
+        sized = f"pictures of {backbone.size} pixels a side"
+        raise UserError(
+            f"{backbone.name} makes nothing but zeros of {sized}: give a larger model.size, or other weights"
+        )
     if torch.allclose(before, after, rtol=1e-3, atol=1e-3 * before.abs().max().item()):
         net = folded
     for parameter in net.parameters():

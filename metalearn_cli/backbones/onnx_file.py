@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metalearn_cli.datasets.paths import cache_root, turn_of, writing
 from metalearn_cli.errors import UserError
+from metalearn_cli.system.console import tell
 from metalearn_cli.system.files import write_durably
 
 
@@ -22,11 +23,11 @@ def input_of(path: Path) -> tuple[int | None, int | None]:
     where its input is not one of pictures."""
     inputs = _session(path).get_inputs()
     shape: list[int | str] = inputs[0].shape if len(inputs) == 1 else []
-    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or inputs[0].type != "tensor(float)":
+    sides = {size for size in shape[2:] if isinstance(size, int)}  # others have a name, and may be any
+    if len(shape) != 4 or shape[1] != 3 or len(sides) > 1 or inputs[0].type != "tensor(float)":
         shown = ", ".join(f"{one.type} {one.shape}" for one in inputs)
         raise UserError(f"{path} takes {shown}, and one input, tensor(float) [n, 3, side, side], is expected")
-    pictures, side = (size if isinstance(size, int) else None for size in (shape[0], shape[2]))
-    return pictures, side
+    return shape[0] if isinstance(shape[0], int) else None, min(sides, default=None)
 
 
 def running(path: Path) -> Callable[[Tensor], Tensor]:
@@ -61,6 +62,7 @@ def exported(net: nn.Module, side: int, sha256: str) -> Path:
     path = cache_root() / f"{stem}.onnx"
     with turn_of(stem), writing(path):
         if not path.exists():
+            tell("the network is exported for onnxruntime, which is done once")
             write_durably(path, export(net, torch.zeros(2, 3, side, side)))
     return path
 

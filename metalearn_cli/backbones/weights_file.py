@@ -15,6 +15,16 @@ from metalearn_cli.system.files import check_plain
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 Weights = dict[str, Tensor]
+_NUMBERS = {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+}
 
 
 def sha256_of(path: Path) -> str:
@@ -50,10 +60,14 @@ def read_weights(path: Path) -> Weights:
             f"({type(error).__name__}): save net.state_dict(), best by safetensors.torch.save_file"
         ) from error
     content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"model.name={path} holds no tensors by their names: save net.state_dict()")
     for name, value in content.items():
-        if value.is_floating_point() and not value.isfinite().all():
+        if not isinstance(value, Tensor) or value.dtype not in _NUMBERS or value.layout is not torch.strided:
+            raise UserError(
+                f"model.name={path}: {name} is no plain tensor of whole or real numbers: save net.state_dict()"
+            )
+        if value.is_meta or (value.is_floating_point() and not value.isfinite().all()):
             raise UserError(f"model.name={path}: {name} is not finite: take another file")
     return content
 

@@ -35,7 +35,9 @@ def build(node: DictConfig | Config, group: str, base: type, source: ConfigSourc
     """The object that a group describes: `_target_` with its other keys as fields; a network gets `spec` too."""
     target, cls = str(node["_target_"]), import_class(node["_target_"], group, source.trust)
     is_class = isinstance(cls, type)
-    is_module = base is Net and (issubclass(cls, torch.nn.Module) if is_class else callable(cls))
+    # Of this package no function is called: a stranger's folder may name one that removes or writes files.
+    is_foreign = base is Net and not target.startswith(_PARTS)
+    is_module = is_foreign and (issubclass(cls, torch.nn.Module) if is_class else callable(cls))
     if not is_module and not (is_class and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
         modules = " or a torch.nn.Module or a function that returns one" * (base is Net)
         needed = f"a frozen dataclass that implements {path_of(base)}{modules}"

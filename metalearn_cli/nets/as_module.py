@@ -6,6 +6,7 @@ Shapes: B examples, F features.
 import torch
 from torch import Tensor, nn
 
+from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Noise, Params, Pass
 
 
@@ -38,6 +39,12 @@ class NetModule(nn.Module):
         return layer, attribute
 
     def forward(self, x: Tensor) -> Tensor:
+        shape = self._net.spec.input_shape
+        if len(shape) == 1 and x.shape[1:] != shape:  # else pixels would be flattened
+            raise UserError(
+                f"x is of shape {list(x.shape)}, and this module takes vectors, [B, {shape[0]}]: of pictures for a "
+                "frozen network model.inputs(files) makes them"
+            )
         params: Params = {**dict(self.named_parameters())}
         stats = dict(self.named_buffers())
         call = Call(stats=stats)

@@ -121,7 +121,7 @@ def judged(known: Tensor, label: Tensor, asked: Tensor, same: float) -> Judged:
     counts, x, y = counted(label, copy), with_ones(known[None]), F.one_hot(label)
     fair, own = fair_outputs(x[0], label, copy, PENALTY)[counts], label[counts]
     out = (with_ones(asked[None]).double() @ ridge(x, y[None], PENALTY))[0]
-    shot = float(label.bincount().double().log().mean().exp())
+    shot = float(torch.unique(torch.stack([label, copy]), dim=1)[0].bincount().double().log().mean().exp())
     temperature = temperature_of(fair, own, usual_temperature(shot))
     told = Judged(out, (out / temperature).softmax(1), temperature, copy, counts, fair.argmax(1))
     if not len(own):
@@ -150,6 +150,7 @@ def _vectors(support: str, query: str) -> tuple[list[str], Examples, Examples, l
 
 def _pictures(support: str, query: str, network: Network) -> tuple[list[str], Examples, Examples, list[str]]:
     files = file_inputs.labelled_images(support)
+    classes_of(files.labels)  # one class is refused before the network begins
     paths, notes = file_inputs.images(query)
     keys = dataclasses.asdict(network)
     runtime, backbone = keys.pop("runtime"), open_backbone(**keys)

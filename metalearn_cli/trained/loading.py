@@ -15,7 +15,7 @@ from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.backbones.feature_cache import encoded
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.job import build_task, embedding_of
-from metalearn_cli.config.schema import ConfigSource, build, path_of
+from metalearn_cli.config.schema import ConfigSource, build, import_class
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
@@ -137,7 +137,7 @@ def build_model(
     """Build the model in a folder. Raises UserError where its parts do not fit."""
     place = resolve_device(device)
     check_precision(precision, place)
-    has_weights = stored.config["model"]["_target_"] == path_of(Pretrained)
+    has_weights = import_class(stored.config["model"]["_target_"], "model", trust) is Pretrained
     if has_weights != (stored.examples.weights is not None):  # before a file that a stranger names is opened
         raise UserError(f"{stored.folder} does not tell whose weights its network has: it is not whole")
     net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), stored.examples.spec.restored)

@@ -77,5 +77,5 @@ def test_vectors_cannot_be_changed_like_images() -> None:
         init(PMF(augment=(Augment.flip,)), net)
     init(PMF(augment=()), net)
     with pytest.raises(UserError, match=r"algo=pmf tunes a network on each task, and here is none below the head"):
-        init(PMF(), Linear(SPEC))
+        init(PMF(), Linear(SPEC._replace(input_shape=(7,))))  # of a frozen network: before its images are asked for
     init(PMF(lr=0.0), Linear(SPEC))

@@ -13,6 +13,7 @@ from metalearn_cli.backbones import encoder
 from metalearn_cli.backbones.base import FixedNorm, module_of
 from metalearn_cli.backbones.encoder import encoder_of, fitted
 from metalearn_cli.backbones.named import open_backbone
+from metalearn_cli.errors import UserError
 
 
 def pictures(n: int, channels: int = 3, side: int = 32) -> torch.Tensor:
@@ -37,6 +38,18 @@ def test_a_grey_picture_is_one_of_three_equal_colours() -> None:
     grey = pictures(3, 1)
     assert torch.equal(encode(grey), encode(grey.expand(-1, 3, -1, -1)))
     assert encode(grey[:0]).shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(0.0, "nothing but zeros of pictures of 16 pixels"), (1e38, "features that are not finite")]
+)
+def test_features_that_tell_nothing_are_refused(factor: float, said: str) -> None:
+    class Scaled(Tiny):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * factor * 1e3
+
+    with pytest.raises(UserError, match=f"^tiny makes {said}"):
+        encoder_of(tiny_backbone(Scaled))(pictures(2))
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,19 @@ def written(folder: Path, net: nn.Module, x: torch.Tensor, is_free: bool = True)
     return path
 
 
+def test_a_file_may_take_pictures_of_any_size(tmp_path: Path) -> None:
+    import onnx
+
+    path = written(tmp_path, Tiny(), torch.zeros(2, 3, 16, 16))
+    model = onnx.load(path)
+    for place, name in enumerate(("height", "width"), 2):
+        model.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+    onnx.save(model, path)
+    assert onnx_file.input_of(path) == (None, None)
+    with pytest.raises(UserError, match=r"net.onnx takes pictures of any size: give model.size=\.\.\.$"):
+        open_backbone(str(path), **GIVEN)
+
+
 class Maps(Tiny):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x)

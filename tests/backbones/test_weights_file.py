@@ -65,6 +65,22 @@ def test_what_is_not_this_networks_is_refused(tmp_path: Path, change: dict[str, 
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (1, torch.ones(1), "holds no tensors by their names"),
+        ("a", torch.ones(2).to_sparse(), "a is no plain tensor of whole or real numbers"),
+        ("a", torch.ones(2, dtype=torch.complex64), "a is no plain tensor of whole or real numbers"),
+        ("a", torch.ones(2, dtype=torch.float8_e4m3fn), "a is no plain tensor of whole or real numbers"),
+        ("a", torch.ones(2, device="meta"), "a is not finite"),
+    ],
+)
+def test_what_torch_reads_and_no_network_has_is_refused(tmp_path: Path, name: Any, value: Any, said: str) -> None:
+    torch.save({name: value}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=said):
+        read_weights(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
     ("name", "data", "said"),
     [
         ("net.safetensors", b"no header", "cannot be read as .safetensors"),

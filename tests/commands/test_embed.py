@@ -167,6 +167,7 @@ def test_a_strangers_export_is_read_as_data(home: Path, tmp_path: Path) -> None:
         "does not tell whose weights its network has": lambda content: (
             content["examples"].pop("weights"),
             content["examples"].update(preparation=None),
+            content["config"]["model"].update(_target_="metalearn_cli.nets.bfloat16.Pretrained"),  # by another path
         ),
         "was made with the weights 000000": lambda content: content["examples"]["weights"].update(sha256=64 * "0"),
         "is expected": lambda content: content["examples"]["preparation"].update(size=10**9),

@@ -89,6 +89,9 @@ def test_pictures_are_told_apart_by_a_network_with_weights(tmp_path: Path, photo
     assert f"{copies}support/class01/2.png and support/class01/again.png\n" in done.err
     assert [row["label"] for row in rows(tmp_path / "p.csv")] == ["class00", "class01", "class02"]
     assert [row["path"] for row in rows(tmp_path / "p.csv")] == [f"query/class0{n}.png" for n in range(3)]
+    (tmp_path / "one/fox").mkdir(parents=True)
+    (tmp_path / "one/fox/1.png").write_text("no picture")  # and nobody looks at it
+    assert "the support has one class only, fox" in refuse(tmp_path, "predict", "support=one", *keys[1:])
     (tmp_path / "query/bad.png").write_text("no picture")
     (tmp_path / "support/class00/empty.png").touch()
     said = refuse(tmp_path, "predict", *keys)

@@ -296,6 +296,15 @@ def test_code_of_others_runs_with_trust_only(
     assert Path("ran").exists()
 
 
+def test_no_function_of_this_package_is_called(tmp_path: Path, exported: Path, cache: Path) -> None:
+    cache.mkdir()
+    (part := cache / "set.part-1").touch()
+    model = {"_target_": "metalearn_cli.tasks.packed_sets.clean", "words": ["unused=0"]}  # removes what is packed
+    with pytest.raises(UserError, match=r"packed_sets\.clean must be a frozen dataclass that implements"):
+        metalearn_cli.load(with_value(exported, tmp_path, "config.model", model))
+    assert part.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
