@@ -41,6 +41,7 @@ def test_the_default_is_the_same_by_onnxruntime() -> None:
     assert error < 1e-4
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("at_once", [None, 3])
 def test_a_file_is_run_whatever_number_it_takes_at_once(tmp_path: Path, at_once: int | None) -> None:
     path = written(tmp_path, Tiny(), torch.zeros(at_once or 2, 3, 16, 16), is_free=at_once is None)
@@ -67,6 +68,7 @@ class Maps(Tiny):
 GIVEN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
+@pytest.mark.nightly
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = str(written(tmp_path, Tiny(), torch.zeros(2, 3, 16, 16)))
     with pytest.raises(UserError, match=r"does not say how its pictures are normalised: give model.mean and model.std"):
