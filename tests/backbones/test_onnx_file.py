@@ -27,7 +27,7 @@ def test_a_network_is_exported_once_and_computes_the_same(cache: Path, monkeypat
     torch.testing.assert_close(features, own_eval(backbone, x / 255), rtol=1e-4, atol=1e-6)
     (path,) = cache.iterdir()
     assert re.fullmatch(r"network-0{16}-16-torch[\d.]+\.onnx", path.name)
-    monkeypatch.setattr(onnx_file, "export", None)
+    monkeypatch.setattr(onnx_file, "onnx_bytes", None)
     assert torch.equal(encoder_of(backbone, Runtime.onnx)(x), features)
 
 
@@ -56,7 +56,7 @@ def test_a_file_is_run_whatever_number_it_takes_at_once(tmp_path: Path, at_once:
 def written(folder: Path, net: nn.Module, x: torch.Tensor, is_free: bool = True) -> Path:
     """Write the .onnx file of a network that takes as many pictures as x has, or any number."""
     path = folder / "net.onnx"
-    path.write_bytes(onnx_file.export(net.eval(), x, is_free))
+    path.write_bytes(onnx_file.onnx_bytes(net.eval(), x, is_free))
     return path
 
 
