@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import numpy
 import pytest
@@ -41,7 +42,12 @@ def test_a_grey_picture_is_one_of_three_equal_colours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "said"), [(0.0, "nothing but zeros of pictures of 16 pixels"), (1e38, "features that are not finite")]
+    ("factor", "said"),
+    [
+        (0.0, "nothing but zeros of pictures of 16 pixels"),
+        (1e38, "features that are not finite"),
+        (math.nan, "features that are not"),
+    ],
 )
 def test_features_that_tell_nothing_are_refused(factor: float, said: str) -> None:
     class Scaled(Tiny):
