@@ -60,6 +60,7 @@ def written(folder: Path, net: nn.Module, x: torch.Tensor, is_free: bool = True)
     return path
 
 
+@pytest.mark.nightly
 def test_a_file_may_take_pictures_of_any_size(tmp_path: Path) -> None:
     import onnx
 
