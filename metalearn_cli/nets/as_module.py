@@ -6,6 +6,7 @@ Shapes: B examples, F features.
 import torch
 from torch import Tensor, nn
 
+from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Noise, Params, Pass
 
 
@@ -38,6 +39,9 @@ class NetModule(nn.Module):
         return layer, attribute
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 1 + len(self._net.spec.input_shape):  # pictures in place of features would only be flattened
+            expected = ", ".join(map(str, ("B", *self._net.spec.input_shape)))
+            raise UserError(f"x is of shape {list(x.shape)}, and [{expected}] is expected: give what `inputs` makes")
         params: Params = {**dict(self.named_parameters())}
         stats = dict(self.named_buffers())
         call = Call(stats=stats)
