@@ -19,8 +19,9 @@ from torch import Tensor
 
 from metalearn_cli.backbones.encoder import Runtime, encoder_of
 from metalearn_cli.backbones.named import open_backbone
+from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.paths import data_root
-from metalearn_cli.datasets.pictures import Preparation, Resize
+from metalearn_cli.datasets.pictures import Preparation, Resize, read_rgb
 from metalearn_cli.system.console import follow
 from metalearn_cli.tasks import cifar_fs
 from metalearn_cli.trained.by_pretrained import NEARLY, judged, usual_temperature
@@ -95,13 +96,13 @@ def constants() -> None:
 
 
 def large(path: Path) -> Image.Image:
-    return Image.open(path).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+    return read_rgb(path).resize((224, 224), Image.Resampling.BICUBIC)
 
 
 def as_jpeg(picture: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
-    return Image.open(io.BytesIO(file.getvalue())).convert("RGB")
+    return open_picture(io.BytesIO(file.getvalue())).convert("RGB")
 
 
 CHANGES = {

@@ -37,14 +37,14 @@ def encoder_of(backbone: Backbone, runtime: Runtime = Runtime.torch) -> Encoder:
     def encode(pictures: Tensor) -> Tensor:
         features = torch.zeros(len(pictures), backbone.features)
         for start in range(0, len(pictures), step):
-            part = fitted(pictures[start : start + step], backbone.size, backbone.resample)
+            part = in_size(pictures[start : start + step], backbone.size, backbone.resample)
             features[start : start + step] = net(part.float().div_(255))
         return features
 
     return encode
 
 
-def fitted(pictures: Tensor, size: int, resample: str) -> Tensor:
+def in_size(pictures: Tensor, size: int, resample: str) -> Tensor:
     """[n, 3 or 1, h, w] uint8 -> [n, 3, size, size] uint8, without regard to proportions, as Pillow does it."""
     if pictures.shape[2:] != (size, size):
         pictures = F.interpolate(pictures, (size, size), mode=resample, align_corners=False, antialias=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.backbones.base import Backbone
-from metalearn_cli.backbones.encoder import Runtime, encoder_of
+from metalearn_cli.backbones.encoder import Encoder, Runtime, encoder_of
 from metalearn_cli.datasets.image_set import ImageSet, key_of
 from metalearn_cli.datasets.packed_set import mapped
 from metalearn_cli.datasets.paths import cache_root, turn_of, writing
@@ -159,10 +159,10 @@ class FeatureCache:
             yield rows, index
 
 
-def encoded(embedding: Embedding, pictures: Tensor) -> Tensor:
-    """Make features of pictures [n, C, h, w] uint8 as the cache would keep them, and show how many of them are done:
-    [n, F] float32."""
-    encode, parts = encoder_of(embedding.backbone, embedding.runtime), list[Tensor]()
+def encoded(embedding: Embedding, encode: Encoder, pictures: Tensor) -> Tensor:
+    """Make features of pictures [n, C, h, w] uint8 by the encoder of this embedding, as the cache would keep them, and
+    show how many of them are done: [n, F] float32."""
+    parts: list[Tensor] = []
     with Progress(Console(), "embedding", len(pictures), passing=True) as progress:
         for part in torch.split(pictures, AT_ONCE):
             parts.append(embedding.kept(encode(part)).float())

@@ -61,11 +61,11 @@ def exported(net: nn.Module, side: int, sha256: str) -> Path:
     path = cache_root() / f"{stem}.onnx"
     with turn_of(stem), writing(path):
         if not path.exists():
-            write_durably(path, export(net, torch.zeros(2, 3, side, side)))
+            write_durably(path, onnx_bytes(net, torch.zeros(2, 3, side, side)))
     return path
 
 
-def export(net: nn.Module, x: Tensor, any_number: bool = True) -> bytes:
+def onnx_bytes(net: nn.Module, x: Tensor, any_number: bool = True) -> bytes:
     """The content of the .onnx file of a network that takes as many pictures as x has, or any number."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

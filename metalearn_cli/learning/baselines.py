@@ -27,16 +27,16 @@ from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
 _AT_ONCE = 8  # tasks that a processor's cache holds
 
 
-class About(NamedTuple):
+class Baseline(NamedTuple):
     words: str  # for a person
     is_beaten: bool  # by what has learned something
 
 
 BASELINES = {
-    "constant": About("mean of the support", True),
-    "oracle": About("the task itself", False),
-    "nearest_pixels": About("1-NN on pixels", True),
-    "prototypes": About("frozen prototypes", True),
+    "constant": Baseline("mean of the support", True),
+    "oracle": Baseline("the task itself", False),
+    "nearest_pixels": Baseline("1-NN on pixels", True),
+    "prototypes": Baseline("frozen prototypes", True),
 }
 
 

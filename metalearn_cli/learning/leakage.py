@@ -21,6 +21,7 @@ from metalearn_cli.nets.capabilities import backbone_of
 from metalearn_cli.system.limits import Fraction, Natural
 from metalearn_cli.tasks.base import TaskDistribution
 from metalearn_cli.tasks.images import SetTask
+from metalearn_cli.tasks.shown import ShownTask
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Leakage:
 def set_known_to(net: Net, task: TaskDistribution) -> SetTask | None:
     """The task with the pictures of a test, where the network comes with weights of a training set whose classes are
     listed; else None."""
-    backbone, shown = backbone_of(net), getattr(task, "task", task)  # of what a network is shown in its place
-    return shown if backbone is not None and backbone.imagenet and isinstance(shown, SetTask) else None
+    backbone, of_pictures = backbone_of(net), task.task if isinstance(task, ShownTask) else task
+    return of_pictures if backbone is not None and backbone.imagenet and isinstance(of_pictures, SetTask) else None
 
 
 def named_labels(task: SetTask, episodes: EpisodeRange) -> Tensor:

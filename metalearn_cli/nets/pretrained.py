@@ -33,7 +33,7 @@ Deviation = Annotated[
 ]
 
 
-class Stored(Enum):
+class Numbers(Enum):
     """The numbers in which features are kept."""
 
     float16 = "float16"
@@ -50,7 +50,7 @@ class Pretrained(Net):
     std: Deviation | None = None
     frozen: bool = True
     runtime: Runtime = Runtime.torch
-    dtype: Stored = Stored.float16
+    dtype: Numbers = Numbers.float16
 
     def __post_init__(self) -> None:
         shape, features = self.spec.input_shape, self.backbone.features

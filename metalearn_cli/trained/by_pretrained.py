@@ -34,7 +34,7 @@ from metalearn_cli.nets.pretrained import Deviation, Mean
 from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.limits import Side, Text
 from metalearn_cli.trained import file_inputs
-from metalearn_cli.trained.left_out import copies, counted, fair_outputs, likeness, limit_of, share_interval
+from metalearn_cli.trained.left_out import conformal_limit, copies, counted, fair_outputs, likeness, share_interval
 from metalearn_cli.trained.novelty import PROMISED, unlikeness
 from metalearn_cli.trained.python_inputs import classes_of
 from metalearn_cli.trained.temperature import temperature_of
@@ -47,7 +47,7 @@ IDENTICAL, NEARLY = (
 _AT_ONCE = 32  # pictures in memory
 
 
-class Examples(NamedTuple):
+class Embedded(NamedTuple):
     names: list[str]
     x: Tensor  # [n, F] float32, of length 1
     what: str  # "pictures", or "vectors"
@@ -127,13 +127,13 @@ def judged(known: Tensor, label: Tensor, asked: Tensor, same: float) -> Judged:
     if not len(own):
         return told
     cosines = likeness(known, label, copy)[counts]
-    limit, promised = limit_of(unlikeness(cosines), PROMISED)
+    limit, promised = conformal_limit(unlikeness(cosines), PROMISED)
     strange = unlikeness(cosines.scatter(1, own[:, None], -2)) > limit
     unlike = unlikeness(asked @ F.normalize(y.float().T @ known, dim=1).T) > limit
     return told._replace(unlike=unlike, promised=promised, found=float(strange.double().mean()))
 
 
-def _vectors(support: str, query: str) -> tuple[list[str], Examples, Examples, list[str]]:
+def _vectors(support: str, query: str) -> tuple[list[str], Embedded, Embedded, list[str]]:
     known, asked = read_vectors(expand(support), "support"), read_vectors(expand(query), "query", labelled=False)
     if (numbers := asked.x.shape[1]) != known.x.shape[1]:
         raise UserError(f"{asked.path} has vectors of {numbers} numbers, and {known.path} of {known.x.shape[1]}")
@@ -143,12 +143,12 @@ def _vectors(support: str, query: str) -> tuple[list[str], Examples, Examples, l
         x = file.vectors()
         if not x.isfinite().all():
             raise UserError(f"{file.path} holds numbers that are not finite: give every vector all of its numbers")
-        examples.append(Examples([f"row {row}" for row in range(1, len(x) + 1)], F.normalize(x, dim=-1), "vectors"))
+        examples.append(Embedded([f"row {row}" for row in range(1, len(x) + 1)], F.normalize(x, dim=-1), "vectors"))
     note = "no run= is given, so nothing is trained: ridge regression on vectors of length 1 tells the classes"
     return labels, examples[0], examples[1], [note]
 
 
-def _pictures(support: str, query: str, network: Network) -> tuple[list[str], Examples, Examples, list[str]]:
+def _pictures(support: str, query: str, network: Network) -> tuple[list[str], Embedded, Embedded, list[str]]:
     files = file_inputs.labelled_images(support)
     paths, notes = file_inputs.images(query)
     keys = dataclasses.asdict(network)
@@ -162,7 +162,7 @@ def _pictures(support: str, query: str, network: Network) -> tuple[list[str], Ex
     return files.labels, known, asked, [*files.notes, *notes, about]
 
 
-def _embedded(paths: list[Path], support: int, backbone: Backbone, encode: Encoder) -> tuple[Examples, Examples]:
+def _embedded(paths: list[Path], support: int, backbone: Backbone, encode: Encoder) -> tuple[Embedded, Embedded]:
     """Read pictures, of which so many are the support, and make features of them. Raises UserError for broken ones."""
     preparation = Preparation(backbone.size, 3, Resize.crop, backbone.resample)
     features, broken = [], list[str]()
@@ -182,12 +182,12 @@ def _embedded(paths: list[Path], support: int, backbone: Backbone, encode: Encod
         raise UserError(f"{what}: {some(broken, '; ')}: mend or remove them")
     x, names = F.normalize(torch.cat(features), dim=-1), list(map(str, paths))
     return (
-        Examples(names[:support], x[:support], "pictures"),
-        Examples(names[support:], x[support:], "pictures"),
+        Embedded(names[:support], x[:support], "pictures"),
+        Embedded(names[support:], x[support:], "pictures"),
     )
 
 
-def _about_copies(known: Examples, label: Tensor, copy: Tensor, is_default: bool) -> list[str]:
+def _about_copies(known: Embedded, label: Tensor, copy: Tensor, is_default: bool) -> list[str]:
     """Name examples of a class that are one, or nearly."""
     names = dict[tuple[int, int], list[str]]()
     for name, own, number in zip(known.names, label.tolist(), copy.tolist(), strict=True):
@@ -197,7 +197,7 @@ def _about_copies(known: Examples, label: Tensor, copy: Tensor, is_default: bool
     return [f"{known.what} that are {how} are left out together and count once: {some(alike, '; ')}"] * bool(alike)
 
 
-def _most_alike(known: Examples, label: Tensor) -> str:
+def _most_alike(known: Embedded, label: Tensor) -> str:
     """Name the two examples of different classes with the largest cosine."""
     largest, pair = -2.0, (0, 0)
     for start in range(0, len(label), 1000):

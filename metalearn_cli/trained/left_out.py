@@ -89,7 +89,7 @@ def share_interval(right: int, number: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def limit_of(scores: Tensor, promised: float) -> tuple[float, float]:
+def conformal_limit(scores: Tensor, promised: float) -> tuple[float, float]:
     """A limit by scores [n] of examples that were left out -> it, and the share of new ones that are above it at most,
     on average: `promised`, or 1 / (n + 1) where n is too small for that.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.capabilities import steps_at_test
+from metalearn_cli.backbones.encoder import encoder_of
 from metalearn_cli.backbones.feature_cache import encoded
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.job import build_task, embedding_of
@@ -179,7 +180,8 @@ def _prepare(stored: Stored, net: Net) -> Prepare | None:
     if weights.sha256 != net.backbone.sha256:
         raise UserError(f"{stored.folder} {other_weights(weights, weights_of(net.backbone))}")
     if net.frozen:
-        return partial(encoded, embedding_of(net))
+        embedding = embedding_of(net)
+        return partial(encoded, embedding, encoder_of(embedding.backbone, embedding.runtime))
     return partial(_in_size, stored.examples.spec.input_shape, net.backbone.resample)
 
 

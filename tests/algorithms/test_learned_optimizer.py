@@ -232,6 +232,7 @@ def test_steps_take_the_minibatches_that_they_should() -> None:
     assert not torch.allclose(optimizee.gradient(theta, 0).gradient, optimizee.gradient(theta, 1).gradient)
 
 
+@pytest.mark.nightly
 def test_deepminds_own_test_is_passed() -> None:
     """learning-to-learn's convergence test: f(x) = x^2 by a linear optimizer that starts at zero, 5 unrolls of 20 steps
     an epoch, Adam with 1e-2; below 1e-5 within 500 epochs."""

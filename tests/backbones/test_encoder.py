@@ -11,7 +11,7 @@ from PIL import Image
 
 from metalearn_cli.backbones import encoder
 from metalearn_cli.backbones.base import FixedNorm, module_of
-from metalearn_cli.backbones.encoder import encoder_of, fitted
+from metalearn_cli.backbones.encoder import encoder_of, in_size
 from metalearn_cli.backbones.named import open_backbone
 
 
@@ -28,7 +28,7 @@ def test_features_are_those_of_the_network_on_resized_pictures() -> None:
     assert features.shape == (19, backbone.features)
     assert features.dtype == torch.float32
     with torch.no_grad():
-        expected = module_of(backbone)(fitted(x, 64, "bicubic") / 255)
+        expected = module_of(backbone)(in_size(x, 64, "bicubic") / 255)
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -47,7 +47,7 @@ def test_pictures_are_resized_as_pillow_does_it(resample: str, before: int, afte
     images = [Image.fromarray(one.permute(1, 2, 0).numpy()) for one in x]
     method = Image.Resampling[resample.upper()]
     theirs = torch.stack([torch.from_numpy(numpy.array(one.resize((after, after), method))) for one in images])
-    differences = (fitted(x, after, resample).int() - theirs.permute(0, 3, 1, 2).int()).abs()
+    differences = (in_size(x, after, resample).int() - theirs.permute(0, 3, 1, 2).int()).abs()
     assert differences.max() <= 2
     assert differences.float().mean() < 0.05
 
@@ -70,5 +70,5 @@ def test_batch_norm_goes_into_the_convolution_where_that_changes_nothing(make: t
     net, x = make(), pictures(9)
     backbone = dataclasses.replace(tiny_backbone(lambda: copy.deepcopy(net)), features=5 if is_folded else 3)
     assert any(isinstance(layer, FixedNorm) for layer in encoder._tuned(backbone).modules()) != is_folded
-    expected = own_eval(backbone, fitted(x, backbone.size, "bicubic") / 255)
+    expected = own_eval(backbone, in_size(x, backbone.size, "bicubic") / 255)
     torch.testing.assert_close(encoder_of(backbone)(x), expected, rtol=1e-4, atol=1e-5)

@@ -203,7 +203,7 @@ def test_features_that_float16_does_not_hold_are_refused(images: ImageSet, monke
 
 
 def test_pictures_outside_of_a_set_become_what_the_cache_would_keep(images: ImageSet) -> None:
-    assert torch.equal(encoded(tiny(), PIXELS), rows(images).float())
+    assert torch.equal(encoded(tiny(), encoder_of(tiny().backbone), PIXELS), rows(images).float())
 
 
 def test_features_are_listed_and_removed(images: ImageSet, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

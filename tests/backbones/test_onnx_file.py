@@ -27,7 +27,7 @@ def test_a_network_is_exported_once_and_computes_the_same(cache: Path, monkeypat
     torch.testing.assert_close(features, own_eval(backbone, x / 255), rtol=1e-4, atol=1e-6)
     (path,) = cache.iterdir()
     assert re.fullmatch(r"network-0{16}-16-torch[\d.]+\.onnx", path.name)
-    monkeypatch.setattr(onnx_file, "export", None)
+    monkeypatch.setattr(onnx_file, "onnx_bytes", None)
     assert torch.equal(encoder_of(backbone, Runtime.onnx)(x), features)
 
 
@@ -41,6 +41,7 @@ def test_the_default_is_the_same_by_onnxruntime() -> None:
     assert error < 1e-4
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("at_once", [None, 3])
 def test_a_file_is_run_whatever_number_it_takes_at_once(tmp_path: Path, at_once: int | None) -> None:
     path = written(tmp_path, Tiny(), torch.zeros(at_once or 2, 3, 16, 16), is_free=at_once is None)
@@ -55,7 +56,7 @@ def test_a_file_is_run_whatever_number_it_takes_at_once(tmp_path: Path, at_once:
 def written(folder: Path, net: nn.Module, x: torch.Tensor, is_free: bool = True) -> Path:
     """Write the .onnx file of a network that takes as many pictures as x has, or any number."""
     path = folder / "net.onnx"
-    path.write_bytes(onnx_file.export(net.eval(), x, is_free))
+    path.write_bytes(onnx_file.onnx_bytes(net.eval(), x, is_free))
     return path
 
 
@@ -67,6 +68,7 @@ class Maps(Tiny):
 GIVEN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
+@pytest.mark.nightly
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = str(written(tmp_path, Tiny(), torch.zeros(2, 3, 16, 16)))
     with pytest.raises(UserError, match=r"does not say how its pictures are normalised: give model.mean and model.std"):

@@ -58,7 +58,11 @@ def cannot_be_written(folder: Path) -> None:
 PLACES: dict[str, tuple[Callable[[Path], None] | None, str, str]] = {
     "outputs is a file": (a_file, "run", "Not a directory: outputs/run"),
     "a loop of links": (a_loop, "run/in", "Too many levels of symbolic links: outputs/run/in"),
-    "a file of that name": (a_file_of_that_name, "run", "File exists: outputs/run"),
+    "a file of that name": (
+        a_file_of_that_name,
+        "run",
+        "outputs/run is a file, and the run's folder would stand there: move it away",
+    ),
     "a file above": (a_file_of_that_name, "run/in", "Not a directory: outputs/run/in"),
     "a long name": (None, "x" * 300, "File name too long: outputs/xxx"),
     "a long path": (None, "x/" * 3000 + "x", "File name too long: outputs/x/x"),

@@ -171,6 +171,7 @@ def changed(folder: Path, change: Any) -> None:
     (folder / "model.json").write_text(json.dumps({**content, "edited": True}))
 
 
+@pytest.mark.nightly
 def test_a_strangers_export_is_read_as_data(home: Path, tmp_path: Path) -> None:
     succeed(home, "export", "run=outputs/run", f"out={tmp_path}/model", "threads=1")
     (network,) = (tmp_path / "model").glob("network-*.safetensors")
@@ -236,6 +237,7 @@ def test_what_has_no_pictures_or_nothing_to_learn_is_a_sentence(home: Path) -> N
     assert "has nothing to learn: give steps=0, which tests it as it is, or model.frozen=false" in learned
 
 
+@pytest.mark.nightly
 def test_a_network_that_is_trained_through_predicts_and_is_exported(home: Path, tmp_path: Path) -> None:
     short = ["steps=1", "eval_every=0", "select=last", "test_episodes=2", "other_batch_norm=[]", "name=through"]
     through = keys("model.frozen=false", "task.size=24", "task.resample=bicubic", *short)

@@ -14,7 +14,15 @@ from metalearn_cli.algorithms.solvers import with_ones
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.tasks.base import Spec, Support
 from metalearn_cli.tasks.likelihood import Categorical
-from metalearn_cli.trained.left_out import copies, counted, fair_outputs, likeness, limit_of, share_interval, without
+from metalearn_cli.trained.left_out import (
+    conformal_limit,
+    copies,
+    counted,
+    fair_outputs,
+    likeness,
+    share_interval,
+    without,
+)
 
 LABEL = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 1])
 COPY = torch.tensor([0, 1, 2, 1, 0, 1, 2, 0, 1, 0, 1])  # 1 and 3 are one, and 5 and 10; class 3 has one example
@@ -80,7 +88,7 @@ def test_as_many_new_examples_as_promised_are_above_the_limit(number: int, promi
     rng, above, draws = np.random.default_rng(0), 0, 4000
     for _ in range(draws):
         scores = torch.from_numpy(rng.standard_normal(number + 1))
-        limit, share = limit_of(scores[1:], 0.05)
+        limit, share = conformal_limit(scores[1:], 0.05)
         assert share == pytest.approx(promised)
         above += int(scores[0] > limit)
     assert above / draws == pytest.approx(promised, abs=4 * (promised / draws) ** 0.5)
