@@ -16,7 +16,7 @@ __all__ = ["__version__", "load"]
 def load(
     folder: str | Path,
     *,
-    batch_norm: str = "inductive",
+    batch_norm: str | None = "inductive",
     device: str = "cpu",
     precision: str | None = None,
     trust: bool = False,
@@ -27,8 +27,9 @@ def load(
         predict = load("my-model").adapt(x, y)  # x: S files or PIL images, [S, C, H, W] or [S, d]; y [S] of one task
         predict(q)  # [Q, classes] probabilities, in the order of predict.classes; or [Q, outputs] values
 
-    `precision`, `ink` None: the run's. ink "evened" makes paper white and ink black, whatever the light; "as_is" does
-    not. Classes from outside of metalearn are imported with `trust` only. Raises UserError.
+    `batch_norm` None, as results.json may have it: the network has none. `precision`, `ink` None: the run's. ink
+    "evened" makes paper white and ink black, whatever the light; "as_is" does not. Classes from outside of metalearn
+    are imported with `trust` only. Raises UserError.
     """
     from metalearn_cli.trained.loading import load_model  # torch is imported here, and not with this package
 

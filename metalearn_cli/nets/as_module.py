@@ -39,12 +39,9 @@ class NetModule(nn.Module):
         return layer, attribute
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = self._net.spec.input_shape
-        if len(shape) == 1 and x.shape[1:] != shape:  # else pixels would be flattened
-            raise UserError(
-                f"x is of shape {list(x.shape)}, and this module takes vectors, [B, {shape[0]}]: of pictures for a "
-                "frozen network model.inputs(files) makes them"
-            )
+        if x.dim() != 1 + len(self._net.spec.input_shape):  # pictures in place of features would only be flattened
+            expected = ", ".join(map(str, ("B", *self._net.spec.input_shape)))
+            raise UserError(f"x is of shape {list(x.shape)}, and [{expected}] is expected: give what `inputs` makes")
         params: Params = {**dict(self.named_parameters())}
         stats = dict(self.named_buffers())
         call = Call(stats=stats)

@@ -212,7 +212,7 @@ def read_thresholds(run: Path) -> list[Threshold]:
 
 
 def load_model(
-    folder: Path, batch_norm: str, device: str, precision: str | None, trust: bool, ink: str | None
+    folder: Path, batch_norm: str | None, device: str, precision: str | None, trust: bool, ink: str | None
 ) -> Model:
     """Build the model in a folder, for Python."""
     stored = read_stored(folder, trust)
@@ -224,4 +224,5 @@ def load_model(
     if precision == Precision.tf32.name:  # a setting of the whole process
         raise UserError("precision='tf32' is for commands: give precision='fp32', or set it in torch and give that")
     stored = stored._replace(examples=with_ink(stored.examples, None if ink is None else Ink[ink]))
-    return build_model(stored, BatchNorm[batch_norm], device, Precision[precision], None, trust)
+    mode = BatchNorm[batch_norm or BatchNorm.inductive.name]
+    return build_model(stored, mode, device, Precision[precision], None, trust)

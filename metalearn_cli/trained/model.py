@@ -85,12 +85,11 @@ class Model:
     def module(self) -> nn.Module:
         """The network before it adapts to a task, as a torch.nn.Module of its own, in eval().
 
-        x [B, *input], as `inputs` or for pictures `read` makes it -> outputs [B, outputs]; features [B, F] where no
-        head is learned, as with algo=protonet. A frozen network with weights is no part of it: then x are the features
-        that `inputs` makes of pictures, and not what `read` makes. In eval() batch norm takes its running averages, as
-        batch_norm=running does; in train() the batch's, and learns. Its state_dict has the names of this class's. A
-        network of one's own is an object of its own class, with the names of that. torch.export, torch.onnx and
-        copy.deepcopy take it.
+        x [B, *input], as `inputs` makes it: for pictures what `read` does, but of a frozen network with weights the
+        features that `embed` does -> outputs [B, outputs]; features [B, F] where no
+        head is learned, as with algo=protonet. In eval() batch norm takes its running averages, as batch_norm=running
+        does; in train() the batch's, and learns. Its state_dict has the names of this class's. A network of one's own
+        is an object of its own class, with the names of that. torch.export, torch.onnx and copy.deepcopy take it.
         """
         return as_module(*learned_network(self.algo, self.net, self.meta)).eval()
 

@@ -14,6 +14,7 @@ from tiny_runs import pictures, rows
 
 import metalearn_cli
 from metalearn_cli.datasets.vector_file import read_vectors
+from metalearn_cli.errors import UserError
 from metalearn_cli.trained import novelty_threshold
 
 SHORT = ["task.way=3", "task.shot=2", "task.query=2", "test_episodes=6", "threads=1"]
@@ -54,12 +55,30 @@ def test_a_run_has_pictures_in_the_size_of_the_network_and_says_what_it_is_made_
 
 
 @pytest.mark.parametrize("algo", ["ridge", "maml", "pretrain"])
-def test_algorithms_learn_from_features(home: Path, algo: str) -> None:
+def test_algorithms_learn_from_features(home: Path, monkeypatch: pytest.MonkeyPatch, algo: str) -> None:
+    monkeypatch.chdir(home)
     steps = ["steps=2", "eval_episodes=2", "eval_every=1", f"name={algo}"]
     succeed(home, "train", f"algo={algo}", *keys(), *steps)
     assert results(home, algo)["steps"] == 2
     again = succeed(home, "train", f"algo={algo}", *keys(), *steps)
     assert "already finished" in again.err
+    model = metalearn_cli.load(f"outputs/{algo}")
+    x, state = model.embed(["own/class03/1.png"]), model.state_dict()
+    head = x @ state["head.weight"].T + state["head.bias"] if "head.bias" in state else x
+    torch.testing.assert_close(model.module()(x), head)
+
+
+def test_the_module_of_a_frozen_network_takes_what_embed_makes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    model = metalearn_cli.load("outputs/run", batch_norm=results(home, "run")["batch_norm"])
+    files = ["own/class03/1.png", "own/class07/2.png"]
+    x = model.embed(files)
+    assert torch.equal(x, model.inputs(files))
+    assert torch.equal(x, model.embed(model.read(files)))
+    assert torch.equal(x, model.module()(x))  # no head is learned
+    assert [*model.state_dict()] == ["scale"]
+    with pytest.raises(UserError, match=r"x is of shape \[2, 3, 32, 32\], and \[B, 1280\] is expected: give what `inp"):
+        model.module()(model.read(files))
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "parquet"])

@@ -138,12 +138,3 @@ def test_a_users_batch_norm_without_statistics_is_refused() -> None:
     net = module_net(Own, SPEC, {"track": False})
     with pytest.raises(UserError, match=r"^Own\.norm keeps no statistics: take out its track_running_stats=False$"):
         as_module(net, *learned(net))
-
-
-@pytest.mark.parametrize("has_head", [True, False])
-def test_pixels_are_no_vectors(has_head: bool) -> None:
-    net = Linear(SPEC._replace(input_shape=(4,)), bias=True)
-    module = as_module(net, *learned(net, has_head))
-    assert module(torch.zeros(2, 4, dtype=torch.float64)).shape == (2, SPEC.outputs if has_head else 4)
-    with pytest.raises(UserError, match=r"^x is of shape \[2, 1, 2, 2\], and this module takes vectors, \[B, 4\]: "):
-        module(torch.zeros(2, 1, 2, 2, dtype=torch.float64))
