@@ -20,7 +20,7 @@ from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.capabilities import as_module
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.user_module import ModuleNet
-from metalearn_cli.system.limits import Limit, Side
+from metalearn_cli.system.limits import InputSide, Limit
 from metalearn_cli.tasks.base import Spec
 
 Mean = Annotated[
@@ -45,7 +45,7 @@ class Pretrained(Net):
     spec: Spec  # frozen: of features, input_shape (F,)
     name: str = DEFAULT
     architecture: str | None = None
-    size: Side | None = None
+    size: InputSide | None = None
     mean: Mean | None = None
     std: Deviation | None = None
     frozen: bool = True

@@ -71,6 +71,9 @@ Count = Annotated[int, Limit("a whole number, 1 or above", lambda value: value >
 Natural = Annotated[int, Limit("a whole number, 0 or above", lambda value: value >= 0)]
 Way = Annotated[int, Limit("a whole number, 2 or above", lambda value: value >= 2)]
 Side = Annotated[int, Limit(f"a whole number of pixels, {MIN_SIDE} or above", lambda value: value >= MIN_SIDE)]
+InputSide = Annotated[  # of pictures that a large network gets: its memory grows with the square
+    int, Limit(f"a whole number of pixels from {MIN_SIDE} to 2048", lambda value: MIN_SIDE <= value <= 2048)
+]
 Threads = Annotated[int, Limit("a whole number from 1 to 1024", lambda value: 1 <= value <= 1024)]
 NonNegative = Annotated[float, Limit("a finite number, 0 or above", lambda value: 0 <= value < math.inf)]
 Positive = Annotated[float, Limit("a finite number above 0", lambda value: 0 < value < math.inf)]

@@ -32,7 +32,7 @@ from metalearn_cli.datasets.vector_file import SUFFIXES, read_vectors
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.pretrained import Deviation, Mean
 from metalearn_cli.system.console import Console, Progress
-from metalearn_cli.system.limits import Side, Text
+from metalearn_cli.system.limits import InputSide, Text
 from metalearn_cli.trained import file_inputs
 from metalearn_cli.trained.left_out import conformal_limit, copies, counted, fair_outputs, likeness, share_interval
 from metalearn_cli.trained.novelty import PROMISED, unlikeness
@@ -80,7 +80,7 @@ class Network:
 
     name: Text = DEFAULT
     architecture: Text | None = None
-    size: Side | None = None
+    size: InputSide | None = None
     mean: Mean | None = None
     std: Deviation | None = None
     runtime: Runtime = Runtime.torch

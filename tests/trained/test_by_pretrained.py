@@ -65,6 +65,7 @@ def test_a_mistake_is_a_sentence(tmp_path: Path) -> None:
         (["batch_norm=running"], "batch_norm=running: it is of a run, and no run= is given: leave one of them out"),
         (["run=outputs/one", "model.size=64"], "model.size=64: the run has its own network: leave one of them out"),
         (["model.sise=64"], "predict has no key model.sise: did you mean model.size?"),
+        (["model.size=60000"], "model.size=60000 must be a whole number of pixels from 8 to 2048"),
         (["query=short.npz"], "short.npz has vectors of 4 numbers, and support.npz of 6"),
         (["query=nan.npz"], "nan.npz holds numbers that are not finite"),
     ):
