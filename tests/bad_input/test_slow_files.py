@@ -81,7 +81,7 @@ def test_a_record_that_is_slow_to_read(attempt: int, made: Path, tmp_path: Path)
 
 
 @pytest.mark.row("C25")
-@pytest.mark.parametrize("kind", ["pipe", "endless", "tensors"])
+@pytest.mark.parametrize("kind", [pytest.param("pipe", marks=pytest.mark.nightly), "endless", "tensors"])
 def test_a_checkpoint_that_is_slow_to_read(made: Path, kind: str, tmp_path: Path) -> None:
     """The file has 200,000 tensors, and each is empty."""
     folder = copy(made, tmp_path)
@@ -143,7 +143,17 @@ def npz_of(shape: str, path: Path) -> None:
 
 
 @pytest.mark.row("C25")
-@pytest.mark.parametrize("shape", [f"({10**30},)", f"({2**62}, 4)", f"({10**10},)", "(-1,)", "(0, 10)", "bomb"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        f"({10**30},)",
+        f"({2**62}, 4)",
+        f"({10**10},)",
+        "(-1,)",
+        "(0, 10)",
+        pytest.param("bomb", marks=pytest.mark.nightly),
+    ],
+)
 def test_arrays_of_a_shape_that_none_has(made: Path, shape: str, tmp_path: Path) -> None:
     folder = copy(made, tmp_path)
     path = folder / "outputs/run/episodes.npz"

@@ -81,6 +81,7 @@ def test_a_row_is_tested_in_each_way_that_was_published() -> None:
     assert {line["mean"] for line in rows[1:]} == evaluated
 
 
+@pytest.mark.nightly
 def test_in_a_checkout_the_authors_lines_are_read_and_not_written(capsys: pytest.CaptureFixture[str]) -> None:
     papers, users = Path("benchmarks/papers/results.jsonl"), Path("outputs/reproduce/results.jsonl")
     papers.parent.mkdir(parents=True)

@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from cases import nightly
 from commands import start, succeed, wait
 from kills import kill_after, send_at, what_must_be_equal
 
@@ -25,7 +26,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# The same on images, of every algorithm, is in test_every_pair.py.
+@pytest.mark.parametrize(
+    "case", ["maml on sinusoid", *nightly((case,) for case in CASES if case != "maml on sinusoid")]
+)
 @pytest.mark.usefixtures("packed_omniglot")
 @pytest.mark.row("A3")
 def test_killed_and_continued_ends_with_the_bits_of_an_uninterrupted_run(tmp_path: Path, case: str) -> None:

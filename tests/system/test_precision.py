@@ -91,6 +91,7 @@ def test_products_of_values_are_reduced_too() -> None:
     assert not torch.equal(*reduced)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("packed_omniglot")
 def test_a_run_in_bfloat16_trains_and_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     small = ["task=omniglot", "model.filters=4", "task.query=2", "debug=quick", "threads=1", "other_batch_norm=[]"]

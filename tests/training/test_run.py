@@ -192,6 +192,7 @@ def test_a_task_without_validation_classes_is_not_validated(tmp_path: Path) -> N
     assert "of the test split" in refused.err
 
 
+@pytest.mark.nightly
 @pytest.mark.row("B2")
 def test_sixteen_launches_at_once_make_sixteen_folders(tmp_path: Path) -> None:
     pids = [start(tmp_path, "train", *TINY) for _ in range(16)]
