@@ -97,7 +97,7 @@ class FeatureCache:
         self._whole |= {*classes}
 
     def _missing(self, classes: list[int]) -> list[int]:
-        """Those of these classes whose rows are not there, or not as they were written."""
+        """Name those of these classes whose rows are not there, or not as they were written."""
         hashes = self._hashes()
         if not hashes or not self._rows.exists() or self._rows.stat().st_size != len(self._images.pixels) * self._row:
             return classes

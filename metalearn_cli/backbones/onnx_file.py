@@ -25,7 +25,7 @@ def input_of(path: Path) -> tuple[int | None, int | None]:
     shape: list[int | str] = inputs[0].shape if len(inputs) == 1 else []
     sides = {size for size in shape[2:] if isinstance(size, int)}  # others have a name, and may be any
     if len(shape) != 4 or shape[1] != 3 or len(sides) > 1 or inputs[0].type != "tensor(float)":
-        shown = ", ".join(f"{one.type} {one.shape}" for one in inputs)
+        shown = ", ".join(f"{part.type} {part.shape}" for part in inputs)
         raise UserError(f"{path} takes {shown}, and one input, tensor(float) [n, 3, side, side], is expected")
     return shape[0] if isinstance(shape[0], int) else None, min(sides, default=None)
 

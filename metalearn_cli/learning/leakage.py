@@ -71,8 +71,8 @@ def leakage(task: SetTask, by_label: Tensor, named: Tensor) -> Leakage:
 
 
 def told(by_label: Tensor, chosen: Tensor) -> tuple[int, float | None, float | None]:
-    """Of the queries of each label and how many are right, [E, W, 2], those of the chosen labels [E, W]: their number,
-    the share that is right, and half its 95% interval.
+    """Return the number of queries of the chosen labels [E, W], the share that is right, and half its 95% interval, by
+    the queries of each label and how many are right, [E, W, 2].
 
     The share is one of sums, r / n, so that its error is that of sum (r_e - r / n n_e) over the episodes e.
     """
@@ -83,15 +83,15 @@ def told(by_label: Tensor, chosen: Tensor) -> tuple[int, float | None, float | N
     return int(total), share, 1.96 * math.sqrt((right - share * number).square().sum().item()) / total
 
 
-def in_words(found: Leakage) -> str:
+def in_words(known: Leakage) -> str:
     """Say it in a sentence."""
-    named, others = found.named, found.others
+    named, others = known.named, known.others
     number = len(named.classes) + len(others.classes)
     parts = []
     for which, kind in (("these", named), ("the others", others)):
         about = f"{kind.queries:,} queries: {some([*kind.classes])}"
         parts += [f"{with_interval(kind.accuracy, kind.ci95, 'accuracy')} on {which} ({about})"] if kind.queries else []
     return (
-        f"{found.source}, on which the network was trained, names {len(named.classes)} of the {number} test classes: "
+        f"{known.source}, on which the network was trained, names {len(named.classes)} of the {number} test classes: "
         f"{in_unit('accuracy')} {', '.join(parts)}"
     )

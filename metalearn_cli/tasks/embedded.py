@@ -10,6 +10,7 @@ Shapes: T tasks, S support and Q query images of each.
 
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -54,16 +55,16 @@ class EmbeddedImages(ShownTask):
 
     def vectors(self, splits: tuple[Split, ...]) -> Vectors:
         """All vectors of these splits, class by class, with their groups, and the split of each of several."""
-        found: list[tuple[str, str, str, Tensor]] = []  # the class's name, group and split, and its rows [n]
+        listed: list[tuple[str, str, str, Tensor]] = []  # the class's name, group and split, and its rows [n]
         images = self.task.images
         for split in splits:
             classes = self.task.classes_of(split)
             groups = [""] * len(classes.start) if classes.group is None else [f"{n:06}" for n in classes.group.tolist()]
             for start, count, group in zip(classes.start.tolist(), classes.count.tolist(), groups, strict=True):
                 name = images.names[int(torch.searchsorted(images.start, start, right=True)) - 1]
-                found.append((name, group, split, torch.arange(start, start + count)))
-        names, group_of, split_of, rows = zip(*sorted(found, key=lambda one: one[0]), strict=True)
-        features = self._cache.of(self._numbers(torch.cat([one[:1] for one in rows])))
+                listed.append((name, group, split, torch.arange(start, start + count)))
+        names, group_of, split_of, rows = zip(*sorted(listed, key=itemgetter(0)), strict=True)
+        features = self._cache.of(self._numbers(torch.cat([places[:1] for places in rows])))
         x = features.pixels[torch.cat(rows)].view(self.embedding.dtype).numpy()
         counts = tuple(map(len, rows))
         return Vectors(x, names, counts, group_of if any(group_of) else None, split_of if len(splits) > 1 else None)
@@ -97,5 +98,5 @@ def embedded_images(task: TaskDistribution, embedding: Embedding) -> EmbeddedIma
 
 
 def pictured(task: TaskDistribution) -> TaskDistribution:
-    """The same tasks with examples that a person can look at, where the network gets vectors of pictures."""
+    """Return the same tasks with examples that a person can look at, where the network gets vectors of pictures."""
     return task.task if isinstance(task, EmbeddedImages) else task

@@ -40,10 +40,8 @@ from metalearn_cli.trained.python_inputs import classes_of
 from metalearn_cli.trained.temperature import temperature_of
 
 PENALTY = 1.0  # algo.penalty of algo=ridge
-IDENTICAL, NEARLY = (
-    1 - 1e-5,
-    0.97,
-)  # cosines above which two examples of a class are one, of any network and of the default
+# Cosines above which two examples of a class are one: of any network, and of the default.
+IDENTICAL, NEARLY = 1 - 1e-5, 0.97
 _AT_ONCE = 32  # pictures in memory
 
 
