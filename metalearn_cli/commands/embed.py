@@ -53,7 +53,8 @@ def run(arguments: list[str]) -> int:
     composed, choices = compose_run(overrides)
 
     from metalearn_cli.config.job import train_job
-    from metalearn_cli.datasets.vector_file import SUFFIXES, write_vectors
+    from metalearn_cli.datasets.vector_file import SUFFIXES
+    from metalearn_cli.datasets.vector_writer import write_vectors
     from metalearn_cli.system.console import show, tell
     from metalearn_cli.system.device import set_process
     from metalearn_cli.tasks.embedded import EmbeddedImages

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.backbones.feature_cache import Embedding, FeatureCache
-from metalearn_cli.datasets.vector_file import Vectors
+from metalearn_cli.datasets.vector_writer import Vectors
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Rotations, gather_episodes

@@ -1,7 +1,6 @@
 """metalearn embed, and what a run on its file has in common with one on the pictures; from the network in a file."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,9 @@ from tiny_runs import pictures, rows
 import metalearn_cli
 from metalearn_cli.datasets.vector_file import read_vectors
 from metalearn_cli.errors import UserError
-from metalearn_cli.trained import novelty_threshold
 
 SHORT = ["task.way=3", "task.shot=2", "task.query=2", "test_episodes=6", "threads=1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few() -> Iterator[None]:
-    """Few validation tasks for the flag; the commands are forks of this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(novelty_threshold, "EPISODES", 4)
-        yield
+pytestmark = pytest.mark.usefixtures("few_validation_tasks")
 
 
 @pytest.fixture(scope="module")
