@@ -95,13 +95,14 @@ class Model:
         """The very episodes that the run's test has scored, in their order, or with "val" each validation; as `adapt`
         takes them. Under the run's mode of batch norm, `load(run, batch_norm=...)`, their scores are those of
         results.json, but for algorithms that draw for each task, which draw otherwise here."""
-        return self._scored_run().episodes(split, self.examples.columns)
+        return self.scored_run().episodes(split, self.examples.columns)
 
     def inner_curve(self) -> InnerCurve:
         """What the run's test scored after each inner step."""
-        return self._scored_run().inner_curve()
+        return self.scored_run().inner_curve()
 
-    def _scored_run(self) -> ScoredRun:
+    def scored_run(self) -> ScoredRun:
+        """The folder that this is of. Raises UserError for an export."""
         if self.run is None:
             raise UserError("an export holds neither the data nor the scores of its run: load the run's own folder")
         return self.run
