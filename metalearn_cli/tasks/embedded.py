@@ -70,7 +70,7 @@ class EmbeddedImages(ShownTask):
         return Vectors(x, names, counts, group_of if any(group_of) else None, split_of if len(splits) > 1 else None)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        places = torch.cat([draw[name].flatten() for name in ("support_image", "query_image")])
+        places = torch.cat([draw[name].flatten() for name in draw if name.endswith("_image")])
         features = self._cache.of(self._numbers(places))
         return gather_episodes(draw, features.on(device), device, features.numbers)
 
