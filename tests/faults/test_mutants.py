@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant("nets/noise.py", "fold(kept.to(x.dtype)) / (1 - share)", "fold(kept.to(x.dtype))", NOISE),
     Mutant("nets/noise.py", "if call.noise is None or block.share == 0:", "if block.share == 0:", NOISE),
     Mutant("nets/noise.py", "(kept.mean((2, 3, 4)) * real).sum(1) / real.sum(1)", "kept.mean((1, 2, 3, 4))", NOISE),
-    Mutant("nets/user_module.py", "running.drops += 1", "running.drops = 1", "nets/test_user_module.py"),
+    Mutant("nets/replaced_layers.py", "running.drops += 1", "running.drops = 1", "nets/test_user_module.py"),
     # Heads that are solved, likelihoods
     Mutant("algorithms/solvers.py", "x.where(mask.unsqueeze(-1), 0)", "x", f"{SOLVERS} {HEADS}"),
     Mutant("algorithms/solvers.py", "return -in_x[..., :-1]", "return in_x[..., :-1]", SOLVERS),
@@ -129,8 +129,11 @@ MUTANTS = (
     Mutant("tasks/likelihood.py", "self.floor + (1 - self.floor) *", "self.floor +", LIKELIHOOD),
     # Padding
     Mutant("nets/conv_block.py", "(params, block, x, stats, mask)", "(params, block, x)", MASKS),
-    Mutant("algorithms/base.py", "if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)", "", MASKS),
+    Mutant("algorithms/base.py", "values.where(mask, 0).sum(1) / mask.sum(1)", "values.mean(1)", MASKS),
     Mutant("algorithms/embedding.py", "member if support.mask is None else", "member if True else", MASKS),
+    Mutant("algorithms/embedding.py", "[query_mask] * self.sees_all", "[None] * self.sees_all", MASKS),
+    Mutant("algorithms/tpn.py", "weight * (mask.unsqueeze(1) & mask.unsqueeze(2))", "weight", MASKS),
+    Mutant("tasks/uneven.py", "rank > most", "rank >= most", "tasks/test_uneven.py"),
     # Predictions without a run
     Mutant("trained/left_out.py", "int(copy.max()) + 1 + label)", "copy)", LEFT_OUT),
     Mutant("trained/left_out.py", "first & _has_other(label, copy)", "first", LEFT_OUT),
