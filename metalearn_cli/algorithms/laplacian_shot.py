@@ -43,6 +43,7 @@ from metalearn_cli.algorithms.embedding import (
     Normalise,
     PredictorByEmbedding,
     init_body,
+    mask_of_both,
     prepared,
     squared_distance,
 )
@@ -115,7 +116,7 @@ def rectified(means: Tensor, support: Support, features: Tensor, query: Tensor, 
     cosine = F.normalize(examples, dim=-1) @ F.normalize(means, dim=-1).mT
     cosine = without_absent_classes(10 * cosine, support.way)
     is_nearest = F.one_hot(cosine.argmax(-1), way).to(means.dtype)
-    if support.mask is not None and mask is not None:
-        is_nearest = is_nearest * torch.cat([support.mask, mask], 1).unsqueeze(-1)
+    if (real := mask_of_both(support, query, mask)) is not None:
+        is_nearest = is_nearest * real.unsqueeze(-1)
     number = is_nearest.sum(1).unsqueeze(-1)
     return torch.where(number > 0, (is_nearest * cosine.softmax(-1)).mT @ examples / number.clamp(min=1), means)

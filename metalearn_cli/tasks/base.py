@@ -77,7 +77,10 @@ class Batch(NamedTuple):
 
     @property
     def support(self) -> Support:
-        return Support(self.support_x, self.support_y, self.key, *self[5:6], *self[7:])
+        return Support(
+            *(self.support_x, self.support_y, self.key),
+            *(self.support_mask, self.way, self.progress, self.unlabelled_x),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are not None, by name."""
