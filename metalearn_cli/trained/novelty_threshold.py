@@ -125,7 +125,7 @@ def _classes(task: TaskDistribution, draw: Draw, tasks: Batch, before: int) -> l
 
 def _keys(task: Config, way: int, shot: int) -> Config:
     """The keys of a task whose validation tasks all have this size; its training tasks stay what they are."""
-    if not {"train_way", "variable"} <= task.keys():  # a user's own task
+    if not {"train_way", "train_shot", "train_query", "variable"} <= task.keys():  # a user's own task
         return {}
     train = {f"train_{key}": task[f"train_{key}"] or task[key] for key in ("way", "shot", "query")}
     equal = dict.fromkeys({"query_balance"} & task.keys())

@@ -29,6 +29,7 @@ INNER, REPTILE, MASKS = "algorithms/test_maml.py", "algorithms/test_reptile.py",
 SAMPLER = "tasks/test_variable_sizes.py tasks/test_episodes.py"
 START, STAGES, NOISE = "training/test_start.py", "training/test_stages.py", "nets/test_noise.py algorithms/test_call.py"
 SOLVERS, HEADS = "algorithms/test_solvers.py", "algorithms/test_heads.py"
+VECTORS = "algorithms/test_support_vectors.py"
 LEFT_OUT, TEMPERATURE = "trained/test_left_out.py", "trained/test_temperature.py"
 SCORES = "trained/test_run_scores.py"
 RUN, LIKELIHOOD = "training/test_run.py", "tasks/test_likelihood.py"
@@ -125,6 +126,10 @@ MUTANTS = (
     Mutant("algorithms/solvers.py", "x.where(mask.unsqueeze(-1), 0)", "x", f"{SOLVERS} {HEADS}"),
     Mutant("algorithms/solvers.py", "return -in_x[..., :-1]", "return in_x[..., :-1]", SOLVERS),
     Mutant("algorithms/solvers.py", "price[:, -1] = 0", "pass", SOLVERS),
+    Mutant("algorithms/solvers.py", "(y - torch.sigmoid(out)) / spread", "(y - torch.sigmoid(out)) * spread", SOLVERS),
+    Mutant("algorithms/support_vectors.py", "- middle) / s).where(real, 0)", "- middle) / s)", VECTORS),
+    Mutant("algorithms/support_vectors.py", ".a.transpose(1, 2) @ a", ".a.transpose(1, 2) @ -a", VECTORS),
+    Mutant("algorithms/embedding.py", "label_smoothing * way / (way - 1)", "label_smoothing * way / way", HEADS),
     Mutant("tasks/likelihood.py", "deviation.log() +", "", LIKELIHOOD),
     Mutant("tasks/likelihood.py", "self.floor + (1 - self.floor) *", "self.floor +", LIKELIHOOD),
     # Padding
