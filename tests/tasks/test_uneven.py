@@ -22,7 +22,7 @@ def drawn(split: str = "test", tasks: int = 50, **keys: Any) -> Draw:
 
 def test_unequal_queries_have_shares_from_a_dirichlet_distribution() -> None:
     classes = Classes(torch.arange(6) * 40, torch.full((6,), 40))
-    episodes, tasks = Episodes(way=3, shot=2, query=12, query_balance=2), 20_000
+    episodes, tasks = Episodes(way=3, shot=2, query=12, query_balance=2), 8_000
     draw = episodes.draw(tasks, "test", classes, generator("balance"))
     assert draw["query_y"].shape == (tasks, 36)
     number = torch.nn.functional.one_hot(draw["query_y"], 3).sum(1)  # [T, way]
