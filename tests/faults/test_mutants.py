@@ -182,8 +182,11 @@ MUTANTS = (
     Mutant("trained/model.py", "if wrong := int(out.isnan().any(1).sum()):", "if wrong := 0:", "trained/test_model.py"),
     # Padding
     Mutant("nets/conv_block.py", "(params, block, x, stats, mask)", "(params, block, x)", MASKS),
-    Mutant("algorithms/base.py", "if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)", "", MASKS),
+    Mutant("algorithms/base.py", "values.where(mask, 0).sum(1) / mask.sum(1)", "values.mean(1)", MASKS),
     Mutant("algorithms/embedding.py", "member if support.mask is None else", "member if True else", MASKS),
+    Mutant("algorithms/embedding.py", "[query_mask] * self.sees_all", "[None] * self.sees_all", MASKS),
+    Mutant("algorithms/tpn.py", "weight * (mask.unsqueeze(1) & mask.unsqueeze(2))", "weight", MASKS),
+    Mutant("tasks/uneven.py", "rank > most", "rank >= most", "tasks/test_uneven.py"),
     # Predictions without a run
     Mutant("trained/left_out.py", "int(copy.max()) + 1 + label)", "copy)", LEFT_OUT),
     Mutant("trained/left_out.py", "first & _has_other(label, copy)", "first", LEFT_OUT),
