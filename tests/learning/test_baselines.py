@@ -170,17 +170,22 @@ class Embedded(TaskDistribution):
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         batch, mix = self.task.gather(draw, device), torch.randn(768, 7, generator=torch.Generator().manual_seed(0))
-        return batch._replace(support_x=batch.support_x.flatten(2) @ mix, query_x=batch.query_x.flatten(2) @ mix)
+        middle = self.task.images.pixels.float().mean() / 255  # so that a cosine is as often below 0 as above
+        support, query = ((x.flatten(2) - middle) @ mix for x in (batch.support_x, batch.query_x))
+        return batch._replace(support_x=support, query_x=query)
 
     def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None:
         return self.task.thumbnails(draw, device)
 
 
+@pytest.mark.parametrize("made", [blotches, light])
 @pytest.mark.parametrize(
     "keys", [{"way": 5, "shot": 2}, {"way": 8, "variable": True, "shot": 3}], ids=["plain", "vary"]
 )
-def test_frozen_prototypes_are_those_of_an_untrained_protonet(keys: dict[str, Any]) -> None:
-    pictures, episodes = Pictures(Episodes(**keys, query=3), blotches()), EpisodeRange("test", 70, 3)
+def test_frozen_prototypes_are_those_of_an_untrained_protonet(
+    keys: dict[str, Any], made: Callable[[], ImageSet]
+) -> None:
+    pictures, episodes = Pictures(Episodes(**keys, query=3), made()), EpisodeRange("test", 70, 3)
     task = Embedded(pictures)
     scores = baselines(task, episodes, CPU)
     assert scores.keys() == {"nearest_pixels", "prototypes"}
