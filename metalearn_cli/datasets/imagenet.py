@@ -16,7 +16,7 @@ SOURCE = "ImageNet-1k"
 _PLURALS = (
     *(("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("sses", "ss"), ("ouses", "ouse"), ("uses", "us")),
     *(("valves", "valve"), ("curves", "curve"), ("lves", "lf"), ("rves", "rf"), ("eaves", "eaf"), ("oaves", "oaf")),
-    *(("nives", "nife"), ("shoes", "shoe"), ("canoes", "canoe"), ("oboes", "oboe"), ("oes", "o"), ("s", "")),
+    *(("nives", "nife"), ("shoes", "shoe"), ("volcanoes", "volcano"), ("canoes", "canoe"), ("oes", "o"), ("s", "")),
     *(("mice", "mouse"), ("geese", "goose"), ("oxen", "ox")),
 )
 
