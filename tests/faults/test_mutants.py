@@ -175,7 +175,7 @@ MUTANTS = (
     Mutant("backbones/named.py", 'f"{os.path.realpath(folder)}{os.sep}"', "os.path.realpath(folder)", OUTSIDE),
     Mutant("backbones/named.py", "name.startswith(PREFIX) or not", "not", OUTSIDE),
     Mutant("config/schema.py", "and is_elsewhere(name := values", "and (name := values", OUTSIDE),
-    Mutant("config/schema.py", "issubclass(cls, torch.nn.Module) if is_class", "True if is_class", NO_YAML),
+    Mutant("config/schema.py", "base is Net and not target.startswith(_PARTS)", "base is Net", NO_YAML),
     Mutant("config/schema.py", " and not is_of_a_type:", ":", NO_YAML),
     Mutant("training/eval_job.py", "(frozenset(values), trust, run)", "(frozenset(values), True, run)", EMBED),
     Mutant("training/continued.py", '{*FREE_TEXT, "model.name", ', "{*FREE_TEXT, ", EMBED),
