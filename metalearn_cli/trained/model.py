@@ -228,11 +228,18 @@ class AdaptedModel:
         return unscaled(values, scale), deviation
 
     def outputs(self, x: Given) -> Tensor:
-        """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU."""
+        """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU. Raises
+        UserError where they are not numbers."""
         mode, x = self.model.batch_norm, self.model.numbers(x)
         size = len(x) if mode is BatchNorm.transductive else AT_ONCE
         with torch.no_grad():
-            return torch.cat([self.predict(part, mode)[0].cpu() for part in self.model.pieces(x, size)])
+            out = torch.cat([self.predict(part, mode)[0].cpu() for part in self.model.pieces(x, size)])
+        if wrong := int(out.isnan().any(1).sum()):
+            raise UserError(
+                f"the model makes no numbers of {wrong} of {len(out)} queries: what it has learned, or a setting of "
+                "it, is not finite or too large"
+            )
+        return out
 
     def unlike(self, x: Given) -> Tensor:
         """x [Q, ...] -> which look unlike every class, [Q] bool."""
