@@ -16,7 +16,7 @@ from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.datasets.formats import Broken
 from metalearn_cli.datasets.listing import some
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Call, Net, Params, with_outputs
+from metalearn_cli.nets.base import CONTEXT, Call, Net, Params, with_outputs
 from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.nets.capabilities import as_module
 from metalearn_cli.seeding import generator
@@ -255,6 +255,8 @@ def learned_network(algo: Algorithm, net: Net, meta: Meta) -> tuple[Net, Params,
     is not learned, and with outputs for all training classes, where those were. Raises UserError where none is
     learned."""
     learned, head = network(algo, meta), {name for name in net.shapes if name.startswith("head.")}
+    if CONTEXT in net.shapes:  # what a task sets begins at 0
+        learned = {CONTEXT: next(iter(learned.values())).new_zeros(net.shapes[CONTEXT])} | learned
     names = [name for name in net.shapes if name not in head or head <= learned.keys()]
     if not learned.keys() >= set(names):
         raise UserError(
