@@ -83,6 +83,7 @@ def _compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callab
         returned.append(put_outputs)
         return tuple(outputs)
 
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())  # the compiler is told so as well
     try:
         recorded = make_fx(flat, decomposition_table=_PLAIN)(*inputs)
         for node in recorded.graph.nodes:

@@ -70,7 +70,8 @@ def set_process(
     """Set what holds for the whole process (threads None: all cores) -> allocator and denormals, in words."""
     torch.set_num_threads(threads or DEFAULT_THREADS)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what makes cuBLAS deterministic
-    torch.use_deterministic_algorithms(deterministic)
+    # As torch.use_deterministic_algorithms, which would import the compiler: a second of each start.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     # Else each new tensor is filled first, by a kernel of its own; nothing here reads what was not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Both said: torch's own start has TF32 in convolutions and not in products.

@@ -11,8 +11,8 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import without_absent_classes
 from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.config.job import as_wanted, build_task
 from metalearn_cli.config.schema import ConfigSource
+from metalearn_cli.config.task_for_net import as_wanted, build_task
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.run_folder import records, runs

@@ -15,7 +15,7 @@ from metalearn_cli.nets.base import CONTEXT, Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample
 from metalearn_cli.nets.mlp import MLP, Activation
 from metalearn_cli.tasks.base import Batch
-from metalearn_cli.trained.model import for_way, learned_network
+from metalearn_cli.trained.learned import for_way, learned_network
 
 (SPEC, IMAGES), (VALUES, POINTS) = images(), points()
 CONV = Conv4(SPEC, filters=3, context=2)

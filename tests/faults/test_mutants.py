@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant("nets/noise.py", "fold(kept.to(x.dtype)) / (1 - share)", "fold(kept.to(x.dtype))", NOISE),
     Mutant("nets/noise.py", "if call.noise is None or block.share == 0:", "if block.share == 0:", NOISE),
     Mutant("nets/noise.py", "(kept.mean((2, 3, 4)) * real).sum(1) / real.sum(1)", "kept.mean((1, 2, 3, 4))", NOISE),
-    Mutant("nets/user_module.py", "running.drops += 1", "running.drops = 1", "nets/test_user_module.py"),
+    Mutant("nets/replaced_layers.py", "running.drops += 1", "running.drops = 1", "nets/test_user_module.py"),
     # Heads that are solved, likelihoods
     Mutant("algorithms/solvers.py", "x.where(mask.unsqueeze(-1), 0)", "x", f"{SOLVERS} {HEADS}"),
     Mutant("algorithms/solvers.py", "return -in_x[..., :-1]", "return in_x[..., :-1]", SOLVERS),

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch._inductor
 import torch.distributed as dist
+import torch.utils.tensorboard  # noqa: F401  as the one above: what commands import, once instead of in each fork
 
 from metalearn_cli.cli import main
 from metalearn_cli.system.signals import catch, end_at_once

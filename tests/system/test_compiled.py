@@ -1,5 +1,8 @@
 """The compiled step is the eager one. Compiling takes seconds: the settings that are not here are behind `nightly`."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 import torch
 import torch._inductor.config
 from commands import refuse, succeed
+from places import ROOT
 from problems import ALGORITHMS, DOUBLE, Module, images, points
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -180,6 +184,15 @@ def test_without_a_compiler_it_is_said_before_anything_begins(tmp_path: Path) ->
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
         assert "compile=true needs a C++ compiler" in refuse(tmp_path, *COMMAND, "compile=true")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_run_that_compiles_nothing_does_not_import_the_compiler(tmp_path: Path) -> None:
+    """It takes a second of each start."""
+    code = "from metalearn_cli.cli import main; main(['train', 'debug=quick', 'threads=1', 'steps=1']); "
+    code += "import sys, torch; assert torch.are_deterministic_algorithms_enabled(); "
+    code += "sys.exit('torch._inductor' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment).returncode == 0
 
 
 def test_a_test_is_never_compiled(tmp_path: Path) -> None:
