@@ -11,13 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Meta, Predictor, Update, call_on, gradient_update, task_loss
+from metalearn_cli.algorithms.base import (
+    Meta,
+    Predictor,
+    Update,
+    call_on,
+    gradient_update,
+    mean_of_real,
+    task_loss,
+    without_absent_classes,
+)
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, Pass
 from metalearn_cli.tasks.base import Batch, Support
 
 # (features of the support set [T, S, F], of the query set [T, Q, F]) -> out [T, Q, way].
 Scorer = Callable[[Tensor, Tensor], Tensor]
+# The same of a transductive head, which is also told which queries are real, [T, Q]; None: all are.
+JointScorer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 BASE_MEAN = "base:mean"  # the name of the buffer [F] of centre=base
 
@@ -78,13 +89,25 @@ def embed(
     return support_features, query_features, used
 
 
-def embedding_update(net: Net, meta: Meta, batch: Batch, scorer: Scorer) -> Update:
-    """grad L(query) in the meta-parameters, where `scorer` makes outputs of the embeddings of this batch."""
+def embedding_update(net: Net, meta: Meta, batch: Batch, scorer: Scorer, label_smoothing: float = 0.0) -> Update:
+    """grad L(query) in the meta-parameters, where `scorer` makes outputs of the embeddings of this batch; with
+    label_smoothing the other classes share that part of each label."""
     features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask, None)
     if BASE_MEAN in meta.buffers:
         stats = stats | {BASE_MEAN: mean_feature(features, query, batch)}
-    loss = task_loss(net.spec, scorer(features, query), batch.query_y, batch.query_mask, batch.way)
+    out = scorer(features, query)
+    loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
+    if label_smoothing:
+        way = (torch.full_like(batch.key, out.shape[-1]) if batch.way is None else batch.way).to(loss.dtype)
+        loss = loss.lerp(loss_of_all_classes(out, batch.query_mask, way), label_smoothing * way / (way - 1))
     return gradient_update(meta, loss, stats)
+
+
+def loss_of_all_classes(out: Tensor, mask: Tensor | None, way: Tensor) -> Tensor:
+    """The mean of -log p(y | x) over the classes y and the real examples: out [T, Q, classes], way [T] -> [T]."""
+    log_p = without_absent_classes(out, way).log_softmax(-1)
+    is_absent = torch.arange(out.shape[-1], device=out.device) >= way[:, None, None]
+    return -mean_of_real(log_p.masked_fill(is_absent, 0).sum(-1), mask) / way
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +118,12 @@ class PredictorByEmbedding(Predictor):
     params: Params  # [*shape], or after fine-tuning [T, *shape]
     buffers: Params
     support: Support
-    scorer: Scorer
+    scorer: Scorer | JointScorer
+    sees_all: bool = False  # whether the scorer is a joint one
 
     def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
         features, query, _ = embed(self.net, self.params, self.support, query_x, query_mask, stats)
-        return self.scorer(features, query)
+        return self.scorer(features, query, *[query_mask] * self.sees_all)
 
     def support_stats(self) -> Params:
         return self.net.features(self.params, self.support.x, Call(mask=self.support.mask))[1]
@@ -128,7 +152,7 @@ def mask_of_both(support: Support, query_x: Tensor, query_mask: Tensor | None) -
 def mean_feature(features: Tensor, query: Tensor, batch: Batch) -> Tensor:
     """The mean of each task's real examples: features of the support [T, S, F] and of the query [T, Q, F] -> [T, F]."""
     both, mask = torch.cat([features, query], 1), mask_of_both(batch.support, batch.query_x, batch.query_mask)
-    return both.mean(1) if mask is None else both.where(mask.unsqueeze(-1), 0).sum(1) / mask.sum(1, keepdim=True)
+    return mean_of_real(both, mask)
 
 
 def prepared(features: Tensor, normalise: Normalise, centre: Tensor | None = None) -> Tensor:

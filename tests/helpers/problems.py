@@ -38,7 +38,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "matching": {"fce": True, "reads": 2, "learn_temperature": True, "test_steps": 2, "fine_tune_lr": 0.1},
     "knn": {"k": 3},
     "logistic": {"copies": 2, "augment": ["crop", "jitter"]},
+    "metaoptnet": {"label_smoothing": 0.1},
     "pmf": {"tuning_steps": 2},
+    "tim": {"iterations": 2},
+    "tpn": {"neighbours": 4},
+    "r2d2": {"learn_penalty": True},
     "reptile": {"inner_steps": 3, "inner_batch": 4, "test_steps": 2},
     "learned_optimizer": {"hidden": [4], "preprocess": "log_sign", "scale": 0.1, "batch_size": 4, "unroll": 2}
     | {"horizon": 6, "test_steps": 3},
@@ -58,7 +62,8 @@ def made(algo: str) -> Algorithm:
 # network with inputs that a task sets.
 ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "fine_tune")]
 # Those that compare embeddings, or solve a head for them: for classes alone, and in any way.
-EMBEDDING = ("knn", "logistic", "matching", "pmf", "proto_maml", "protonet", "ridge")
+EMBEDDING = ("knn", "laplacian_shot", "logistic", "lr_d2", "matching", "metaoptnet", "pmf", "protonet", "r2d2", "ridge")
+EMBEDDING += ("proto_maml", "soft_kmeans", "tim", "tpn")
 ON_EMBEDDINGS = tuple(type(made(algo)) for algo in EMBEDDING)
 
 
@@ -85,7 +90,9 @@ def images(
         y = torch.rand(tasks, way * count, generator=rng).argsort(1) % way
         return x, y
 
-    return Spec((1, size, size), way, way, Categorical()), Batch(*part(shot), *part(query), torch.arange(tasks))
+    batch = Batch(*part(shot), *part(query), torch.arange(tasks))
+    unlabelled = torch.rand(tasks, 4, 1, size, size, generator=rng, dtype=torch.float64)
+    return Spec((1, size, size), way, way, Categorical()), batch._replace(unlabelled_x=unlabelled)
 
 
 def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tuple[Spec, Batch]:
