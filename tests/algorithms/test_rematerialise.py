@@ -15,7 +15,6 @@ from metalearn_cli.algorithms.cavia import CAVIA
 from metalearn_cli.algorithms.inner_loop import Descent, descend
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.maml_plus_plus import MAMLPlusPlus
-from metalearn_cli.algorithms.meta_curvature import MetaCurvature
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.proto_maml import ProtoMAML
@@ -35,7 +34,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "cavia": CAVIA(inner_steps=5),
     "anil": MAML(inner_lr=0.1, inner_steps=5, adapted=AdaptedPart.head),
     "maml_plus_plus": MAMLPlusPlus(inner_steps=5),
-    "meta_curvature": MetaCurvature(inner_steps=5),
     "meta_sgd": MetaSGD(inner_steps=5),
     "meta_lstm": MetaLSTM(inner_steps=5),
     "proto_maml": ProtoMAML(inner_lr=0.1, inner_steps=5),
