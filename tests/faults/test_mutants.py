@@ -72,7 +72,7 @@ MUTANTS = (
     # Algorithms
     Mutant("algorithms/inner_loop.py", "create_graph=recording and second_order", "create_graph=False", INNER),
     Mutant("algorithms/inner_loop.py", "total = loss.sum()", "total = loss.mean()", INNER),
-    Mutant("algorithms/inner_loop.py", "phi[name] - alpha[name]", "phi[name] + alpha[name]", INNER),
+    Mutant("algorithms/inner_loop.py", "phi[name] - scaled(", "phi[name] + scaled(", INNER),
     Mutant("algorithms/rematerialise.py", "for _ in range(steps):", "for _ in range(steps - 1):", INNER),
     Mutant("algorithms/inner_loop.py", "net(phi, batch.query_x", "net(phi, batch.support_x", INNER),
     Mutant("algorithms/base.py", "torch.autograd.grad(loss.mean()", "torch.autograd.grad(loss.sum()", INNER),
