@@ -232,7 +232,7 @@ def test_a_run_is_compared_with_one_that_learns_from_the_pixels(home: Path) -> N
     assert results(home, "pixels")["episodes_sha256"] == results(home, "run")["episodes_sha256"]
     compared = " ".join(succeed(home, "compare", "outputs/run", "outputs/pixels").out.split())
     assert "outputs/pixels" in compared
-    assert "outputs/run: ImageNet-1k, on which the network was trained, names 0 of the 4 test classes" in compared
+    assert "outputs/run: ImageNet-1k, on which the network was trained, names 0 of the 5 test classes" in compared
 
 
 def test_the_episodes_of_a_run_are_those_that_it_scored(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
