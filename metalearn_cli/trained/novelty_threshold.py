@@ -47,7 +47,11 @@ def threshold_for(stored: Stored, model: Model, way: int, shot: int, trust: bool
         return nearest, _sentence(nearest, way, shot, reasons)
     ways = ", ".join(map(str, sorted({kept.way for kept in model.thresholds})))
     reason = reasons[-1] if reasons else f"known are those of {ways} classes" if ways else "none is known here"
-    return None, f"no flag `unlike`: its threshold is measured on validation tasks ({reason})"
+    sentence = f"no flag `unlike`: its threshold is measured on validation tasks ({reason})"
+    if (other := nearest_threshold(model.thresholds, way, shot, any_way=True)) and other.temperature:
+        kind = f"{other.way}-way {other.shot}-shot"
+        sentence += f"; probabilities have the temperature {other.temperature:.3g} of {kind} tasks"
+    return None, sentence
 
 
 def _sizes(stored: Stored, model: Model, way: int, shot: int) -> list[tuple[int, int]]:
@@ -135,7 +139,9 @@ def _keys(task: Config, way: int, shot: int) -> Config:
 def keep_threshold(stored: Stored, measured: Threshold) -> None:
     """Keep a threshold in the run's folder, in the place of one for the same tasks. What other processes have kept
     there since it was read stays. Raises OSError."""
-    with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):
+    with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}") as alone:
+        for leftover in stored.folder.glob(f"{UNLIKE}.tmp-*") if alone else ():  # a killed process's
+            leftover.unlink(missing_ok=True)
         known = read_thresholds(stored.folder)
         if measured not in known:
             others = [kept for kept in known if kept.made_for != measured.made_for]
