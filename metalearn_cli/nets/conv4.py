@@ -3,7 +3,7 @@
 With max-pooling, as in Vinyals et al. 2016 and Snell et al. 2017; with stride 2 instead, as MAML has it for Omniglot
 (filters=64, downsample=stride, spatial_mean=true). The convolutions have no bias unless model.bias=true: batch norm
 would subtract it. Codes that pool before the activation compute the same, since it never falls; those that pool before
-batch norm do not (downsample=pool_first).
+batch norm do not (downsample=pool_first). Relation Net's encoder has halvings=2.
 Differs from MAML's code in: padding is 1 on every side where TensorFlow's "same" at stride 2 pads the far side only.
 """
 
@@ -20,7 +20,7 @@ from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
 from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
 from metalearn_cli.nets.noise import dropout
-from metalearn_cli.system.limits import Count, Positive, Share, Widths
+from metalearn_cli.system.limits import Count, Natural, Positive, Share, Widths
 from metalearn_cli.tasks.base import Spec
 
 BLOCKS = ("block1", "block2", "block3", "block4")
@@ -46,6 +46,7 @@ class Conv4(Net):
     filters: Count = 64
     widths: Widths | None = None  # the filters of the four blocks, where they are not all `filters`
     downsample: Downsample = Downsample.max_pool
+    halvings: Natural = 4  # blocks that halve the image, of which the others keep the size
     slope: Share = 0.0  # of the activation below 0; above 0 it is a leaky ReLU
     bias: bool = False  # of the convolutions
     dropout: Share = 0.0  # of numbers, after each block
@@ -61,10 +62,14 @@ class Conv4(Net):
                 f"model=conv4 needs images, and this task's examples have shape {list(self.spec.input_shape)}: "
                 "take model=mlp"
             )
-        if min(self.spec.input_shape[1:]) < 16 and self.downsample is not Downsample.stride:
+        if self.halvings > len(BLOCKS):
+            raise UserError(f"model.halvings={self.halvings} must be at most 4, the blocks of model=conv4")
+        least = 2**self.halvings
+        if min(self.spec.input_shape[1:]) < least and self.downsample is not Downsample.stride:
             raise UserError(
-                f"model=conv4 halves an image four times, and {self.spec.input_shape[1]}x{self.spec.input_shape[2]} "
-                "is too small for that: take images of 16x16 or more, or model.downsample=stride"
+                f"model=conv4 halves an image {self.halvings} times, and {self.spec.input_shape[1]}x"
+                f"{self.spec.input_shape[2]} is too small for that: take images of {least}x{least} or more, or "
+                "model.downsample=stride"
             )
 
     def variants(self) -> dict[Convolution, Net]:
@@ -83,7 +88,7 @@ class Conv4(Net):
             return last
         height, width = self.spec.input_shape[1:]
         rounding = 1 if self.downsample is Downsample.stride else 0
-        for _ in BLOCKS:
+        for _ in range(self.halvings):
             height, width = (height + rounding) // 2, (width + rounding) // 2
         return last * height * width
 
@@ -135,7 +140,8 @@ class Conv4(Net):
         pool, pool_first = (self.downsample is way for way in (Downsample.max_pool, Downsample.pool_first))
         x = fold(x)
         for layer, name in enumerate(BLOCKS):
-            block = Block(name, pool, self.convolution, self.slope, pool_first)
+            halves = layer < self.halvings
+            block = Block(name, pool and halves, self.convolution, self.slope, pool_first and halves, halves)
             x, block_stats = conv_block(params, block, x, call.stats, call.mask)
             x = dropout(x, self.dropout, call, layer)
             used |= block_stats

@@ -35,6 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "knn": {"k": 3},
     "logistic": {"copies": 2, "augment": ["crop", "jitter"]},
     "pmf": {"tuning_steps": 2},
+    "leo": {"latents": 4, "latent_steps": 1, "tuning_steps": 1, "latent_lr": 0.1, "tuning_lr": 0.1},
+    "deep_emd": {"blur": 0.2, "iterations": 20},
     "reptile": {"inner_steps": 3, "inner_batch": 4, "test_steps": 2},
     "learned_optimizer": {"hidden": [4], "preprocess": "log_sign", "scale": 0.1, "batch_size": 4, "unroll": 2}
     | {"horizon": 6, "test_steps": 3},
@@ -50,10 +52,13 @@ def made(algo: str) -> Algorithm:
     return algorithm
 
 
-# Every algorithm for tasks of classes; the others train on images of all classes at once.
-ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("pretrain", "fine_tune")]
+# Those that compare images of features, of which only convolutional networks have some.
+MAPS = ("deep_emd", "relation")
+ON_MAPS = [made(algo) for algo in MAPS]
+# Every other algorithm for tasks of classes, but for those that train on images of all classes at once.
+ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("pretrain", "fine_tune", *MAPS)]
 # Those that compare embeddings, or solve a head for them: for classes alone, and in any way.
-EMBEDDING = ("knn", "logistic", "matching", "pmf", "protonet", "ridge")
+EMBEDDING = ("feat", "knn", "leo", "logistic", "matching", "pmf", "protonet", "ridge", *MAPS)
 ON_EMBEDDINGS = tuple(type(made(algo)) for algo in EMBEDDING)
 
 
