@@ -23,8 +23,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config.job import build_task
 from metalearn_cli.config.schema import ConfigSource
+from metalearn_cli.config.task_for_net import build_task
 from metalearn_cli.datasets.formats import open_picture
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.system.device import Precision

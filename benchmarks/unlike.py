@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.config.job import build_task
 from metalearn_cli.config.schema import ConfigSource
+from metalearn_cli.config.task_for_net import build_task
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.device import Precision
 from metalearn_cli.tasks.base import Split, TaskDistribution, draw_slice

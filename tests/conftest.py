@@ -62,6 +62,14 @@ def _denormals() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture(scope="module")
+def few_validation_tasks() -> Iterator[None]:
+    """Few by which the flag `unlike` is measured; the commands are forks of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metalearn_cli.trained.novelty_threshold.EPISODES", 4)
+        yield
+
+
 @pytest.fixture(scope="session")
 def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where compiled code is kept."""

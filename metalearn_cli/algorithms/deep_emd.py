@@ -26,8 +26,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, task_loss
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embedding_update, init_body, maps_of
+from metalearn_cli.algorithms.base import (
+    Algorithm,
+    BatchNorm,
+    Carry,
+    Meta,
+    Predictor,
+    Update,
+    gradient_update,
+    task_loss,
+)
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, init_body, maps_of
 from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.nets.base import Net
 from metalearn_cli.system.limits import Count, Natural, NonNegative, Positive
@@ -57,8 +66,10 @@ class DeepEMD(Algorithm):
         yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer, maps_of(net, "deep_emd"))
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        scorer = partial(self.logits, net.spec, batch.support, net.spec.train_outputs)
-        return embedding_update(net, meta, batch, scorer, maps_of(net, "deep_emd"))
+        support, by = batch.support, maps_of(net, "deep_emd")
+        maps, query, stats = embed(by, meta.params, support, batch.query_x, batch.query_mask, None)
+        out = self.logits(net.spec, support, net.spec.train_outputs, maps, query)
+        return gradient_update(meta, task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way), stats)
 
     def logits(self, spec: Spec, support: Support, way: int, maps: Tensor, query: Tensor) -> Tensor:
         """[T, Q, way] of the maps of the support [T, S, C, H, W] and of the query [T, Q, C, H, W]."""

@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Meta, Predictor, Update, call_on, gradient_update, task_loss
+from metalearn_cli.algorithms.base import (
+    Meta,
+    Predictor,
+    Update,
+    call_on,
+    gradient_update,
+    mean_of_real,
+    task_loss,
+    without_absent_classes,
+)
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Forward, Net, Params, Pass
 from metalearn_cli.nets.capabilities import require_maps
@@ -91,15 +100,25 @@ def embed(
     return support_features, query_features, used
 
 
-def embedding_update(net: Net, meta: Meta, batch: Batch, scorer: Scorer, by: Embedding | None = None) -> Update:
-    """grad L(query) in the meta-parameters, where `scorer` makes outputs of the embeddings of this batch; they are the
-    network's features, or made `by` another part of it."""
-    by = by or net.features
-    features, query, stats = embed(by, meta.params, batch.support, batch.query_x, batch.query_mask, None)
+def embedding_update(net: Net, meta: Meta, batch: Batch, scorer: Scorer, label_smoothing: float = 0.0) -> Update:
+    """grad L(query) in the meta-parameters, where `scorer` makes outputs of the embeddings of this batch; with
+    label_smoothing the other classes share that part of each label."""
+    features, query, stats = embed(net.features, meta.params, batch.support, batch.query_x, batch.query_mask, None)
     if BASE_MEAN in meta.buffers:
         stats = stats | {BASE_MEAN: mean_feature(features, query, batch)}
-    loss = task_loss(net.spec, scorer(features, query), batch.query_y, batch.query_mask, batch.way)
+    out = scorer(features, query)
+    loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
+    if label_smoothing:
+        way = (torch.full_like(batch.key, out.shape[-1]) if batch.way is None else batch.way).to(loss.dtype)
+        loss = loss.lerp(loss_of_all_classes(out, batch.query_mask, way), label_smoothing * way / (way - 1))
     return gradient_update(meta, loss, stats)
+
+
+def loss_of_all_classes(out: Tensor, mask: Tensor | None, way: Tensor) -> Tensor:
+    """The mean of -log p(y | x) over the classes y and the real examples: out [T, Q, classes], way [T] -> [T]."""
+    log_p = without_absent_classes(out, way).log_softmax(-1)
+    is_absent = torch.arange(out.shape[-1], device=out.device) >= way[:, None, None]
+    return -mean_of_real(log_p.masked_fill(is_absent, 0).sum(-1), mask) / way
 
 
 @dataclass(frozen=True, eq=False)

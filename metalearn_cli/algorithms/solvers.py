@@ -39,6 +39,25 @@ def ridge(x: Tensor, y: Tensor, penalty: float | Tensor) -> Tensor:
     return torch.cholesky_solve(transposed @ y, root)
 
 
+def reweighted(products: Tensor, y: Tensor, penalty: float | Tensor, steps: int) -> Tensor:
+    """Take `steps` of iteratively reweighted least squares from 0 towards the K logistic regressions, each of a class
+    against all others,  min_a penalty a'Ga / 2 + sum_i log(1 + exp((Ga)_i)) - y_i (Ga)_i:  products G = xx' [T, N, N],
+    y [T, N, K], penalty a number or [T, 1, 1] -> a [T, N, K] float64; the weights are x'a.
+
+    A step is Newton's: a = (G + penalty / s)^-1 z with m = sigmoid(Ga), s = m (1 - m), z = Ga + (y - m) / s
+    (Bertinetto et al. 2019, arXiv 1805.08136, section 3.3). It is exact to any order of derivative.
+    """
+    products, y = products.double().unsqueeze(1), y.double().transpose(1, 2).unsqueeze(-1)  # [T, 1, N, N], [T, K, N, 1]
+    a = torch.zeros_like(y)
+    for _ in range(steps):
+        out = products @ a
+        spread = torch.sigmoid(out) * torch.sigmoid(-out)  # s, which does not round to 0
+        targets = out + (y - torch.sigmoid(out)) / spread
+        system = products + torch.diag_embed(penalty / spread.squeeze(-1))
+        a = torch.cholesky_solve(targets, torch.linalg.cholesky_ex(system).L)
+    return a.squeeze(-1).transpose(1, 2)
+
+
 def logistic(x: Tensor, y: Tensor, penalty: float) -> Tensor:
     """Minimise penalty ||w||^2 / 2 - sum_i log softmax(x_i w + b)[y_i], multinomial logistic regression with a free
     intercept b: x [T, N, F], y [T, N, K] one-hot -> w, and b as its last row, [T, F + 1, K] float64.

@@ -2,7 +2,7 @@
 
 import os
 
-from metalearn_cli.config.conf_folder import GROUPS, PRESETS, list_choices, summary_of
+from metalearn_cli.config.conf_folder import GROUPS, PRESETS, family_of, list_choices, summary_of
 from metalearn_cli.errors import UsageError
 from metalearn_cli.system.console import tell
 from metalearn_cli.tasks.known_sets import about_sets
@@ -45,6 +45,13 @@ def run(arguments: list[str]) -> int:
             lines = {choice: task_line(choice) for choice in list_choices("task")}
             place = os.environ.get("METALEARN_DATA") or "METALEARN_DATA, which is not set"
             tell(f"data sets are looked for in {place}")
+        case ["algo"]:
+            families = {choice: family_of(choice) for choice in list_choices("algo")}
+            width = max(map(len, families.values()))
+            lines = {
+                choice: f"{families[choice]:<{width}}  {summary_of('algo', choice)}"
+                for choice in sorted(families, key=lambda choice: families[choice])
+            }
         case [group] if group in KINDS:
             lines = {choice: summary_of(group, choice) for choice in list_choices(group)}
         case _:

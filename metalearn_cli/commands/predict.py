@@ -44,7 +44,7 @@ says so), does a prediction depend on the other queries. threads, allocator: as 
 
 OWNER = "metalearn_cli.trained.predict.Predict"
 OF_RUN = ("algo.test_steps", "batch_norm", "device", "precision", "trust", "ink")
-NETWORK = "metalearn_cli.trained.by_pretrained.Network"
+NETWORK = "metalearn_cli.trained.embedded.Network"
 
 
 def others() -> dict[str, Hint]:

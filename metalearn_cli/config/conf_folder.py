@@ -40,6 +40,12 @@ def summary_of(group: str, choice: str) -> str:
     return comments[0] if comments else ""
 
 
+def family_of(algo: str) -> str:
+    """What an algorithm learns, or that it is none that learns how to: the comment "# family: ..." of its yaml."""
+    family = re.search(r"^# family: (.+)", (conf_dir() / "algo" / f"{algo}.yaml").read_text("utf-8"), re.MULTILINE)
+    return family[1] if family else "another"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Paper:
     """A published figure."""

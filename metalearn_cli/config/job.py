@@ -9,11 +9,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.capabilities import batch_norm_at_test, images_in_batch, steps_at_test
-from metalearn_cli.backbones.feature_cache import Embedding
 from metalearn_cli.config import schema
 from metalearn_cli.config.conf_folder import GROUPS, Config, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import compose_run, given_keys, given_twice
 from metalearn_cli.config.schema import ConfigSource
+from metalearn_cli.config.task_for_net import as_wanted, build_task, size_wanted, why_no_validation
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.scores import parse_expectation
 from metalearn_cli.nets.base import Net, with_spec
@@ -26,12 +26,10 @@ from metalearn_cli.system.device import Precision
 from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natural, PaperNode, Renames, Text, Threads
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
-from metalearn_cli.tasks.base import Draw, Spec, Split, TaskDistribution, draw_slice
-from metalearn_cli.tasks.capabilities import check_split, draw_classes, task_count
-from metalearn_cli.tasks.embedded import embedded_images
+from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
+from metalearn_cli.tasks.capabilities import draw_classes, task_count
 from metalearn_cli.tasks.example_format import Weights, weights_of
-from metalearn_cli.tasks.likelihood import Categorical, Likelihood
-from metalearn_cli.tasks.resized import ResizedImages, can_resize
+from metalearn_cli.tasks.resized import ResizedImages
 
 
 class Select(Enum):
@@ -152,7 +150,7 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
     elif composed.paper is not None:  # its other tests are made by `reproduce` alone
         composed.paper.pop("tests", None)
     source = ConfigSource(keys, trust=True)
-    composed.task.update(_size_wanted(composed, source))
+    composed.task.update(size_wanted(composed, source))
     job = make_job(composed, choices, source)
     return with_validation(job._replace(notes=[*job.notes, *given_twice(overrides)]))
 
@@ -160,7 +158,7 @@ def train_job(composed: DictConfig, choices: dict[str, str], overrides: list[str
 def with_validation(job: Job) -> Job:
     """The job of a training, without validations where its task cannot have them. Raises UserError where the command
     needs them."""
-    reason = _why_no_validation(job)
+    reason = why_no_validation(job.task, job.choices["task"])
     if reason and job.run.select is Select.best:
         raise UserError(f"{reason}, by which select=best would choose: set select=last, or take a split that has them")
     if reason is None or job.run.eval_every == 0:
@@ -169,18 +167,6 @@ def with_validation(job: Job) -> Job:
         raise UserError(f"eval_every={job.run.eval_every} asks for validations, but {reason}: set eval_every=0")
     # A preset's interval is one for tasks that can be validated; select=last says that this run needs no validation.
     return job.with_keys(eval_every=0)._replace(notes=[*job.notes, f"no validation: {reason}"])
-
-
-def _why_no_validation(job: Job) -> str | None:
-    """Say why the task has no validation tasks; None where it has some."""
-    if "val" not in job.task.splits:
-        what = "classes" if task_count(job.task, "test") is None else "tasks"
-        return f"task={job.choices['task']} has no validation {what} with this split"
-    try:
-        check_split(job.task, "val")
-    except UserError as sentence:
-        return str(sentence)
-    return None
 
 
 def make_job(
@@ -219,50 +205,6 @@ def make_job(
     for mode in job.test_modes:
         algo.require_mode(mode)
     return job
-
-
-def as_wanted(task: TaskDistribution, net: Net) -> TaskDistribution:
-    """The task as a network with weights wants it: its pictures in the network's size, or, where the network stays as
-    it is, features of them. Every other network has it as it is."""
-    if not isinstance(net, Pretrained):
-        return task
-    backbone, given = net.backbone, task.spec.input_shape
-    shape = (3, backbone.size, backbone.size)
-    if not can_resize(task.spec, shape):
-        vectors = ": vectors are for model=identity" if len(given) == 1 and task.spec.kind == "classes" else ""
-        raise UserError(
-            f"model=pretrained ({net.name}) needs classes of pictures, and this task has {task.spec.kind} of examples "
-            f"of shape {list(given)}{vectors}"
-        )
-    if net.frozen:
-        return embedded_images(task, embedding_of(net))
-    return task if given == shape else ResizedImages(task, shape, backbone.resample)
-
-
-def embedding_of(net: Pretrained) -> Embedding:
-    return Embedding(net.backbone, net.runtime, getattr(torch, net.dtype.name))
-
-
-def _size_wanted(composed: DictConfig, source: ConfigSource) -> Config:
-    """The keys of a task that can choose the size of its pictures, as a network with weights wants them: without those
-    that the command names."""
-    keys = {"size", "channels", "resample"}
-    if composed.model.get("_target_") != schema.path_of(Pretrained) or not keys <= composed.task.keys():
-        return {}
-    net: Pretrained = schema.build(composed.model, "model", Net, source, Spec((3, 1, 1), 1, 1, Categorical()))
-    wanted = {"size": net.backbone.size, "channels": 3, "resample": net.backbone.resample}
-    return {key: value for key, value in wanted.items() if f"task.{key}" not in source.given_keys}
-
-
-def build_task(node: DictConfig | Config, source: ConfigSource) -> TaskDistribution:
-    """The task that a configuration's `task` describes. Its data may be read."""
-    task: TaskDistribution = schema.build(node, "task", TaskDistribution, source)
-    if not isinstance(given := task.spec.likelihood, Likelihood):  # of a class that was written for an earlier version
-        raise UserError(
-            f"task._target_={node['_target_']} has the likelihood {given!r} in its spec: give Categorical(), "
-            "SquaredError() or Gaussian() of metalearn_cli.tasks.likelihood"
-        )
-    return task
 
 
 def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given_keys: frozenset[str]) -> tuple[Run, list[str]]:

@@ -3,56 +3,28 @@
 torch.func.functional_call runs the module with other parameters than its own, and torch.func.vmap runs that once for
 all tasks, each with its own parameters. Derivatives are taken outside of vmap, where they are those of torch's layers.
 
-Batch norm is replaced by one in plain operations. torch's layer keeps its statistics in buffers, which vmap cannot
-update, and algorithms here ask for the statistics and give them back. And it is wrong without an error at the second
-derivative where torch.func.grad is taken inside of vmap, and at the third derivative always (torch 2.13; the third is
-wrong in LayerNorm and InstanceNorm as well, which no algorithm here asks for). Layers that drop something are replaced
-by one that draws from the task's key (noise.py), and so the module runs in training mode always.
+What cannot run so is replaced: batch norm, and layers that drop something (replaced_layers.py).
 
-Shapes: T tasks, B examples per task, C channels.
+Shapes: T tasks, B examples per task.
 """
 
 import contextlib
 import inspect
 import traceback
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils.parametrize import is_parametrized
 
 from metalearn_cli.errors import UserError, nearest
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Noise, Params, Pass, standard_normal
-from metalearn_cli.nets.noise import draws
+from metalearn_cli.nets.replaced_layers import DRAWS, RUNNING, Running, adaptable, is_batch_norm, statistics
 from metalearn_cli.tasks.base import Spec
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # those that are replaced
-
-
-@dataclass
-class _Running:
-    """The forward of one task that is running."""
-
-    call: Call  # statistics [C], mask [B] and key [1] of this task
-    used: Params = field(default_factory=dict)  # the statistics that it computes
-    drops: int = 0  # times that it has dropped something
-
-
-# How the layers that are replaced reach it within a user's forward. Nothing stays on the module.
-_RUNNING: ContextVar[_Running] = ContextVar("_RUNNING")
-
-_DRAWS = (
-    "draws from torch's global generator, which no resumed run could repeat: set its dropout to 0, or use nn.Dropout"
-)
 Maker = Callable[..., Any]  # a class of nn.Module, or a function that returns one
 
 
@@ -87,10 +59,10 @@ class ModuleNet(Net):
 
     def __post_init__(self) -> None:
         built = [self._build(seed) for seed in (0, 1)]
-        object.__setattr__(self, "_start", _statistics(built[0]))
+        object.__setattr__(self, "_start", statistics(built[0]))
         head = "head" if isinstance(getattr(built[0], "head", None), nn.Module) else ""
         object.__setattr__(self, "_head", head if isinstance(self.maker, type) else self._last_linear())
-        whole, body = (_adaptable(module, self.maker.__name__) for module in built)
+        whole, body = (adaptable(module, self.maker.__name__) for module in built)
         object.__setattr__(self, "_whole", whole)
         for name, value in body.named_buffers():
             if not torch.equal(value, whole.get_buffer(name)):
@@ -130,13 +102,13 @@ class ModuleNet(Net):
             params: Params, stats: Params | None, x: Tensor, mask: Tensor | None, key: Tensor | None
         ) -> tuple[Tensor, Params]:
             own_noise = None if noise is None or key is None else noise._replace(key=key)
-            running, values = _Running(call._replace(stats=stats, mask=mask, noise=own_noise)), params | constants
-            token = _RUNNING.set(running)
+            running, values = Running(call._replace(stats=stats, mask=mask, noise=own_noise)), params | constants
+            token = RUNNING.set(running)
             try:
                 with sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
                     out = functional_call(module, values, (x,), tie_weights=False, strict=True)
             finally:
-                _RUNNING.reset(token)
+                RUNNING.reset(token)
             for path, value in constants.items():
                 if values[path] is not value or value._version > 0:
                     raise UserError(f"{name}.{path} is a buffer that its forward changes: let it stay as it is made")
@@ -171,7 +143,7 @@ class ModuleNet(Net):
             for path, value in module.named_parameters():
                 value.copy_(params[self._named(path)])
             for path, layer in module.named_modules():
-                if _is_batch_norm(layer):
+                if is_batch_norm(layer):
                     if layer.running_mean is None or layer.running_var is None:
                         where = f"{self.maker.__name__}.{path}"
                         raise UserError(f"{where} keeps no statistics: take out its track_running_stats=False")
@@ -241,7 +213,7 @@ class ModuleNet(Net):
         except Exception as error:  # whatever a user's forward may raise
             place = _place(error, (self._whole, self._body), name)
             if "randomness" in str(error):
-                raise UserError(f"{place} {_DRAWS}") from error
+                raise UserError(f"{place} {DRAWS}") from error
             raise UserError(
                 f"{place} fails on a batch {list(x.shape[1:])} (tasks run together under torch.func.vmap; for "
                 f"features, `head` is taken out): {type(error).__name__}: {' '.join(str(error).split())}"
@@ -253,97 +225,6 @@ class ModuleNet(Net):
                 raise UserError(f"{name} has a parameter {key} that its output does not depend on: remove it")
 
 
-class _PlainBatchNorm(nn.Module):
-    """Batch norm of one task, x [B, C, ...], in plain operations. Its statistics come and go by _RUNNING. timm's
-    layers of this kind drop and activate what comes out."""
-
-    def __init__(self, layer: _BatchNorm, path: str) -> None:
-        super().__init__()
-        self.path, self.eps = path, layer.eps
-        self.weight, self.bias = layer.weight, layer.bias  # None without affine
-        self.drop, self.act = (getattr(layer, part, nn.Identity()) for part in ("drop", "act"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        (stats, mask, *_), used = _RUNNING.get().call, _RUNNING.get().used
-        mean_name, var_name = f"{self.path}.mean", f"{self.path}.var"
-        if stats is not None:
-            mean, var = stats[mean_name], stats[var_name]
-        elif mean_name in used:
-            raise UserError(f"{self.path} normalises twice in one forward: give each place its own batch norm")
-        else:
-            var, mean = self._moments(x, mask)
-            used |= {mean_name: mean, var_name: var}
-        scale = torch.rsqrt(var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        shape = [-1] + [1] * (x.dim() - 2)
-        out: Tensor = self.act(self.drop(torch.addcmul(shift.view(shape), x, scale.view(shape))))
-        return out
-
-    def _moments(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Variance and mean of each channel, over the real examples of mask [B]."""
-        dims = [0, *range(2, x.dim())]
-        if mask is None:
-            return torch.var_mean(x, dims, correction=0)
-        if len(x) != len(mask):
-            raise UserError(
-                f"{self.path} gets {len(x)} rows for {len(mask)} examples: where tasks vary in size, one each"
-            )
-        weight = mask.to(x.dtype).view(-1, *[1] * (x.dim() - 1)) / (mask.sum() * x[0, 0].numel())
-        mean = (weight * x).sum(dims)
-        return (weight * (x - mean.view(-1, *[1] * (x.dim() - 2))).square()).sum(dims), mean
-
-
-class _Dropout(nn.Module):
-    """What a layer of torch, torchvision or timm drops, drawn from the task's key: each number of x [B, ...], or one
-    draw for all that follow the first `dims` dimensions."""
-
-    def __init__(self, share: float, scale: float, dims: int | None) -> None:
-        super().__init__()
-        self.p, self.scale, self.dims = share, scale, dims  # timm's attention reads `p`
-
-    def forward(self, x: Tensor) -> Tensor:
-        running = _RUNNING.get()
-        if running.call.noise is None or self.p == 0:
-            return x
-        running.drops += 1
-        dims = x.dim() if self.dims is None else self.dims
-        shape = (*x.shape[:dims], *[1] * (x.dim() - dims))
-        kept = draws(running.call, running.drops, shape)[0] >= self.p
-        return x * (kept.to(x.dtype) * self.scale)
-
-
-def _dropout(layer: Any) -> _Dropout | None:
-    """What takes the place of this layer, if it is one that drops something."""
-    kind = type(layer)
-    dims: int | None = None
-    match f"{kind.__module__.partition('.')[0]}.{kind.__name__}":
-        case "torch.Dropout":
-            share = layer.p
-        case "torch.Dropout1d" | "torch.Dropout2d" | "torch.Dropout3d":
-            share, dims = layer.p, 2
-        case "torchvision.StochasticDepth":
-            share, dims = layer.p, int(layer.mode == "row")
-        case "timm.DropPath":
-            share, dims = layer.drop_prob, 1
-        case _:
-            return None
-    scale = 1 / (1 - share) if share < 1 and getattr(layer, "scale_by_keep", True) else 1.0
-    return _Dropout(share, scale, dims)
-
-
-def _statistics(module: nn.Module) -> Params:
-    """The running statistics in a user's module, or the standard normal distribution's where a layer keeps none."""
-    stats: Params = {}
-    for path, layer in module.named_modules():
-        if _is_batch_norm(layer):
-            mean, var = layer.running_mean, layer.running_var
-            stats[f"{path}.mean"] = torch.zeros(layer.num_features) if mean is None else mean.detach().float().clone()
-            stats[f"{path}.var"] = torch.ones(layer.num_features) if var is None else var.detach().float().clone()
-    return stats
-
-
 def _place(error: Exception, modules: Iterable[nn.Module], name: str) -> str:
     """The innermost layer of these modules in which this error was raised."""
     paths: dict[object, str] = {layer: path for module in modules for path, layer in module.named_modules() if path}
@@ -352,46 +233,3 @@ def _place(error: Exception, modules: Iterable[nn.Module], name: str) -> str:
         layer for frame in frames if isinstance(layer := frame.f_locals.get("self"), nn.Module) and layer in paths
     ]
     return f"{name}.{paths[layers[-1]]} ({type(layers[-1]).__name__})" if layers else name
-
-
-def _is_batch_norm(layer: nn.Module) -> TypeGuard[_BatchNorm]:
-    kind = type(layer)
-    return kind in _BATCH_NORMS or f"{kind.__module__}.{kind.__name__}" == "timm.layers.norm_act.BatchNormAct2d"
-
-
-def _adaptable(module: nn.Module, name: str) -> nn.Module:
-    """The module with batch norm and dropout replaced, in place. Raises UserError for what cannot be adapted."""
-    plain: dict[nn.Module, nn.Module] = {}  # a layer may have several names
-    for path, layer in list(module.named_modules(remove_duplicate=False)):
-        new = _PlainBatchNorm(layer, path) if _is_batch_norm(layer) else _dropout(layer)
-        if path and new is not None:
-            parent, _, attribute = path.rpartition(".")
-            setattr(module.get_submodule(parent), attribute, plain.setdefault(layer, new))
-        elif objection := _objection(layer):
-            where = f"{name}.{path} ({type(layer).__name__})" if path else name
-            raise UserError(f"{where} {objection}")
-    names: dict[nn.Parameter, str] = {}
-    for path, value in module.named_parameters(remove_duplicate=False):
-        if (first := names.setdefault(value, path)) != path:
-            # functional_call leaves its tensors on a layer that has two names (torch 2.13).
-            raise UserError(f"{name}.{path} is {first} as well: give each layer one name and its own parameters")
-        if not value.requires_grad:
-            raise UserError(f"{name}.{path} has requires_grad=False, and every parameter is learned: let it be True")
-    return module
-
-
-def _objection(layer: nn.Module) -> str | None:
-    """Why this layer, without its children, cannot be adapted, and what to do."""
-    if isinstance(layer, LazyModuleMixin):
-        return "takes its size from the first batch: write the layer with its sizes"
-    if is_parametrized(layer) or layer._forward_pre_hooks:
-        return "computes its weights before each call, which adapted weights would not pass: use the plain layer"
-    if isinstance(layer, nn.RNNBase | nn.LSTMCell):
-        return "does not run under torch.func.vmap: write the recurrence with nn.Linear"
-    if isinstance(layer, nn.RReLU | _DropoutNd) or (isinstance(layer, nn.MultiheadAttention) and layer.dropout):
-        return _DRAWS
-    if isinstance(layer, _BatchNorm):
-        return "is a batch norm that is not replaced by a task-batched one: use nn.BatchNorm1d, 2d or 3d itself"
-    if isinstance(layer, _InstanceNorm) and layer.track_running_stats:
-        return "keeps statistics of all tasks while they adapt: give it track_running_stats=False"
-    return None

@@ -8,6 +8,7 @@ hashes: a run on them is compared with one that has learned from the pixels.
 Shapes: T tasks, S support and Q query images of each.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.backbones.feature_cache import Embedding, FeatureCache
-from metalearn_cli.datasets.vector_file import Vectors
+from metalearn_cli.datasets.vector_writer import Vectors
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
 from metalearn_cli.tasks.episodes import Rotations, gather_episodes
@@ -54,20 +55,12 @@ class EmbeddedImages(ShownTask):
         _ = self._cache.of(self._numbers(self.task.classes_of(split).start))
 
     def vectors(self, splits: tuple[Split, ...]) -> Vectors:
-        """All vectors of these splits, class by class, with their groups, and the split of each of several."""
-        listed: list[tuple[str, str, str, Tensor]] = []  # the class's name, group and split, and its rows [n]
-        images = self.task.images
-        for split in splits:
-            classes = self.task.classes_of(split)
-            groups = [""] * len(classes.start) if classes.group is None else [f"{n:06}" for n in classes.group.tolist()]
-            for start, count, group in zip(classes.start.tolist(), classes.count.tolist(), groups, strict=True):
-                name = images.names[int(torch.searchsorted(images.start, start, right=True)) - 1]
-                listed.append((name, group, split, torch.arange(start, start + count)))
-        names, group_of, split_of, rows = zip(*sorted(listed, key=itemgetter(0)), strict=True)
-        features = self._cache.of(self._numbers(torch.cat([places[:1] for places in rows])))
-        x = features.pixels[torch.cat(rows)].view(self.embedding.dtype).numpy()
-        counts = tuple(map(len, rows))
-        return Vectors(x, names, counts, group_of if any(group_of) else None, split_of if len(splits) > 1 else None)
+        """All features of these splits, as `set_vectors` has them."""
+
+        def kept(places: Tensor) -> Tensor:
+            return self._cache.of(self._numbers(places)).pixels[places].view(self.embedding.dtype)
+
+        return set_vectors(self.task, splits, kept)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         places = torch.cat([draw[name].flatten() for name in ("support_image", "query_image")])
@@ -85,6 +78,22 @@ class EmbeddedImages(ShownTask):
     @cached_property
     def _cache(self) -> FeatureCache:
         return FeatureCache(self.task.images, self.embedding)
+
+
+def set_vectors(task: SetTask, splits: tuple[Split, ...], features: Callable[[Tensor], Tensor]) -> Vectors:
+    """All vectors of these splits, class by class, with their groups, and the split of each of several; `features`
+    makes them [n, F] of the images in these places [n] of the packed set."""
+    listed: list[tuple[str, str, str, Tensor]] = []  # the class's name, group and split, and its rows [n]
+    images = task.images
+    for split in splits:
+        classes = task.classes_of(split)
+        groups = [""] * len(classes.start) if classes.group is None else [f"{n:06}" for n in classes.group.tolist()]
+        for start, count, group in zip(classes.start.tolist(), classes.count.tolist(), groups, strict=True):
+            name = images.names[int(torch.searchsorted(images.start, start, right=True)) - 1]
+            listed.append((name, group, split, torch.arange(start, start + count)))
+    names, group_of, split_of, rows = zip(*sorted(listed, key=itemgetter(0)), strict=True)
+    x, counts = features(torch.cat(rows)).numpy(), tuple(map(len, rows))
+    return Vectors(x, names, counts, group_of if any(group_of) else None, split_of if len(splits) > 1 else None)
 
 
 def embedded_images(task: TaskDistribution, embedding: Embedding) -> EmbeddedImages:

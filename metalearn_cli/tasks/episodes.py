@@ -12,6 +12,7 @@ from enum import Enum, auto
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
@@ -52,6 +53,7 @@ class Episodes:
     train_way: Way | None = None  # of a training task; null: the same as `way`
     train_shot: Count | None = None  # of a training task; null: the same as `shot`
     train_query: Count | None = None  # of a training task; null: the same as `query`
+    min_train_shot: Count | None = None  # the shot of each training task is drawn from here on; null: it is the largest
     train_splits: tuple[str, ...] = ("train",)  # whose classes are trained on; never test's
     rotations: Rotations = Rotations.none
     within_group: bool = False  # all classes of a task are of one alphabet or superclass
@@ -65,7 +67,8 @@ class Episodes:
 
     def spec(self, input_shape: tuple[int, ...], train_classes: int) -> Spec:
         base = train_classes * self._turns("train")
-        return Spec(input_shape, self.way, self.train_way or self.way, Categorical(), padded=self.variable, base=base)
+        padded = self.variable or self.min_train_shot is not None
+        return Spec(input_shape, self.way, self.train_way or self.way, Categorical(), padded=padded, base=base)
 
     def size(self, split: Split) -> dict[str, int]:
         """Way, shot and query of a split's episodes, each by the name of the key that says it."""
@@ -126,6 +129,11 @@ class Episodes:
         """Raises UserError for episodes that these classes of a split cannot give; `about` says what the number of
         classes depends on."""
         (way_key, way), (shot_key, shot), (query_key, query) = self.size(split).items()
+        if split == "train" and self.min_train_shot is not None and (self.variable or self.min_train_shot > shot):
+            raise UserError(
+                f"task.min_train_shot={self.min_train_shot} must be at most task.{shot_key}={shot}, and stands without "
+                "task.variable=true, which draws shots of its own"
+            )
         splits = self.train_splits if split == "train" else (split,)
         where = f"the {' and '.join(splits)} split{about}"
         turns = self._turns(split)
@@ -176,6 +184,11 @@ class Episodes:
             draw = draw_variable(start, count, turn, sizes, rng)
         else:
             draw = draw_images(start, count, turn, shot, query, rng)
+        if split == "train" and self.min_train_shot is not None:
+            shots = torch.randint(self.min_train_shot, shot + 1, (tasks, 1), generator=rng)
+            label = draw["support_y"].unsqueeze(-1)  # [T, S, 1]
+            number = F.one_hot(label.squeeze(-1), way).cumsum(1).gather(2, label).squeeze(-1)  # of its class, from 1
+            draw["support_mask"] = number <= shots
         return draw | draw_augment(draw, self.augment, rng) if split == "train" else draw
 
     def draw_classes(self, tasks: int, images: int, classes: Classes, rng: torch.Generator) -> Draw:

@@ -7,9 +7,7 @@ were measured with the default network on classes of CIFAR-FS: benchmarks/own_pi
 Shapes: n support examples, Q queries, F features, W classes.
 """
 
-import dataclasses
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,21 +17,13 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from metalearn_cli.algorithms.solvers import ridge, with_ones
-from metalearn_cli.backbones.base import Backbone
-from metalearn_cli.backbones.encoder import Encoder, Runtime, encoder_of
-from metalearn_cli.backbones.named import DEFAULT, open_backbone
+from metalearn_cli.backbones.encoder import Runtime
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import checked_fields
-from metalearn_cli.datasets.formats import Broken
 from metalearn_cli.datasets.listing import some
-from metalearn_cli.datasets.paths import expand
-from metalearn_cli.datasets.pictures import Preparation, Resize
-from metalearn_cli.datasets.vector_file import SUFFIXES, read_vectors
+from metalearn_cli.datasets.vector_file import SUFFIXES
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.pretrained import Deviation, Mean
-from metalearn_cli.system.console import Console, Progress
-from metalearn_cli.system.limits import InputSide, Text
-from metalearn_cli.trained import file_inputs
+from metalearn_cli.trained.embedded import Embedded, Network, of_pictures, of_vectors
 from metalearn_cli.trained.left_out import conformal_limit, copies, counted, fair_outputs, likeness, share_interval
 from metalearn_cli.trained.novelty import PROMISED, unlikeness
 from metalearn_cli.trained.python_inputs import classes_of
@@ -42,13 +32,6 @@ from metalearn_cli.trained.temperature import temperature_of
 PENALTY = 1.0  # algo.penalty of algo=ridge
 # Cosines above which two examples of a class are one: of any network, and of the default.
 IDENTICAL, NEARLY = 1 - 1e-5, 0.97
-_AT_ONCE = 32  # pictures in memory
-
-
-class Embedded(NamedTuple):
-    names: list[str]
-    x: Tensor  # [n, F] float32, of length 1
-    what: str  # "pictures", or "vectors"
 
 
 class Judged(NamedTuple):
@@ -72,18 +55,6 @@ class Predictions(NamedTuple):
     notes: list[str]  # how it was done, in sentences
 
 
-@dataclass(frozen=True)
-class Network:
-    """The keys model.* of the command: those of model=pretrained."""
-
-    name: Text = DEFAULT
-    architecture: Text | None = None
-    size: InputSide | None = None
-    mean: Mean | None = None
-    std: Deviation | None = None
-    runtime: Runtime = Runtime.torch
-
-
 def usual_temperature(shot: float) -> float:
     """The temperature for so many examples of each class, before anything is known of the support."""
     return float(0.033 * shot**0.3)
@@ -95,9 +66,9 @@ def predict_by_pretrained(support: str, query: str, model: Config) -> Prediction
     if Path(support).suffix.lower() in SUFFIXES:
         if model:
             raise UserError(f"model.{next(iter(model))} is of a network, and support={support} holds vectors already")
-        labels, known, asked, notes = _vectors(support, query)
+        labels, known, asked, notes = of_vectors(support, query)
     else:
-        labels, known, asked, notes = _pictures(support, query, network)
+        labels, known, asked, notes = of_pictures(support, query, network)
     classes = classes_of(labels)
     label = torch.tensor([classes.index(word) for word in labels])
     is_default = known.what == "pictures" and network in (Network(), Network(runtime=Runtime.onnx))
@@ -129,61 +100,6 @@ def judged(known: Tensor, label: Tensor, asked: Tensor, same: float) -> Judged:
     strange = unlikeness(cosines.scatter(1, own[:, None], -2)) > limit
     unlike = unlikeness(asked @ F.normalize(y.float().T @ known, dim=1).T) > limit
     return told._replace(unlike=unlike, promised=promised, found=float(strange.double().mean()))
-
-
-def _vectors(support: str, query: str) -> tuple[list[str], Embedded, Embedded, list[str]]:
-    known, asked = read_vectors(expand(support), "support"), read_vectors(expand(query), "query", labelled=False)
-    if (numbers := asked.x.shape[1]) != known.x.shape[1]:
-        raise UserError(f"{asked.path} has vectors of {numbers} numbers, and {known.path} of {known.x.shape[1]}")
-    labels = [known.labels.words[number] for number in known.labels.number.tolist()]
-    examples = []
-    for file in (known, asked):
-        x = file.vectors()
-        if not x.isfinite().all():
-            raise UserError(f"{file.path} holds numbers that are not finite: give every vector all of its numbers")
-        examples.append(Embedded([f"row {row}" for row in range(1, len(x) + 1)], F.normalize(x, dim=-1), "vectors"))
-    note = "no run= is given, so nothing is trained: ridge regression on vectors of length 1 tells the classes"
-    return labels, examples[0], examples[1], [note]
-
-
-def _pictures(support: str, query: str, network: Network) -> tuple[list[str], Embedded, Embedded, list[str]]:
-    files = file_inputs.labelled_images(support)
-    classes_of(files.labels)  # one class is refused before the network begins
-    paths, notes = file_inputs.images(query)
-    keys = dataclasses.asdict(network)
-    runtime, backbone = keys.pop("runtime"), open_backbone(**keys)
-    about = (
-        f"no run= is given, so nothing is trained: {backbone.about} (licence: {backbone.licence}) makes "
-        f"{backbone.features:,} numbers of the middle square of each picture at {backbone.size} x {backbone.size} "
-        "pixels, and ridge regression tells the classes by them"
-    )
-    known, asked = _embedded([*files.paths, *paths], len(files.paths), backbone, encoder_of(backbone, runtime))
-    return files.labels, known, asked, [*files.notes, *notes, about]
-
-
-def _embedded(paths: list[Path], support: int, backbone: Backbone, encode: Encoder) -> tuple[Embedded, Embedded]:
-    """Read pictures, of which so many are the support, and make features of them. Raises UserError for broken ones."""
-    preparation = Preparation(backbone.size, 3, Resize.crop, backbone.resample)
-    features, broken = [], list[str]()
-    with Progress(Console(), "computing features", len(paths), passing=True) as progress:
-        for start in range(0, len(paths), _AT_ONCE):
-            pixels = []
-            for path in paths[start : start + _AT_ONCE]:
-                try:
-                    pixels.append(preparation.read(path))
-                except Broken as error:
-                    broken.append(f"{path} {error}")
-            if not broken:
-                features.append(encode(torch.stack(pixels)))
-            progress.advance(min(start + _AT_ONCE, len(paths)), "pictures")
-    if broken:
-        what = f"{len(broken)} of {len(paths)} pictures cannot be used"
-        raise UserError(f"{what}: {some(broken, '; ')}: mend or remove them")
-    x, names = F.normalize(torch.cat(features), dim=-1), list(map(str, paths))
-    return (
-        Embedded(names[:support], x[:support], "pictures"),
-        Embedded(names[support:], x[support:], "pictures"),
-    )
 
 
 def _about_copies(known: Embedded, label: Tensor, copy: Tensor, is_default: bool) -> list[str]:

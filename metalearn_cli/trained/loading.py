@@ -15,8 +15,8 @@ from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.backbones.encoder import encoder_of
 from metalearn_cli.backbones.feature_cache import encoded
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.config.job import build_task, embedding_of
 from metalearn_cli.config.schema import ConfigSource, build, import_class
+from metalearn_cli.config.task_for_net import build_task, embedding_of
 from metalearn_cli.datasets.ink import Ink
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params

@@ -5,26 +5,24 @@ Shapes: S support examples, Q query examples, W classes, d numbers of an example
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor
-from metalearn_cli.algorithms.capabilities import network, require_way, steps_at_test
+from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.algorithms.inner_loop import final_of
-from metalearn_cli.datasets.formats import Broken
-from metalearn_cli.datasets.listing import some
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Call, Net, Params, with_outputs
+from metalearn_cli.nets.base import Call, Net
 from metalearn_cli.nets.bfloat16 import Reduced
 from metalearn_cli.nets.capabilities import as_module
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
+from metalearn_cli.trained import python_inputs
+from metalearn_cli.trained.learned import for_way, learned_network
 from metalearn_cli.trained.novelty import Threshold, nearest_threshold, probabilities, unlikeness
 from metalearn_cli.trained.python_inputs import Given, Label, Picture, classes_of, labels_of, pictures, scaled, unscaled
-from metalearn_cli.trained.python_inputs import numbers as numbers_of
 from metalearn_cli.trained.run_scores import Episode, InnerCurve, ScoredRun
 
 Prepare = Callable[[Tensor], Tensor]  # prepared pictures [n, C, h, w] uint8 -> examples [n, *input]
@@ -97,13 +95,14 @@ class Model:
         """The very episodes that the run's test has scored, in their order, or with "val" each validation; as `adapt`
         takes them. Under the run's mode of batch norm, `load(run, batch_norm=...)`, their scores are those of
         results.json, but for algorithms that draw for each task, which draw otherwise here."""
-        return self._scored_run().episodes(split, self.examples.columns)
+        return self.scored_run().episodes(split, self.examples.columns)
 
     def inner_curve(self) -> InnerCurve:
         """What the run's test scored after each inner step."""
-        return self._scored_run().inner_curve()
+        return self.scored_run().inner_curve()
 
-    def _scored_run(self) -> ScoredRun:
+    def scored_run(self) -> ScoredRun:
+        """The folder that this is of. Raises UserError for an export."""
         if self.run is None:
             raise UserError("an export holds neither the data nor the scores of its run: load the run's own folder")
         return self.run
@@ -131,17 +130,7 @@ class Model:
             raise UserError(
                 "the task of this run does not tell how a picture becomes an example: its class has no `preparation`"
             )
-        pixels = torch.empty(len(pictures), *preparation.shape, dtype=torch.uint8)
-        broken = []
-        for number, picture in enumerate(pictures):
-            try:
-                pixels[number] = preparation.read(Path(picture) if isinstance(picture, str) else picture)
-            except Broken as error:
-                broken.append(f"{picture if isinstance(picture, str | Path) else f'number {number + 1}'} {error}")
-        if broken:
-            what = f"{len(broken)} of {len(pictures)} pictures cannot be used"
-            raise UserError(f"{what}: {some(broken, '; ')}: mend or remove them")
-        return pixels
+        return python_inputs.read_pictures(pictures, preparation)
 
     def predictor(self, support: Support, outputs: int) -> tuple[Predictor, str]:
         """Adapt to support sets of so many classes or values -> what predicts, and what was done to the model, in a
@@ -165,12 +154,12 @@ class Model:
         shape = self.examples.spec.input_shape
         is_of_images = self.examples.columns is None and (len(shape) == 3 or self.prepare is not None)
         files = pictures(x) if is_of_images else None
-        values = numbers_of(x) if files is None else self.read_bytes(files)
+        values = python_inputs.numbers(x) if files is None else self.read_bytes(files)
         if values.dim() == 0 or len(values) == 0:
             raise UserError("x is empty: give a list of one example at least")
         if self.prepare is None or self.examples.preparation is None or values.shape[1:] == shape:
             return values
-        pixels = _pixels(_of_shape("x", values, self.examples.preparation.shape))
+        pixels = python_inputs.pixels_of(python_inputs.of_shape("x", values, self.examples.preparation.shape))
         return self.prepare(pixels if pixels.dtype == torch.uint8 else (pixels * 255).round().to(torch.uint8))
 
     def inputs(self, x: Given) -> Tensor:
@@ -181,16 +170,16 @@ class Model:
     def _checked(self, x: Given) -> Tensor:
         """[n, *input] in the units in which it was given, pixels in 0..1."""
         shape = self.examples.spec.input_shape
-        values = _of_shape("x", self.numbers(x), shape)
+        values = python_inputs.of_shape("x", self.numbers(x), shape)
         if len(shape) < 3:
             return values
-        values = _pixels(values)
+        values = python_inputs.pixels_of(values)
         return values * (1 / 255) if values.dtype == torch.uint8 else values
 
     def _values(self, y: Given, number: int) -> Tensor:
         """[S, targets] on the device."""
         columns = self.examples.columns
-        y = _of_shape("y", numbers_of(y), (self.net.spec.targets,), number)
+        y = python_inputs.of_shape("y", python_inputs.numbers(y), (self.net.spec.targets,), number)
         return scaled(y, columns.y_scale if columns else None).to(self.device, self.dtype)
 
     def _labels(self, y: Given, number: int) -> tuple[list[Label], Tensor]:
@@ -205,65 +194,6 @@ class Model:
                 )
         classes = classes or classes_of(labels)
         return classes, torch.tensor([classes.index(label) for label in labels], device=self.device)
-
-
-def _pixels(values: Tensor) -> Tensor:
-    """Return pixels that are uint8, or in 0..1."""
-    if values.dtype != torch.uint8 and (values.min() < -0.01 or values.max() > 1.01):
-        range_of = f"{values.min().item():.4g} to {values.max().item():.4g}"
-        raise UserError(f"x holds pixels from {range_of}: give numbers in 0..1, or uint8 in 0..255")
-    return values
-
-
-def _of_shape(name: str, values: Tensor, shape: tuple[int, ...], number: int | None = None) -> Tensor:
-    """Return finite numbers [number, *shape]; a single one for each example needs no dimension of its own."""
-    values = values[:, None] if shape == (1,) and values.dim() == 1 else values
-    if values.shape[1:] != shape or number not in (None, len(values)):
-        expected = ", ".join(map(str, (number or "n", *shape)))
-        raise UserError(f"{name} is of shape {list(values.shape)}, and [{expected}] is expected")
-    if not values.isfinite().all():
-        raise UserError(f"{name} holds numbers that are not finite: give every example all of its numbers")
-    return values
-
-
-def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta, str]:
-    """Adapt the network and what was learned to tasks of `way` classes, and say in a sentence what was done: what has a
-    row for each class (the head, its learned rates, its slots) gets the mean of the learned rows for every class."""
-    trained = net.spec
-    if way == trained.outputs == trained.train_outputs:
-        return net, meta, ""
-    other = with_outputs(net, way)
-    expected = algo.init(other, torch.Generator())
-    pairs = list(zip(meta, expected, strict=True))
-    if all(part[name].shape == to[name].shape for part, to in pairs for name in to):
-        return other, meta, ""
-    require_way(algo, trained.outputs, way)
-    is_fewer = trained.padded and way < trained.outputs  # the training had such tasks
-
-    def resized(value: Tensor, to: Tensor) -> Tensor:
-        if value.shape == to.shape:
-            return value
-        return value[:way] if is_fewer else value.mean(0, keepdim=True).expand(to.shape)
-
-    meta = Meta(*({name: resized(value, to[name]) for name, value in part.items()} for part, to in pairs))
-    note = f"trained with {trained.outputs} classes and not {way}: each starts at the mean of the rows of the head"
-    return other, meta, "" if is_fewer else note
-
-
-def learned_network(algo: Algorithm, net: Net, meta: Meta) -> tuple[Net, Params, Params]:
-    """The network before it adapts to a task, its parameters and its running statistics; without its head, where that
-    is not learned, and with outputs for all training classes, where those were. Raises UserError where none is
-    learned."""
-    learned, head = network(algo, meta), {name for name in net.shapes if name.startswith("head.")}
-    names = [name for name in net.shapes if name not in head or head <= learned.keys()]
-    if not learned.keys() >= set(names):
-        raise UserError(
-            f"{type(algo).__name__} starts each task with a network that it draws, and has learned none: take a run of "
-            "another algorithm, such as algo=maml or algo=protonet"
-        )
-    params, stats = {name: learned[name] for name in names}, {name: meta.buffers[name] for name in net.init_stats()}
-    is_of_all = any(value.shape != net.shapes[name] for name, value in params.items())
-    return with_outputs(net, net.spec.base or 0) if is_of_all else net, params, stats
 
 
 @dataclass(frozen=True, eq=False)

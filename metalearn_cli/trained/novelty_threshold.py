@@ -11,8 +11,8 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import without_absent_classes
 from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.config.job import as_wanted, build_task
 from metalearn_cli.config.schema import ConfigSource
+from metalearn_cli.config.task_for_net import as_wanted, build_task
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.run_folder import records, runs
@@ -20,7 +20,6 @@ from metalearn_cli.system.console import Console, Progress
 from metalearn_cli.system.files import turn
 from metalearn_cli.tasks.base import Batch, Draw, TaskDistribution, draw_slice
 from metalearn_cli.tasks.capabilities import check_split, label_names, make_ready, task_count
-from metalearn_cli.tasks.episodes import Episodes
 from metalearn_cli.trained.loading import UNLIKE, Stored, read_thresholds
 from metalearn_cli.trained.model import Model
 from metalearn_cli.trained.novelty import PROMISED, Threshold, Thresholds, calibrated, nearest_threshold, unlikeness
@@ -126,7 +125,7 @@ def _classes(task: TaskDistribution, draw: Draw, tasks: Batch, before: int) -> l
 
 def _keys(task: Config, way: int, shot: int) -> Config:
     """The keys of a task whose validation tasks all have this size; its training tasks stay what they are."""
-    if not Episodes.__dataclass_fields__.keys() <= task.keys():  # a user's own task
+    if not {"train_way", "train_shot", "train_query", "variable"} <= task.keys():  # a user's own task
         return {}
     train = {f"train_{key}": task[f"train_{key}"] or task[key] for key in ("way", "shot", "query")}
     return {**train, "way": way, "shot": shot, "query": min(task["query"], QUERIES), "variable": False}

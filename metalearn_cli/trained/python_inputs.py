@@ -4,7 +4,7 @@ Shapes: n examples, S support examples.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from metalearn_cli.datasets.columns import Scale
+from metalearn_cli.datasets.formats import Broken
+from metalearn_cli.datasets.listing import some
+from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.datasets.point_set import array_of
 from metalearn_cli.errors import UserError
 
@@ -37,6 +40,26 @@ def pictures(x: Given) -> list[Picture] | None:
     return list(items)
 
 
+def read_pictures(pictures: Sequence[Picture], preparation: Preparation) -> Tensor:
+    """Read files or PIL images as pixels, [n, C, H, W] uint8. Raises UserError for broken ones."""
+    pixels = torch.empty(len(pictures), *preparation.shape, dtype=torch.uint8)
+    broken = []
+    for number, picture in enumerate(pictures):
+        try:
+            pixels[number] = preparation.read(Path(picture) if isinstance(picture, str) else picture)
+        except Broken as error:
+            broken.append(f"{picture if isinstance(picture, str | Path) else f'number {number + 1}'} {error}")
+    refuse_broken(broken, len(pictures))
+    return pixels
+
+
+def refuse_broken(broken: list[str], number: int) -> None:
+    """Raise UserError with these sentences on some of so many pictures."""
+    if broken:
+        what = f"{len(broken)} of {number} pictures cannot be used"
+        raise UserError(f"{what}: {some(broken, '; ')}: mend or remove them")
+
+
 def numbers(values: Given) -> Tensor:
     """[n, ...] on the CPU: as float64, which holds every number that is given; uint8 and float32 as they are."""
     try:
@@ -50,6 +73,25 @@ def numbers(values: Given) -> Tensor:
             "`metalearn predict`)"
         ) from error
     return tensor if tensor.dtype in (torch.uint8, torch.float32) else tensor.double()
+
+
+def pixels_of(values: Tensor) -> Tensor:
+    """Return pixels that are uint8, or in 0..1."""
+    if values.dtype != torch.uint8 and (values.min() < -0.01 or values.max() > 1.01):
+        range_of = f"{values.min().item():.4g} to {values.max().item():.4g}"
+        raise UserError(f"x holds pixels from {range_of}: give numbers in 0..1, or uint8 in 0..255")
+    return values
+
+
+def of_shape(name: str, values: Tensor, shape: tuple[int, ...], number: int | None = None) -> Tensor:
+    """Return finite numbers [number, *shape]; a single one for each example needs no dimension of its own."""
+    values = values[:, None] if shape == (1,) and values.dim() == 1 else values
+    if values.shape[1:] != shape or number not in (None, len(values)):
+        expected = ", ".join(map(str, (number or "n", *shape)))
+        raise UserError(f"{name} is of shape {list(values.shape)}, and [{expected}] is expected")
+    if not values.isfinite().all():
+        raise UserError(f"{name} holds numbers that are not finite: give every example all of its numbers")
+    return values
 
 
 def labels_of(y: Given, number: int) -> list[Label]:

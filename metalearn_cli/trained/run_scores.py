@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.config.conf_folder import Config
-from metalearn_cli.config.job import as_wanted, build_task
 from metalearn_cli.config.schema import ConfigSource
+from metalearn_cli.config.task_for_net import as_wanted, build_task
 from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes

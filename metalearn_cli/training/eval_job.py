@@ -8,9 +8,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metalearn_cli.config.conf_folder import GROUPS, Config, run_keys
-from metalearn_cli.config.job import Job, build_task, make_job, removed_keys
+from metalearn_cli.config.job import Job, make_job, removed_keys
 from metalearn_cli.config.overrides import compose_config, given_twice, parse_override
 from metalearn_cli.config.schema import ConfigSource
+from metalearn_cli.config.task_for_net import build_task
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError

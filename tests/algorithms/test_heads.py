@@ -11,6 +11,7 @@ from metalearn_cli.algorithms.embedding import Normalise
 from metalearn_cli.algorithms.knn import KNN
 from metalearn_cli.algorithms.logistic import Logistic
 from metalearn_cli.algorithms.matching import Kernel, Matching
+from metalearn_cli.algorithms.metaoptnet import Head, MetaOptNet
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.ridge import Ridge
 from metalearn_cli.errors import UserError
@@ -32,7 +33,13 @@ def predict(algorithm: Algorithm, batch: Batch = BATCH, meta: Meta | None = None
 
 
 @pytest.mark.parametrize(
-    "algorithm", [Ridge(0.5), Ridge(normalise=Normalise.l2), Logistic(0.5), KNN(), KNN(2)], ids=repr
+    "algorithm",
+    [
+        *(Ridge(0.5), Ridge(normalise=Normalise.l2), Ridge(0.5, per_example=True, learn_penalty=True)),
+        *(Logistic(0.5), Ridge(0.5, newton_steps=2), KNN(), KNN(2)),
+        *(MetaOptNet(iterations=25, label_smoothing=0.1), MetaOptNet(Head.ridge, penalty=2.0)),
+    ],
+    ids=repr,
 )
 def test_the_meta_gradient_is_the_finite_difference(algorithm: Algorithm) -> None:
     expect_slope(algorithm, *cases()[1], step=1e-5)
@@ -50,6 +57,68 @@ def test_ridge_trains_through_its_solution() -> None:
         return F.cross_entropy(params["ridge:scale"] * query @ weights, batch.query_y[0])
 
     algorithm = Ridge(penalty=0.5)
+    meta = init(algorithm, NET)
+    assert expect_definition(algorithm, NET, meta, BATCH, definition).gradient["ridge:scale"].abs() > 0
+    assert algorithm.learned(meta) == {"scale": meta.params["ridge:scale"].item()}
+
+
+def test_lambda_of_each_example_is_that_of_features_divided_by_their_root_number() -> None:
+    """As R2-D2's code has it, which divides X and Y of the support, and not the query's."""
+    algorithm = Ridge(penalty=0.5, per_example=True, learn_penalty=True)
+    meta = init(algorithm, NET)
+    penalty = meta.params["ridge:log_penalty"].exp()
+    x, query = torch.rand(3, 9, 7).double(), torch.rand(3, 6, 7).double()
+    ones = torch.cat([x, torch.ones(3, 9, 1)], 2) / 3
+    inverse = torch.linalg.inv(ones @ ones.mT + penalty * torch.eye(9))
+    w = ones.mT @ inverse @ (F.one_hot(BATCH.support_y, 3).double() / 3)
+    expected = meta.params["ridge:scale"] * (query @ w[:, :7] + w[:, 7:])
+    torch.testing.assert_close(algorithm.logits(meta.params, BATCH.support, 3, x, query), expected)
+    assert algorithm.learned(meta) == {"scale": meta.params["ridge:scale"].item(), "penalty": penalty.item()}
+
+
+def test_metaoptnets_ridge_is_twice_a_regression_without_ones() -> None:
+    def definition(params: Params, batch: Batch) -> Tensor:
+        """The loss of one task by the code's formulas."""
+        features = NET.features(params, torch.cat([batch.support_x, batch.query_x], 1))[0][0]
+        support, query = features.split([9, 6])
+        a = 2 * torch.linalg.solve(support @ support.T + 50 * torch.eye(9), F.one_hot(batch.support_y[0], 3).double())
+        label = F.one_hot(batch.query_y[0], 3).double()
+        smooth = label * 0.9 + (1 - label) * 0.1 / 2
+        out = params["metaoptnet:scale"] * query @ support.T @ a
+        return -(smooth * out.log_softmax(1)).sum(1).mean()
+
+    algorithm = MetaOptNet(Head.ridge, label_smoothing=0.1)
+    meta = init(algorithm, NET)
+    assert expect_definition(algorithm, NET, meta, BATCH, definition).gradient["metaoptnet:scale"].abs() > 0
+    assert algorithm.learned(meta) == {"scale": meta.params["metaoptnet:scale"].item()}
+
+
+def test_the_support_vector_machine_stops_where_training_and_test_say() -> None:
+    short, long = MetaOptNet(iterations=15, test_iterations=3), MetaOptNet(iterations=3, test_iterations=15)
+    meta = init(short, NET)
+    losses = [algorithm.meta_gradient(NET, meta, BATCH, 0).loss for algorithm in (short, long)]
+    outs = [predict(algorithm, meta=meta) for algorithm in (long, short)]  # of the same lengths
+    assert not torch.allclose(*outs, atol=1e-6)
+    for loss, out in zip(losses, outs, strict=True):
+        expected = F.cross_entropy(out.mT, BATCH.query_y, reduction="none").mean(1)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_lr_d2_trains_through_newtons_steps_for_one_class_against_the_others() -> None:
+    def definition(params: Params, batch: Batch) -> Tensor:
+        features = NET.features(params, torch.cat([batch.support_x, batch.query_x], 1))[0][0]
+        x, query = torch.cat([features, torch.ones_like(features[:, :1])], 1).split([9, 6])
+        columns = []
+        for label in range(3):
+            w = torch.zeros(x.shape[1], dtype=x.dtype)
+            for _ in range(2):
+                p = torch.sigmoid(x @ w)
+                slope = x.T @ (p - (batch.support_y[0] == label).double()) + 0.5 * w
+                w = w - torch.linalg.solve(x.T @ torch.diag(p * (1 - p)) @ x + 0.5 * torch.eye(len(w)), slope)
+            columns.append(query @ w)
+        return F.cross_entropy(params["ridge:scale"] * torch.stack(columns, 1), batch.query_y[0])
+
+    algorithm = Ridge(penalty=0.5, newton_steps=2)
     meta = init(algorithm, NET)
     assert expect_definition(algorithm, NET, meta, BATCH, definition).gradient["ridge:scale"].abs() > 0
     assert algorithm.learned(meta) == {"scale": meta.params["ridge:scale"].item()}
@@ -90,7 +159,7 @@ def test_all_neighbours_with_soft_weights_are_matching_networks() -> None:
     torch.testing.assert_close(*(update.gradient for update in updates))
 
 
-@pytest.mark.parametrize("algorithm", [Ridge(), Logistic(), KNN(3)], ids=repr)
+@pytest.mark.parametrize("algorithm", [Ridge(), Logistic(), Ridge(newton_steps=10), MetaOptNet(), KNN(3)], ids=repr)
 def test_the_order_of_the_support_and_the_names_of_the_classes_do_not_matter(algorithm: Algorithm) -> None:
     expected, order, names = predict(algorithm), torch.randperm(9), torch.tensor([2, 0, 1])
     shuffled = BATCH._replace(support_x=BATCH.support_x[:, order], support_y=names[BATCH.support_y[:, order]])

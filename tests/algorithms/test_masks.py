@@ -19,6 +19,7 @@ from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.matching import Kernel, Matching, Vote
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
+from metalearn_cli.algorithms.metaoptnet import MetaOptNet
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import InnerOptimizer, Reptile
@@ -47,7 +48,9 @@ HEADS = [  # one output for each class
 ]
 COMPARING = [
     ProtoNet(),
-    Ridge(),
+    Ridge(learn_penalty=True),
+    Ridge(0.3, newton_steps=2, per_example=True),
+    MetaOptNet(label_smoothing=0.1),
     Logistic(normalise=Normalise.none),
     KNN(k=3, temperature=0.1),
     Matching(test_steps=2, fine_tune_lr=0.1, learn_temperature=True),

@@ -8,7 +8,7 @@ from problems import finite_difference
 from scipy.optimize import minimize
 from torch import Tensor
 
-from metalearn_cli.algorithms.solvers import conjugate, logistic, ridge, with_ones
+from metalearn_cli.algorithms.solvers import conjugate, logistic, reweighted, ridge, with_ones
 from metalearn_cli.nets.base import Params
 
 
@@ -63,11 +63,48 @@ def test_logistics_derivative_is_the_finite_difference_of_its_minimum(examples: 
         torch.autograd.grad(gradient.sum(), x)
 
 
+def weights_of(x: Tensor, y: Tensor, penalty: float, steps: int) -> Tensor:
+    return x.mT @ reweighted(x @ x.mT, y, penalty, steps)
+
+
+@pytest.mark.parametrize(("examples", "features"), [(8, 20), (20, 3)])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_reweighted_step_is_newtons_on_one_class_against_all_others(examples: int, features: int, steps: int) -> None:
+    x, y = problem(2, examples, features, 3)
+    weights = weights_of(x, y, 0.7, steps)
+    for task, label in np.ndindex(2, 3):
+        at, targets, w = x[task].numpy(), y[task, :, label].numpy(), np.zeros(features)
+        for _ in range(steps):
+            p = 1 / (1 + np.exp(-at @ w))
+            hessian = at.T @ np.diag(p * (1 - p)) @ at + 0.7 * np.eye(features)
+            w = w - np.linalg.solve(hessian, at.T @ (p - targets) + 0.7 * w)
+        np.testing.assert_allclose(weights[task, :, label].numpy(), w, atol=1e-10)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_reweighted_steps_lead_to_where_the_slope_is_zero(classes: int) -> None:
+    x, y = problem(2, 15, 40, classes)
+    x = 5 * x  # so far apart that whole steps of rounded weights would overflow
+    weights = weights_of(x, y, 0.5, 25)
+    assert (x.mT @ (torch.sigmoid(x @ weights) - y) + 0.5 * weights).abs().max() < 1e-10
+    if classes == 2:
+        torch.testing.assert_close(weights[..., 0], -weights[..., 1])
+
+
+def test_derivatives_of_reweighted_steps_are_the_finite_differences() -> None:
+    x, y = problem(1, 4, 3, 2)
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: weights_of(x, y, 0.7, 3), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: weights_of(x, y, 0.7, 3), (x,))
+
+
 def test_rows_that_are_not_real_change_no_head() -> None:
     x, y = problem(2, 9, 20, 3)
     mask = torch.tensor([[True] * 6 + [False] * 3] * 2)
     padded, labels = with_ones(x, mask), y.where(mask.unsqueeze(-1), 0)
     torch.testing.assert_close(ridge(padded, labels, 1.0), ridge(with_ones(x[:, :6]), y[:, :6], 1.0))
+    whole, alone = weights_of(padded, labels, 1.0, 3), weights_of(with_ones(x[:, :6]), y[:, :6], 1.0, 3)
+    torch.testing.assert_close(whole, alone)
     whole, alone = logistic(x.where(mask.unsqueeze(-1), 0), labels, 1.0), logistic(x[:, :6], y[:, :6], 1.0)
     torch.testing.assert_close(whole, alone, rtol=1e-8, atol=1e-8)
 

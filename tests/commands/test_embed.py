@@ -1,7 +1,6 @@
 """metalearn embed, and what a run on its file has in common with one on the pictures; from the network in a file."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,9 @@ from tiny_runs import pictures, rows
 import metalearn_cli
 from metalearn_cli.datasets.vector_file import read_vectors
 from metalearn_cli.errors import UserError
-from metalearn_cli.trained import novelty_threshold
 
 SHORT = ["task.way=3", "task.shot=2", "task.query=2", "test_episodes=6", "threads=1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few() -> Iterator[None]:
-    """Few validation tasks for the flag; the commands are forks of this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(novelty_threshold, "EPISODES", 4)
-        yield
+pytestmark = pytest.mark.usefixtures("few_validation_tasks")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +106,7 @@ def test_mistakes_of_embed_are_sentences(home: Path) -> None:
         others = [other for other in good if other.partition("=")[0] != word.partition("=")[0]]
         others = [other for other in others if word != "model=conv4" or not other.startswith("model.")]
         assert sentence in refuse(home, "embed", *others, word)
-    assert "embed needs task= and out=" in refuse(home, "embed", "task=cifar_fs")
+    assert "embed needs task= or run=, and out=" in refuse(home, "embed", "task=cifar_fs")
     assert not (home / "x.npz").exists()
 
 
@@ -255,3 +246,36 @@ def test_a_network_that_is_trained_through_predicts_and_is_exported(home: Path, 
         (home / "hidden").rename(home / "net.safetensors")
     (network,) = (tmp_path / "model").glob("network-*.safetensors")
     assert safetensors.torch.load_file(network).keys() == safetensors.torch.load_file(home / "net.safetensors").keys()
+
+
+def test_a_runs_own_network_embeds_its_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests on the vectors are those on the pictures, under running averages."""
+    monkeypatch.chdir(home)
+    pixels = ["task=image_folder", "task.root=own", "task.size=16", "model.filters=3", *SHORT, "batch_norm=running"]
+    succeed(home, "train", "algo=protonet", *pixels, "steps=2", "eval_every=0", "select=last", "name=learned")
+    done = succeed(home, "embed", "run=outputs/learned", "out=learned.npz")
+    assert "are in learned.npz" in done.out
+    vectors = ["task=features", "task.root=learned.npz", *SHORT, "steps=0", "name=on-vectors"]
+    succeed(home, "train", "algo=protonet", *vectors)
+    first, second = results(home, "learned"), results(home, "on-vectors")
+    assert first["mean"] == pytest.approx(second["mean"], abs=1e-6)
+    succeed(home, "embed", "run=outputs/learned", "split=test", "out=test.safetensors")
+    file = read_vectors(home / "test.safetensors", "out")
+    first_class = sorted(Path("own", file.labels.words[0]).iterdir())
+    expected = metalearn_cli.load("outputs/learned").embed(first_class)
+    torch.testing.assert_close(file.vectors()[: len(first_class)], expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run=outputs/learned", "model.size=32"], "embed run=... has no key model.size"),
+        (["run=outputs/nowhere"], "outputs/nowhere"),
+        (["run=outputs/curves"], "has no set of pictures"),
+        (["run=outputs/learned", "split=half"], "split=half must be one of"),
+    ],
+)
+def test_what_embeds_no_run(home: Path, words: list[str], sentence: str) -> None:
+    if "run=outputs/curves" in words:
+        succeed(home, "train", "debug=quick", "threads=1", "model.hidden=[4]", "name=curves")
+    assert sentence in refuse(home, "embed", *words, "out=no.npz")

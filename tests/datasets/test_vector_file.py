@@ -17,7 +17,7 @@ from cases import vectors
 from pyarrow import parquet
 from safetensors.torch import save_file
 
-from metalearn_cli.datasets import vector_file
+from metalearn_cli.datasets import vector_formats
 from metalearn_cli.datasets.vector_file import read_vectors
 from metalearn_cli.errors import UserError
 
@@ -203,7 +203,7 @@ def test_an_array_larger_than_it_says_or_than_memory_is_refused(
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue())
     assert "x.npy is not of its size" in refusal(tmp_path / "a.npz")
-    monkeypatch.setattr(vector_file, "free_memory", lambda device: 100)
+    monkeypatch.setattr(vector_formats, "free_memory", lambda device: 100)
     path = as_npz(tmp_path / "b.npz", save=lambda path, **arrays: _saved(path, arrays))
     assert re.search(r"x takes .* GB of memory, of which 1e-07 GB are free: numpy.savez, not compressed", refusal(path))
 

@@ -29,6 +29,7 @@ INNER, REPTILE, MASKS = "algorithms/test_maml.py", "algorithms/test_reptile.py",
 SAMPLER = "tasks/test_variable_sizes.py tasks/test_episodes.py"
 START, STAGES, NOISE = "training/test_start.py", "training/test_stages.py", "nets/test_noise.py algorithms/test_call.py"
 SOLVERS, HEADS = "algorithms/test_solvers.py", "algorithms/test_heads.py"
+VECTORS = "algorithms/test_support_vectors.py"
 LEFT_OUT, TEMPERATURE = "trained/test_left_out.py", "trained/test_temperature.py"
 SCORES = "trained/test_run_scores.py"
 RUN, LIKELIHOOD = "training/test_run.py", "tasks/test_likelihood.py"
@@ -120,11 +121,15 @@ MUTANTS = (
     Mutant("nets/noise.py", "fold(kept.to(x.dtype)) / (1 - share)", "fold(kept.to(x.dtype))", NOISE),
     Mutant("nets/noise.py", "if call.noise is None or block.share == 0:", "if block.share == 0:", NOISE),
     Mutant("nets/noise.py", "(kept.mean((2, 3, 4)) * real).sum(1) / real.sum(1)", "kept.mean((1, 2, 3, 4))", NOISE),
-    Mutant("nets/user_module.py", "running.drops += 1", "running.drops = 1", "nets/test_user_module.py"),
+    Mutant("nets/replaced_layers.py", "running.drops += 1", "running.drops = 1", "nets/test_user_module.py"),
     # Heads that are solved, likelihoods
     Mutant("algorithms/solvers.py", "x.where(mask.unsqueeze(-1), 0)", "x", f"{SOLVERS} {HEADS}"),
     Mutant("algorithms/solvers.py", "return -in_x[..., :-1]", "return in_x[..., :-1]", SOLVERS),
     Mutant("algorithms/solvers.py", "price[:, -1] = 0", "pass", SOLVERS),
+    Mutant("algorithms/solvers.py", "(y - torch.sigmoid(out)) / spread", "(y - torch.sigmoid(out)) * spread", SOLVERS),
+    Mutant("algorithms/support_vectors.py", "- middle) / s).where(real, 0)", "- middle) / s)", VECTORS),
+    Mutant("algorithms/support_vectors.py", ".a.transpose(1, 2) @ a", ".a.transpose(1, 2) @ -a", VECTORS),
+    Mutant("algorithms/embedding.py", "label_smoothing * way / (way - 1)", "label_smoothing * way / way", HEADS),
     Mutant("tasks/likelihood.py", "deviation.log() +", "", LIKELIHOOD),
     Mutant("tasks/likelihood.py", "self.floor + (1 - self.floor) *", "self.floor +", LIKELIHOOD),
     # Padding

@@ -34,9 +34,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "matching": {"fce": True, "reads": 2, "learn_temperature": True, "test_steps": 2, "fine_tune_lr": 0.1},
     "knn": {"k": 3},
     "logistic": {"copies": 2, "augment": ["crop", "jitter"]},
+    "metaoptnet": {"label_smoothing": 0.1},
     "pmf": {"tuning_steps": 2},
     "leo": {"latents": 4, "latent_steps": 1, "tuning_steps": 1, "latent_lr": 0.1, "tuning_lr": 0.1},
     "deep_emd": {"blur": 0.2, "iterations": 20},
+    "r2d2": {"learn_penalty": True},
     "reptile": {"inner_steps": 3, "inner_batch": 4, "test_steps": 2},
     "learned_optimizer": {"hidden": [4], "preprocess": "log_sign", "scale": 0.1, "batch_size": 4, "unroll": 2}
     | {"horizon": 6, "test_steps": 3},
@@ -58,7 +60,20 @@ ON_MAPS = [made(algo) for algo in MAPS]
 # Every other algorithm for tasks of classes, but for those that train on images of all classes at once.
 ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("pretrain", "fine_tune", *MAPS)]
 # Those that compare embeddings, or solve a head for them: for classes alone, and in any way.
-EMBEDDING = ("feat", "knn", "leo", "logistic", "matching", "pmf", "protonet", "ridge", *MAPS)
+EMBEDDING = (
+    "feat",
+    "knn",
+    "leo",
+    "logistic",
+    "lr_d2",
+    "matching",
+    "metaoptnet",
+    "pmf",
+    "protonet",
+    "r2d2",
+    "ridge",
+    *MAPS,
+)
 ON_EMBEDDINGS = tuple(type(made(algo)) for algo in EMBEDDING)
 
 

@@ -1,5 +1,6 @@
 """The sampler's promises for any sizes; episodes whose way and shots vary, of one group, with augmented images."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,6 +148,26 @@ def test_training_and_test_have_sizes_of_their_own() -> None:
     assert (int(train["way"].max()), int(test["way"].max())) == (9, 4)
     assert (train["query_image"].shape[1], test["query_image"].shape[1]) == (54, 8)
     assert episodes.spec((1, 8, 8), 20) == ((1, 8, 8), 4, 9, Categorical(), True, True, 20)
+
+
+def test_training_shots_are_drawn_for_each_task_and_those_of_a_test_are_not() -> None:
+    classes = classes_of([30] * 10)
+    episodes = Episodes(way=4, shot=2, query=2, train_way=5, train_shot=6, min_train_shot=3, min_way=2)
+    assert episodes.spec((1, 8, 8), 20).padded
+    train, test = (episodes.draw(2000, split, classes, generator(0)) for split in ("train", "test"))
+    shots = F.one_hot(train["support_y"].masked_fill(~train["support_mask"], 5), 6).sum(1)[:, :5]
+    assert (shots == shots[:, :1]).all()  # the classes of a task have the same
+    assert shots.unique().tolist() == [3, 4, 5, 6]
+    assert p_value(shots[:, 0].bincount()[3:]) > 0.001
+    assert "support_mask" not in test
+    whole = replace(episodes, min_train_shot=None).draw(2000, "train", classes, generator(0))
+    assert torch.equal(train["support_image"], whole["support_image"])
+    for fields in ({"train_shot": 2}, {"variable": True}):
+        with pytest.raises(
+            UserError, match=r"task\.min_train_shot=3 must be at most task\.train_shot=\d, and stands w"
+        ):
+            replace(episodes, **fields).check("train", classes)  # type: ignore[arg-type]
+        replace(episodes, **fields).check("test", classes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

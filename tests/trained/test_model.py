@@ -31,7 +31,8 @@ from metalearn_cli.tasks.omniglot import Omniglot
 from metalearn_cli.tasks.quadratics import Quadratics
 from metalearn_cli.tasks.sinusoid import Sinusoid
 from metalearn_cli.tasks.table import Table
-from metalearn_cli.trained.model import Model, for_way
+from metalearn_cli.trained.learned import for_way
+from metalearn_cli.trained.model import Model
 
 SPEC, BATCH = images(tasks=1, way=3)
 NET = Conv4(SPEC, filters=3)
