@@ -45,15 +45,14 @@ class Predictor(ABC):
     def __call__(self, query_x: Tensor, batch_norm: BatchNorm, query_mask: Tensor | None = None) -> Tensor:
         """query_x [T, Q, *input] -> out [T, Q, outputs]. `batch_norm` says whose statistics normalise it, query_mask
         [T, Q] which examples are real."""
-        if (
-            batch_norm is BatchNorm.transductive or not self.net.init_stats()
-        ):  # without batch norm all modes are this one
+        names = self.net.init_stats()
+        if batch_norm is BatchNorm.transductive or not names:  # without batch norm all modes are this one
             return self.outputs(query_x, query_mask, None)
         if batch_norm is BatchNorm.one_query:
             return torch.cat([self.outputs_beside_support(x) for x in torch.split(query_x, 1, dim=1)], 1)
-        return self.outputs(
-            query_x, query_mask, self.buffers if batch_norm is BatchNorm.running else self.support_stats()
-        )
+        is_running = batch_norm is BatchNorm.running
+        stats = {name: self.buffers[name] for name in names} if is_running else self.support_stats()
+        return self.outputs(query_x, query_mask, stats)
 
     @abstractmethod
     def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:

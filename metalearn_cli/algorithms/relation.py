@@ -37,7 +37,7 @@ from metalearn_cli.algorithms.base import (
     mean_of_real,
     task_loss,
 )
-from metalearn_cli.algorithms.embedding import embed, init_body, maps_of, members
+from metalearn_cli.algorithms.embedding import embed, init_body, maps_of, mask_of_both, members
 from metalearn_cli.nets.base import Call, Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.layers import fold, linear, unfold
@@ -85,12 +85,13 @@ class Relation(Algorithm):
         support, by = batch.support, maps_of(net, "relation")
         maps, query, stats = embed(by, meta.params, support, batch.query_x, batch.query_mask, None)
         is_class = members(support, net.spec.train_outputs)
-        out, own_stats = relations(meta.params, is_class, maps, query, Call(mask=batch.query_mask))
+        mask = mask_of_queries(support, query, batch.query_mask)
+        out, own_stats = relations(meta.params, is_class, maps, query, Call(mask=mask))
         if self.loss is Loss.softmax:
             loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)
         else:
-            target = F.one_hot(batch.query_y, out.shape[-1])
-            error = (out.sigmoid() - target).square() * is_class.any(1, keepdim=True)
+            target = batch.query_y.unsqueeze(-1) == torch.arange(out.shape[-1], device=out.device)
+            error = (out.sigmoid() - target.to(out.dtype)).square() * is_class.any(1, keepdim=True)
             loss = mean_of_real(error.sum(-1) / is_class.any(1).sum(1, keepdim=True), batch.query_mask)
         return gradient_update(meta, loss, stats | own_stats)
 
@@ -108,7 +109,8 @@ class RelationPredictor(Predictor):
     def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
         by = maps_of(self.net, "relation")
         maps, query, _ = embed(by, self.params, self.support, query_x, query_mask, stats)
-        return self._compared(maps, query, Call(stats, query_mask))[0]
+        own = None if stats is None else self.buffers | stats  # the running ones come without those of g
+        return self._compared(maps, query, Call(own, mask_of_queries(self.support, query, query_mask)))[0]
 
     def support_stats(self) -> Params:
         mask = self.support.mask
@@ -117,12 +119,18 @@ class RelationPredictor(Predictor):
 
     def outputs_beside_support(self, query_x: Tensor) -> Tensor:
         maps, query, _ = embed(maps_of(self.net, "relation"), self.params, self.support, query_x, None, None)
-        mask = None if self.support.mask is None else F.pad(self.support.mask, (0, 1), value=True)
+        mask = mask_of_both(self.support, query, None)
         return self._compared(maps, torch.cat([maps, query], 1), Call(mask=mask))[0][:, -1:]
 
     def _compared(self, maps: Tensor, query: Tensor, call: Call) -> Forward:
         out, used = relations(self.params, members(self.support, self.net.spec.outputs), maps, query, call)
         return out if self.loss is Loss.softmax else F.logsigmoid(out), used
+
+
+def mask_of_queries(support: Support, query: Tensor, query_mask: Tensor | None) -> Tensor | None:
+    """Which of the queries [T, Q, ...] are real, [T, Q]; None: all are, and so are all classes."""
+    mask = mask_of_both(support, query, query_mask)
+    return None if mask is None else mask[:, -query.shape[1] :]
 
 
 def relations(params: Params, is_class: Tensor, maps: Tensor, query: Tensor, call: Call) -> Forward:
