@@ -29,7 +29,7 @@ def load(
 
     `batch_norm` None, as results.json may have it: the network has none. `precision`, `ink` None: the run's. ink
     "evened" makes paper white and ink black, whatever the light; "as_is" does not. Classes from outside of metalearn
-    are imported with `trust` only. Raises UserError.
+    are imported, and weights from outside of the folder opened, with `trust` only. Raises UserError.
     """
     from metalearn_cli.trained.loading import load_model  # torch is imported here, and not with this package
 

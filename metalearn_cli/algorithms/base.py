@@ -90,6 +90,7 @@ class Algorithm(ABC):
     remat: bool = False  # whether inner steps are computed again in the backward pass; a key where there is the choice
     batch_norm: ClassVar[BatchNorm]  # the mode in which the algorithm's paper reports
     transductive_head: ClassVar[bool] = False  # whether it predicts all queries of a task together, not each by itself
+    needs_unlabelled: ClassVar[bool] = False  # whether tasks must have unlabelled examples
     is_metric: ClassVar[bool] = False  # whether outputs are distances, which do not depend on the number of classes
     memory_savers: ClassVar[tuple[str, ...]] = ()  # keys by which a step holds less memory, from little to much less
 
@@ -178,8 +179,11 @@ def without_absent_classes(out: Tensor, way: Tensor | None) -> Tensor:
 
 
 def mean_of_real(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of each task's real values: [T, B] -> [T]."""
-    return values.mean(1) if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)
+    """The mean of each task's real values, by mask [T, B]: [T, B, ...] -> [T, ...]."""
+    if mask is None:
+        return values.mean(1)
+    mask = mask.view(*mask.shape, *[1] * (values.dim() - 2))
+    return values.where(mask, 0).sum(1) / mask.sum(1)
 
 
 def mean_gradient(loss: Tensor, params: Params) -> Params:

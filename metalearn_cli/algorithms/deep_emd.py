@@ -63,7 +63,7 @@ class DeepEMD(Algorithm):
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         scorer = partial(self.logits, net.spec, support, net.spec.outputs)
-        yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer, maps_of(net, "deep_emd"))
+        yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer, by=maps_of(net, "deep_emd"))
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         support, by = batch.support, maps_of(net, "deep_emd")

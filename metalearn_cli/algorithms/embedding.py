@@ -29,6 +29,8 @@ from metalearn_cli.tasks.base import Batch, Support
 
 # (features of the support set [T, S, F], of the query set [T, Q, F]) -> out [T, Q, way].
 Scorer = Callable[[Tensor, Tensor], Tensor]
+# The same of a transductive head, which is also told which queries are real, [T, Q]; None: all are.
+JointScorer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Embedding = Callable[[Params, Tensor, Call], Forward]  # a network's features, or its maps
 
 BASE_MEAN = "base:mean"  # the name of the buffer [F] of centre=base
@@ -129,12 +131,14 @@ class PredictorByEmbedding(Predictor):
     params: Params  # [*shape], or after fine-tuning [T, *shape]
     buffers: Params
     support: Support
-    scorer: Scorer
+    scorer: Scorer | JointScorer
+    sees_all: bool = False  # whether the scorer is a joint one
     by: Embedding | None = None  # what embeds them; None: the network's features
 
     def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
-        features, query, _ = embed(self.by or self.net.features, self.params, self.support, query_x, query_mask, stats)
-        return self.scorer(features, query)
+        by = self.by or self.net.features
+        features, query, _ = embed(by, self.params, self.support, query_x, query_mask, stats)
+        return self.scorer(features, query, *[query_mask] * self.sees_all)
 
     def support_stats(self) -> Params:
         return self.net.features(self.params, self.support.x, Call(mask=self.support.mask))[1]
@@ -163,7 +167,7 @@ def mask_of_both(support: Support, query_x: Tensor, query_mask: Tensor | None) -
 def mean_feature(features: Tensor, query: Tensor, batch: Batch) -> Tensor:
     """The mean of each task's real examples: features of the support [T, S, F] and of the query [T, Q, F] -> [T, F]."""
     both, mask = torch.cat([features, query], 1), mask_of_both(batch.support, batch.query_x, batch.query_mask)
-    return both.mean(1) if mask is None else both.where(mask.unsqueeze(-1), 0).sum(1) / mask.sum(1, keepdim=True)
+    return mean_of_real(both, mask)
 
 
 def prepared(features: Tensor, normalise: Normalise, centre: Tensor | None = None) -> Tensor:

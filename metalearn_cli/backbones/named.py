@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def open_backbone(
     return dataclasses.replace(
         backbone, size=size or backbone.size, mean=mean or backbone.mean, std=std or backbone.std
     )
+
+
+def is_elsewhere(name: str, folder: Path | None) -> bool:
+    """Whether a network that this folder names is something else than the default and a .safetensors inside of the
+    folder. A link there counts as what it leads to."""
+    if folder is None or name.startswith(PREFIX) or not name.endswith(".safetensors"):
+        return name != DEFAULT
+    return not os.path.realpath(expand(name)).startswith(f"{os.path.realpath(folder)}{os.sep}")
 
 
 def _embedded() -> Backbone:

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,14 @@ def sha256_of(path: Path) -> str:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read the tensors in a file of weights. Raises UserError for a file of another kind, and for a number that is not
-    finite."""
+    """Read the tensors in a file of weights. Raises UserError for a file of another kind."""
     content: Any
     try:
         check_plain(path)
         if path.suffix.lower() == ".safetensors":
             content = safetensors.torch.load_file(path)
         else:
+            _check_size(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about files of old versions
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -63,18 +64,29 @@ def read_weights(path: Path) -> Weights:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UserError(f"model.name={path} holds no tensors by their names: save net.state_dict()")
     for name, value in content.items():
-        if not isinstance(value, Tensor) or value.dtype not in _NUMBERS or value.layout is not torch.strided:
+        if (
+            not isinstance(value, Tensor)
+            or value.dtype not in _NUMBERS
+            or value.layout is not torch.strided
+            or value.is_meta
+        ):
             raise UserError(
                 f"model.name={path}: {name} is no plain tensor of whole or real numbers: save net.state_dict()"
             )
-        if value.is_meta or (value.is_floating_point() and not value.isfinite().all()):
-            raise UserError(f"model.name={path}: {name} is not finite: take another file")
     return content
+
+
+def _check_size(path: Path) -> None:
+    """Raises ValueError for an archive whose parts would take more memory than it has bytes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise ValueError("its parts are larger than the file")
 
 
 def filled(net: nn.Module, weights: Weights, source: str, surplus: tuple[str, ...]) -> nn.Module:
     """Give a network all its weights, in place; those whose names begin with `surplus` are left. Raises UserError
-    where names or shapes are not its own."""
+    where names or shapes are not its own, and for a number that is not finite."""
     needed = net.state_dict()
     weights = {name: value for name, value in weights.items() if not name.startswith(surplus)}
     for name in sorted(needed.keys() ^ weights.keys()):
@@ -85,5 +97,7 @@ def filled(net: nn.Module, weights: Weights, source: str, surplus: tuple[str, ..
         if value.shape != needed[name].shape:
             shapes = f"{list(value.shape)}, and this network's {list(needed[name].shape)}"
             raise UserError(f"{source} holds another network's weights, its {name} is {shapes}")
+        if not value.isfinite().all():
+            raise UserError(f"{source}: {name} is not finite: take another file")
     net.load_state_dict(weights, strict=False)
     return net.eval()

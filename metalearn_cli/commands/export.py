@@ -18,7 +18,7 @@ metalearn export run=FOLDER out=DIR [device=...] [threads=...] [trust=true]
   python -c 'import metalearn_cli; model = metalearn_cli.load("my-model")'
 
 DIR gets model.json and the weights (safetensors; model.json has their hash). Loading it runs no code, except for
-classes from outside of metalearn, which need trust=true.
+classes from outside of metalearn, which need trust=true, as do runs on weights from outside of their folder.
 """
 
 OWNER = "metalearn_cli.trained.export.Export"

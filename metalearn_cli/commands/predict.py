@@ -29,7 +29,8 @@ need more of them. model.name=efficientnet_lite0 (the default), FILE.safetensors
 model.size, model.runtime=torch|onnx, model.architecture, model.mean, model.std: as in model=pretrained.
 
 support: a folder whose folders are the classes, each with one picture or more; or a CSV, whose paths begin at its own
-folder. query: pictures without labels. They are made like the run's own images, whatever their size and mode.
+folder. query: pictures without labels. A run of algo=soft_kmeans learns from unlabelled=DIR too, pictures of these
+classes and of others. They are made like the run's own images, whatever their size and mode.
 The output has path, label, the probability p_CLASS of each class, and `unlike`: true for a query that looks like no
 class. Both are calibrated on validation tasks, or without a run on the support, and a sentence says what is promised.
 If `unlike` cannot be measured, the column is left out. A run on ink (Omniglot) first makes paper white and ink black;
@@ -43,7 +44,7 @@ says so), does a prediction depend on the other queries. threads, allocator: as 
 """
 
 OWNER = "metalearn_cli.trained.predict.Predict"
-OF_RUN = ("algo.test_steps", "batch_norm", "device", "precision", "trust", "ink")
+OF_RUN = ("algo.test_steps", "batch_norm", "device", "precision", "trust", "ink", "unlabelled")
 NETWORK = "metalearn_cli.trained.embedded.Network"
 
 

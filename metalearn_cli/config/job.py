@@ -204,6 +204,11 @@ def make_job(
     job = Job(run, algo, shown, net, optimizer, choices, config, notes, source.given_keys)
     for mode in job.test_modes:
         algo.require_mode(mode)
+    if algo.needs_unlabelled and task.spec.kind == "classes" and not task.spec.unlabelled:
+        raise UserError(
+            f"algo={choices['algo']} learns from unlabelled examples too, and not all tasks have them: give "
+            "task.unlabelled=5, a number of images of each class"
+        )
     return job
 
 

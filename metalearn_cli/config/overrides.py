@@ -23,7 +23,7 @@ from metalearn_cli.system import yaml_files
 
 PATHS = ("init", "task.root", "task.split_file", "task.split_lists", "task.labels")
 # Keys whose values are a person's text: names, paths, sentences.
-FREE_TEXT = ("name", "run", "expect", "support", "query", "out", *PATHS, "task.pattern")
+FREE_TEXT = ("name", "run", "expect", "support", "query", "unlabelled", "out", *PATHS, "task.pattern")
 RUN = "metalearn_cli.config.job.Run"  # the class of the keys that belong to no group
 
 

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple, get_type_hints
 
 import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from metalearn_cli.backbones.named import is_elsewhere
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.fields import typed
 from metalearn_cli.errors import UserError, failure_sentence, nearest
 from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.pretrained import Pretrained
 from metalearn_cli.nets.user_module import ModuleNet, module_net
 from metalearn_cli.system.limits import Hint
 from metalearn_cli.system.typed_json import to_json
@@ -28,7 +31,8 @@ class ConfigSource(NamedTuple):
     """Where a configuration comes from."""
 
     given_keys: frozenset[str] = frozenset()  # the keys that the command names
-    trust: bool = False  # whether it may name classes outside of this package, whose code importing runs
+    trust: bool = False  # whether it may name classes outside of this package, and weights outside of its folder
+    folder: Path | None = None  # whose files it may name: that of a run or an export
 
 
 def build(node: DictConfig | Config, group: str, base: type, source: ConfigSource, spec: Spec | None = None) -> Any:
@@ -48,11 +52,15 @@ def build(node: DictConfig | Config, group: str, base: type, source: ConfigSourc
             assert spec is not None  # guaranteed by the caller
             return module_net(cls, spec, keys)
         values = checked_fields(cls, OmegaConf.create(keys), f"{group}.")
+        if cls is Pretrained and not source.trust and is_elsewhere(name := values["name"], source.folder):
+            reason = "is neither the default network nor a .safetensors in the run's own folder"
+            raise UserError(f"the run's model.name={name} {reason}: give trust=true if you trust it")
         return _assemble(cls, values, {} if spec is None else {"spec": spec})
     except UserError:
         raise
     except Exception as error:  # whatever a user's class may raise
-        if target.startswith("metalearn_cli."):
+        is_of_a_type = isinstance(error, OmegaConfBaseException)  # that no key has: the class is no part of a yaml
+        if target.startswith("metalearn_cli.") and not is_of_a_type:
             raise
         raise UserError(f"{group}._target_={target} cannot be made: {failure_sentence(error)}") from error
 

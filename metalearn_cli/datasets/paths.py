@@ -56,7 +56,9 @@ def turn_of(stem: str, waits: bool = True) -> Iterator[bool]:
 
 
 def expand(path: str) -> Path:
-    """Return the path, with the home folder for a ~ at its start."""
+    """Return the path, with the home folder for a ~ at its start. Raises UserError for what no path can be."""
+    if "\0" in path:
+        raise UserError(f"{path!r} holds a zero byte, which no path has")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -115,7 +115,7 @@ class Learner:
         soon done with, since a signal waits for it."""
         size = self.tasks_per_chunk or len(batch.key)
         if self.device.type == "cpu":
-            numbers = (batch.support_x[0].numel() + batch.query_x[0].numel()) or 1  # of the examples of a task
+            numbers = sum(x[0].numel() for name, x in batch.tensors().items() if name.endswith("_x")) or 1  # of a task
             size = min(size, max(1, AT_ONCE // numbers))
         return size
 

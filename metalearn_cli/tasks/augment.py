@@ -26,7 +26,7 @@ class Augment(Enum):
 def draw_augment(draw: Draw, augment: tuple[Augment, ...], rng: torch.Generator) -> Draw:
     """Choose what is done to each image of a draw: *_shift [T, S, 2], *_flip [T, S], *_jitter [T, S, 3]."""
     changes: Draw = {}
-    for name in ("support", "query"):
+    for name in [name.removesuffix("_image") for name in draw if name.endswith("_image")]:
         shape = draw[f"{name}_image"].shape
         if Augment.crop in augment:
             changes[f"{name}_shift"] = torch.randint(2**_BITS, (*shape, 2), generator=rng)

@@ -32,6 +32,7 @@ class Spec(NamedTuple):
     padded: bool = False  # tasks have masks: their numbers of examples, and of classes, vary
     complete: bool = True  # for classes: every class occurs in every support set
     base: int | None = None  # the number of all training classes, if images can be drawn of them all at once
+    unlabelled: bool = False  # all tasks have unlabelled examples
 
     @property
     def kind(self) -> Literal["classes", "values"]:
@@ -56,6 +57,7 @@ class Support(NamedTuple):
     mask: Tensor | None = None  # [T, S] bool: True for real examples; None: all are real
     way: Tensor | None = None  # [T] int64: the classes of each task; None: as many as the network has outputs
     progress: Tensor | None = None  # [T] in 0..1: the share of the training that is done; None: this is no training
+    unlabelled: Tensor | None = None  # [T, U, *input]: without labels, of the task's classes and perhaps of others
 
 
 class Batch(NamedTuple):
@@ -71,10 +73,14 @@ class Batch(NamedTuple):
     query_mask: Tensor | None = None  # [T, Q] bool
     way: Tensor | None = None  # [T] int64; None: as many classes as the network has outputs
     progress: Tensor | None = None  # [T], see Support
+    unlabelled_x: Tensor | None = None  # [T, U, *input]
 
     @property
     def support(self) -> Support:
-        return Support(self.support_x, self.support_y, self.key, self.support_mask, self.way, self.progress)
+        return Support(
+            *(self.support_x, self.support_y, self.key),
+            *(self.support_mask, self.way, self.progress, self.unlabelled_x),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are not None, by name."""

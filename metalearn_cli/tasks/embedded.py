@@ -63,7 +63,7 @@ class EmbeddedImages(ShownTask):
         return set_vectors(self.task, splits, kept)
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
-        places = torch.cat([draw[name].flatten() for name in ("support_image", "query_image")])
+        places = torch.cat([draw[name].flatten() for name in draw if name.endswith("_image")])
         features = self._cache.of(self._numbers(places))
         return gather_episodes(draw, features.on(device), device, features.numbers)
 

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.limits import Count, Way, check_limits
+from metalearn_cli.system.limits import Count, Natural, Way, check_limits
 from metalearn_cli.tasks.augment import Augment, draw_augment, jittered, moved, rearranged
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, draw_keys, on_device
 from metalearn_cli.tasks.likelihood import Categorical
+from metalearn_cli.tasks.uneven import divided, draw_numbers
 from metalearn_cli.tasks.variable_sizes import Sizes, draw_variable, draw_way
 
 
@@ -61,14 +62,32 @@ class Episodes:
     variable: bool = False  # way and shot vary, see tasks/variable_sizes.py
     min_way: int = 5  # with `variable`: the smallest number of classes
     max_support: int = 500  # with `variable`: the largest number of support images of a task
+    query_balance: Count | None = None  # of validation and test: Dirichlet(query_balance); null: equally many of each
+    unlabelled: Natural = 0  # images of each class without a label
+    train_unlabelled: Natural | None = None  # of a training task; null: the same as `unlabelled`
+    distractors: Natural = 0  # other classes of each task, which have unlabelled images only, as many
 
     def __post_init__(self) -> None:
         check_limits(self, "task.")
+        for key in ("query_balance", "unlabelled", "train_unlabelled"):
+            if self.variable and (value := getattr(self, key)):
+                raise UserError(f"task.{key}={value} is for tasks of one size: give task.variable=false")
+        if self.distractors and not (self.unlabelled or self.train_unlabelled):
+            raise UserError(
+                f"task.distractors={self.distractors} are classes with unlabelled images only, and tasks have none of "
+                "these: give task.unlabelled=5"
+            )
+        if self.distractors and self.within_group:
+            raise UserError(
+                f"task.distractors={self.distractors} are of any group, and task.within_group=true takes one group for "
+                "a task: leave one of them out"
+            )
 
     def spec(self, input_shape: tuple[int, ...], train_classes: int) -> Spec:
-        base = train_classes * self._turns("train")
+        base, ways = train_classes * self._turns("train"), (self.way, self.train_way or self.way)
+        unlabelled = all(self.without_labels(split)[0] for split in ("train", "test"))
         padded = self.variable or self.min_train_shot is not None
-        return Spec(input_shape, self.way, self.train_way or self.way, Categorical(), padded=padded, base=base)
+        return Spec(input_shape, *ways, Categorical(), padded=padded, base=base, unlabelled=unlabelled)
 
     def size(self, split: Split) -> dict[str, int]:
         """Way, shot and query of a split's episodes, each by the name of the key that says it."""
@@ -81,16 +100,35 @@ class Episodes:
 
     def least_examples(self, split: Split) -> int:
         """The examples that a class of this split needs."""
-        _, shot, query = self.size(split).values()
-        return 2 if self.variable else shot + query
+        _, shot, _ = self.size(split).values()
+        return 2 if self.variable else shot + self.most_queries(split) + self.without_labels(split)[0]
+
+    def most_queries(self, split: Split) -> int:
+        """The queries that a class can have in a task of one size; training tasks are balanced."""
+        way, _, query = self.size(split).values()
+        return query if self.query_balance is None or split == "train" else way * query
+
+    def without_labels(self, split: Split) -> tuple[int, int]:
+        """The unlabelled images of a class, and the number of distractors."""
+        of_training = self.train_unlabelled if split == "train" else None
+        unlabelled = self.unlabelled if of_training is None else of_training
+        return unlabelled, self.distractors if unlabelled else 0
+
+    def _beside(self, split: Split) -> str:
+        """The keys by which a class needs more images than shot and query, as the end of a list."""
+        (_, (_, query)), (unlabelled, _) = [*self.size(split).items()][1:], self.without_labels(split)
+        is_uneven = self.most_queries(split) > query
+        balance = f" and task.query_balance={self.query_balance} (a class may have all queries)" * is_uneven
+        return balance + f" and {unlabelled} unlabelled" * (unlabelled > 0)
 
     @property
     def least_classes(self) -> dict[str, int]:
         """The number of classes of each split that makes a task."""
         turned = {Rotations.as_classes: 4, Rotations.train_as_classes: 4}.get(self.rotations, 1)
         upright = 4 if self.rotations is Rotations.as_classes else 1
-        train = max(2, -(-(self.train_way or self.way) // turned))
-        return {"train": train} | {split: max(2, -(-self.way // upright)) for split in ("val", "test")}
+        train = max(2, -(-((self.train_way or self.way) + self.without_labels("train")[1]) // turned))
+        test = max(2, -(-(self.way + self.without_labels("test")[1]) // upright))
+        return {"train": train, "val": test, "test": test}
 
     def too_small(self, split: Split, classes: list[tuple[int, str]], what: str, has: str = "has") -> list[str]:
         """Return what is wrong with classes of these sizes and names, if tasks of this split use them; `what` they
@@ -101,7 +139,9 @@ class Episodes:
         examples, fewest = small[0]
         _, (shot_key, shot), (query_key, query) = self.size(split).items()
         asks = "a task" if self.variable else f"task.{shot_key}={shot} with task.{query_key}={query}"
-        ways = [f"task.{query_key}={examples - shot}"] if examples > shot and not self.variable else []
+        asks += (beside := self._beside(split))
+        has_fewer = examples > shot and not self.variable and not beside
+        ways = [f"task.{query_key}={examples - shot}"] if has_fewer else []
         if len(classes) - len(small) >= 4:  # with fewer, no split is possible
             ways.append(f"task.min_images={needed}, which leaves out all classes with fewer")
         return [
@@ -137,9 +177,11 @@ class Episodes:
         splits = self.train_splits if split == "train" else (split,)
         where = f"the {' and '.join(splits)} split{about}"
         turns = self._turns(split)
-        if way > (number := len(classes.start) * turns):
+        distractors = self.without_labels(split)[1]
+        if way + distractors > (number := len(classes.start) * turns):
             turned = f" (by rotations={self.rotations.name})" if turns > 1 else ""
-            raise UserError(f"task.{way_key}={way} is more than the {number} classes{turned} of {where}")
+            beside = f" with task.distractors={distractors}" * (distractors > 0)
+            raise UserError(f"task.{way_key}={way}{beside} is more than the {number} classes{turned} of {where}")
         if self.within_group:
             if classes.group is None:
                 raise UserError("task.within_group=true needs classes in groups, and those of this data set have none")
@@ -155,15 +197,16 @@ class Episodes:
                 raise UserError(f"task.max_support={self.max_support} must be at least task.{way_key}={way}")
             if fewest < 2:
                 raise UserError(f"a class of {where} has {fewest} image, and needs two: one support and one query")
-        elif shot + query > fewest:
+        elif self.least_examples(split) > fewest:
             raise UserError(
-                f"task.{shot_key}={shot} and task.{query_key}={query} together are more than the {fewest} images "
-                f"of a class of {where}"
+                f"task.{shot_key}={shot} and task.{query_key}={query}{self._beside(split)} together are more than the "
+                f"{fewest} images of a class of {where}"
             )
 
     def draw(self, tasks: int, split: Split, classes: Classes, rng: torch.Generator) -> Draw:
         """Draw T = `tasks` tasks of these classes: a pure function of its arguments."""
         way, shot, query = self.size(split).values()
+        unlabelled, distractors = self.without_labels(split)
         turns = self._turns(split)
         most, members = torch.tensor(way), None  # the classes that each task can have at most
         if self.within_group:
@@ -171,7 +214,7 @@ class Episodes:
             groups = groups[groups.sum(1) >= (self.min_way if self.variable else way)]
             members = groups[torch.randint(len(groups), (tasks,), generator=rng)]  # [T, classes]
             most = members.sum(1).clamp(max=way)
-        choice = draw_classes(tasks, way, len(classes.start) * turns, rng, members)
+        choice = draw_classes(tasks, way + distractors, len(classes.start) * turns, rng, members)
         turn = None
         if turns > 1:
             choice, turn = choice // turns, choice % turns
@@ -183,7 +226,13 @@ class Episodes:
             sizes = Sizes(ways, shot, query, self.max_support, int(classes.count.max()))
             draw = draw_variable(start, count, turn, sizes, rng)
         else:
-            draw = draw_images(start, count, turn, shot, query, rng)
+            most_queries = self.most_queries(split)
+            draw = draw_images(start, count, turn, shot, most_queries + unlabelled, rng)
+            if most_queries + unlabelled > query:
+                number = torch.full((tasks, way), query)
+                if self.query_balance and most_queries > query:
+                    number = draw_numbers(tasks, way, way * query, self.query_balance, rng)
+                draw = divided(draw, number, most_queries)
         if split == "train" and self.min_train_shot is not None:
             shots = torch.randint(self.min_train_shot, shot + 1, (tasks, 1), generator=rng)
             label = draw["support_y"].unsqueeze(-1)  # [T, S, 1]
@@ -256,12 +305,13 @@ def gather_episodes(
     x is [T, S, C, H, W] in 0..1. With `numbers` they are the bytes of vectors, [N, bytes], of which these numbers are
     made; x is [T, S, F]."""
     at = on_device(draw, pixels.device)
-    support_x, query_x = (
-        _gather(pixels, at, name) if numbers is None else _vectors(pixels, at[f"{name}_image"], numbers)
-        for name in ("support", "query")
-    )
-    masks = at.get("support_mask"), at.get("query_mask")
-    batch = Batch(support_x, at["support_y"], query_x, at["query_y"], at["key"], *masks, at.get("way"))
+    x = {
+        f"{name}_x": _gather(pixels, at, name) if numbers is None else _vectors(pixels, at[f"{name}_image"], numbers)
+        for name in ("support", "query", "unlabelled")
+        if f"{name}_image" in at
+    }
+    masks = {name: at[name] for name in ("support_mask", "query_mask", "way") if name in at}
+    batch = Batch(**x, support_y=at["support_y"], query_y=at["query_y"], key=at["key"], **masks)
     if device is None or device.type == pixels.device.type:
         return batch
     return Batch(**on_device(batch.tensors(), device))

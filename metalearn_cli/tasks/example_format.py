@@ -80,7 +80,7 @@ def examples_of(task: TaskDistribution, weights: Weights | None = None) -> Examp
         features, targets = _names("x", spec.input_shape[0]), _names("y", spec.targets)
         columns = dataclasses.replace(columns, features=features, targets=targets)
     gaussian = spec.likelihood if isinstance(spec.likelihood, Gaussian) else None
-    stored = StoredSpec(*spec[:3], spec.kind, *spec[4:], gaussian)
+    stored = StoredSpec(*spec[:3], spec.kind, *spec[4:7], gaussian)
     return Examples(stored, preparation_of(task), columns, weights=weights)
 
 

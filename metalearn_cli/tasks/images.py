@@ -51,7 +51,7 @@ class SetTask(TaskDistribution):
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         rows, numbers = self.images.rows, self.images.numbers
         if rows is not None:
-            draw = draw | {name: rows[draw[name]] for name in ("support_image", "query_image")}
+            draw = draw | {name: rows[draw[name]] for name in draw if name.endswith("_image")}
         return gather_episodes(draw, self.images.on(device), device, numbers)
 
     def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None:

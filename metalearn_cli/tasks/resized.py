@@ -43,8 +43,8 @@ class ResizedImages(ShownTask):
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         batch = self.task.gather(draw, device)
-        support_x, query_x = (fitted(x, self.input_shape, self.resample) for x in (batch.support_x, batch.query_x))
-        return batch._replace(support_x=support_x, query_x=query_x)
+        images = {name: x for name, x in batch.tensors().items() if name.endswith("_x")}
+        return batch._replace(**{name: fitted(x, self.input_shape, self.resample) for name, x in images.items()})
 
     def may_wait_for_disk(self, device: torch.device) -> bool:
         return may_wait_for_disk(self.task, device)

@@ -27,7 +27,7 @@ class Thumbnails:
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         """Gather the tasks of a draw as `gather_episodes` does, with small pictures."""
-        chosen = torch.cat([draw[name].flatten() for name in ("support_image", "query_image")])
+        chosen = torch.cat([draw[name].flatten() for name in draw if name.endswith("_image")])
         missing = torch.unique(chosen[~self._is_made[chosen]])
         for part in missing.split(_AT_ONCE):
             self._small[part] = _averaged(self._pixels, part)

@@ -141,14 +141,15 @@ def build_model(
     has_weights = import_class(stored.config["model"]["_target_"], "model", trust) is Pretrained
     if has_weights != (stored.examples.weights is not None):  # before a file that a stranger names is opened
         raise UserError(f"{stored.folder} does not tell whose weights its network has: it is not whole")
-    net: Net = build(stored.config["model"], "model", Net, ConfigSource(trust=trust), stored.examples.spec.restored)
+    source = ConfigSource(trust=trust, folder=stored.folder)
+    net: Net = build(stored.config["model"], "model", Net, source, stored.examples.spec.restored)
     prepare = _prepare(stored, net)
     chosen = stored.config["algo"]
     if test_steps is not None:
         if "test_steps" not in chosen:
             raise UserError(f"algo.test_steps={test_steps}: the run's algorithm takes no inner steps")
         chosen = chosen | {"test_steps": test_steps}
-    algo: Algorithm = build(chosen, "algo", Algorithm, ConfigSource(trust=trust))
+    algo: Algorithm = build(chosen, "algo", Algorithm, source)
     algo.require_mode(batch_norm)
     dtype = torch.float64 if precision is Precision.fp64 else torch.float32
     expected = algo.init(net, torch.Generator()) if trust else _shapes(stored, algo, net)

@@ -45,13 +45,15 @@ class Model:
     run: ScoredRun | None = None  # None: an export, which has neither data nor scores
     prepare: Prepare | None = None  # what a network with weights gets of pictures, or the features that it makes
 
-    def adapt(self, x: Given, y: Given) -> "AdaptedModel":
+    def adapt(self, x: Given, y: Given, unlabelled: Given = None) -> "AdaptedModel":
         """Adapt to the support set of a task -> what predicts for it.
 
         x: files or PIL images, which are prepared as `metalearn predict` does it; or [S, C, H, W] in 0..1 as `read`
         makes it; or [S, d] in the units of the training table. y [S]: labels of one kind, or [S] or [S, targets]
-        values. Tensors, arrays or lists.
+        values. Tensors, arrays or lists. unlabelled: examples without labels, as x, for an algorithm that uses them.
         """
+        if unlabelled is not None and not self.algo.needs_unlabelled:
+            raise UserError("the run's algorithm does not use examples without labels: leave `unlabelled` out")
         x = self.inputs(x)
         if self.examples.spec.kind == "values":
             classes: list[Label] = []
@@ -61,6 +63,8 @@ class Model:
         order = torch.randperm(len(x), generator=generator("support", len(x)))  # an order may matter, a class's never
         key = torch.zeros(1, dtype=torch.int64, device=self.device)
         support = Support(x[order].unsqueeze(0), targets[order.to(self.device)].unsqueeze(0), key)
+        if unlabelled is not None:
+            support = support._replace(unlabelled=self.inputs(unlabelled).unsqueeze(0))
         predict, note = self.predictor(support, len(classes) or self.net.spec.outputs)
         fewest = int(targets.bincount().min()) if classes else 0
         threshold = nearest_threshold(self.thresholds, len(classes), fewest, self.algo.is_metric) if classes else None
@@ -224,11 +228,18 @@ class AdaptedModel:
         return unscaled(values, scale), deviation
 
     def outputs(self, x: Given) -> Tensor:
-        """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU."""
+        """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU. Raises
+        UserError where they are not numbers."""
         mode, x = self.model.batch_norm, self.model.numbers(x)
         size = len(x) if mode is BatchNorm.transductive else AT_ONCE
         with torch.no_grad():
-            return torch.cat([self.predict(part, mode)[0].cpu() for part in self.model.pieces(x, size)])
+            out = torch.cat([self.predict(part, mode)[0].cpu() for part in self.model.pieces(x, size)])
+        if wrong := int(out.isnan().any(1).sum()):
+            raise UserError(
+                f"the model makes no numbers of {wrong} of {len(out)} queries: what it has learned, or a setting of "
+                "it, is not finite or too large"
+            )
+        return out
 
     def unlike(self, x: Given) -> Tensor:
         """x [Q, ...] -> which look unlike every class, [Q] bool."""

@@ -128,7 +128,8 @@ def _keys(task: Config, way: int, shot: int) -> Config:
     if not {"train_way", "train_shot", "train_query", "variable"} <= task.keys():  # a user's own task
         return {}
     train = {f"train_{key}": task[f"train_{key}"] or task[key] for key in ("way", "shot", "query")}
-    return {**train, "way": way, "shot": shot, "query": min(task["query"], QUERIES), "variable": False}
+    equal = dict.fromkeys({"query_balance"} & task.keys())
+    return {**train, **equal, "way": way, "shot": shot, "query": min(task["query"], QUERIES), "variable": False}
 
 
 def keep_threshold(stored: Stored, measured: Threshold) -> None:

@@ -43,6 +43,7 @@ class Predict:
 
     support: str
     query: str
+    unlabelled: str | None = None
     run: str | None = None  # None: a network that comes with weights
     out: str | None = None
     batch_norm: BatchNorm = BatchNorm.inductive
@@ -119,7 +120,8 @@ def _of_images(keys: Predict, stored: Stored, model: Model) -> list[Config]:
     paths, notes = file_inputs.images(keys.query)
     _tell([*support.notes, *notes])
     pixels, queries = model.read_bytes(support.paths), model.read_bytes(paths)
-    predictor = model.adapt(pixels, support.labels)
+    others = None if keys.unlabelled is None else model.read_bytes(file_inputs.images(keys.unlabelled)[0])
+    predictor = model.adapt(pixels, support.labels, others)
     _tell([str(model.examples.preparation)])
     if (tones := model.examples.tones) is not None:
         for what, files, images in (("support", support.paths, pixels), ("query", paths, queries)):
@@ -136,7 +138,10 @@ def _of_vectors(keys: Predict, stored: Stored, model: Model) -> list[Config]:
         if (numbers := file.x.shape[1]) != expected:
             raise UserError(f"{file.path} has vectors of {numbers} numbers, and the run was trained on {expected}")
     labels = [support.labels.words[number] for number in support.labels.number.tolist()]
-    predictor = model.adapt(support.vectors(), labels)
+    others = None
+    if keys.unlabelled is not None:
+        others = read_vectors(expand(keys.unlabelled), "unlabelled", labelled=False).vectors()
+    predictor = model.adapt(support.vectors(), labels, others)
     outputs = predictor.outputs(query.vectors())
     return _judged(keys, stored, predictor, labels, outputs, None)
 
@@ -161,7 +166,7 @@ def _judged(
 
 def _of_table(keys: Predict, model: Model, columns: ColumnNames) -> list[Config]:
     support, query = (file_inputs.points(getattr(keys, key), key, columns) for key in ("support", "query"))
-    predictor = model.adapt(support.x, file_inputs.targets(support.table, columns))
+    predictor = model.adapt(support.x, file_inputs.targets(support.table, columns), keys.unlabelled)
     outside = _outside({"support": support, "query": query}, columns)
     if predictor.classes:
         chances = predictor(query.x).double()

@@ -66,6 +66,8 @@ def numbers(values: Given) -> Tensor:
         if isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
             values = torch.stack([value.detach().cpu() for value in values])
         tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(array_of(values))
+        if tensor.is_complex() or tensor.layout is not torch.strided:
+            raise TypeError("neither has a number for each place")
     except (TypeError, ValueError, RuntimeError) as error:
         what = " ".join(repr(values).split())[:60]
         raise UserError(

@@ -57,7 +57,7 @@ class ScoredRun:
 
     folder: Path
     config: Config
-    trust: bool  # whether classes from outside of metalearn are imported
+    trust: bool  # whether classes from outside of metalearn are imported, and weights from outside of the folder
     net: Net
 
     def episodes(self, split: str, columns: ColumnNames | None) -> Iterator[Episode]:

@@ -20,7 +20,8 @@ from metalearn_cli.run_folder.environment import read_environment
 from metalearn_cli.system.files import read_text
 
 # The command decides on these, and never the folder: files, and what this machine or user needs.
-OF_NOW = {*FREE_TEXT, "trust", "lock", "logger", "device", "threads", "allocator", "compile", "cuda_graph", "memory"}
+OF_NOW = {*FREE_TEXT, "model.name", "trust", "lock", "logger"}
+OF_NOW |= {"device", "threads", "allocator", "compile", "cuda_graph", "memory"}
 
 
 class Begun(NamedTuple):

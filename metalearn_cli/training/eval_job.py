@@ -33,7 +33,7 @@ def load_eval_job(overrides: list[str]) -> tuple[Path, Job]:
     config = deepcopy(run_keys() | recorded)  # a run of a version without some key has its default
     # The command alone decides whether foreign code runs, and never the folder.
     trust = "trust" in values and parse_override(f"trust={values['trust']}")[1] is True
-    source = ConfigSource(frozenset(values), trust)
+    source = ConfigSource(frozenset(values), trust, run)
     kept = [group for group in GROUPS if group not in values and f"{group}._target_" not in values]
     if removed := removed_keys(config, kept, trust):
         raise UserError(f"{run} {runs.gone_keys(run, removed)}")

@@ -14,6 +14,7 @@ from metalearn_cli.algorithms.feat import FEAT
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, HeadStart, Tuned
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
 from metalearn_cli.algorithms.knn import KNN
+from metalearn_cli.algorithms.laplacian_shot import LaplacianShot
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.leo import LEO
 from metalearn_cli.algorithms.logistic import Logistic
@@ -26,6 +27,8 @@ from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import InnerOptimizer, Reptile
 from metalearn_cli.algorithms.ridge import Ridge
+from metalearn_cli.algorithms.tim import TIM, Solver
+from metalearn_cli.algorithms.tpn import TPN
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Call, Net, Params
@@ -60,8 +63,12 @@ COMPARING = [
     Matching(test_steps=2, fine_tune_lr=0.1, learn_temperature=True),
     Matching(kernel=Kernel.euclidean, temperature=1.0),
     Matching(kernel=Kernel.dot, temperature=0.1, vote=Vote.sum),
+    TPN(neighbours=3, hidden=2),
 ]
 TUNED = [
+    LaplacianShot(normalise=Normalise.none),  # in three numbers, unit vectors would tie
+    TIM(iterations=3),
+    TIM(Solver.adm, 3),
     FineTune(passes=3, batch_size=None),
     FineTune(Classifier.cosine, adapted=Tuned.all, start=HeadStart.means, passes=3, batch_size=None),
 ]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,30 @@ def test_what_is_not_this_networks_is_refused(tmp_path: Path, change: dict[str, 
         ("a", torch.ones(2).to_sparse(), "a is no plain tensor of whole or real numbers"),
         ("a", torch.ones(2, dtype=torch.complex64), "a is no plain tensor of whole or real numbers"),
         ("a", torch.ones(2, dtype=torch.float8_e4m3fn), "a is no plain tensor of whole or real numbers"),
-        ("a", torch.ones(2, device="meta"), "a is not finite"),
+        ("a", torch.ones(2, device="meta"), "a is no plain tensor of whole or real numbers"),
     ],
 )
 def test_what_torch_reads_and_no_network_has_is_refused(tmp_path: Path, name: Any, value: Any, said: str) -> None:
     torch.save({name: value}, tmp_path / "net.pth")
     with pytest.raises(UserError, match=said):
         read_weights(tmp_path / "net.pth")
+
+
+def test_a_file_takes_no_more_memory_than_it_has_bytes(tmp_path: Path) -> None:
+    """A compressed archive, whose parts torch would unpack; and a number that is repeated without end."""
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "net.pth")
+    with zipfile.ZipFile(tmp_path / "net.pth") as archive, zipfile.ZipFile(tmp_path / "small.pth", "w", 8) as small:
+        for part in archive.infolist():
+            small.writestr(part.filename, archive.read(part))
+    assert torch.load(tmp_path / "small.pth")["a"].shape == (1 << 20,)
+    with pytest.raises(UserError, match=r"cannot be read as tensors alone, and nothing else in it is run \(ValueError"):
+        read_weights(tmp_path / "small.pth")
+    weights = Tiny().state_dict() | {"_fc.bias": torch.zeros(1).expand(1 << 30, 1 << 30)}
+    torch.save(weights, tmp_path / "net.pth")
+    filled(Tiny(), read_weights(tmp_path / "net.pth"), "model.name=net", ("_fc.",))
+    torch.save(weights | {"conv.weight": weights["_fc.bias"]}, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"its conv.weight is \[1073741824, 1073741824\], and this network's"):
+        filled(Tiny(), read_weights(tmp_path / "net.pth"), "model.name=net", ("_fc.",))
 
 
 @pytest.mark.parametrize(

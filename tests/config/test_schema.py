@@ -7,6 +7,12 @@ import pytest
 from commands import TINY, refuse, results, run, succeed
 from omegaconf import OmegaConf
 
+from metalearn_cli.config.schema import ConfigSource, build
+from metalearn_cli.errors import UserError
+from metalearn_cli.nets.base import Net
+from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.likelihood import Categorical
+
 
 def test_a_users_own_class_from_a_file_beside_the_command(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
@@ -134,3 +140,35 @@ def test_a_users_own_module_and_task(tmp_path: Path) -> None:
     said = "task._target_=mine.Earlier has the likelihood 'values' in its spec: give Categorical(), SquaredError()"
     assert said in refuse(tmp_path, *quick, "task._target_=mine.Earlier", "model.hidden=[8]")
     succeed(tmp_path, *quick, "task._target_=mine.Lines", "+task.slope=2", "model.hidden=[8]", "name=lines")
+
+
+@pytest.mark.parametrize("name", ["nets.bfloat16.Reduced", "nets.user_module.ModuleNet", "nets.pretrained.WithHead"])
+def test_a_class_of_this_package_that_no_yaml_is_of_is_a_sentence(name: str) -> None:
+    """A stranger's folder may name it."""
+    with pytest.raises(UserError, match=rf"^model\._target_=metalearn_cli\.{name} (cannot be made: Val|must be a fr)"):
+        build({"_target_": f"metalearn_cli.{name}"}, "model", Net, ConfigSource(), Spec((1,), 1, 1, Categorical()))
+
+
+def test_weights_outside_of_a_folder_are_not_opened_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by a path that leads out, nor by a link; pickles, ONNX files and the Hub are outside of every folder."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run/link.safetensors").symlink_to(tmp_path / "net.safetensors")
+    node = {"_target_": "metalearn_cli.nets.pretrained.Pretrained"}
+    spec, source = Spec((3, 32, 32), 3, 3, Categorical()), ConfigSource(folder=Path("run"))
+    outside = [
+        "net.safetensors",
+        "run/../net.safetensors",
+        "run-2/net.safetensors",
+        "run/link.safetensors",
+        "/dev/zero",
+    ]
+    for name in (*outside, "run/net.pth", "run/net.onnx", "timm:resnet18", "timm:run/net.safetensors"):
+        with pytest.raises(UserError, match=rf"^the run's model.name={name} is neither .*: give trust=true if you tru"):
+            build({**node, "name": name}, "model", Net, source, spec)
+    for name in ("run/net.safetensors", f"{tmp_path}/run/net.safetensors"):
+        for trusted in (source, source._replace(trust=True, folder=None)):
+            with pytest.raises(UserError, match=rf"^model.name={name} cannot be read \(No such file or directory\)"):
+                build({**node, "name": name}, "model", Net, trusted, spec)
+    with pytest.raises(UserError, match="holds a zero byte, which no path has"):
+        build({**node, "name": "run/\0.safetensors"}, "model", Net, source, spec)

@@ -168,9 +168,9 @@ def take_steps(job: Job, learner: Learner) -> None:
         assert loss.isfinite().all()
 
 
-def test_an_algorithm_names_its_test_steps_and_its_papers_batch_norm() -> None:
+def test_an_algorithm_names_its_test_steps_and_its_papers_batch_norm(own_images: Path) -> None:
     for algo in conf_folder.list_choices("algo"):
-        job = load_job([f"algo={algo}"])
+        job = load("algo", algo, own_images)
         assert steps_at_test(job.algo, job.task.spec) >= 0
         assert batch_norm_at_test(job.algo, job.task.spec) in BatchNorm
 

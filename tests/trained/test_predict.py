@@ -88,7 +88,8 @@ def test_every_algorithm_predicts_for_any_way_and_any_shots(algo: str, tmp_path:
     model = train(tmp_path, algo, photos)
     for number, shots in enumerate((SAME, OTHER, UNEQUAL)):
         support, query = task(tmp_path / str(number), photos, shots)
-        done = predicted(tmp_path, model, support, query, f"out={tmp_path}/{number}.csv")
+        more = [f"unlabelled={query}"] * (algo == "soft_kmeans")
+        done = predicted(tmp_path, model, support, query, f"out={tmp_path}/{number}.csv", *more)
         assert done.out == f"{len(shots) + 1} predictions are in {tmp_path}/{number}.csv\n"
         result = rows(tmp_path / f"{number}.csv")
         assert [row["path"] for row in result] == [str(query / f"{name}.png") for name in [*shots, "stranger"]]
