@@ -44,7 +44,7 @@ def test_running_statistics_move_a_tenth_towards_those_of_the_meta_batch(algorit
         assert not torch.allclose(value, meta.buffers[name], rtol=0.01)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS + ON_MAPS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_mode_running_reads_the_running_statistics_and_no_other_does(algorithm: Algorithm) -> None:
     if isinstance(algorithm, PMF):
         algorithm = replace(algorithm, tuning_steps=0)  # which go by the running statistics

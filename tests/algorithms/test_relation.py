@@ -69,14 +69,15 @@ def test_the_order_of_shots_and_the_names_of_classes_do_not_matter() -> None:
         torch.testing.assert_close(renamed, predict(algorithm, BATCH, mode), rtol=1e-8, atol=1e-8)
 
 
-def test_every_norm_of_g_has_the_statistics_of_the_mode() -> None:
+def test_every_norm_has_the_statistics_of_the_mode() -> None:
     algorithm = Relation()
     meta = init(algorithm, NET)
     own = {name: value for name, value in meta.buffers.items() if name.startswith("relation:")}
-    moved = meta._replace(buffers=meta.buffers | {name: 0.5 + value for name, value in own.items()})
-    for mode in BatchNorm:
-        same = torch.equal(predict(algorithm, BATCH, mode, meta), predict(algorithm, BATCH, mode, moved))
-        assert same is (mode is not BatchNorm.running), mode
+    for part in (own, NET.init_stats()):
+        moved = meta._replace(buffers=meta.buffers | {name: 0.5 + meta.buffers[name] for name in part})
+        for mode in BatchNorm:
+            same = torch.equal(predict(algorithm, BATCH, mode, meta), predict(algorithm, BATCH, mode, moved))
+            assert same is (mode is not BatchNorm.running), mode
     update = algorithm.meta_gradient(NET, meta, BATCH, 0)
     assert update.buffers.keys() == meta.buffers.keys()
     assert not any(torch.equal(update.buffers[name], value) for name, value in own.items())
