@@ -135,7 +135,9 @@ def _keys(task: Config, way: int, shot: int) -> Config:
 def keep_threshold(stored: Stored, measured: Threshold) -> None:
     """Keep a threshold in the run's folder, in the place of one for the same tasks. What other processes have kept
     there since it was read stays. Raises OSError."""
-    with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}"):
+    with turn(stored.folder, f"waiting for another process that writes {stored.folder / UNLIKE}") as alone:
+        for leftover in stored.folder.glob(f"{UNLIKE}.tmp-*") if alone else ():  # a killed process's
+            leftover.unlink(missing_ok=True)
         known = read_thresholds(stored.folder)
         if measured not in known:
             others = [kept for kept in known if kept.made_for != measured.made_for]

@@ -38,6 +38,7 @@ class Episode(NamedTuple):
     query_x: Tensor  # [Q, *input]
     query_y: Targets
     names: tuple[str, ...]  # of the classes 0 to W - 1, where they have some
+    unlabelled_x: Tensor | None = None  # [U, *input], where tasks have unlabelled examples
 
 
 class InnerCurve(NamedTuple):
@@ -100,13 +101,11 @@ def _episodes(task: TaskDistribution, episodes: EpisodeRange, columns: ColumnNam
     for block in draw_episodes(task, episodes):
         for number in range(len(block["key"])):
             draw = draw_slice(block, number, number + 1)
-            support_x, support_y, query_x, query_y, *_ = (
-                value[0] for value in task.gather(draw, torch.device("cpu")).task(0).tensors().values()
-            )
+            batch = task.gather(draw, torch.device("cpu")).task(0)
+            support_x, query_x = (unscaled(x[0], x_scale) for x in (batch.support_x, batch.query_x))
+            unlabelled = None if batch.unlabelled_x is None else batch.unlabelled_x[0]
             names = tuple(labels) or label_names(task, draw)
-            yield Episode(
-                unscaled(support_x, x_scale), targets(support_y), unscaled(query_x, x_scale), targets(query_y), names
-            )
+            yield Episode(support_x, targets(batch.support_y[0]), query_x, targets(batch.query_y[0]), names, unlabelled)
 
 
 def _columns(rows: list[tuple[float | None, float | None]]) -> list[Tensor]:

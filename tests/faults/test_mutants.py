@@ -35,7 +35,9 @@ SCORES = "trained/test_run_scores.py"
 BY_PRETRAINED, EMBEDDED = "trained/test_by_pretrained.py", "tasks/test_embedded.py"
 BASELINES, LEAKAGE = "learning/test_baselines.py", "learning/test_leakage.py"
 CACHE, ENCODER = "backbones/test_feature_cache.py", "backbones/test_encoder.py"
-WEIGHTS, SCHEMA, EMBED = "backbones/test_weights_file.py", "config/test_schema.py", "commands/test_embed.py"
+WEIGHTS, EMBED = "backbones/test_weights_file.py", "commands/test_embed.py"
+OUTSIDE = "config/test_schema.py::test_weights_outside_of_a_folder_are_not_opened_for_it"
+NO_YAML = "config/test_schema.py::test_a_class_of_this_package_that_no_yaml_is_of_is_a_sentence"
 RUN, LIKELIHOOD = "training/test_run.py", "tasks/test_likelihood.py"
 MUTANTS = (
     # Several ranks
@@ -179,14 +181,13 @@ MUTANTS = (
     Mutant("backbones/weights_file.py", "            _check_size(path)\n", "", WEIGHTS),
     Mutant("backbones/weights_file.py", "value.dtype not in _NUMBERS", "False", WEIGHTS),
     Mutant("backbones/weights_file.py", "if not value.isfinite().all():", "if False:", WEIGHTS),
-    Mutant("backbones/weights_file.py", "        check_plain(path)\n        digest", "        digest", WEIGHTS),
-    Mutant("backbones/named.py", "return name != DEFAULT", "return False", SCHEMA),
-    Mutant("backbones/named.py", "os.path.realpath(expand(name))", "str(expand(name))", SCHEMA),
-    Mutant("backbones/named.py", 'f"{os.path.realpath(folder)}{os.sep}"', "os.path.realpath(folder)", SCHEMA),
-    Mutant("backbones/named.py", "name.startswith(PREFIX) or not", "not", SCHEMA),
-    Mutant("config/schema.py", "and is_elsewhere(name := values", "and (name := values", SCHEMA),
-    Mutant("config/schema.py", "issubclass(cls, torch.nn.Module) if is_class", "True if is_class", SCHEMA),
-    Mutant("config/schema.py", " and not is_of_a_type:", ":", SCHEMA),
+    Mutant("backbones/named.py", "return name != DEFAULT", "return False", OUTSIDE),
+    Mutant("backbones/named.py", "os.path.realpath(expand(name))", "str(expand(name))", OUTSIDE),
+    Mutant("backbones/named.py", 'f"{os.path.realpath(folder)}{os.sep}"', "os.path.realpath(folder)", OUTSIDE),
+    Mutant("backbones/named.py", "name.startswith(PREFIX) or not", "not", OUTSIDE),
+    Mutant("config/schema.py", "and is_elsewhere(name := values", "and (name := values", OUTSIDE),
+    Mutant("config/schema.py", "issubclass(cls, torch.nn.Module) if is_class", "True if is_class", NO_YAML),
+    Mutant("config/schema.py", " and not is_of_a_type:", ":", NO_YAML),
     Mutant("training/eval_job.py", "(frozenset(values), trust, run)", "(frozenset(values), True, run)", EMBED),
     Mutant("training/continued.py", '{*FREE_TEXT, "model.name", ', "{*FREE_TEXT, ", EMBED),
     Mutant("datasets/table_file.py", "8 * numbers > room / 2", "False", "datasets/test_vector_file.py"),

@@ -250,7 +250,9 @@ def test_the_threshold_is_measured_once_and_kept_with_what_it_was_measured_on(
 ) -> None:
     model = without_thresholds(protonet, tmp_path)
     support, query = task(tmp_path, photos, SAME)
+    (model / "unlike.json.tmp-1").touch()  # of a process that was killed
     first = predicted(tmp_path, model, support, query).err
+    assert not list(model.glob("*.tmp-*"))
     assert "by 24 queries of 3-way 2-shot validation tasks of 5 classes, of which 0.0% are flagged" in first
     assert "more validation classes would make it less" in first
     (known,) = thresholds(model)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from cases import nightly
 from commands import run
 from tiny_runs import train
 from torch import Tensor
@@ -30,7 +31,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 def score(model: Model, episode: Episode) -> tuple[float, float]:
     """The accuracy and the loss of a task, by hand."""
-    adapted = model.adapt(episode.support_x, episode.support_y)
+    adapted = model.adapt(episode.support_x, episode.support_y, episode.unlabelled_x)
     assert isinstance(episode.query_y, Tensor)
     assert adapted.classes == list(range(len(episode.names)))
     out = adapted.outputs(episode.query_x)
@@ -38,8 +39,10 @@ def score(model: Model, episode: Episode) -> tuple[float, float]:
     return (out.argmax(1) == episode.query_y).double().mean().item(), loss
 
 
-@pytest.mark.parametrize("algo", ["protonet", "maml", "ridge"])
-@pytest.mark.parametrize("variable", ["false", "true"])
+CASES = [(algo, variable) for algo in ("protonet", "maml", "ridge") for variable in ("false", "true")]
+
+
+@pytest.mark.parametrize(("algo", "variable"), [*CASES, *nightly([("soft_kmeans", "false")])])
 def test_accuracy_by_hand_is_the_one_of_the_test(tmp_path: Path, photos: Path, algo: str, variable: str) -> None:
     folder = train(tmp_path, algo, photos, f"task.variable={variable}", "task.min_way=2", "test_episodes=6")
     mode = results(folder)["batch_norm"]
