@@ -10,9 +10,10 @@ with Latent Embedding Optimization", ICLR 2019, arXiv 1807.05960.
            + l2 ||e, g, decode||^2 / 2 + orthogonality ||correlations of decode's columns - I||^2
 
 (equations 4 to 9, and 10 in the code's form). L is the sum over the support set, divided by the number of shots; alpha
-and beta are learned, one for each dimension; e and decode are linear, g has three layers. Only training draws: at
-validation and test z and w are the means. f is what comes before: task=features, model=pretrained, or a network that
-learns with the rest. The meta-gradient runs through all steps.
+and beta are learned, one for each dimension; e and decode are linear, g has three layers; f(x) is divided by its
+length, as in the authors' code. Only training draws: at validation and test z and w are the means. f is what comes
+before: task=features, model=pretrained, or a network that learns with the rest. The meta-gradient runs through all
+steps.
 
 Differs from the paper in: there is one z for each class, as in its algorithm 1, where the code draws one for each
 support example and averages their predictions (equal at validation and test, and with one shot). A step whose loss is
@@ -91,6 +92,7 @@ class LEO(Algorithm):
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         def logits(features: Tensor, query: Tensor) -> Tensor:
+            features, query = F.normalize(features, dim=2), F.normalize(query, dim=2)
             is_class = members(support, net.spec.outputs)
             return query @ self.adapted(net.spec, meta.params, support, is_class, features).weights.transpose(1, 2)
 
@@ -99,6 +101,7 @@ class LEO(Algorithm):
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         params, support, is_class = meta.params, batch.support, members(batch.support, net.spec.train_outputs)
         features, query, stats = embed(net.features, params, support, batch.query_x, batch.query_mask, None)
+        features, query = F.normalize(features, dim=2), F.normalize(query, dim=2)
         weights, divergence, moved = self.adapted(net.spec, params, support, is_class, features)
         out = dropped(query, self.dropout, call_on(batch, Pass.query, None), -1) @ weights.transpose(1, 2)
         loss = task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way)

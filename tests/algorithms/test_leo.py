@@ -38,7 +38,8 @@ def test_the_meta_gradient_is_that_of_the_definition() -> None:
     """Without draws: z and the weights are the means."""
 
     def definition(params: Params, task: Batch) -> Tensor:
-        support, query = NET.features(params, torch.cat([task.support_x, task.query_x], 1))[0][0].split([6, 6])
+        features = NET.features(params, torch.cat([task.support_x, task.query_x], 1))[0][0]
+        support, query = (features / features.norm(dim=1, keepdim=True)).split([6, 6])
         y, codes = task.support_y[0], support @ params["leo:encoder.weight"].T
         of_example = torch.stack([sum(relation(params, torch.cat([a, b])) for b in codes) / 6 for a in codes])
         z = start = torch.stack([of_example[y == k].mean(0)[:2] for k in range(3)])
