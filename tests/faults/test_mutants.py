@@ -72,7 +72,7 @@ MUTANTS = (
     # Algorithms
     Mutant("algorithms/inner_loop.py", "create_graph=recording and second_order", "create_graph=False", INNER),
     Mutant("algorithms/inner_loop.py", "total = loss.sum()", "total = loss.mean()", INNER),
-    Mutant("algorithms/inner_loop.py", "phi[name] - alpha[name]", "phi[name] + alpha[name]", INNER),
+    Mutant("algorithms/inner_loop.py", "phi[name] - scaled(", "phi[name] + scaled(", INNER),
     Mutant("algorithms/rematerialise.py", "for _ in range(steps):", "for _ in range(steps - 1):", INNER),
     Mutant("algorithms/inner_loop.py", "net(phi, batch.query_x", "net(phi, batch.support_x", INNER),
     Mutant("algorithms/base.py", "torch.autograd.grad(loss.mean()", "torch.autograd.grad(loss.sum()", INNER),
@@ -186,7 +186,7 @@ MUTANTS = (
     Mutant("backbones/named.py", 'f"{os.path.realpath(folder)}{os.sep}"', "os.path.realpath(folder)", OUTSIDE),
     Mutant("backbones/named.py", "name.startswith(PREFIX) or not", "not", OUTSIDE),
     Mutant("config/schema.py", "and is_elsewhere(name := values", "and (name := values", OUTSIDE),
-    Mutant("config/schema.py", "issubclass(cls, torch.nn.Module) if is_class", "True if is_class", NO_YAML),
+    Mutant("config/schema.py", "base is Net and not target.startswith(_PARTS)", "base is Net", NO_YAML),
     Mutant("config/schema.py", " and not is_of_a_type:", ":", NO_YAML),
     Mutant("training/eval_job.py", "(frozenset(values), trust, run)", "(frozenset(values), True, run)", EMBED),
     Mutant("training/continued.py", '{*FREE_TEXT, "model.name", ', "{*FREE_TEXT, ", EMBED),
