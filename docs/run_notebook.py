@@ -9,23 +9,27 @@ import base64
 import contextlib
 import io
 import json
-import subprocess
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
+
+from metalearn_cli.cli import main as main_of_commands
 
 NOTEBOOK = Path(__file__).with_name("notebook.ipynb")
 Output = dict[str, Any]
 
 
 def command(words: str) -> None:
-    """Run a command and print what it says; raises where it fails."""
-    program, _, rest = words.partition(" ")
-    words = f"{sys.executable} -m metalearn_cli {rest}" if program == "metalearn" else words
-    done = subprocess.run(words, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    print(done.stdout, end="")
-    if done.returncode:
-        raise SystemExit(f"!{words} ended with {done.returncode}:\n{done.stdout}")
+    """Run a command of this interpreter in this process, which imports torch once, and print what it says; raises
+    where it fails."""
+    program, *arguments = shlex.split(words)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = main_of_commands(arguments) if program == "metalearn" else 1
+    print(said.getvalue(), end="")
+    if code:
+        raise SystemExit(f"!{words} ended with {code}:\n{said.getvalue()}")
 
 
 def shown(value: object) -> Output:

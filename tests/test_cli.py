@@ -71,7 +71,7 @@ def test_help_lists_and_completions(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tasks_per_step=" in completions(["train", "ta"])
     for line, options in {
         "tr": ["train "],
-        "train algo=ma": ["algo=maml ", "algo=matching "],
+        "train algo=ma": ["algo=maml ", "algo=maml_plus_plus ", "algo=matching "],
         "train algo.inner_loss=": ["algo.inner_loss=mean ", "algo.inner_loss=way_times_mean "],
         "train batch_norm=t": ["batch_norm=transductive "],
         "train trust=t": ["trust=true "],
@@ -125,7 +125,7 @@ def test_runs_are_completed_by_their_folders(tmp_path: Path, monkeypatch: pytest
     [
         ("metalearn tr", ["train "]),
         ("metalearn train --cfg ", ["job"]),
-        ("metalearn train algo=prot", ["protonet "]),
+        ("metalearn train algo=prot", ["proto_maml ", "protonet "]),
         ("metalearn train -m algo=maml batch_norm=run", ["running "]),
         ("metalearn eval run=outputs/my-sweep/seed=1", ["1 "]),
     ],

@@ -40,7 +40,7 @@ from metalearn_cli.algorithms.base import (
 from metalearn_cli.algorithms.embedding import PredictorByEmbedding, feature_size, init_body
 from metalearn_cli.algorithms.inner_loop import minibatch
 from metalearn_cli.algorithms.pretrain import class_loss
-from metalearn_cli.algorithms.protonet import prototypes
+from metalearn_cli.algorithms.protonet import nearest_mean_head, prototypes
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, Pass, per_task
 from metalearn_cli.nets.layers import linear
@@ -137,7 +137,7 @@ class FineTune(Algorithm):
         means = prototypes(features, support, way)
         if self.head is Classifier.cosine:
             return {"head.weight": means, "head.length": torch.ones_like(means[..., 0])}
-        return {"head.weight": 2 * means, "head.bias": -means.square().sum(-1)}
+        return nearest_mean_head(means)
 
     def _random_head(self, weight: Tensor, bias: Tensor) -> Params:
         """A head as torch starts it, of uniform numbers in 0..1: weight [..., K, F], bias [..., K, 1]."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import Meta, Predictor, Update, call_on, gradient_update, task_loss
 from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Call, Net, Params, Pass, per_task
+from metalearn_cli.nets.base import Call, Net, Params, Pass
 from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -75,11 +75,26 @@ def support_gradient(
     return SupportGradient(loss.detach(), dict(zip(names, gradient, strict=True)), stats)
 
 
+# What multiplies a gradient: a number, a number for each weight [*shape], or matrices along its last dimensions.
+Rate = float | Tensor | tuple[Tensor, ...]
+
+
+def scaled(rate: Rate, gradient: Tensor) -> Tensor:
+    """The gradient [T, *shape] times its rate. All dimensions of a kernel [T, out, in, height, width] are one to a
+    matrix."""
+    if not isinstance(rate, tuple):
+        return rate * gradient
+    product = gradient.flatten(3) if gradient.dim() > 4 else gradient
+    for place, matrix in enumerate(reversed(rate), 1):
+        product = (product.transpose(-place, -1) @ matrix.mT).transpose(-place, -1)
+    return product.reshape(gradient.shape)
+
+
 class Descent(NamedTuple):
     """Where gradient descent stands, and how far it steps."""
 
-    phi: Params  # [T, *shape]; before the first step [*shape]
-    alpha: Mapping[str, float | Tensor]  # a number or [*shape] for each parameter that moves; the others stay
+    phi: Params  # [T, *shape]; what does not move may be shared, [*shape]
+    alpha: Mapping[str, Rate]  # of each parameter that moves; the others stay
     step: int = 0  # k
 
 
@@ -87,16 +102,7 @@ def gradient_step(net: Net, support: Support, second_order: bool, at: Descent) -
     """phi_{k+1} = phi_k - alpha grad L(phi_k, support), for each task."""
     phi, alpha, step = at
     gradient = support_gradient(net, phi, support, alpha, second_order, step).gradient
-    return Descent(phi | {name: phi[name] - alpha[name] * gradient[name] for name in alpha}, alpha, step + 1)
-
-
-def gradient_descent(net: Net, start: Descent, support: Support, steps: int, second_order: bool) -> Iterator[Descent]:
-    """Yield where the descent of every task stands after 0, 1, ... `steps` steps."""
-    at = start._replace(phi=per_task(start.phi, len(support.key)))
-    yield at
-    for _ in range(steps):
-        at = gradient_step(net, support, second_order, at)
-        yield at
+    return Descent(phi | {name: phi[name] - scaled(alpha[name], gradient[name]) for name in alpha}, alpha, step + 1)
 
 
 def descend(net: Net, start: Descent, support: Support, steps: int, second_order: bool, remat: bool) -> Params:
@@ -104,20 +110,30 @@ def descend(net: Net, start: Descent, support: Support, steps: int, second_order
 
     First order keeps no step: there phi_K is phi_0 plus a constant, since alpha is numbers, not learned.
     """
-    at = start._replace(phi=per_task(start.phi, len(support.key)))
     step = partial(gradient_step, net, support, second_order)
     if second_order:
-        return unroll(step, at, steps, remat).phi
+        return unroll(step, start, steps, remat).phi
     with torch.no_grad():
-        end = unroll(step, at, steps, remat=False).phi
+        end = unroll(step, start, steps, remat=False).phi
     # The value of the end, with the derivative of phi_0: the difference in brackets is 0.
-    return at.phi | {name: end[name] + (at.phi[name] - at.phi[name].detach()) for name in at.alpha}
+    return start.phi | {name: end[name] + (start.phi[name] - start.phi[name].detach()) for name in start.alpha}
 
 
-def query_loss(net: Net, phi: Params, batch: Batch, steps: int) -> tuple[Tensor, Params]:
+def check_remat(remat: bool, first_order: bool) -> None:
+    """Raises UserError where an unroll by `descend` keeps no step that could be computed again."""
+    if remat and first_order:
+        raise UserError(
+            "algo.remat=true would save nothing with algo.first_order=true, which keeps no inner step: leave it out"
+        )
+
+
+def query_loss(
+    net: Net, phi: Params, batch: Batch, steps: int, given_stats: Params | None = None
+) -> tuple[Tensor, Params]:
     """L(phi, query) of each task [T], for networks phi [T, *shape] or [*shape] after so many inner steps, and the
-    batch-norm statistics used."""
-    out, stats = net(phi, batch.query_x, call_on(batch, Pass.query, batch.query_mask, steps))
+    batch-norm statistics used: those of the query set, if none are given."""
+    call = call_on(batch, Pass.query, batch.query_mask, steps)._replace(stats=given_stats)
+    out, stats = net(phi, batch.query_x, call)
     return task_loss(net.spec, out, batch.query_y, batch.query_mask, batch.way), stats
 
 
@@ -148,6 +164,17 @@ class AdaptedNet(Predictor):
     def outputs_beside_support(self, query_x: Tensor) -> Tensor:
         mask = None if self.support.mask is None else F.pad(self.support.mask, (0, 1), value=True)
         return self.net(self.params, torch.cat([self.support.x, query_x], 1), Call(None, mask, self.steps))[0][:, -1:]
+
+
+def adapted_nets(
+    net: Net, meta: Meta, support: Support, start: Descent, steps: int, second_order: bool
+) -> Iterator[AdaptedNet]:
+    """Yield the networks of every task after 0, 1, ... `steps` steps of the descent."""
+    at = start
+    yield AdaptedNet(net, at.phi, meta.buffers, support, 0)
+    for _ in range(steps):
+        at = gradient_step(net, support, second_order, at)
+        yield AdaptedNet(net, at.phi, meta.buffers, support, at.step)
 
 
 def final_of(items: Iterable[Item]) -> Item:

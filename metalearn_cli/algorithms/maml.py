@@ -16,16 +16,16 @@ the other weights, where theirs has no gamma (`model.gamma=false`) and does not 
 Running statistics are kept beside it, for the batch-norm mode `running`; training does not use them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, Head, descend, gradient_descent, query_update
+from metalearn_cli.algorithms.inner_loop import Descent, Head, adapted_nets, check_remat, descend, query_update
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.nets.base import Net, Params, per_task
 from metalearn_cli.system.limits import Count, NonNegative
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -43,6 +43,18 @@ class AdaptedPart(Enum):
     head = "head"  # ANIL (Raghu et al. 2020, arXiv 1909.09157)
     body = "body"  # all but the head: BOIL (Oh et al. 2021, arXiv 2008.08882)
 
+    def names(self, net: Net, params: Iterable[str]) -> list[str]:
+        """Which of these parameters of the network it is."""
+        norms = {name.rpartition(".")[0] for name in net.init_stats()}
+        match self:
+            case AdaptedPart.no_batch_norm:
+                return [name for name in params if name.rpartition(".")[0] not in norms]
+            case AdaptedPart.head:
+                return [name for name in params if name.startswith("head.")]
+            case AdaptedPart.body:
+                return [name for name in params if not name.startswith("head.")]
+        return list(params)
+
 
 @dataclass(frozen=True)
 class MAML(Algorithm):
@@ -59,10 +71,7 @@ class MAML(Algorithm):
     memory_savers = ("remat", "first_order")
 
     def __post_init__(self) -> None:
-        if self.remat and self.first_order:
-            raise UserError(
-                "algo.remat=true would save nothing with algo.first_order=true, which keeps no inner step: leave it out"
-            )
+        check_remat(self.remat, self.first_order)
         if self.head is Head.mean and self.adapted is AdaptedPart.body:
             raise UserError(
                 "algo.head=mean starts all classes alike, and with algo.adapted=body they would stay so: take "
@@ -81,11 +90,12 @@ class MAML(Algorithm):
         return Meta(params, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for at in gradient_descent(net, self._start(net, meta), support, steps, not self.first_order):
-            yield AdaptedNet(net, at.phi, meta.buffers, support, at.step)
+        start = self._start(net, meta, len(support.key))
+        return adapted_nets(net, meta, support, start, steps, not self.first_order)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, not self.first_order, self.remat)
+        start = self._start(net, meta, len(batch.key))
+        phi = descend(net, start, batch.support, self.inner_steps, not self.first_order, self.remat)
         return query_update(net, meta, phi, batch, self.inner_steps)
 
     def require_way(self, trained: int, way: int) -> None:
@@ -95,17 +105,10 @@ class MAML(Algorithm):
                 f"changes the head: give {trained} classes, or a run of another algorithm"
             )
 
-    def _start(self, net: Net, meta: Meta) -> Descent:
-        return Descent(self.head.start(net, meta.params), self._rates(net, meta.params))
+    def _start(self, net: Net, meta: Meta, tasks: int) -> Descent:
+        return Descent(per_task(self.head.start(net, meta.params), tasks), self._rates(net, meta.params))
 
     def _rates(self, net: Net, params: Params) -> dict[str, float]:
         """alpha, in the scale of the mean loss, for each parameter that is adapted."""
         rate = self.inner_lr * (net.spec.outputs if self.inner_loss is InnerLoss.way_times_mean else 1)
-        norms = {name.rpartition(".")[0] for name in net.init_stats()}
-        names = {
-            AdaptedPart.all: list(params),
-            AdaptedPart.no_batch_norm: [name for name in params if name.rpartition(".")[0] not in norms],
-            AdaptedPart.head: [name for name in params if name.startswith("head.")],
-            AdaptedPart.body: [name for name in params if not name.startswith("head.")],
-        }[self.adapted]
-        return dict.fromkeys(names, rate)
+        return dict.fromkeys(self.adapted.names(net, params), rate)

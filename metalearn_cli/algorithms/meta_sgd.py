@@ -21,8 +21,8 @@ from typing import Annotated
 import torch
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, Head, descend, gradient_descent, query_update
-from metalearn_cli.nets.base import Net
+from metalearn_cli.algorithms.inner_loop import Descent, Head, adapted_nets, descend, query_update
+from metalearn_cli.nets.base import Net, per_task
 from metalearn_cli.system.limits import Count, Limit
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -59,19 +59,25 @@ class MetaSGD(Algorithm):
         return Meta(theta | rates, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        for at in gradient_descent(net, self._start(net, meta), support, steps, second_order=True):
-            yield AdaptedNet(net, at.phi, meta.buffers, support, at.step)
+        start = self._start(net, meta, len(support.key))
+        return adapted_nets(net, meta, support, start, steps, second_order=True)
 
-    def _start(self, net: Net, meta: Meta) -> Descent:
+    def _start(self, net: Net, meta: Meta, tasks: int) -> Descent:
         theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
         alpha = {name: meta.params[RATE + name] for name in theta}
-        return Descent(self.head.start(net, theta), self.head.start(net, alpha))
+        return Descent(per_task(self.head.start(net, theta), tasks), self.head.start(net, alpha))
 
     def learned(self, meta: Meta) -> dict[str, float]:
-        rates = torch.cat([value.detach().flatten() for name, value in meta.params.items() if name.startswith(RATE)])
-        figures = {"median_rate": rates.median(), "lowest_rate": rates.min(), "highest_rate": rates.max()}
-        return {name: rate.item() for name, rate in figures.items()}
+        return figures_of_rates(meta)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        phi = descend(net, self._start(net, meta), batch.support, self.inner_steps, second_order=True, remat=self.remat)
+        start = self._start(net, meta, len(batch.key))
+        phi = descend(net, start, batch.support, self.inner_steps, second_order=True, remat=self.remat)
         return query_update(net, meta, phi, batch, self.inner_steps)
+
+
+def figures_of_rates(meta: Meta) -> dict[str, float]:
+    """What a person would like to know of the learned rates."""
+    rates = torch.cat([value.detach().flatten() for name, value in meta.params.items() if name.startswith(RATE)])
+    figures = {"median_rate": rates.median(), "lowest_rate": rates.min(), "highest_rate": rates.max()}
+    return {name: rate.item() for name, rate in figures.items()}

@@ -31,10 +31,10 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, call_on, gradient_update
 from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise
-from metalearn_cli.algorithms.inner_loop import AdaptedNet, Descent, gradient_descent, query_update
+from metalearn_cli.algorithms.inner_loop import Descent, adapted_nets, query_update
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Call, Net, Pass, with_outputs
+from metalearn_cli.nets.base import Call, Net, Pass, per_task, with_outputs
 from metalearn_cli.system.limits import Count, NonNegative, Share
 from metalearn_cli.tasks.base import Batch, Spec, Support
 
@@ -81,9 +81,9 @@ class Pretrain(Algorithm):
         if net.spec.kind == "classes":
             yield from ProtoNet(normalise=self.normalise, centre=self.centre).adapt(net, meta, support, steps)
             return
-        start = Descent(meta.params, dict.fromkeys(meta.params, self.inner_lr))
-        for at in gradient_descent(net, start, support, steps, second_order=False):
-            yield AdaptedNet(net, at.phi, meta.buffers, support, at.step)
+        phi = per_task(meta.params, len(support.key))
+        start = Descent(phi, dict.fromkeys(phi, self.inner_lr))
+        yield from adapted_nets(net, meta, support, start, steps, second_order=False)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         if net.spec.kind == "classes":

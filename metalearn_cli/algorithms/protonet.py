@@ -40,7 +40,7 @@ from metalearn_cli.algorithms.embedding import (
     squared_distance,
 )
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.system.limits import Positive
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -95,3 +95,9 @@ def prototypes(features: Tensor, support: Support, way: int) -> Tensor:
     """The mean feature of each class: features [T, S, F] -> [T, way, F]; 0 for a class that a task lacks."""
     member = members(support, way).to(features.dtype)
     return member.transpose(1, 2) @ features / member.sum(1).clamp(min=1).unsqueeze(-1)
+
+
+def nearest_mean_head(means: Tensor) -> Params:
+    """The linear head w_k = 2 c_k, b_k = -||c_k||^2 that predicts as the distances to means [T, way, F] do (section
+    2.4): what its outputs lack, -||f(x)||^2, is the same for every class."""
+    return {"head.weight": 2 * means, "head.bias": -means.square().sum(-1)}

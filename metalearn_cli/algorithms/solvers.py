@@ -45,7 +45,7 @@ def reweighted(products: Tensor, y: Tensor, penalty: float | Tensor, steps: int)
     y [T, N, K], penalty a number or [T, 1, 1] -> a [T, N, K] float64; the weights are x'a.
 
     A step is Newton's: a = (G + penalty / s)^-1 z with m = sigmoid(Ga), s = m (1 - m), z = Ga + (y - m) / s
-    (Bertinetto et al. 2019, arXiv 1805.08136, section 3.3). It is exact to any order of derivative.
+    (Bertinetto et al. 2019, arXiv 1805.08136). It is exact to any order of derivative.
     """
     products, y = products.double().unsqueeze(1), y.double().transpose(1, 2).unsqueeze(-1)  # [T, 1, N, N], [T, K, N, 1]
     a = torch.zeros_like(y)
@@ -172,14 +172,17 @@ def _shortened(loss: Callable[[Tensor], Tensor], w: Tensor, step: Tensor) -> Ten
     return w + best[:, None, None] * step
 
 
-def conjugate(product: Callable[[Tensor], Tensor], target: Tensor, solved: Tensor) -> Tensor:
+def conjugate(product: Callable[[Tensor], Tensor], target: Tensor, solved: Tensor, steps: int | None = None) -> Tensor:
     """Solve product(v) = target for v [T, F, K] until the squared error of each task is `solved` [T, 1, 1] or less, in
-    100 steps at most; `product` is linear and positive (Hestenes and Stiefel 1952)."""
+    so many steps, or, unless they are fixed, in 100 at most; `product` is linear and positive (Hestenes and Stiefel
+    1952)."""
     v, residual = torch.zeros_like(target), target
     direction, size = residual, _size(residual)
-    for _ in range(CONJUGATE_STEPS):
+    for _ in range(steps or CONJUGATE_STEPS):
         is_open = size > solved
-        if target.device.type == "cpu" and not is_open.any():  # nothing changes any more; a GPU would have to wait
+        if (
+            steps is None and target.device.type == "cpu" and not is_open.any()
+        ):  # nothing changes any more; a GPU would have to wait
             break
         bent = product(direction)
         length = torch.where(is_open, size / (direction * bent).sum((1, 2), keepdim=True), 0)

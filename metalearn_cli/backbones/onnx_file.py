@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from metalearn_cli.datasets.paths import cache_root, turn_of, writing
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.console import tell
-from metalearn_cli.system.files import write_durably
+from metalearn_cli.system.files import read_bytes, write_durably
+
+_MOST_BYTES = 2 << 30  # of the format
 
 
 def input_of(path: Path) -> tuple[int | None, int | None]:
@@ -56,6 +58,16 @@ def running(path: Path) -> Callable[[Tensor], Tensor]:
     return run
 
 
+def whole(path: Path) -> bytes:
+    """The content of an .onnx file. Raises UserError where its weights are in other files beside it."""
+    content = read_bytes(path, _MOST_BYTES)
+    try:
+        _session(path, content)
+    except UserError as error:
+        raise UserError(f"{path} does not stand by itself: save it with its weights in the same file") from error
+    return content
+
+
 def exported(net: nn.Module, side: int, sha256: str) -> Path:
     """The .onnx file of a network of normalised pictures, made once for these weights, this size and this torch."""
     stem = f"network-{sha256[:16]}-{side}-torch{torch.__version__.partition('+')[0]}"
@@ -90,8 +102,8 @@ def onnx_bytes(net: nn.Module, x: Tensor, any_number: bool = True) -> bytes:
     return data
 
 
-def _session(path: Path) -> Any:
-    """Open an .onnx file. Raises UserError where it, or onnxruntime, is not there."""
+def _session(path: Path, content: bytes | None = None) -> Any:
+    """Open an .onnx file, or its content alone. Raises UserError where it, or onnxruntime, is not there."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -99,7 +111,7 @@ def _session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content or path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own, of many classes
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a network that onnxruntime runs ({reason}): give another file") from error

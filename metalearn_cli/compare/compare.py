@@ -11,6 +11,7 @@ from metalearn_cli.compare.groups import differences, parts
 from metalearn_cli.compare.statistics import Estimate
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.baselines import BASELINES
+from metalearn_cli.learning.leakage import in_words
 from metalearn_cli.learning.scores import in_unit, is_better, text_of
 from metalearn_cli.run_folder.read import find_runs
 from metalearn_cli.system.console import show, tell
@@ -57,7 +58,8 @@ def _lines(comparison: Comparison, settings: list[str]) -> list[str]:
         rows.append([side.name, ",".join(map(str, side.seeds)), steps_taken, mean, median, mode])
     for name, values in comparison.baselines.items():
         mean, median = (text_of(float(value), metric) for value in (values.mean(), np.median(values)))
-        rows.append([BASELINES[name].words, "", "", mean, median, ""])
+        first = f", first {len(values)} episodes" * (len(values) < comparison.episodes)
+        rows.append([BASELINES[name].words + first, "", "", mean, median, ""])
     lines += aligned(rows, "lrrrrl")
     if settings:
         lines += ["", "they differ in", *settings]
@@ -121,7 +123,10 @@ def _as_json(comparison: Comparison) -> Json:
             }
             for side in comparison.sides
         ],
-        "baselines": {name: {"mean": finite(values.mean())} for name, values in comparison.baselines.items()},
+        "baselines": {
+            name: {"mean": finite(values.mean()), "episodes": len(values)}
+            for name, values in comparison.baselines.items()
+        },
         "differences": [
             {
                 "first": difference.first.name,
@@ -219,6 +224,7 @@ def _cautions(comparison: Comparison) -> list[str]:
     for side in comparison.sides:
         if words := unbeaten(comparison.metric, side.values, comparison.baselines):
             sentences.append(f"nothing shows on these episodes that {side.name} is better than {words}")
+    sentences += [f"{side.name}: {in_words(side.leakage)}" for side in comparison.sides if side.leakage]
     if len(others) > 1:
         sentences.append(
             f"p after Holm's correction for {len(others)} comparisons with {first.name}; each interval is a 95% "

@@ -13,6 +13,7 @@ from metalearn_cli.compare.statistics import Estimate, gains, holm, paired, toge
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.baselines import BASELINES
+from metalearn_cli.learning.leakage import Leakage
 from metalearn_cli.run_folder.read import RunFolder, Values
 from metalearn_cli.run_folder.results import BASELINE, EPISODES, Results, read_episodes
 from metalearn_cli.tasks.metrics import METRICS
@@ -26,6 +27,7 @@ class Side(NamedTuple):
     settings: Config  # what decides the result, but for the seed
     inner_steps: int  # that its test took
     transductive_head: bool = False  # whether it predicts all queries of a task together
+    leakage: Leakage | None = None  # of its first run
 
 
 class Difference(NamedTuple):
@@ -55,7 +57,7 @@ class Comparison(NamedTuple):
     sha256: str  # of those episodes; of more, where only the first of them are common
     sides: list[Side]
     differences: list[Difference]  # of every other side against the first
-    baselines: dict[str, Values]  # [E]: the metric of what learns nothing on each episode
+    baselines: dict[str, Values]  # the metric of what learns nothing on each episode, or on the first ones
 
 
 def make_comparison(parts: list[Part], mode: str | None, step: int | None) -> Comparison:
@@ -76,7 +78,9 @@ def make_comparison(parts: list[Part], mode: str | None, step: int | None) -> Co
     pairs = [difference(metric, sides[0], side) for side in sides[1:]]
     corrected = iter(holm([pair.decisive.p for pair in pairs if pair.decisive is not None]))
     pairs = [pair if pair.decisive is None else pair._replace(p=next(corrected)) for pair in pairs]
-    beside = {name: values for run in reversed(runs) for name, values in _baselines(run, fewest.episodes).items()}
+    beside: dict[str, Values] = {}
+    for name, values in (pair for run in runs for pair in _baselines(run, fewest.episodes).items()):
+        beside[name] = max(beside.get(name, values), values, key=len)
     return Comparison(metric, step, fewest.episodes, fewest.episodes_sha256, sides, pairs, beside)
 
 
@@ -117,7 +121,8 @@ def _side(part: Part, number: int, mode: str | None, step: int | None) -> Side:
     batch_norm = (mode or headline.batch_norm) if headline.batch_norm else None
     seeds = [run.config["seed"] for run in part.runs]
     settings = configuration(part.runs[0])
-    return Side(part.name, seeds, values, batch_norm, settings, headline.last.step, headline.transductive_head)
+    told = headline.transductive_head, headline.leakage
+    return Side(part.name, seeds, values, batch_norm, settings, headline.last.step, *told)
 
 
 def _values(run: RunFolder, mode: str | None, step: int | None) -> Values:
@@ -151,15 +156,15 @@ def unbeaten(metric: str, values: Values, baselines: dict[str, Values]) -> str:
     of the difference on the same episodes tells; empty: there are none."""
     words = []
     for name, other in baselines.items():
-        gain = METRICS[metric].sign * gains(metric, other[None], values)
+        gain = METRICS[metric].sign * gains(metric, other[None], values[:, : len(other)])
         is_better = len(gain) > 1 and np.isfinite(gain).all() and paired(gain).low > 0
         words += [BASELINES[name].words] if BASELINES[name].is_beaten and not is_better else []
     return " and ".join(words)
 
 
 def _baselines(run: RunFolder, number: int) -> dict[str, Values]:
-    """The metric of the baselines on each of a run's first `number` episodes, [E] by their names; earlier versions kept
-    none."""
+    """The metric of the baselines on each of a run's first `number` episodes, or of those that they are on, by their
+    names; earlier versions kept none."""
     arrays = read_episodes(run.folder, _results(run))
     return {name: arrays[BASELINE + name][:number] for name in BASELINES if BASELINE + name in arrays}
 

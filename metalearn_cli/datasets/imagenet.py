@@ -12,6 +12,13 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = "ImageNet-1k"
+# Ends of words, the first that fits: those of "valves" and "houses" come before those of "wolves" and "buses".
+_PLURALS = (
+    *(("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("sses", "ss"), ("ouses", "ouse"), ("uses", "us")),
+    *(("valves", "valve"), ("curves", "curve"), ("lves", "lf"), ("rves", "rf"), ("eaves", "eaf"), ("oaves", "oaf")),
+    *(("nives", "nife"), ("shoes", "shoe"), ("volcanoes", "volcano"), ("canoes", "canoe"), ("oes", "o"), ("s", "")),
+    *(("mice", "mouse"), ("geese", "goose"), ("oxen", "ox")),
+)
 
 
 def is_in_imagenet(name: str) -> bool:
@@ -31,7 +38,7 @@ def last_word(name: str) -> str:
 def _singular(word: str) -> str:
     if len(word) < 4 or word.endswith(("ss", "us", "is")):
         return word
-    for plural, singular in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("sses", "ss"), ("s", "")):
+    for plural, singular in _PLURALS:
         if word.endswith(plural):
             return word.removesuffix(plural) + singular
     return word

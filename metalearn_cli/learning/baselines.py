@@ -6,6 +6,9 @@ nearest_pixels     the class of the nearest support example, for pictures: the l
                    of pictures that are averaged down to at most 16 x 16
 prototypes         the class whose mean feature is nearest by the cosine, for pictures that a frozen network embeds
 
+Beside a frozen network, whose features are kept and whose test is quick, the baselines are those of the first
+sixteenth of the episodes, at least 32: of all episodes they would take as long as the test itself.
+
 Shapes: T tasks, S support and Q query examples, F features, E episodes.
 """
 
@@ -21,10 +24,11 @@ from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.tasks.base import Batch, Draw, Support, TaskDistribution, draw_slice
-from metalearn_cli.tasks.capabilities import oracle, thumbnails
+from metalearn_cli.tasks.capabilities import offers, oracle, thumbnails
 from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
 
 _AT_ONCE = 8  # tasks that a processor's cache holds
+_SHARE, _LEAST = 16, 32  # one episode in so many, and so many of them at least, beside a frozen network
 
 
 class Baseline(NamedTuple):
@@ -44,7 +48,10 @@ def baselines(
     task: TaskDistribution, episodes: EpisodeRange, device: torch.device, ranks: Ranks = ALONE
 ) -> dict[str, Tensor]:
     """The scores of the baselines that this kind of task has, [E] float64 each on the CPU, in every rank; each computes
-    its share. Those in another metric than the headline have its name behind theirs."""
+    its share. Those in another metric than the headline have its name behind theirs. Beside a frozen network they are
+    of the first episodes only."""
+    if is_embedded(task):
+        episodes = episodes._replace(number=min(episodes.number, max(_LEAST, episodes.number // _SHARE)))
     mine: list[dict[str, Tensor]] = []
     of_kind = _of_classes if task.spec.kind == "classes" else _of_values
     for draw in draw_episodes(task, episodes):
@@ -54,6 +61,11 @@ def baselines(
     parts = [part for block in zip(*ranks.gather(mine), strict=True) for part in block]
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: torch.cat([part[name] for part in parts if part]) for name in names}
+
+
+def is_embedded(task: TaskDistribution) -> bool:
+    """Whether the examples of a task are features of pictures."""
+    return len(task.spec.input_shape) == 1 and offers(task, "thumbnails")
 
 
 def _of_values(task: TaskDistribution, draw: Draw, device: torch.device) -> dict[str, Tensor]:
@@ -70,15 +82,16 @@ def _of_values(task: TaskDistribution, draw: Draw, device: torch.device) -> dict
 
 
 def _of_classes(task: TaskDistribution, draw: Draw, device: torch.device) -> dict[str, Tensor]:
-    pictures = thumbnails(task, draw, device)
-    if pictures is None:
-        return {}
-    scores = {"nearest_pixels": torch.cat([nearest_pixels(part) for part in pictures.chunks(_AT_ONCE)])}
-    if len(task.spec.input_shape) == 1:  # the examples are features of these pictures
-        parts = [draw_slice(draw, first, first + _AT_ONCE) for first in range(0, len(draw["key"]), _AT_ONCE)]
-        nearest = [nearest_prototype(task.spec.outputs, task.gather(part, device)) for part in parts]
-        scores["prototypes"] = torch.cat(nearest)
-    return scores
+    scores: dict[str, list[Tensor]] = {}
+    for first in range(0, len(draw["key"]), _AT_ONCE):
+        part = draw_slice(draw, first, first + _AT_ONCE)
+        if (pictures := thumbnails(task, part, device)) is None:
+            return {}
+        scores.setdefault("nearest_pixels", []).append(nearest_pixels(pictures))
+        if is_embedded(task):
+            nearest = nearest_prototype(task.spec.outputs, task.gather(part, device))
+            scores.setdefault("prototypes", []).append(nearest)
+    return {name: torch.cat(parts) for name, parts in scores.items()}
 
 
 def mean_target(support: Support) -> Tensor:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from metalearn_cli.datasets.imagenet import SOURCE, is_in_imagenet
 from metalearn_cli.datasets.listing import some
-from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.learning.scores import in_unit, with_interval
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.capabilities import backbone_of
 from metalearn_cli.system.limits import Fraction, Natural
-from metalearn_cli.tasks.base import TaskDistribution
+from metalearn_cli.tasks.base import Draw, TaskDistribution
 from metalearn_cli.tasks.images import SetTask
 from metalearn_cli.tasks.shown import ShownTask
 
@@ -48,11 +47,11 @@ def set_known_to(net: Net, task: TaskDistribution) -> SetTask | None:
     return of_pictures if backbone is not None and backbone.imagenet and isinstance(of_pictures, SetTask) else None
 
 
-def named_labels(task: SetTask, episodes: EpisodeRange) -> Tensor:
-    """Whether the class of each label is named, [E, W] bool."""
+def named_labels(task: SetTask, draws: list[Draw]) -> Tensor:
+    """Whether the class of each label of these episodes is named, [E, W] bool."""
     images, parts = task.images, []
     named = torch.tensor([is_in_imagenet(name) for name in images.names])
-    for draw in draw_episodes(task, episodes):
+    for draw in draws:
         position = torch.searchsorted(images.start, draw["support_image"], right=True) - 1  # of the class, [T, S]
         labels = torch.zeros(len(position), task.spec.outputs, dtype=torch.bool)
         parts.append(labels.scatter(1, draw["support_y"], named[position]))

@@ -137,9 +137,10 @@ def with_names(rows: Mapping[str, Figures]) -> str:
     return ", ".join(f"{in_unit(name)} {with_interval(row.mean, row.ci95, name)}" for name, row in rows.items())
 
 
-def with_labels(rows: Mapping[str, Figures], metric: str) -> str:
-    """The figures of some predictors, all in this metric, in a line."""
-    return ", ".join(f"{name}: {with_interval(row.mean, row.ci95, metric)}" for name, row in rows.items())
+def with_labels(rows: Mapping[str, Figures], metric: str, episodes: int | None) -> str:
+    """The figures of some predictors, all in this metric and on so many episodes (None: on all), in a line."""
+    line = ", ".join(f"{name}: {with_interval(row.mean, row.ci95, metric)}" for name, row in rows.items())
+    return f"{line} (on the first {episodes} episodes)" if episodes else line
 
 
 def in_unit(metric: str) -> str:

@@ -16,6 +16,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec
 
 Params = dict[str, Tensor]
+CONTEXT = "context"  # the name of the inputs that a task sets, [C] or [T, C], where a network has them: a parameter
 Forward = tuple[Tensor, Params]  # features or outputs, and the batch-norm statistics that were used
 
 

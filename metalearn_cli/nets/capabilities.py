@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from metalearn_cli.backbones.base import Backbone
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.as_module import NetModule
-from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
+from metalearn_cli.nets.base import CONTEXT, PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.convolution import Convolution
 
 
@@ -40,6 +40,17 @@ def require_maps(net: Net, by: str) -> Offers:
     if offers(net, "maps"):
         return net
     raise UserError(f"{by} needs images of features, and this model has none: take model=conv4 or model=resnet12")
+
+
+def require_context(net: Net, by: str) -> int:
+    """The number of inputs that a task sets. Raises UserError where there are none; `by` is the key that asks for
+    them."""
+    if CONTEXT in net.shapes:
+        return net.shapes[CONTEXT].numel()
+    raise UserError(
+        f"{by} needs inputs that a task sets, and this model has none: take model=mlp or model=conv4 with "
+        "model.context=5"
+    )
 
 
 def variants(net: Net) -> dict[Convolution, Net]:

@@ -3,7 +3,10 @@
 With max-pooling, as in Vinyals et al. 2016 and Snell et al. 2017; with stride 2 instead, as MAML has it for Omniglot
 (filters=64, downsample=stride, spatial_mean=true). The convolutions have no bias unless model.bias=true: batch norm
 would subtract it. Codes that pool before the activation compute the same, since it never falls; those that pool before
-batch norm do not (downsample=pool_first).
+batch norm do not (downsample=pool_first). Relation Net's encoder has halvings=2.
+With a `context` c (a number of inputs that a task sets) the third block's images are scaled and shifted by a linear
+function of it, after batch norm and pooling and before ReLU: gamma(c) x + beta(c), which begins with gamma 1 and beta 0
+at c = 0 (FiLM, as in CAVIA: Zintgraf et al. 2019, arXiv 1810.03642).
 Differs from MAML's code in: padding is 1 on every side where TensorFlow's "same" at stride 2 pads the far side only.
 """
 
@@ -15,15 +18,16 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
+from metalearn_cli.nets.base import CONTEXT, PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
-from metalearn_cli.nets.layers import fold, init_linear, linear, unfold
+from metalearn_cli.nets.layers import fold, init_linear, linear, to_tasks, unfold
 from metalearn_cli.nets.noise import dropout
-from metalearn_cli.system.limits import Count, Positive, Share, Widths
+from metalearn_cli.system.limits import Count, Natural, Positive, Share, Widths
 from metalearn_cli.tasks.base import Spec
 
 BLOCKS = ("block1", "block2", "block3", "block4")
+SET_BY_TASK = BLOCKS[2]  # the block that a context scales and shifts
 
 
 class Downsample(Enum):
@@ -46,9 +50,11 @@ class Conv4(Net):
     filters: Count = 64
     widths: Widths | None = None  # the filters of the four blocks, where they are not all `filters`
     downsample: Downsample = Downsample.max_pool
+    halvings: Natural = 4  # blocks that halve the image, of which the others keep the size
     slope: Share = 0.0  # of the activation below 0; above 0 it is a leaky ReLU
     bias: bool = False  # of the convolutions
     dropout: Share = 0.0  # of numbers, after each block
+    context: Natural = 0  # inputs that a task sets
     spatial_mean: bool = False  # features: the mean over the last image instead of all its pixels
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
     init_weights: Init = Init.torch  # of the convolutions, and of the head where head_std is null
@@ -61,10 +67,14 @@ class Conv4(Net):
                 f"model=conv4 needs images, and this task's examples have shape {list(self.spec.input_shape)}: "
                 "take model=mlp"
             )
-        if min(self.spec.input_shape[1:]) < 16 and self.downsample is not Downsample.stride:
+        if self.halvings > len(BLOCKS):
+            raise UserError(f"model.halvings={self.halvings} must be at most 4, the blocks of model=conv4")
+        least = 2**self.halvings
+        if min(self.spec.input_shape[1:]) < least and self.downsample is not Downsample.stride:
             raise UserError(
-                f"model=conv4 halves an image four times, and {self.spec.input_shape[1]}x{self.spec.input_shape[2]} "
-                "is too small for that: take images of 16x16 or more, or model.downsample=stride"
+                f"model=conv4 halves an image {self.halvings} times, and {self.spec.input_shape[1]}x"
+                f"{self.spec.input_shape[2]} is too small for that: take images of {least}x{least} or more, or "
+                "model.downsample=stride"
             )
 
     def variants(self) -> dict[Convolution, Net]:
@@ -83,7 +93,7 @@ class Conv4(Net):
             return last
         height, width = self.spec.input_shape[1:]
         rounding = 1 if self.downsample is Downsample.stride else 0
-        for _ in BLOCKS:
+        for _ in range(self.halvings):
             height, width = (height + rounding) // 2, (width + rounding) // 2
         return last * height * width
 
@@ -107,6 +117,11 @@ class Conv4(Net):
         if self.init_weights is Init.xavier and self.head_std is None:
             params["head.weight"] *= self.init_weights.bound(inputs, outputs) / Init.torch.bound(inputs, outputs)
             params["head.bias"] = torch.zeros(outputs)
+        if self.context:
+            channels = self.block_filters[SET_BY_TASK]
+            params["film.weight"], _ = init_linear(self.context, 2 * channels, None, rng)
+            params["film.bias"] = torch.cat([torch.ones(channels), torch.zeros(channels)])
+            params[CONTEXT] = torch.zeros(self.context)
         return params
 
     def init_stats(self) -> Params:
@@ -135,8 +150,18 @@ class Conv4(Net):
         pool, pool_first = (self.downsample is way for way in (Downsample.max_pool, Downsample.pool_first))
         x = fold(x)
         for layer, name in enumerate(BLOCKS):
-            block = Block(name, pool, self.convolution, self.slope, pool_first)
+            halves, is_set = layer < self.halvings, bool(self.context) and name == SET_BY_TASK
+            slope = 1.0 if is_set else self.slope
+            block = Block(name, pool and halves, self.convolution, slope, pool_first and halves, halves)
             x, block_stats = conv_block(params, block, x, call.stats, call.mask)
+            x = block._replace(slope=self.slope).activate(_film(params, x)) if is_set else x
             x = dropout(x, self.dropout, call, layer)
             used |= block_stats
         return x, used
+
+
+def _film(params: Params, x: Tensor) -> Tensor:
+    """x [B, T*C, H, W] scaled and shifted as the tasks set it."""
+    tasks = 2 * x.shape[1] // params["film.bias"].shape[-1]
+    scale, shift = linear(params, "film", to_tasks(params[CONTEXT], tasks).unsqueeze(1)).to(x.dtype).chunk(2, -1)
+    return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)

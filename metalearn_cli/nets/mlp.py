@@ -13,9 +13,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
-from metalearn_cli.nets.layers import batch_norm, init_linear, linear
-from metalearn_cli.system.limits import Limit, Positive
+from metalearn_cli.nets.base import CONTEXT, PLAIN, Call, Forward, Net, Params
+from metalearn_cli.nets.layers import batch_norm, init_linear, linear, to_tasks
+from metalearn_cli.system.limits import Limit, Natural, Positive
 from metalearn_cli.tasks.base import Spec
 
 
@@ -45,11 +45,12 @@ class MLP(Net):
     activation: Activation = Activation.relu
     batch_norm: bool = False  # after each hidden layer, before its activation
     gamma: bool = True  # batch norm learns a scale; the original MAML does not
+    context: Natural = 0  # inputs that a task sets, beside those of an example
     init_std: Positive | None = None  # of normal weights, cut at two of them, with zero biases; null: torch's default
 
     def init(self, rng: torch.Generator) -> Params:
         params: Params = {}
-        inputs = math.prod(self.spec.input_shape)
+        inputs = math.prod(self.spec.input_shape) + self.context
         for layer, width in enumerate(self.hidden, 1):
             params[f"layer{layer}.weight"], bias = init_linear(inputs, width, self.init_std, rng)
             if self.batch_norm:  # which would subtract a bias before it
@@ -59,7 +60,7 @@ class MLP(Net):
                 params[f"layer{layer}.bias"] = bias
             inputs = width
         params["head.weight"], params["head.bias"] = init_linear(inputs, self.spec.outputs, self.init_std, rng)
-        return params
+        return params | ({CONTEXT: torch.zeros(self.context)} if self.context else {})
 
     def init_stats(self) -> Params:
         stats: Params = {}
@@ -70,6 +71,8 @@ class MLP(Net):
 
     def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         x = x.flatten(2)
+        if self.context:
+            x = torch.cat([x, to_tasks(params[CONTEXT], len(x)).unsqueeze(1).expand(-1, x.shape[1], -1)], 2)
         used: Params = {}
         for layer in range(1, len(self.hidden) + 1):
             x = linear(params, f"layer{layer}", x)

@@ -189,7 +189,9 @@ def _run(run: RunFolder, number: int, defaults: Config | None) -> str:
     if results is not None and results.beside:
         facts[f"beside {results.metric}"] = escape(with_names(results.beside))
     if results is not None and results.baselines:
-        facts["on the same episodes"] = escape(with_labels(results.baselines, results.metric))
+        facts["on the same episodes"] = escape(
+            with_labels(results.baselines, results.metric, results.baseline_episodes)
+        )
     if results is not None and results.leakage is not None:
         facts["what the weights know"] = escape(in_words(results.leakage))
     if results is not None and results.learned:

@@ -19,7 +19,7 @@ from metalearn_cli.learning.leakage import Leakage, told
 from metalearn_cli.learning.scores import Figures, Summary, figures, figures_beside, has_diverged, parse_expectation
 from metalearn_cli.run_folder.records import MOST_BYTES, TEST_AGAIN, Array, arrays_of, read_record
 from metalearn_cli.system.files import read_bytes
-from metalearn_cli.system.limits import Fraction, Limit, Natural
+from metalearn_cli.system.limits import Count, Fraction, Limit, Natural
 from metalearn_cli.system.typed_json import Json, from_json, read_value
 from metalearn_cli.tasks.likelihood import BINS
 from metalearn_cli.tasks.metrics import METRICS, Headline
@@ -69,12 +69,13 @@ class Results:
     paper: Json | None = None  # as the configuration has it; `published` are its figures
     learned: dict[str, float] = field(default_factory=dict)
     baselines: dict[str, Figures] = field(default_factory=dict)
+    baseline_episodes: Count | None = None  # the first ones, on which the baselines are; None: all
     leakage: Leakage | None = None  # None: no network with weights, or nothing is known of its training set
     episodes_npz: str | None = None  # the hash of that file
     config: Json | None = None  # the keys that decide what is trained
 
     def omitted(self) -> tuple[str, ...]:
-        return () if self.leakage else ("leakage",)
+        return tuple(name for name in ("leakage", "baseline_episodes") if getattr(self, name) is None)
 
     @property
     def last(self) -> StepResult:
@@ -118,8 +119,9 @@ def read_episodes(folder: Path, results: Results) -> dict[str, Array]:
         way = arrays["by_label"].shape[1:2]
         shapes |= {"by_label": (results.episodes, *way, 2), "named": (results.episodes, *way)}
     for name, array in arrays.items():
-        of_each = name.startswith(("metric_", BASELINE))
-        expected = shapes.get(name) or (shapes["episode"] if of_each else array.shape)
+        expected = shapes.get(name) or (shapes["episode"] if name.startswith("metric_") else array.shape)
+        if name.startswith(BASELINE):
+            expected = (results.baseline_episodes or results.episodes,)
         if array.dtype.kind not in "biuf" or array.shape != expected:
             odd = f"{array.dtype} of shape {list(array.shape)}, and the run's results.json says {list(expected)}"
             raise UserError(f"{path}: {name} is {odd}: {TEST_AGAIN}")

@@ -15,6 +15,7 @@ from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Split, TaskDistribution
 from metalearn_cli.tasks.likelihood import Likelihood
+from metalearn_cli.tasks.thumbnails import shrunk
 
 
 class Offers(Protocol):
@@ -94,7 +95,10 @@ def oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> tuple[Li
 
 def thumbnails(task: TaskDistribution, draw: Draw, device: torch.device) -> Batch | None:
     """The tasks of a draw with small pictures, see tasks/thumbnails.py. None: it has no pictures."""
-    return task.thumbnails(draw, device) if offers(task, "thumbnails") else None
+    if offers(task, "thumbnails"):
+        return task.thumbnails(draw, device)
+    is_of_pictures = task.spec.kind == "classes" and len(task.spec.input_shape) == 3
+    return shrunk(task.gather(draw, device)) if is_of_pictures else None
 
 
 def notes_of(task: TaskDistribution) -> list[str]:

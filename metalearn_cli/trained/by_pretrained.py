@@ -74,7 +74,7 @@ def predict_by_pretrained(support: str, query: str, model: Config) -> Prediction
     is_default = known.what == "pictures" and network in (Network(), Network(runtime=Runtime.onnx))
     told = judged(known.x, label, asked.x, NEARLY if is_default else IDENTICAL)
     notes += _about_copies(known, label, told.copy, is_default)
-    notes += _about_accuracy(known.what, classes, label[told.counts], told.guess)
+    notes += _about_accuracy(known.what, classes, label, told)
     notes += [
         _most_alike(known, label),
         _about_probabilities(told, known.what, is_default),
@@ -126,8 +126,10 @@ def _most_alike(known: Embedded, label: Tensor) -> str:
     return f"most alike of two classes (cosine {largest:.2f}): {names}"
 
 
-def _about_accuracy(what: str, classes: list[str], label: Tensor, guess: Tensor) -> list[str]:
-    """The accuracy where examples are left out, by the labels and guesses of those that count, and what would help."""
+def _about_accuracy(what: str, classes: list[str], labels: Tensor, told: Judged) -> list[str]:
+    """The accuracy where examples are left out, by the labels [n] and the guesses of those that count, and what would
+    help."""
+    label, guess = labels[told.counts], told.guess
     if not (number := len(label)):
         return [f"how many are right is not known: no class has two {what}, of which one could be left out"]
     right, total = (
@@ -144,8 +146,10 @@ def _about_accuracy(what: str, classes: list[str], label: Tensor, guess: Tensor)
     shares = [right[own] / total[own] if total[own] else 0.0 for own in range(len(classes))]
     worst = [own for own in sorted(range(len(classes)), key=lambda own: (shares[own], total[own])) if shares[own] < 1]
     if worst:
+        sizes = labels.bincount(minlength=len(classes)).tolist()
+        of_one = [f"one only{f', {size} times' * (size > 1)}" for size in sizes]
         parts = [
-            f"{classes[own]} ({right[own]} of {total[own]} right)" if total[own] else f"{classes[own]} (one only)"
+            f"{classes[own]} ({f'{right[own]} of {total[own]} right' if total[own] else of_one[own]})"
             for own in worst[:3]
         ]
         notes.append(f"more {what} would help most of {', '.join(parts)}")

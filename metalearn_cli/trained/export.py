@@ -16,9 +16,9 @@ import safetensors.torch
 from omegaconf import OmegaConf
 
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.backbones.onnx_file import whole
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import checked_fields
-from metalearn_cli.errors import UserError
 from metalearn_cli.nets.capabilities import backbone_of
 from metalearn_cli.run_folder.config_file import EXPORT
 from metalearn_cli.run_folder.records import sealed
@@ -61,9 +61,9 @@ def export(values: Config) -> None:
     files = {f"weights-{digest[:16]}.safetensors": weights}
     model, examples = stored.config["model"], stored.examples
     if (used := examples.weights) is not None:
-        content = _network(stored, keys.trust)
+        content, suffix = _network(stored, keys.trust)
         sha256 = hashlib.sha256(content).hexdigest()
-        name = f"network-{sha256[:16]}.safetensors"
+        name = f"network-{sha256[:16]}{suffix}"
         files[name] = content
         examples = examples._replace(weights=used._replace(name=name, sha256=sha256))
         architecture = used.name if used.name.startswith("timm:") else model["architecture"]
@@ -105,18 +105,16 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
     return list(thresholds.values())
 
 
-def _network(stored: Stored, trust: bool) -> bytes:
-    """The network with weights that a run goes through, as a file. Raises UserError where that is an ONNX file."""
+def _network(stored: Stored, trust: bool) -> tuple[bytes, str]:
+    """The network with weights that a run goes through, as the content of a file, and the end of its name. Raises
+    UserError for an ONNX file that has its weights in other files."""
     precision = Precision[stored.config["precision"]]
     backbone = backbone_of(build_model(stored, BatchNorm.inductive, "cpu", precision, None, trust).net)
     assert backbone is not None  # build_model has seen to it
     if isinstance(backbone.make, Path):
-        raise UserError(
-            f"model.name={backbone.name} is an ONNX file, which an export does not carry: take weights in a "
-            ".safetensors, or keep the run"
-        )
+        return whole(backbone.make), ".onnx"
     tensors = backbone.make().state_dict()
-    return safetensors.torch.save({name: tensors[name].contiguous() for name in sorted(tensors)})
+    return safetensors.torch.save({name: tensors[name].contiguous() for name in sorted(tensors)}), ".safetensors"
 
 
 def _write(out: Path, exported: Exported, files: dict[str, bytes]) -> None:

@@ -1,6 +1,7 @@
 """The support and query set of a task from a user's files: images, or tables. Whatever is odd is named."""
 
 import glob
+import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -36,9 +37,9 @@ def labelled_images(support: str) -> SupportFiles:
     path = Path(support).expanduser()
     if path.is_file():
         table, paths = _listed(path, "support")
-        labels, of_path = table.texts("label"), dict[Path, str]()
+        labels, of_path = table.texts("label"), dict[str, str]()
         for file, label in zip(paths, labels, strict=True):
-            if (other := of_path.setdefault(file.resolve(), label)) != label:
+            if (other := of_path.setdefault(os.path.realpath(file), label)) != label:
                 raise UserError(f"{support} gives {file} the labels {other} and {label}: give it one")
         twice = [str(file) for file, times in Counter(paths).items() if times > 1]
         return SupportFiles(paths, labels, [f"warning: in {support} more than once: {some(twice)}"] * bool(twice))

@@ -6,7 +6,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import Algorithm, Meta
 from metalearn_cli.algorithms.capabilities import network, require_way
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Net, Params, with_outputs
+from metalearn_cli.nets.base import CONTEXT, Net, Params, with_outputs
 
 
 def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta, str]:
@@ -38,6 +38,8 @@ def learned_network(algo: Algorithm, net: Net, meta: Meta) -> tuple[Net, Params,
     is not learned, and with outputs for all training classes, where those were. Raises UserError where none is
     learned."""
     learned, head = network(algo, meta), {name for name in net.shapes if name.startswith("head.")}
+    if CONTEXT in net.shapes:  # what a task sets begins at 0
+        learned = {CONTEXT: next(iter(learned.values())).new_zeros(net.shapes[CONTEXT])} | learned
     names = [name for name in net.shapes if name not in head or head <= learned.keys()]
     if not learned.keys() >= set(names):
         raise UserError(

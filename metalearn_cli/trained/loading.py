@@ -116,8 +116,8 @@ def _read_export(folder: Path) -> Stored:
     _check(path, exported.config, ("algo", "model"))
     if exported.examples.weights is not None:
         name = Path(exported.examples.weights.name).name  # in this folder
-        if not name.endswith(".safetensors"):
-            raise UserError(f"{path}: examples.weights.name is {name!r}, and a .safetensors is expected")
+        if not name.endswith((".safetensors", ".onnx")):
+            raise UserError(f"{path}: examples.weights.name is {name!r}, and a .safetensors or .onnx is expected")
         exported.config["model"]["name"] = str(folder / name)
     weights = folder / Path(exported.weights).name
     try:

@@ -67,8 +67,10 @@ class Model:
             support = support._replace(unlabelled=self.inputs(unlabelled).unsqueeze(0))
         predict, note = self.predictor(support, len(classes) or self.net.spec.outputs)
         fewest = int(targets.bincount().min()) if classes else 0
-        threshold = nearest_threshold(self.thresholds, len(classes), fewest, self.algo.is_metric) if classes else None
-        return AdaptedModel(self, predict, classes, threshold, note)
+        known = [*self.thresholds] if classes else []
+        threshold = nearest_threshold(known, len(classes), fewest, self.algo.is_metric)
+        warm = threshold or nearest_threshold(known, len(classes), fewest, any_way=True)
+        return AdaptedModel(self, predict, classes, threshold, (warm and warm.temperature) or 1.0, note)
 
     def embed(self, x: Given) -> Tensor:
         """x [n, ...] as for `adapt` -> the network's features [n, F] on the CPU, before it adapts to a task. Batch norm
@@ -208,6 +210,7 @@ class AdaptedModel:
     predict: Predictor
     classes: list[Label]  # the labels in the order of the outputs; none for values
     threshold: Threshold | None
+    temperature: float  # of the probabilities: the threshold's, or that of tasks of the most similar way; 1: not known
     note: str  # what the user should know of the adaptation
 
     def __repr__(self) -> str:
@@ -216,7 +219,7 @@ class AdaptedModel:
     def __call__(self, x: Given) -> Tensor:
         """x [Q, ...] as for `adapt` -> the probability of each class [Q, W], or values [Q, targets] in y's units."""
         out = self.outputs(x)
-        return probabilities(out, self.threshold) if self.classes else self.values(out)[0]
+        return probabilities(out, self.temperature) if self.classes else self.values(out)[0]
 
     def values(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
         """The network's outputs [Q, outputs] -> the values that they stand for, and their deviations if it tells them,

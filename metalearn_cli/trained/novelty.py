@@ -61,10 +61,9 @@ def unlikeness(out: Tensor) -> Tensor:
     return -out.amax(-1)
 
 
-def probabilities(out: Tensor, known: Threshold | None) -> Tensor:
-    """The probability of each class: outputs [..., W] -> [..., W], calibrated where the temperature is known."""
-    temperature = known.temperature if known else None
-    return (out / (temperature or 1.0)).softmax(-1)
+def probabilities(out: Tensor, temperature: float) -> Tensor:
+    """The probability of each class: outputs [..., W] -> [..., W]."""
+    return (out / temperature).softmax(-1)
 
 
 def calibrated(scores: Tensor, classes: list[str]) -> tuple[float, float, float]:

@@ -47,7 +47,11 @@ def threshold_for(stored: Stored, model: Model, way: int, shot: int, trust: bool
         return nearest, _sentence(nearest, way, shot, reasons)
     ways = ", ".join(map(str, sorted({kept.way for kept in model.thresholds})))
     reason = reasons[-1] if reasons else f"known are those of {ways} classes" if ways else "none is known here"
-    return None, f"no flag `unlike`: its threshold is measured on validation tasks ({reason})"
+    sentence = f"no flag `unlike`: its threshold is measured on validation tasks ({reason})"
+    if (other := nearest_threshold(model.thresholds, way, shot, any_way=True)) and other.temperature:
+        kind = f"{other.way}-way {other.shot}-shot"
+        sentence += f"; probabilities have the temperature {other.temperature:.3g} of {kind} tasks"
+    return None, sentence
 
 
 def _sizes(stored: Stored, model: Model, way: int, shot: int) -> list[tuple[int, int]]:

@@ -153,6 +153,7 @@ def _judged(
     and where that is known, whether it looks unlike every class. The user is told by what it is known."""
     model, fewest = predictor.model, min(labels.count(name) for name in predictor.classes)
     threshold, sentence = novelty_threshold.threshold_for(stored, model, len(predictor.classes), fewest, keys.trust)
+    temperature = (threshold and threshold.temperature) or predictor.temperature
     _tell([*filter(None, [predictor.note]), sentence])
     if threshold is not None and stored.is_run:
         try:
@@ -160,7 +161,7 @@ def _judged(
         except OSError as error:
             tell(f"the threshold could not be kept for the next time ({error.strerror}: {error.filename})")
     flags = None if threshold is None else (unlikeness(outputs) > threshold.value).tolist()
-    rows = _classified(files, list(map(str, predictor.classes)), probabilities(outputs.double(), threshold))
+    rows = _classified(files, list(map(str, predictor.classes)), probabilities(outputs.double(), temperature))
     return _flagged(rows, "unlike", flags)
 
 

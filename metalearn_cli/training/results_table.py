@@ -29,7 +29,7 @@ def print_results(folder: Path, results: Results, expect: str | None) -> int:
     if results.beside:
         lines.append(f"beside{', after the last step' * adapts}: {with_names(results.beside)}")
     if results.baselines:
-        lines.append(with_labels(results.baselines, metric))
+        lines.append(with_labels(results.baselines, metric, results.baseline_episodes))
     if results.leakage is not None:
         lines.append(in_words(results.leakage))
     if results.learned:

@@ -7,6 +7,7 @@ may have made: its size, header, types and numbers are checked, and nothing in i
 import dataclasses
 import difflib
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -101,7 +102,7 @@ def require_base_mean(job: Job, drawn: Params, taken: Params) -> None:
 def _read_file(path: Path) -> tuple[Params, str]:
     """The tensors in a file, and the hash of it. A link is followed: the command names it."""
     try:
-        data = read_bytes(path.resolve(), checkpoint.MOST_BYTES)
+        data = read_bytes(Path(os.path.realpath(path)), checkpoint.MOST_BYTES)
         return checkpoint.tensors_of(data), hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise UserError(f"init={path} cannot be read ({error.strerror}): give a run's folder, or a file") from error

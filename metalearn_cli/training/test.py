@@ -41,14 +41,14 @@ def test(session: Session, step: int) -> Results:
     """
     with session.interrupt.leaving_at_once():
         learner, job, _, _, _ = session
-        scored = _score_test(session)
+        scored, draws = _score_test(session)
         episodes = EpisodeRange("test", job.run.test_episodes, job.run.episodes_seed)
         beside = baselines(job.task, episodes, learner.device, learner.ranks)
-        return learner.ranks.from_first(lambda: _write_test(session, episodes, scored, beside, step))
+        return learner.ranks.from_first(lambda: _write_test(session, draws, scored, beside, step))
 
 
-def _score_test(session: Session) -> Evaluation:
-    """Score the test in parts of its blocks; those that take long are kept until all are scored."""
+def _score_test(session: Session) -> tuple[Evaluation, list[Draw]]:
+    """Score the test in parts of its blocks, and return these; parts that take long are kept until all are scored."""
     learner, job, _, console, _ = session
     modes = job.test_modes
     settings, ranks, total = job.run, learner.ranks, job.run.test_episodes
@@ -73,7 +73,7 @@ def _score_test(session: Session) -> Evaluation:
                         scored_parts.write_part(kept, place, parts[place])
                 scored.append(parts[place])
             draws.append(block)
-    return join_scores(job.task, draws, scored)
+    return join_scores(job.task, draws, scored), draws
 
 
 def _kept_parts(session: Session) -> Path:
@@ -86,7 +86,7 @@ def _kept_parts(session: Session) -> Path:
 
 
 def _write_test(
-    session: Session, episodes: EpisodeRange, scored: Evaluation, beside: dict[str, Tensor], step: int
+    session: Session, draws: list[Draw], scored: Evaluation, beside: dict[str, Tensor], step: int
 ) -> Results:
     learner, job, folder, console, _ = session
     modes = job.test_modes
@@ -97,7 +97,7 @@ def _write_test(
     arrays |= {f"{BASELINE}{name}": values.numpy() for name, values in beside.items()}
     leaked = None
     if (pictured := set_known_to(job.net, job.task)) is not None:
-        named = named_labels(pictured, episodes)
+        named = named_labels(pictured, draws)
         leaked, arrays["named"] = leakage(pictured, headline.beside["by_label"], named), named.numpy()
     arrays["episode"] = scored.hashes.numpy()
     file = npz(arrays)
@@ -105,6 +105,7 @@ def _write_test(
         summarise_test(job, scored, step, modes),
         learned=learned(job.algo, learner.meta),
         baselines={name: figures(values) for name, values in beside.items()},
+        baseline_episodes=next((len(values) for values in beside.values() if len(values) < len(headline.loss)), None),
         leakage=leaked,
         episodes_npz=hashlib.sha256(file).hexdigest(),
         config=runs.deciding(job.config),

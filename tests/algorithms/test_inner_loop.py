@@ -7,7 +7,7 @@ import torch
 from problems import CASES, images, init, points
 
 from metalearn_cli.algorithms.base import BatchNorm, task_loss
-from metalearn_cli.algorithms.inner_loop import Descent, gradient_descent, log_sign, minibatch, support_gradient
+from metalearn_cli.algorithms.inner_loop import Descent, adapted_nets, log_sign, minibatch, support_gradient
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
@@ -80,11 +80,12 @@ def test_parameters_without_a_rate_stay_as_they_are() -> None:
     spec, batch = points()
     net = MLP(spec, hidden=(5,))
     params = init(MAML(), net).params
-    *_, (end, _, step) = gradient_descent(net, Descent(params, {"head.bias": 0.1}), batch.support, 3, second_order=True)
-    assert step == 3
-    assert end.keys() == params.keys()
+    start = Descent(per_task(params, 3), {"head.bias": 0.1})
+    *_, end = adapted_nets(net, init(MAML(), net), batch.support, start, 3, second_order=True)
+    assert end.steps == 3
+    assert end.params.keys() == params.keys()
     for name, value in params.items():
-        assert torch.equal(end[name], value.expand_as(end[name])) is (name != "head.bias")
+        assert torch.equal(end.params[name], value.expand_as(end.params[name])) is (name != "head.bias")
 
 
 @CASES

@@ -5,23 +5,30 @@ from typing import Any
 
 import pytest
 import torch
-from problems import DOUBLE, init, relative_error
+from problems import DOUBLE, ON_MAPS, init, relative_error
 from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss, task_scores, without_absent_classes
+from metalearn_cli.algorithms.cavia import CAVIA
 from metalearn_cli.algorithms.embedding import Normalise
+from metalearn_cli.algorithms.feat import FEAT
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, HeadStart, Tuned
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
+from metalearn_cli.algorithms.imaml import IMAML
 from metalearn_cli.algorithms.knn import KNN
 from metalearn_cli.algorithms.laplacian_shot import LaplacianShot
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
+from metalearn_cli.algorithms.leo import LEO
 from metalearn_cli.algorithms.logistic import Logistic
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.maml_plus_plus import MAMLPlusPlus
 from metalearn_cli.algorithms.matching import Kernel, Matching, Vote
+from metalearn_cli.algorithms.meta_curvature import MetaCurvature
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.metaoptnet import MetaOptNet
 from metalearn_cli.algorithms.pretrain import Pretrain
+from metalearn_cli.algorithms.proto_maml import ProtoMAML
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import InnerOptimizer, Reptile
 from metalearn_cli.algorithms.ridge import Ridge
@@ -44,6 +51,9 @@ HEADS = [  # one output for each class
     MAML(inner_lr=0.1, inner_steps=2, test_steps=2),
     MAML(inner_lr=0.1, first_order=True, test_steps=2),
     MAML(inner_lr=0.1, inner_steps=2, remat=True),
+    IMAML(inner_steps=2, test_steps=2, strength=10.0),
+    MAMLPlusPlus(inner_steps=2, test_steps=2),
+    MetaCurvature(inner_steps=2, test_steps=2),
     MetaSGD(inner_steps=2, test_steps=2),
     MetaLSTM(inner_steps=2, test_steps=2, gradient_divided_twice=True),
     Reptile(inner_steps=2, inner_batch=None, test_batch=None, test_steps=2),
@@ -51,6 +61,9 @@ HEADS = [  # one output for each class
 ]
 COMPARING = [
     ProtoNet(),
+    ProtoMAML(inner_lr=0.1, inner_steps=2, test_steps=2),
+    FEAT(temperature=2.0, balance=0.5),
+    LEO(latents=4, latent_steps=2, tuning_steps=1),
     Ridge(learn_penalty=True),
     Ridge(0.3, newton_steps=2, per_example=True),
     MetaOptNet(label_smoothing=0.1),
@@ -132,7 +145,7 @@ def alone(batch: Batch, number: int) -> Batch:
 
 def with_outputs(params: Params, way: int) -> Params:
     """The parameters of a head with `way` outputs."""
-    return {name: value[:way] if "head." in name and value.dim() else value for name, value in params.items()}
+    return {n: value[:way] if "head." in n and value.shape[:1] == (MOST_WAY,) else value for n, value in params.items()}
 
 
 def widened(gradient: Params, like: Params) -> Params:
@@ -171,6 +184,10 @@ def test_a_step_on_padded_tasks_is_that_on_each_alone(algorithm: Algorithm, make
     check_steps(algorithm, make, padded(), [way for way, _, _ in SIZES])
 
 
+def test_a_context_is_set_by_the_real_examples() -> None:
+    check_steps(CAVIA(), lambda spec: Conv4(spec, filters=3, context=2), padded(), [way for way, _, _ in SIZES])
+
+
 @pytest.mark.parametrize("algorithm", OPTIMIZERS, ids=str)
 def test_optimizees_may_have_supports_of_different_sizes(algorithm: Algorithm) -> None:
     """All of one way: theta's start is drawn by the number of a weight, which a narrower head would change."""
@@ -194,6 +211,12 @@ def test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm: Algorithm, make
             for part in ("loss", "metric"):
                 value = getattr(together[mode], part)[number : number + 1]
                 torch.testing.assert_close(value, getattr(expected[mode], part), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("algorithm", ON_MAPS, ids=str)
+def test_padded_tasks_of_images_of_features(algorithm: Algorithm) -> None:
+    check_steps(algorithm, MAKES["conv"], padded(), [way for way, _, _ in SIZES])
+    test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm, MAKES["conv"])
 
 
 def test_values_of_tasks_of_different_sizes() -> None:

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from metalearn_cli.algorithms import rematerialise
 from metalearn_cli.algorithms.base import Algorithm, Meta, Update
+from metalearn_cli.algorithms.cavia import CAVIA
 from metalearn_cli.algorithms.inner_loop import Descent, descend
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart
+from metalearn_cli.algorithms.maml_plus_plus import MAMLPlusPlus
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
+from metalearn_cli.algorithms.proto_maml import ProtoMAML
 from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.learning.learner import Learner
-from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.base import Net, per_task
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
@@ -28,9 +31,12 @@ from metalearn_cli.tasks.base import Batch
 CPU = torch.device("cpu")
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": MAML(inner_lr=0.1, inner_steps=5),
+    "cavia": CAVIA(inner_steps=5),
     "anil": MAML(inner_lr=0.1, inner_steps=5, adapted=AdaptedPart.head),
+    "maml_plus_plus": MAMLPlusPlus(inner_steps=5),
     "meta_sgd": MetaSGD(inner_steps=5),
     "meta_lstm": MetaLSTM(inner_steps=5),
+    "proto_maml": ProtoMAML(inner_lr=0.1, inner_steps=5),
 }
 
 
@@ -69,7 +75,7 @@ def test_the_meta_gradient_is_the_same_bits_and_less_is_kept(
     monkeypatch.setattr(rematerialise, "AT_MOST", at_most)
     algorithm = ALGORITHMS[name]
     spec, batch = images(query=1)
-    net = Conv4(spec, filters=4)
+    net = Conv4(spec, filters=4, context=2 if name == "cavia" else 0)
     params, buffers = init(algorithm, net)
     meta = Meta({key: value.detach().to(dtype).requires_grad_() for key, value in params.items()}, buffers)
     meta = meta._replace(buffers={key: value.to(dtype) for key, value in buffers.items()})
@@ -142,7 +148,8 @@ def test_the_first_order_gradient_is_that_of_one_step_after_the_other_and_no_ste
     net = Conv4(spec, filters=4)
     params = init(MAML(), net).params
     names = [name for name in params if name.startswith(("block1", "head"))]
-    phi = descend(net, Descent(params, dict.fromkeys(names, 0.1)), batch.support, 20, second_order=False, remat=False)
+    start = Descent(per_task(params, 3), dict.fromkeys(names, 0.1))
+    phi = descend(net, start, batch.support, 20, second_order=False, remat=False)
     assert len(recorded([value.grad_fn for value in phi.values()])) < 5 * len(phi)
     total = sum((value * value.detach()).sum() for value in phi.values())
     gradient = torch.autograd.grad(total, list(params.values()))

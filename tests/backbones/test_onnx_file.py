@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from backbones import Tiny, own_eval, tiny_backbone
@@ -58,6 +59,23 @@ def written(folder: Path, net: nn.Module, x: torch.Tensor, is_free: bool = True)
     path = folder / "net.onnx"
     path.write_bytes(onnx_file.onnx_bytes(net.eval(), x, is_free))
     return path
+
+
+def test_a_file_whose_weights_are_in_another_does_not_stand_by_itself(tmp_path: Path) -> None:
+    import onnx
+
+    weight = onnx.numpy_helper.from_array(numpy.zeros((48, 5), numpy.float32), "w")
+    nodes = [onnx.helper.make_node("Flatten", ["x"], ["f"]), onnx.helper.make_node("MatMul", ["f", "w"], ["y"])]
+    shapes = {"x": ["n", 3, 4, 4], "y": ["n", 5]}
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    graph = onnx.helper.make_graph(nodes, "net", [x], [y], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "net.onnx")
+    assert onnx_file.whole(tmp_path / "net.onnx") == (tmp_path / "net.onnx").read_bytes()
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    assert onnx_file.input_of(tmp_path / "net.onnx") == (None, 4)
+    with pytest.raises(UserError, match=r"net.onnx does not stand by itself: save it with its weights in the same fil"):
+        onnx_file.whole(tmp_path / "net.onnx")
 
 
 @pytest.mark.nightly

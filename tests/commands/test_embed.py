@@ -230,7 +230,9 @@ def test_a_run_is_compared_with_one_that_learns_from_the_pixels(home: Path) -> N
     own = ["task=image_folder", "task.root=own", *SHORT, "steps=0", "other_batch_norm=[]"]
     succeed(home, "train", "algo=protonet", *own, *shape, "name=pixels")
     assert results(home, "pixels")["episodes_sha256"] == results(home, "run")["episodes_sha256"]
-    assert "outputs/pixels" in succeed(home, "compare", "outputs/run", "outputs/pixels").out
+    compared = " ".join(succeed(home, "compare", "outputs/run", "outputs/pixels").out.split())
+    assert "outputs/pixels" in compared
+    assert "outputs/run: ImageNet-1k, on which the network was trained, names 0 of the 4 test classes" in compared
 
 
 def test_the_episodes_of_a_run_are_those_that_it_scored(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,6 +259,35 @@ def test_what_has_no_pictures_or_nothing_to_learn_is_a_sentence(home: Path) -> N
     assert "needs images" in refuse(home, "train", "algo=maml", "task=sinusoid", *model)
     learned = refuse(home, "train", "algo=protonet", *keys("steps=5"))
     assert "has nothing to learn: give steps=0, which tests it as it is, or model.frozen=false" in learned
+
+
+def test_an_export_takes_an_onnx_file_along(home: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MaxPool", ["x"], ["p"], kernel_shape=[8, 8], strides=[8, 8]),
+            onnx.helper.make_node("Flatten", ["p"], ["y"]),
+        ],
+        "net",
+        *(
+            [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)]
+            for name, shape in (("x", ["n", 3, 16, 16]), ("y", ["n", 12]))
+        ),
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), home / "net.onnx")
+    model = ["model=pretrained", "model.name=net.onnx", "model.mean=[0,0,0]", "model.std=[1,1,1]"]
+    task = ["task=image_folder", "task.root=own", *SHORT]
+    succeed(home, "train", "algo=protonet", "algo.metric=cosine", *task, *model, "steps=0", "name=onnx")
+    succeed(home, "export", "run=outputs/onnx", "trust=true", f"out={tmp_path}/model", "threads=1")
+    files = ["support=own", "query=own/class03", "trust=true", "threads=1"]
+    succeed(home, "predict", "run=outputs/onnx", *files, "out=p.csv")
+    (home / "net.onnx").rename(tmp_path / "moved.onnx")
+    succeed(home, "predict", f"run={tmp_path}/model", *files, "out=q.csv")
+    assert [row["label"] for row in rows(home / "p.csv")] == [row["label"] for row in rows(home / "q.csv")]
+    assert [path.suffix for path in (tmp_path / "model").glob("network-*")] == [".onnx"]
+    assert "give trust=true if you trust it" in refuse(home, "predict", f"run={tmp_path}/model", *files[:2])
 
 
 @pytest.mark.nightly

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import run
-from folders import write_run
+from folders import rewrite, write_run
 
 from metalearn_cli.commands.completion import completions
 
@@ -55,6 +55,24 @@ def test_two_runs_on_the_same_episodes(tmp_path: Path) -> None:
     assert "outputs/b is better than outputs/a by" in text
     assert "the noise of test episodes only, not of training" in text
     assert "one configuration" not in text
+
+
+def test_baselines_of_the_first_episodes_stand_beside_those_and_the_most_are_taken(tmp_path: Path) -> None:
+    for name, number, level in (("a", 40, 0.9), ("b", 200, 0.1), ("c", 0, 0.0)):
+        folder = write_run(tmp_path / "outputs" / name, hard_episodes(ord(name)))
+        if number:
+            arrays = dict(np.load(folder / "episodes.npz"))
+            np.savez(folder / "episodes.npz", **arrays, baseline_nearest_pixels=np.full(number, level))
+            figures = {"nearest_pixels": {"mean": level, "ci95": 0.0, "median": level}}
+            results = json.loads((folder / "results.json").read_text())
+            rewrite(folder / "results.json", {**results, "baselines": figures, "baseline_episodes": number})
+    result, text = written(tmp_path, "outputs/a", "outputs/c")
+    assert result["baselines"] == {"nearest_pixels": {"mean": pytest.approx(0.9), "episodes": 40}}
+    assert "1-NN on pixels, first 40 episodes 90.00" in text
+    assert "nothing shows on these episodes that outputs/a is better than 1-NN on pixels" in text
+    result, text = written(tmp_path, "outputs/a", "outputs/b")
+    assert result["baselines"] == {"nearest_pixels": {"mean": pytest.approx(0.1), "episodes": 200}}
+    assert "1-NN on pixels 10.00" in text
 
 
 def test_the_sentence_tells_better_from_worse_and_from_not_known(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ MUTANTS = (
     # Algorithms
     Mutant("algorithms/inner_loop.py", "create_graph=recording and second_order", "create_graph=False", INNER),
     Mutant("algorithms/inner_loop.py", "total = loss.sum()", "total = loss.mean()", INNER),
-    Mutant("algorithms/inner_loop.py", "phi[name] - alpha[name]", "phi[name] + alpha[name]", INNER),
+    Mutant("algorithms/inner_loop.py", "phi[name] - scaled(", "phi[name] + scaled(", INNER),
     Mutant("algorithms/rematerialise.py", "for _ in range(steps):", "for _ in range(steps - 1):", INNER),
     Mutant("algorithms/inner_loop.py", "net(phi, batch.query_x", "net(phi, batch.support_x", INNER),
     Mutant("algorithms/base.py", "torch.autograd.grad(loss.mean()", "torch.autograd.grad(loss.sum()", INNER),
@@ -81,6 +81,17 @@ MUTANTS = (
     Mutant("algorithms/protonet.py", "-squared_distance(", "squared_distance(", "algorithms/test_protonet.py"),
     Mutant("algorithms/matching.py", "scores.log_softmax(-1)", "scores", "algorithms/test_matching.py"),
     Mutant("algorithms/meta_lstm.py", "torch.sigmoid(gates.forget) * theta", "theta", "algorithms/test_meta_lstm.py"),
+    Mutant(
+        "algorithms/relation.py",
+        "mask.unsqueeze(2) & is_class.any(1, keepdim=True)",
+        "mask.unsqueeze(2).expand(-1, -1, way)",
+        MASKS,
+    ),
+    Mutant("algorithms/feat.py", "scores.masked_fill(~sees, torch.finfo(scores.dtype).min)", "scores", MASKS),
+    Mutant("algorithms/leo.py", "create_graph=records", "create_graph=False", "algorithms/test_leo.py"),
+    Mutant(
+        "algorithms/deep_emd.py", " + (flow * (cost - cost.detach())).sum((-2, -1))", "", "algorithms/test_deep_emd.py"
+    ),
     Mutant("algorithms/meta_sgd.py", "second_order=True", "second_order=False", "algorithms/test_meta_sgd.py"),
     # Networks
     Mutant("nets/layers.py", "correction=0, keepdim=True) if", "correction=1, keepdim=True) if", "nets/test_nets.py"),
@@ -175,7 +186,7 @@ MUTANTS = (
     Mutant("backbones/named.py", 'f"{os.path.realpath(folder)}{os.sep}"', "os.path.realpath(folder)", OUTSIDE),
     Mutant("backbones/named.py", "name.startswith(PREFIX) or not", "not", OUTSIDE),
     Mutant("config/schema.py", "and is_elsewhere(name := values", "and (name := values", OUTSIDE),
-    Mutant("config/schema.py", "issubclass(cls, torch.nn.Module) if is_class", "True if is_class", NO_YAML),
+    Mutant("config/schema.py", "base is Net and not target.startswith(_PARTS)", "base is Net", NO_YAML),
     Mutant("config/schema.py", " and not is_of_a_type:", ":", NO_YAML),
     Mutant("training/eval_job.py", "(frozenset(values), trust, run)", "(frozenset(values), True, run)", EMBED),
     Mutant("training/continued.py", '{*FREE_TEXT, "model.name", ', "{*FREE_TEXT, ", EMBED),

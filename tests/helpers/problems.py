@@ -28,14 +28,20 @@ DOUBLE = Execution(dtype=torch.float64)
 
 # Settings under which all that an algorithm has is used.
 SETTINGS: dict[str, dict[str, Any]] = {
+    "imaml": {"inner_steps": 2, "test_steps": 2, "solver_steps": 2},
     "maml": {"inner_lr": 0.1, "inner_steps": 2, "test_steps": 2},
+    "maml_plus_plus": {"inner_steps": 2, "test_steps": 2},
+    "meta_curvature": {"inner_lr": 0.1, "inner_steps": 2, "test_steps": 2},
     "meta_sgd": {"test_steps": 2},
+    "proto_maml": {"inner_lr": 0.1, "inner_steps": 2, "test_steps": 2},
     "meta_lstm": {"inner_steps": 2, "test_steps": 2},
     "matching": {"fce": True, "reads": 2, "learn_temperature": True, "test_steps": 2, "fine_tune_lr": 0.1},
     "knn": {"k": 3},
     "logistic": {"copies": 2, "augment": ["crop", "jitter"]},
     "metaoptnet": {"label_smoothing": 0.1},
     "pmf": {"tuning_steps": 2},
+    "leo": {"latents": 4, "latent_steps": 1, "tuning_steps": 1, "latent_lr": 0.1, "tuning_lr": 0.1},
+    "deep_emd": {"blur": 0.2, "iterations": 20},
     "tim": {"iterations": 2},
     "tpn": {"neighbours": 4},
     "r2d2": {"learn_penalty": True},
@@ -54,11 +60,15 @@ def made(algo: str) -> Algorithm:
     return algorithm
 
 
-# Every algorithm for tasks of classes; the others train on images of all classes at once.
-ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("pretrain", "fine_tune")]
+# Those that compare images of features, of which only convolutional networks have some.
+MAPS = ("deep_emd", "relation")
+ON_MAPS = [made(algo) for algo in MAPS]
+# Every other algorithm for tasks of classes and any network; the others train on images of all classes at once, or need
+# a network with inputs that a task sets.
+ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "fine_tune", *MAPS)]
 # Those that compare embeddings, or solve a head for them: for classes alone, and in any way.
-EMBEDDING = ("knn", "laplacian_shot", "logistic", "lr_d2", "matching", "metaoptnet", "pmf", "protonet", "r2d2", "ridge")
-EMBEDDING += ("soft_kmeans", "tim", "tpn")
+EMBEDDING = ("feat", "knn", "laplacian_shot", "leo", "logistic", "lr_d2", "matching", "metaoptnet", "pmf", "protonet")
+EMBEDDING += ("proto_maml", "r2d2", "ridge", "soft_kmeans", "tim", "tpn", *MAPS)
 ON_EMBEDDINGS = tuple(type(made(algo)) for algo in EMBEDDING)
 
 

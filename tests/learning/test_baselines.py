@@ -185,7 +185,7 @@ class Embedded(TaskDistribution):
 def test_frozen_prototypes_are_those_of_an_untrained_protonet(
     keys: dict[str, Any], made: Callable[[], ImageSet]
 ) -> None:
-    pictures, episodes = Pictures(Episodes(**keys, query=3), made()), EpisodeRange("test", 70, 3)
+    pictures, episodes = Pictures(Episodes(**keys, query=3), made()), EpisodeRange("test", 32, 3)
     task = Embedded(pictures)
     scores = baselines(task, episodes, CPU)
     assert scores.keys() == {"nearest_pixels", "prototypes"}
@@ -216,3 +216,38 @@ def test_ranks_compute_their_shares_and_all_have_the_whole(number: int, monkeypa
     for rank in range(3):
         assert torch.equal(baselines(task, episodes, CPU, Ranks(rank, 3, rank, 3))["nearest_pixels"], alone)
     assert sum(len(scores) for item in sent for part in item for scores in part.values()) == number
+
+
+@pytest.mark.parametrize(("tested", "compared"), [(20, 20), (70, 32), (600, 37)])
+def test_beside_a_frozen_network_they_are_those_of_the_first_episodes(tested: int, compared: int) -> None:
+    pictures = Pictures(Episodes(way=2, shot=1, query=1), blotches())
+    scores = baselines(Embedded(pictures), EpisodeRange("test", tested, 3), CPU)
+    assert {len(values) for values in scores.values()} == {compared}
+    whole = baselines(pictures, EpisodeRange("test", tested, 3), CPU)["nearest_pixels"]
+    assert torch.equal(scores["nearest_pixels"], whole[:compared])
+
+
+@dataclass(frozen=True)
+class Own(TaskDistribution):
+    """A user's own class, whose pictures are in no set."""
+
+    task: Pictures
+    splits = ("train", "test")
+    fingerprint = "mine"
+
+    @property
+    def spec(self) -> Spec:
+        return self.task.spec
+
+    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        return self.task.draw(tasks, split, rng)
+
+    def gather(self, draw: Draw, device: torch.device) -> Batch:
+        return self.task.gather(draw, device)
+
+
+def test_pictures_of_a_users_own_class_are_averaged_and_compared_as_well() -> None:
+    pictures, episodes = Pictures(Episodes(way=5, shot=2, query=3), blotches(32)), EpisodeRange("test", 20, 3)
+    scores, of_set = (baselines(task, episodes, CPU) for task in (Own(pictures), pictures))
+    alike = (scores["nearest_pixels"] == of_set["nearest_pixels"]).double().mean()
+    assert alike > 0.9  # those of a set are rounded as whole numbers

@@ -22,7 +22,7 @@ EPISODES = EpisodeRange("test", 70, 0)
 @pytest.mark.parametrize("keys", [{}, {"variable": True, "way": 7, "shot": 3}], ids=["plain", "sizes that vary"])
 def test_the_labels_of_an_episode_are_those_of_its_classes(keys: dict[str, Any]) -> None:
     task = image_task(CifarFS, query=2, **keys)
-    named, row = named_labels(task, EPISODES), 0
+    named, row = named_labels(task, list(draw_episodes(task, EPISODES))), 0
     for draw in draw_episodes(task, EPISODES):
         for number in range(len(draw["key"])):
             names = task.label_names(draw_slice(draw, number, number + 1))
@@ -67,7 +67,7 @@ def test_the_share_of_the_right_ones_and_its_interval() -> None:
 @pytest.mark.usefixtures("packed_images")
 def test_the_sentence_names_the_classes_of_each_kind() -> None:
     task = image_task(CifarFS, query=2)
-    named = named_labels(task, EPISODES)
+    named = named_labels(task, list(draw_episodes(task, EPISODES)))
     counts = torch.stack([torch.full((70, 5), 2), torch.where(named, 2, 1)], -1).short()
     found = leakage(task, counts, named)
     both = [*found.named.classes, *found.others.classes]

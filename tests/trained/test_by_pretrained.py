@@ -47,10 +47,11 @@ def test_what_cannot_be_left_out_promises_nothing(tmp_path: Path) -> None:
 
 
 def test_copies_count_once_and_a_class_of_one_is_told(tmp_path: Path) -> None:
-    done = succeed(tmp_path, "predict", *vector_files(tmp_path, [0, 20, 20, 20, 40, 1, 21, 2], [60]))
-    assert "vectors that are the same are left out together and count once: row 2 and row 3 and row 4\n" in done.err
+    done = succeed(tmp_path, "predict", *vector_files(tmp_path, [0, 20, 20, 20, 40, 1, 21, 2, 3, 3], [60]))
+    copies = "row 2 and row 3 and row 4; row 9 and row 10\n"
+    assert f"vectors that are the same are left out together and count once: {copies}" in done.err
     assert "of 5 vectors of the 2 classes that have two, " in done.err
-    assert "c02 (one only)" in done.err
+    assert "c02 (one only), c03 (one only, 2 times)" in done.err
     np.savez(tmp_path / "support.npz", x=X[[0, 20, 1, 21, 0]], y=WORDS[[0, 20, 1, 21, 1]])
     done = succeed(tmp_path, "predict", "support=support.npz", "query=query.npz")
     assert "warning: row 1 and row 5 are the same, in two classes: remove one\n" in done.err

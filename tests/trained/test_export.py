@@ -98,8 +98,10 @@ def test_it_is_loaded_from_either_folder_in_python(photos: Path, maml: Path, exp
     flags = model.adapt(x, labels).unlike(q)
     assert flags.dtype == torch.bool
     assert flags.shape == (3,)
+    of_twelve = model.adapt(x.repeat(2, 1, 1, 1), list("abcdefghijkl"))
+    assert of_twelve.temperature in [known.temperature for known in model.thresholds if known.shot == 1]
     with pytest.raises(UserError, match="nothing is known of when a query is unlike every class"):
-        model.adapt(x[:, :, :, :].repeat(2, 1, 1, 1), list("abcdefghijkl")).unlike(q)
+        of_twelve.unlike(q)
 
 
 def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, photos: Path, exported: Path) -> None:
@@ -132,7 +134,9 @@ def test_files_and_pictures_are_prepared_as_predict_does(tmp_path: Path, photos:
             adapted = model.adapt(x, labels)
             outputs = adapted.outputs(q)
             assert torch.equal(outputs, by_tensors)
-            chances = [list(map(round_off, row)) for row in probabilities(outputs.double(), adapted.threshold).tolist()]
+            chances = [
+                list(map(round_off, row)) for row in probabilities(outputs.double(), adapted.temperature).tolist()
+            ]
             assert [list(row["probabilities"].values()) for row in result] == chances
             assert [row["unlike"] for row in result] == adapted.unlike(q).tolist()
         for item in (files[-1], str(files[-1]), opened[-1]):

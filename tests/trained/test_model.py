@@ -11,6 +11,7 @@ from places import TABLE
 from problems import ALGORITHMS, Module, images, init
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.algorithms.capabilities import network
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.matching import Matching
@@ -36,7 +37,7 @@ from metalearn_cli.trained.model import Model
 
 SPEC, BATCH = images(tasks=1, way=3)
 NET = Conv4(SPEC, filters=3)
-HEADS = ("MAML", "MetaSGD", "MetaLSTM", "Reptile")
+HEADS = ("IMAML", "MAML", "MAMLPlusPlus", "MetaCurvature", "MetaSGD", "MetaLSTM", "Reptile")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
@@ -133,12 +134,12 @@ def test_the_network_that_was_learned_is_there_for_other_uses(algorithm: Algorit
     assert not any(state[name].data_ptr() == value.data_ptr() for name, value in result.meta.params.items())
     module, features = result.module(), result.embed(x)
     prefix = "learner." * isinstance(algorithm, MetaLSTM)
-    assert all(
-        torch.equal(value, state[prefix * ("norm.mean" not in name and "norm.var" not in name) + name])
-        for name, value in module.state_dict().items()
-    )
+    for name, value in module.state_dict().items():
+        place = prefix * ("norm.mean" not in name and "norm.var" not in name) + name
+        assert torch.equal(value, state[place] if place in state else state[f"step:{name}"][0])
     stats = {name: result.meta.buffers[name] for name in NET.init_stats()}
-    params = {name: state[prefix + name] for name in NET.shapes if prefix + name in state}
+    learned = network(algorithm, result.meta)
+    params = {name: learned[name] for name in NET.shapes if name in learned}
     torch.testing.assert_close(features, NET.features(params, x[None], Call(stats=stats))[0][0])
     expected = features if type(algorithm).__name__ not in HEADS else NET(params, x[None], Call(stats=stats))[0][0]
     torch.testing.assert_close(module(x), expected)

@@ -136,10 +136,15 @@ HEADER = b'{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
         (struct.pack("<Q", len(HEADER)) + HEADER + bytes(4), "is not a safetensors file"),
         (struct.pack("<Q", len(HEADER)) + HEADER.replace(b"[2]", b"[99999999999]") + bytes(8), "is not a safetensors"),
         (None, "cannot be read .No such file"),
+        ("file", "cannot be read (it is a link, and a plain file is expected)"),  # to itself
     ],
 )
-def test_a_file_that_is_something_else_is_told_before_a_folder_is_made(tmp_path: Path, data: bytes, said: str) -> None:
-    if data is not None:
+def test_a_file_that_is_something_else_is_told_before_a_folder_is_made(
+    tmp_path: Path, data: bytes | str, said: str
+) -> None:
+    if isinstance(data, str):
+        (tmp_path / "file").symlink_to(data)
+    elif data is not None:
         (tmp_path / "file").write_bytes(data)
     assert said.replace(" .No", " (No") in refuse(tmp_path, *MAML, "init=file", "name=run")
     assert not (tmp_path / "outputs").exists()
