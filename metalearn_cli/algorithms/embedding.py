@@ -1,6 +1,7 @@
 """The common part of algorithms that compare embeddings: support and query set go through the network together.
 
-Shapes: T tasks, S support examples, Q query examples, F features.
+Shapes: T tasks, S support examples, Q query examples, F features. Of an algorithm that compares images of features, F
+stands for the dimensions of these, [C, H, W].
 """
 
 from collections.abc import Callable
@@ -22,13 +23,15 @@ from metalearn_cli.algorithms.base import (
     without_absent_classes,
 )
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Call, Net, Params, Pass
+from metalearn_cli.nets.base import Call, Forward, Net, Params, Pass
+from metalearn_cli.nets.capabilities import require_maps
 from metalearn_cli.tasks.base import Batch, Support
 
 # (features of the support set [T, S, F], of the query set [T, Q, F]) -> out [T, Q, way].
 Scorer = Callable[[Tensor, Tensor], Tensor]
 # The same of a transductive head, which is also told which queries are real, [T, Q]; None: all are.
 JointScorer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Embedding = Callable[[Params, Tensor, Call], Forward]  # a network's features, or its maps
 
 BASE_MEAN = "base:mean"  # the name of the buffer [F] of centre=base
 
@@ -68,6 +71,16 @@ def init_body(algo: str, net: Net, rng: torch.Generator, each_class: bool = True
     return {name: value for name, value in net.init(rng).items() if not name.startswith("head.")}
 
 
+def maps_of(net: Net, algo: str) -> Embedding:
+    """The network up to its last images. Raises UserError where there are none."""
+    if len(net.spec.input_shape) != 3:
+        raise UserError(
+            f"algo={algo} compares images of features, and this task's examples are vectors: take task=omniglot, or "
+            "algo=protonet"
+        )
+    return require_maps(net, f"algo={algo}").maps
+
+
 def feature_size(net: Net, params: Params) -> int:
     """F of this network with these shared parameters."""
     example = torch.zeros(1, 1, *net.spec.input_shape)
@@ -75,7 +88,7 @@ def feature_size(net: Net, params: Params) -> int:
 
 
 def embed(
-    net: Net, params: Params, support: Support, query_x: Tensor, query_mask: Tensor | None, stats: Params | None
+    by: Embedding, params: Params, support: Support, query_x: Tensor, query_mask: Tensor | None, stats: Params | None
 ) -> tuple[Tensor, Tensor, Params]:
     """Features [T, S, F] of the support and [T, Q, F] of query_x [T, Q, *input], and the statistics used.
 
@@ -84,7 +97,7 @@ def embed(
     """
     mask = mask_of_both(support, query_x, query_mask)
     call = call_on(support, Pass.both, mask)._replace(stats=stats)
-    features, used = net.features(params, torch.cat([support.x, query_x], 1), call)
+    features, used = by(params, torch.cat([support.x, query_x], 1), call)
     support_features, query_features = features.tensor_split([support.x.shape[1]], dim=1)
     return support_features, query_features, used
 
@@ -92,7 +105,7 @@ def embed(
 def embedding_update(net: Net, meta: Meta, batch: Batch, scorer: Scorer, label_smoothing: float = 0.0) -> Update:
     """grad L(query) in the meta-parameters, where `scorer` makes outputs of the embeddings of this batch; with
     label_smoothing the other classes share that part of each label."""
-    features, query, stats = embed(net, meta.params, batch.support, batch.query_x, batch.query_mask, None)
+    features, query, stats = embed(net.features, meta.params, batch.support, batch.query_x, batch.query_mask, None)
     if BASE_MEAN in meta.buffers:
         stats = stats | {BASE_MEAN: mean_feature(features, query, batch)}
     out = scorer(features, query)
@@ -120,9 +133,11 @@ class PredictorByEmbedding(Predictor):
     support: Support
     scorer: Scorer | JointScorer
     sees_all: bool = False  # whether the scorer is a joint one
+    by: Embedding | None = None  # what embeds them; None: the network's features
 
     def outputs(self, query_x: Tensor, query_mask: Tensor | None, stats: Params | None) -> Tensor:
-        features, query, _ = embed(self.net, self.params, self.support, query_x, query_mask, stats)
+        by = self.by or self.net.features
+        features, query, _ = embed(by, self.params, self.support, query_x, query_mask, stats)
         return self.scorer(features, query, *[query_mask] * self.sees_all)
 
     def support_stats(self) -> Params:

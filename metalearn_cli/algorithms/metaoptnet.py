@@ -7,9 +7,9 @@ Optimization", CVPR 2019, arXiv 1904.03758.
     ridge:  a = 2 (X X' + lambda I)^-1 Y
     p(y | x) = softmax( scale f(x) X' a )
 
-(section 3.3, equations 8 to 12: the dual of Crammer and Singer's support vector machine, and ridge regression). X are
-the support's features, without a column of ones, and Y its labels, one-hot. The meta-gradient runs through the minimum,
-by the implicit function theorem, and the scale is learned with the network.
+(section 3; the first is the dual of Crammer and Singer's support vector machine). X are the support's features, without
+a column of ones, and Y its labels, one-hot. The meta-gradient runs through the minimum, by the implicit function
+theorem, and the scale is learned with the network.
 
 Differs from the paper in: support and query go through the network together, task by task, where the code normalises
 all support sets of a batch together, and then all query sets. The solver, in float64, stops after as many points as the

@@ -7,12 +7,12 @@ ICLR 2019, arXiv 1805.08136.
 
 (equations 4 to 6). X are the support's features with a column of ones, Y its labels, one-hot. The meta-gradient runs
 through the solution, and the scale is learned with the network. LR-D2 (`newton_steps`) has another W, column by column
-the logistic regression of a class against all others after some of Newton's steps from w = 0 (section 3.3):
+the logistic regression of a class against all others after some of Newton's steps from w = 0:
 
     w <- X' (X X' + lambda S^-1)^-1 z,     m = sigmoid(X w),   S = diag(m (1 - m)),   z = X w + S^-1 (y - m)
 
 algo=r2d2 has the settings of the authors' code. It divides X and Y by the root of the number n of support examples, so
-that its lambda counts n times (`per_example`), and could learn lambda, as none of its published runs does.
+that its lambda counts n times (`per_example`), and can learn lambda, which none of its published commands asks for.
 
 Differs from the paper in: there is no bias after the scale, which all classes would share: a softmax does not see it.
 What is learned of lambda is its logarithm. With two classes LR-D2 has a w for both, one the other's negative: p =
@@ -59,7 +59,8 @@ class Ridge(Algorithm):
         learned = {"ridge:scale": torch.tensor(self.scale)}
         if self.learn_penalty:
             learned["ridge:log_penalty"] = torch.tensor(math.log(self.penalty))
-        return Meta(init_body("ridge", net, rng, each_class=False) | learned, net.init_stats())
+        name = "lr_d2" if self.newton_steps else "r2d2" if self.per_example else "ridge"
+        return Meta(init_body(name, net, rng, each_class=False) | learned, net.init_stats())
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         scorer = partial(self.logits, meta.params, support, net.spec.outputs)

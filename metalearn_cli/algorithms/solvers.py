@@ -45,7 +45,7 @@ def reweighted(products: Tensor, y: Tensor, penalty: float | Tensor, steps: int)
     y [T, N, K], penalty a number or [T, 1, 1] -> a [T, N, K] float64; the weights are x'a.
 
     A step is Newton's: a = (G + penalty / s)^-1 z with m = sigmoid(Ga), s = m (1 - m), z = Ga + (y - m) / s
-    (Bertinetto et al. 2019, arXiv 1805.08136, section 3.3). It is exact to any order of derivative.
+    (Bertinetto et al. 2019, arXiv 1805.08136). It is exact to any order of derivative.
     """
     products, y = products.double().unsqueeze(1), y.double().transpose(1, 2).unsqueeze(-1)  # [T, 1, N, N], [T, K, N, 1]
     a = torch.zeros_like(y)

@@ -14,7 +14,8 @@ Maximization For Few-Shot Learning", NeurIPS 2020, arXiv 2008.11297.
 
 all of class k, with s = lambda / (1 + alpha) and r = |S| / |Q|. Without a step it is algo=protonet. All queries of a
 task are predicted together. H(mean of p) says that classes have equally many queries: where they do not, predictions
-are pushed towards classes that are rare. `balance` is its weight; 0 assumes nothing about the queries.
+are pushed towards classes that are rare. `balance` is its weight; at 0 nothing is assumed, and nothing keeps the
+queries from falling into one class.
 
 The paper trains f by algo=pretrain, and starts this one from that run with steps=0. Steps train f as algo=protonet
 does, under the same p. Differs from the paper in: logarithms are exact, where the authors' code adds 1e-12.

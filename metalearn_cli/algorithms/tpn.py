@@ -73,7 +73,7 @@ class TPN(Algorithm):
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
         support, mask = batch.support, batch.query_mask
-        features, query, stats = embed(net, meta.params, support, batch.query_x, mask, None)
+        features, query, stats = embed(net.features, meta.params, support, batch.query_x, mask, None)
         out = self.spread(meta.params, support, net.spec.train_outputs, features, query, mask)
         y, real = torch.cat([batch.support_y, batch.query_y], 1), mask_of_both(support, batch.query_x, mask)
         return gradient_update(meta, task_loss(net.spec, out, y, real, batch.way), stats)

@@ -3,7 +3,7 @@
 With max-pooling, as in Vinyals et al. 2016 and Snell et al. 2017; with stride 2 instead, as MAML has it for Omniglot
 (filters=64, downsample=stride, spatial_mean=true). The convolutions have no bias unless model.bias=true: batch norm
 would subtract it. Codes that pool before the activation compute the same, since it never falls; those that pool before
-batch norm do not (downsample=pool_first).
+batch norm do not (downsample=pool_first). Relation Net's encoder has halvings=2.
 With a `context` c (a number of inputs that a task sets) the third block's images are scaled and shifted by a linear
 function of it, after batch norm and pooling and before ReLU: gamma(c) x + beta(c), which begins with gamma 1 and beta 0
 at c = 0 (FiLM, as in CAVIA: Zintgraf et al. 2019, arXiv 1810.03642).
@@ -50,6 +50,7 @@ class Conv4(Net):
     filters: Count = 64
     widths: Widths | None = None  # the filters of the four blocks, where they are not all `filters`
     downsample: Downsample = Downsample.max_pool
+    halvings: Natural = 4  # blocks that halve the image, of which the others keep the size
     slope: Share = 0.0  # of the activation below 0; above 0 it is a leaky ReLU
     bias: bool = False  # of the convolutions
     dropout: Share = 0.0  # of numbers, after each block
@@ -66,10 +67,14 @@ class Conv4(Net):
                 f"model=conv4 needs images, and this task's examples have shape {list(self.spec.input_shape)}: "
                 "take model=mlp"
             )
-        if min(self.spec.input_shape[1:]) < 16 and self.downsample is not Downsample.stride:
+        if self.halvings > len(BLOCKS):
+            raise UserError(f"model.halvings={self.halvings} must be at most 4, the blocks of model=conv4")
+        least = 2**self.halvings
+        if min(self.spec.input_shape[1:]) < least and self.downsample is not Downsample.stride:
             raise UserError(
-                f"model=conv4 halves an image four times, and {self.spec.input_shape[1]}x{self.spec.input_shape[2]} "
-                "is too small for that: take images of 16x16 or more, or model.downsample=stride"
+                f"model=conv4 halves an image {self.halvings} times, and {self.spec.input_shape[1]}x"
+                f"{self.spec.input_shape[2]} is too small for that: take images of {least}x{least} or more, or "
+                "model.downsample=stride"
             )
 
     def variants(self) -> dict[Convolution, Net]:
@@ -88,7 +93,7 @@ class Conv4(Net):
             return last
         height, width = self.spec.input_shape[1:]
         rounding = 1 if self.downsample is Downsample.stride else 0
-        for _ in BLOCKS:
+        for _ in range(self.halvings):
             height, width = (height + rounding) // 2, (width + rounding) // 2
         return last * height * width
 
@@ -145,8 +150,9 @@ class Conv4(Net):
         pool, pool_first = (self.downsample is way for way in (Downsample.max_pool, Downsample.pool_first))
         x = fold(x)
         for layer, name in enumerate(BLOCKS):
-            is_set = bool(self.context) and name == SET_BY_TASK
-            block = Block(name, pool, self.convolution, 1.0 if is_set else self.slope, pool_first)
+            halves, is_set = layer < self.halvings, bool(self.context) and name == SET_BY_TASK
+            slope = 1.0 if is_set else self.slope
+            block = Block(name, pool and halves, self.convolution, slope, pool_first and halves, halves)
             x, block_stats = conv_block(params, block, x, call.stats, call.mask)
             x = block._replace(slope=self.slope).activate(_film(params, x)) if is_set else x
             x = dropout(x, self.dropout, call, layer)

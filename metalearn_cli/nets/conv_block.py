@@ -39,10 +39,12 @@ class Block(NamedTuple):
     way: Convolution = Convolution.grouped
     slope: float = 0.0  # of the activation below 0
     pool_first: bool = False  # without `pool`: max-pooling before batch norm, in place of the stride
+    halves: bool = True  # without `pool`; otherwise the image keeps its size
 
     def convolve(self, weight: Tensor, x: Tensor) -> Tensor:
         """The images before batch norm, without bias."""
-        y = convolve(weight, x, 1 if self.pool or self.pool_first else 2, self.way)
+        keeps_size = self.pool or self.pool_first or not self.halves
+        y = convolve(weight, x, 1 if keeps_size else 2, self.way)
         return F.max_pool2d(y, 2) if self.pool_first else y
 
     def activate(self, x: Tensor) -> Tensor:

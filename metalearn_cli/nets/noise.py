@@ -29,6 +29,13 @@ def dropout(x: Tensor, share: float, call: Call, layer: int) -> Tensor:
     return x * fold(kept.to(x.dtype)) / (1 - share)
 
 
+def dropped(x: Tensor, share: float, call: Call, layer: int) -> Tensor:
+    """The same for x [T, ...] of an algorithm, whose layers have negative numbers: a network's begin at 0."""
+    if call.noise is None or share == 0:
+        return x
+    return x * (draws(call, layer, tuple(x.shape[1:])) >= share) / (1 - share)
+
+
 class DropBlock(NamedTuple):
     """Ghiasi, Lin, Le: "DropBlock: A regularization method for convolutional networks", NeurIPS 2018, arXiv 1810.12890.
 

@@ -236,7 +236,7 @@ class Episodes:
         if split == "train" and self.min_train_shot is not None:
             shots = torch.randint(self.min_train_shot, shot + 1, (tasks, 1), generator=rng)
             label = draw["support_y"].unsqueeze(-1)  # [T, S, 1]
-            number = F.one_hot(label.squeeze(-1), way).cumsum(1).gather(2, label).squeeze(-1)  # of its class, from 1
+            number = F.one_hot(label.squeeze(-1)).cumsum(1).gather(2, label).squeeze(-1)  # of its class, from 1
             draw["support_mask"] = number <= shots
         return draw | draw_augment(draw, self.augment, rng) if split == "train" else draw
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import ALGORITHMS, images, init
+from problems import ALGORITHMS, ON_MAPS, images, init
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
@@ -32,7 +32,7 @@ def with_other_averages(meta: Meta) -> Meta:
     return meta._replace(buffers={name: value * (1.5 if "norm" in name else 1) for name, value in meta.buffers.items()})
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS + ON_MAPS)
 def test_running_statistics_move_a_tenth_towards_those_of_the_meta_batch(algorithm: Algorithm) -> None:
     """Whatever they were before: the target is the meta-batch's."""
     meta = init(algorithm, NET)
@@ -59,7 +59,7 @@ def test_the_mode_running_reads_the_running_statistics_and_no_other_does(algorit
             assert torch.equal(*outs) is (mode is not BatchNorm.running), mode
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS + ON_MAPS)
 def test_every_mode_is_another_prediction_and_only_the_transductive_one_depends_on_its_neighbours(
     algorithm: Algorithm,
 ) -> None:

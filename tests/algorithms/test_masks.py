@@ -5,18 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from problems import DOUBLE, init, relative_error
+from problems import DOUBLE, ON_MAPS, init, relative_error
 from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss, task_scores, without_absent_classes
 from metalearn_cli.algorithms.cavia import CAVIA
 from metalearn_cli.algorithms.embedding import Normalise
+from metalearn_cli.algorithms.feat import FEAT
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, HeadStart, Tuned
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
 from metalearn_cli.algorithms.imaml import IMAML
 from metalearn_cli.algorithms.knn import KNN
 from metalearn_cli.algorithms.laplacian_shot import LaplacianShot
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
+from metalearn_cli.algorithms.leo import LEO
 from metalearn_cli.algorithms.logistic import Logistic
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.maml_plus_plus import MAMLPlusPlus
@@ -60,6 +62,8 @@ HEADS = [  # one output for each class
 COMPARING = [
     ProtoNet(),
     ProtoMAML(inner_lr=0.1, inner_steps=2, test_steps=2),
+    FEAT(temperature=2.0, balance=0.5),
+    LEO(latents=4, latent_steps=2, tuning_steps=1),
     Ridge(learn_penalty=True),
     Ridge(0.3, newton_steps=2, per_example=True),
     MetaOptNet(label_smoothing=0.1),
@@ -207,6 +211,12 @@ def test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm: Algorithm, make
             for part in ("loss", "metric"):
                 value = getattr(together[mode], part)[number : number + 1]
                 torch.testing.assert_close(value, getattr(expected[mode], part), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("algorithm", ON_MAPS, ids=str)
+def test_padded_tasks_of_images_of_features(algorithm: Algorithm) -> None:
+    check_steps(algorithm, MAKES["conv"], padded(), [way for way, _, _ in SIZES])
+    test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm, MAKES["conv"])
 
 
 def test_values_of_tasks_of_different_sizes() -> None:

@@ -1,5 +1,7 @@
 """Meta-Curvature: what it multiplies gradients by, and what it is with identities and with diagonals, in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from problems import SMOOTH_CASES, cases, expect_slope, init, relative_error
@@ -75,3 +77,9 @@ def test_the_classes_of_a_head_have_no_matrix_between_them() -> None:
     assert "curvature1:head.weight" not in sizes
     assert [sizes[f"curvature{place}:block2.conv.weight"] for place in range(3)] == [[3, 3], [3, 3], [9, 9]]
     assert sizes["curvature:block2.norm.weight"] == [3]
+
+
+def test_steps_that_are_computed_again_are_the_same_bits() -> None:
+    meta = init(ALGORITHM, NET)
+    plain, again = (a.meta_gradient(NET, meta, BATCH, 0).gradient for a in (ALGORITHM, replace(ALGORITHM, remat=True)))
+    assert all(torch.equal(plain[name], again[name]) for name in plain)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import ALGORITHMS, ON_EMBEDDINGS, Module, images, init, points
+from problems import ALGORITHMS, ON_EMBEDDINGS, ON_MAPS, Module, images, init, points
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,6 +80,7 @@ NETS: list[Net] = [
     module_net(Module, SPEC, {}),
 ]
 MORE: list[Algorithm] = [
+    *ON_MAPS,
     MAML(first_order=True),
     Matching(kernel=Kernel.euclidean, vote=Vote.sum),
     Reptile(inner_optimizer=InnerOptimizer.sgd),

@@ -81,6 +81,17 @@ MUTANTS = (
     Mutant("algorithms/protonet.py", "-squared_distance(", "squared_distance(", "algorithms/test_protonet.py"),
     Mutant("algorithms/matching.py", "scores.log_softmax(-1)", "scores", "algorithms/test_matching.py"),
     Mutant("algorithms/meta_lstm.py", "torch.sigmoid(gates.forget) * theta", "theta", "algorithms/test_meta_lstm.py"),
+    Mutant(
+        "algorithms/relation.py",
+        "mask.unsqueeze(2) & is_class.any(1, keepdim=True)",
+        "mask.unsqueeze(2).expand(-1, -1, way)",
+        MASKS,
+    ),
+    Mutant("algorithms/feat.py", "scores.masked_fill(~sees, torch.finfo(scores.dtype).min)", "scores", MASKS),
+    Mutant("algorithms/leo.py", "create_graph=records", "create_graph=False", "algorithms/test_leo.py"),
+    Mutant(
+        "algorithms/deep_emd.py", " + (flow * (cost - cost.detach())).sum((-2, -1))", "", "algorithms/test_deep_emd.py"
+    ),
     Mutant("algorithms/meta_sgd.py", "second_order=True", "second_order=False", "algorithms/test_meta_sgd.py"),
     # Networks
     Mutant("nets/layers.py", "correction=0, keepdim=True) if", "correction=1, keepdim=True) if", "nets/test_nets.py"),

@@ -34,6 +34,7 @@ _SMALL = {
     "fine_tune": ["algo.passes=1"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
     "pmf": ["algo.tuning_steps=1"],
+    "leo": ["algo.latent_steps=1", "algo.tuning_steps=1"],
     "tim": ["algo.iterations=1"],
 }
 

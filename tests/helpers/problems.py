@@ -40,6 +40,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "logistic": {"copies": 2, "augment": ["crop", "jitter"]},
     "metaoptnet": {"label_smoothing": 0.1},
     "pmf": {"tuning_steps": 2},
+    "leo": {"latents": 4, "latent_steps": 1, "tuning_steps": 1, "latent_lr": 0.1, "tuning_lr": 0.1},
+    "deep_emd": {"blur": 0.2, "iterations": 20},
     "tim": {"iterations": 2},
     "tpn": {"neighbours": 4},
     "r2d2": {"learn_penalty": True},
@@ -58,12 +60,15 @@ def made(algo: str) -> Algorithm:
     return algorithm
 
 
-# Every algorithm for tasks of classes and any network; the others train on images of all classes at once, or need a
-# network with inputs that a task sets.
-ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "fine_tune")]
+# Those that compare images of features, of which only convolutional networks have some.
+MAPS = ("deep_emd", "relation")
+ON_MAPS = [made(algo) for algo in MAPS]
+# Every other algorithm for tasks of classes and any network; the others train on images of all classes at once, or need
+# a network with inputs that a task sets.
+ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "fine_tune", *MAPS)]
 # Those that compare embeddings, or solve a head for them: for classes alone, and in any way.
-EMBEDDING = ("knn", "laplacian_shot", "logistic", "lr_d2", "matching", "metaoptnet", "pmf", "protonet", "r2d2", "ridge")
-EMBEDDING += ("proto_maml", "soft_kmeans", "tim", "tpn")
+EMBEDDING = ("feat", "knn", "laplacian_shot", "leo", "logistic", "lr_d2", "matching", "metaoptnet", "pmf", "protonet")
+EMBEDDING += ("proto_maml", "r2d2", "ridge", "soft_kmeans", "tim", "tpn", *MAPS)
 ON_EMBEDDINGS = tuple(type(made(algo)) for algo in EMBEDDING)
 
 

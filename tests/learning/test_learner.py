@@ -1,6 +1,6 @@
 import pytest
 import torch
-from problems import ALGORITHMS, DOUBLE, image_learner, images, points, snapshot
+from problems import ALGORITHMS, DOUBLE, ON_MAPS, image_learner, images, points, snapshot
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
@@ -12,7 +12,7 @@ from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Method, Optimizer, Schedule
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS + ON_MAPS)
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_chunks_change_nothing(algorithm: Algorithm, chunk: int) -> None:
     """Five tasks, so that chunks of 2 and 3 leave a smaller last one."""
@@ -89,7 +89,7 @@ def test_the_step_is_clipped_and_follows_its_schedule() -> None:
     assert not moved(linear, 10).any()
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS + ON_MAPS)
 @pytest.mark.row("D4")
 def test_query_labels_never_change_a_prediction(algorithm: Algorithm) -> None:
     trained = image_learner(algorithm, Optimizer())

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import ALGORITHMS, DOUBLE, image_learner, images, points, snapshot
+from problems import ALGORITHMS, DOUBLE, ON_MAPS, image_learner, images, points, snapshot
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -129,7 +129,7 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS + ON_MAPS)
 def test_nothing_in_a_step_waits_for_a_gpu(algorithm: Algorithm) -> None:
     clipped = Optimizer(clip_value=1.0, clip_norm=1.0)
     trained = Learner(

@@ -23,6 +23,7 @@ NETS = [
     Conv4(IMAGES, filters=5, downsample=Downsample.stride, spatial_mean=True),
     Conv4(IMAGES._replace(input_shape=(1, 16, 16)), filters=1),
     Conv4(IMAGES, widths=(2, 3, 5, 4), slope=0.2, bias=True),
+    *(Conv4(IMAGES, filters=2, halvings=2, downsample=way) for way in Downsample),
     Conv4(IMAGES, widths=(4, 2, 3, 2), downsample=Downsample.pool_first, bias=True, init_weights=Init.xavier),
     MLP(POINTS),
     MLP(POINTS, hidden=(7, 5), activation=Activation.tanh, init_std=0.5),
@@ -42,12 +43,13 @@ def reference(net: Net, params: Params, x: Tensor, stats: Params | None) -> Tens
         return F.batch_norm(x, mean, var, gamma, params[f"{name}.bias"], stats is None, eps=EPSILON)
 
     if isinstance(net, Conv4):
-        for block in ("block1", "block2", "block3", "block4"):
-            stride, bias = 2 if net.downsample is Downsample.stride else 1, params.get(f"{block}.conv.bias")
+        for number, block in enumerate(("block1", "block2", "block3", "block4")):
+            way, bias = net.downsample if number < net.halvings else None, params.get(f"{block}.conv.bias")
+            stride = 2 if way is Downsample.stride else 1
             x = F.conv2d(x, params[f"{block}.conv.weight"], bias, stride, padding=1)
-            x = F.max_pool2d(x, 2) if net.downsample is Downsample.pool_first else x
+            x = F.max_pool2d(x, 2) if way is Downsample.pool_first else x
             x = F.leaky_relu(normalise(x, f"{block}.norm"), net.slope)
-            x = F.max_pool2d(x, 2) if net.downsample is Downsample.max_pool else x
+            x = F.max_pool2d(x, 2) if way is Downsample.max_pool else x
         x = x.mean((2, 3)) if net.spatial_mean else x.flatten(1)
     elif isinstance(net, MLP):
         x = x.flatten(1)
@@ -193,6 +195,8 @@ def test_conv4_refuses_what_is_not_an_image_or_too_small() -> None:
         Conv4(POINTS)
     with pytest.raises(UserError, match="15x20"):
         Conv4(Spec((1, 15, 20), 2, 2, Categorical()))
+    with pytest.raises(UserError, match=r"model.halvings=5 must be at most 4"):
+        Conv4(IMAGES, halvings=5)
 
 
 @pytest.mark.parametrize("lead", [(4,), (3, 5)])

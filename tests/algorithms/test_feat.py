@@ -1,0 +1,98 @@
+"""FEAT against a loop over tasks and sets, in float64."""
+
+import torch
+import torch.nn.functional as F
+from problems import cases, expect_definition, expect_slope, images, init
+from torch import Tensor
+
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.feat import FEAT
+from metalearn_cli.nets.base import Params
+from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.tasks.base import Batch
+
+SPEC, BATCH = images()
+NET = Conv4(SPEC, filters=3)
+CLASSES = range(3)
+
+
+def attend(params: Params, rows: Tensor) -> Tensor:
+    """The set function of the paper on one set [N, F], by torch's own attention."""
+    query, key, value = (rows @ params[f"feat:{name}.weight"].T for name in ("query", "key", "value"))
+    added = F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
+    added = F.linear(added, params["feat:fc.weight"], params["feat:fc.bias"])
+    return F.layer_norm(rows + added, rows.shape[1:], params["feat:norm.weight"], params["feat:norm.bias"])
+
+
+def features_of(params: Params, task: Batch) -> tuple[Tensor, Tensor]:
+    """Of the support and of the query of one task, [S, F] and [Q, F]."""
+    support, query = NET.features(params, torch.cat([task.support_x, task.query_x], 1))[0][0].split([6, 6])
+    return support, query
+
+
+def logits(params: Params, task: Batch, temperature: float) -> Tensor:
+    support, query = features_of(params, task)
+    centres = attend(params, torch.stack([support[task.support_y[0] == k].mean(0) for k in CLASSES]))
+    return -torch.stack([(query - centre).square().sum(1) for centre in centres], 1) / temperature
+
+
+def predict(algorithm: FEAT, batch: Batch, meta: Meta | None = None) -> Tensor:
+    with torch.no_grad():
+        (predictor,) = algorithm.adapt(NET, meta or init(algorithm, NET), batch.support, 0)
+        return predictor(batch.query_x, BatchNorm.transductive)
+
+
+def test_the_meta_gradient_is_that_of_the_definition() -> None:
+    algorithm = FEAT(temperature=2.0, contrast_temperature=3.0, balance=0.7)
+
+    def definition(params: Params, task: Batch) -> Tensor:
+        rows = torch.cat(features_of(params, task))
+        y = torch.cat([task.support_y, task.query_y], 1)[0]
+        centres = torch.stack([attend(params, rows[y == k]).mean(0) for k in CLASSES])
+        contrast = -torch.stack([(rows - centre).square().sum(1) for centre in centres], 1) / 3
+        return F.cross_entropy(logits(params, task, 2.0), task.query_y[0]) + 0.7 * F.cross_entropy(contrast, y)
+
+    meta = init(algorithm, NET)
+    expect_definition(algorithm, NET, meta, BATCH, definition)
+    out = torch.stack([logits(meta.params, task, 2.0) for task in BATCH.chunks(1)]).detach()
+    torch.testing.assert_close(predict(algorithm, BATCH, meta), out)
+
+
+def test_the_meta_gradient_is_the_finite_difference_with_what_training_drops_too() -> None:
+    net, batch = cases()[1]
+    for progress in (None, torch.zeros(3)):
+        expect_slope(FEAT(temperature=4.0), net, batch._replace(progress=progress))
+
+
+def test_without_what_attention_adds_the_prototypes_are_normalised() -> None:
+    """It is LayerNorm(c), and so no ProtoNet."""
+    algorithm = FEAT(temperature=1.0)
+    meta = init(algorithm, NET)
+    zeros = {name: torch.zeros_like(meta.params[name]) for name in ("feat:fc.weight", "feat:fc.bias")}
+    meta = meta._replace(params=meta.params | zeros)
+    for number, task in enumerate(BATCH.chunks(1)):
+        support, query = features_of(meta.params, task)
+        means = torch.stack([support[task.support_y[0] == k].mean(0) for k in CLASSES])
+        weight, bias = meta.params["feat:norm.weight"], meta.params["feat:norm.bias"]
+        centred = means - means.mean(1, keepdim=True)
+        centres = centred / (means.var(1, keepdim=True, correction=0) + 1e-5).sqrt() * weight + bias
+        expected = -torch.cdist(query, centres).square().detach()
+        torch.testing.assert_close(predict(algorithm, BATCH, meta)[number], expected)
+
+
+def test_the_order_of_shots_and_the_names_of_classes_do_not_matter() -> None:
+    algorithm, order, names = FEAT(temperature=1.0), torch.randperm(6), torch.tensor([2, 0, 1])
+    shuffled = BATCH._replace(support_x=BATCH.support_x[:, order], support_y=names[BATCH.support_y[:, order]])
+    expected = predict(algorithm, BATCH)
+    torch.testing.assert_close(predict(algorithm, shuffled)[..., names], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_training_alone_drops_and_tells_its_two_sets_apart() -> None:
+    algorithm, plain = FEAT(temperature=1.0), FEAT(temperature=1.0, dropout=0.0)
+    meta = init(algorithm, NET)
+    assert torch.equal(predict(algorithm, BATCH, meta), predict(plain, BATCH, meta))
+    training = BATCH._replace(progress=torch.zeros(3))
+    losses = [a.meta_gradient(NET, meta, batch, 0).loss for a in (algorithm, plain) for batch in (BATCH, training)]
+    assert torch.equal(losses[0], losses[2])
+    assert not torch.equal(losses[1], losses[3])
+    assert not torch.equal(losses[2], losses[3])  # of the attention weights a tenth is dropped in any case
