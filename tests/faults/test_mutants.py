@@ -214,7 +214,7 @@ MUTANTS = (
     Mutant("trained/by_pretrained.py", "        if model:\n", "        if False:\n", BY_PRETRAINED),
     Mutant("trained/embedded.py", "if not x.isfinite().all():", "if False:", BY_PRETRAINED),
     Mutant("trained/embedded.py", 'F.normalize(x, dim=-1), "vectors"', 'x, "vectors"', BY_PRETRAINED),
-    Mutant("trained/by_pretrained.py", "label[told.counts], told.guess", "label, told.guess", BY_PRETRAINED),
+    Mutant("trained/by_pretrained.py", "labels[told.counts], told.guess", "labels, told.guess", BY_PRETRAINED),
     Mutant("trained/by_pretrained.py", "if not (number := len(label)):", "if len(label) < 0:", BY_PRETRAINED),
     Mutant("trained/by_pretrained.py", "if number := len(told.guess):", "if number := 1:", BY_PRETRAINED),
     Mutant("trained/by_pretrained.py", "if told.unlike is None:", "if False:", BY_PRETRAINED),
