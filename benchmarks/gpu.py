@@ -29,7 +29,7 @@ from metalearn_cli.run_folder import checkpoint
 from metalearn_cli.seeding import generator, uniform
 from metalearn_cli.system.device import resolve_device
 from metalearn_cli.tasks.base import Batch, Spec
-from metalearn_cli.tasks.episodes import gather_episodes
+from metalearn_cli.tasks.gather import gather_episodes
 from metalearn_cli.tasks.omniglot import Omniglot
 from metalearn_cli.tasks.sinusoid import Sinusoid
 

@@ -40,7 +40,8 @@ from metalearn_cli.system.allocator import Allocator
 from metalearn_cli.system.device import Precision, set_process
 from metalearn_cli.system.prefetch import ahead
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
+from metalearn_cli.tasks.episodes import Classes, Episodes
+from metalearn_cli.tasks.gather import gather_episodes
 
 HERE = Path(__file__).resolve().parent
 STEM = "random-pixels"

@@ -20,7 +20,8 @@ from metalearn_cli.backbones.feature_cache import Embedding, FeatureCache
 from metalearn_cli.datasets.vector_writer import Vectors
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import Rotations, gather_episodes
+from metalearn_cli.tasks.episodes import Rotations
+from metalearn_cli.tasks.gather import gather_episodes
 from metalearn_cli.tasks.images import SetTask
 from metalearn_cli.tasks.shown import ShownTask
 

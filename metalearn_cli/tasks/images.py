@@ -19,7 +19,8 @@ from metalearn_cli.datasets.image_set import ImageSet, Source
 from metalearn_cli.datasets.packed_set import packed
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution
-from metalearn_cli.tasks.episodes import Classes, Episodes, gather_episodes
+from metalearn_cli.tasks.episodes import Classes, Episodes
+from metalearn_cli.tasks.gather import gather_episodes
 from metalearn_cli.tasks.known_sets import About
 from metalearn_cli.tasks.thumbnails import Thumbnails
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.tasks.base import Batch, Draw
-from metalearn_cli.tasks.episodes import gather_episodes
+from metalearn_cli.tasks.gather import gather_episodes
 
 SIDE = 16  # pixels that a small picture has at most
 _DENSE = 2  # times as many pixels a side are looked at, of a large picture every second, third, ...

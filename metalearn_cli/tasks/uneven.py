@@ -26,13 +26,18 @@ def draw_numbers(tasks: int, way: int, queries: int, concentration: int, rng: to
     return F.one_hot(torch.searchsorted(bounds, places.repeat(tasks, 1)), way).sum(1)
 
 
+def rank_in_class(label: Tensor) -> Tensor:
+    """Number the examples of each class of a task, from 1: label [T, B] -> [T, B]."""
+    return F.one_hot(label).cumsum(1).gather(2, label.unsqueeze(-1)).squeeze(-1)
+
+
 def divided(draw: Draw, number: Tensor, most: int) -> Draw:
     """Of a draw of W + D classes with `most` queries of each or more, keep the first number[t, k] of class k, and make
     unlabelled_* of all after the first `most`: number [T, W]."""
     way, label = number.shape[1], draw["query_y"]
     distractors = int(label.max()) + 1 - way
     number = F.pad(number, (0, distractors))
-    rank = F.one_hot(label, way + distractors).cumsum(1).gather(2, label.unsqueeze(-1)).squeeze(-1)  # 1 for the first
+    rank = rank_in_class(label)
     parts = (
         ("support", "support", draw["support_y"] < way),
         ("query", "query", rank <= number.gather(1, label)),

@@ -20,7 +20,7 @@ from metalearn_cli.datasets.image_set import Unpacked, fingerprint_of
 from metalearn_cli.datasets.packed_set import find, open_packed, packed
 from metalearn_cli.errors import UserError
 from metalearn_cli.system import files
-from metalearn_cli.tasks.episodes import gather_episodes
+from metalearn_cli.tasks.gather import gather_episodes
 
 NAMES = ("a", "b", "ç")
 COUNTS = [2, 1, 3]

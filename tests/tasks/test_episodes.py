@@ -10,7 +10,8 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.augment import Augment
 from metalearn_cli.tasks.base import Draw
-from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, draw_classes, draw_images, gather_episodes
+from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, draw_classes, draw_images
+from metalearn_cli.tasks.gather import gather_episodes
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, WAY, SHOT, QUERY = 100_000, 30, 5, 2, 3

@@ -10,7 +10,8 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.augment import Augment
 from metalearn_cli.tasks.base import Draw
-from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
+from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations
+from metalearn_cli.tasks.gather import gather_episodes
 
 CLASSES = Classes(torch.arange(9) * 20, torch.full((9,), 20))
 SIZES: dict[str, Any] = {"way": 3, "shot": 2, "query": 4}

@@ -16,7 +16,8 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.augment import Augment, jittered, moved
 from metalearn_cli.tasks.base import Draw, draw_sha256
-from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, gather_episodes
+from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations
+from metalearn_cli.tasks.gather import gather_episodes
 from metalearn_cli.tasks.likelihood import Categorical
 from metalearn_cli.tasks.omniglot import Omniglot
 
@@ -147,7 +148,7 @@ def test_training_and_test_have_sizes_of_their_own() -> None:
     train, test = (episodes.draw(500, split, classes, generator(0)) for split in ("train", "test"))
     assert (int(train["way"].max()), int(test["way"].max())) == (9, 4)
     assert (train["query_image"].shape[1], test["query_image"].shape[1]) == (54, 8)
-    assert episodes.spec((1, 8, 8), 20) == ((1, 8, 8), 4, 9, Categorical(), True, True, 20)
+    assert episodes.spec((1, 8, 8), 20) == ((1, 8, 8), 4, 9, Categorical(), True, True, 20, False)
 
 
 def test_training_shots_are_drawn_for_each_task_and_those_of_a_test_are_not() -> None:
