@@ -92,6 +92,8 @@ class TPN(Algorithm):
 
     def graph(self, params: Params, z: Tensor, mask: Tensor | None) -> Tensor:
         """S of z [T, N, F] -> [T, N, N]; zero for examples that are not real, by mask [T, N]."""
+        if mask is not None:
+            z = z.where(mask.unsqueeze(2), 0)  # what is not real may be any number, and its scale 0
         scale = F.softplus(linear(params, "tpn:1", linear(params, "tpn:0", z).relu()))
         z = z / scale
         distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")

@@ -239,7 +239,7 @@ def test_the_episodes_of_a_run_are_those_that_it_scored(home: Path, monkeypatch:
     monkeypatch.chdir(home)
     model = metalearn_cli.load(str(home / "outputs/run"), trust=True)
     right = []
-    for support_x, support_y, query_x, query_y, _ in model.episodes():
+    for support_x, support_y, query_x, query_y, *_ in model.episodes():
         assert support_x.shape[1:] == (1280,)
         out = model.adapt(support_x, support_y)(query_x)
         right.append((out.argmax(1) == query_y).double().mean())

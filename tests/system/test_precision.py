@@ -12,6 +12,8 @@ from torch import nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.proto_maml import ProtoMAML
+from metalearn_cli.algorithms.tpn import TPN
 from metalearn_cli.config.assemble import new_learner
 from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
@@ -48,7 +50,8 @@ def test_all_but_the_products_stays_float32(algorithm: Algorithm, net: Net) -> N
             assert value.dtype is torch.float32, name
             assert value.isfinite().all(), name
     assert reduced.loss.dtype is torch.float32
-    torch.testing.assert_close(reduced.loss, exact.loss, rtol=0.1, atol=0.1)
+    rounding = 0.3 if isinstance(algorithm, ProtoMAML | TPN) else 0.1  # these multiply that of the features
+    torch.testing.assert_close(reduced.loss, exact.loss, rtol=rounding, atol=rounding)
     assert not torch.equal(reduced.loss, exact.loss)
     for adapted in algorithm.adapt(Reduced(net.spec, net), meta, batch.support, 1):
         for mode in BatchNorm:

@@ -282,7 +282,7 @@ def test_pictures_have_their_nearest_neighbour_beside_the_accuracy(tmp_path: Pat
     assert f"nothing shows on these episodes that outputs/2 is {unlearned}" in compared
     assert re.search(rf"1-NN on pixels +{100 * each.mean():.2f} ", compared)
     written = json.loads((tmp_path / "c.json").read_text())["baselines"]
-    assert written == {"nearest_pixels": {"mean": pytest.approx(each.mean())}}
+    assert written == {"nearest_pixels": {"mean": pytest.approx(each.mean()), "episodes": 8}}
     content = {key: value for key, value in results(tmp_path, "1").items() if key != records.HASH}
     content["baselines"]["nearest_pixels"]["mean"] = 0.25
     records.write_record(folder / "results.json", content)
