@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import ALGORITHMS, DOUBLE, images, init, snapshot
+from problems import ALGORITHMS, BY_FAMILY, DOUBLE, images, init, snapshot
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
@@ -55,7 +55,7 @@ def learner(algorithm: Algorithm, chunk: int | None = None) -> Learner:
     return Learner(algorithm, Dropping(SPEC), Optimizer(), torch.Generator().manual_seed(0), execution)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=by_name)
+@pytest.mark.parametrize("algorithm", BY_FAMILY, ids=by_name)
 def test_training_tells_each_step_and_what_noise_depends_on(algorithm: Algorithm) -> None:
     trained = learner(algorithm)
     calls: list[Call] = trained.net.calls  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ def test_training_tells_each_step_and_what_noise_depends_on(algorithm: Algorithm
     assert supports or [call.noise and call.noise.examples for call in calls] == [Pass.both]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=by_name)
+@pytest.mark.parametrize("algorithm", BY_FAMILY, ids=by_name)
 def test_a_test_drops_nothing_and_knows_its_step(algorithm: Algorithm) -> None:
     tested = learner(algorithm)
     tested.evaluate(BATCH, [BatchNorm.transductive, BatchNorm.inductive])
@@ -87,7 +87,7 @@ def test_a_test_drops_nothing_and_knows_its_step(algorithm: Algorithm) -> None:
     assert max(call.step for call in calls) == (0 if by_name(algorithm) == "Matching" else steps)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=by_name)
+@pytest.mark.parametrize("algorithm", BY_FAMILY, ids=by_name)
 def test_chunks_change_no_dropped_unit(algorithm: Algorithm) -> None:
     states = []
     for chunk in (None, 1):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import ALGORITHMS, ON_EMBEDDINGS, ON_MAPS, Module, images, init, points
+from problems import ALGORITHMS, BY_FAMILY, ON_EMBEDDINGS, ON_MAPS, Module, images, init, points
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -91,7 +91,7 @@ ON_VALUES = [Pretrain(), *(algorithm for algorithm in ALGORITHMS if not isinstan
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: type(algorithm).__name__)
+@pytest.mark.parametrize("algorithm", BY_FAMILY, ids=lambda algorithm: type(algorithm).__name__)
 def test_a_step_on_images_waits_for_nothing(algorithm: Algorithm, net: Net) -> None:
     step(algorithm, net, IMAGES)
 

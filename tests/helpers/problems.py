@@ -66,6 +66,14 @@ ON_MAPS = [made(algo) for algo in MAPS]
 # Every other algorithm for tasks of classes and any network; the others train on images of all classes at once, or need
 # a network with inputs that a task sets.
 ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "fine_tune", *MAPS)]
+# One of each family and of each way to a meta-gradient. What asks more of all algorithms than a step takes these in the
+# gate, and the others in the nightly.
+OF_EACH_FAMILY = ("MAML", "MAMLPlusPlus", "IMAML", "Reptile", "MetaLSTM", "LearnedOptimizer", "ProtoNet", "Matching")
+OF_EACH_FAMILY += ("Ridge", "TPN", "SoftKMeans")
+BY_FAMILY = [
+    pytest.param(algorithm, marks=[] if type(algorithm).__name__ in OF_EACH_FAMILY else pytest.mark.nightly)
+    for algorithm in ALGORITHMS
+]
 # Those that compare embeddings, or solve a head for them: for classes alone, and in any way.
 EMBEDDING = ("feat", "knn", "laplacian_shot", "leo", "logistic", "lr_d2", "matching", "metaoptnet", "pmf", "protonet")
 EMBEDDING += ("proto_maml", "r2d2", "ridge", "soft_kmeans", "tim", "tpn", *MAPS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import ALGORITHMS, expect_definition, images, init, relative_error
+from problems import BY_FAMILY, expect_definition, images, init, relative_error
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -95,7 +95,7 @@ def test_maml_equals_the_users_module_run_task_by_task(steps: int, first_order: 
     expect_definition(algorithm, net, meta, BATCH, loss_of)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", BY_FAMILY)
 def test_conv4_and_the_same_network_as_a_module_give_the_same_meta_gradient(algorithm: Algorithm) -> None:
     built_in = Conv4(IMAGES, filters=3)
     net = module_net(Blocks, IMAGES, {"filters": 3, "blocks": 4, "bias": False})
@@ -258,7 +258,7 @@ class Loaded(Blocks):
             value.data = 0.2 + torch.rand(value.shape, generator=rng)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", BY_FAMILY)
 def test_a_module_that_loads_its_weights_keeps_its_running_statistics(algorithm: Algorithm) -> None:
     net = module_net(Loaded, IMAGES, {})
     stats = {name: value.double() for name, value in algorithm.init(net, torch.Generator()).buffers.items()}
@@ -274,7 +274,7 @@ def test_a_module_with_fresh_statistics_starts_at_the_standard_normal_distributi
         assert torch.equal(value, torch.full((3,), 0.0 if name.endswith(".mean") else 1.0))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", BY_FAMILY)
 def test_a_module_may_call_its_parts_as_an_algorithm_calls_its_own(algorithm: Algorithm) -> None:
     class Named(nn.Module):
         def __init__(self, spec: Spec) -> None:

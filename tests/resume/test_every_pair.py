@@ -18,7 +18,9 @@ SHORT = ["name=run", "threads=1", "steps=6", "save_every=2", "log_every=1", "eva
 SHORT += ["test_episodes=4", "other_batch_norm=[]"]
 
 
-@pytest.mark.parametrize(("algo", "task"), cases([pair for pair in PAIRS if pair[1] not in ALIKE], ("maml",)))
+@pytest.mark.parametrize(
+    ("algo", "task"), cases([pair for pair in PAIRS if pair[1] not in ALIKE], ("maml",), ("omniglot",))
+)
 @pytest.mark.usefixtures("packed_images")
 @pytest.mark.row("A3")
 def test_killed_and_continued_ends_with_the_same_bits(tmp_path: Path, own_images: Path, algo: str, task: str) -> None:

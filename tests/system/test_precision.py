@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import refuse, succeed
-from problems import ALGORITHMS, images, init, points, relative_error
+from problems import BY_FAMILY, images, init, points, relative_error
 from torch import nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
@@ -40,7 +40,7 @@ def single(meta: Meta, batch: Batch) -> tuple[Meta, Batch]:
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: type(algorithm).__name__)
+@pytest.mark.parametrize("algorithm", BY_FAMILY, ids=lambda algorithm: type(algorithm).__name__)
 def test_all_but_the_products_stays_float32(algorithm: Algorithm, net: Net) -> None:
     meta, batch = single(init(algorithm, net), IMAGES)
     exact = algorithm.meta_gradient(net, meta, batch, 0)

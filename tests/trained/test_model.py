@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from places import TABLE
-from problems import ALGORITHMS, Module, images, init
+from problems import ALGORITHMS, BY_FAMILY, Module, images, init
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.capabilities import network
@@ -40,7 +40,7 @@ NET = Conv4(SPEC, filters=3)
 HEADS = ("IMAML", "MAML", "MAMLPlusPlus", "MetaCurvature", "MetaSGD", "MetaLSTM", "Reptile")
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("algorithm", BY_FAMILY, ids=lambda a: type(a).__name__)
 def test_what_an_algorithm_learns_is_known_without_memory_for_it(algorithm: Algorithm) -> None:
     """The network as `stored` looks at it, before it trusts the widths in a file."""
     for net in (NET, Conv4(SPEC, filters=3, head_std=0.01), MLP(SPEC, init_std=0.01), Linear(SPEC)):
@@ -55,7 +55,7 @@ def test_what_an_algorithm_learns_is_known_without_memory_for_it(algorithm: Algo
             assert all(value.is_meta for value in part.values())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("algorithm", BY_FAMILY, ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("way", [2, 3, 5])
 def test_what_has_a_row_for_each_class_gets_their_mean_and_nothing_else_changes(algorithm: Algorithm, way: int) -> None:
     meta = init(algorithm, NET)
