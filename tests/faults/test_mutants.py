@@ -198,6 +198,7 @@ MUTANTS = (
     Mutant("algorithms/embedding.py", "member if support.mask is None else", "member if True else", MASKS),
     Mutant("algorithms/embedding.py", "[query_mask] * self.sees_all", "[None] * self.sees_all", MASKS),
     Mutant("algorithms/tpn.py", "weight * (mask.unsqueeze(1) & mask.unsqueeze(2))", "weight", MASKS),
+    Mutant("algorithms/tpn.py", "z = z.where(mask.unsqueeze(2), 0)", "pass", MASKS),
     Mutant("tasks/uneven.py", "rank > most", "rank >= most", "tasks/test_uneven.py"),
     # Predictions without a run
     Mutant("trained/left_out.py", "int(copy.max()) + 1 + label)", "copy)", LEFT_OUT),
