@@ -208,8 +208,7 @@ def _fitting_rows(path: Path, above: int, separator: str) -> float:
 def _read_parquet(path: Path) -> TableFile:
     pyarrow = require_pyarrow(path)
     try:
-        _check_memory(path, pyarrow.parquet.read_metadata(path))
-        table = pyarrow.parquet.read_table(path)
+        table = _row_groups(path, pyarrow)
         cells = [column.to_numpy() for column in table.columns]
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:  # a damaged name raises the second
         raise UserError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())})") from error
@@ -217,19 +216,20 @@ def _read_parquet(path: Path) -> TableFile:
     return TableFile(path, dict(zip(table.column_names, cells, strict=True)), None)
 
 
-def _check_memory(path: Path, about: Any) -> None:
-    """Raises UserError for a file whose numbers take more than half of the free memory: repeated, they take no room in
-    it. `about` is its metadata."""
+def _row_groups(path: Path, pyarrow: Any) -> Any:
+    """Read the table part by part, without the lengths that its metadata tell. Raises UserError where it takes more
+    than half of the free memory: numbers that are repeated take no room in the file."""
     import torch
 
     from metalearn_cli.system.measure import free_memory
 
-    groups = map(about.row_group, range(about.num_row_groups))
-    numbers = sum(group.column(place).num_values for group in groups for place in range(group.num_columns))
-    if (room := free_memory(torch.device("cpu"))) is not None and 8 * numbers > room / 2:
-        raise UserError(
-            f"{path} holds {numbers:,} numbers, for which {room / 1e9:.3g} GB of free memory are too few: take fewer"
-        )
+    file, room = pyarrow.parquet.ParquetFile(path), free_memory(torch.device("cpu"))
+    parts = [file.schema_arrow.empty_table()]
+    for number in range(file.num_row_groups):
+        parts.append(file.read_row_group(number))
+        if room is not None and sum(part.nbytes for part in parts) > room / 2:
+            raise UserError(f"{path} takes more than half of the {room / 1e9:.3g} GB of free memory: take a part of it")
+    return pyarrow.concat_tables(parts)
 
 
 def require_pyarrow(needed_by: object) -> Any:

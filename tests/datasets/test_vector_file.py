@@ -218,7 +218,7 @@ def test_a_parquet_of_one_number_repeated_without_end_is_refused(tmp_path: Path)
     free = "metalearn_cli.system.measure.free_memory"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(free, lambda device: 1 << 20)
-        assert "holds 263,168 numbers, for which 0.00105 GB of free memory are too few" in refusal(path)
+        assert "takes more than half of the 0.00105 GB of free memory" in refusal(path)
     assert read_vectors(path, "task.root").x.shape == (1024, 256)
 
 

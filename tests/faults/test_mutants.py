@@ -190,7 +190,12 @@ MUTANTS = (
     Mutant("config/schema.py", " and not is_of_a_type:", ":", NO_YAML),
     Mutant("training/eval_job.py", "(frozenset(values), trust, run)", "(frozenset(values), True, run)", EMBED),
     Mutant("training/continued.py", '{*FREE_TEXT, "model.name", ', "{*FREE_TEXT, ", EMBED),
-    Mutant("datasets/table_file.py", "8 * numbers > room / 2", "False", "datasets/test_vector_file.py"),
+    Mutant(
+        "datasets/table_file.py",
+        "sum(part.nbytes for part in parts) > room / 2",
+        "False",
+        "datasets/test_vector_file.py",
+    ),
     Mutant("trained/model.py", "if wrong := int(out.isnan().any(1).sum()):", "if wrong := 0:", "trained/test_model.py"),
     # Padding
     Mutant("nets/conv_block.py", "(params, block, x, stats, mask)", "(params, block, x)", MASKS),
