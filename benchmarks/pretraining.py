@@ -3,7 +3,7 @@
     python benchmarks/pretraining.py [compare] [conv4] [resnet12] [threads=N]    # all three without a word
 
 `compare` trains three learners of Conv4, each for 45 minutes of two cores; `conv4` puts the heads of the presets on the
-pre-trained one; `resnet12` pre-trains a narrow ResNet-12 for 15 minutes of one core and does the same. Needs
+pre-trained one; `resnet12` pre-trains a narrow ResNet-12 in 1,000 steps and does the same. Needs
 METALEARN_DATA with cifar-fs/. Runs go to outputs/pretraining/; one that is there already goes on where it stopped.
 """
 

@@ -30,7 +30,7 @@ def dropout(x: Tensor, share: float, call: Call, layer: int) -> Tensor:
 
 
 def dropped(x: Tensor, share: float, call: Call, layer: int) -> Tensor:
-    """The same for x [T, ...] of an algorithm, whose layers have negative numbers: a network's begin at 0."""
+    """Drop numbers of x [T, ...] in an algorithm's own layer, which has a negative number: a network's begin at 0."""
     if call.noise is None or share == 0:
         return x
     return x * (draws(call, layer, tuple(x.shape[1:])) >= share) / (1 - share)

@@ -32,7 +32,7 @@ def rank_in_class(label: Tensor) -> Tensor:
 
 
 def divided(draw: Draw, number: Tensor, most: int) -> Draw:
-    """Of a draw of W + D classes with `most` queries of each or more, keep the first number[t, k] of class k, and make
+    """Keep the first number[t, k] queries of class k, of a draw of W + D classes with `most` of each or more, and make
     unlabelled_* of all after the first `most`: number [T, W]."""
     way, label = number.shape[1], draw["query_y"]
     distractors = int(label.max()) + 1 - way
