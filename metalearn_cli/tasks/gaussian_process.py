@@ -27,7 +27,7 @@ from metalearn_cli.datasets.columns import ColumnNames, Range
 from metalearn_cli.system.limits import Limit, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
 from metalearn_cli.tasks.curves import draw_uniform
-from metalearn_cli.tasks.likelihood import EXACT, Likelihood, OfValues, SquaredError, ValuesLikelihood
+from metalearn_cli.tasks.likelihood import EXACT, Likelihood, OfValues, SquaredError, ValuesLikelihood, in_turn
 
 LEAST, OF_ONE_SIZE = 3, 16  # points of a set; tasks of a test
 
@@ -100,25 +100,25 @@ class GaussianProcess(TaskDistribution):
 
     def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor]:
         """Compute the posterior of each query value by itself, given the support set."""
-        factor, normal, shot, _ = self._posterior(draw, device)
-        mean = factor[:, shot:, :shot] @ normal[:, :shot]
+        factor, y, shot = self._posterior(draw, device)
+        mean = factor[:, shot:, :shot] @ torch.linalg.solve_triangular(
+            factor[:, :shot, :shot], y[:, :shot], upper=False
+        )
         if self.spec.metric == SquaredError.metric:
             return SquaredError(), mean
         return EXACT, torch.cat([mean, factor[:, shot:, shot:].norm(dim=-1, keepdim=True).log()], -1)
 
     def joint_oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor]:
         """Compute the posterior of each query value given the support set and the query values before it."""
-        factor, normal, shot, y = self._posterior(draw, device)
-        deviation = factor.diagonal(dim1=1, dim2=2)[:, shot:, None]
-        return EXACT, torch.cat([y[:, shot:] - deviation * normal[:, shot:], deviation.log()], -1)
+        factor, y, shot = self._posterior(draw, device)
+        return EXACT, in_turn(torch.zeros_like(y), factor, y)[:, shot:]
 
-    def _posterior(self, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor, int, Tensor]:
-        """L [T, N, N], L^-1 y [T, N, 1], S and y [T, N, 1]: each point depends on those before it by a row of L. The
-        support set comes first; queries beyond the real ones are last, so that no real one depends on them."""
+    def _posterior(self, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor, int]:
+        """L [T, N, N], y [T, N, 1] and S: each point depends on those before it by a row of L. The support set comes
+        first; queries beyond the real ones are last, so that no real one depends on them."""
         batch, at = self.gather(draw, device), on_device(draw, device)
         y = torch.cat([batch.support_y, batch.query_y], 1).double()
-        factor = self._factor(at, batch.support_mask)
-        return factor, torch.linalg.solve_triangular(factor, y, upper=False), batch.support_y.shape[1], y
+        return self._factor(at, batch.support_mask), y, batch.support_y.shape[1]
 
     def _factor(self, at: Draw, support_mask: Tensor | None) -> Tensor:
         """The Cholesky factor L [T, N, N] of the covariance; by itself stands what the mask [T, S] leaves out."""

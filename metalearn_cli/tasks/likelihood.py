@@ -96,7 +96,8 @@ class Gaussian(Likelihood):
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
         if out.dim() == y.dim():
             return self._surprise(out, y)
-        return -((-self._surprise(out, y.unsqueeze(2))).logsumexp(2) - math.log(out.shape[2]))
+        log_density = -self._surprise(out, y.unsqueeze(2))  # [T, B, Z]
+        return math.log(out.shape[2]) - torch.logsumexp(log_density, 2)
 
     def _surprise(self, out: Tensor, y: Tensor) -> Tensor:
         """-log p(y) of each normal distribution: out [..., 2V], y [..., V] -> [...]."""
@@ -132,6 +133,21 @@ class Gaussian(Likelihood):
 EXACT = Gaussian(floor=0.0, link=Link.exp)  # what can stand for every normal distribution
 
 
+def merged(likelihood: Likelihood, out: Tensor) -> Tensor:
+    """Outputs [T, B, 2V] with the means and deviations of a mixture [T, B, Z, 2V]; other outputs as they are."""
+    if not isinstance(likelihood, Gaussian) or out.dim() < 4:
+        return out
+    return likelihood.outputs(*likelihood.moments(out))
+
+
+def in_turn(mean: Tensor, factor: Tensor, y: Tensor) -> Tensor:
+    """The normal distribution of each of N values given those before it, as outputs [T, N, 2] of EXACT: mean and y
+    [T, N, 1] of a joint one with the covariance L L', its factor L [T, N, N]."""
+    normal = torch.linalg.solve_triangular(factor, y - mean, upper=False)
+    deviation = factor.diagonal(dim1=1, dim2=2).unsqueeze(-1)
+    return torch.cat([y - deviation * normal, deviation.log()], -1)
+
+
 def continuous_ranked_probability(mean: Tensor, deviation: Tensor, y: Tensor) -> Tensor:
     """The continuous ranked probability score of mixtures of normal distributions (Grimit et al. 2006), [T, B, V]:
     E|Y - y| - E|Y - Y'| / 2, with mean and deviation [T, B, Z, V] and y [T, B, V]."""
@@ -144,7 +160,8 @@ def _mean_size(mean: Tensor, deviation: Tensor) -> Tensor:
     """E|Y| of Y ~ N(mean, deviation^2)."""
     z = mean / deviation
     density = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
-    return mean * (2 * torch.special.ndtr(z) - 1) + 2 * deviation * density
+    size: Tensor = mean * (2 * torch.special.ndtr(z) - 1) + 2 * deviation * density
+    return size
 
 
 class OfValues(Enum):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from cases import nightly
+from problems import OF_SETS
 
 from metalearn_cli.config import conf_folder
 from metalearn_cli.config.assemble import new_learner
@@ -37,6 +38,8 @@ _SMALL = {
     "pmf": ["algo.tuning_steps=1"],
     "leo": ["algo.latent_steps=1", "algo.tuning_steps=1"],
     "tim": ["algo.iterations=1"],
+    **{algo: ["algo.width=8", "algo.samples=2", "algo.test_samples=3"] for algo in ("cnp", "np", "anp")},
+    "tnp": ["algo.width=8", "algo.layers=2", "algo.hidden=8"],
 }
 
 
@@ -77,7 +80,8 @@ def small(algo: str, task: str, own_images: Path) -> list[str]:
         short += [f"algo.{key}=null" for key in ("inner_batch", "test_batch", "batch_size") if key in node.algo]
     if (algo, task) == ("pmf", "features"):
         short.append("algo.augment=[]")
-    return [*overrides, *_SMALL.get(task, []), *_SMALL.get(algo, []), *short, "tasks_per_step=2"]
+    sizes = [override for override in _SMALL.get(task, []) if algo not in OF_SETS or "model." not in override]
+    return [*overrides, *sizes, *_SMALL.get(algo, []), *short, "tasks_per_step=2"]
 
 
 def built_or_refused(job: Job) -> Learner | None:
