@@ -89,7 +89,7 @@ def _curves(arrays: Arrays) -> _Canvas:
         before = "before adapting" if len(steps) > 1 else "prediction"
         end = canvas.text(end + 72, 46, f"after {step} step{'s' * (step > 1)}" if step else before)
     if "deviation" in arrays:
-        canvas.line([(end + 30, 46), (end + 64, 46)], BLUE, 1)
+        canvas.line([(end + 30, 46), (end + 64, 46)], BLUE, 1.5)
         canvas.text(end + 72, 46, "two deviations")
 
     # All panels have the same axes. Lines may widen them, but one that runs away must not flatten the truth.
@@ -120,7 +120,7 @@ def _curves(arrays: Arrays) -> _Canvas:
             middle, deviation = arrays["line_y"][-1, task], arrays["deviation"][task]
             edges = np.stack([middle - 2 * deviation, middle + 2 * deviation])
             for edge in _points(arrays["line_x"][task], edges):
-                panel.line(places(edge), BLUE, 1)
+                panel.line(places(edge), BLUE, 1.5)
         panel.dots(places(support[task]), "black", 5)
         canvas.paste(panel.image, left, top, 1, GREY)
         errors: list[float] = arrays["errors"][[0, -1][: len(steps)], task].tolist() if "errors" in arrays else []
