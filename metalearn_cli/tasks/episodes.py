@@ -84,8 +84,9 @@ class Episodes:
     def spec(self, input_shape: tuple[int, ...], train_classes: int) -> Spec:
         base, ways = train_classes * self._turns("train"), (self.way, self.train_way or self.way)
         unlabelled = all(self.without_labels(split)[0] for split in ("train", "test"))
-        padded = self.variable or self.min_train_shot is not None
-        return Spec(input_shape, *ways, Categorical(), padded=padded, base=base, unlabelled=unlabelled)
+        drawn_shot = self.min_train_shot is not None
+        sizes = {"padded": self.variable or drawn_shot, "one_way": drawn_shot and not self.variable}
+        return Spec(input_shape, *ways, Categorical(), base=base, unlabelled=unlabelled, **sizes)
 
     def size(self, split: Split) -> dict[str, int]:
         """Way, shot and query of a split's episodes, each by the name of the key that says it."""
