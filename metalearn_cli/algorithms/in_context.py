@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Meta
-from metalearn_cli.algorithms.embedding import feature_size
+from metalearn_cli.algorithms.features import feature_size
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.set_net import Context, SetNet

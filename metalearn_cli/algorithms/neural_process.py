@@ -29,18 +29,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    gradient_update,
-    task_loss,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, mask_of_both
 from metalearn_cli.algorithms.in_context import context_of, init_sets, require_density
+from metalearn_cli.algorithms.losses import gradient_update, task_loss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.neural_process import Latent, NeuralProcessNet

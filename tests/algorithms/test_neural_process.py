@@ -9,8 +9,9 @@ from problems import DOUBLE, expect_definition, expect_slope, gaussian_points, i
 from torch import Tensor
 from torch.distributions import Normal
 
-from metalearn_cli.algorithms.base import BatchNorm, Predictor, task_loss
+from metalearn_cli.algorithms.base import BatchNorm, Predictor
 from metalearn_cli.algorithms.inner_loop import final_of
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.neural_process import NeuralProcess, drawn, log_density
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
