@@ -20,7 +20,7 @@ keeps its mean. As in the authors' code a query has 3 neighbours with itself, he
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
@@ -45,7 +45,6 @@ class LaplacianShot(Algorithm):
     rectify: bool = True
     normalise: Normalise = Normalise.l2
     centre: Centre = Centre.none
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
     transductive_head = True

@@ -19,7 +19,7 @@ training, as their batch norm sees them; training subtracts it too.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
@@ -48,7 +48,6 @@ class ProtoNet(Algorithm):
     centre: Centre = Centre.none
     scale: Positive = 10.0  # of cosines, where training begins
     temperature: Positive = 1.0  # by which squared distances are divided
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
     is_metric = True

@@ -22,7 +22,7 @@ does, under the same p. Differs from the paper in: logarithms are exact, where t
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, partial
 
@@ -56,7 +56,6 @@ class TIM(Algorithm):
     balance: NonNegative = 1.0  # of H(mean of p)
     normalise: Normalise = Normalise.l2
     centre: Centre = Centre.none
-    test_steps: int = field(default=0, init=False)  # only the end of the iterations is scored
 
     batch_norm = BatchNorm.running
     transductive_head = True
