@@ -1,9 +1,11 @@
 """Heads that predict all queries of a task together, in float64: LaplacianShot, TIM and label propagation."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import cases, expect_definition, expect_slope, images, init
+from problems import cases, expect_definition, expect_slope, images, init, predicted
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
@@ -22,10 +24,7 @@ ADAM = TIM(iterations=5, lr=0.01)
 HEADS = [LaplacianShot(), ADAM, TIM(Solver.adm, 5), TPN(neighbours=4)]
 
 
-def predict(algorithm: Algorithm, batch: Batch = BATCH, meta: Meta | None = None) -> Tensor:
-    with torch.no_grad():
-        (predictor,) = algorithm.adapt(NET, meta or init(algorithm, NET), batch.support, 0)
-        return predictor(batch.query_x, BatchNorm.running)
+predict = partial(predicted, net=NET, mode=BatchNorm.running)
 
 
 def clusters(counts: list[int], spread: float = 0.35) -> tuple[Support, Tensor, Tensor]:
@@ -62,7 +61,7 @@ def tpn_parameters() -> Params:
 
 @pytest.mark.parametrize("algorithm", HEADS, ids=repr)
 def test_the_names_of_classes_and_the_order_of_examples_do_not_matter(algorithm: Algorithm) -> None:
-    expected, order, names = predict(algorithm), torch.tensor([3, 1, 5, 0, 2, 4]), torch.tensor([2, 0, 1])
+    expected, order, names = predict(algorithm, BATCH), torch.tensor([3, 1, 5, 0, 2, 4]), torch.tensor([2, 0, 1])
     queries = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     shuffled = BATCH._replace(
         support_x=BATCH.support_x[:, order],
@@ -82,7 +81,7 @@ def test_the_names_of_classes_and_the_order_of_examples_do_not_matter(algorithm:
 )
 def test_without_the_queries_it_is_the_nearest_mean(still: Algorithm, temperature: float) -> None:
     protonet = ProtoNet(normalise=Normalise.l2, temperature=temperature)
-    torch.testing.assert_close(predict(still).log_softmax(-1), predict(protonet).log_softmax(-1))
+    torch.testing.assert_close(predict(still, BATCH).log_softmax(-1), predict(protonet, BATCH).log_softmax(-1))
     meta = init(protonet, NET)
     update, expected = (algorithm.meta_gradient(NET, meta, BATCH, 0) for algorithm in (still, protonet))
     assert torch.equal(update.loss, expected.loss)
