@@ -42,13 +42,11 @@ def clusters(counts: list[int], spread: float = 0.35) -> tuple[Support, Tensor, 
 
 def accuracy(algorithm: LaplacianShot | TIM | TPN, counts: list[int]) -> float:
     support, query, y = clusters(counts)
-    meta = Meta(tpn_parameters() if isinstance(algorithm, TPN) else {}, {})
     if isinstance(algorithm, TPN):
-        out = algorithm.spread(meta.params, support, len(counts), support.x, query, None)[:, len(counts) :]
-    elif isinstance(algorithm, TIM):
-        out = algorithm.tuned_logits(meta, support, len(counts), support.x, query, None)
+        out = algorithm.spread(tpn_parameters(), support, len(counts), support.x, query, None)[:, len(counts) :]
     else:
-        out = algorithm.logits(meta, support, len(counts), support.x, query, None)
+        x, query = algorithm.protonet.prepared(Meta({}, {}), support.x, query)
+        out = algorithm.joint_logits(support._replace(x=x), len(counts), query, None)
     return (out.argmax(-1) == y).double().mean().item()
 
 
@@ -91,7 +89,7 @@ def test_without_the_queries_it_is_the_nearest_mean(still: Algorithm, temperatur
 def test_laplacian_shot_is_its_update_written_as_a_loop() -> None:
     support, query, _ = clusters([4, 5, 3])
     algorithm = LaplacianShot(0.8, 2, 3, rectify=False, normalise=Normalise.none)
-    out = algorithm.logits(Meta({}, {}), support, 3, support.x, query, None)
+    out = algorithm.joint_logits(support, 3, query, None)
     for task in range(2):
         x, means = query[task], support.x[task]
         distance = torch.tensor([[(q - mean).square().sum() for mean in means] for q in x])
@@ -151,7 +149,7 @@ def test_tims_first_step_of_adam_is_one_rate_down_the_slope() -> None:
     start = prototypes(support.x, support, 3).requires_grad_()
     (slope,) = torch.autograd.grad(algorithm.loss(start, support, query, None).sum(), [start])
     expected = algorithm.logits(start - 0.01 * slope / (slope.abs() + 1e-8), query, None)
-    out = algorithm.tuned_logits(Meta({}, {}), support, 3, support.x, query, None)
+    out = algorithm.joint_logits(support, 3, query, None)
     torch.testing.assert_close(out, expected.detach())
 
 
