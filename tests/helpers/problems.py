@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from metalearn_cli.algorithms.base import Algorithm, Meta, Update
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Update
 from metalearn_cli.algorithms.losses import mean_gradient
 from metalearn_cli.config.conf_folder import conf_dir, list_choices
 from metalearn_cli.config.schema import ConfigSource, build
@@ -167,6 +167,20 @@ def init(algorithm: Algorithm, net: Net, seed: int = 0) -> Meta:
     params = {name: (value + noise[name]).double().requires_grad_() for name, value in meta.params.items()}
     stats = {name: value - 0.1 * torch.rand(value.shape, generator=rng) for name, value in net.init_stats().items()}
     return Meta(params, {name: stats.get(name, value).double() for name, value in meta.buffers.items()})
+
+
+def predicted(algorithm: Algorithm, batch: Batch, meta: Meta | None = None, *, net: Net, mode: BatchNorm) -> Tensor:
+    """The outputs [T, Q, way] for the query set, of an algorithm that takes no steps; without `meta` as it starts."""
+    with torch.no_grad():
+        (predictor,) = algorithm.adapt(net, meta or init(algorithm, net), batch.support, 0)
+        return predictor(batch.query_x, mode)
+
+
+def expect_symmetry(predict: Callable[[Batch], Tensor], batch: Batch) -> None:
+    """Predictions follow the names of three classes, and the order of the support set does not matter."""
+    order, names = torch.randperm(batch.support_y.shape[1]), torch.tensor([2, 0, 1])
+    shuffled = batch._replace(support_x=batch.support_x[:, order], support_y=names[batch.support_y[:, order]])
+    torch.testing.assert_close(predict(shuffled)[..., names], predict(batch), rtol=1e-8, atol=1e-8)
 
 
 def relative_error(actual: Params, expected: Params) -> float:
