@@ -23,7 +23,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Batch, Spec
 from metalearn_cli.tasks.curves import Points
 from metalearn_cli.tasks.episodes import Episodes
-from metalearn_cli.tasks.likelihood import Categorical, SquaredError
+from metalearn_cli.tasks.likelihood import Categorical, Gaussian, SquaredError
 
 DOUBLE = Execution(dtype=torch.float64)
 
@@ -64,9 +64,13 @@ def made(algo: str) -> Algorithm:
 # Those that compare images of features, of which only convolutional networks have some.
 MAPS = ("deep_emd", "relation")
 ON_MAPS = [made(algo) for algo in MAPS]
+# Those that predict distributions of values from the support set as a whole.
+OF_SETS = ("cnp", "np", "anp", "tnp")
 # Every other algorithm for tasks of classes and any network; the others train on images of all classes at once, or need
 # a network with inputs that a task sets.
-ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "fine_tune", *MAPS)]
+ALGORITHMS = [
+    made(algo) for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "fine_tune", *MAPS, *OF_SETS)
+]
 # One of each family and of each way to a meta-gradient. What asks more of all algorithms than a step takes these in the
 # gate, and the others in the nightly.
 OF_EACH_FAMILY = ("MAML", "MAMLPlusPlus", "IMAML", "Reptile", "MetaLSTM", "LearnedOptimizer", "ProtoNet", "Matching")
@@ -117,6 +121,26 @@ def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tupl
     query_x = torch.randn(tasks, query, 1, generator=rng, dtype=torch.float64)
     batch = Batch(support_x, amplitude * support_x.sin(), query_x, amplitude * query_x.sin(), torch.arange(tasks))
     return Spec((1,), 1, 1, SquaredError()), batch
+
+
+def gaussian_points() -> tuple[Spec, Batch]:
+    """The same with a normal distribution of each value."""
+    spec, batch = points()
+    return spec._replace(outputs=2, train_outputs=2, likelihood=Gaussian()), batch
+
+
+def with_padding(batch: Batch) -> Batch:
+    """The same tasks with a support and a query point of nonsense."""
+    parts = {
+        name: torch.cat([value, torch.full_like(value[:, :1], 7.0)], 1)
+        for name, value in batch.tensors().items()
+        if name != "key"
+    }
+    for part in ("support", "query"):
+        real = torch.ones(parts[f"{part}_x"].shape[:2], dtype=torch.bool)
+        real[:, -1] = False
+        parts[f"{part}_mask"] = real
+    return batch._replace(**parts)
 
 
 def cases() -> list[tuple[Net, Batch]]:
