@@ -23,7 +23,7 @@ of two layers. Each value is scored by the mixture, as there, and not by a bound
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -54,7 +54,6 @@ class NeuralProcess(Algorithm):
     heads: Count = 8  # of the attention
     samples: Count = 4  # K
     test_samples: Count = 50
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

@@ -23,7 +23,7 @@ all at the same ones. Deviations are those of `task.deviation_floor` and `task.d
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
@@ -60,7 +60,6 @@ class TNP(Algorithm):
     hidden: Count = 128  # of the MLPs
     embedding_layers: Count = 4
     rank: Count = 20  # R, of head=full
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 
