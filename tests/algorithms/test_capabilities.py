@@ -3,14 +3,17 @@
 from typing import Any
 
 import pytest
+from problems import points
 
 from metalearn_cli.algorithms import capabilities as of
 from metalearn_cli.algorithms.base import BatchNorm, Meta
 from metalearn_cli.algorithms.reptile import Reptile
+from metalearn_cli.nets.linear import Linear
 from metalearn_cli.tasks.base import Spec
 from metalearn_cli.tasks.likelihood import SquaredError
 
 SPEC, META = Spec((1,), 1, 1, SquaredError()), Meta({}, {})
+BATCH = points()[1]
 ASK: dict[str, Any] = {
     "steps_at_test": lambda algorithm: of.steps_at_test(algorithm, SPEC),
     "batch_norm_at_test": lambda algorithm: of.batch_norm_at_test(algorithm, SPEC),
@@ -18,8 +21,9 @@ ASK: dict[str, Any] = {
     "learned": lambda algorithm: of.learned(algorithm, META),
     "network": lambda algorithm: of.network(algorithm, META),
     "require_way": lambda algorithm: of.require_way(algorithm, 5, 6),
+    "conditionals": lambda algorithm: of.conditionals(algorithm, Linear(SPEC), META, BATCH),
 }
-OTHERWISE = dict(zip(ASK, (50, BatchNorm.one_query, None, {}, {}, None), strict=True))
+OTHERWISE = dict(zip(ASK, (50, BatchNorm.one_query, None, {}, {}, None, None), strict=True))
 
 
 @pytest.mark.parametrize("member", ASK)
