@@ -12,7 +12,7 @@ from torch.distributions import Normal
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta, call_on
 from metalearn_cli.algorithms.embedding import members
-from metalearn_cli.algorithms.leo import LAYERS, LEO, drawn
+from metalearn_cli.algorithms.leo import LAYERS, LEO, drawn, encoded
 from metalearn_cli.nets.base import Params, Pass
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.noise import dropped
@@ -104,6 +104,15 @@ def test_a_draw_and_its_divergence_are_those_of_torchs_distributions() -> None:
     torch.testing.assert_close(divergence, (own.log_prob(draw) - standard.log_prob(draw)).mean(2))
     assert not torch.equal(draw, drawn(codes, 0.9, training, 2)[0])
     assert torch.equal(drawn(codes, 0.9, BATCH.support, 1)[0], mean)  # no training
+
+
+def test_a_class_that_a_task_lacks_has_no_divergence() -> None:
+    meta, support = init(SMALL, NET), BATCH.support._replace(progress=TRAINING)
+    features = NET.features(meta.params, BATCH.support_x)[0]
+    is_class = members(support, 3) & torch.tensor([True, True, False])
+    codes = encoded(meta.params, is_class, SMALL.dropped(features, support, -1))
+    expected = drawn(codes, 0.0, support, 0)[1][:, :2].mean(1)
+    torch.testing.assert_close(SMALL.adapted(SPEC, meta.params, support, is_class, features).divergence, expected)
 
 
 def test_the_order_of_shots_and_the_names_of_classes_do_not_matter() -> None:
