@@ -19,24 +19,16 @@ steps on P see the whole support set, and the code's minibatches of 4 with momen
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    gradient_update,
-    task_loss,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, init_body, maps_of
+from metalearn_cli.algorithms.losses import gradient_update, task_loss
 from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.nets.base import Net
 from metalearn_cli.system.limits import Count, Natural, NonNegative, Positive
@@ -52,7 +44,6 @@ class DeepEMD(Algorithm):
     iterations: Count = 100  # of Sinkhorn's algorithm
     refine_steps: Natural = 0  # on the classes' maps
     refine_lr: NonNegative = 0.1
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

@@ -19,33 +19,17 @@ one head. Batch norm uses the statistics of support and query together in traini
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    call_on,
-    gradient_update,
-    task_loss,
-)
-from metalearn_cli.algorithms.embedding import (
-    PredictorByEmbedding,
-    embed,
-    feature_size,
-    init_body,
-    mask_of_both,
-    members,
-    squared_distance,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, init_body, mask_of_both
+from metalearn_cli.algorithms.features import feature_size, members, squared_distance
+from metalearn_cli.algorithms.losses import call_on, gradient_update, task_loss
 from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.nets.base import Call, Net, Params, Pass
 from metalearn_cli.nets.layers import linear
@@ -62,7 +46,6 @@ class FEAT(Algorithm):
     contrast_temperature: Positive = 64.0  # T2
     balance: NonNegative = 0.1
     dropout: Share = 0.5  # of what the attention adds
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

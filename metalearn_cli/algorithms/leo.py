@@ -22,26 +22,17 @@ not finite stops the run, where the code decays the weights. The published figur
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    call_on,
-    gradient_update,
-    mean_of_real,
-    task_loss,
-)
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, feature_size, init_body, members
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, init_body
+from metalearn_cli.algorithms.features import feature_size, members
+from metalearn_cli.algorithms.losses import call_on, gradient_update, mean_of_real, task_loss
 from metalearn_cli.nets.base import Net, Params, Pass
 from metalearn_cli.nets.layers import linear
 from metalearn_cli.nets.noise import dropped
@@ -74,7 +65,6 @@ class LEO(Algorithm):
     encoder_penalty: NonNegative = 1e-6
     l2: NonNegative = 1e-8
     orthogonality: NonNegative = 0.1
-    test_steps: int = field(default=0, init=False)  # only the end of the steps is scored
 
     batch_norm = BatchNorm.running
 

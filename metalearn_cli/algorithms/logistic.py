@@ -15,21 +15,15 @@ Newton's method finds the minimum. Copies are moved by up to an eighth of the im
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.embedding import (
-    Normalise,
-    PredictorByEmbedding,
-    embedding_update,
-    init_body,
-    members,
-    prepared,
-)
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embedding_update, init_body
+from metalearn_cli.algorithms.features import Normalise, members, prepared
 from metalearn_cli.algorithms.solvers import logistic, with_ones
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
@@ -44,7 +38,6 @@ class Logistic(Algorithm):
     normalise: Normalise = Normalise.l2
     copies: Natural = 0  # of each support image at validation and test, in its place; 0: the image itself
     augment: tuple[Augment, ...] = (Augment.crop, Augment.flip)  # what changes the copies
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

@@ -17,7 +17,7 @@ code's: 15 in training and 3 at validation and test.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
@@ -25,14 +25,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.embedding import (
-    Normalise,
-    PredictorByEmbedding,
-    embedding_update,
-    init_body,
-    members,
-    prepared,
-)
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embedding_update, init_body
+from metalearn_cli.algorithms.features import Normalise, members, prepared
 from metalearn_cli.algorithms.solvers import ridge
 from metalearn_cli.algorithms.support_vectors import support_vectors
 from metalearn_cli.nets.base import Net, Params
@@ -55,7 +49,6 @@ class MetaOptNet(Algorithm):
     normalise: Normalise = Normalise.none
     scale: Positive = 1.0  # of the outputs, where training begins
     label_smoothing: Share = 0.0  # of the query's labels in training: the share that the other classes have
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

@@ -17,15 +17,16 @@ comes in at the edge, and the rate is one for all test tasks of a run.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, task_loss
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.embedding import PredictorByEmbedding, init_body
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.protonet import Nearness, ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, per_task
@@ -40,7 +41,6 @@ class PMF(Algorithm):
     tuning_steps: Natural = 50  # of F
     lr: NonNegative = 1e-3  # of F
     augment: tuple[Augment, ...] = (Augment.crop, Augment.jitter)  # A
-    test_steps: int = field(default=0, init=False)  # only the end of F is scored
 
     batch_norm = BatchNorm.running
 

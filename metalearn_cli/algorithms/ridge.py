@@ -22,21 +22,15 @@ statistics of support and query together in training, as algo=protonet does.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.embedding import (
-    Normalise,
-    PredictorByEmbedding,
-    embedding_update,
-    init_body,
-    members,
-    prepared,
-)
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embedding_update, init_body
+from metalearn_cli.algorithms.features import Normalise, members, prepared
 from metalearn_cli.algorithms.solvers import reweighted, ridge, with_ones
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.system.limits import Natural, Positive
@@ -51,7 +45,6 @@ class Ridge(Algorithm):
     per_example: bool = False  # whether lambda counts once for each support example
     learn_penalty: bool = False
     newton_steps: Natural = 0  # towards logistic regression, LR-D2; 0: ridge regression
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

@@ -17,30 +17,16 @@ entry of I - alpha S, which is left out. An example is one of its own k neighbou
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    gradient_update,
-    task_loss,
-)
-from metalearn_cli.algorithms.embedding import (
-    PredictorByEmbedding,
-    embed,
-    feature_size,
-    init_body,
-    mask_of_both,
-    members,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, init_body, mask_of_both
+from metalearn_cli.algorithms.features import feature_size, members
+from metalearn_cli.algorithms.losses import gradient_update, task_loss
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.layers import init_linear, linear
 from metalearn_cli.system.limits import Count, Share
@@ -52,7 +38,6 @@ class TPN(Algorithm):
     alpha: Share = 0.99
     neighbours: Count = 20  # k
     hidden: Count = 8  # of g
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
     transductive_head = True

@@ -75,7 +75,7 @@ MUTANTS = (
     Mutant("algorithms/inner_loop.py", "phi[name] - scaled(", "phi[name] + scaled(", INNER),
     Mutant("algorithms/rematerialise.py", "for _ in range(steps):", "for _ in range(steps - 1):", INNER),
     Mutant("algorithms/inner_loop.py", "net(phi, batch.query_x", "net(phi, batch.support_x", INNER),
-    Mutant("algorithms/base.py", "torch.autograd.grad(loss.mean()", "torch.autograd.grad(loss.sum()", INNER),
+    Mutant("algorithms/losses.py", "torch.autograd.grad(loss.mean()", "torch.autograd.grad(loss.sum()", INNER),
     Mutant("algorithms/reptile.py", "value - state.params[name]", "state.params[name]", REPTILE),
     Mutant("algorithms/reptile.py", "1 - BETA2**steps", "1 - BETA2", REPTILE),
     Mutant("algorithms/protonet.py", "-squared_distance(", "squared_distance(", "algorithms/test_protonet.py"),
@@ -92,15 +92,15 @@ MUTANTS = (
     Mutant(
         "algorithms/deep_emd.py", " + (flow * (cost - cost.detach())).sum((-2, -1))", "", "algorithms/test_deep_emd.py"
     ),
-    Mutant("algorithms/meta_sgd.py", "second_order=True", "second_order=False", "algorithms/test_meta_sgd.py"),
+    Mutant("algorithms/inner_loop.py", "not self.first_order, self.r", "False, self.r", "algorithms/test_meta_sgd.py"),
     # Networks
     Mutant("nets/layers.py", "correction=0, keepdim=True) if", "correction=1, keepdim=True) if", "nets/test_nets.py"),
     Mutant("nets/layers.py", "torch.sigmoid(f) * c +", "c +", "nets/test_nets.py algorithms/test_meta_lstm.py"),
     Mutant("nets/conv_block.py", "gamma.detach() < 0, -1.0", "gamma.detach() < 0, 1.0", "nets/test_conv_block.py"),
     # Tasks
-    Mutant("tasks/episodes.py", "image[..., shot:])", "image[..., :query])", "tasks/test_episodes.py"),
+    Mutant("tasks/one_size.py", "image[..., shot:])", "image[..., :query])", "tasks/test_episodes.py"),
     Mutant("tasks/episodes.py", "splits = self.train_splits\n", 'splits = ("train",)\n', "tasks/test_episodes.py"),
-    Mutant("tasks/episodes.py", "keys.masked_fill(~members, -1)", "keys", SAMPLER),
+    Mutant("tasks/one_size.py", "keys.masked_fill(~members, -1)", "keys", SAMPLER),
     Mutant("tasks/variable_sizes.py", ".clamp(max=max_support)", "", SAMPLER),
     Mutant("tasks/variable_sizes.py", "amin(1).div(2", "amin(1).div(1", SAMPLER),
     Mutant("tasks/sinusoid.py", 'torch.sin(x - at["phase"])', 'torch.cos(x - at["phase"])', "tasks/test_curves.py"),
@@ -191,7 +191,7 @@ MUTANTS = (
     Mutant("training/eval_job.py", "(frozenset(values), trust, run)", "(frozenset(values), True, run)", EMBED),
     Mutant("training/continued.py", '{*FREE_TEXT, "model.name", ', "{*FREE_TEXT, ", EMBED),
     Mutant(
-        "datasets/table_file.py",
+        "datasets/parquet_file.py",
         "sum(part.nbytes for part in parts) > room / 2",
         "False",
         "datasets/test_vector_file.py",
@@ -199,12 +199,12 @@ MUTANTS = (
     Mutant("trained/model.py", "if wrong := int(out.isnan().any(1).sum()):", "if wrong := 0:", "trained/test_model.py"),
     # Padding
     Mutant("nets/conv_block.py", "(params, block, x, stats, mask)", "(params, block, x)", MASKS),
-    Mutant("algorithms/base.py", "values.where(mask, 0).sum(1) / mask.sum(1)", "values.mean(1)", MASKS),
-    Mutant("algorithms/embedding.py", "member if support.mask is None else", "member if True else", MASKS),
+    Mutant("algorithms/losses.py", "values.where(mask, 0).sum(1) / mask.sum(1)", "values.mean(1)", MASKS),
+    Mutant("algorithms/features.py", "member if support.mask is None else", "member if True else", MASKS),
     Mutant("algorithms/embedding.py", "[query_mask] * self.sees_all", "[None] * self.sees_all", MASKS),
     Mutant("algorithms/tpn.py", "weight * (mask.unsqueeze(1) & mask.unsqueeze(2))", "weight", MASKS),
     Mutant("algorithms/tpn.py", "z = z.where(mask.unsqueeze(2), 0)", "pass", MASKS),
-    Mutant("tasks/uneven.py", "rank > most", "rank >= most", "tasks/test_uneven.py"),
+    Mutant("tasks/one_size.py", "rank > most", "rank >= most", "tasks/test_one_size.py"),
     # Predictions without a run
     Mutant("trained/left_out.py", "int(copy.max()) + 1 + label)", "copy)", LEFT_OUT),
     Mutant("trained/left_out.py", "first & _has_other(label, copy)", "first", LEFT_OUT),
