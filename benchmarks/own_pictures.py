@@ -1,6 +1,7 @@
 """Measures what `metalearn predict` promises without a run, on classes of CIFAR-FS as a person's pictures.
 
     python benchmarks/own_pictures.py constants          what was measured once, on the validation classes
+    python benchmarks/own_pictures.py strengths          how much the usual temperature should weigh, on the same
     python benchmarks/own_pictures.py promises           whether the promises hold, on the test classes
     python benchmarks/own_pictures.py folder FOLDER      FOLDER/labelled (5 x 20) and FOLDER/photos (50), to be timed
 
@@ -24,11 +25,13 @@ from metalearn_cli.datasets.paths import data_root
 from metalearn_cli.datasets.pictures import Preparation, Resize, read_rgb
 from metalearn_cli.system.console import follow
 from metalearn_cli.tasks import cifar_fs
+from metalearn_cli.trained import temperature
 from metalearn_cli.trained.by_pretrained import NEARLY, judged, usual_temperature
 from metalearn_cli.trained.left_out import share_interval
 from metalearn_cli.trained.temperature import temperature_of
 
 IMAGES, DRAWS, QUERIES, STRANGE = 120, 100, 60, 20  # of each class; supports of each size; queries of each class
+STRENGTHS = (1, 2, 4, 8, 16, 32)
 SIZES = [(2, 1), (5, 1), (20, 1), (2, 2), (5, 2), (2, 5), (5, 5), (10, 5), (5, 10), (5, 20), (10, 20)]
 
 
@@ -93,6 +96,26 @@ def constants() -> None:
         cosine = vectors @ vectors.transpose(1, 2) - 2 * torch.eye(IMAGES)
         share = (cosine.amax(2) > NEARLY).float().mean()
         print(f"\nof {split} classes {share:.2%} of {len(vectors) * IMAGES} pictures have another one above {NEARLY}")
+
+
+def strengths() -> None:
+    x = of_split("val")
+    print(f"| size | {' | '.join(map(str, STRENGTHS))} |\n|---{'|---' * len(STRENGTHS)}|")
+    rows = []
+    for way, shot in [(way, shot) for way, shot in SIZES if shot > 1]:  # with one nothing can be left out
+        rows.append([loss_of_queries(x, way, shot, strength) for strength in STRENGTHS])
+        print(f"| {way}-way {shot}-shot | {' | '.join(f'{loss:.4f}' for loss in rows[-1])} |", flush=True)
+    print(f"| mean | {' | '.join(f'{loss:.4f}' for loss in torch.tensor(rows).mean(0).tolist())} |")
+
+
+def loss_of_queries(x: Tensor, way: int, shot: int, strength: float) -> float:
+    """The mean of -log p(y | x) over queries, where the usual temperature weighs so much."""
+    temperature.STRENGTH = strength
+    rng, losses = torch.Generator().manual_seed(0), []
+    for _ in range(DRAWS):
+        support, label, query, right, _ = draw(x, way, shot, rng)
+        losses.append(F.nll_loss(judged(support, label, query, NEARLY).probabilities.log(), right))
+    return float(torch.stack(losses).mean())
 
 
 def large(path: Path) -> Image.Image:
@@ -166,4 +189,5 @@ def folder(out: Path) -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    {"constants": constants, "promises": promises, "folder": lambda: folder(Path(sys.argv[2]))}[sys.argv[1]]()
+    actions = {"constants": constants, "strengths": strengths, "promises": promises}
+    {**actions, "folder": lambda: folder(Path(sys.argv[2]))}[sys.argv[1]]()

@@ -28,7 +28,7 @@ HEADS = {
     "nearest neighbour, cosine": ["algo=knn", "algo.kernel=cosine"],
 }
 BASE = ["algo=protonet", "algo.normalise=l2", "algo.centre=base", "steps=100", "eval_every=0", "select=last"]
-TEST = ["test_episodes=600", "threads=2", "task.query=15"]
+TEST = ["test_episodes=600", "threads=1", "task.query=15"]
 SHOTS = (1, 5, 20)
 
 
@@ -111,9 +111,9 @@ def folder() -> None:
 
 def pmf() -> None:
     """P>M>F at 96 pixels: a ProtoNet through the network, then fine-tuning with a rate from validation tasks."""
-    net = ["task=cifar_fs", "model=pretrained", "model.frozen=false", "model.size=96", "threads=2", "task.query=5"]
-    tests = ["test_episodes=200", "eval_episodes=20"]
-    frozen = accuracy("pmf-p", "algo=protonet", "algo.metric=cosine", *net, "test_episodes=200", "steps=0")
+    net = ["task=cifar_fs", "model=pretrained", "model.size=96", "threads=1", "task.query=5", "test_episodes=200"]
+    frozen = accuracy("pmf-p", "algo=protonet", "algo.metric=cosine", *net, RUNTIME, "steps=0")
+    net, tests = [*net, "model.frozen=false"], ["eval_episodes=20"]
     meta = ["algo=pmf", "optimizer=adamw", "optimizer.lr=5e-5", "task.augment=[flip]"]
     trained = accuracy("pmf-m", *meta, *net, *tests, "algo.lr=0", "steps=300", "eval_every=0", "select=last")
     rows = [["step", "accuracy in % (200 episodes)"], ["P: frozen", frozen], ["P>M: 300 episodes", trained]]

@@ -26,17 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    gradient_update,
-    task_loss,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, init_body, maps_of
+from metalearn_cli.algorithms.losses import gradient_update, task_loss
 from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.nets.base import Net
 from metalearn_cli.system.limits import Count, Natural, NonNegative, Positive

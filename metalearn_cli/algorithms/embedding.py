@@ -6,22 +6,13 @@ stands for the dimensions of these, [C, H, W].
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Meta,
-    Predictor,
-    Update,
-    call_on,
-    gradient_update,
-    mean_of_real,
-    task_loss,
-    without_absent_classes,
-)
+from metalearn_cli.algorithms.base import Meta, Predictor, Update
+from metalearn_cli.algorithms.features import BASE_MEAN
+from metalearn_cli.algorithms.losses import call_on, gradient_update, mean_of_real, task_loss, without_absent_classes
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Forward, Net, Params, Pass
 from metalearn_cli.nets.capabilities import require_maps
@@ -32,31 +23,6 @@ Scorer = Callable[[Tensor, Tensor], Tensor]
 # The same of a transductive head, which is also told which queries are real, [T, Q]; None: all are.
 JointScorer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Embedding = Callable[[Params, Tensor, Call], Forward]  # a network's features, or its maps
-
-BASE_MEAN = "base:mean"  # the name of the buffer [F] of centre=base
-
-
-class Normalise(Enum):
-    none = "none"
-    l2 = "l2"  # each feature vector is divided by its length
-
-
-class Centre(Enum):
-    """What is subtracted from each feature vector before it is normalised."""
-
-    none = "none"
-    base = "base"  # the mean feature of the training classes, an average over the last steps
-
-    def buffers(self, net: Net, params: Params) -> Params:
-        """The mean before training. Raises UserError where there are no training classes to take it of."""
-        if self is Centre.none:
-            return {}
-        if net.spec.base is None:
-            raise UserError(
-                "algo.centre=base is the mean feature of all training classes, and here classes are not the same from "
-                "task to task: take task=omniglot, or algo.centre=none"
-            )
-        return {BASE_MEAN: torch.zeros(feature_size(net, params))}
 
 
 def init_body(algo: str, net: Net, rng: torch.Generator, each_class: bool = True) -> Params:
@@ -79,12 +45,6 @@ def maps_of(net: Net, algo: str) -> Embedding:
             "algo=protonet"
         )
     return require_maps(net, f"algo={algo}").maps
-
-
-def feature_size(net: Net, params: Params) -> int:
-    """F of this network with these shared parameters."""
-    example = torch.zeros(1, 1, *net.spec.input_shape)
-    return net.features(params, example, Call(stats=net.init_stats()))[0].shape[-1]
 
 
 def embed(
@@ -147,15 +107,6 @@ class PredictorByEmbedding(Predictor):
         return self.outputs(query_x, None, None)  # which embeds both together
 
 
-def members(support: Support, way: int) -> Tensor:
-    """Which support example belongs to which class, [T, S, way] bool; an example that is not real belongs to none.
-
-    `way` is an argument, and not taken from the labels: looking at them would make a GPU wait.
-    """
-    member = support.y.unsqueeze(-1) == torch.arange(way, device=support.y.device)
-    return member if support.mask is None else member & support.mask.unsqueeze(-1)
-
-
 def mask_of_both(support: Support, query_x: Tensor, query_mask: Tensor | None) -> Tensor | None:
     """Which examples of support and query together are real, [T, S + Q]; None: all are."""
     if support.mask is None:
@@ -168,17 +119,3 @@ def mean_feature(features: Tensor, query: Tensor, batch: Batch) -> Tensor:
     """The mean of each task's real examples: features of the support [T, S, F] and of the query [T, Q, F] -> [T, F]."""
     both, mask = torch.cat([features, query], 1), mask_of_both(batch.support, batch.query_x, batch.query_mask)
     return mean_of_real(both, mask)
-
-
-def prepared(features: Tensor, normalise: Normalise, centre: Tensor | None = None) -> Tensor:
-    """Features [T, B, F] without their centre [F], and then of length 1 where that is asked for."""
-    features = features if centre is None else features - centre
-    return features if normalise is Normalise.none else F.normalize(features, dim=-1)
-
-
-def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """||a_i - b_j||^2: a [T, Q, F], b [T, N, F] -> [T, Q, N].
-
-    By differences, not by the expansion a^2 - 2ab + b^2, which loses half the digits where the two are close.
-    """
-    return (a.unsqueeze(2) - b.unsqueeze(1)).square().sum(-1)

@@ -26,26 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    call_on,
-    gradient_update,
-    task_loss,
-)
-from metalearn_cli.algorithms.embedding import (
-    PredictorByEmbedding,
-    embed,
-    feature_size,
-    init_body,
-    mask_of_both,
-    members,
-    squared_distance,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, init_body, mask_of_both
+from metalearn_cli.algorithms.features import feature_size, members, squared_distance
+from metalearn_cli.algorithms.losses import call_on, gradient_update, task_loss
 from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.nets.base import Call, Net, Params, Pass
 from metalearn_cli.nets.layers import linear

@@ -26,19 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import SGD
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    call_on,
-    gradient_update,
-    task_loss,
-)
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding, feature_size, init_body
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, init_body
+from metalearn_cli.algorithms.features import feature_size
 from metalearn_cli.algorithms.inner_loop import minibatch
+from metalearn_cli.algorithms.losses import call_on, gradient_update, task_loss
 from metalearn_cli.algorithms.pretrain import class_loss
 from metalearn_cli.algorithms.protonet import nearest_mean_head, prototypes
 from metalearn_cli.errors import UserError

@@ -24,8 +24,9 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, running_average
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, final_of
+from metalearn_cli.algorithms.losses import running_average
 from metalearn_cli.algorithms.optimizee import Optimizee
 from metalearn_cli.nets.base import Net
 from metalearn_cli.system.limits import Count, Limit, NonNegative

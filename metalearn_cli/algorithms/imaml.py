@@ -27,7 +27,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, running_average
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.inner_loop import (
     AdaptedNet,
     final_of,
@@ -36,6 +36,7 @@ from metalearn_cli.algorithms.inner_loop import (
     support_gradient,
     to_vector,
 )
+from metalearn_cli.algorithms.losses import running_average
 from metalearn_cli.algorithms.solvers import conjugate
 from metalearn_cli.nets.base import Net, Params, per_task
 from metalearn_cli.system.limits import Count, NonNegative, Positive

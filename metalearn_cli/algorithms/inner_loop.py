@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Meta, Predictor, Update, call_on, gradient_update, task_loss
+from metalearn_cli.algorithms.base import Meta, Predictor, Update
+from metalearn_cli.algorithms.losses import call_on, gradient_update, task_loss
 from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, Pass

@@ -23,12 +23,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.embedding import (
-    PredictorByEmbedding,
-    embedding_update,
-    init_body,
-    members,
-)
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embedding_update, init_body
+from metalearn_cli.algorithms.features import members
 from metalearn_cli.algorithms.matching import Kernel, log_attention, similarity
 from metalearn_cli.nets.base import Net
 from metalearn_cli.system.limits import Count, Positive

@@ -27,26 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    mean_of_real,
-    without_absent_classes,
-)
-from metalearn_cli.algorithms.embedding import (
-    BASE_MEAN,
-    Centre,
-    Normalise,
-    PredictorByEmbedding,
-    init_body,
-    mask_of_both,
-    prepared,
-    squared_distance,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, init_body, mask_of_both
+from metalearn_cli.algorithms.features import BASE_MEAN, Centre, Normalise, prepared, squared_distance
+from metalearn_cli.algorithms.losses import mean_of_real, without_absent_classes
 from metalearn_cli.algorithms.protonet import ProtoNet, prototypes
 from metalearn_cli.nets.base import Net
 from metalearn_cli.system.limits import Count, Natural, NonNegative

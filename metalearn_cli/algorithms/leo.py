@@ -29,19 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    call_on,
-    gradient_update,
-    mean_of_real,
-    task_loss,
-)
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, feature_size, init_body, members
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, init_body
+from metalearn_cli.algorithms.features import feature_size, members
+from metalearn_cli.algorithms.losses import call_on, gradient_update, mean_of_real, task_loss
 from metalearn_cli.nets.base import Net, Params, Pass
 from metalearn_cli.nets.layers import linear
 from metalearn_cli.nets.noise import dropped

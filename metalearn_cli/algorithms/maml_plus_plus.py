@@ -28,8 +28,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, gradient_update
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, query_loss, support_gradient
+from metalearn_cli.algorithms.losses import gradient_update
 from metalearn_cli.algorithms.maml import AdaptedPart
 from metalearn_cli.algorithms.meta_sgd import RATE, figures_of_rates
 from metalearn_cli.algorithms.rematerialise import unroll
@@ -82,7 +83,8 @@ class MAMLPlusPlus(Algorithm):
     def init(self, net: Net, rng: torch.Generator) -> Meta:
         self.require_one_way(net.spec)
         params, buffers, steps = net.init(rng), net.init_stats(), self.inner_steps
-        adapted = self._adapted(net, params)
+        part = AdaptedPart.no_batch_norm if self.step_norms else AdaptedPart.all
+        adapted = part.names(net, params)
         rates = {RATE + name: torch.full((steps,), self.inner_lr) for name in adapted if self.learned_rates}
         rows = {STEP + name: value.repeat(steps + 1, 1) for name, value in params.items() if name not in adapted}
         own_buffers = {STEP + name: value.repeat(steps, 1) for name, value in buffers.items() if self.step_norms}
@@ -121,10 +123,6 @@ class MAMLPlusPlus(Algorithm):
         if self.step_norms:
             stats = stats | {STEP + name: torch.stack([used[name] for used in end.stats], 1) for name in stats}
         return gradient_update(meta, loss, stats)
-
-    def _adapted(self, net: Net, params: Params) -> list[str]:
-        part = AdaptedPart.no_batch_norm if self.step_norms else AdaptedPart.all
-        return part.names(net, params)
 
     def _start(self, meta: Meta, tasks: int) -> Unrolled:
         theta = {name: value for name, value in meta.params.items() if not name.startswith((RATE, STEP))}

@@ -33,16 +33,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, task_loss
-from metalearn_cli.algorithms.embedding import (
-    PredictorByEmbedding,
-    Scorer,
-    embedding_update,
-    feature_size,
-    init_body,
-    members,
-    squared_distance,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, Scorer, embedding_update, init_body
+from metalearn_cli.algorithms.features import feature_size, members, squared_distance
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, per_task
 from metalearn_cli.nets.layers import init_lstm, lstm_cell

@@ -25,14 +25,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.embedding import (
-    Normalise,
-    PredictorByEmbedding,
-    embedding_update,
-    init_body,
-    members,
-    prepared,
-)
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embedding_update, init_body
+from metalearn_cli.algorithms.features import Normalise, members, prepared
 from metalearn_cli.algorithms.solvers import ridge
 from metalearn_cli.algorithms.support_vectors import support_vectors
 from metalearn_cli.nets.base import Net, Params

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, task_loss
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.embedding import PredictorByEmbedding, init_body
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.protonet import Nearness, ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, per_task

@@ -29,9 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, call_on, gradient_update
-from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.features import BASE_MEAN, Centre, Normalise
 from metalearn_cli.algorithms.inner_loop import Descent, adapted_nets, query_update
+from metalearn_cli.algorithms.losses import call_on, gradient_update
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Pass, per_task, with_outputs

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, call_on, gradient_update
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.embedding import init_body
 from metalearn_cli.algorithms.inner_loop import Descent, adapted_nets, check_remat, descend, query_loss
+from metalearn_cli.algorithms.losses import call_on, gradient_update
 from metalearn_cli.algorithms.maml import AdaptedPart
 from metalearn_cli.algorithms.protonet import nearest_mean_head, prototypes
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params, Pass, per_task

@@ -28,17 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.embedding import (
-    BASE_MEAN,
-    Centre,
-    Normalise,
-    PredictorByEmbedding,
-    embedding_update,
-    init_body,
-    members,
-    prepared,
-    squared_distance,
-)
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embedding_update, init_body
+from metalearn_cli.algorithms.features import BASE_MEAN, Centre, Normalise, members, prepared, squared_distance
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.system.limits import Positive

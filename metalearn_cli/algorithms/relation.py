@@ -26,18 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    gradient_update,
-    mean_of_real,
-    task_loss,
-)
-from metalearn_cli.algorithms.embedding import embed, init_body, maps_of, mask_of_both, members
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import embed, init_body, maps_of, mask_of_both
+from metalearn_cli.algorithms.features import members
+from metalearn_cli.algorithms.losses import gradient_update, mean_of_real, task_loss
 from metalearn_cli.nets.base import Call, Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.layers import fold, linear, unfold

@@ -23,8 +23,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update, running_average
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.inner_loop import AdaptedNet, Head, final_of, minibatch, query_loss, support_gradient
+from metalearn_cli.algorithms.losses import running_average
 from metalearn_cli.nets.base import Net, Params, per_task
 from metalearn_cli.system.limits import Count, NonNegative
 from metalearn_cli.tasks.base import Batch, Support

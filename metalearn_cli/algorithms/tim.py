@@ -30,25 +30,10 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    mean_of_real,
-    without_absent_classes,
-)
-from metalearn_cli.algorithms.embedding import (
-    BASE_MEAN,
-    Centre,
-    Normalise,
-    PredictorByEmbedding,
-    init_body,
-    members,
-    prepared,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, init_body
+from metalearn_cli.algorithms.features import BASE_MEAN, Centre, Normalise, members, prepared
+from metalearn_cli.algorithms.losses import mean_of_real, without_absent_classes
 from metalearn_cli.algorithms.protonet import ProtoNet, prototypes
 from metalearn_cli.nets.base import Net
 from metalearn_cli.system.limits import Natural, NonNegative, Positive

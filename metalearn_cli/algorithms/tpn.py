@@ -23,24 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import (
-    Algorithm,
-    BatchNorm,
-    Carry,
-    Meta,
-    Predictor,
-    Update,
-    gradient_update,
-    task_loss,
-)
-from metalearn_cli.algorithms.embedding import (
-    PredictorByEmbedding,
-    embed,
-    feature_size,
-    init_body,
-    mask_of_both,
-    members,
-)
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed, init_body, mask_of_both
+from metalearn_cli.algorithms.features import feature_size, members
+from metalearn_cli.algorithms.losses import gradient_update, task_loss
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.layers import init_linear, linear
 from metalearn_cli.system.limits import Count, Share

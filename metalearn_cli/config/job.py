@@ -28,6 +28,7 @@ from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
 from metalearn_cli.tasks.capabilities import draw_classes, task_count
+from metalearn_cli.tasks.embedded import EmbeddedImages
 from metalearn_cli.tasks.example_format import Weights, weights_of
 from metalearn_cli.tasks.resized import ResizedImages
 
@@ -232,7 +233,8 @@ def _cap_episodes_to_tasks(run: Run, task: TaskDistribution, given_keys: frozens
 def key_defaults(job: Job) -> Config:
     """The value of each key where nobody sets it, which a run of a version without the key had."""
     defaults = run_keys()
-    for group, part in (("algo", job.algo), ("task", job.task), ("model", job.net), ("optimizer", job.optimizer)):
+    task = job.task.task if isinstance(job.task, EmbeddedImages | ResizedImages) else job.task
+    for group, part in (("algo", job.algo), ("task", task), ("model", job.net), ("optimizer", job.optimizer)):
         values = schema.default_keys(schema.class_of(part))
         defaults |= {f"{group}.{key}": to_json(value) for key, value in values.items() if value != MISSING}
     return defaults

@@ -96,16 +96,13 @@ def _refuse_twice(parts: dict[str, list[str]], source: str) -> None:
         raise UserError(f"class {twice} of {source} is in {where}: a class is in one split, once")
 
 
-def large_enough(sizes: dict[str, int], least: int, root: str) -> list[str]:
-    """Return the classes with at least so many examples. Raises UserError where there are none."""
+def divided(
+    told: Parts | None, sizes: dict[str, int], least: int, root: str, shares: "Shares", needs: dict[str, int]
+) -> Parts:
+    """Return the split that someone told, or else one at random, of the classes with at least so many examples. Raises
+    UserError where there are none."""
     if not (names := sorted(name for name, size in sizes.items() if size >= least)):
-        most = max(sizes.values())
-        raise UserError(f"task.min_images={least} leaves no class of {root}: give {most} at most")
-    return names
-
-
-def divided(told: Parts | None, names: list[str], root: str, shares: "Shares", needs: dict[str, int]) -> Parts:
-    """Return the split that someone told, with these of its classes, or else one at random."""
+        raise UserError(f"task.min_images={least} leaves no class of {root}: give {max(sizes.values())} at most")
     if told is None:
         return by_shares(names, root, shares, needs)
     for key, value, default in zip(("val_share", "test_share", "split_seed"), shares, (None, None, 0), strict=True):

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import safetensors.numpy
 
+from metalearn_cli.datasets.parquet_file import require_pyarrow
 from metalearn_cli.datasets.point_set import Array
-from metalearn_cli.datasets.table_file import require_pyarrow
 from metalearn_cli.system.files import replacing
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import mean_of_real, task_scores, without_absent_classes
+from metalearn_cli.algorithms.losses import mean_of_real, task_scores, without_absent_classes
 from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.ranks import ALONE, Ranks

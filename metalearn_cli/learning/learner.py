@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor, task_loss, task_scores
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor
 from metalearn_cli.algorithms.capabilities import steps_at_test
 from metalearn_cli.algorithms.inner_loop import final_of
+from metalearn_cli.algorithms.losses import task_loss, task_scores
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.step import ON_THE_CPU, Execution, State, StepRunner, Updater, require_finite
 from metalearn_cli.nets.base import Net, Params

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, task_loss
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.capabilities import steps_at_test
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner

@@ -33,6 +33,7 @@ class Spec(NamedTuple):
     complete: bool = True  # for classes: every class occurs in every support set
     base: int | None = None  # the number of all training classes, if images can be drawn of them all at once
     unlabelled: bool = False  # all tasks have unlabelled examples
+    one_way: bool = False  # of padded ones: all tasks have all classes, and only their numbers of examples vary
 
     @property
     def kind(self) -> Literal["classes", "values"]:

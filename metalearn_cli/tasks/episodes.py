@@ -18,7 +18,7 @@ from metalearn_cli.system.limits import Count, Natural, Way, check_limits
 from metalearn_cli.tasks.augment import Augment, draw_augment
 from metalearn_cli.tasks.base import Draw, Spec, Split, draw_keys
 from metalearn_cli.tasks.likelihood import Categorical
-from metalearn_cli.tasks.uneven import divided, draw_numbers, rank_in_class
+from metalearn_cli.tasks.one_size import divided, draw_classes, draw_images, draw_numbers, rank_in_class
 from metalearn_cli.tasks.variable_sizes import Sizes, draw_variable, draw_way
 
 
@@ -84,8 +84,9 @@ class Episodes:
     def spec(self, input_shape: tuple[int, ...], train_classes: int) -> Spec:
         base, ways = train_classes * self._turns("train"), (self.way, self.train_way or self.way)
         unlabelled = all(self.without_labels(split)[0] for split in ("train", "test"))
-        padded = self.variable or self.min_train_shot is not None
-        return Spec(input_shape, *ways, Categorical(), padded=padded, base=base, unlabelled=unlabelled)
+        drawn_shot = self.min_train_shot is not None
+        sizes = {"padded": self.variable or drawn_shot, "one_way": drawn_shot and not self.variable}
+        return Spec(input_shape, *ways, Categorical(), base=base, unlabelled=unlabelled, **sizes)
 
     def size(self, split: Split) -> dict[str, int]:
         """Way, shot and query of a split's episodes, each by the name of the key that says it."""
@@ -260,40 +261,3 @@ class Episodes:
         assert classes.group is not None  # `check` has seen it
         group = classes.group.repeat_interleave(self._turns(split))
         return group == torch.arange(int(group.max()) + 1)[:, None]
-
-
-def draw_classes(tasks: int, way: int, classes: int, rng: torch.Generator, members: Tensor | None = None) -> Tensor:
-    """Draw `way` different classes of `classes` for each task, [T, way], each equally likely for each label. Those in
-    members [T, classes] bool come first."""
-    keys = sort_keys(tasks, classes, rng=rng)
-    return (keys if members is None else keys.masked_fill(~members, -1)).topk(way).indices
-
-
-def draw_images(start: Tensor, count: Tensor, turn: Tensor | None, shot: int, query: int, rng: torch.Generator) -> Draw:
-    """Draw images of classes: those of task t's class with label w are start[t, w] to start[t, w] + count[t, w] - 1,
-    after turn[t, w] quarter turns (None: not turned).
-
-    start, count, turn [T, way] -> support_image, support_turn, support_y [T, S], query_* [T, Q], key [T]. The support
-    and the query share no image; each is in random order. Without turns there are no *_turn.
-    """
-    tasks, way = start.shape
-    if (fewest := int(count.min())) < shot + query:
-        raise ValueError(f"{shot} + {query} images asked of a class that has {fewest}")
-    most = int(count.max())
-    keys = sort_keys(tasks, way, most, rng=rng).masked_fill_(torch.arange(most) >= count[..., None], -1)
-    image = start[..., None] + keys.topk(shot + query).indices  # [T, way, shot + query]
-    draw: Draw = {}
-    for name, part in (("support", image[..., :shot]), ("query", image[..., shot:])):
-        order = sort_keys(tasks, part[0].numel(), rng=rng).argsort()
-        label = order // part.shape[-1]
-        draw[f"{name}_image"] = part.flatten(1).gather(1, order)
-        draw[f"{name}_y"] = label
-        if turn is not None:
-            draw[f"{name}_turn"] = turn.gather(1, label)
-    draw["key"] = draw_keys(tasks, rng)
-    return draw
-
-
-def sort_keys(*shape: int, rng: torch.Generator) -> Tensor:
-    """Draw numbers to sort by: the greatest k are a sample without replacement (with 53 bits, ties do not matter)."""
-    return torch.rand(shape, generator=rng, dtype=torch.float64)

@@ -36,15 +36,16 @@ class StoredSpec(NamedTuple):
     complete: bool = True
     base: int | None = None
     likelihood: Gaussian | None = None
+    one_way: bool = False  # an earlier version did not tell it
 
     def omitted(self) -> tuple[str, ...]:
         """Name the keys that the file of such a spec does not have."""
-        return ("likelihood",) if self.likelihood is None else ()
+        return tuple(name for name in ("likelihood", "one_way") if not getattr(self, name))
 
     @property
     def restored(self) -> Spec:
         likelihood = self.likelihood or (Categorical() if self.kind == "classes" else SquaredError())
-        return Spec(*self[:3], likelihood, *self[4:7])
+        return Spec(*self[:3], likelihood, *self[4:7], one_way=self.one_way)
 
 
 class Weights(NamedTuple):
@@ -80,7 +81,7 @@ def examples_of(task: TaskDistribution, weights: Weights | None = None) -> Examp
         features, targets = _names("x", spec.input_shape[0]), _names("y", spec.targets)
         columns = dataclasses.replace(columns, features=features, targets=targets)
     gaussian = spec.likelihood if isinstance(spec.likelihood, Gaussian) else None
-    stored = StoredSpec(*spec[:3], spec.kind, *spec[4:7], gaussian)
+    stored = StoredSpec(*spec[:3], spec.kind, *spec[4:7], gaussian, spec.one_way)
     return Examples(stored, preparation_of(task), columns, weights=weights)
 
 

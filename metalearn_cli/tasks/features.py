@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.class_splits import Parts, Shares, by_lists, by_words, divided, large_enough
+from metalearn_cli.datasets.class_splits import Parts, Shares, by_lists, by_words, divided
 from metalearn_cli.datasets.image_set import ImageSet, numbered
 from metalearn_cli.datasets.listing import some
 from metalearn_cli.datasets.paths import expand
@@ -101,12 +101,12 @@ class Features(SetTask):
         """The classes of each split."""
         (words, number), split = self._file.labels, self._file.split
         sizes = dict(zip(words, torch.from_numpy(number).bincount().tolist(), strict=True))
-        kept, told = large_enough(sizes, self.min_images, self.root), None
+        told = None
         if self.split_lists is not None:
             told = by_lists(list(words), self.root, self.split_lists)
         elif split is not None:
             told = by_words(dict(zip(words, split, strict=True)), self.root)
-        return divided(told, kept, self.root, self._shares, self.episodes.least_classes)
+        return divided(told, sizes, self.min_images, self.root, self._shares, self.episodes.least_classes)
 
     @cached_property
     def _places(self) -> dict[Split, Tensor]:

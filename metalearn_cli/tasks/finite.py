@@ -21,9 +21,9 @@ from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.point_set import Array, array_of, from_arrays
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
-from metalearn_cli.tasks.episodes import sort_keys
 from metalearn_cli.tasks.known_tasks import KnownTasks, make_known_tasks
 from metalearn_cli.tasks.likelihood import Categorical, SquaredError
+from metalearn_cli.tasks.one_size import sort_keys
 from metalearn_cli.tasks.splits import by_fraction, by_labels
 
 

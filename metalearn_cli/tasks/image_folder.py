@@ -13,15 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.class_splits import (
-    Parts,
-    Shares,
-    TooFewClasses,
-    by_folders,
-    by_lists,
-    divided,
-    large_enough,
-)
+from metalearn_cli.datasets.class_splits import Parts, Shares, TooFewClasses, by_folders, by_lists, divided
 from metalearn_cli.datasets.image_folder import Packed, find_classes, pack_folder
 from metalearn_cli.datasets.image_set import ImageSet, numbered
 from metalearn_cli.datasets.ink import Ink
@@ -197,10 +189,9 @@ class ImageFolder(SetTask):
     def _parts(self) -> Parts:
         """The classes of each split."""
         sizes = {name: len(files) for name, files in self._contents.classes.items()}
-        names, kept = sorted(sizes), large_enough(sizes, self.min_images, self.root)
-        lists = self.split_lists
+        names, lists = sorted(sizes), self.split_lists
         told = by_folders(names, self.root) if lists is None else by_lists(names, self.root, lists)
-        return divided(told, kept, self.root, self._shares, self.episodes.least_classes)
+        return divided(told, sizes, self.min_images, self.root, self._shares, self.episodes.least_classes)
 
     @cached_property
     def _names(self) -> list[str]:

@@ -6,19 +6,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.datasets.pictures import Preparation
+from metalearn_cli.tasks import capabilities
 from metalearn_cli.tasks.base import Batch, Draw, Split, TaskDistribution
-from metalearn_cli.tasks.capabilities import (
-    check_split,
-    class_names,
-    draw_classes,
-    draw_numbers,
-    identities,
-    label_names,
-    notes_of,
-    preparation_of,
-    task_count,
-    thumbnails,
-)
 
 
 class ShownTask(TaskDistribution):
@@ -43,32 +32,32 @@ class ShownTask(TaskDistribution):
         return self.task.draw(tasks, split, rng)
 
     def check_split(self, split: Split) -> None:
-        check_split(self.task, split)
+        capabilities.check_split(self.task, split)
 
     def identities(self, split: Split) -> frozenset[str]:
-        return identities(self.task, split)
+        return capabilities.identities(self.task, split)
 
     def class_names(self, split: Split) -> list[str]:
-        return class_names(self.task, split)
+        return capabilities.class_names(self.task, split)
 
     def label_names(self, draw: Draw) -> tuple[str, ...]:
-        return label_names(self.task, draw)
+        return capabilities.label_names(self.task, draw)
 
     def task_count(self, split: Split) -> int | None:
-        return task_count(self.task, split)
+        return capabilities.task_count(self.task, split)
 
     def draw_numbers(self, numbers: Tensor, split: Split, rng: torch.Generator) -> Draw:
-        return draw_numbers(self.task, numbers, split, rng)
+        return capabilities.draw_numbers(self.task, numbers, split, rng)
 
     def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw:
-        return draw_classes(self.task, tasks, images, rng)
+        return capabilities.draw_classes(self.task, tasks, images, rng)
 
     def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None:
-        return thumbnails(self.task, draw, device)
+        return capabilities.thumbnails(self.task, draw, device)
 
     @property
     def preparation(self) -> Preparation | None:
-        return preparation_of(self.task)
+        return capabilities.preparation_of(self.task)
 
     def notes(self) -> list[str]:
-        return [*notes_of(self.task), f"{self.rule}, as the run's network takes them"]
+        return [*capabilities.notes_of(self.task), f"{self.rule}, as the run's network takes them"]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.tasks.base import Draw, draw_keys
+from metalearn_cli.tasks.one_size import sort_keys
 
 
 def draw_way(least: int, most: Tensor, rng: torch.Generator) -> Tensor:
@@ -36,7 +37,7 @@ class Sizes(NamedTuple):
 
 
 def draw_variable(start: Tensor, count: Tensor, turn: Tensor | None, sizes: Sizes, rng: torch.Generator) -> Draw:
-    """Draw images of the first way[t] of the W classes of each task, and how many of each. As in episodes.draw_images,
+    """Draw images of the first way[t] of the W classes of each task, and how many of each. As in one_size.draw_images,
     start and count say which images they have, and turn how these are turned.
 
     start, count, turn [T, W] -> support_image, support_turn, support_y, support_mask [T, S], query_* [T, Q], way, key
@@ -48,7 +49,7 @@ def draw_variable(start: Tensor, count: Tensor, turn: Tensor | None, sizes: Size
     queries = count.masked_fill(~present, largest).amin(1).div(2, rounding_mode="floor").clamp(max=query)[:, None]
     shots = _draw_shots(count, count - queries, present, shot, max_support, rng)
     number = torch.arange(largest)
-    keys = torch.rand(tasks, classes, largest, generator=rng, dtype=torch.float64)
+    keys = sort_keys(tasks, classes, largest, rng=rng)
     image = start[..., None] + keys.masked_fill_(number >= count[..., None], -1).argsort(descending=True)
     after = shots[..., None] + queries[..., None] * present[..., None]  # a class that is not present has none
     draw: Draw = {"way": way}
@@ -57,7 +58,7 @@ def draw_variable(start: Tensor, count: Tensor, turn: Tensor | None, sizes: Size
         "query": ((number >= shots[..., None]) & (number < after), classes * query),
     }
     for name, (real, size) in parts.items():
-        order = torch.rand(tasks, classes * largest, generator=rng, dtype=torch.float64)
+        order = sort_keys(tasks, classes * largest, rng=rng)
         # The real ones first.
         order = order.masked_fill_(~real.flatten(1), -1).topk(min(size, classes * largest)).indices
         mask, label = real.flatten(1).gather(1, order), order // largest

@@ -21,7 +21,7 @@ def for_way(algo: Algorithm, net: Net, meta: Meta, way: int) -> tuple[Net, Meta,
     if all(part[name].shape == to[name].shape for part, to in pairs for name in to):
         return other, meta, ""
     require_way(algo, trained.outputs, way)
-    is_fewer = trained.padded and way < trained.outputs  # the training had such tasks
+    is_fewer = trained.padded and not trained.one_way and way < trained.outputs  # the training had such tasks
 
     def resized(value: Tensor, to: Tensor) -> Tensor:
         if value.shape == to.shape:

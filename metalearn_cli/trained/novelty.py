@@ -41,10 +41,6 @@ class Threshold(NamedTuple):
     temperature: float | None = None  # of the probabilities; None in what an earlier version measured
 
     @property
-    def is_current(self) -> bool:
-        return self.temperature is not None
-
-    @property
     def made_for(self) -> tuple[int, int, str, int, int]:
         """The tasks and weights: a second measurement for the same replaces the first."""
         return self.way, self.shot, self.batch_norm, self.test_steps, self.step

@@ -8,8 +8,8 @@ which lacks the temperature, is measured again where the run's data are at hand,
 import torch
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import without_absent_classes
 from metalearn_cli.algorithms.capabilities import steps_at_test
+from metalearn_cli.algorithms.losses import without_absent_classes
 from metalearn_cli.config.conf_folder import Config
 from metalearn_cli.config.schema import ConfigSource
 from metalearn_cli.config.task_for_net import as_wanted, build_task
@@ -37,7 +37,7 @@ def threshold_for(stored: Stored, model: Model, way: int, shot: int, trust: bool
         return None, "no flag `unlike`: the tasks of a table share their classes"
     reasons: list[str] = []
     for size in _sizes(stored, model, way, shot) if stored.is_run else []:
-        known = [kept for kept in model.thresholds if (kept.way, kept.shot) == size and kept.is_current]
+        known = [kept for kept in model.thresholds if (kept.way, kept.shot) == size and kept.temperature]
         try:
             measured = known[0] if known else measure(stored, model, *size, trust)
             return measured, _sentence(measured, way, shot, reasons)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from metalearn_cli.algorithms.embedding import BASE_MEAN
+from metalearn_cli.algorithms.features import BASE_MEAN
 from metalearn_cli.config.job import Job
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.errors import UserError

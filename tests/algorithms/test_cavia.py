@@ -7,9 +7,10 @@ import torch
 from problems import expect_definition, expect_slope, images, init, points, relative_error
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, mean_gradient, task_loss
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.cavia import CAVIA
 from metalearn_cli.algorithms.inner_loop import query_loss
+from metalearn_cli.algorithms.losses import mean_gradient, task_loss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import CONTEXT, Net, Params
 from metalearn_cli.nets.conv4 import Conv4, Downsample

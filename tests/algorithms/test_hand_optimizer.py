@@ -5,10 +5,11 @@ import torch
 from problems import DOUBLE, images, points
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
+from metalearn_cli.algorithms.base import BatchNorm, Meta
 from metalearn_cli.algorithms.hand_optimizer import WORST, HandOptimizer, UpdateRule
 from metalearn_cli.algorithms.inner_loop import minibatch
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.optimizee import Optimizee
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.conv4 import Conv4

@@ -7,8 +7,9 @@ import torch
 from problems import expect_slope, images, init, points, relative_error
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.inner_loop import Head
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.meta_sgd import MetaSGD
 from metalearn_cli.algorithms.reptile import InnerOptimizer, Reptile

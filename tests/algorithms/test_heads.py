@@ -7,7 +7,7 @@ from problems import cases, expect_definition, expect_slope, images, init
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
-from metalearn_cli.algorithms.embedding import Normalise
+from metalearn_cli.algorithms.features import Normalise
 from metalearn_cli.algorithms.knn import KNN
 from metalearn_cli.algorithms.logistic import Logistic
 from metalearn_cli.algorithms.matching import Kernel, Matching

@@ -9,9 +9,10 @@ from problems import cases, expect_slope, init, points, relative_error
 from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 
-from metalearn_cli.algorithms.base import BatchNorm, task_loss
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.imaml import IMAML, Variant
 from metalearn_cli.algorithms.inner_loop import from_vector, to_vector
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP, Activation

@@ -6,8 +6,9 @@ import pytest
 import torch
 from problems import CASES, images, init, points
 
-from metalearn_cli.algorithms.base import BatchNorm, task_loss
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.inner_loop import Descent, adapted_nets, log_sign, minibatch, support_gradient
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
 from metalearn_cli.algorithms.meta_sgd import MetaSGD

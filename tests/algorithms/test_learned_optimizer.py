@@ -10,9 +10,10 @@ import torch
 from problems import DOUBLE, along, finite_difference, images, init, points, relative_error, torch_cell
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
+from metalearn_cli.algorithms.base import BatchNorm, Meta
 from metalearn_cli.algorithms.inner_loop import from_vector, minibatch
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer, LearnedPosition, Preprocess
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.optimizee import Optimizee
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Net, Params

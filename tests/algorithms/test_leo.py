@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from metalearn_cli.algorithms.base import BatchNorm, Meta
-from metalearn_cli.algorithms.embedding import members
+from metalearn_cli.algorithms.features import members
 from metalearn_cli.algorithms.leo import LAYERS, LEO, drawn
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.conv4 import Conv4

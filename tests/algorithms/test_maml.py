@@ -7,8 +7,8 @@ import torch
 from problems import CASES, SMOOTH_CASES, cases, expect_definition, expect_slope, images, init, points, relative_error
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import task_loss
 from metalearn_cli.algorithms.inner_loop import descend
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart, InnerLoss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params

@@ -6,7 +6,8 @@ import pytest
 import torch
 from problems import SMOOTH_CASES, cases, expect_slope, init, relative_error
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.maml_plus_plus import STEP, MAMLPlusPlus
 from metalearn_cli.errors import UserError

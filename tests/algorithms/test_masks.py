@@ -8,10 +8,10 @@ import torch
 from problems import DOUBLE, ON_MAPS, init, relative_error
 from torch import Tensor, nn
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, task_loss, task_scores, without_absent_classes
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.cavia import CAVIA
-from metalearn_cli.algorithms.embedding import Normalise
 from metalearn_cli.algorithms.feat import FEAT
+from metalearn_cli.algorithms.features import Normalise
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, HeadStart, Tuned
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
 from metalearn_cli.algorithms.imaml import IMAML
@@ -20,6 +20,7 @@ from metalearn_cli.algorithms.laplacian_shot import LaplacianShot
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.leo import LEO
 from metalearn_cli.algorithms.logistic import Logistic
+from metalearn_cli.algorithms.losses import task_loss, task_scores, without_absent_classes
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.maml_plus_plus import MAMLPlusPlus
 from metalearn_cli.algorithms.matching import Kernel, Matching, Vote

@@ -10,7 +10,8 @@ import torch
 from problems import expect_definition, expect_slope, finite_difference, images, init, relative_error
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta, mean_gradient, task_loss
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.losses import mean_gradient, task_loss
 from metalearn_cli.algorithms.matching import (
     Kernel,
     Matching,

@@ -19,7 +19,8 @@ from problems import (
 )
 from torch import Tensor, nn
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.meta_lstm import LEARNER, MetaLSTM
 from metalearn_cli.learning.learner import Learner

@@ -5,7 +5,8 @@ import torch
 from problems import CASES, SMOOTH_CASES, cases, expect_definition, expect_slope, init, relative_error
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Meta, task_loss
+from metalearn_cli.algorithms.base import Meta
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.meta_sgd import RATE, MetaSGD
 from metalearn_cli.nets.base import Net, Params

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from problems import expect_slope, images, init, points, relative_error
 
-from metalearn_cli.algorithms.base import BatchNorm, mean_gradient, task_loss
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.capabilities import batch_norm_at_test, steps_at_test
-from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise
+from metalearn_cli.algorithms.features import BASE_MEAN, Centre, Normalise
+from metalearn_cli.algorithms.losses import mean_gradient, task_loss
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.pretrain import Pretrain
 from metalearn_cli.algorithms.protonet import ProtoNet

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from problems import Module, cases, expect_definition, expect_slope, images, init, relative_error
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, task_loss
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.maml import AdaptedPart
 from metalearn_cli.algorithms.proto_maml import ProtoMAML
 from metalearn_cli.algorithms.protonet import ProtoNet

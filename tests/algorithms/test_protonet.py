@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from problems import cases, expect_definition, expect_slope, images, init
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
-from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise, mean_feature, squared_distance
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.embedding import mean_feature
+from metalearn_cli.algorithms.features import BASE_MEAN, Centre, Normalise, squared_distance
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.protonet import Nearness, ProtoNet, prototypes
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params

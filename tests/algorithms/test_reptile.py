@@ -5,8 +5,9 @@ import torch
 from problems import cases, init, relative_error
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta, task_loss
+from metalearn_cli.algorithms.base import BatchNorm, Meta
 from metalearn_cli.algorithms.inner_loop import minibatch
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.reptile import ADAM_STEPS, SECOND_MOMENT, AdamSlots, InnerOptimizer, Reptile
 from metalearn_cli.nets.base import Net, Params

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import Finished, run
+from networks import tiny
 from places import GOLDEN, MAML, take
 
 from metalearn_cli.config import conf_folder
 from metalearn_cli.config.job import key_defaults, load_job
+from metalearn_cli.tasks.embedded import embedded_images
+from metalearn_cli.tasks.resized import ResizedImages
 from metalearn_cli.version import __version__
 
 RUNS = sorted(path.parent for path in GOLDEN.glob("*/*/config.yaml"))
@@ -50,6 +53,14 @@ def test_a_run_of_each_release_is_tested_and_prolonged(tmp_path: Path, golden: P
     assert means(folder / "results.json") == pytest.approx(means(golden / "continued.json"), rel=1e-5)
     before = (golden / "metrics.jsonl").read_text()
     assert (folder / "metrics.jsonl").read_text().startswith(before)
+
+
+@pytest.mark.usefixtures("packed_images")
+def test_images_in_another_form_have_the_defaults_of_their_own_task() -> None:
+    """As a frozen network takes them, or an evaluation on images of another size."""
+    job = load_job(["task=omniglot", "task.resample=nearest", "task.rotations=none"])
+    for shown in (ResizedImages(job.task, (3, 16, 16)), embedded_images(job.task, tiny())):
+        assert key_defaults(job._replace(task=shown)) == key_defaults(job)
 
 
 @pytest.mark.row("P10")

@@ -10,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from metalearn_cli.algorithms.base import Algorithm, Meta, Update, mean_gradient
+from metalearn_cli.algorithms.base import Algorithm, Meta, Update
+from metalearn_cli.algorithms.losses import mean_gradient
 from metalearn_cli.config.conf_folder import conf_dir, list_choices
 from metalearn_cli.config.schema import ConfigSource, build
 from metalearn_cli.learning.learner import Learner

@@ -8,7 +8,7 @@ import torch
 from problems import images, relative_error
 from torch import Tensor, nn
 
-from metalearn_cli.algorithms.base import running_average
+from metalearn_cli.algorithms.losses import running_average
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.as_module import NetModule
 from metalearn_cli.nets.base import Call, Net, Params

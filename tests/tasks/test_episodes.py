@@ -10,8 +10,9 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.augment import Augment
 from metalearn_cli.tasks.base import Draw
-from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations, draw_classes, draw_images
+from metalearn_cli.tasks.episodes import Classes, Episodes, Rotations
 from metalearn_cli.tasks.gather import gather_episodes
+from metalearn_cli.tasks.one_size import draw_classes, draw_images
 
 CPU = torch.device("cpu")
 TASKS, CLASSES, WAY, SHOT, QUERY = 100_000, 30, 5, 2, 3

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.capabilities import images_in_batch
-from metalearn_cli.algorithms.embedding import Centre
+from metalearn_cli.algorithms.features import Centre
 from metalearn_cli.algorithms.fine_tune import FineTune
 from metalearn_cli.algorithms.logistic import Logistic
 from metalearn_cli.algorithms.matching import Matching

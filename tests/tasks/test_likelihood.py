@@ -13,7 +13,8 @@ from torch.autograd import gradcheck
 from torch.distributions import Categorical as Classes
 from torch.distributions import Independent, Normal
 
-from metalearn_cli.algorithms.base import BatchNorm, task_scores
+from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.losses import task_scores
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.learning.baselines import baselines
 from metalearn_cli.learning.draws import EpisodeRange

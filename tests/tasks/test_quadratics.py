@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from metalearn_cli.algorithms.base import task_loss
+from metalearn_cli.algorithms.losses import task_loss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.seeding import generator

@@ -148,13 +148,15 @@ def test_training_and_test_have_sizes_of_their_own() -> None:
     train, test = (episodes.draw(500, split, classes, generator(0)) for split in ("train", "test"))
     assert (int(train["way"].max()), int(test["way"].max())) == (9, 4)
     assert (train["query_image"].shape[1], test["query_image"].shape[1]) == (54, 8)
-    assert episodes.spec((1, 8, 8), 20) == ((1, 8, 8), 4, 9, Categorical(), True, True, 20, False)
+    assert episodes.spec((1, 8, 8), 20) == ((1, 8, 8), 4, 9, Categorical(), True, True, 20, False, False)
 
 
 def test_training_shots_are_drawn_for_each_task_and_those_of_a_test_are_not() -> None:
     classes = classes_of([30] * 10)
     episodes = Episodes(way=4, shot=2, query=2, train_way=5, train_shot=6, min_train_shot=3, min_way=2)
-    assert episodes.spec((1, 8, 8), 20).padded
+    spec = episodes.spec((1, 8, 8), 20)
+    assert spec.padded
+    assert spec.one_way
     train, test = (episodes.draw(2000, split, classes, generator(0)) for split in ("train", "test"))
     shots = F.one_hot(train["support_y"].masked_fill(~train["support_mask"], 5), 6).sum(1)[:, :5]
     assert (shots == shots[:, :1]).all()  # the classes of a task have the same

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
-from metalearn_cli.algorithms.embedding import Normalise
+from metalearn_cli.algorithms.features import Normalise
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.algorithms.ridge import Ridge
 from metalearn_cli.algorithms.solvers import with_ones

@@ -92,6 +92,14 @@ def test_a_run_of_tasks_whose_way_varied_keeps_the_rows_that_such_tasks_had() ->
     assert "trained with 3 classes and not 4" in note
 
 
+def test_a_run_whose_shots_alone_varied_has_no_rows_for_fewer_classes() -> None:
+    net = Conv4(SPEC._replace(padded=True, one_way=True), filters=3)
+    meta = init(MAML(), net)
+    _, fewer, note = for_way(MAML(), net, meta, 2)
+    torch.testing.assert_close(fewer.params["head.weight"][1], meta.params["head.weight"].mean(0))
+    assert "trained with 3 classes and not 2" in note
+
+
 def test_a_head_that_is_never_adapted_cannot_have_another_way() -> None:
     boil = MAML(adapted=AdaptedPart.body)
     meta = init(boil, NET)
