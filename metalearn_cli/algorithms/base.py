@@ -85,7 +85,8 @@ class Algorithm(ABC):
     algorithms/capabilities.py.
     """
 
-    test_steps: int | None  # inner steps at validation and test; None: none, unless steps_at_test says it
+    # Inner steps at validation and test. 0: only the end of what it does is scored; None: as steps_at_test says.
+    test_steps: int | None = 0
     remat: bool = False  # whether inner steps are computed again in the backward pass; a key where there is the choice
     batch_norm: ClassVar[BatchNorm]  # the mode in which the algorithm's paper reports
     transductive_head: ClassVar[bool] = False  # whether it predicts all queries of a task together, not each by itself

@@ -1,13 +1,18 @@
 """What an algorithm may offer besides what every algorithm has, and what holds for one that does not.
 
 A class offers something by having the member, and inherits nothing for it. It is asked for by the functions here.
+
+Shapes: T tasks, Q query examples.
 """
 
 from typing import Protocol, TypeGuard
 
+from torch import Tensor
+
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
-from metalearn_cli.nets.base import Params
-from metalearn_cli.tasks.base import Spec
+from metalearn_cli.nets.base import Net, Params
+from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.likelihood import Likelihood
 
 
 class Offers(Protocol):
@@ -19,6 +24,7 @@ class Offers(Protocol):
     def learned(self, meta: Meta) -> dict[str, float]: ...
     def network(self, meta: Meta) -> Params: ...
     def require_way(self, trained: int, way: int) -> None: ...
+    def conditionals(self, net: Net, meta: Meta, batch: Batch) -> tuple[Likelihood, Tensor] | None: ...
 
 
 def offers(algorithm: Algorithm, member: str) -> TypeGuard[Offers]:
@@ -55,3 +61,9 @@ def require_way(algorithm: Algorithm, trained: int, way: int) -> None:
     """Raises UserError where a model for `trained` classes cannot start to learn tasks of `way` other ones."""
     if offers(algorithm, "require_way"):
         algorithm.require_way(trained, way)
+
+
+def conditionals(algorithm: Algorithm, net: Net, meta: Meta, batch: Batch) -> tuple[Likelihood, Tensor] | None:
+    """The prediction of each query value given the support set and the query values before it, as outputs [T, Q,
+    outputs] of a likelihood: their sum is a joint log-likelihood. None: each query is predicted by itself."""
+    return algorithm.conditionals(net, meta, batch) if offers(algorithm, "conditionals") else None

@@ -15,22 +15,20 @@ Differs from the paper in: the authors' code clips each task's gradient to 10, `
 meta-batch. The shift of the third block begins at 0, there at torch's start.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.inner_loop import Descent, adapted_nets, check_remat, descend, query_update
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.inner_loop import Descent, DescentAlgorithm, check_remat
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import CONTEXT, Net
 from metalearn_cli.nets.capabilities import require_context
 from metalearn_cli.system.limits import Count, NonNegative
-from metalearn_cli.tasks.base import Batch, Support
 
 
 @dataclass(frozen=True)
-class CAVIA(Algorithm):
+class CAVIA(DescentAlgorithm):
     inner_lr: NonNegative = 1.0  # alpha
     inner_steps: Count = 1  # K in training
     test_steps: Count = 1  # K at validation and test
@@ -48,22 +46,13 @@ class CAVIA(Algorithm):
         require_context(net, "algo=cavia")
         return Meta({name: value for name, value in net.init(rng).items() if name != CONTEXT}, net.init_stats())
 
-    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        start = self._start(net, meta, len(support.key))
-        return adapted_nets(net, meta, support, start, steps, not self.first_order)
-
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        start = self._start(net, meta, len(batch.key))
-        phi = descend(net, start, batch.support, self.inner_steps, not self.first_order, self.remat)
-        return query_update(net, meta, phi, batch, self.inner_steps)
-
     def require_way(self, trained: int, way: int) -> None:
         raise UserError(
             f"this run was trained with {trained} classes, the support has {way}, and algo=cavia never changes the "
             f"head: give {trained} classes, or a run of another algorithm"
         )
 
-    def _start(self, net: Net, meta: Meta, tasks: int) -> Descent:
+    def start(self, net: Net, meta: Meta, tasks: int) -> Descent:
         any_weight = next(iter(meta.params.values()))
         context = any_weight.new_zeros(tasks, require_context(net, "algo=cavia")).requires_grad_()
         return Descent(meta.params | {CONTEXT: context}, {CONTEXT: self.inner_lr})

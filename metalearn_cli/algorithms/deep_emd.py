@@ -19,7 +19,7 @@ steps on P see the whole support set, and the code's minibatches of 4 with momen
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -44,7 +44,6 @@ class DeepEMD(Algorithm):
     iterations: Count = 100  # of Sinkhorn's algorithm
     refine_steps: Natural = 0  # on the classes' maps
     refine_lr: NonNegative = 0.1
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

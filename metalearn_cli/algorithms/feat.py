@@ -19,7 +19,7 @@ one head. Batch norm uses the statistics of support and query together in traini
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -46,7 +46,6 @@ class FEAT(Algorithm):
     contrast_temperature: Positive = 64.0  # T2
     balance: NonNegative = 0.1
     dropout: Share = 0.5  # of what the attention adds
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

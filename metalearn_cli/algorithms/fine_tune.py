@@ -18,7 +18,7 @@ classes is drawn with each image equally likely.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
@@ -71,7 +71,6 @@ class FineTune(Algorithm):
     momentum: Share = 0.9
     dampening: Share = 0.9
     weight_decay: NonNegative = 1e-3
-    test_steps: int = field(default=0, init=False)  # only the end of the passes is scored
 
     batch_norm = BatchNorm.running
 

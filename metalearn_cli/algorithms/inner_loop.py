@@ -5,6 +5,7 @@ A parameter is shared by all tasks, [*shape], or one per task, [T, *shape].
 """
 
 import math
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Meta, Predictor, Update
+from metalearn_cli.algorithms.base import Algorithm, Carry, Meta, Predictor, Update
 from metalearn_cli.algorithms.losses import call_on, gradient_update, task_loss
 from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
@@ -176,6 +177,26 @@ def adapted_nets(
     for _ in range(steps):
         at = gradient_step(net, support, second_order, at)
         yield AdaptedNet(net, at.phi, meta.buffers, support, at.step)
+
+
+class DescentAlgorithm(Algorithm):
+    """An algorithm whose inner loop is gradient descent on networks. A final class says where it starts."""
+
+    inner_steps: int  # K in training
+    first_order: bool = False  # whether the meta-gradient takes inner gradients for constants; a key of some
+
+    @abstractmethod
+    def start(self, net: Net, meta: Meta, tasks: int) -> Descent:
+        """phi_0 of so many tasks, and the rates."""
+
+    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[AdaptedNet]:
+        start = self.start(net, meta, len(support.key))
+        return adapted_nets(net, meta, support, start, steps, not self.first_order)
+
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
+        start = self.start(net, meta, len(batch.key))
+        phi = descend(net, start, batch.support, self.inner_steps, not self.first_order, self.remat)
+        return query_update(net, meta, phi, batch, self.inner_steps)
 
 
 def final_of(items: Iterable[Item]) -> Item:

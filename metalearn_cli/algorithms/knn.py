@@ -16,7 +16,7 @@ the batch. Cosines (`kernel`), multiplied by `temperature`, are offered beside t
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -36,7 +36,6 @@ class KNN(Algorithm):
     k: Count = 1  # all of them, where a support set has fewer, and more, where they are equally near
     kernel: Kernel = Kernel.euclidean
     temperature: Positive = 1.0  # multiplies the similarities: above 1 makes the soft weights sharper
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

@@ -19,58 +19,38 @@ Differs from the paper in: examples that are equally near are neighbours all, an
 keeps its mean. As in the authors' code a query has 3 neighbours with itself, hence 2 here.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding, init_body, mask_of_both
-from metalearn_cli.algorithms.features import BASE_MEAN, Centre, Normalise, prepared, squared_distance
+from metalearn_cli.algorithms.embedding import mask_of_both
+from metalearn_cli.algorithms.features import Centre, Normalise, squared_distance
 from metalearn_cli.algorithms.losses import mean_of_real, without_absent_classes
-from metalearn_cli.algorithms.protonet import ProtoNet, prototypes
-from metalearn_cli.nets.base import Net
+from metalearn_cli.algorithms.protonet import OnProtoNet, ProtoNet, prototypes
 from metalearn_cli.system.limits import Count, Natural, NonNegative
-from metalearn_cli.tasks.base import Batch, Support
+from metalearn_cli.tasks.base import Support
 
 
 @dataclass(frozen=True)
-class LaplacianShot(Algorithm):
+class LaplacianShot(OnProtoNet):
     smoothness: NonNegative = 0.7  # lambda
     neighbours: Count = 2  # of each query
     iterations: Natural = 20
     rectify: bool = True
     normalise: Normalise = Normalise.l2
     centre: Centre = Centre.none
-    test_steps: int = field(default=0, init=False)  # there are none
 
-    batch_norm = BatchNorm.running
-    transductive_head = True
+    algo = "laplacian_shot"
 
     @cached_property
     def protonet(self) -> ProtoNet:
         return ProtoNet(normalise=self.normalise, centre=self.centre)
 
-    def init(self, net: Net, rng: torch.Generator) -> Meta:
-        params = init_body("laplacian_shot", net, rng)
-        return Meta(params, net.init_stats() | self.centre.buffers(net, params))
-
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        return self.protonet.meta_gradient(net, meta, batch, step)
-
-    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        scorer = partial(self.logits, meta, support, net.spec.outputs)
-        yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer, sees_all=True)
-
-    def logits(
-        self, meta: Meta, support: Support, way: int, features: Tensor, query: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """[T, Q, way] of the features of the support [T, S, F] and of the query [T, Q, F], whose real ones mask [T, Q]
-        tells."""
-        features, query = (prepared(part, self.normalise, meta.buffers.get(BASE_MEAN)) for part in (features, query))
+    def joint_logits(self, support: Support, way: int, query: Tensor, mask: Tensor | None) -> Tensor:
+        features = support.x
         means = prototypes(features, support, way)
         if self.rectify:
             query = query + (mean_of_real(features, support.mask) - mean_of_real(query, mask)).unsqueeze(1)

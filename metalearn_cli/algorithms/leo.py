@@ -22,7 +22,7 @@ not finite stops the run, where the code decays the weights. The published figur
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -65,7 +65,6 @@ class LEO(Algorithm):
     encoder_penalty: NonNegative = 1e-6
     l2: NonNegative = 1e-8
     orthogonality: NonNegative = 0.1
-    test_steps: int = field(default=0, init=False)  # only the end of the steps is scored
 
     batch_norm = BatchNorm.running
 

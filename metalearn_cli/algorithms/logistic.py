@@ -15,7 +15,7 @@ Newton's method finds the minimum. Copies are moved by up to an eighth of the im
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -38,7 +38,6 @@ class Logistic(Algorithm):
     normalise: Normalise = Normalise.l2
     copies: Natural = 0  # of each support image at validation and test, in its place; 0: the image itself
     augment: tuple[Augment, ...] = (Augment.crop, Augment.flip)  # what changes the copies
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

@@ -16,18 +16,17 @@ the other weights, where theirs has no gamma (`model.gamma=false`) and does not 
 Running statistics are kept beside it, for the batch-norm mode `running`; training does not use them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.inner_loop import Descent, Head, adapted_nets, check_remat, descend, query_update
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.inner_loop import Descent, DescentAlgorithm, Head, check_remat
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params, per_task
 from metalearn_cli.system.limits import Count, NonNegative
-from metalearn_cli.tasks.base import Batch, Support
 
 
 class InnerLoss(Enum):
@@ -57,7 +56,7 @@ class AdaptedPart(Enum):
 
 
 @dataclass(frozen=True)
-class MAML(Algorithm):
+class MAML(DescentAlgorithm):
     inner_lr: NonNegative = 0.01  # alpha
     inner_steps: Count = 1  # K in training
     test_steps: Count = 10  # K at validation and test
@@ -89,15 +88,6 @@ class MAML(Algorithm):
             )
         return Meta(params, net.init_stats())
 
-    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        start = self._start(net, meta, len(support.key))
-        return adapted_nets(net, meta, support, start, steps, not self.first_order)
-
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        start = self._start(net, meta, len(batch.key))
-        phi = descend(net, start, batch.support, self.inner_steps, not self.first_order, self.remat)
-        return query_update(net, meta, phi, batch, self.inner_steps)
-
     def require_way(self, trained: int, way: int) -> None:
         if self.adapted is AdaptedPart.body:
             raise UserError(
@@ -105,7 +95,7 @@ class MAML(Algorithm):
                 f"changes the head: give {trained} classes, or a run of another algorithm"
             )
 
-    def _start(self, net: Net, meta: Meta, tasks: int) -> Descent:
+    def start(self, net: Net, meta: Meta, tasks: int) -> Descent:
         return Descent(per_task(self.head.start(net, meta.params), tasks), self._rates(net, meta.params))
 
     def _rates(self, net: Net, params: Params) -> dict[str, float]:

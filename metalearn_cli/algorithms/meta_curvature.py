@@ -13,22 +13,20 @@ Differs from the paper in: the rows of the head have no matrix between them, sin
 task: so a model serves any way.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.inner_loop import Descent, Rate, adapted_nets, descend, query_update
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.inner_loop import Descent, DescentAlgorithm, Rate
 from metalearn_cli.nets.base import Net, Params, per_task
 from metalearn_cli.system.limits import Count, NonNegative
-from metalearn_cli.tasks.base import Batch, Support
 
 CURVATURE = "curvature"  # what multiplies the gradient of a parameter: "curvature:NAME", or "curvature0:NAME", ...
 
 
 @dataclass(frozen=True)
-class MetaCurvature(Algorithm):
+class MetaCurvature(DescentAlgorithm):
     inner_lr: NonNegative = 0.01  # alpha
     inner_steps: Count = 5
     test_steps: Count = 5
@@ -48,15 +46,6 @@ class MetaCurvature(Algorithm):
                 curvature[f"{CURVATURE}{place}:{name}"] = torch.eye(size)
         return Meta(theta | curvature, net.init_stats())
 
-    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        start = self._start(net, meta, len(support.key))
-        return adapted_nets(net, meta, support, start, steps, second_order=True)
-
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        start = self._start(net, meta, len(batch.key))
-        phi = descend(net, start, batch.support, self.inner_steps, second_order=True, remat=self.remat)
-        return query_update(net, meta, phi, batch, self.inner_steps)
-
     def _sizes(self, net: Net, name: str, shape: torch.Size) -> list[int]:
         """The sizes of the matrices along the last dimensions of a parameter: all but the classes of a head."""
         if len(shape) < 2:
@@ -64,7 +53,7 @@ class MetaCurvature(Algorithm):
         sizes = [*shape[:2], shape[2:].numel()] if len(shape) > 2 else [*shape]
         return sizes[1:] if name in net.class_rows else sizes
 
-    def _start(self, net: Net, meta: Meta, tasks: int) -> Descent:
+    def start(self, net: Net, meta: Meta, tasks: int) -> Descent:
         theta = {name: value for name, value in meta.params.items() if not name.startswith(CURVATURE)}
         alpha = {name: self._rate(net, meta.params, name) for name in theta}
         return Descent(per_task(theta, tasks), alpha)

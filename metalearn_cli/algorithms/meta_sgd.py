@@ -14,17 +14,15 @@ is not specified there and left out.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.inner_loop import Descent, Head, adapted_nets, descend, query_update
+from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.inner_loop import Descent, DescentAlgorithm, Head
 from metalearn_cli.nets.base import Net, per_task
 from metalearn_cli.system.limits import Count, Limit
-from metalearn_cli.tasks.base import Batch, Support
 
 RATE = "rate:"  # before a parameter's name: its alpha; no module of a user's has a colon in its name
 
@@ -39,7 +37,7 @@ RateRange = Annotated[
 
 
 @dataclass(frozen=True)
-class MetaSGD(Algorithm):
+class MetaSGD(DescentAlgorithm):
     initial_lr: RateRange = (0.005, 0.1)  # every alpha starts at one value, drawn between the two
     inner_steps: Count = 1
     test_steps: Count = 1
@@ -58,22 +56,13 @@ class MetaSGD(Algorithm):
         rates = {RATE + name: alpha.expand_as(value).clone() for name, value in theta.items()}
         return Meta(theta | rates, net.init_stats())
 
-    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        start = self._start(net, meta, len(support.key))
-        return adapted_nets(net, meta, support, start, steps, second_order=True)
-
-    def _start(self, net: Net, meta: Meta, tasks: int) -> Descent:
+    def start(self, net: Net, meta: Meta, tasks: int) -> Descent:
         theta = {name: value for name, value in meta.params.items() if not name.startswith(RATE)}
         alpha = {name: meta.params[RATE + name] for name in theta}
         return Descent(per_task(self.head.start(net, theta), tasks), self.head.start(net, alpha))
 
     def learned(self, meta: Meta) -> dict[str, float]:
         return figures_of_rates(meta)
-
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        start = self._start(net, meta, len(batch.key))
-        phi = descend(net, start, batch.support, self.inner_steps, second_order=True, remat=self.remat)
-        return query_update(net, meta, phi, batch, self.inner_steps)
 
 
 def figures_of_rates(meta: Meta) -> dict[str, float]:

@@ -17,7 +17,7 @@ code's: 15 in training and 3 at validation and test.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
@@ -49,7 +49,6 @@ class MetaOptNet(Algorithm):
     normalise: Normalise = Normalise.none
     scale: Positive = 1.0  # of the outputs, where training begins
     label_smoothing: Share = 0.0  # of the query's labels in training: the share that the other classes have
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

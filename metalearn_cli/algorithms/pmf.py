@@ -17,7 +17,7 @@ comes in at the edge, and the rate is one for all test tasks of a run.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -41,7 +41,6 @@ class PMF(Algorithm):
     tuning_steps: Natural = 50  # of F
     lr: NonNegative = 1e-3  # of F
     augment: tuple[Augment, ...] = (Augment.crop, Augment.jitter)  # A
-    test_steps: int = field(default=0, init=False)  # only the end of F is scored
 
     batch_norm = BatchNorm.running
 

@@ -28,13 +28,13 @@ from metalearn_cli.algorithms.losses import call_on, gradient_update
 from metalearn_cli.algorithms.maml import AdaptedPart
 from metalearn_cli.algorithms.protonet import nearest_mean_head, prototypes
 from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params, Pass, per_task
-from metalearn_cli.nets.layers import linear
+from metalearn_cli.nets.layers import LinearHead
 from metalearn_cli.system.limits import Natural, NonNegative
 from metalearn_cli.tasks.base import Batch, Spec, Support
 
 
 @dataclass(frozen=True, eq=False)
-class OfFeatures(Net):
+class OfFeatures(LinearHead):
     """A linear head of any way on the features of a network, whatever head that has."""
 
     spec: Spec
@@ -48,10 +48,6 @@ class OfFeatures(Net):
 
     def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         return self.net.features({n: v for n, v in params.items() if not n.startswith("head.")}, x, call)
-
-    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
-        features, used = self.features(params, x, call)
-        return linear(params, "head", features), used
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ may be higher than the test's (`task.train_way`). The mean of `centre=base` is a
 training, as their batch norm sees them; training subtracts it too.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +50,6 @@ class ProtoNet(Algorithm):
     centre: Centre = Centre.none
     scale: Positive = 10.0  # of cosines, where training begins
     temperature: Positive = 1.0  # by which squared distances are divided
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
     is_metric = True
@@ -73,13 +74,50 @@ class ProtoNet(Algorithm):
     def learned(self, meta: Meta) -> dict[str, float]:
         return {"scale": meta.params["scale"].item()} if self.metric is Nearness.cosine else {}
 
+    def prepared(self, meta: Meta, *features: Tensor) -> Iterator[Tensor]:
+        """Features [T, B, F] as they are compared."""
+        return (prepared(part, self.normalise, meta.buffers.get(BASE_MEAN)) for part in features)
+
     def logits(self, meta: Meta, support: Support, way: int, features: Tensor, query: Tensor) -> Tensor:
         """[T, Q, way] of the features of the support [T, S, F] and of the query [T, Q, F]."""
-        features, query = (prepared(part, self.normalise, meta.buffers.get(BASE_MEAN)) for part in (features, query))
+        features, query = self.prepared(meta, features, query)
         means = prototypes(features, support, way)
         if self.metric is Nearness.cosine:
             return meta.params["scale"] * F.normalize(query, dim=-1) @ F.normalize(means, dim=-1).transpose(1, 2)
         return -squared_distance(query, means) / self.temperature
+
+
+class OnProtoNet(Algorithm):
+    """A head that predicts all queries of a task together, on features that are trained as those of ProtoNet."""
+
+    algo: ClassVar[str]  # the name of its yaml file
+
+    batch_norm = BatchNorm.running
+    transductive_head = True
+
+    @property
+    @abstractmethod
+    def protonet(self) -> ProtoNet:
+        """What trains the features, and prepares them."""
+
+    @abstractmethod
+    def joint_logits(self, support: Support, way: int, query: Tensor, mask: Tensor | None) -> Tensor:
+        """[T, Q, way] of prepared features: the support's are support.x [T, S, F], the query's [T, Q, F], of which mask
+        [T, Q] tells the real ones."""
+
+    def init(self, net: Net, rng: torch.Generator) -> Meta:
+        params = init_body(self.algo, net, rng)
+        return Meta(params, net.init_stats() | self.protonet.centre.buffers(net, params))
+
+    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
+        return self.protonet.meta_gradient(net, meta, batch, step)
+
+    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
+        def logits(features: Tensor, query: Tensor, mask: Tensor | None) -> Tensor:
+            features, query = self.protonet.prepared(meta, features, query)
+            return self.joint_logits(support._replace(x=features), net.spec.outputs, query, mask)
+
+        yield PredictorByEmbedding(net, meta.params, meta.buffers, support, logits, sees_all=True)
 
 
 def prototypes(features: Tensor, support: Support, way: int) -> Tensor:

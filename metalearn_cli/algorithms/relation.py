@@ -19,7 +19,7 @@ checkpoints on test classes. The sum over shots, not their mean, is the paper's 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
@@ -49,7 +49,6 @@ class Loss(Enum):
 class Relation(Algorithm):
     loss: Loss = Loss.mse
     hidden: Count = 8  # units of the layer before the last
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.transductive
 

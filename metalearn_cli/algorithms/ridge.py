@@ -22,7 +22,7 @@ statistics of support and query together in training, as algo=protonet does.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -45,7 +45,6 @@ class Ridge(Algorithm):
     per_example: bool = False  # whether lambda counts once for each support example
     learn_penalty: bool = False
     newton_steps: Natural = 0  # towards logistic regression, LR-D2; 0: ridge regression
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
 

@@ -24,7 +24,7 @@ training, and the factor of d_jk / r^2 is that of the paper, where their code ha
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
@@ -58,7 +58,6 @@ class SoftKMeans(Algorithm):
     steps: Natural = 1
     radius: Positive = 100.0  # of the distractors' cluster, where training begins
     hidden: Count = 20  # of the small network
-    test_steps: int = field(default=0, init=False)  # all of them are taken in training too
 
     batch_norm = BatchNorm.running
     is_metric = True

@@ -21,23 +21,19 @@ The paper trains f by algo=pretrain, and starts this one from that run with step
 does, under the same p. Differs from the paper in: logarithms are exact, where the authors' code adds 1e-12.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding, init_body
-from metalearn_cli.algorithms.features import BASE_MEAN, Centre, Normalise, members, prepared
+from metalearn_cli.algorithms.features import Centre, Normalise, members
 from metalearn_cli.algorithms.losses import mean_of_real, without_absent_classes
-from metalearn_cli.algorithms.protonet import ProtoNet, prototypes
-from metalearn_cli.nets.base import Net
+from metalearn_cli.algorithms.protonet import OnProtoNet, ProtoNet, prototypes
 from metalearn_cli.system.limits import Natural, NonNegative, Positive
-from metalearn_cli.tasks.base import Batch, Support
+from metalearn_cli.tasks.base import Support
 
 
 class Solver(Enum):
@@ -46,7 +42,7 @@ class Solver(Enum):
 
 
 @dataclass(frozen=True)
-class TIM(Algorithm):
+class TIM(OnProtoNet):
     solver: Solver = Solver.adam
     iterations: Natural = 1000
     lr: NonNegative = 1e-4  # of Adam
@@ -56,33 +52,15 @@ class TIM(Algorithm):
     balance: NonNegative = 1.0  # of H(mean of p)
     normalise: Normalise = Normalise.l2
     centre: Centre = Centre.none
-    test_steps: int = field(default=0, init=False)  # only the end of the iterations is scored
 
-    batch_norm = BatchNorm.running
-    transductive_head = True
+    algo = "tim"
 
     @cached_property
     def protonet(self) -> ProtoNet:
         return ProtoNet(normalise=self.normalise, centre=self.centre, temperature=2 / self.temperature)
 
-    def init(self, net: Net, rng: torch.Generator) -> Meta:
-        params = init_body("tim", net, rng)
-        return Meta(params, net.init_stats() | self.centre.buffers(net, params))
-
-    def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        return self.protonet.meta_gradient(net, meta, batch, step)
-
-    def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
-        scorer = partial(self.tuned_logits, meta, support, net.spec.outputs)
-        yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer, sees_all=True)
-
-    def tuned_logits(
-        self, meta: Meta, support: Support, way: int, features: Tensor, query: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """[T, Q, way] of the features of the support [T, S, F] and of the query [T, Q, F], whose real ones mask [T, Q]
-        tells."""
-        features, query = (prepared(part, self.normalise, meta.buffers.get(BASE_MEAN)) for part in (features, query))
-        support, weight = support._replace(x=features), prototypes(features, support, way)
+    def joint_logits(self, support: Support, way: int, query: Tensor, mask: Tensor | None) -> Tensor:
+        weight = prototypes(support.x, support, way)
         if self.solver is Solver.adm:
             for _ in range(self.iterations):
                 weight = self.alternated(weight, support, query, mask)

@@ -17,7 +17,7 @@ entry of I - alpha S, which is left out. An example is one of its own k neighbou
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,6 @@ class TPN(Algorithm):
     alpha: Share = 0.99
     neighbours: Count = 20  # k
     hidden: Count = 8  # of g
-    test_steps: int = field(default=0, init=False)  # there are none
 
     batch_norm = BatchNorm.running
     transductive_head = True

@@ -10,7 +10,7 @@ from metalearn_cli.config.conf_folder import keys_in_yaml
 from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.sources import fetch, follow_bytes, unpack
 from metalearn_cli.errors import UsageError, UserError, nearest
-from metalearn_cli.system.console import show, tell
+from metalearn_cli.system.console import show, tell, tell_each
 from metalearn_cli.system.files import sync_folder, turn
 from metalearn_cli.tasks.known_sets import about_sets
 from metalearn_cli.tasks.packed_sets import clean, list_packed, packed_sets
@@ -138,8 +138,7 @@ def prepare_own(options: list[str]) -> None:
 
     task = train_job(composed, choices, overrides).task
     assert isinstance(task, ImageFolder)
-    for note in task.notes():
-        tell(note)
+    tell_each(task.notes())
     show(f"{task.root} is ready: {task.packed.images}, in {task.packed.path}")
 
 

@@ -83,7 +83,7 @@ def _vectors(keys: list[str], split: str) -> "Vectors":
     composed, choices = compose_run(overrides)
 
     from metalearn_cli.config.job import train_job
-    from metalearn_cli.system.console import tell
+    from metalearn_cli.system.console import tell_each
     from metalearn_cli.system.device import set_process
     from metalearn_cli.tasks.embedded import EmbeddedImages
 
@@ -95,6 +95,5 @@ def _vectors(keys: list[str], split: str) -> "Vectors":
     if not splits:
         raise UserError(f"split={split}: task={choices['task']} has {', '.join(task.splits)} only")
     set_process(job.run.precision, job.run.threads, job.run.allocator)
-    for note in (*job.notes, *task.notes()):
-        tell(note)
+    tell_each([*job.notes, *task.notes()])
     return task.vectors(splits)

@@ -1,7 +1,10 @@
 """What a test stands beside: scores, on the same episodes, of predictors that learn nothing.
 
-constant           the mean of each task's support targets, for values
+constant           the mean of each task's support targets, for values; for a normal distribution with their deviation,
+                   which is 0.1 at least
 oracle             the task itself, for values, where it is known
+oracle_floored     the same with no deviation below that of the networks (task.deviation_floor)
+oracle_joint       the same, told the query values before each one: of log-likelihoods the joint one per query
 nearest_pixels     the class of the nearest support example, for pictures: the least squared distance between the pixels
                    of pictures that are averaged down to at most 16 x 16
 prototypes         the class whose mean feature is nearest by the cosine, for pictures that a frozen network embeds
@@ -24,10 +27,11 @@ from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.tasks.base import Batch, Draw, Support, TaskDistribution, draw_slice
-from metalearn_cli.tasks.capabilities import offers, oracle, thumbnails
-from metalearn_cli.tasks.likelihood import Likelihood, SquaredError
+from metalearn_cli.tasks.capabilities import joint_oracle, offers, oracle, thumbnails
+from metalearn_cli.tasks.likelihood import EXACT, Gaussian, Likelihood, SquaredError
 
 _AT_ONCE = 8  # tasks that a processor's cache holds
+LEAST_DEVIATION = 0.1  # of `constant`
 _SHARE, _LEAST = 16, 32  # one episode in so many, and so many of them at least, beside a frozen network
 
 
@@ -39,6 +43,7 @@ class Baseline(NamedTuple):
 BASELINES = {
     "constant": Baseline("mean of the support", True),
     "oracle": Baseline("the task itself", False),
+    "oracle_floored": Baseline("the task itself, with the floor of deviations", False),
     "nearest_pixels": Baseline("1-NN on pixels", True),
     "prototypes": Baseline("frozen prototypes", True),
 }
@@ -70,15 +75,30 @@ def is_embedded(task: TaskDistribution) -> bool:
 
 def _of_values(task: TaskDistribution, draw: Draw, device: torch.device) -> dict[str, Tensor]:
     batch = task.gather(draw, device).to(torch.float64)
+    floor = task.spec.likelihood.floor if isinstance(task.spec.likelihood, Gaussian) else None
     predicted: dict[str, tuple[Likelihood, Tensor]] = {"constant": (SquaredError(), mean_target(batch.support))}
+    if floor is not None:
+        predicted["constant"] = EXACT, constant(batch)
     if (truth := oracle(task, draw, device)) is not None:
         predicted["oracle"] = truth
+        if floor and truth[0] == EXACT:
+            mean, deviation = EXACT.components(truth[1])
+            predicted["oracle_floored"] = EXACT, torch.cat([mean, deviation.clamp(min=floor).log()], -1)
     scores = {}
     for name, (likelihood, out) in predicted.items():
-        spec = task.spec._replace(likelihood=likelihood)
-        for metric, score in task_scores(spec, out.double(), batch.query_y, batch.query_mask).items():
-            scores[name if metric == task.spec.metric else f"{name}_{metric}"] = score
+        for metric, score in _scores(task, likelihood, out, batch).items():
+            if metric == task.spec.metric:
+                scores[name] = score
+            elif metric == SquaredError.metric and name != "oracle_floored":
+                scores[f"{name}_{metric}"] = score
+    if floor is not None and (truth := joint_oracle(task, draw, device)) is not None:
+        scores["oracle_joint"] = _scores(task, *truth, batch)["log_likelihood"]
     return scores
+
+
+def _scores(task: TaskDistribution, likelihood: Likelihood, out: Tensor, batch: Batch) -> dict[str, Tensor]:
+    spec = task.spec._replace(likelihood=likelihood)
+    return task_scores(spec, out.double(), batch.query_y, batch.query_mask)
 
 
 def _of_classes(task: TaskDistribution, draw: Draw, device: torch.device) -> dict[str, Tensor]:
@@ -100,6 +120,14 @@ def mean_target(support: Support) -> Tensor:
         return support.y.mean(1, keepdim=True)
     real = support.mask.unsqueeze(-1)
     return support.y.where(real, 0).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+
+
+def constant(batch: Batch) -> Tensor:
+    """The normal distribution of each task's values, as outputs [T, Q, 2 targets] of EXACT."""
+    support, mean = batch.support, mean_target(batch.support)
+    variance = mean_target(support._replace(y=(support.y - mean).square()))
+    out = torch.cat([mean, 0.5 * variance.clamp(min=LEAST_DEVIATION**2).log()], -1)
+    return out.expand(-1, batch.query_y.shape[1], -1)
 
 
 def nearest_pixels(pictures: Batch) -> Tensor:

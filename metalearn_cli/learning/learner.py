@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Predictor
-from metalearn_cli.algorithms.capabilities import steps_at_test
+from metalearn_cli.algorithms.capabilities import conditionals, steps_at_test
 from metalearn_cli.algorithms.inner_loop import final_of
 from metalearn_cli.algorithms.losses import task_loss, task_scores
 from metalearn_cli.errors import UserError
@@ -107,6 +107,9 @@ class Learner:
             steps, last = [], steps_at_test(self.algorithm, spec)
             for predict in self.algorithm.adapt(self.net, self.meta, batch.support, last):
                 steps.append(score(predict, modes[0]))
+            if (joint := conditionals(self.algorithm, self.net, self.meta, batch)) is not None:
+                loss = task_loss(spec._replace(likelihood=joint[0]), joint[1], batch.query_y, batch.query_mask)
+                steps[-1][1]["joint_log_likelihood"] = -loss
             # Now `predict` is the predictor after the last step.
             by_mode = {modes[0]: steps} | {mode: [score(predict, mode)] for mode in modes[1:]}
         return {mode: _stacked(spec.metric, scores) for mode, scores in by_mode.items()}

@@ -53,12 +53,15 @@ def figures_beside(arrays: Mapping[str, Tensor]) -> dict[str, Figures]:
     """What is kept of each episode, [E, ...] by name -> the figures of the metrics in it.
 
     The calibration error is the sum over bins of |sum of confidences - number of right ones| over the number of all
-    examples: no mean over episodes, so that it has neither interval nor median.
+    examples, and rmse the root of the mean squared error: no means over episodes, so that they have neither interval
+    nor median.
     """
     shown = {name: figures(values, METRICS[name].worst) for name, values in arrays.items() if name in METRICS}
     if (sums := arrays.get("calibration")) is not None:
         number, confidence, right = sums.double().sum(0)  # [E, 3, 15] -> [15] each
         shown["ece"] = Figures(_finite((confidence - right).abs().sum() / number.sum()), None, None)
+    if (errors := arrays.get("mse")) is not None:
+        shown["rmse"] = Figures(_finite(errors.double().mean().sqrt()), None, None)
     return shown
 
 

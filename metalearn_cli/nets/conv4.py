@@ -21,7 +21,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import CONTEXT, PLAIN, Call, Forward, Net, Params
 from metalearn_cli.nets.conv_block import Block, conv_block
 from metalearn_cli.nets.convolution import Convolution
-from metalearn_cli.nets.layers import fold, init_linear, linear, to_tasks, unfold
+from metalearn_cli.nets.layers import LinearHead, fold, init_linear, linear, to_tasks, unfold
 from metalearn_cli.nets.noise import dropout
 from metalearn_cli.system.limits import Count, Natural, Positive, Share, Widths
 from metalearn_cli.tasks.base import Spec
@@ -45,7 +45,7 @@ class Init(Enum):
 
 
 @dataclass(frozen=True)
-class Conv4(Net):
+class Conv4(LinearHead):
     spec: Spec
     filters: Count = 64
     widths: Widths | None = None  # the filters of the four blocks, where they are not all `filters`
@@ -139,10 +139,6 @@ class Conv4(Net):
         if self.spatial_mean:
             images = images.mean((2, 3), keepdim=True)
         return unfold(images, len(x)).flatten(2), used
-
-    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
-        x, used = self.features(params, x, call)
-        return linear(params, "head", x), used
 
     def _folded_maps(self, params: Params, x: Tensor, call: Call) -> Forward:
         """x [T, B, C, H, W] -> the last images [B, T*filters, H', W'], and the statistics used."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Params
 from metalearn_cli.nets.conv_block import fast_norm
 from metalearn_cli.nets.convolution import Convolution, convolve
-from metalearn_cli.nets.layers import init_linear, linear
+from metalearn_cli.nets.layers import LinearHead, init_linear
 
 
 class End(Enum):
@@ -62,7 +62,7 @@ class TaskPass:
         return self.norm(f"{name}.norm", self.conv(f"{name}.conv", x, stride))
 
 
-class ConvNet(Net):
+class ConvNet(LinearHead):
     """A final class says its layers, and how the images of a task go through them.
 
     Tasks go one by one: with so many channels a convolution of one task fills the processor, and grouped ones of all
@@ -138,10 +138,6 @@ class ConvNet(Net):
     def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         maps, used = self.maps(params, x, call)
         return maps.mean((3, 4)) if self.end is End.mean else maps.flatten(2), used
-
-    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
-        features, used = self.features(params, x, call)
-        return linear(params, "head", features), used
 
 
 def _calls(call: Call, tasks: int) -> list[Call]:

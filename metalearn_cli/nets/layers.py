@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.nets.base import Params
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
 
 EPSILON = 1e-5  # added to the variance by every batch norm
 
@@ -39,6 +39,14 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+
+class LinearHead(Net):
+    """A network that ends in a linear layer on its features. A final class says what these are."""
+
+    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
+        features, used = self.features(params, x, call)
+        return linear(params, "head", features), used
 
 
 def batch_norm(

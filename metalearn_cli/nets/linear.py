@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn_cli.nets.base import PLAIN, Call, Forward, Net, Params
-from metalearn_cli.nets.layers import init_linear, linear
+from metalearn_cli.nets.base import PLAIN, Call, Forward, Params
+from metalearn_cli.nets.layers import LinearHead, init_linear
 from metalearn_cli.tasks.base import Spec
 
 
 @dataclass(frozen=True)
-class Linear(Net):
+class Linear(LinearHead):
     spec: Spec
     bias: bool = False
 
@@ -25,6 +25,3 @@ class Linear(Net):
 
     def features(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
         return x.flatten(2), {}
-
-    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
-        return linear(params, "head", x.flatten(2)), {}

@@ -13,8 +13,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metalearn_cli.nets.base import CONTEXT, PLAIN, Call, Forward, Net, Params
-from metalearn_cli.nets.layers import batch_norm, init_linear, linear, to_tasks
+from metalearn_cli.nets.base import CONTEXT, PLAIN, Call, Forward, Params
+from metalearn_cli.nets.layers import LinearHead, batch_norm, init_linear, linear, to_tasks
 from metalearn_cli.system.limits import Limit, Natural, Positive
 from metalearn_cli.tasks.base import Spec
 
@@ -39,7 +39,7 @@ Widths = Annotated[
 
 
 @dataclass(frozen=True)
-class MLP(Net):
+class MLP(LinearHead):
     spec: Spec
     hidden: Widths = (40, 40)
     activation: Activation = Activation.relu
@@ -81,7 +81,3 @@ class MLP(Net):
                 used |= layer_stats
             x = self.activation(x)
         return x, used
-
-    def __call__(self, params: Params, x: Tensor, call: Call = PLAIN) -> Forward:
-        x, used = self.features(params, x, call)
-        return linear(params, "head", x), used

@@ -5,7 +5,8 @@ Arrays of examples.npz, of N images of the first task, and of P points of each o
            predicted; queries and right: how many query images there were, and how many were classified rightly;
            names [way] of the classes, where the data have them
   values   support_x, support_y, query_x, query_y [T, P], where tasks differ in size padded with NaN; line_x [T, 200];
-           line_y [K, T, 200] after steps [K]; errors [K, T], squared, of the query points
+           line_y [K, T, 200] after steps [K]; errors [K, T], squared, of the query points; of a normal distribution
+           deviation [T, 200] around the last line
 Runs of earlier versions lack errors, and conditions: the inner steps and the batch-norm mode in words.
 """
 
@@ -94,11 +95,17 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
     steps = sorted({0, min(1, last), last})
     predictors = [learner.adapt(batch.support, number) for number in steps]
     spec, moments = learner.net.spec._replace(likelihood=SquaredError()), learner.net.spec.likelihood.moments
-    lines = [moments(predict(grid, batch_norm))[0][..., 0] for predict in predictors]
+    lines, deviations = zip(*[moments(predict(grid, batch_norm)) for predict in predictors], strict=True)
     values = [moments(predict(batch.query_x, batch_norm, batch.query_mask))[0] for predict in predictors]
     errors = [task_loss(spec, y, batch.query_y, batch.query_mask) for y in values]
-    arrays = {"line_x": grid[..., 0].float(), "line_y": torch.stack(lines).float(), "steps": torch.tensor(steps)}
+    arrays = {
+        "line_x": grid[..., 0].float(),
+        "line_y": torch.stack(lines)[..., 0].float(),
+        "steps": torch.tensor(steps),
+    }
     arrays["errors"] = torch.stack(errors).float()
+    if deviations[-1] is not None:
+        arrays["deviation"] = deviations[-1][..., 0].float()
     for name in ("support_x", "support_y", "query_x", "query_y"):
         rows = [getattr(task, name).flatten().float() for task in tasks]
         arrays[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan)

@@ -86,7 +86,11 @@ def _curves(arrays: Arrays) -> _Canvas:
     styles = {0: (ORANGE, 2, False), 1: (SKY, 2.5, True), steps[-1]: (BLUE, 2.5, False)}
     for step in steps:
         canvas.line([(end + 30, 46), (end + 64, 46)], *styles[step])
-        end = canvas.text(end + 72, 46, f"after {step} step{'s' * (step > 1)}" if step else "before adapting")
+        before = "before adapting" if len(steps) > 1 else "prediction"
+        end = canvas.text(end + 72, 46, f"after {step} step{'s' * (step > 1)}" if step else before)
+    if "deviation" in arrays:
+        canvas.line([(end + 30, 46), (end + 64, 46)], BLUE, 1.5)
+        canvas.text(end + 72, 46, "two deviations")
 
     # All panels have the same axes. Lines may widen them, but one that runs away must not flatten the truth.
     known = [point for points in truth + support for point in points]
@@ -112,6 +116,11 @@ def _curves(arrays: Arrays) -> _Canvas:
         panel.dots(places(truth[task]), GREY, 2)
         for step, line in zip(steps, _points(arrays["line_x"][task], arrays["line_y"][:, task]), strict=True):
             panel.line(places(line), *styles[step])
+        if "deviation" in arrays:
+            middle, deviation = arrays["line_y"][-1, task], arrays["deviation"][task]
+            edges = np.stack([middle - 2 * deviation, middle + 2 * deviation])
+            for edge in _points(arrays["line_x"][task], edges):
+                panel.line(places(edge), BLUE, 1.5)
         panel.dots(places(support[task]), "black", 5)
         canvas.paste(panel.image, left, top, 1, GREY)
         errors: list[float] = arrays["errors"][[0, -1][: len(steps)], task].tolist() if "errors" in arrays else []

@@ -14,8 +14,8 @@ def first_curve(arrays: Arrays) -> str:
         "+": (line, arrays["line_y"][-1, 0]),
         "o": (arrays["support_x"][0], arrays["support_y"][0]),
     }
-    after = f"after {last} step{'s' * (last > 1)}"
-    return f"the first test task: . truth, o support, - before adapting, + {after}\n{plot(curves)}"
+    after = f"- before adapting, + after {last} step{'s' * (last > 1)}" if last else "+ prediction"
+    return f"the first test task: . truth, o support, {after}\n{plot(curves)}"
 
 
 def plot(curves: dict[str, tuple[Array, Array]], width: int = 70, height: int = 17) -> str:

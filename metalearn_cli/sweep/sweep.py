@@ -31,7 +31,7 @@ from metalearn_cli.learning.scores import after_steps, in_unit, text_of, with_in
 from metalearn_cli.run_folder import runs
 from metalearn_cli.run_folder.unfinished import Outcome
 from metalearn_cli.sweep.sweep_job import STUDY_FILE, job_folder, outcomes, run_job
-from metalearn_cli.system.console import show, tell
+from metalearn_cli.system.console import show, tell, tell_each
 from metalearn_cli.system.ranks import cores
 from metalearn_cli.system.signals import Interrupted
 from metalearn_cli.system.text import printable
@@ -61,8 +61,7 @@ def sweep(overrides: list[str]) -> int:
         texts = [in_grammar(key, each) for key, each in values.items()]
     folder = _folder(names[-1] if names else None, is_search=plan is not None)
     tell(f"metalearn: {'search' if plan else 'sweep'} over {', '.join(swept)} in {folder}")
-    for note in dict.fromkeys(note for job in jobs for note in job.notes):
-        tell(note)
+    tell_each(dict.fromkeys(note for job in jobs for note in job.notes))
     launch = secrets.token_hex(4)
     escaped = quote(f"name={folder}").removeprefix("name=")
     words = [*map(quote, fixed), *texts, *_QUIET, f"hydra.sweep.dir={escaped}", "hydra.sweep.subdir=."]

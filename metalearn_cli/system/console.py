@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from metalearn_cli.system.files import Log
-from metalearn_cli.system.text import lines
+from metalearn_cli.system.text import lines, printable
 
 T = TypeVar("T")
 
@@ -31,6 +31,12 @@ def tell(text: str) -> None:
     """Say a sentence on stderr, whether or not somebody can read it."""
     with contextlib.suppress(OSError):
         print(lines(text), file=sys.stderr, flush=True)
+
+
+def tell_each(sentences: Iterable[str]) -> None:
+    """Say each of these on a line of its own."""
+    for sentence in sentences:
+        tell(printable(sentence))
 
 
 class Console:

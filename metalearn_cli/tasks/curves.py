@@ -61,6 +61,8 @@ class CurveTask(TaskDistribution):
     middles: ClassVar[tuple[float, float] | None] = None  # x ~ N(m, 1) with m from this range; None: x ~ U(-5, 5)
     points: Points
 
+    splits = ("train", "val", "test")
+
     def __post_init__(self) -> None:
         check_limits(self, "task.")
 
@@ -81,10 +83,6 @@ class CurveTask(TaskDistribution):
     def spec(self) -> Spec:
         likelihood = self.points.values.chosen
         return Spec((1,), likelihood.width, likelihood.width, likelihood)
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        return ("train", "val", "test")
 
     @property
     def columns(self) -> ColumnNames:

@@ -5,9 +5,9 @@ SquaredError:   mean over the values of (out - y)^2
 Gaussian:       -log p(y) = sum over the values of (y - m)^2 / (2 d^2) + log d + log(2 pi) / 2,  d = f + (1 - f) link(r)
                 for outputs m, r. Conditional Neural Processes (Garnelo et al. 2018, arXiv 1807.01613) have f = 0.1 and
                 softplus in the authors' code, Transformer Neural Processes (Nguyen and Grover 2022, arXiv 2207.04179)
-                f = 0 and exp.
+                f = 0 and exp. Outputs [T, B, Z, 2V] are an equal mixture of Z such distributions.
 
-Shapes: T tasks, B examples, V values of an example, W classes.
+Shapes: T tasks, B examples, V values of an example, W classes, Z components of a mixture.
 """
 
 import math
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.system.limits import Share, check_limits
-from metalearn_cli.tasks.metrics import Headline
+from metalearn_cli.tasks.metrics import COVERAGES, Headline
 
 BINS = 15  # of confidence, for the calibration error
 
@@ -94,15 +94,74 @@ class Gaussian(Likelihood):
     kind, metric, width = "values", "log_likelihood", 2
 
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
-        mean, deviation = self.moments(out)
+        if out.dim() == y.dim():
+            return self._surprise(out, y)
+        log_density = -self._surprise(out, y.unsqueeze(2))  # [T, B, Z]
+        return math.log(out.shape[2]) - torch.logsumexp(log_density, 2)
+
+    def _surprise(self, out: Tensor, y: Tensor) -> Tensor:
+        """-log p(y) of each normal distribution: out [..., 2V], y [..., V] -> [...]."""
+        mean, deviation = self.components(out)
         return (0.5 * ((y - mean) / deviation).square() + deviation.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def scores(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
-        return {"log_likelihood": -self.loss(out, y), "mse": SquaredError().loss(self.moments(out)[0], y)}
+        scores = {"log_likelihood": -self.loss(out, y), "mse": SquaredError().loss(self.moments(out)[0], y)}
+        mean, deviation = self.components(out if out.dim() > y.dim() else out.unsqueeze(2))  # [T, B, Z, V]
+        below = torch.special.ndtr((y.unsqueeze(2) - mean) / deviation).mean(2)  # the probability of less than y
+        inside = (2 * below - 1).abs()  # the smallest central interval that holds y
+        scores |= {f"coverage_{share}": (inside <= share / 100).to(out.dtype).mean(-1) for share in COVERAGES}
+        return scores | {"crps": continuous_ranked_probability(mean, deviation, y).mean(-1)}
 
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        mean, deviation = self.components(out)
+        if out.dim() < 4:
+            return mean, deviation
+        return mean.mean(2), (deviation.square().mean(2) + mean.var(2, correction=0)).sqrt()
+
+    def components(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        """The means and deviations of the normal distributions, [..., V] each: out [..., 2V]."""
         mean, raw = out.chunk(2, -1)
         return mean, self.floor + (1 - self.floor) * (raw.exp() if self.link is Link.exp else F.softplus(raw))
+
+    def outputs(self, mean: Tensor, deviation: Tensor) -> Tensor:
+        """The outputs [..., 2V] that stand for these means and deviations, [..., V] each and above the floor."""
+        linked = ((deviation - self.floor) / (1 - self.floor)).clamp(min=torch.finfo(deviation.dtype).tiny)
+        raw = linked.log() if self.link is Link.exp else linked + (-(-linked).expm1()).log()
+        return torch.cat([mean, raw], -1)
+
+
+EXACT = Gaussian(floor=0.0, link=Link.exp)  # what can stand for every normal distribution
+
+
+def merged(likelihood: Likelihood, out: Tensor) -> Tensor:
+    """Outputs [T, B, 2V] with the means and deviations of a mixture [T, B, Z, 2V]; other outputs as they are."""
+    if not isinstance(likelihood, Gaussian) or out.dim() < 4:
+        return out
+    return likelihood.outputs(*likelihood.moments(out))
+
+
+def in_turn(mean: Tensor, factor: Tensor, y: Tensor) -> Tensor:
+    """The normal distribution of each of N values given those before it, as outputs [T, N, 2] of EXACT: mean and y
+    [T, N, 1] of a joint one with the covariance L L', its factor L [T, N, N]."""
+    normal = torch.linalg.solve_triangular(factor, y - mean, upper=False)
+    deviation = factor.diagonal(dim1=1, dim2=2).unsqueeze(-1)
+    return torch.cat([y - deviation * normal, deviation.log()], -1)
+
+
+def continuous_ranked_probability(mean: Tensor, deviation: Tensor, y: Tensor) -> Tensor:
+    """The continuous ranked probability score of mixtures of normal distributions (Grimit et al. 2006), [T, B, V]:
+    E|Y - y| - E|Y - Y'| / 2, with mean and deviation [T, B, Z, V] and y [T, B, V]."""
+    apart = mean.unsqueeze(2) - mean.unsqueeze(3)
+    spread = (deviation.square().unsqueeze(2) + deviation.square().unsqueeze(3)).sqrt()
+    return _mean_size(y.unsqueeze(2) - mean, deviation).mean(2) - 0.5 * _mean_size(apart, spread).mean((2, 3))
+
+
+def _mean_size(mean: Tensor, deviation: Tensor) -> Tensor:
+    """E|Y| of Y ~ N(mean, deviation^2)."""
+    z = mean / deviation
+    density = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
+    size: Tensor = mean * (2 * torch.special.ndtr(z) - 1) + 2 * deviation * density
+    return size
 
 
 class OfValues(Enum):

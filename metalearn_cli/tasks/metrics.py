@@ -31,6 +31,7 @@ class Metric(NamedTuple):
         return max(values, key=lambda value: self.sign * value)
 
 
+COVERAGES = (50, 90, 95)  # percent, of central intervals
 METRICS = {
     "accuracy": Metric(1, 0, 1, "%", "accuracy>=0.95", "share of query examples that are classified correctly, 0..1"),
     "mse": Metric(-1, 0, math.inf, "", "mse<=0.75", "squared error of the query values"),
@@ -38,6 +39,26 @@ METRICS = {
         *(1, -math.inf, math.inf, "", "log_likelihood>=-0.5"),
         "log of the probability, or the density, of a query example's target, in nats",
     ),
+    "joint_log_likelihood": Metric(
+        *(1, -math.inf, math.inf, "", "joint_log_likelihood>=-0.5"),
+        "log of the density of all query targets of a task together, divided by their number",
+    ),
+    "oracle_gap": Metric(
+        *(-1, -math.inf, math.inf, "", "oracle_gap<=0.5"),
+        "log-likelihood of the task itself minus the model's, on the same episodes",
+    ),
+    "rmse": Metric(-1, 0, math.inf, "", "rmse<=0.5", "root of the squared error of all query values of the test"),
+    "crps": Metric(
+        *(-1, 0, math.inf, "", "crps<=0.2"),
+        "continuous ranked probability score: the absolute error of a prediction without uncertainty (Gneiting 2007)",
+    ),
+    **{
+        f"coverage_{share}": Metric(
+            *(1, 0, 1, "%", f"coverage_{share}>={share / 100}"),
+            f"share of query values inside the central interval of {share}%, which it should be, 0..1",
+        )
+        for share in COVERAGES
+    },
     "brier": Metric(
         *(-1, 0, 2, "", "brier<=0.2"),
         "squared error of the classes' probabilities, summed over classes, 0..2 (Brier 1950)",

@@ -33,16 +33,14 @@ class Quadratics(TaskDistribution):
     dimension: Count = 10  # D
     entries: Entries = Entries.gaussian
 
+    splits = ("train", "val", "test")
+
     def __post_init__(self) -> None:
         check_limits(self, "task.")
 
     @property
     def spec(self) -> Spec:
         return Spec(input_shape=(self.dimension,), outputs=1, train_outputs=1, likelihood=SquaredError())
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        return ("train", "val", "test")
 
     @property
     def fingerprint(self) -> str:

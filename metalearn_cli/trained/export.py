@@ -23,11 +23,10 @@ from metalearn_cli.nets.capabilities import backbone_of
 from metalearn_cli.run_folder.config_file import EXPORT
 from metalearn_cli.run_folder.records import sealed
 from metalearn_cli.system.allocator import Allocator
-from metalearn_cli.system.console import show, tell
+from metalearn_cli.system.console import show, tell_each
 from metalearn_cli.system.device import Precision, set_process
 from metalearn_cli.system.files import sync_folder, write_durably
 from metalearn_cli.system.limits import Device, Threads
-from metalearn_cli.system.text import printable
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.trained import novelty_threshold
 from metalearn_cli.trained.loading import Exported, Stored, build_model, read_stored
@@ -53,8 +52,7 @@ def export(values: Config) -> None:
     """Export as these keys of the command line say, which are of the right types."""
     keys = Export(**checked_fields(Export, OmegaConf.create(values), ""))
     stored = read_stored(Path(keys.run), keys.trust)
-    for note in stored.notes:
-        tell(printable(note))
+    tell_each(stored.notes)
     thresholds = _thresholds(stored, keys) if stored.is_run else stored.unlike
     weights = safetensors.torch.save({name: stored.tensors[name] for name in sorted(stored.tensors)})
     digest = hashlib.sha256(weights).hexdigest()
@@ -98,10 +96,8 @@ def _thresholds(stored: Stored, keys: Export) -> list[Threshold]:
             lacking.setdefault(sentence, f"{way}-way {shot}-shot")
         else:
             thresholds[threshold.way, threshold.shot] = threshold
-    for sentence, tasks in lacking.items():
-        tell(printable(f"{tasks} tasks: {sentence}"))
-    for way, shot in thresholds:
-        tell(f"flag `unlike`: calibrated for {way}-way {shot}-shot tasks")
+    tell_each(f"{tasks} tasks: {sentence}" for sentence, tasks in lacking.items())
+    tell_each(f"flag `unlike`: calibrated for {way}-way {shot}-shot tasks" for way, shot in thresholds)
     return list(thresholds.values())
 
 

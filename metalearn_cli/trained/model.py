@@ -19,6 +19,7 @@ from metalearn_cli.nets.capabilities import as_module
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
+from metalearn_cli.tasks.likelihood import merged
 from metalearn_cli.trained import python_inputs
 from metalearn_cli.trained.learned import for_way, learned_network
 from metalearn_cli.trained.novelty import Threshold, nearest_threshold, probabilities, unlikeness
@@ -235,8 +236,10 @@ class AdaptedModel:
         UserError where they are not numbers."""
         mode, x = self.model.batch_norm, self.model.numbers(x)
         size = len(x) if mode is BatchNorm.transductive else AT_ONCE
+        likelihood = self.model.net.spec.likelihood
         with torch.no_grad():
-            out = torch.cat([self.predict(part, mode)[0].cpu() for part in self.model.pieces(x, size)])
+            parts = [merged(likelihood, self.predict(part, mode)) for part in self.model.pieces(x, size)]
+            out = torch.cat([part[0].cpu() for part in parts])
         if wrong := int(out.isnan().any(1).sum()):
             raise UserError(
                 f"the model makes no numbers of {wrong} of {len(out)} queries: what it has learned, or a setting of "

@@ -1,7 +1,6 @@
 """`metalearn predict`: from a few labelled examples to predictions for others, with a trained run."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from metalearn_cli.datasets.paths import expand
 from metalearn_cli.datasets.vector_file import read_vectors
 from metalearn_cli.errors import UserError
 from metalearn_cli.system.allocator import Allocator
-from metalearn_cli.system.console import show, tell
+from metalearn_cli.system.console import show, tell, tell_each
 from metalearn_cli.system.device import Precision, set_process
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.limits import Device, Threads
@@ -63,12 +62,12 @@ def predict(values: Config) -> None:
     if keys.run is None:
         set_process(Precision.fp32, keys.threads, keys.allocator)
         files, classes, judged, notes = predict_by_pretrained(keys.support, keys.query, network)
-        _tell(notes)
+        tell_each(notes)
         flags = None if judged.unlike is None else judged.unlike.tolist()
         _put(keys, _flagged(_classified(files, classes, judged.probabilities), "unlike", flags))
         return
     stored = read_stored(Path(keys.run), keys.trust)
-    _tell(stored.notes)
+    tell_each(stored.notes)
     device = keys.device or stored.config.get("device", "auto")
     precision = keys.precision or Precision[stored.config["precision"]]
     set_process(precision, keys.threads, keys.allocator, denormals_are_zero=stored.denormals_are_zero)
@@ -102,11 +101,6 @@ def _put(keys: Predict, rows: list[Config]) -> None:
     show(f"{len(rows)} predictions are in {keys.out}")
 
 
-def _tell(sentences: Iterable[str]) -> None:
-    for sentence in sentences:
-        tell(printable(sentence))
-
-
 def _flat(row: Config) -> Config:
     """A row for a table: a column for each probability, and true or false in small letters."""
     cells: Config = {}
@@ -118,14 +112,14 @@ def _flat(row: Config) -> Config:
 def _of_images(keys: Predict, stored: Stored, model: Model) -> list[Config]:
     support = file_inputs.labelled_images(keys.support)
     paths, notes = file_inputs.images(keys.query)
-    _tell([*support.notes, *notes])
+    tell_each([*support.notes, *notes])
     pixels, queries = model.read_bytes(support.paths), model.read_bytes(paths)
     others = None if keys.unlabelled is None else model.read_bytes(file_inputs.images(keys.unlabelled)[0])
     predictor = model.adapt(pixels, support.labels, others)
-    _tell([str(model.examples.preparation)])
+    tell_each([str(model.examples.preparation)])
     if (tones := model.examples.tones) is not None:
         for what, files, images in (("support", support.paths, pixels), ("query", paths, queries)):
-            _tell(warnings(images * (1 / 255), tones, what, list(map(str, files))))
+            tell_each(warnings(images * (1 / 255), tones, what, list(map(str, files))))
     return _judged(keys, stored, predictor, support.labels, predictor.outputs(queries), list(map(str, paths)))
 
 
@@ -154,7 +148,7 @@ def _judged(
     model, fewest = predictor.model, min(labels.count(name) for name in predictor.classes)
     threshold, sentence = novelty_threshold.threshold_for(stored, model, len(predictor.classes), fewest, keys.trust)
     temperature = (threshold and threshold.temperature) or predictor.temperature
-    _tell([*filter(None, [predictor.note]), sentence])
+    tell_each([*filter(None, [predictor.note]), sentence])
     if threshold is not None and stored.is_run:
         try:
             novelty_threshold.keep_threshold(stored, threshold)

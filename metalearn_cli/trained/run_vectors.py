@@ -18,10 +18,9 @@ from metalearn_cli.datasets.vector_writer import Vectors
 from metalearn_cli.errors import UserError
 from metalearn_cli.run_folder import runs
 from metalearn_cli.system.allocator import Allocator
-from metalearn_cli.system.console import Console, Progress, tell
+from metalearn_cli.system.console import Console, Progress, tell_each
 from metalearn_cli.system.device import Precision, set_process
 from metalearn_cli.system.limits import Device, Threads
-from metalearn_cli.system.text import printable
 from metalearn_cli.tasks.embedded import set_vectors
 from metalearn_cli.tasks.images import SetTask
 from metalearn_cli.trained.loading import build_model, read_stored
@@ -45,8 +44,7 @@ def run_vectors(values: Config) -> Vectors:
     for an export, for a task without a set, for a split that it does not have, and for other data than the run's."""
     keys = EmbedRun(**checked_fields(EmbedRun, OmegaConf.create(values), ""))
     stored = read_stored(Path(keys.run), keys.trust)
-    for note in stored.notes:
-        tell(printable(note))
+    tell_each(stored.notes)
     device, precision = keys.device or stored.config["device"], Precision[stored.config["precision"]]
     set_process(precision, keys.threads, Allocator.tuned, denormals_are_zero=stored.denormals_are_zero)
     model = build_model(stored, BatchNorm.inductive, device, precision, None, keys.trust)

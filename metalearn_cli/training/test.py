@@ -29,6 +29,7 @@ from metalearn_cli.system.console import Progress
 from metalearn_cli.system.files import write_durably
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, draw_slice
+from metalearn_cli.tasks.likelihood import Gaussian
 from metalearn_cli.tasks.metrics import METRICS
 from metalearn_cli.tasks.resized import ResizedImages
 from metalearn_cli.training.session import Session
@@ -91,6 +92,8 @@ def _write_test(
     learner, job, folder, console, _ = session
     modes = job.test_modes
     headline = scored.scores[job.headline]
+    if job.task.spec.metric == Gaussian.metric and "oracle" in beside:
+        headline.beside["oracle_gap"] = beside["oracle"] - headline.metric[:, -1]
     arrays = {"loss": headline.loss.numpy(), "metric": headline.metric.numpy()}
     arrays |= {name: values.numpy() for name, values in headline.beside.items()}
     arrays |= {f"metric_{mode.name}": scored.scores[mode].metric[:, 0].numpy() for mode in modes[1:]}

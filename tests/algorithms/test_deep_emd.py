@@ -1,20 +1,20 @@
 """DeepEMD against an exact linear program, in float64."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import expect_slope, images, init
+from problems import expect_slope, expect_symmetry, images, init, predicted
 from scipy.optimize import linprog
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.deep_emd import DeepEMD, transport
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP
-from metalearn_cli.tasks.base import Batch
 
 SPEC, BATCH = images()
 NET = Conv4(SPEC, filters=3, halvings=3)  # maps of 2x2 pixels
@@ -34,10 +34,7 @@ def problem(rows: int = 4, columns: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     return cost, s / s.sum(1, keepdim=True), d / d.sum(1, keepdim=True)
 
 
-def predict(algorithm: DeepEMD, batch: Batch, meta: Meta | None = None, net: Conv4 = NET) -> Tensor:
-    with torch.no_grad():
-        (predictor,) = algorithm.adapt(net, meta or init(algorithm, net), batch.support, 0)
-        return predictor(batch.query_x, BatchNorm.transductive)
+predict = partial(predicted, net=NET, mode=BatchNorm.transductive)
 
 
 def test_little_blur_is_the_linear_program() -> None:
@@ -86,15 +83,12 @@ def test_a_single_place_is_compared_by_its_angle() -> None:
     maps, query = net.features(meta.params, torch.cat([BATCH.support_x, BATCH.query_x], 1))[0].detach().split([6, 6], 1)
     means = torch.stack([maps[BATCH.support_y == k].view(3, 2, 3).mean(1) for k in range(3)], 1)
     means, query = (F.normalize(x - x.mean(2, keepdim=True), dim=2) for x in (means, query))
-    torch.testing.assert_close(predict(DeepEMD(iterations=1), BATCH, meta, net), 12.5 * query @ means.mT)
+    torch.testing.assert_close(predict(DeepEMD(iterations=1), BATCH, meta, net=net), 12.5 * query @ means.mT)
 
 
 @pytest.mark.parametrize("algorithm", [SMOOTH, DeepEMD(refine_steps=2)], ids=repr)
 def test_the_order_of_shots_and_the_names_of_classes_do_not_matter(algorithm: DeepEMD) -> None:
-    order, names = torch.randperm(6), torch.tensor([2, 0, 1])
-    shuffled = BATCH._replace(support_x=BATCH.support_x[:, order], support_y=names[BATCH.support_y[:, order]])
-    expected = predict(algorithm, BATCH)
-    torch.testing.assert_close(predict(algorithm, shuffled)[..., names], expected, rtol=1e-8, atol=1e-8)
+    expect_symmetry(partial(predict, algorithm), BATCH)
 
 
 def test_refining_fits_the_support_set_and_trains_through_the_query_alone() -> None:

@@ -1,31 +1,29 @@
 """Baseline and Baseline++, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import expect_slope, images, init
-from torch import Tensor, nn
+from problems import expect_slope, images, init, predicted
+from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, HeadStart, Tuned
 from metalearn_cli.algorithms.inner_loop import Descent, gradient_step, minibatch
 from metalearn_cli.algorithms.protonet import Nearness, ProtoNet
 from metalearn_cli.errors import UserError
-from metalearn_cli.nets.base import Call, Net
+from metalearn_cli.nets.base import Call
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.mlp import MLP, Activation
-from metalearn_cli.tasks.base import Batch
 
 SPEC, BATCH = images(shot=3)
 NET = Conv4(SPEC, filters=3)
 PLAIN = {"batch_size": None, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0}
 
 
-def predict(algorithm: FineTune | ProtoNet, net: Net = NET, batch: Batch = BATCH, meta: Meta | None = None) -> Tensor:
-    with torch.no_grad():
-        (predictor,) = algorithm.adapt(net, meta or init(algorithm, net), batch.support, 0)
-        return predictor(batch.query_x, BatchNorm.running)
+predict = partial(predicted, net=NET, mode=BatchNorm.running)
 
 
 @pytest.mark.parametrize("head", list(Classifier))
@@ -57,7 +55,7 @@ def test_without_a_pass_from_the_means_it_is_protonet(head: Classifier, metric: 
     meta = init(nearest, NET)
     scale = meta.params["scale"].item() if metric is Nearness.cosine else 1.0
     untouched = FineTune(head, scale=scale, passes=0, start=HeadStart.means, adapted=adapted)
-    outs = [predict(algorithm, meta=meta).softmax(-1) for algorithm in (untouched, nearest)]
+    outs = [predict(algorithm, BATCH, meta).softmax(-1) for algorithm in (untouched, nearest)]
     torch.testing.assert_close(*outs)
 
 
@@ -73,7 +71,7 @@ def test_whole_batches_of_plain_steps_on_all_weights_are_mamls_inner_loop() -> N
         for _ in range(3):
             at = gradient_step(net, BATCH.support, False, at)
         expected, _ = net(at.phi, BATCH.query_x)
-    torch.testing.assert_close(predict(algorithm, net), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(predict(algorithm, BATCH, net=net), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("head", list(Classifier))
@@ -94,15 +92,15 @@ def test_the_probe_is_torchs_sgd_on_the_frozen_features(head: Classifier) -> Non
             sgd.step()
             sgd.zero_grad()
         expected.append(algorithm.logits(weights, query[number]).detach())
-    torch.testing.assert_close(predict(algorithm), torch.stack(expected), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(predict(algorithm, BATCH), torch.stack(expected), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("adapted", list(Tuned))
 def test_tasks_do_not_mix_and_training_knows_nothing_of_the_test(adapted: Tuned) -> None:
     algorithm = FineTune(adapted=adapted, passes=2)
-    alone = [predict(algorithm, batch=task) for task in BATCH.chunks(1)]
-    torch.testing.assert_close(torch.cat(alone), predict(algorithm), rtol=1e-10, atol=1e-12)
+    alone = [predict(algorithm, task) for task in BATCH.chunks(1)]
+    torch.testing.assert_close(torch.cat(alone), predict(algorithm, BATCH), rtol=1e-10, atol=1e-12)
     whole = FineTune(adapted=adapted, passes=2, batch_size=None)
     order = torch.randperm(9)
     shuffled = BATCH._replace(support_x=BATCH.support_x[:, order], support_y=BATCH.support_y[:, order])
-    torch.testing.assert_close(predict(whole, batch=shuffled), predict(whole), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(predict(whole, shuffled), predict(whole, BATCH), rtol=1e-9, atol=1e-11)

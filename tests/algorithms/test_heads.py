@@ -1,12 +1,14 @@
 """Ridge regression, logistic regression and nearest neighbours on the features, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import cases, expect_definition, expect_slope, images, init
+from problems import cases, expect_definition, expect_slope, expect_symmetry, images, init, predicted
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.features import Normalise
 from metalearn_cli.algorithms.knn import KNN
 from metalearn_cli.algorithms.logistic import Logistic
@@ -25,11 +27,7 @@ SPEC, BATCH = images(shot=3)
 NET = Conv4(SPEC, filters=3)
 
 
-def predict(algorithm: Algorithm, batch: Batch = BATCH, meta: Meta | None = None) -> Tensor:
-    """The outputs for the query set, under the statistics of support and query."""
-    with torch.no_grad():
-        (predictor,) = algorithm.adapt(NET, meta or init(algorithm, NET), batch.support, 0)
-        return predictor(batch.query_x, BatchNorm.transductive)
+predict = partial(predicted, net=NET, mode=BatchNorm.transductive)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +95,7 @@ def test_the_support_vector_machine_stops_where_training_and_test_say() -> None:
     short, long = MetaOptNet(iterations=15, test_iterations=3), MetaOptNet(iterations=3, test_iterations=15)
     meta = init(short, NET)
     losses = [algorithm.meta_gradient(NET, meta, BATCH, 0).loss for algorithm in (short, long)]
-    outs = [predict(algorithm, meta=meta) for algorithm in (long, short)]  # of the same lengths
+    outs = [predict(algorithm, BATCH, meta) for algorithm in (long, short)]  # of the same lengths
     assert not torch.allclose(*outs, atol=1e-6)
     for loss, out in zip(losses, outs, strict=True):
         expected = F.cross_entropy(out.mT, BATCH.query_y, reduction="none").mean(1)
@@ -131,7 +129,7 @@ def test_a_large_penalty_leaves_ridge_the_directions_of_the_means() -> None:
     features, query = NET.features(meta.params, torch.cat([BATCH.support_x, BATCH.query_x], 1))[0].split([9, 6], 1)
     means = torch.stack([features[BATCH.support_y == k].view(3, 3, -1).mean(1) for k in range(3)], 1)
     expected = 3 * (query @ means.mT + 1) * meta.params["ridge:scale"]
-    torch.testing.assert_close(1e9 * predict(algorithm, meta=meta), expected.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(1e9 * predict(algorithm, BATCH, meta), expected.detach(), rtol=1e-6, atol=1e-6)
 
 
 def test_one_neighbour_of_one_shot_is_the_nearest_mean() -> None:
@@ -161,9 +159,7 @@ def test_all_neighbours_with_soft_weights_are_matching_networks() -> None:
 
 @pytest.mark.parametrize("algorithm", [Ridge(), Logistic(), Ridge(newton_steps=10), MetaOptNet(), KNN(3)], ids=repr)
 def test_the_order_of_the_support_and_the_names_of_the_classes_do_not_matter(algorithm: Algorithm) -> None:
-    expected, order, names = predict(algorithm), torch.randperm(9), torch.tensor([2, 0, 1])
-    shuffled = BATCH._replace(support_x=BATCH.support_x[:, order], support_y=names[BATCH.support_y[:, order]])
-    torch.testing.assert_close(predict(algorithm, shuffled)[..., names], expected, rtol=1e-8, atol=1e-8)
+    expect_symmetry(partial(predict, algorithm), BATCH)
 
 
 def test_copies_are_drawn_from_the_tasks_key_and_change_the_test_alone() -> None:
@@ -178,7 +174,9 @@ def test_copies_are_drawn_from_the_tasks_key_and_change_the_test_alone() -> None
     flipped = changed_copies(BATCH.support, 4, (Augment.flip,)).x
     stayed = (flipped == BATCH.support_x.repeat(1, 4, 1, 1, 1)).all((2, 3, 4))
     assert 0.2 < stayed.double().mean() < 0.8
-    torch.testing.assert_close(predict(copied), predict(plain, BATCH._replace(support_x=whole.x, support_y=whole.y)))
+    torch.testing.assert_close(
+        predict(copied, BATCH), predict(plain, BATCH._replace(support_x=whole.x, support_y=whole.y))
+    )
     meta = init(copied, NET)
     assert torch.equal(*(algorithm.meta_gradient(NET, meta, BATCH, 0).loss for algorithm in (copied, plain)))
 

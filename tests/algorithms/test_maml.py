@@ -64,7 +64,7 @@ def test_a_part_can_be_adapted_and_all_is_meta_learned(net_and_batch: tuple[Net,
         AdaptedPart.body: set(meta.params) - {"head.weight", "head.bias"},
     }[adapted]
     expect_definition(algorithm, net, meta, batch, partial(definition, algorithm, net, adapted=names))
-    end = descend(net, algorithm._start(net, meta, 3), batch.support, 2, second_order=True, remat=False)
+    end = descend(net, algorithm.start(net, meta, 3), batch.support, 2, second_order=True, remat=False)
     changed = {name for name, value in meta.params.items() if not torch.equal(end[name], value.expand_as(end[name]))}
     assert changed == names
 

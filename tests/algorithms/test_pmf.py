@@ -1,9 +1,11 @@
 """P>M>F, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import images, init
+from problems import images, init, predicted
 from torch import Tensor
 from torch.func import functional_call
 
@@ -16,24 +18,20 @@ from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.tasks.augment import Augment, changed_copies
-from metalearn_cli.tasks.base import Batch
 
 SPEC, BATCH = images()
 NET = Conv4(SPEC, filters=3)
 TUNED = PMF(tuning_steps=3, lr=0.01)
 
 
-def predict(algorithm: PMF | ProtoNet, batch: Batch = BATCH) -> Tensor:
-    with torch.no_grad():
-        (predictor,) = algorithm.adapt(NET, init(algorithm, NET), batch.support, 0)
-        return predictor(batch.query_x, BatchNorm.running)
+predict = partial(predicted, net=NET, mode=BatchNorm.running)
 
 
 @pytest.mark.parametrize("still", [PMF(lr=0.0), PMF(tuning_steps=0)], ids=repr)
 def test_without_tuning_it_is_protonet_with_cosines(still: PMF) -> None:
     nearest = ProtoNet(Nearness.cosine)
-    assert torch.equal(predict(still), predict(nearest))
-    assert not torch.equal(predict(TUNED), predict(nearest))
+    assert torch.equal(predict(still, BATCH), predict(nearest, BATCH))
+    assert not torch.equal(predict(TUNED, BATCH), predict(nearest, BATCH))
     update, expected = (algorithm.meta_gradient(NET, init(nearest, NET), BATCH, 0) for algorithm in (TUNED, nearest))
     assert torch.equal(update.loss, expected.loss)
     assert all(torch.equal(update.gradient[name], value) for name, value in expected.gradient.items())
@@ -60,13 +58,13 @@ def test_it_tunes_as_a_loop_over_torchs_own_layers_does() -> None:
             F.cross_entropy(logits(changed), y).backward()
             adam.step()
         outs.append(logits(query).detach())
-    torch.testing.assert_close(predict(TUNED), torch.stack(outs), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(predict(TUNED, BATCH), torch.stack(outs), rtol=1e-7, atol=1e-7)
 
 
 def test_each_step_changes_the_images_anew_and_chunks_change_nothing() -> None:
     first, second = (changed_copies(BATCH.support, 1, TUNED.augment, turn).x for turn in (0, 1))
     assert not torch.equal(first, second)
-    whole = predict(TUNED)
+    whole = predict(TUNED, BATCH)
     for number, task in enumerate(BATCH.chunks(1)):
         torch.testing.assert_close(predict(TUNED, task)[0], whole[number], rtol=1e-7, atol=1e-7)
 

@@ -1,12 +1,14 @@
 """Relation Networks against torch's own layers, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import expect_definition, expect_slope, images, init, points
+from problems import expect_definition, expect_slope, expect_symmetry, images, init, points, predicted
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm, Meta
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.relation import Loss, Relation
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
@@ -31,10 +33,7 @@ def scores(params: Params, batch: Batch) -> Tensor:
     return F.linear(x, params["relation:output.weight"], params["relation:output.bias"]).view(6, 3)
 
 
-def predict(algorithm: Relation, batch: Batch, mode: BatchNorm, meta: Meta | None = None) -> Tensor:
-    with torch.no_grad():
-        (predictor,) = algorithm.adapt(NET, meta or init(algorithm, NET), batch.support, 0)
-        return predictor(batch.query_x, mode)
+predict = partial(predicted, net=NET)
 
 
 @pytest.mark.parametrize("loss", Loss)
@@ -54,19 +53,16 @@ def test_the_meta_gradient_is_that_of_the_definition(loss: Loss) -> None:
 def test_probabilities_are_shares_of_the_relation_scores() -> None:
     algorithm = Relation()
     meta = init(algorithm, NET)
-    out = predict(algorithm, BATCH.task(1), BatchNorm.one_query, meta)
+    out = predict(algorithm, BATCH.task(1), meta, mode=BatchNorm.one_query)
     assert out.shape == (1, 6, 3)
-    sigmoids = predict(Relation(Loss.softmax), BATCH, BatchNorm.running, meta).sigmoid()
+    sigmoids = predict(Relation(Loss.softmax), BATCH, meta, mode=BatchNorm.running).sigmoid()
     expected = sigmoids / sigmoids.sum(-1, keepdim=True)
-    torch.testing.assert_close(predict(algorithm, BATCH, BatchNorm.running, meta).softmax(-1), expected)
+    torch.testing.assert_close(predict(algorithm, BATCH, meta, mode=BatchNorm.running).softmax(-1), expected)
 
 
 def test_the_order_of_shots_and_the_names_of_classes_do_not_matter() -> None:
-    algorithm, order, names = Relation(), torch.randperm(6), torch.tensor([2, 0, 1])
-    shuffled = BATCH._replace(support_x=BATCH.support_x[:, order], support_y=names[BATCH.support_y[:, order]])
     for mode in BatchNorm:
-        renamed = predict(algorithm, shuffled, mode)[..., names]
-        torch.testing.assert_close(renamed, predict(algorithm, BATCH, mode), rtol=1e-8, atol=1e-8)
+        expect_symmetry(partial(predict, Relation(), mode=mode), BATCH)
 
 
 def test_every_norm_has_the_statistics_of_the_mode() -> None:
@@ -76,7 +72,7 @@ def test_every_norm_has_the_statistics_of_the_mode() -> None:
     for part in (own, NET.init_stats()):
         moved = meta._replace(buffers=meta.buffers | {name: 0.5 + meta.buffers[name] for name in part})
         for mode in BatchNorm:
-            same = torch.equal(predict(algorithm, BATCH, mode, meta), predict(algorithm, BATCH, mode, moved))
+            same = torch.equal(*(predict(algorithm, BATCH, which, mode=mode) for which in (meta, moved)))
             assert same is (mode is not BatchNorm.running), mode
     update = algorithm.meta_gradient(NET, meta, BATCH, 0)
     assert update.buffers.keys() == meta.buffers.keys()

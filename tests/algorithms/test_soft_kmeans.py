@@ -1,12 +1,14 @@
 """Soft k-means with unlabelled examples, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import cases, expect_definition, expect_slope, images, init
+from problems import cases, expect_definition, expect_slope, images, init, predicted
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import Algorithm, BatchNorm
+from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.soft_kmeans import RADIUS, SoftKMeans, Variant
 from metalearn_cli.config.job import load_job
@@ -20,10 +22,7 @@ NET = Conv4(SPEC, filters=3)
 ALL = [SoftKMeans(variant, 2, radius=1.5, hidden=3) for variant in Variant]
 
 
-def predict(algorithm: Algorithm, batch: Batch = BATCH) -> Tensor:
-    with torch.no_grad():
-        (predictor,) = algorithm.adapt(NET, init(algorithm, NET), batch.support, 0)
-        return predictor(batch.query_x, BatchNorm.running)
+predict = partial(predicted, net=NET, mode=BatchNorm.running)
 
 
 def shares(algorithm: SoftKMeans, params: Params, z: Tensor, means: Tensor, limits: Tensor) -> Tensor:
@@ -75,7 +74,7 @@ def test_the_meta_gradient_is_the_finite_difference(algorithm: SoftKMeans) -> No
 @pytest.mark.parametrize("algorithm", ALL, ids=repr)
 def test_the_names_of_classes_and_the_order_of_the_unlabelled_do_not_matter(algorithm: SoftKMeans) -> None:
     assert BATCH.unlabelled_x is not None
-    expected, names = predict(algorithm), torch.tensor([2, 0, 1])
+    expected, names = predict(algorithm, BATCH), torch.tensor([2, 0, 1])
     shuffled = BATCH._replace(support_y=names[BATCH.support_y], unlabelled_x=BATCH.unlabelled_x.flip(1))
     torch.testing.assert_close(predict(algorithm, shuffled)[..., names], expected, rtol=1e-9, atol=1e-9)
     other = BATCH._replace(unlabelled_x=BATCH.unlabelled_x.flip(0))
@@ -86,7 +85,7 @@ def test_the_names_of_classes_and_the_order_of_the_unlabelled_do_not_matter(algo
 
 
 def test_without_a_step_it_is_protonet() -> None:
-    torch.testing.assert_close(predict(SoftKMeans(steps=0)), predict(ProtoNet()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(predict(SoftKMeans(steps=0), BATCH), predict(ProtoNet(), BATCH), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("variant", "far_counts"), [(Variant.kmeans, 1.0), (Variant.distractor_cluster, 0.0)])

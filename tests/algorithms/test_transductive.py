@@ -1,9 +1,11 @@
 """Heads that predict all queries of a task together, in float64: LaplacianShot, TIM and label propagation."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
-from problems import cases, expect_definition, expect_slope, images, init
+from problems import cases, expect_definition, expect_slope, images, init, predicted
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
@@ -22,10 +24,7 @@ ADAM = TIM(iterations=5, lr=0.01)
 HEADS = [LaplacianShot(), ADAM, TIM(Solver.adm, 5), TPN(neighbours=4)]
 
 
-def predict(algorithm: Algorithm, batch: Batch = BATCH, meta: Meta | None = None) -> Tensor:
-    with torch.no_grad():
-        (predictor,) = algorithm.adapt(NET, meta or init(algorithm, NET), batch.support, 0)
-        return predictor(batch.query_x, BatchNorm.running)
+predict = partial(predicted, net=NET, mode=BatchNorm.running)
 
 
 def clusters(counts: list[int], spread: float = 0.35) -> tuple[Support, Tensor, Tensor]:
@@ -43,13 +42,11 @@ def clusters(counts: list[int], spread: float = 0.35) -> tuple[Support, Tensor, 
 
 def accuracy(algorithm: LaplacianShot | TIM | TPN, counts: list[int]) -> float:
     support, query, y = clusters(counts)
-    meta = Meta(tpn_parameters() if isinstance(algorithm, TPN) else {}, {})
     if isinstance(algorithm, TPN):
-        out = algorithm.spread(meta.params, support, len(counts), support.x, query, None)[:, len(counts) :]
-    elif isinstance(algorithm, TIM):
-        out = algorithm.tuned_logits(meta, support, len(counts), support.x, query, None)
+        out = algorithm.spread(tpn_parameters(), support, len(counts), support.x, query, None)[:, len(counts) :]
     else:
-        out = algorithm.logits(meta, support, len(counts), support.x, query, None)
+        x, query = algorithm.protonet.prepared(Meta({}, {}), support.x, query)
+        out = algorithm.joint_logits(support._replace(x=x), len(counts), query, None)
     return (out.argmax(-1) == y).double().mean().item()
 
 
@@ -62,7 +59,7 @@ def tpn_parameters() -> Params:
 
 @pytest.mark.parametrize("algorithm", HEADS, ids=repr)
 def test_the_names_of_classes_and_the_order_of_examples_do_not_matter(algorithm: Algorithm) -> None:
-    expected, order, names = predict(algorithm), torch.tensor([3, 1, 5, 0, 2, 4]), torch.tensor([2, 0, 1])
+    expected, order, names = predict(algorithm, BATCH), torch.tensor([3, 1, 5, 0, 2, 4]), torch.tensor([2, 0, 1])
     queries = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     shuffled = BATCH._replace(
         support_x=BATCH.support_x[:, order],
@@ -82,7 +79,7 @@ def test_the_names_of_classes_and_the_order_of_examples_do_not_matter(algorithm:
 )
 def test_without_the_queries_it_is_the_nearest_mean(still: Algorithm, temperature: float) -> None:
     protonet = ProtoNet(normalise=Normalise.l2, temperature=temperature)
-    torch.testing.assert_close(predict(still).log_softmax(-1), predict(protonet).log_softmax(-1))
+    torch.testing.assert_close(predict(still, BATCH).log_softmax(-1), predict(protonet, BATCH).log_softmax(-1))
     meta = init(protonet, NET)
     update, expected = (algorithm.meta_gradient(NET, meta, BATCH, 0) for algorithm in (still, protonet))
     assert torch.equal(update.loss, expected.loss)
@@ -92,7 +89,7 @@ def test_without_the_queries_it_is_the_nearest_mean(still: Algorithm, temperatur
 def test_laplacian_shot_is_its_update_written_as_a_loop() -> None:
     support, query, _ = clusters([4, 5, 3])
     algorithm = LaplacianShot(0.8, 2, 3, rectify=False, normalise=Normalise.none)
-    out = algorithm.logits(Meta({}, {}), support, 3, support.x, query, None)
+    out = algorithm.joint_logits(support, 3, query, None)
     for task in range(2):
         x, means = query[task], support.x[task]
         distance = torch.tensor([[(q - mean).square().sum() for mean in means] for q in x])
@@ -152,7 +149,7 @@ def test_tims_first_step_of_adam_is_one_rate_down_the_slope() -> None:
     start = prototypes(support.x, support, 3).requires_grad_()
     (slope,) = torch.autograd.grad(algorithm.loss(start, support, query, None).sum(), [start])
     expected = algorithm.logits(start - 0.01 * slope / (slope.abs() + 1e-8), query, None)
-    out = algorithm.tuned_logits(Meta({}, {}), support, 3, support.x, query, None)
+    out = algorithm.joint_logits(support, 3, query, None)
     torch.testing.assert_close(out, expected.detach())
 
 

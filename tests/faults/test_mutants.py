@@ -92,7 +92,7 @@ MUTANTS = (
     Mutant(
         "algorithms/deep_emd.py", " + (flow * (cost - cost.detach())).sum((-2, -1))", "", "algorithms/test_deep_emd.py"
     ),
-    Mutant("algorithms/meta_sgd.py", "second_order=True", "second_order=False", "algorithms/test_meta_sgd.py"),
+    Mutant("algorithms/inner_loop.py", "not self.first_order, self.r", "False, self.r", "algorithms/test_meta_sgd.py"),
     # Networks
     Mutant("nets/layers.py", "correction=0, keepdim=True) if", "correction=1, keepdim=True) if", "nets/test_nets.py"),
     Mutant("nets/layers.py", "torch.sigmoid(f) * c +", "c +", "nets/test_nets.py algorithms/test_meta_lstm.py"),

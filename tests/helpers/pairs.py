@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from cases import nightly
+from problems import OF_SETS
 
 from metalearn_cli.config import conf_folder
 from metalearn_cli.config.assemble import new_learner
@@ -31,11 +32,14 @@ _SMALL = {
     "sinusoid": ["model.hidden=[8]"],
     "features": ["model=mlp", "model.hidden=[8]"],  # without parameters, some have nothing to learn
     "gaussian": ["model.hidden=[8]"],
+    "gaussian_process": ["model.hidden=[8]", "task.max_points=9"],
     "fine_tune": ["algo.passes=1"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
     "pmf": ["algo.tuning_steps=1"],
     "leo": ["algo.latent_steps=1", "algo.tuning_steps=1"],
     "tim": ["algo.iterations=1"],
+    **{algo: ["algo.width=8", "algo.samples=2", "algo.test_samples=3"] for algo in ("cnp", "np", "anp")},
+    "tnp": ["algo.width=8", "algo.layers=2", "algo.hidden=8"],
 }
 
 
@@ -72,9 +76,12 @@ def small(algo: str, task: str, own_images: Path) -> list[str]:
     overrides += ["task.unlabelled=1"] * (algo == "soft_kmeans" and "unlabelled" in node.task)
     keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
     short = [f"algo.{key}={most}" for key, most in keys if (node.algo.get(key) or 0) > most]
+    if task == "gaussian_process":  # whose sizes vary
+        short += [f"algo.{key}=null" for key in ("inner_batch", "test_batch", "batch_size") if key in node.algo]
     if (algo, task) == ("pmf", "features"):
         short.append("algo.augment=[]")
-    return [*overrides, *_SMALL.get(task, []), *_SMALL.get(algo, []), *short, "tasks_per_step=2"]
+    sizes = [override for override in _SMALL.get(task, []) if algo not in OF_SETS or "model." not in override]
+    return [*overrides, *sizes, *_SMALL.get(algo, []), *short, "tasks_per_step=2"]
 
 
 def built_or_refused(job: Job) -> Learner | None:

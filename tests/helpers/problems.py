@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from metalearn_cli.algorithms.base import Algorithm, Meta, Update
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta, Update
 from metalearn_cli.algorithms.losses import mean_gradient
 from metalearn_cli.config.conf_folder import conf_dir, list_choices
 from metalearn_cli.config.schema import ConfigSource, build
@@ -23,7 +23,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Batch, Spec
 from metalearn_cli.tasks.curves import Points
 from metalearn_cli.tasks.episodes import Episodes
-from metalearn_cli.tasks.likelihood import Categorical, SquaredError
+from metalearn_cli.tasks.likelihood import Categorical, Gaussian, SquaredError
 
 DOUBLE = Execution(dtype=torch.float64)
 
@@ -64,9 +64,13 @@ def made(algo: str) -> Algorithm:
 # Those that compare images of features, of which only convolutional networks have some.
 MAPS = ("deep_emd", "relation")
 ON_MAPS = [made(algo) for algo in MAPS]
+# Those that predict distributions of values from the support set as a whole.
+OF_SETS = ("cnp", "np", "anp", "tnp")
 # Every other algorithm for tasks of classes and any network; the others train on images of all classes at once, or need
 # a network with inputs that a task sets.
-ALGORITHMS = [made(algo) for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "fine_tune", *MAPS)]
+ALGORITHMS = [
+    made(algo) for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "fine_tune", *MAPS, *OF_SETS)
+]
 # One of each family and of each way to a meta-gradient. What asks more of all algorithms than a step takes these in the
 # gate, and the others in the nightly.
 OF_EACH_FAMILY = ("MAML", "MAMLPlusPlus", "IMAML", "Reptile", "MetaLSTM", "LearnedOptimizer", "ProtoNet", "Matching")
@@ -119,6 +123,26 @@ def points(tasks: int = 3, shot: int = 5, query: int = 4, seed: int = 0) -> tupl
     return Spec((1,), 1, 1, SquaredError()), batch
 
 
+def gaussian_points() -> tuple[Spec, Batch]:
+    """The same with a normal distribution of each value."""
+    spec, batch = points()
+    return spec._replace(outputs=2, train_outputs=2, likelihood=Gaussian()), batch
+
+
+def with_padding(batch: Batch) -> Batch:
+    """The same tasks with a support and a query point of nonsense."""
+    parts = {
+        name: torch.cat([value, torch.full_like(value[:, :1], 7.0)], 1)
+        for name, value in batch.tensors().items()
+        if name != "key"
+    }
+    for part in ("support", "query"):
+        real = torch.ones(parts[f"{part}_x"].shape[:2], dtype=torch.bool)
+        real[:, -1] = False
+        parts[f"{part}_mask"] = real
+    return batch._replace(**parts)
+
+
 def cases() -> list[tuple[Net, Batch]]:
     """Networks with what they learn from. Smooth activations first: a difference across a kink is not a derivative."""
     (image_spec, image_batch), (point_spec, point_batch) = images(), points()
@@ -143,6 +167,20 @@ def init(algorithm: Algorithm, net: Net, seed: int = 0) -> Meta:
     params = {name: (value + noise[name]).double().requires_grad_() for name, value in meta.params.items()}
     stats = {name: value - 0.1 * torch.rand(value.shape, generator=rng) for name, value in net.init_stats().items()}
     return Meta(params, {name: stats.get(name, value).double() for name, value in meta.buffers.items()})
+
+
+def predicted(algorithm: Algorithm, batch: Batch, meta: Meta | None = None, *, net: Net, mode: BatchNorm) -> Tensor:
+    """The outputs [T, Q, way] for the query set, of an algorithm that takes no steps; without `meta` as it starts."""
+    with torch.no_grad():
+        (predictor,) = algorithm.adapt(net, meta or init(algorithm, net), batch.support, 0)
+        return predictor(batch.query_x, mode)
+
+
+def expect_symmetry(predict: Callable[[Batch], Tensor], batch: Batch) -> None:
+    """Predictions follow the names of three classes, and the order of the support set does not matter."""
+    order, names = torch.randperm(batch.support_y.shape[1]), torch.tensor([2, 0, 1])
+    shuffled = batch._replace(support_x=batch.support_x[:, order], support_y=names[batch.support_y[:, order]])
+    torch.testing.assert_close(predict(shuffled)[..., names], predict(batch), rtol=1e-8, atol=1e-8)
 
 
 def relative_error(actual: Params, expected: Params) -> float:

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from commands import run
 from PIL import Image
-from problems import EMBEDDING
+from problems import EMBEDDING, OF_SETS
 
 from metalearn_cli.config.conf_folder import list_choices
 
 CLASSES, IMAGES = 20, 8
-CLASSIFIERS = tuple(algo for algo in list_choices("algo") if algo not in ("cavia", "pretrain"))  # for any way
+CLASSIFIERS = tuple(algo for algo in list_choices("algo") if algo not in ("cavia", "pretrain", *OF_SETS))  # for any way
 
 _SHORT = {
     "fine_tune": ["algo.passes=2"],

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from problems import DOUBLE, images, points
+from problems import DOUBLE, gaussian_points, images, points
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
@@ -52,6 +52,16 @@ def test_curves_of_any_number_of_tasks(tasks: int, height: int) -> None:
     image = drawn(arrays(MAML(), *points(tasks=tasks)))
     assert image.shape == (height, 1040, 3)
     assert image.dtype == torch.uint8
+
+
+def test_a_normal_distribution_has_two_lines_two_deviations_from_its_mean() -> None:
+    shown = arrays(MAML(test_steps=1), *gaussian_points())
+    assert shown["deviation"].shape == shown["line_x"].shape
+    shown["line_y"][:], shown["deviation"][:] = 0.0, 0.1
+    top, bottom, *_ = box(where(drawn(shown)[60:300], BLUE))
+    shown["deviation"][:] = 0.2
+    higher, lower, *_ = box(where(drawn(shown)[60:300], BLUE))
+    assert lower - higher == pytest.approx(2 * (bottom - top), abs=4)
 
 
 def test_each_line_is_drawn_at_its_height() -> None:

@@ -34,6 +34,7 @@ from metalearn_cli.tasks.likelihood import (
     ValuesLikelihood,
     calibration,
 )
+from metalearn_cli.tasks.metrics import COVERAGES
 from metalearn_cli.tasks.sinusoid import Sinusoid
 
 GAUSSIAN_KEYS = ValuesLikelihood(OfValues.gaussian)
@@ -61,6 +62,51 @@ def test_a_gaussian_is_torchs_normal_distribution(likelihood: Gaussian) -> None:
     torch.testing.assert_close(scores["log_likelihood"], expected, rtol=1e-12, atol=0)
     assert torch.equal(scores["mse"], (mean - y).square().mean(-1))
     assert Spec((1,), 4, 4, likelihood).targets == 2
+
+
+def test_scores_of_a_mixture_are_those_of_its_samples_and_of_its_density() -> None:
+    """Of 3 components and 2 values, beside 400,000 samples; with equal components, what one normal distribution has."""
+    likelihood, out, y = Gaussian(), drawn(1, 2, 3, 4), drawn(1, 2, 2, seed=1)
+    means, deviations = likelihood.components(out)
+    rng = torch.Generator().manual_seed(0)
+    number, pairs = 400_000, torch.arange(2)[:, None]
+    chosen = torch.randint(3, (2, number), generator=rng)
+    normal = torch.randn(2, number, 2, generator=rng, dtype=torch.float64)
+    samples = means[0][pairs, chosen] + deviations[0][pairs, chosen] * normal  # [B, N, V]
+    mean, deviation = likelihood.moments(out)
+    torch.testing.assert_close(mean[0], samples.mean(1), rtol=0, atol=0.02)
+    torch.testing.assert_close(deviation[0], samples.std(1), rtol=0.01, atol=0)
+    density = Independent(Normal(means, deviations), 1).log_prob(y.unsqueeze(2)).exp().mean(2)
+    torch.testing.assert_close(likelihood.loss(out, y), -density.log(), rtol=1e-10, atol=0)
+    scores, apart = likelihood.scores(out, y), (samples[:, ::2] - samples[:, 1::2]).abs().mean(1)
+    crps = (samples - y[0].unsqueeze(1)).abs().mean(1) - 0.5 * apart
+    torch.testing.assert_close(scores["crps"][0], crps.mean(-1), rtol=0.02, atol=0)
+    below = (samples < y[0].unsqueeze(1)).double().mean(1)
+    for share in COVERAGES:
+        assert (
+            scores[f"coverage_{share}"][0].tolist() == ((2 * below - 1).abs() <= share / 100).double().mean(1).tolist()
+        )
+    alone, alike = out[:, :, 0], out[:, :, :1].expand(-1, -1, 3, -1)
+    for name, value in likelihood.scores(alone, y).items():
+        torch.testing.assert_close(likelihood.scores(alike, y)[name], value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("likelihood", GAUSSIANS)
+def test_outputs_of_means_and_deviations_and_coverage_and_crps_of_a_normal_distribution(likelihood: Gaussian) -> None:
+    out = drawn(200, 100, 2)
+    torch.testing.assert_close(likelihood.outputs(*likelihood.moments(out)), out, rtol=1e-6, atol=1e-6)
+    mean, deviation = likelihood.moments(out)
+    y = mean + deviation * drawn(200, 100, 1, seed=3) / 2
+    scores = likelihood.scores(out, y)
+    for share in COVERAGES:
+        assert scores[f"coverage_{share}"].mean().item() == pytest.approx(share / 100, abs=0.015)
+    z = (y - mean) / deviation
+    normal = Normal(torch.zeros((), dtype=y.dtype), 1)
+    closed = deviation * (z * (2 * normal.cdf(z) - 1) + 2 * normal.log_prob(z).exp() - 1 / math.sqrt(math.pi))
+    torch.testing.assert_close(scores["crps"], closed[..., 0], rtol=1e-9, atol=1e-12)
+    assert figures_beside({"mse": scores["mse"].mean(1)})["rmse"].mean == pytest.approx(
+        (mean - y).square().mean() ** 0.5
+    )
 
 
 def test_classes_are_torchs_categorical_distribution() -> None:
@@ -155,8 +201,13 @@ def test_an_oracle_is_a_distribution_where_the_noise_is_known() -> None:
     """The log-likelihood of the curve with its noise is that of the noise, -1/2 - log d - log(2 pi) / 2 on average."""
     where = EpisodeRange("test", 300, 0), torch.device("cpu")
     noisy = baselines(points_task(Sinusoid, noise=0.3, values=GAUSSIAN_KEYS), *where)
-    assert noisy.keys() == {"constant_mse", "oracle", "oracle_mse"}
+    assert noisy.keys() == {"constant", "constant_mse", "oracle", "oracle_mse", "oracle_floored"}
+    assert torch.equal(noisy["oracle"], noisy["oracle_floored"])  # whose floor is below the noise
     expected = -0.5 - math.log(0.3) - 0.5 * math.log(2 * math.pi)
     assert noisy["oracle"].mean().item() == pytest.approx(expected, abs=0.02)
     assert noisy["oracle_mse"].mean().item() == pytest.approx(0.09, abs=0.003)
-    assert baselines(points_task(Sinusoid, values=GAUSSIAN_KEYS), *where).keys() == {"constant_mse", "oracle_mse"}
+    assert baselines(points_task(Sinusoid, values=GAUSSIAN_KEYS), *where).keys() == {
+        "constant",
+        "constant_mse",
+        "oracle_mse",
+    }

@@ -13,7 +13,7 @@ from metalearn_cli.sweep.sweep_job import direction
 from metalearn_cli.tasks.likelihood import Categorical, Gaussian, SquaredError
 from metalearn_cli.tasks.metrics import METRICS, Headline
 
-HIGHER = {"accuracy", "log_likelihood"}
+HIGHER = {"accuracy", "log_likelihood", "joint_log_likelihood", "coverage_50", "coverage_90", "coverage_95"}
 
 
 @pytest.mark.parametrize("name", METRICS)

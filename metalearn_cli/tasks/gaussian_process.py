@@ -1,0 +1,147 @@
+"""Functions drawn from Gaussian processes, whose exact posterior is the oracle.
+
+Transformer Neural Processes (Nguyen and Grover 2022, arXiv 2207.04179), with the ranges of the authors' code:
+
+    y ~ N(0, a^2 k(x, x') + noise^2 [x = x']),   a ~ U(0.1, 1),  l ~ U(0.1, 0.6),  p ~ U(0.1, 0.5),  x ~ U(-2, 2)
+    rbf:       k = exp(-r^2 / 2)                                  r = |x - x'| / l
+    matern52:  k = (1 + sqrt(5) r + 5 r^2 / 3) exp(-sqrt(5) r)
+    periodic:  k = exp(-2 sin(pi |x - x'| / p)^2 / l^2)
+    mixture:   each task is one of the three, and nothing says which
+
+S = 3 ... M - 4 support points are drawn, and then Q = 3 ... M - 1 - S query points (M = `max_points`): one pair of
+sizes for all tasks of a training batch, and in a test one for every 16 tasks, which are padded to the largest of their
+draw. The test may have another kernel than training and validation. The oracle knows the kernel, a, l and p.
+
+Shapes: T tasks, S support points, Q query points, N = S + Q.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from metalearn_cli.datasets.columns import ColumnNames, Range
+from metalearn_cli.system.limits import Limit, check_limits
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
+from metalearn_cli.tasks.curves import draw_uniform
+from metalearn_cli.tasks.likelihood import EXACT, Likelihood, OfValues, SquaredError, ValuesLikelihood, in_turn
+
+LEAST, OF_ONE_SIZE = 3, 16  # points of a set; tasks of a test
+
+Noise = Annotated[float, Limit("a number from 0.001 to 1000", lambda value: 1e-3 <= value <= 1e3)]
+Total = Annotated[int, Limit("a whole number, 8 or above", lambda value: value >= 8)]
+
+
+class Kernel(Enum):
+    rbf = 0
+    matern52 = 1
+    periodic = 2
+    mixture = 3
+
+
+@dataclass(frozen=True)
+class GaussianProcess(TaskDistribution):
+    kernel: Kernel = Kernel.rbf
+    test_kernel: Kernel | None = None  # None: as `kernel`
+    noise: Noise = 0.02  # standard deviation
+    max_points: Total = 50  # support and query are fewer together
+    values: ValuesLikelihood = ValuesLikelihood(OfValues.gaussian)
+
+    def __post_init__(self) -> None:
+        check_limits(self, "task.")
+
+    @property
+    def spec(self) -> Spec:
+        likelihood = self.values.chosen
+        return Spec((1,), likelihood.width, likelihood.width, likelihood, padded=True)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return ("train", "val", "test")
+
+    @property
+    def columns(self) -> ColumnNames:
+        return ColumnNames(("x",), ("y",), x_range=Range((-2.0,), (2.0,)))
+
+    @property
+    def fingerprint(self) -> str:
+        return f"gaussian_process: a in [0.1, 1], l in [0.1, 0.6], p in [0.1, 0.5], noise of sd {self.noise:g}"
+
+    def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
+        groups = 1 if split == "train" else math.ceil(tasks / OF_ONE_SIZE)
+        shot = _draw_sizes(torch.full((groups,), self.max_points - 4), rng)
+        query = _draw_sizes(self.max_points - 1 - shot, rng)
+        most = int(shot.max()), int(query.max())
+        kernel = (self.test_kernel or self.kernel) if split == "test" else self.kernel
+        if kernel is Kernel.mixture:
+            kind = torch.randint(Kernel.mixture.value, (tasks, 1, 1), generator=rng)
+        else:
+            kind = torch.full((tasks, 1, 1), kernel.value)
+        draw = {"kind": kind}
+        for name, low, high in (("scale", 0.1, 1.0), ("length", 0.1, 0.6), ("period", 0.1, 0.5)):
+            draw[name] = draw_uniform(tasks, low, high, rng)
+        for name, size, number in zip(("support", "query"), (shot, query), most, strict=True):
+            draw[f"{name}_x"] = 4 * torch.rand(tasks, number, 1, generator=rng) - 2
+            draw[f"{name}_normal"] = torch.randn(tasks, number, 1, generator=rng)
+            if groups > 1:
+                size = size.repeat_interleave(OF_ONE_SIZE)[:tasks]
+                draw[f"{name}_mask"] = torch.arange(number) < size[:, None]
+        return draw | {"key": draw_keys(tasks, rng)}
+
+    def gather(self, draw: Draw, device: torch.device) -> Batch:
+        at = on_device(draw, device)
+        normal = torch.cat([at["support_normal"], at["query_normal"]], 1).double()
+        support_y, query_y = (self._factor(at, None) @ normal).float().tensor_split([at["support_x"].shape[1]], dim=1)
+        masks = at.get("support_mask"), at.get("query_mask")
+        return Batch(at["support_x"], support_y, at["query_x"], query_y, at["key"], *masks)
+
+    def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor]:
+        """Compute the posterior of each query value by itself, given the support set."""
+        factor, y, shot = self._posterior(draw, device)
+        mean = factor[:, shot:, :shot] @ torch.linalg.solve_triangular(
+            factor[:, :shot, :shot], y[:, :shot], upper=False
+        )
+        if self.spec.metric == SquaredError.metric:
+            return SquaredError(), mean
+        return EXACT, torch.cat([mean, factor[:, shot:, shot:].norm(dim=-1, keepdim=True).log()], -1)
+
+    def joint_oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor]:
+        """Compute the posterior of each query value given the support set and the query values before it."""
+        factor, y, shot = self._posterior(draw, device)
+        return EXACT, in_turn(torch.zeros_like(y), factor, y)[:, shot:]
+
+    def _posterior(self, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor, int]:
+        """L [T, N, N], y [T, N, 1] and S: each point depends on those before it by a row of L. The support set comes
+        first; queries beyond the real ones are last, so that no real one depends on them."""
+        batch, at = self.gather(draw, device), on_device(draw, device)
+        y = torch.cat([batch.support_y, batch.query_y], 1).double()
+        return self._factor(at, batch.support_mask), y, batch.support_y.shape[1]
+
+    def _factor(self, at: Draw, support_mask: Tensor | None) -> Tensor:
+        """The Cholesky factor L [T, N, N] of the covariance; by itself stands what the mask [T, S] leaves out."""
+        x, scale, length, period = (
+            value.double()
+            for value in (torch.cat([at["support_x"], at["query_x"]], 1), at["scale"], at["length"], at["period"])
+        )
+        distance = (x - x.mT).abs()
+        ratio = distance / length
+        rbf = (-0.5 * ratio.square()).exp()
+        matern = (1 + math.sqrt(5) * ratio + 5 / 3 * ratio.square()) * (-math.sqrt(5) * ratio).exp()
+        periodic = (-2 * (torch.sin(math.pi * distance / period) / length).square()).exp()
+        kernel = rbf.where(at["kind"] == Kernel.rbf.value, matern.where(at["kind"] == Kernel.matern52.value, periodic))
+        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        covariance = scale.square() * kernel + self.noise**2 * identity
+        if support_mask is not None:
+            real = torch.cat([support_mask, torch.ones_like(at["query_x"][..., 0], dtype=torch.bool)], 1)
+            covariance = covariance.where(real.unsqueeze(1) & real.unsqueeze(2), identity)
+        factor: Tensor = torch.linalg.cholesky_ex(covariance).L  # no host waits for it
+        return factor
+
+
+def _draw_sizes(most: Tensor, rng: torch.Generator) -> Tensor:
+    """Draw whole numbers, uniform in LEAST ... most: [G] -> [G]."""
+    share = torch.rand(most.shape, generator=rng, dtype=torch.float64)
+    return LEAST + (share * (most - LEAST + 1)).long()
