@@ -90,7 +90,9 @@ def _proto_maml(w: Workload, p: Params, xs: Tensor, ys: Tensor, xq: Tensor, yq: 
     """The query under the moments of the support set, batch norm's gamma and beta not adapted."""
     support = features(p, xs)
     means = torch.stack([support[ys == label].mean(0) for label in range(w.way)])
-    phi = p | {"head.weight": 2 * means, "head.bias": -means.square().sum(1)}
+    # Tensors of their own: a step's slope in the body is not that through the prototypes.
+    phi = {name: value.clone() for name, value in p.items()}
+    phi |= {"head.weight": 2 * means, "head.bias": -means.square().sum(1)}
     adapted = [name for name in phi if not name.startswith("norm")]
     for _ in range(w.steps):
         out = F.linear(features(phi, xs), phi["head.weight"], phi["head.bias"])

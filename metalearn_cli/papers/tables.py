@@ -50,7 +50,8 @@ def _notes(speed: Speed, tasks: set[str]) -> list[str]:
     absent = f"; absent: {', '.join(missing)} (metalearn data prepare NAME says how to get one)" * bool(missing)
     return [
         f"time: an estimate for {speed.device}: operations and calls of training, validations and tests, counted once, "
-        f"over the {speed.operations / 1e9:.0f} GFLOP/s and {speed.calls:,.0f} calls/s that were timed now",
+        f"over the {speed.operations / 1e9:.0f} GFLOP/s and {speed.calls:,.0f} calls/s that were timed now "
+        "(rows that were trained, beside other work, took 0.7 to 8 times as long)",
         "needs: the least memory, with one task at a time; a stage is a training before, part of the time",
         f"data: {places}{absent}; rows of curves need none",
     ]

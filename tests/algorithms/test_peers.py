@@ -16,8 +16,9 @@ from problems import images, init
 from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Meta
-from metalearn_cli.algorithms.embedding import BASE_MEAN, Centre, Normalise, loss_of_all_classes, members
+from metalearn_cli.algorithms.embedding import loss_of_all_classes
 from metalearn_cli.algorithms.feat import FEAT
+from metalearn_cli.algorithms.features import BASE_MEAN, Centre, Normalise, members
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, HeadStart
 from metalearn_cli.algorithms.laplacian_shot import LaplacianShot
 from metalearn_cli.algorithms.matching import Matching
@@ -160,7 +161,7 @@ def test_easyfsls_tim(easyfsl: Any) -> None:
     model.cosine_distance_to_prototypes = lambda x: x @ model.prototypes.T - model.prototypes.square().sum(1) / 2
     theirs = predicted(model, support, query)
     tim = TIM(iterations=5, lr=0.01, support_weight=0.3, balance=0.7)
-    ours = tim.tuned_logits(Meta({}, {}), support, WAY, support.x, query, None)
+    ours = tim.joint_logits(support, WAY, query, None)
     torch.testing.assert_close(ours, 15 * theirs, rtol=0, atol=1e-7)
 
 
@@ -171,7 +172,8 @@ def test_easyfsls_laplacian_shot(easyfsl: Any) -> None:
     model = easyfsl.LaplacianShot(inference_steps=3, lambda_regularization=0.7, feature_normalization=2)
     model.rectify_prototypes = lambda query_features: None
     laplacian_shot = LaplacianShot(0.7, neighbours=2, iterations=3, rectify=False)
-    ours = laplacian_shot.logits(Meta({}, {}), support, WAY, support.x, query, None)
+    unit = support._replace(x=F.normalize(support.x, dim=-1))
+    ours = laplacian_shot.joint_logits(unit, WAY, F.normalize(query, dim=-1), None)
     torch.testing.assert_close(ours.softmax(-1), predicted(model, support, query))
 
 
