@@ -1,16 +1,18 @@
 """Heads on a pretrained network that stays as it is, on CIFAR-FS and Omniglot: the tables of pretrained.md.
 
-    python benchmarks/pretrained.py [heads] [base] [omniglot] [folder] [pmf]      # all of them without a word
+    python benchmarks/pretrained.py [heads] [base] [omniglot] [folder] [pmf] [cost]  # all of them without a word
 
 Needs `pip install -e '.[pretrained,onnx]'` and METALEARN_DATA with cifar-fs/ and omniglot/. Runs go to
 outputs/pretrained/, and each is run once: what is there already is not computed again.
 """
 
 import csv
+import itertools
 import json
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -123,8 +125,34 @@ def pmf() -> None:
     table("CIFAR-FS, 5-way 1-shot, 96 pixels", rows)
 
 
+def cost() -> None:
+    """Milliseconds of wall time for a picture of 32 pixels a side: medians of seven rounds, in which all take turns."""
+    import torch
+
+    from metalearn_cli.backbones.encoder import Runtime, encoder_of
+    from metalearn_cli.backbones.named import DEFAULT, open_backbone
+
+    pictures = torch.randint(256, (32, 3, 32, 32), dtype=torch.uint8)
+    kinds = list(itertools.product((96, 224), Runtime, (1, 2)))
+    encoders, times = {}, {kind: list[float]() for kind in kinds}
+    for size, runtime, threads in kinds:
+        torch.set_num_threads(threads)
+        encoders[size, runtime, threads] = encoder_of(open_backbone(DEFAULT, None, size, None, None), runtime)
+    for number in range(8):
+        for kind in kinds:
+            torch.set_num_threads(kind[2])
+            began = time.perf_counter()
+            encoders[kind](pictures)
+            times[kind] += [1e3 * (time.perf_counter() - began) / len(pictures)] * (number > 0)
+    rows = [["pixels", "runtime", "1 thread", "2 threads"]]
+    for size, runtime in itertools.product((96, 224), Runtime):
+        figures = [f"{statistics.median(times[size, runtime, threads]):.1f}" for threads in (1, 2)]
+        rows.append([str(size), runtime.name, *figures])
+    table("ms a picture", rows)
+
+
 if __name__ == "__main__":
     print(f"{platform.processor() or platform.machine()}, {time.strftime('%Y-%m-%d')}")
-    for part in (heads, base, omniglot, folder, pmf):
+    for part in (heads, base, omniglot, folder, pmf, cost):
         if part.__name__ in (sys.argv[1:] or [part.__name__]):
             part()

@@ -10,7 +10,7 @@ nearest_pixels     the class of the nearest support example, for pictures: the l
 prototypes         the class whose mean feature is nearest by the cosine, for pictures that a frozen network embeds
 
 Beside a frozen network, whose features are kept and whose test is quick, the baselines are those of the first
-sixteenth of the episodes, at least 32: of all episodes they would take as long as the test itself.
+twenty-fourth of the episodes, at least 24: of all episodes they would take as long as the test itself.
 
 Shapes: T tasks, S support and Q query examples, F features, E episodes.
 """
@@ -32,7 +32,7 @@ from metalearn_cli.tasks.likelihood import EXACT, Gaussian, Likelihood, SquaredE
 
 _AT_ONCE = 8  # tasks that a processor's cache holds
 LEAST_DEVIATION = 0.1  # of `constant`
-_SHARE, _LEAST = 16, 32  # one episode in so many, and so many of them at least, beside a frozen network
+_SHARE, _LEAST = 24, 24  # one episode in so many, and so many of them at least, beside a frozen network
 
 
 class Baseline(NamedTuple):

@@ -31,6 +31,7 @@ from metalearn_cli.nets.base import Net
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.system.limits import limit_of, words_of
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
+from metalearn_cli.tasks.tiered_imagenet import TieredImageNet
 
 CONF = conf_folder.conf_dir()
 CHOICES = [(group, choice) for group in conf_folder.GROUPS for choice in conf_folder.list_choices(group)]
@@ -143,8 +144,9 @@ def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) 
 @pytest.mark.parametrize("experiment", PRESETS)
 @pytest.mark.usefixtures("packed_images")
 def test_every_preset_takes_steps_in_its_debug_form(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MiniImageNet, "images", noise(100, 600))
-    monkeypatch.setattr(MiniImageNet, "about", MiniImageNet.about._replace(fewest=600))
+    for cls, classes in ((MiniImageNet, 100), (TieredImageNet, 608)):
+        monkeypatch.setattr(cls, "images", noise(classes, 600))
+        monkeypatch.setattr(cls, "about", cls.about._replace(fewest=600))
     nearest = ["task.resample=nearest"] * ("omniglot" in experiment)  # as what is packed
     preset = load_job([f"experiment={experiment}"])
     narrow = {"filters": 4, "widths": [4, 4, 4, 4], "width": 1}  # a preset's own width takes minutes a step

@@ -185,7 +185,7 @@ class Embedded(TaskDistribution):
 def test_frozen_prototypes_are_those_of_an_untrained_protonet(
     keys: dict[str, Any], made: Callable[[], ImageSet]
 ) -> None:
-    pictures, episodes = Pictures(Episodes(**keys, query=3), made()), EpisodeRange("test", 32, 3)
+    pictures, episodes = Pictures(Episodes(**keys, query=3), made()), EpisodeRange("test", 24, 3)
     task = Embedded(pictures)
     scores = baselines(task, episodes, CPU)
     assert scores.keys() == {"nearest_pixels", "prototypes"}
@@ -218,7 +218,7 @@ def test_ranks_compute_their_shares_and_all_have_the_whole(number: int, monkeypa
     assert sum(len(scores) for item in sent for part in item for scores in part.values()) == number
 
 
-@pytest.mark.parametrize(("tested", "compared"), [(20, 20), (70, 32), (600, 37)])
+@pytest.mark.parametrize(("tested", "compared"), [(20, 20), (70, 24), (600, 25)])
 def test_beside_a_frozen_network_they_are_those_of_the_first_episodes(tested: int, compared: int) -> None:
     pictures = Pictures(Episodes(way=2, shot=1, query=1), blotches())
     scores = baselines(Embedded(pictures), EpisodeRange("test", tested, 3), CPU)

@@ -134,6 +134,20 @@ def test_the_three_maps_of_a_convolution_are_each_others_derivatives(stride: int
     check_derivatives(lambda x, y: _Transpose.apply(x, y, weight.detach(), False, geometry), (x, y))
 
 
+def test_a_shortcut_of_few_channels_has_its_slopes() -> None:
+    """In torch 2.13 on some processors the plain one, with a stride, ends the process."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 4, 84, 84, generator=rng).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(4, 4, 1, 1, generator=rng).requires_grad_()
+    y = convolve(weight, x, 2, Convolution.grouped)
+    plain = torch.nn.functional.conv2d(x.detach().double(), weight.detach().double(), stride=2)
+    assert torch.allclose(y.double(), plain, atol=1e-5)
+    slopes = torch.autograd.grad(y.square().sum() / 2, [x, weight])
+    wanted = torch.einsum("bohw,ocij->bchw", plain, weight.detach().double())
+    assert torch.allclose(slopes[0][..., ::2, ::2].double(), wanted, atol=1e-4)
+    assert not slopes[0][..., 1::2, :].any()
+
+
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_the_input_of_the_first_layer_costs_no_slope(tasks: int) -> None:
     """Its convolution's second derivative is that in the weight alone: nothing is computed for images."""
