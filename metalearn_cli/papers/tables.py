@@ -137,8 +137,10 @@ def _command(first: RowResult, seeds: str) -> str:
 
 
 def _metric(row: str) -> str:
-    """Name the metric of a row: accuracies on images, errors on curves."""
-    return "accuracy" if any(_task(row).startswith(name) for name in about_sets()) else "mse"
+    """Name the metric of a row: accuracies on images, log-likelihoods under a kernel, errors on other curves."""
+    if any(_task(row).startswith(name) for name in about_sets()):
+        return "accuracy"
+    return "log_likelihood" if _task(row).startswith(("rbf", "matern52", "periodic")) else "mse"
 
 
 def _task(row: str) -> str:

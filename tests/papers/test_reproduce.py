@@ -182,6 +182,7 @@ def test_the_list_has_every_published_figure_and_what_a_row_takes(
     assert re.match(r"98.70 \+- 0.40 % [\d.]+ h omniglot 0.1 GB 3 inner steps MAML on Omn", rows["maml/omniglot_5w1s"])
     assert re.match(r"0.67 mse [\d.]+ min 0.1 GB 1 inner step", rows["maml/sinusoid"])  # a formula: without data
     assert re.search(r"(days|years) mini_imagenet: absent [\d.]+ GB, 1 stage first", rows["feat/mini_imagenet_5w1s"])
+    assert rows["cnp/rbf"].startswith("0.26 log_likelihood ")
     notes = " ".join(lines[len(rows) :])
     assert "time: an estimate for 2 CPU threads" in notes
     assert "over the 100 GFLOP/s and 200,000 calls/s that were timed now" in notes
