@@ -24,10 +24,7 @@ def types_in_source(target: str) -> dict[str, Hint]:
     module = target.rpartition(".")[0]
     types: dict[str, Hint] = {}
     for field in getattr(_definition(target), "body", ()):
-        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
-            continue
-        is_made_inside = isinstance(field.value, ast.Call) and "init" in {word.arg for word in field.value.keywords}
-        if field.target.id != "spec" and not is_made_inside:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.target.id != "spec":
             kind = _type_of(field.annotation, module)
             types |= types_in_source(kind) if isinstance(kind, str) else {field.target.id: kind}
     return types
