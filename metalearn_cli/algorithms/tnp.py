@@ -12,6 +12,10 @@ the support set. The headline log_likelihood is that of each query value by itse
 the first in its order, or has the variance d^2 + |e|^2. What TNP-A and TNP-ND report is `joint_log_likelihood` beside
 it, which is no comparison with a log_likelihood: the oracle's is `oracle_joint`.
 
+With `task.likelihood=bars` the diagonal one is a Prior-fitted Network (algo=pfn; Samuel Mueller, Noah Hollmann,
+Sebastian Pineda Arango, Josif Grabocka, Frank Hutter: "Transformers Can Do Bayesian Inference", ICLR 2022, arXiv
+2112.10510), whose network has GELU in place of ReLU, and whose sizes of the support set are drawn with other weights.
+
 Differs from the paper in: E of a value depends on its own token alone, so that predictions for some queries agree with
 those for all. The code's default is a Cholesky factor, the lower triangle of E E', after two more layers in which
 targets see each other, and its low-rank option has these layers too. Each layer starts at its own numbers, in the code
@@ -100,13 +104,12 @@ class TNP(Algorithm):
     def _in_turn(
         self, spec: Spec, params: Params, batch: Batch, features: Tensor, query: Tensor
     ) -> tuple[Likelihood, Tensor]:
-        """The predictions of each query value given those before it, as outputs [T, Q, 2V] of a likelihood."""
+        """The predictions of each query value given those before it, as outputs [T, Q, 2V] of a likelihood. Queries
+        beyond the real ones are last, so that no real one depends on them."""
         context, targets = context_of(batch.support, features), Context(query, batch.query_y, batch.query_mask)
         if self.head is Head.autoregressive:
             return spec.likelihood, self._over_sets(spec).after_earlier(params, context, targets)
         mean, deviation, factors = (part.double() for part in self._parts(spec, params, context, query))
-        if targets.mask is not None:
-            factors = factors.where(targets.mask[..., None, None], 0)
         factors = factors.flatten(1, 2)  # [T, Q V, R]
         covariance = factors @ factors.mT + torch.diag_embed(deviation.flatten(1).square())
         factor = torch.linalg.cholesky_ex(covariance).L  # no host waits for it

@@ -75,9 +75,11 @@ def is_embedded(task: TaskDistribution) -> bool:
 
 def _of_values(task: TaskDistribution, draw: Draw, device: torch.device) -> dict[str, Tensor]:
     batch = task.gather(draw, device).to(torch.float64)
-    floor = task.spec.likelihood.floor if isinstance(task.spec.likelihood, Gaussian) else None
+    likelihood = task.spec.likelihood
+    is_density = likelihood.metric == Gaussian.metric
+    floor = likelihood.floor if isinstance(likelihood, Gaussian) else 0.0
     predicted: dict[str, tuple[Likelihood, Tensor]] = {"constant": (SquaredError(), mean_target(batch.support))}
-    if floor is not None:
+    if is_density:
         predicted["constant"] = EXACT, constant(batch)
     if (truth := oracle(task, draw, device)) is not None:
         predicted["oracle"] = truth
@@ -91,7 +93,7 @@ def _of_values(task: TaskDistribution, draw: Draw, device: torch.device) -> dict
                 scores[name] = score
             elif metric == SquaredError.metric and name != "oracle_floored":
                 scores[f"{name}_{metric}"] = score
-    if floor is not None and (truth := joint_oracle(task, draw, device)) is not None:
+    if is_density and (truth := joint_oracle(task, draw, device)) is not None:
         scores["oracle_joint"] = _scores(task, *truth, batch)["log_likelihood"]
     return scores
 

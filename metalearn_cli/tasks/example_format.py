@@ -18,7 +18,7 @@ from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Spec, TaskDistribution
 from metalearn_cli.tasks.capabilities import columns_of, preparation_of
 from metalearn_cli.tasks.embedded import pictured
-from metalearn_cli.tasks.likelihood import Categorical, Gaussian, SquaredError
+from metalearn_cli.tasks.likelihood import Bars, Categorical, Gaussian, SquaredError
 from metalearn_cli.tasks.tones import Tones, tones_of
 
 LARGEST, LARGEST_SIDE = 100_000_000, 10_000  # numbers of an example or of outputs; pixels
@@ -37,14 +37,15 @@ class StoredSpec(NamedTuple):
     base: int | None = None
     likelihood: Gaussian | None = None
     one_way: bool = False  # an earlier version did not tell it
+    bars: Bars | None = None
 
     def omitted(self) -> tuple[str, ...]:
         """Name the keys that the file of such a spec does not have."""
-        return tuple(name for name in ("likelihood", "one_way") if not getattr(self, name))
+        return tuple(name for name in ("likelihood", "one_way", "bars") if not getattr(self, name))
 
     @property
     def restored(self) -> Spec:
-        likelihood = self.likelihood or (Categorical() if self.kind == "classes" else SquaredError())
+        likelihood = self.likelihood or self.bars or (Categorical() if self.kind == "classes" else SquaredError())
         return Spec(*self[:3], likelihood, *self[4:7], one_way=self.one_way)
 
 
@@ -81,7 +82,8 @@ def examples_of(task: TaskDistribution, weights: Weights | None = None) -> Examp
         features, targets = _names("x", spec.input_shape[0]), _names("y", spec.targets)
         columns = dataclasses.replace(columns, features=features, targets=targets)
     gaussian = spec.likelihood if isinstance(spec.likelihood, Gaussian) else None
-    stored = StoredSpec(*spec[:3], spec.kind, *spec[4:7], gaussian, spec.one_way)
+    bars = spec.likelihood if isinstance(spec.likelihood, Bars) else None
+    stored = StoredSpec(*spec[:3], spec.kind, *spec[4:7], gaussian, spec.one_way, bars)
     return Examples(stored, preparation_of(task), columns, weights=weights)
 
 
@@ -121,8 +123,9 @@ def require_plausible(examples: Examples, path: Path) -> None:
             _check_size("a size in spec", number, 1, LARGEST)
         if not spec.input_shape:
             raise ValueError("input_shape is []")
-        if spec.likelihood and (spec.kind == "classes" or spec.outputs % 2):
-            raise ValueError(f"a Gaussian has {spec.outputs} outputs for {spec.kind}")
+        density = spec.likelihood or spec.bars
+        if density and (spec.kind == "classes" or spec.outputs % density.width):
+            raise ValueError(f"a {type(density).__name__} has {spec.outputs} outputs for {spec.kind}")
         if examples.preparation is not None:
             _check_preparation(examples.preparation, None if examples.weights else spec)
         if examples.columns is not None:

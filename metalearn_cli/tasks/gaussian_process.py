@@ -48,6 +48,7 @@ class GaussianProcess(TaskDistribution):
     test_kernel: Kernel | None = None  # None: as `kernel`
     noise: Noise = 0.02  # standard deviation
     max_points: Total = 50  # support and query are fewer together
+    pad: bool = False  # every draw to the largest possible sizes: one shape, as compile=true and cuda_graph=true need
     values: ValuesLikelihood = ValuesLikelihood(OfValues.gaussian)
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class GaussianProcess(TaskDistribution):
         groups = 1 if split == "train" else math.ceil(tasks / OF_ONE_SIZE)
         shot = _draw_sizes(torch.full((groups,), self.max_points - 4), rng)
         query = _draw_sizes(self.max_points - 1 - shot, rng)
-        most = int(shot.max()), int(query.max())
+        most = (self.max_points - 4,) * 2 if self.pad else (int(shot.max()), int(query.max()))
         kernel = (self.test_kernel or self.kernel) if split == "test" else self.kernel
         if kernel is Kernel.mixture:
             kind = torch.randint(Kernel.mixture.value, (tasks, 1, 1), generator=rng)
@@ -86,7 +87,7 @@ class GaussianProcess(TaskDistribution):
         for name, size, number in zip(("support", "query"), (shot, query), most, strict=True):
             draw[f"{name}_x"] = 4 * torch.rand(tasks, number, 1, generator=rng) - 2
             draw[f"{name}_normal"] = torch.randn(tasks, number, 1, generator=rng)
-            if groups > 1:
+            if groups > 1 or self.pad:
                 size = size.repeat_interleave(OF_ONE_SIZE)[:tasks]
                 draw[f"{name}_mask"] = torch.arange(number) < size[:, None]
         return draw | {"key": draw_keys(tasks, rng)}

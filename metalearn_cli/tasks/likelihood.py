@@ -6,23 +6,27 @@ Gaussian:       -log p(y) = sum over the values of (y - m)^2 / (2 d^2) + log d +
                 for outputs m, r. Conditional Neural Processes (Garnelo et al. 2018, arXiv 1807.01613) have f = 0.1 and
                 softplus in the authors' code, Transformer Neural Processes (Nguyen and Grover 2022, arXiv 2207.04179)
                 f = 0 and exp. Outputs [T, B, Z, 2V] are an equal mixture of Z such distributions.
+Bars:           p(y) = softmax(out)_k / width of bar k  for y in bar k of K: Prior-fitted Networks (Mueller et al. 2022,
+                arXiv 2112.10510). The bars have equal masses under N(0, s^2), and the two at the ends are halves of
+                normal distributions with its medians there. The paper's have equal masses under its prior's samples.
 
-Shapes: T tasks, B examples, V values of an example, W classes, Z components of a mixture.
+Shapes: T tasks, B examples, V values of an example, W classes, Z components of a mixture, K bars.
 """
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_cli.system.limits import Share, check_limits
+from metalearn_cli.system.limits import Limit, Positive, Share, check_limits
 from metalearn_cli.tasks.metrics import COVERAGES, Headline
 
+Bins = Annotated[int, Limit("a whole number from 3 to 10000", lambda value: 3 <= value <= 10_000)]
 BINS = 15  # of confidence, for the calibration error
 
 
@@ -31,7 +35,7 @@ class Likelihood(ABC):
 
     kind: ClassVar[Literal["classes", "values"]]  # of the targets: y [T, B] int64, or [T, B, V]
     metric: ClassVar[Headline]
-    width: ClassVar[int]  # the outputs of a network for each class, or value
+    width: int  # the outputs of a network for each class, or value
 
     @abstractmethod
     def loss(self, out: Tensor, y: Tensor) -> Tensor:
@@ -108,9 +112,7 @@ class Gaussian(Likelihood):
         scores = {"log_likelihood": -self.loss(out, y), "mse": SquaredError().loss(self.moments(out)[0], y)}
         mean, deviation = self.components(out if out.dim() > y.dim() else out.unsqueeze(2))  # [T, B, Z, V]
         below = torch.special.ndtr((y.unsqueeze(2) - mean) / deviation).mean(2)  # the probability of less than y
-        inside = (2 * below - 1).abs()  # the smallest central interval that holds y
-        scores |= {f"coverage_{share}": (inside <= share / 100).to(out.dtype).mean(-1) for share in COVERAGES}
-        return scores | {"crps": continuous_ranked_probability(mean, deviation, y).mean(-1)}
+        return scores | coverages(below) | {"crps": continuous_ranked_probability(mean, deviation, y).mean(-1)}
 
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = self.components(out)
@@ -131,6 +133,12 @@ class Gaussian(Likelihood):
 
 
 EXACT = Gaussian(floor=0.0, link=Link.exp)  # what can stand for every normal distribution
+
+
+def coverages(below: Tensor) -> dict[str, Tensor]:
+    """Whether values are inside central intervals: the probabilities of less than they are [T, B, V] -> [T, B] each."""
+    inside = (2 * below - 1).abs()  # the smallest central interval that holds the value
+    return {f"coverage_{share}": (inside <= share / 100).to(below.dtype).mean(-1) for share in COVERAGES}
 
 
 def merged(likelihood: Likelihood, out: Tensor) -> Tensor:
@@ -164,9 +172,66 @@ def _mean_size(mean: Tensor, deviation: Tensor) -> Tensor:
     return size
 
 
+@dataclass(frozen=True)
+class Bars(Likelihood):
+    """A histogram of each value: the logits of K bars."""
+
+    bars: Bins = 100  # K
+    bar_spread: Positive = 1.0  # s
+
+    kind, metric = "values", "log_likelihood"
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        return self.bars
+
+    def loss(self, out: Tensor, y: Tensor) -> Tensor:
+        log_mass, y, (borders, widths, tail) = self._by_value(out), y.unsqueeze(-1), self.edges(out)
+        beyond = torch.cat([borders[:1] - y, y - borders[-1:]], -1).clamp(min=0) / tail  # [T, B, V, 2]
+        log_tail = 0.5 * math.log(2 / math.pi) - math.log(tail) - 0.5 * beyond.square()
+        inner = -widths.log().expand(*y.shape[:-1], -1)
+        log_density = log_mass + torch.cat([log_tail[..., :1], inner, log_tail[..., 1:]], -1)
+        return -log_density.gather(-1, torch.searchsorted(borders, y.contiguous()))[..., 0].sum(-1)
+
+    def scores(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
+        scores = {"log_likelihood": -self.loss(out, y), "mse": SquaredError().loss(self.moments(out)[0], y)}
+        return scores | coverages(self.below(out, y))
+
+    def moments(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        mass, (borders, widths, tail) = self._by_value(out).exp(), self.edges(out)
+        step = math.sqrt(2 / math.pi) * tail
+        middle = torch.cat([borders[:1] - step, borders[:-1] + 0.5 * widths, borders[-1:] + step])
+        end = borders.new_full((1,), tail**2 - step**2)
+        own = torch.cat([end, widths.square() / 12, end])  # variances
+        mean = (mass * middle).sum(-1)
+        return mean, (mass * (own + (middle - mean.unsqueeze(-1)).square())).sum(-1).sqrt()
+
+    def below(self, out: Tensor, y: Tensor) -> Tensor:
+        """The probability of less than y, [T, B, V]."""
+        mass, y, (borders, widths, tail) = self._by_value(out).exp(), y.unsqueeze(-1), self.edges(out)
+        low, high = (((y - border) / tail / math.sqrt(2)) for border in (borders[0], borders[-1]))
+        inside = ((y - borders[:-1]) / widths).clamp(0, 1)  # the share of each bar that is below y
+        share: Tensor = torch.cat([1 + low.clamp(max=0).erf(), inside, high.clamp(min=0).erf()], -1)
+        return (mass * share).sum(-1)
+
+    def edges(self, like: Tensor) -> tuple[Tensor, Tensor, float]:
+        """The borders between bars [K - 1], the widths of those that have two [K - 2], and the deviation of the normal
+        distributions at the ends."""
+        share = torch.arange(1, self.bars, dtype=torch.float64) / self.bars
+        borders: Tensor = self.bar_spread * torch.special.ndtri(share)
+        end = self.bar_spread * torch.special.ndtri(share.new_tensor(1 - 0.5 / self.bars)) - borders[-1]
+        tail = (end / torch.special.ndtri(share.new_tensor(0.75))).item()
+        return borders.to(like), borders.diff().to(like), tail
+
+    def _by_value(self, out: Tensor) -> Tensor:
+        """The logarithms of the masses of the bars: out [T, B, V K] -> [T, B, V, K]."""
+        return out.view(*out.shape[:-1], -1, self.bars).log_softmax(-1)
+
+
 class OfValues(Enum):
     squared_error = "squared_error"
     gaussian = "gaussian"
+    bars = "bars"
 
 
 @dataclass(frozen=True)
@@ -176,12 +241,16 @@ class ValuesLikelihood:
     likelihood: OfValues = OfValues.squared_error
     deviation_floor: Share = 0.1  # of gaussian
     deviation_link: Link = Link.softplus  # of gaussian
+    bars: Bins = 100  # of bars
+    bar_spread: Positive = 1.0  # of bars
 
     def __post_init__(self) -> None:
         check_limits(self, "task.")
 
     @property
     def chosen(self) -> Likelihood:
+        if self.likelihood is OfValues.bars:
+            return Bars(self.bars, self.bar_spread)
         is_gaussian = self.likelihood is OfValues.gaussian
         return Gaussian(self.deviation_floor, self.deviation_link) if is_gaussian else SquaredError()
 

@@ -69,9 +69,10 @@ class Table(FiniteTasks):
         check_limits(self, "task.")
         if self.loss is Loss.classes and len(self._targets) > 1:
             raise UserError(f"task.target={list(self._targets)} names several columns, and task.loss=classes needs one")
-        if self.loss is Loss.classes and self.values.likelihood is OfValues.gaussian:
+        if self.loss is Loss.classes and self.values.likelihood is not OfValues.squared_error:
             raise UserError(
-                "task.likelihood=gaussian is for values, and task.loss=classes has classes: give one of them"
+                f"task.likelihood={self.values.likelihood.name} is for values, and task.loss=classes has classes: give "
+                "one of them"
             )
         if self.split_column and self.split_file:
             raise UserError("task.split_column and task.split_file both say which tasks are tested: give one")

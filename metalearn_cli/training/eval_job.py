@@ -108,7 +108,7 @@ def _check_task(run: Path, name: str, trained: TaskDistribution, tested: TaskDis
     is_same = (spec.kind, spec.input_shape) == (other.kind, other.input_shape)
     if spec.kind == other.kind and spec.likelihood != other.likelihood:
         raise UserError(
-            f"task={name} has another task.likelihood, task.deviation_floor or task.deviation_link than the model of "
+            f"task={name} has another task.likelihood, or another key of it, than the model of "
             f"{run} was trained with: take the run's"
         )
     if not is_same and not (spec.kind == other.kind and can_resize(other, spec.input_shape)):

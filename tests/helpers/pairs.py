@@ -39,7 +39,7 @@ _SMALL = {
     "leo": ["algo.latent_steps=1", "algo.tuning_steps=1"],
     "tim": ["algo.iterations=1"],
     **{algo: ["algo.width=8", "algo.samples=2", "algo.test_samples=3"] for algo in ("cnp", "np", "anp")},
-    "tnp": ["algo.width=8", "algo.layers=2", "algo.hidden=8"],
+    **{algo: ["algo.width=8", "algo.layers=2", "algo.hidden=8"] for algo in ("pfn", "tnp")},
 }
 
 

@@ -25,6 +25,7 @@ from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Spec
 from metalearn_cli.tasks.likelihood import (
     BINS,
+    Bars,
     Categorical,
     Gaussian,
     Likelihood,
@@ -122,7 +123,43 @@ def test_classes_are_torchs_categorical_distribution() -> None:
             assert scores["brier"][t, b].item() == pytest.approx(brier, rel=1e-12)
 
 
-@pytest.mark.parametrize("likelihood", [Categorical(), SquaredError(), *GAUSSIANS])
+@pytest.mark.parametrize("bars", [Bars(3), Bars(8, 0.5), Bars(100)])
+def test_bars_are_a_density_whose_integrals_are_what_they_say(bars: Bars) -> None:
+    """Two values, each with its own bars: total, moments, and the probability of less than y, by a fine sum."""
+    out, borders = drawn(1, 1, 2 * bars.bars), bars.edges(torch.zeros(1, dtype=torch.float64))[0]
+    grid = torch.linspace(-12, 12, 400_001, dtype=torch.float64)
+    width = grid[1] - grid[0]
+    for value in range(2):
+        alone = out.view(1, 1, 2, -1)[:, :, value]
+        density = (-bars.loss(alone.expand(1, len(grid), -1), grid.view(1, -1, 1))).exp()[0]
+        assert (density * width).sum().item() == pytest.approx(1, abs=1e-3)
+        mean, deviation = (moment[0, 0, value].item() for moment in bars.moments(out))
+        assert mean == pytest.approx((density * grid * width).sum().item(), abs=2e-3)
+        assert deviation == pytest.approx((density * (grid - mean).square() * width).sum().item() ** 0.5, abs=5e-3)
+        for y in (-2.7, borders[0].item() - 0.1, 0.03, borders[-1].item() + 0.2):
+            below = bars.below(alone, torch.full((1, 1, 1), y)).item()
+            assert below == pytest.approx((density * width)[grid < y].sum().item(), abs=1e-3)
+    y = drawn(1, 1, 2, seed=1)
+    apart = [bars.loss(out.view(1, 1, 2, -1)[:, :, value], y[..., value : value + 1]) for value in range(2)]
+    torch.testing.assert_close(bars.loss(out, y), apart[0] + apart[1])
+
+
+def test_equal_bars_are_the_histogram_of_a_normal_distribution() -> None:
+    """Each has as many of its samples, and with many bars the density is the distribution's own."""
+    bars, rng = Bars(40, 0.5), torch.Generator().manual_seed(0)
+    y = 0.5 * torch.randn(100_000, 1, 1, generator=rng, dtype=torch.float64)
+    borders = bars.edges(y)[0]
+    counts = torch.searchsorted(borders, y.flatten()).bincount(minlength=40).double()
+    assert (counts / 2500 - 1).abs().max() < 0.1
+    out = torch.zeros(100_000, 1, 40, dtype=torch.float64)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * 0.25)
+    assert bars.loss(out, y).mean().item() == pytest.approx(entropy, abs=0.02)
+    scores = bars.scores(out, y)
+    for share in COVERAGES:
+        assert scores[f"coverage_{share}"].mean().item() == pytest.approx(share / 100, abs=0.01)
+
+
+@pytest.mark.parametrize("likelihood", [Categorical(), SquaredError(), Bars(4), *GAUSSIANS])
 def test_the_gradient_of_a_loss_is_its_slope(likelihood: Likelihood) -> None:
     out = drawn(2, 3, 4).requires_grad_()
     y = labels(2, 3, 4) if likelihood.kind == "classes" else drawn(2, 3, 4 // likelihood.width, seed=1)
