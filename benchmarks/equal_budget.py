@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from pretrained import metalearn
+from pretrained import metalearn, table
 
 OUT = Path("outputs/equal")
 STEPS = Path(__file__).parent / "equal_budget.json"
@@ -159,19 +159,28 @@ def run(which: str) -> None:
             train(cell, steps)
 
 
-def table() -> None:
-    """Print every comparison that has at least two methods, the one of the best mean first."""
-    for of, shot in itertools.product(SETS, (5, 1)):
-        done = [cell for cell in cells() if (cell.of, cell.shot) == (of, shot) and cell.is_done]
-        means: dict[str, list[float]] = {}
-        for cell in done:
-            mean = json.loads(Path("outputs", cell.name, "results.json").read_text())["mean"]
-            means.setdefault(cell.method, []).append(mean)
-        best = sorted(means, key=lambda method: -sum(means[method]) / len(means[method]))
-        print(f"\n{of}, 5-way {shot}-shot: {len(done)} of {len(METHODS) * len(SEEDS[of])} cells")
-        if len(best) > 1:
-            runs = [f"outputs/{cell.name}" for method in best for cell in done if cell.method == method]
-            print(metalearn("compare", *runs))
+def tables() -> None:
+    """Print a table of each set, shot and seed that has two methods or more, the one of the best mean first."""
+    for (of, shot), seed in itertools.product(itertools.product(SETS, (5, 1)), (0, 1, 2)):
+        done = [cell for cell in cells() if (cell.of, cell.shot, cell.seed) == (of, shot, seed) and cell.is_done]
+        results = {cell: json.loads(Path("outputs", cell.name, "results.json").read_text()) for cell in done}
+        done.sort(key=lambda cell: -results[cell]["mean"])
+        if len(done) > 1:
+            metalearn("compare", *(f"outputs/{cell.name}" for cell in done), f"out={OUT / 'compare.json'}")
+            differences = [None, *json.loads((OUT / "compare.json").read_text())["differences"]]
+            rows = [["method", "accuracy", "batch norm", "head sees all queries", "minus the first", "p (Holm)"]]
+            for cell, difference in zip(done, differences, strict=True):
+                accuracy = [f"{100 * results[cell][key]:.1f}" for key in ("mean", "ci95")]
+                row = [cell.method, " ± ".join(accuracy), results[cell]["batch_norm"]]
+                row.append("yes" if METHODS[cell.method].is_transductive else "no")
+                mean, low, high = (
+                    (100 * difference["episodes"][key] for key in ("mean", "low", "high")) if difference else (0, 0, 0)
+                )
+                row += (
+                    [f"{mean:.1f} ({low:.1f} to {high:.1f})", f"{difference['p_holm']:.2g}"] if difference else ["", ""]
+                )
+                rows.append(row)
+            table(f"{of}, 5-way {shot}-shot, seed {seed}: {len(done)} of {len(METHODS)} methods", rows)
 
 
 if __name__ == "__main__":
@@ -184,4 +193,4 @@ if __name__ == "__main__":
         case "run":
             run(sys.argv[3] if len(sys.argv) > 3 else "")
         case _:
-            table()
+            tables()

@@ -109,7 +109,7 @@ def test_the_tests_of_a_module_are_where_its_path_says() -> None:
 
 # Tests of what several modules of a folder do together.
 SHARED = {
-    "algorithms": {"batch_norm", "call", "head", "heads", "masks", "no_waiting", "learns", "transductive"},
+    "algorithms": {"batch_norm", "call", "head", "heads", "masks", "no_waiting", "learns", "peers", "transductive"},
     "datasets": {"download", "unpack"},
     "nets": {"nets"},
     "system": {"denormals", "precision", "quiet"},

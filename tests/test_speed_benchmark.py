@@ -42,7 +42,7 @@ def test_our_step_is_the_reference(name: str) -> None:
         assert error(ours, BY_NAME[name], "1+remat") < 1e-10
 
 
-@pytest.mark.parametrize("name", ["W4", "W5-R", "W5-L"])
+@pytest.mark.parametrize("name", ["W4", "W5-R", "W5-L", "W6-R", "W7-A", "W7-M", "W7-P"])
 def test_the_loop_over_modules_is_the_reference(name: str) -> None:
     assert error(plain, BY_NAME[name]) < 1e-10
 

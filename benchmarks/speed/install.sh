@@ -29,4 +29,5 @@ learn2learn() {
     return $status
 }
 learn2learn || echo "benchmarks/speed/install.sh: learn2learn does not install here"
+pip install -q --no-deps qpth==0.0.18 || echo "benchmarks/speed/install.sh: qpth does not install here"
 touch "$venv/installed"

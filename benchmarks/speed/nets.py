@@ -45,7 +45,7 @@ def network(w: Workload, setting: Setting, *, running_statistics: bool = False) 
             ]
             channels = w.width
         layers.append(nn.Flatten())
-        if w.algorithm != "protonet":
+        if w.has_head:
             layers.append(nn.Linear(w.width * (w.size // 16) ** 2, w.outputs))
     else:
         layers += [nn.Linear(1, w.width), nn.ReLU(), nn.Linear(w.width, w.width), nn.ReLU(), nn.Linear(w.width, 1)]

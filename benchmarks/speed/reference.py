@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from benchmarks.speed import nets, workloads
+from benchmarks.speed import losses, nets, workloads
 from benchmarks.speed.runner import Setting
 from benchmarks.speed.workloads import Array, Workload
 
@@ -24,8 +24,14 @@ def meta_gradient(w: Workload) -> list[Array]:
         adapted = [_reptile(w, params, *task[:2]) for task in tasks]
         moved = [torch.stack(of_tasks).mean(0) for of_tasks in zip(*adapted, strict=True)]
         return [(start - end).detach().numpy() for start, end in zip(params, moved, strict=True)]
-    task_loss = {"maml": _maml, "protonet": _protonet, "meta_lstm": _meta_lstm}[w.algorithm]
-    total = torch.stack([task_loss(w, params, *task) for task in tasks]).mean()
+    names = list(workloads.parameters(w))
+    loops = {"maml": _maml, "protonet": _protonet, "meta_lstm": _meta_lstm}
+    if (loop := loops.get(w.algorithm)) is not None:
+        total = torch.stack([loop(w, params, *task) for task in tasks]).mean()
+    else:
+        total = torch.stack(
+            [losses.task_loss(w, dict(zip(names, params, strict=True)), *task) for task in tasks]
+        ).mean()
     return [gradient.numpy() for gradient in torch.autograd.grad(total, params)]
 
 

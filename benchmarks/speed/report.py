@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.speed import figures
-from benchmarks.speed.plan import ABSENT, BOUND, GOALS, LINEUPS, SWEEPS
+from benchmarks.speed.plan import ABSENT, BOUND, GOALS, LINEUPS, LOOSE, SWEEPS
 from benchmarks.speed.race import Entry
 from benchmarks.speed.record import Record, entries
 from benchmarks.speed.standings import Standing
@@ -36,7 +36,8 @@ Of a process after its first step, beyond its imports; ours at the fastest chunk
 CHECKS_TEXT = """## The same meta-gradient
 
 Relative error of one step's meta-gradient in float64 (the largest over the parameters) against a loop over tasks of
-plain torch layers, on a small version of each workload. A variant above 1e-8 is wrong, and is not timed.
+plain torch layers, on a small version of each workload. A variant above 1e-8 (qpth, whose solver stops earlier: 1e-3)
+is wrong, and is not timed.
 """
 
 SCALING_TEXT = """## Scaling
@@ -179,7 +180,8 @@ def _checks(found: Record) -> str:
     for variant, known in found["checks"].items():
         cells = [known.get(name, {}).get("error") for name in names]
         marks = [
-            "-" if error is None else f"**{error:.0e} wrong**" if error > BOUND else f"{error:.0e}" for error in cells
+            "-" if error is None else f"**{error:.0e} wrong**" if error > LOOSE.get(variant, BOUND) else f"{error:.0e}"
+            for error in cells
         ]
         if set(marks) != {"-"}:
             rows.append([variant, *marks])

@@ -65,8 +65,6 @@ class DeepEMD(Algorithm):
     def logits(self, spec: Spec, support: Support, way: int, maps: Tensor, query: Tensor) -> Tensor:
         """[T, Q, way] of the maps of the support [T, S, C, H, W] and of the query [T, Q, C, H, W]."""
         classes = prototypes(maps.flatten(2), support, way).view(-1, way, *maps.shape[2:])
-        if self.refine_steps:
-            classes, maps = classes.detach(), maps.detach()
         for _ in range(self.refine_steps):
             with torch.enable_grad():
                 at = classes.requires_grad_()

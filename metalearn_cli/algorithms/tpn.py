@@ -14,6 +14,9 @@ together; a class with many queries passes on more of its label than one with fe
 Differs from the paper in: g is two layers of `hidden` numbers on the features, so that it takes vectors as well as
 images, where theirs begins with two convolutions; log(1 + exp) makes s positive. The authors' code adds 2e-16 to every
 entry of I - alpha S, which is left out. An example is one of its own k neighbours, as there.
+
+g must be trained: it is for s as large as the distances between classes. Before that s is about 0.7, every W_ij of a
+network's features may be alike, and with k above the images of a class the labels spread everywhere.
 """
 
 from collections.abc import Iterator

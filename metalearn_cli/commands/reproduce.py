@@ -1,5 +1,7 @@
 """`metalearn reproduce`: a paper's row, trained and tested again."""
 
+import shutil
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -28,7 +30,8 @@ metalearn reproduce --table omniglot [results=FILE]
                                                               a short run; the final test takes extra time
   metalearn reproduce protonet/omniglot_5w1s device=cuda      device, threads, compile ... change how fast it is; a key
                                                               that would make it another row is refused
-  metalearn reproduce --list                                  all rows, with the published figures
+  metalearn reproduce --list                                  all rows: what was published, the time that each takes
+                                                              here, its data, and what it needs
   metalearn reproduce --table sinusoid                        the measured figures of the rows on a task
 
 The runs are outputs/reproduce/NAME/seed=N; the same command again continues them, and keeps finished ones.
@@ -72,10 +75,12 @@ def run(arguments: list[str]) -> int:
 
     from metalearn_cli.papers.reproduce import reproduce
     from metalearn_cli.papers.tables import listing, measured_table
-    from metalearn_cli.system.console import show
+    from metalearn_cli.papers.work import measured_speed
+    from metalearn_cli.system.console import show, tell
 
     if is_list:
-        show(listing())
+        tell("timing this machine for a second ...")
+        show(listing(measured_speed(), shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     elif is_table:
         show(measured_table(options["--table"], results))
     else:

@@ -89,8 +89,10 @@ def _score(
 
 
 def _joined(parts: list[EpisodeScores]) -> EpisodeScores:
-    if not parts:
-        return {}
-    trees, (put, *_) = zip(*map(take_tensors, parts), strict=True)
-    scores: EpisodeScores = put(map(torch.cat, zip(*trees, strict=True)))
-    return scores
+    """Each tensor by its name: what a stopped test has kept comes in another order."""
+
+    def of_mode(scores: list[Scores]) -> Scores:
+        beside = {name: torch.cat([part.beside[name] for part in scores]) for name in scores[0].beside}
+        return Scores(torch.cat([part.loss for part in scores]), torch.cat([part.metric for part in scores]), beside)
+
+    return {mode: of_mode([part[mode] for part in parts]) for mode in parts[0]} if parts else {}

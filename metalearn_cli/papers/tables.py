@@ -1,13 +1,16 @@
 """The rows of papers as tables in the terminal: all of them, and what was measured of them."""
 
+import os
 import shlex
+import textwrap
 from pathlib import Path
 from statistics import mean
 
 from metalearn_cli.config import conf_folder
 from metalearn_cli.errors import UserError
-from metalearn_cli.learning.scores import after_steps, in_unit, text_of, with_interval
+from metalearn_cli.learning.scores import after_steps, text_of, with_interval
 from metalearn_cli.papers.verdict import OURS, OWN, RowResult, interval_over_seeds, mean_of, read_measured, verdict
+from metalearn_cli.papers.work import Speed, counted
 from metalearn_cli.system.text_table import aligned
 from metalearn_cli.tasks.known_sets import about_sets
 from metalearn_cli.tasks.metrics import METRICS
@@ -19,15 +22,55 @@ COLUMNS = (
 ALIGN = "llrrrrllrrllllrl"
 
 
-def listing() -> str:
-    """List every row with its published figure and what it is."""
-    rows = [["row", "metric", "paper", "after", "what it is"]]
+def listing(speed: Speed, width: int | None) -> str:
+    """List every row with its published figure, and what it takes here; lines end at `width`, where there is one."""
+    rows, works = [["row", "paper", "time", "data", "needs", "after", "what it is"]], counted()
     for name, paper in conf_folder.published_papers().items():
-        metric = _metric(name)
-        step = after_steps(paper.get("step")).removeprefix(" after ")
-        shown = with_interval(paper["mean"], paper.get("ci95"), metric)
-        rows.append([name, in_unit(metric), shown, step, conf_folder.summary_of("experiment", name)])
-    return "\n".join(aligned(rows, "llrll"))
+        metric, step = _metric(name), after_steps(paper.get("step")).removeprefix(" after ")
+        shown = f"{with_interval(paper['mean'], paper.get('ci95'), metric)} {METRICS[metric].unit or metric}"
+        work, time, needs, data = works.get(name), "", "", ""
+        if work is not None:
+            time, data = _rough(work.seconds(speed)), _data(work.task)
+            stages = f", {work.stages} stage{'s' * (work.stages > 1)} first" * bool(work.stages)
+            needs = f"{max(work.gigabytes, 0.1):.1f} GB{stages}"
+        rows.append([name, shown, time, data, needs, step, conf_folder.summary_of("experiment", name)])
+    table = [
+        line if width is None or len(line) <= width else f"{line[: width - 1]}…" for line in aligned(rows, "lrrllll")
+    ]
+    notes = _notes(speed, {work.task for work in works.values()})
+    return "\n".join([*table, *(textwrap.fill(note, width or 120) for note in notes)])
+
+
+def _notes(speed: Speed, tasks: set[str]) -> list[str]:
+    """Say how the columns of the list are made, and where the sets are."""
+    sets = {name: about for name, about in about_sets().items() if name in tasks}
+    folders = {name: about.folder_of() for name, about in sets.items() if _data(name) == name}
+    missing = [name for name in sets if name not in folders]
+    places = "; ".join(f"{name} in {folder}" for name, folder in folders.items()) or "no set"
+    absent = f"; absent: {', '.join(missing)} (metalearn data prepare NAME says how to get one)" * bool(missing)
+    return [
+        f"time: an estimate for {speed.device}: operations and calls of training, validations and tests, counted once, "
+        f"over the {speed.operations / 1e9:.0f} GFLOP/s and {speed.calls:,.0f} calls/s that were timed now "
+        "(rows that were trained, beside other work, took 0.7 to 8 times as long)",
+        "needs: the least memory, with one task at a time; a stage is a training before, part of the time",
+        f"data: {places}{absent}; rows of curves need none",
+    ]
+
+
+def _data(task: str) -> str:
+    """The set of a task, and whether it is here; "" for a task without one."""
+    if (about := about_sets().get(task)) is None:
+        return ""
+    is_here = bool(os.environ.get("METALEARN_DATA")) and about.is_in(about.folder_of())
+    return task if is_here else f"{task}: absent"
+
+
+def _rough(seconds: float) -> str:
+    """Write 5400 seconds as 1.5 h."""
+    for unit, size in (("years", 31_557_600), ("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.{int(seconds < 10 * size)}f} {unit}"
+    return "< 1 min"
 
 
 def measured_table(task: str, path: Path) -> str:
@@ -94,8 +137,10 @@ def _command(first: RowResult, seeds: str) -> str:
 
 
 def _metric(row: str) -> str:
-    """Name the metric of a row: accuracies on images, errors on curves."""
-    return "accuracy" if any(_task(row).startswith(name) for name in about_sets()) else "mse"
+    """Name the metric of a row: accuracies on images, log-likelihoods under a kernel, errors on other curves."""
+    if any(_task(row).startswith(name) for name in about_sets()):
+        return "accuracy"
+    return "log_likelihood" if _task(row).startswith(("rbf", "matern52", "periodic")) else "mse"
 
 
 def _task(row: str) -> str:

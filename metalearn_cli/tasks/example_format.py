@@ -139,6 +139,8 @@ def _check_preparation(preparation: Preparation, spec: StoredSpec | None) -> Non
     for name, least in (("size", 1), ("channels", 1), ("margin", 0), ("by_way_of", 1)):
         if (value := getattr(preparation, name)) is not None:
             _check_size(name, value, least, LARGEST_SIDE)
+    if (numbers := math.prod(preparation.shape)) > LARGEST:
+        raise ValueError(f"a picture has {numbers} numbers, and {LARGEST} at most are expected")
     if preparation.resample.upper() not in Image.Resampling.__members__:
         raise ValueError(f"resample is {preparation.resample!r}")
     shape = preparation.shape if spec is None else spec.input_shape

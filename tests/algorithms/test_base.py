@@ -1,18 +1,21 @@
 """What an algorithm refuses, in a sentence that names what would be right."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-from problems import ALGORITHMS, ON_EMBEDDINGS, images, points
+from problems import ALGORITHMS, ON_EMBEDDINGS, ON_MAPS, images, points
 
 from metalearn_cli.algorithms.base import Algorithm
+from metalearn_cli.algorithms.cavia import CAVIA
 from metalearn_cli.algorithms.hand_optimizer import HandOptimizer
 from metalearn_cli.algorithms.inner_loop import Head
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML, AdaptedPart
 from metalearn_cli.algorithms.matching import Matching
 from metalearn_cli.algorithms.pretrain import Pretrain
+from metalearn_cli.algorithms.proto_maml import ProtoMAML
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import Reptile
 from metalearn_cli.errors import UserError
@@ -22,7 +25,7 @@ from metalearn_cli.tasks.base import Spec
 from metalearn_cli.tasks.likelihood import Categorical
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, *ON_MAPS, CAVIA()])
 def test_another_training_way_is_refused_where_a_head_is_learned(algorithm: Algorithm) -> None:
     net = Conv4(Spec((1, 16, 16), 5, 20, Categorical()))
     if isinstance(algorithm, ON_EMBEDDINGS):
@@ -67,7 +70,7 @@ def test_a_key_that_needs_supports_of_one_size_is_refused_where_they_vary(
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: MAML(first_order=True, remat=True), "save nothing"),
+        *((partial(cls, first_order=True, remat=True), "save nothing") for cls in (MAML, ProtoMAML, CAVIA)),
         (lambda: MAML(adapted=AdaptedPart.body, head=Head.mean), r"algo\.adapted=body they would stay so"),
         (lambda: LearnedOptimizer(horizon=90), r"algo.horizon=90 must be a multiple of algo.unroll=20, e.g. 100"),
     ],

@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from problems import expect_definition, expect_slope, images, init, points, relative_error
+from problems import ON_MAPS, expect_definition, expect_slope, images, init, points, relative_error
 from torch import Tensor
 
-from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.cavia import CAVIA
 from metalearn_cli.algorithms.inner_loop import query_loss
 from metalearn_cli.algorithms.losses import mean_gradient, task_loss
@@ -78,6 +78,12 @@ def test_a_context_of_zeros_changes_no_image_and_is_drawn_last() -> None:
     x = IMAGES.query_x.float()
     torch.testing.assert_close(CONV(start, x)[0], plain(other, x)[0])
     assert not torch.allclose(CONV(start | {CONTEXT: torch.ones(2)}, x)[0], plain(other, x)[0])
+
+
+@pytest.mark.parametrize("algorithm", ON_MAPS)
+def test_other_algorithms_learn_the_context_as_they_learn_a_weight(algorithm: Algorithm) -> None:
+    expect_slope(algorithm, CONV, IMAGES, step=1e-6)
+    assert algorithm.meta_gradient(CONV, init(algorithm, CONV), IMAGES, 0).gradient[CONTEXT].any()
 
 
 def test_what_was_learned_is_the_network_of_a_context_of_zeros() -> None:

@@ -86,6 +86,14 @@ def test_a_single_place_is_compared_by_its_angle() -> None:
     torch.testing.assert_close(predict(DeepEMD(iterations=1), BATCH, meta, net=net), 12.5 * query @ means.mT)
 
 
+def test_places_that_are_zero_have_a_slope_that_is_no_larger_than_others() -> None:
+    zero = torch.zeros(1, 1, 3, 2, 2).double().requires_grad_()
+    out = SMOOTH.compared(torch.rand(1, 2, 3, 2, 2).double(), zero)
+    (slope,) = torch.autograd.grad(out.sum(), zero)
+    torch.testing.assert_close(out, torch.zeros_like(out))  # at a right angle to whatever it is compared with
+    assert 0 < slope.abs().max() < 1e4
+
+
 @pytest.mark.parametrize("algorithm", [SMOOTH, DeepEMD(refine_steps=2)], ids=repr)
 def test_the_order_of_shots_and_the_names_of_classes_do_not_matter(algorithm: DeepEMD) -> None:
     expect_symmetry(partial(predict, algorithm), BATCH)

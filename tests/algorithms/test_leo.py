@@ -1,8 +1,10 @@
 """LEO against a loop over tasks, classes and pairs, in float64."""
 
+import math
 from dataclasses import replace
 from functools import partial
 
+import pytest
 import torch
 import torch.nn.functional as F
 from problems import cases, expect_definition, expect_slope, expect_symmetry, images, init, predicted
@@ -11,9 +13,11 @@ from torch.distributions import Normal
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.features import members
-from metalearn_cli.algorithms.leo import LAYERS, LEO, drawn
-from metalearn_cli.nets.base import Params
+from metalearn_cli.algorithms.leo import LAYERS, LEO, drawn, encoded
+from metalearn_cli.algorithms.losses import call_on
+from metalearn_cli.nets.base import Params, Pass
 from metalearn_cli.nets.conv4 import Conv4
+from metalearn_cli.nets.noise import dropped
 from metalearn_cli.seeding import normals
 from metalearn_cli.tasks.base import Batch
 
@@ -32,33 +36,54 @@ def relation(params: Params, pair: Tensor) -> Tensor:
 predict = partial(predicted, net=NET, mode=BatchNorm.transductive)
 
 
-def test_the_meta_gradient_is_that_of_the_definition() -> None:
-    """Without draws: z and the weights are the means."""
+def draw(codes: Tensor, offset: float, task: Batch, number: int) -> tuple[Tensor, Tensor]:
+    """Of codes [way, N + N]; and its mean log density over that of N(0, I)."""
+    mean, log = codes.chunk(2, 1)
+    if task.progress is None:
+        return mean, torch.zeros(())
+    noise = normals(task.key, -3, number, count=mean.numel()).view_as(mean).double()
+    deviation = (log.exp() - 1 + offset).clamp(min=1e-10)
+    drawn = mean + deviation * noise
+    return drawn, (drawn.square() / 2 - noise.square() / 2 - deviation.log()).mean()
+
+
+@pytest.mark.parametrize("progress", [None, TRAINING], ids=["plain", "drawing"])
+def test_the_meta_gradient_is_that_of_the_definition(progress: Tensor | None) -> None:
+    """In training each step has draws and dropped features of its own; without, z and the weights are the means."""
 
     def definition(params: Params, task: Batch) -> Tensor:
+        def left(features: Tensor, examples: Pass, step: int = 0) -> Tensor:
+            return dropped(features[None], 0.3, call_on(task, examples, None, step), -1)[0]
+
+        def decoded(z: Tensor, number: int) -> Tensor:
+            return draw(z @ params["leo:decoder.weight"].T, math.sqrt(2 / (3 + 3)), task, number)[0]
+
         features = NET.features(params, torch.cat([task.support_x, task.query_x], 1))[0][0]
         support, query = (features / features.norm(dim=1, keepdim=True)).split([6, 6])
-        y, codes = task.support_y[0], support @ params["leo:encoder.weight"].T
+        y, codes = task.support_y[0], left(support, Pass.support, -1) @ params["leo:encoder.weight"].T
         of_example = torch.stack([sum(relation(params, torch.cat([a, b])) for b in codes) / 6 for a in codes])
-        z = start = torch.stack([of_example[y == k].mean(0)[:2] for k in range(3)])
+        start, divergence = draw(torch.stack([of_example[y == k].mean(0) for k in range(3)]), 0.0, task, 0)
+        z = start
 
-        def loss(weights: Tensor) -> Tensor:
-            return F.cross_entropy(support @ weights.T, y, reduction="sum") / 2  # shots
+        def loss(weights: Tensor, step: int) -> Tensor:
+            out = left(support, Pass.support, step) @ weights.T
+            return F.cross_entropy(out, y, reduction="sum") / 2  # shots
 
-        for _ in range(2):
-            weights = (z @ params["leo:decoder.weight"].T)[:, :3]
-            z = z - params["leo:latent_lr"] * torch.autograd.grad(loss(weights), z, create_graph=True)[0]
-        weights = (z @ params["leo:decoder.weight"].T)[:, :3]
-        for _ in range(2):
-            slope = torch.autograd.grad(loss(weights), weights, create_graph=True)[0]
+        for step in range(2):
+            slope = torch.autograd.grad(loss(decoded(z, step + 1), step), z, create_graph=True)[0]
+            z = z - params["leo:latent_lr"] * slope
+        weights = decoded(z, 3)
+        for step in (2, 3):
+            slope = torch.autograd.grad(loss(weights, step), weights, create_graph=True)[0]
             weights = weights - params["leo:tuning_lr"] * slope
         layers = [params[f"{name}.weight"] for name in LAYERS]
-        total = F.cross_entropy(query @ weights.T, task.query_y[0]) + 0.3 * F.mse_loss(start, z.detach())
+        total = F.cross_entropy(left(query, Pass.query) @ weights.T, task.query_y[0]) + 0.1 * divergence
+        total = total + 0.3 * F.mse_loss(start, z.detach())
         correlations = F.cosine_similarity(layers[-1].T[:, None], layers[-1].T[None], dim=2)
         total = total + 0.1 * F.mse_loss(correlations, torch.eye(2).double())
         return total + 0.1 * sum(weight.square().sum() / 2 for weight in layers)
 
-    expect_definition(SMALL, NET, init(SMALL, NET), BATCH, definition)
+    expect_definition(SMALL, NET, init(SMALL, NET), BATCH._replace(progress=progress), definition)
 
 
 def test_the_meta_gradient_is_the_finite_difference_with_draws_too() -> None:
@@ -78,6 +103,15 @@ def test_a_draw_and_its_divergence_are_those_of_torchs_distributions() -> None:
     torch.testing.assert_close(divergence, (own.log_prob(draw) - standard.log_prob(draw)).mean(2))
     assert not torch.equal(draw, drawn(codes, 0.9, training, 2)[0])
     assert torch.equal(drawn(codes, 0.9, BATCH.support, 1)[0], mean)  # no training
+
+
+def test_a_class_that_a_task_lacks_has_no_divergence() -> None:
+    meta, support = init(SMALL, NET), BATCH.support._replace(progress=TRAINING)
+    features = NET.features(meta.params, BATCH.support_x)[0]
+    is_class = members(support, 3) & torch.tensor([True, True, False])
+    codes = encoded(meta.params, is_class, SMALL.dropped(features, support, -1))
+    expected = drawn(codes, 0.0, support, 0)[1][:, :2].mean(1)
+    torch.testing.assert_close(SMALL.adapted(SPEC, meta.params, support, is_class, features).divergence, expected)
 
 
 def test_the_order_of_shots_and_the_names_of_classes_do_not_matter() -> None:

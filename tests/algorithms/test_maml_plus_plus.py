@@ -102,3 +102,8 @@ def test_more_steps_than_were_trained_are_refused_where_steps_have_something_of_
         with pytest.raises(UserError, match=r"algo\.test_steps=4 is more than algo\.inner_steps=3, and each step has"):
             ONLY(test_steps=4, **parts)
     assert ONLY(test_steps=4).test_steps == 4
+
+
+def test_only_learned_rates_are_told() -> None:
+    assert ONLY().learned(init(ONLY(), NET)) == {}
+    assert len({*PLUS().learned(init(PLUS(), NET)).values()}) == 3

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
 from metalearn_cli.algorithms.cavia import CAVIA
+from metalearn_cli.algorithms.deep_emd import DeepEMD
 from metalearn_cli.algorithms.feat import FEAT
 from metalearn_cli.algorithms.features import Normalise
 from metalearn_cli.algorithms.fine_tune import Classifier, FineTune, HeadStart, Tuned
@@ -214,7 +215,7 @@ def test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm: Algorithm, make
                 torch.testing.assert_close(value, getattr(expected[mode], part), rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("algorithm", ON_MAPS, ids=str)
+@pytest.mark.parametrize("algorithm", [*ON_MAPS, DeepEMD(blur=0.2, iterations=20, refine_steps=1)], ids=str)
 def test_padded_tasks_of_images_of_features(algorithm: Algorithm) -> None:
     check_steps(algorithm, MAKES["conv"], padded(), [way for way, _, _ in SIZES])
     test_a_test_of_padded_tasks_is_that_of_each_alone(algorithm, MAKES["conv"])

@@ -203,7 +203,7 @@ def test_a_strangers_export_is_read_as_data(home: Path, tmp_path: Path) -> None:
         return lambda content: content["examples"]["weights"].update(name=value)
 
     changes = {
-        "a .safetensors is expected": name("../model.pth"),
+        "a .safetensors or .onnx is expected": name("../model.pth"),
         "model/net.safetensors cannot be read": name(str(home / "net.safetensors")),  # never outside of the folder
         "pictures become [3, 32, 32], and input_shape is [1280]": lambda content: content["examples"].pop("weights"),
         "does not tell whose weights its network has": lambda content: (
@@ -213,6 +213,7 @@ def test_a_strangers_export_is_read_as_data(home: Path, tmp_path: Path) -> None:
         ),
         "was made with the weights 000000": lambda content: content["examples"]["weights"].update(sha256=64 * "0"),
         "is expected": lambda content: content["examples"]["preparation"].update(size=10**9),
+        "a picture has 299940003 numbers": lambda content: content["examples"]["preparation"].update(size=9999),
     }
     command = ["predict", "run=model", f"support={home}/own", f"query={home}/own/class03"]
     for sentence, change in changes.items():

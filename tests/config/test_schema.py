@@ -166,6 +166,8 @@ def test_weights_outside_of_a_folder_are_not_opened_for_it(tmp_path: Path, monke
     for name in (*outside, "run/net.pth", "run/net.onnx", "timm:resnet18", "timm:run/net.safetensors"):
         with pytest.raises(UserError, match=rf"^the run's model.name={name} is neither .*: give trust=true if you tru"):
             build({**node, "name": name}, "model", Net, source, spec)
+    with pytest.raises(UserError, match=r"^the run's model.name=timm:net.safetensors is neither"):
+        build({**node, "name": "timm:net.safetensors"}, "model", Net, source._replace(folder=Path()), spec)
     for name in ("run/net.safetensors", f"{tmp_path}/run/net.safetensors"):
         for trusted in (source, source._replace(trust=True, folder=None)):
             with pytest.raises(UserError, match=rf"^model.name={name} cannot be read \(No such file or directory\)"):

@@ -30,6 +30,8 @@ from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.base import Net
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.system.limits import limit_of, words_of
+from metalearn_cli.tasks.cifar_fs import CifarFS
+from metalearn_cli.tasks.fc100 import FC100
 from metalearn_cli.tasks.mini_imagenet import MiniImageNet
 from metalearn_cli.tasks.tiered_imagenet import TieredImageNet
 
@@ -141,11 +143,17 @@ def test_a_debug_preset_goes_with_every_experiment(experiment: str, debug: str) 
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)  # of those with hundreds of filters
 @pytest.mark.parametrize("experiment", PRESETS)
 @pytest.mark.usefixtures("packed_images")
 def test_every_preset_takes_steps_in_its_debug_form(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for cls, classes in ((MiniImageNet, 100), (TieredImageNet, 608)):
-        monkeypatch.setattr(cls, "images", noise(classes, 600))
+    for cls, classes, side in (
+        (MiniImageNet, 100, 84),
+        (TieredImageNet, 608, 84),
+        (CifarFS, 100, 32),
+        (FC100, 100, 32),
+    ):
+        monkeypatch.setattr(cls, "images", noise(classes, 600, (3, side, side)))
         monkeypatch.setattr(cls, "about", cls.about._replace(fewest=600))
     nearest = ["task.resample=nearest"] * ("omniglot" in experiment)  # as what is packed
     preset = load_job([f"experiment={experiment}"])
@@ -206,10 +214,8 @@ def test_cfg_job_prints_the_configuration_and_does_nothing(
 
 
 def _quoted(value: object) -> str:
-    if value is None:
-        return "null"
-    words = str(value).lower() if isinstance(value, bool) else str(value)
-    return words.replace("None", "null").replace(" ", "").replace("'", "")
+    """As a command line has it; a list of stages has nulls of its own."""
+    return str(value).replace("None", "null").replace(" ", "").replace("'", "")
 
 
 @pytest.mark.parametrize("algo", ["maml", "pretrain"])

@@ -13,7 +13,7 @@ from problems import image_task, points_task
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.protonet import Nearness, ProtoNet
 from metalearn_cli.datasets.image_set import ImageSet
-from metalearn_cli.learning.baselines import baselines, mean_target
+from metalearn_cli.learning.baselines import baselines, mean_target, nearest_prototype
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.learning.evaluate import evaluate
 from metalearn_cli.learning.learner import Learner
@@ -194,6 +194,14 @@ def test_frozen_prototypes_are_those_of_an_untrained_protonet(
     learner = Learner(algorithm, net, Optimizer(), torch.Generator())
     trained = evaluate(learner, task, episodes, [BatchNorm.running]).scores[BatchNorm.running].metric[:, 0]
     assert scores["prototypes"].tolist() == pytest.approx(trained.tolist())
+
+
+def test_a_class_that_a_task_lacks_is_never_the_nearest() -> None:
+    """Its mean is zero, which is nearer than what points away from every class."""
+    real, query = torch.ones(1, 2, dtype=torch.bool), -torch.tensor([[[1.0, 0.5], [0.5, 1.0]]])
+    batch = Batch(torch.eye(2)[None], torch.tensor([[0, 1]]), query, torch.tensor([[1, 0]]), torch.tensor([0]))
+    batch = batch._replace(support_mask=real, query_mask=real, way=torch.tensor([2]))
+    assert nearest_prototype(3, batch).tolist() == [1.0]
 
 
 @pytest.mark.usefixtures("packed_images")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
 from metalearn_cli.algorithms.maml import MAML
-from metalearn_cli.learning.draws import EpisodeRange
+from metalearn_cli.learning.draws import EpisodeRange, draw_block
 from metalearn_cli.learning.evaluate import Evaluation, evaluate
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.scores import has_diverged, is_better, summarise
@@ -46,6 +46,11 @@ def test_no_episode_comes_twice() -> None:
 def test_episodes_depend_on_their_own_seed_and_not_on_trainings() -> None:
     assert run(10).episodes_sha256 == run(10, seed=1).episodes_sha256
     assert run(10).episodes_sha256 != run(10, episodes_seed=1).episodes_sha256
+
+
+def test_the_episodes_of_a_test_are_others_than_those_of_a_validation() -> None:
+    validation, test = draw_block(Sinusoid(), "val", 0, 0), draw_block(Sinusoid(), "test", 0, 0)
+    assert not torch.isin(validation["phase"], test["phase"]).any()
 
 
 @pytest.mark.row("D6")

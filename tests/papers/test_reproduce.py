@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from metalearn_cli.commands.completion import completions
 from metalearn_cli.config import conf_folder
 from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
-from metalearn_cli.papers import reproduce
-from metalearn_cli.papers.tables import ALIGN, COLUMNS, measured_table
+from metalearn_cli.papers import reproduce, work
+from metalearn_cli.papers.tables import ALIGN, COLUMNS, listing, measured_table
 from metalearn_cli.papers.verdict import OURS, RowResult, mean_of, read_measured, verdict
+from metalearn_cli.papers.work import Speed
 
 RIGHT = [name for name, side in zip(COLUMNS, ALIGN, strict=True) if side == "r"]
 SHORT = ["reproduce", "pretrain/sinusoid", "--budget", "2s", "threads=1"]
@@ -162,16 +164,33 @@ def test_unknown_options(given: list[str]) -> None:
     assert main(["reproduce", *given]) == 2
 
 
-def test_the_list_has_every_published_figure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_has_every_published_figure_and_what_a_row_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(work, "measured_speed", lambda: Speed(1e11, 2e5, "2 CPU threads"))
+    monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
+    (tmp_path / "omniglot").mkdir()
+    for name in ("images_background.zip", "images_evaluation.zip"):
+        (tmp_path / "omniglot" / name).touch()
     assert main(["reproduce", "--list"]) == 0
-    header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["row", "metric", "paper", "after", "what", "it", "is"]
-    listed = [row.split()[0] for row in rows]
-    maml = rows[listed.index("maml/omniglot_5w1s")]
-    assert maml[header.index("metric") :].startswith("accuracy in %  98.70 +- 0.40  3 inner steps   MAML on Omniglot")
-    sinusoid = rows[listed.index("maml/sinusoid")][header.index("metric") :]
-    assert sinusoid.split()[:5] == ["mse", "0.67", "1", "inner", "step"]
-    assert listed == list(conf_folder.published_papers())
+    output = capsys.readouterr()
+    assert "timing this machine" in output.err
+    header, *lines = output.out.splitlines()
+    assert header.split() == ["row", "paper", "time", "data", "needs", "after", "what", "it", "is"]
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[: len(conf_folder.published_papers())]}
+    assert list(rows) == list(conf_folder.published_papers())
+    assert re.match(r"98.70 \+- 0.40 % [\d.]+ h omniglot 0.1 GB 3 inner steps MAML on Omn", rows["maml/omniglot_5w1s"])
+    assert re.match(r"0.67 mse [\d.]+ min 0.1 GB 1 inner step", rows["maml/sinusoid"])  # a formula: without data
+    assert re.search(r"(days|years) mini_imagenet: absent [\d.]+ GB, 1 stage first", rows["feat/mini_imagenet_5w1s"])
+    assert rows["cnp/rbf"].startswith("0.26 log_likelihood ")
+    notes = " ".join(lines[len(rows) :])
+    assert "time: an estimate for 2 CPU threads" in notes
+    assert "over the 100 GFLOP/s and 200,000 calls/s that were timed now" in notes
+    assert f"data: omniglot in {tmp_path}/omniglot; absent: cifar_fs, " in notes
+    narrow = listing(Speed(1e11, 2e5, "2 CPU threads"), 80).splitlines()
+    assert max(map(len, narrow)) == 80
+    assert narrow[1].endswith("…")
+    listed = list(rows)
     assert "protonet/omniglot_20w1s" in listed
     assert "meta_lstm/sinusoid" not in listed
     assert "maml/sinusoid " in completions(["reproduce", "maml/sin"])

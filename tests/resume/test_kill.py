@@ -18,10 +18,15 @@ SINUSOID += ["steps=400"]
 CASE = [*SINUSOID, "save_every=10", "eval_every=30"]
 LEARNED = [*COMMON, "task=quadratics", "task.dimension=3", "tasks_per_step=4", "algo.test_steps=4", "save_every=5"]
 LEARNED += ["algo=learned_optimizer", "algo.hidden=[4]", "algo.unroll=3", "algo.horizon=9", "algo.batch_size=2"]
-OMNIGLOT = [*COMMON, "task=omniglot", "model.filters=4", "task.query=2", "algo=maml", "tasks_per_step=2"]
+IMAGES = [*COMMON, "task=omniglot", "task.query=2", "tasks_per_step=2", "steps=40", "save_every=2", "eval_every=6"]
+OMNIGLOT = [*IMAGES, "algo=maml", "model.filters=4"]
+BLOCKS = ["model=resnet12", "model.widths=[2,2,2,2]", "model.dropout=0.3", "model.drop_block=0.3", "model.drop_size=2"]
 CASES = {
     "maml on sinusoid": CASE,
-    "maml on omniglot": [*OMNIGLOT, "steps=40", "save_every=2", "eval_every=6"],
+    "maml on omniglot": OMNIGLOT,
+    "maml that drops": [*OMNIGLOT, "model.dropout=0.3"],
+    "a residual network that drops blocks": [*IMAGES, "algo=protonet", *BLOCKS],
+    "a Gaussian of sinusoids": [*CASE, "task.likelihood=gaussian"],
     "learned optimizer on quadratics": [*LEARNED, "steps=150", "eval_every=15"],
 }
 

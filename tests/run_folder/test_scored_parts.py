@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import BatchNorm
+from metalearn_cli.learning.evaluate import _joined
 from metalearn_cli.learning.learner import Scores
 from metalearn_cli.run_folder.scored_parts import read_parts, write_part
 
@@ -33,3 +34,14 @@ def test_a_part_has_the_same_bits_after_the_disk_and_a_cut_one_is_left_out(tmp_p
     (file,) = folder.iterdir()
     file.rename(folder / file.name.replace("-3-", "-4-"))
     assert read_parts(folder, MODES) == {}
+
+
+def test_a_kept_part_joins_one_that_was_scored_now(tmp_path: Path) -> None:
+    """The file names its tensors in an order of its own."""
+    fresh = {mode: scores(2)._replace(beside={"sharp": torch.ones(3), "brier": torch.zeros(3)}) for mode in MODES}
+    write_part(tmp_path / "unfinished" / "key", (0, 3), fresh)
+    (kept,) = read_parts(tmp_path / "unfinished" / "key", MODES).values()
+    assert list(kept[MODES[0]].beside) != list(fresh[MODES[0]].beside)
+    for both in ([fresh, kept], [kept, fresh]):
+        beside = _joined(both)[MODES[0]].beside
+        assert (beside["sharp"].tolist(), beside["brier"].tolist()) == ([1] * 6, [0] * 6)

@@ -1,5 +1,6 @@
 """The compiled step is the eager one. Compiling takes seconds: the settings that are not here are behind `nightly`."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,14 +14,16 @@ import torch
 import torch._inductor.config
 from commands import refuse, succeed
 from places import ROOT
-from problems import ALGORITHMS, DOUBLE, Module, images, points
+from problems import ALGORITHMS, DOUBLE, ON_MAPS, Module, images, points
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metalearn_cli.algorithms.base import Algorithm, Meta, Update
+from metalearn_cli.algorithms.cavia import CAVIA
 from metalearn_cli.algorithms.learned_optimizer import LearnedOptimizer
 from metalearn_cli.algorithms.maml import MAML
 from metalearn_cli.algorithms.pretrain import Pretrain
+from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.config.job import load_job
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
@@ -29,6 +32,7 @@ from metalearn_cli.nets.base import Net
 from metalearn_cli.nets.conv4 import Conv4
 from metalearn_cli.nets.linear import Linear
 from metalearn_cli.nets.mlp import MLP
+from metalearn_cli.nets.resnet12 import ResNet12
 from metalearn_cli.nets.user_module import module_net
 from metalearn_cli.optimizer import Method, Optimizer
 from metalearn_cli.system.compiled import _PLAIN, unchanged
@@ -149,12 +153,22 @@ def test_what_is_carried_and_another_number_of_tasks_are_compiled_apart() -> Non
     assert_equal(eager, compiled, [points(tasks=2)[1]])
 
 
+SPEC = images()[0]
+NETS = [MLP(SPEC, (4,), batch_norm=True), Conv4(SPEC, filters=2), module_net(Module, SPEC, {})]
+DROPPING = [Conv4(SPEC, filters=2, dropout=0.3), ResNet12(SPEC, (2, 2, 2, 2), drop_block=0.3, drop_size=2)]
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "net", [MLP(images()[0], (4,), batch_norm=True), Conv4(images()[0], filters=2), module_net(Module, images()[0], {})]
+    ("algorithm", "net"),
+    [
+        *itertools.product(ALGORITHMS, NETS),
+        *itertools.product([MAML(inner_steps=2), ProtoNet()], DROPPING),
+        *((algorithm, NETS[1]) for algorithm in ON_MAPS),
+        (CAVIA(inner_steps=2), Conv4(SPEC, filters=2, context=2)),
+    ],
 )
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_on_every_network(algorithm: Algorithm, net: Net) -> None:
     if isinstance(algorithm, LearnedOptimizer):
         algorithm = replace(algorithm, horizon=4)

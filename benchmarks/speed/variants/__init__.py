@@ -12,6 +12,7 @@ MODULES = {
     "parallel-metalearn": "parallel_metalearn",
     "torch.func": "torch_func",
     "nn.Module": "plain",
+    "qpth": "qpth_svm",
     "jax": "jax_jit",
     "jax-meta": "jaxmeta",
     "sgemm": "sgemm",

@@ -1,4 +1,4 @@
-"""learn2learn 0.2.0, as examples/vision/maml_omniglot.py there has it."""
+"""learn2learn 0.2.0, as examples/vision/maml_omniglot.py and anil_fc100.py there have it."""
 
 import sys
 from collections.abc import Sequence
@@ -40,6 +40,8 @@ import learn2learn  # noqa: E402
 
 
 def build(w: Workload, setting: Setting) -> Runner:
+    if w.algorithm == "anil":
+        return _anil(w, setting)
     if w.algorithm != "maml":
         raise Unsupported("has no layer of its own for this: see the nn.Module loop")
     maml = learn2learn.algorithms.MAML(nets.network(w, setting), lr=w.inner_lr, first_order=w.first_order)
@@ -58,3 +60,25 @@ def build(w: Workload, setting: Setting) -> Runner:
         optimizer.step()
 
     return nets.runner(step, list(maml.parameters()), setting)
+
+
+def _anil(w: Workload, setting: Setting) -> Runner:
+    net = nets.network(w, setting)
+    body, head = net[:-1], learn2learn.algorithms.MAML(net[-1], lr=w.inner_lr)
+    params = [*body.parameters(), *head.parameters()]
+    optimizer = torch.optim.Adam(params, 1e-3)
+    xs, ys, xq, yq = nets.batch(w, setting)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for task in range(w.tasks):
+            learner = head.clone()
+            support, query = body(xs[task]), body(xq[task])
+            for _ in range(w.steps):
+                learner.adapt(nets.loss(w, learner(support), ys[task]))
+            nets.loss(w, learner(query), yq[task]).backward()  # type: ignore[no-untyped-call]
+        for param in params:
+            param.grad.data.mul_(1 / w.tasks)
+        optimizer.step()
+
+    return nets.runner(step, params, setting)

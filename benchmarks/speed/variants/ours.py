@@ -14,10 +14,14 @@ from benchmarks.speed import nets, workloads
 from benchmarks.speed.runner import Runner, Setting, Unsupported
 from benchmarks.speed.workloads import Array, Workload
 from metalearn_cli.algorithms.base import Algorithm
-from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.maml import MAML, AdaptedPart
+from metalearn_cli.algorithms.maml_plus_plus import MAMLPlusPlus
 from metalearn_cli.algorithms.meta_lstm import MetaLSTM
+from metalearn_cli.algorithms.metaoptnet import MetaOptNet
+from metalearn_cli.algorithms.proto_maml import ProtoMAML
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.algorithms.reptile import AdamSlots, Reptile
+from metalearn_cli.algorithms.ridge import Ridge
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.learning.step import Execution
 from metalearn_cli.nets.base import Net
@@ -118,6 +122,16 @@ def _algorithm(w: Workload) -> Algorithm:
             return Reptile(inner_lr=w.inner_lr, inner_steps=w.steps, adam_slots=AdamSlots.reset)
         case "meta_lstm":
             return MetaLSTM(inner_steps=w.steps, hidden=w.hidden)
+        case "anil":
+            return MAML(inner_lr=w.inner_lr, inner_steps=w.steps, adapted=AdaptedPart.head)
+        case "maml_plus_plus":
+            return MAMLPlusPlus(inner_lr=w.inner_lr, inner_steps=w.steps, test_steps=w.steps)
+        case "proto_maml":
+            return ProtoMAML(inner_lr=w.inner_lr, inner_steps=w.steps)
+        case "r2d2":
+            return Ridge(workloads.RIDGE_PENALTY, per_example=True)
+        case "metaoptnet":
+            return MetaOptNet(bound=workloads.SVM.bound, iterations=workloads.SVM.iterations)
 
 
 def _optimizer(w: Workload) -> Optimizer:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.speed import nets, workloads
+from benchmarks.speed import losses, nets, workloads
 from benchmarks.speed.runner import Runner, Setting, Unsupported
 from benchmarks.speed.workloads import Workload
 
@@ -23,7 +23,24 @@ def build(w: Workload, setting: Setting) -> Runner:
             return _reptile(w, setting)
         case "meta_lstm":
             return _meta_lstm(w, setting)
-    raise Unsupported("the libraries' own loops stand for it")
+        case "maml" | "metaoptnet":
+            raise Unsupported("the libraries' own loops stand for it")
+    return _loop(w, setting)
+
+
+def _loop(w: Workload, setting: Setting) -> Runner:
+    """One task after another by autograd."""
+    params = {name: nets.tensor(value, setting).requires_grad_() for name, value in workloads.parameters(w).items()}
+    optimizer = torch.optim.Adam(params.values(), 1e-3)
+    tasks = list(zip(*nets.batch(w, setting), strict=True))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for task in tasks:
+            (losses.task_loss(w, params, *task) / w.tasks).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return nets.runner(step, list(params.values()), setting)
 
 
 def _protonet(w: Workload, setting: Setting) -> Runner:
