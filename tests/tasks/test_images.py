@@ -75,7 +75,7 @@ def test_each_split_draws_all_its_classes_and_no_others(name: str) -> None:
 
     task = with_keys(way=10)
     base = len(task.split_classes["train"])
-    assert task.spec == (task.preparation.shape, 10, 10, Categorical(), False, True, base, False)
+    assert task.spec == (task.preparation.shape, 10, 10, Categorical(), False, True, base, False, False)
     for split in task.splits:
         expected = sorted(task.split_classes[split].tolist())
         assert classes_of(task).unique().tolist() == expected

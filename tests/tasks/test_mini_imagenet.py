@@ -257,7 +257,7 @@ def test_each_split_draws_its_own_images(folders: Path) -> None:
     for train_splits, train in ((("train",), range(6)), (("train", "val"), range(12)), (("val",), range(6, 12))):
         task = image_task(MiniImageNet, way=2, query=1, train_splits=train_splits, root=str(folders))
         expected = {"train": set(train), "val": set(range(6, 12)), "test": set(range(12, 18))}
-        assert task.spec == ((3, 84, 84), 2, 2, Categorical(), False, True, len(train) // 3, False)
+        assert task.spec == ((3, 84, 84), 2, 2, Categorical(), False, True, len(train) // 3, False, False)
         for split in task.splits:
             draw = task.draw(500, split, generator(split))
             assert set(torch.cat([draw["support_image"], draw["query_image"]]).flatten().tolist()) == expected[split]

@@ -234,7 +234,7 @@ def test_other_compression_of_the_same_pixels_is_accepted_and_other_members_are_
 
 def test_tasks_have_the_sizes_asked_for(omniglot_root: str) -> None:
     task = image_task(Omniglot, way=4, shot=2, query=3, train_way=6, train_query=1, root=omniglot_root)
-    assert task.spec == ((1, 28, 28), 4, 6, Categorical(), False, True, 4112, False)
+    assert task.spec == ((1, 28, 28), 4, 6, Categorical(), False, True, 4112, False, False)
     sizes: tuple[tuple[Split, int, int], ...] = (("train", 6, 1), ("val", 4, 3), ("test", 4, 3))
     for split, way, query in sizes:
         batch = task.gather(task.draw(7, split, generator(split)), CPU)
