@@ -81,12 +81,14 @@ def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 15 classes with two images each, as `task=image_folder` needs one; beside it vectors.npz, with four
-    vectors of each of 15 classes."""
+    """A folder of 15 classes with two images each, as `task=image_folder` needs one; beside it the folder `more` with
+    three of each, and vectors.npz with four vectors of each of 15 classes."""
     root = tmp_path_factory.mktemp("own") / "images"
     for number in range(30):
         rng = torch.Generator().manual_seed(number)
         save_noise(root / f"class{number // 2:02}" / f"{number}.png", (16, 16), rng)
+    for number in range(45):
+        save_noise(root.with_name("more") / f"class{number // 3:02}" / f"{number}.png", (16, 16), rng)
     y = torch.arange(60) % 15
     numpy.savez(root.with_name("vectors.npz"), x=torch.randn(60, 6, generator=rng).numpy(), y=y.numpy())
     return root

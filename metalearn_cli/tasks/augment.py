@@ -41,15 +41,15 @@ def draw_augment(draw: Draw, augment: tuple[Augment, ...], rng: torch.Generator)
 def changed_copies(support: Support, copies: int, augment: tuple[Augment, ...], turn: int = 0) -> Support:
     """Return so many changed copies in place of each image, drawn from the task's own key, others in each turn: x [T,
     S, C, H, W] in 0..1 -> [T, copies * S, C, H, W]. A GPU is not waited for, and chunks change nothing."""
-    x, key = support.x.repeat(1, copies, 1, 1, 1), support.key
-    count, (height, width) = x.shape[1], x.shape[3:]
+    x, key = support.x.repeat(1, copies, *[1] * (support.x.dim() - 2)), support.key  # vectors, where nothing changes
+    count = x.shape[1]
     shift = flip = None
     if Augment.crop in augment:
         shift = (uniform(key, *_SALT, 3 * turn + 0, shape=(count, 2)) * 2**_BITS).long()
     if Augment.flip in augment:
         flip = uniform(key, *_SALT, 3 * turn + 1, shape=(count,)) < 0.5
     if shift is not None or flip is not None:
-        x = rearranged(x.flatten(3), moved(height, width, shift, flip)).view(x.shape)
+        x = rearranged(x.flatten(3), moved(x.shape[3], x.shape[4], shift, flip)).view(x.shape)
     if Augment.jitter in augment:
         factors = 1 - _STRENGTH + 2 * _STRENGTH * uniform(key, *_SALT, 3 * turn + 2, shape=(count, 3))
         x = jittered(x, factors.to(x.dtype))

@@ -170,7 +170,9 @@ def test_copies_are_drawn_from_the_tasks_key_and_change_the_test_alone() -> None
     assert len({image.numpy().tobytes() for image in whole.x.flatten(0, 1)}) == 3 * 36
     for number, task in enumerate(BATCH.chunks(1)):
         assert torch.equal(changed_copies(task.support, 4, copied.augment).x[0], whole.x[number])
-    assert torch.equal(changed_copies(BATCH.support, 1, ()).x, BATCH.support_x)
+    vectors = BATCH.support._replace(x=BATCH.support_x.flatten(2))
+    for support in (BATCH.support, vectors):
+        assert torch.equal(changed_copies(support, 1, ()).x, support.x)
     flipped = changed_copies(BATCH.support, 4, (Augment.flip,)).x
     stayed = (flipped == BATCH.support_x.repeat(1, 4, 1, 1, 1)).all((2, 3, 4))
     assert 0.2 < stayed.double().mean() < 0.8

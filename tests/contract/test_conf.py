@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -168,14 +167,7 @@ def test_every_preset_takes_steps_in_its_debug_form(experiment: str, monkeypatch
 
 @pytest.mark.parametrize(("algo", "task"), cases(PAIRS))
 @pytest.mark.usefixtures("packed_images")
-def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(
-    algo: str, task: str, own_images: Path, tmp_path: Path
-) -> None:
-    if (algo, task) == ("soft_kmeans", "image_folder"):  # takes three images of a class, which has two
-        twice = shutil.copytree(own_images, tmp_path / "images")
-        for path in sorted(twice.glob("*/*.png")):
-            shutil.copy(path, path.with_stem(f"{path.stem}-again"))
-        own_images = twice
+def test_every_algorithm_takes_real_steps_on_every_task_or_says_why_not(algo: str, task: str, own_images: Path) -> None:
     job = load_job(small(algo, task, own_images))
     if (learner := built_or_refused(job)) is None:
         return
