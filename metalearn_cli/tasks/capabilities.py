@@ -95,7 +95,7 @@ def oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> tuple[Li
 
 
 def joint_oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None:
-    """The same where the query values before each one are known as well: their sum is the joint log-likelihood."""
+    """Predict as `oracle` does, with the query values before each one: the sum is the joint log-likelihood."""
     return task.joint_oracle(draw, device) if offers(task, "joint_oracle") else None
 
 
