@@ -22,6 +22,8 @@ from metalearn_cli.algorithms.losses import call_on, gradient_update, task_loss
 from metalearn_cli.algorithms.rematerialise import unroll
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Call, Net, Params, Pass
+from metalearn_cli.nets.layers import LinearHead
+from metalearn_cli.nets.linear import Linear
 from metalearn_cli.seeding import uniform
 from metalearn_cli.tasks.base import Batch, Support
 
@@ -107,14 +109,33 @@ def gradient_step(net: Net, support: Support, second_order: bool, at: Descent) -
     return Descent(phi | {name: phi[name] - scaled(alpha[name], gradient[name]) for name in alpha}, alpha, step + 1)
 
 
+class Inner(NamedTuple):
+    """What the steps of a descent go through."""
+
+    net: Net
+    support: Support
+    stats: Params | None  # batch norm's on the support set, if no step changes them
+
+
+def inner_of(net: Net, start: Descent, support: Support, second_order: bool) -> Inner:
+    """Return all of the network; or where a linear head alone moves, that head, on features that are computed once (and
+    so have the same units dropped in every step)."""
+    if not isinstance(net, LinearHead) or not all(name.startswith("head.") for name in start.alpha):
+        return Inner(net, support, None)
+    with torch.set_grad_enabled(second_order and torch.is_grad_enabled()):
+        features, stats = net.features(start.phi, support.x, call_on(support, Pass.support, support.mask))
+    return Inner(Linear(net.spec), support._replace(x=features), stats)
+
+
 def descend(net: Net, start: Descent, support: Support, steps: int, second_order: bool, remat: bool) -> Params:
     """phi_steps alone, in less memory: `remat` computes the steps again in the backward pass, to the same numbers.
 
     First order keeps no step: there phi_K is phi_0 plus a constant, since alpha is numbers, not learned.
     """
-    step = partial(gradient_step, net, support, second_order)
+    inner = inner_of(net, start, support, second_order)
+    step = partial(gradient_step, inner.net, inner.support, second_order)
     if second_order:
-        return unroll(step, start, steps, remat).phi
+        return unroll(step, start, steps, remat and inner.net is net).phi  # a head's steps keep little
     with torch.no_grad():
         end = unroll(step, start, steps, remat=False).phi
     # The value of the end, with the derivative of phi_0: the difference in brackets is 0.
@@ -172,11 +193,11 @@ def adapted_nets(
     net: Net, meta: Meta, support: Support, start: Descent, steps: int, second_order: bool
 ) -> Iterator[AdaptedNet]:
     """Yield the networks of every task after 0, 1, ... `steps` steps of the descent."""
-    at = start
-    yield AdaptedNet(net, at.phi, meta.buffers, support, 0)
+    at, inner = start, inner_of(net, start, support, second_order)
+    yield AdaptedNet(net, at.phi, meta.buffers, support, 0, inner.stats)
     for _ in range(steps):
-        at = gradient_step(net, support, second_order, at)
-        yield AdaptedNet(net, at.phi, meta.buffers, support, at.step)
+        at = gradient_step(inner.net, inner.support, second_order, at)
+        yield AdaptedNet(net, at.phi, meta.buffers, support, at.step, inner.stats)
 
 
 class DescentAlgorithm(Algorithm):

@@ -96,7 +96,9 @@ class MAML(DescentAlgorithm):
             )
 
     def start(self, net: Net, meta: Meta, tasks: int) -> Descent:
-        return Descent(per_task(self.head.start(net, meta.params), tasks), self._rates(net, meta.params))
+        params, rates = self.head.start(net, meta.params), self._rates(net, meta.params)
+        moved = {name: params[name] for name in rates}
+        return Descent(params | per_task(moved, tasks), rates)
 
     def _rates(self, net: Net, params: Params) -> dict[str, float]:
         """alpha, in the scale of the mean loss, for each parameter that is adapted."""

@@ -1,6 +1,7 @@
 """MAML's meta-gradient against finite differences and against its definition, in float64."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -67,6 +68,28 @@ def test_a_part_can_be_adapted_and_all_is_meta_learned(net_and_batch: tuple[Net,
     end = descend(net, algorithm.start(net, meta, 3), batch.support, 2, second_order=True, remat=False)
     changed = {name for name, value in meta.params.items() if not torch.equal(end[name], value.expand_as(end[name]))}
     assert changed == names
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_anil_computes_its_body_once_for_all_inner_steps(first_order: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, batch = cases()[1]
+    algorithm = MAML(inner_lr=0.1, inner_steps=5, first_order=first_order, adapted=AdaptedPart.head)
+    meta, calls, features = init(algorithm, net), [], type(net).features
+
+    def counted(*given: Any) -> Any:
+        calls.append(given)
+        return features(*given)
+
+    monkeypatch.setattr(type(net), "features", counted)
+    algorithm.meta_gradient(net, meta, batch, 0)
+    assert len(calls) == 2  # of the support and of the query set
+    *_, last = algorithm.adapt(net, meta, batch.support, 5)
+    assert len(calls) == 3
+    expected = last.support_stats()
+    assert len(calls) == 3  # they are kept
+    used = features(net, last.params, batch.support_x)[1]
+    assert expected.keys() == used.keys()
+    assert all(relative_error({name: used[name]}, {name: expected[name]}) < 1e-14 for name in used)
 
 
 def test_a_model_without_the_part_to_adapt_is_refused_in_a_sentence() -> None:

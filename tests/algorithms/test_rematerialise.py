@@ -84,7 +84,10 @@ def test_the_meta_gradient_is_the_same_bits_and_less_is_kept(
     assert torch.equal(remat.loss, plain.loss)
     for expected, actual in ((plain.gradient, remat.gradient), (plain.buffers, remat.buffers)):
         assert all(torch.equal(actual[key], expected[key]) for key in expected)
-    assert kept_less < kept / (2 if name == "maml" else 1.4)
+    if name == "anil":  # a head's steps keep little: they are not computed again
+        assert kept_less == kept
+    else:
+        assert kept_less < kept / (2 if name == "maml" else 1.4)
 
 
 def test_what_ends_within_the_unroll_gets_no_slope(monkeypatch: pytest.MonkeyPatch) -> None:
