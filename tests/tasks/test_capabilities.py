@@ -27,6 +27,7 @@ ASK: dict[str, tuple[Callable[[TaskDistribution], Any], Any]] = {
     "draw_classes": (lambda task: of.draw_classes(task, 1, 2, RNG), UserError),
     "oracle": (lambda task: of.oracle(task, DRAW, CPU), None),
     "joint_oracle": (lambda task: of.joint_oracle(task, DRAW, CPU), None),
+    "least_squares": (lambda task: of.least_squares(task, DRAW, CPU), None),
     "thumbnails": (lambda task: of.thumbnails(task, DRAW, CPU), None),
     "notes": (of.notes_of, []),
     "make_ready": (lambda task: of.make_ready(task, SPLIT), None),
