@@ -24,6 +24,7 @@ class Offers(Protocol):
     def learned(self, meta: Meta) -> dict[str, float]: ...
     def network(self, meta: Meta) -> Params: ...
     def require_way(self, trained: int, way: int) -> None: ...
+    def require_range(self, low: float, high: float) -> None: ...
     def conditionals(self, net: Net, meta: Meta, batch: Batch) -> tuple[Likelihood, Tensor] | None: ...
 
 
@@ -61,6 +62,12 @@ def require_way(algorithm: Algorithm, trained: int, way: int) -> None:
     """Raises UserError where a model for `trained` classes cannot start to learn tasks of `way` other ones."""
     if offers(algorithm, "require_way"):
         algorithm.require_way(trained, way)
+
+
+def require_range(algorithm: Algorithm, low: float, high: float) -> None:
+    """Raises UserError where the inputs of a task, which go from `low` to `high`, are not what its keys are for."""
+    if offers(algorithm, "require_range"):
+        algorithm.require_range(low, high)
 
 
 def conditionals(algorithm: Algorithm, net: Net, meta: Meta, batch: Batch) -> tuple[Likelihood, Tensor] | None:

@@ -8,7 +8,7 @@ import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
-from metalearn_cli.algorithms.capabilities import batch_norm_at_test, images_in_batch, steps_at_test
+from metalearn_cli.algorithms.capabilities import batch_norm_at_test, images_in_batch, require_range, steps_at_test
 from metalearn_cli.config import schema
 from metalearn_cli.config.conf_folder import GROUPS, Config, conf_dir, flatten, run_keys
 from metalearn_cli.config.overrides import compose_run, given_keys, given_twice
@@ -27,7 +27,7 @@ from metalearn_cli.system.limits import Chunk, Count, Device, Memory, Name, Natu
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.system.typed_json import to_json
 from metalearn_cli.tasks.base import Draw, Split, TaskDistribution, draw_slice
-from metalearn_cli.tasks.capabilities import draw_classes, task_count
+from metalearn_cli.tasks.capabilities import draw_classes, span_of, task_count
 from metalearn_cli.tasks.embedded import EmbeddedImages
 from metalearn_cli.tasks.example_format import Weights, weights_of
 from metalearn_cli.tasks.resized import ResizedImages
@@ -205,6 +205,8 @@ def make_job(
     job = Job(run, algo, shown, net, optimizer, choices, config, notes, source.given_keys)
     for mode in job.test_modes:
         algo.require_mode(mode)
+    if (span := span_of(task)) is not None:
+        require_range(algo, *span)
     if algo.needs_unlabelled and task.spec.kind == "classes" and not task.spec.unlabelled:
         raise UserError(
             f"algo={choices['algo']} learns from unlabelled examples too, and not all tasks have them: give "

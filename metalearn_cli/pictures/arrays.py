@@ -7,6 +7,8 @@ Arrays of examples.npz, of N images of the first task, and of P points of each o
   values   support_x, support_y, query_x, query_y [T, P], where tasks differ in size padded with NaN; line_x [T, 200];
            line_y [K, T, 200] after steps [K]; errors [K, T], squared, of the query points; of a normal distribution
            deviation [T, 200] around the last line
+  pixels   completed [T, K, H, W, 3] uint8: what is given, the mean, its deviation if it has one, and the truth; given
+           [T], how many pixels are
 Runs of earlier versions lack errors, and conditions: the inner steps and the batch-norm mode in words.
 """
 
@@ -25,13 +27,14 @@ from metalearn_cli.config.job import Job
 from metalearn_cli.learning.draws import draw_block
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.tasks.base import Batch, Split, draw_slice
-from metalearn_cli.tasks.capabilities import label_names
+from metalearn_cli.tasks.capabilities import label_names, offers, whole_images
 from metalearn_cli.tasks.embedded import pictured
 from metalearn_cli.tasks.likelihood import SquaredError
 
 TASKS, POINTS = 4, 200
 CLASSES, SUPPORT, QUERY = 20, 5, 15  # of a classification task, at most, and images of each class
 SIDE = 64  # pixels that an image has at most
+GROUND = (96, 112, 144)  # the colour of a pixel that is not given: no grey has it
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -42,13 +45,16 @@ def first_tasks(learner: Learner, job: Job, split: Split, batch_norm: BatchNorm)
     spec, shown = job.task.spec, pictured(job.task)
     shape = shown.spec.input_shape
     is_images = spec.kind == "classes" and len(shape) == 3 and shape[0] in (1, 3)
-    if not is_images and not (spec.kind == "values" and spec.input_shape == (1,) and spec.targets == 1):
+    is_curves = spec.kind == "values" and spec.input_shape == (1,) and spec.targets == 1
+    if not (is_images or is_curves or offers(job.task, "whole_images")):
         return {}
     draw = draw_slice(draw_block(job.task, split, job.run.episodes_seed, 0), 0, TASKS)
     batch = job.task.gather(draw, learner.device)
     if is_images:
         pictures = batch if shown is job.task else shown.gather(draw, learner.device)
         tensors = of_classes(learner, batch, batch_norm, pictures)
+    elif (whole := whole_images(job.task, draw, learner.device)) is not None:
+        tensors = of_pixels(learner, whole, batch_norm)
     else:
         tensors = of_values(learner, batch, batch_norm)
     arrays: Arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
@@ -110,6 +116,26 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
         rows = [getattr(task, name).flatten().float() for task in tasks]
         arrays[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan)
     return arrays
+
+
+def of_pixels(learner: Learner, whole: Batch, batch_norm: BatchNorm) -> dict[str, Tensor]:
+    """Images of which some pixels are given, where the query set is all pixels of a square image."""
+    whole = whole.to(learner.dtype)
+    with torch.no_grad():
+        out = learner.adapt(whole.support)(whole.query_x, batch_norm)
+    mean, deviation = learner.net.spec.likelihood.moments(out)
+    side = math.isqrt(mean.shape[1])
+    tasks = [whole.task(number) for number in range(len(whole.key))]
+    given = torch.tensor(GROUND, device=mean.device).expand(len(tasks), side, side, 3).clone()
+    for number, task in enumerate(tasks):
+        rows, columns = ((task.support_x[0] + 1) / 2 * (side - 1)).round().long().unbind(-1)
+        given[number, rows, columns] = (255 * (task.support_y[0] + 0.5)).round().long()
+    shown = [mean + 0.5, *([] if deviation is None else [2 * deviation]), whole.query_y + 0.5]  # white: 0.5 and above
+    images = [(255 * x.clamp(0, 1)).round().view(*given.shape[:3], -1).expand(given.shape) for x in shown]
+    return {
+        "completed": torch.stack([given, *images], 1).to(torch.uint8),
+        "given": torch.tensor([task.support_x.shape[1] for task in tasks]),
+    }
 
 
 def _few(labels: Tensor, most: int) -> Tensor:

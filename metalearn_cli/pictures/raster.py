@@ -52,16 +52,17 @@ class _Canvas:
 
 def picture(arrays: Arrays) -> Image.Image:
     """Draw the first tasks, with what they were tested with above them."""
-    return (_classes if "predicted" in arrays else _curves)(arrays).image.reduce(2)
+    drawn = _classes if "predicted" in arrays else _completions if "completed" in arrays else _curves
+    return drawn(arrays).image.reduce(2)
 
 
 def heading(arrays: Arrays) -> str:
     """Say what is drawn, and what the learner was tested with."""
     conditions = f", {arrays['conditions']}" if "conditions" in arrays else ""
     if "predicted" not in arrays:
-        counts = np.isfinite(arrays["support_x"]).sum(1)
+        counts = arrays["given"] if "given" in arrays else np.isfinite(arrays["support_x"]).sum(1)
         most = f" to {counts.max()}" if counts.max() > counts.min() else ""
-        return f"{counts.min()}{most} support points{conditions}"
+        return f"{counts.min()}{most} support {'pixels' if 'given' in arrays else 'points'}{conditions}"
     right, queries = int(arrays["right"]), int(arrays["queries"])
     few = f" ({len(arrays['query_y'])} are shown)" if queries > len(arrays["query_y"]) else ""
     return f"{right} of {queries} query images right ({right / queries:.1%}){few}{conditions}"
@@ -169,12 +170,31 @@ def _classes(arrays: Arrays) -> _Canvas:
     return canvas
 
 
+def _completions(arrays: Arrays) -> _Canvas:
+    """Draw completed images, a row for each: what is given, what is predicted, and the truth."""
+    completed = arrays["completed"]
+    titles = ["given", "mean", "deviation, to 0.5", "truth"] if completed.shape[1] == 4 else ["given", "mean", "truth"]
+    images = [_thumbnails(row, 112) for row in completed]
+    step, left, top = images[0][0].width // 2 + 12, 104, 62
+    width = max(left + len(titles) * step + 4, _length(heading(arrays), 16) + 40)
+    canvas = _Canvas(width, top + len(images) * step)
+    canvas.text(16, 18, heading(arrays), size=16)
+    for place, title in enumerate(titles):
+        canvas.text(left + place * step, 46, title, GREY)
+    for number, row in enumerate(images):
+        canvas.text(16, top + number * step + 20, f"{arrays['given'][number]} of {completed[0, 0, ..., 0].size}")
+        canvas.text(16, top + number * step + 38, "pixels", GREY)
+        for place, image in enumerate(row):
+            canvas.paste(image, left + place * step, top + number * step, 1, GREY)
+    return canvas
+
+
 def _length(text: str, size: int) -> float:
     return ImageFont.load_default(2 * size).getlength(text) / 2
 
 
-def _thumbnails(x: Array) -> list[Image.Image]:
-    """Images [N, H, W, 1 or 3] uint8 as pictures for a canvas: whole pixels, repeated."""
-    grow = 2 * math.ceil(56 / max(x.shape[1:3]))
+def _thumbnails(x: Array, side: int = 56) -> list[Image.Image]:
+    """Images [N, H, W, 1 or 3] uint8 as pictures of `side` or more for a canvas: whole pixels, repeated."""
+    grow = 2 * math.ceil(side / max(x.shape[1:3]))
     images = [Image.fromarray(pixels) for pixels in np.broadcast_to(x, (*x.shape[:3], 3))]
     return [image.resize((image.width * grow, image.height * grow), Image.Resampling.NEAREST) for image in images]

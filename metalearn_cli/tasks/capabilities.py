@@ -10,7 +10,7 @@ from typing import Protocol, TypeGuard
 import torch
 from torch import Tensor
 
-from metalearn_cli.datasets.columns import ColumnNames
+from metalearn_cli.datasets.columns import ColumnNames, Scale
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks.base import Batch, Draw, Split, TaskDistribution
@@ -32,6 +32,7 @@ class Offers(Protocol):
     def joint_oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor]: ...
     def least_squares(self, draw: Draw, device: torch.device) -> Tensor: ...
     def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None: ...
+    def whole_images(self, draw: Draw, device: torch.device) -> Batch: ...
     def notes(self) -> list[str]: ...
     def make_ready(self, split: Split) -> None: ...
     def may_wait_for_disk(self, device: torch.device) -> bool: ...
@@ -114,6 +115,12 @@ def thumbnails(task: TaskDistribution, draw: Draw, device: torch.device) -> Batc
     return shrunk(task.gather(draw, device)) if is_of_pictures else None
 
 
+def whole_images(task: TaskDistribution, draw: Draw, device: torch.device) -> Batch | None:
+    """The tasks of a draw whose examples are pixels at (row, column) in [-1, 1]^2, with all pixels of a square image as
+    query set, row by row. None: they are not pixels."""
+    return task.whole_images(draw, device) if offers(task, "whole_images") else None
+
+
 def notes_of(task: TaskDistribution) -> list[str]:
     """What a user who starts a run should know about the data. Reads them on first use."""
     return task.notes() if offers(task, "notes") else []
@@ -133,6 +140,21 @@ def may_wait_for_disk(task: TaskDistribution, device: torch.device) -> bool:
 def preparation_of(task: TaskDistribution) -> Preparation | None:
     """How a picture becomes an example. None for a task without images, or one that does not tell."""
     return task.preparation if offers(task, "preparation") else None
+
+
+def span_of(task: TaskDistribution) -> tuple[float, float] | None:
+    """The least and the greatest number among the inputs of the training tasks, as a network gets them. None: they are
+    not known."""
+    columns = columns_of(task)
+    if columns is None or (known := columns.x_range) is None:
+        return None
+    scale = columns.x_scale or Scale((0.0,) * len(known.low), (1.0,) * len(known.low))
+    values = [
+        (end - mean) / deviation
+        for side in (known.low, known.high)
+        for end, mean, deviation in zip(side, scale.mean, scale.deviation, strict=True)
+    ]
+    return min(values), max(values)
 
 
 def columns_of(task: TaskDistribution) -> ColumnNames | None:

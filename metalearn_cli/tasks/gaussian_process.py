@@ -8,9 +8,8 @@ Transformer Neural Processes (Nguyen and Grover 2022, arXiv 2207.04179), with th
     periodic:  k = exp(-2 sin(pi |x - x'| / p)^2 / l^2)
     mixture:   each task is one of the three, and nothing says which
 
-S = 3 ... M - 4 support points are drawn, and then Q = 3 ... M - 1 - S query points (M = `max_points`): one pair of
-sizes for all tasks of a training batch, and in a test one for every 16 tasks, which are padded to the largest of their
-draw. The test may have another kernel than training and validation. The oracle knows the kernel, a, l and p.
+The sizes of the sets are drawn (drawn_sizes.py). The test may have another kernel than training and validation. The
+oracle knows the kernel, a, l and p.
 
 Shapes: T tasks, S support points, Q query points, N = S + Q.
 """
@@ -27,12 +26,10 @@ from metalearn_cli.datasets.columns import ColumnNames, Range
 from metalearn_cli.system.limits import Limit, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
 from metalearn_cli.tasks.curves import draw_uniform
+from metalearn_cli.tasks.drawn_sizes import Total, draw_sizes
 from metalearn_cli.tasks.likelihood import EXACT, Likelihood, OfValues, SquaredError, ValuesLikelihood, in_turn
 
-LEAST, OF_ONE_SIZE = 3, 16  # points of a set; tasks of a test
-
 Noise = Annotated[float, Limit("a number from 0.001 to 1000", lambda value: 1e-3 <= value <= 1e3)]
-Total = Annotated[int, Limit("a whole number, 8 or above", lambda value: value >= 8)]
 
 
 class Kernel(Enum):
@@ -72,10 +69,7 @@ class GaussianProcess(TaskDistribution):
         return f"gaussian_process: a in [0.1, 1], l in [0.1, 0.6], p in [0.1, 0.5], noise of sd {self.noise:g}"
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        groups = 1 if split == "train" else math.ceil(tasks / OF_ONE_SIZE)
-        shot = _draw_sizes(torch.full((groups,), self.max_points - 4), rng)
-        query = _draw_sizes(self.max_points - 1 - shot, rng)
-        most = (self.max_points - 4,) * 2 if self.pad else (int(shot.max()), int(query.max()))
+        sizes = draw_sizes(tasks, split, self.max_points, self.pad, rng)
         kernel = (self.test_kernel or self.kernel) if split == "test" else self.kernel
         if kernel is Kernel.mixture:
             kind = torch.randint(Kernel.mixture.value, (tasks, 1, 1), generator=rng)
@@ -84,13 +78,10 @@ class GaussianProcess(TaskDistribution):
         draw = {"kind": kind}
         for name, low, high in (("scale", 0.1, 1.0), ("length", 0.1, 0.6), ("period", 0.1, 0.5)):
             draw[name] = draw_uniform(tasks, low, high, rng)
-        for name, size, number in zip(("support", "query"), (shot, query), most, strict=True):
+        for name, number in zip(("support", "query"), sizes.most, strict=True):
             draw[f"{name}_x"] = 4 * torch.rand(tasks, number, 1, generator=rng) - 2
             draw[f"{name}_normal"] = torch.randn(tasks, number, 1, generator=rng)
-            if groups > 1 or self.pad:
-                size = size.repeat_interleave(OF_ONE_SIZE)[:tasks]
-                draw[f"{name}_mask"] = torch.arange(number) < size[:, None]
-        return draw | {"key": draw_keys(tasks, rng)}
+        return draw | sizes.masks | {"key": draw_keys(tasks, rng)}
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         at = on_device(draw, device)
@@ -140,9 +131,3 @@ class GaussianProcess(TaskDistribution):
             covariance = covariance.where(real.unsqueeze(1) & real.unsqueeze(2), identity)
         factor: Tensor = torch.linalg.cholesky_ex(covariance).L  # no host waits for it
         return factor
-
-
-def _draw_sizes(most: Tensor, rng: torch.Generator) -> Tensor:
-    """Draw whole numbers, uniform in LEAST ... most: [G] -> [G]."""
-    share = torch.rand(most.shape, generator=rng, dtype=torch.float64)
-    return LEAST + (share * (most - LEAST + 1)).long()

@@ -21,9 +21,10 @@ ASK: dict[str, Any] = {
     "learned": lambda algorithm: of.learned(algorithm, META),
     "network": lambda algorithm: of.network(algorithm, META),
     "require_way": lambda algorithm: of.require_way(algorithm, 5, 6),
+    "require_range": lambda algorithm: of.require_range(algorithm, -1.0, 1.0),
     "conditionals": lambda algorithm: of.conditionals(algorithm, Linear(SPEC), META, BATCH),
 }
-OTHERWISE = dict(zip(ASK, (50, BatchNorm.one_query, None, {}, {}, None, None), strict=True))
+OTHERWISE = dict(zip(ASK, (50, BatchNorm.one_query, None, {}, {}, None, None, None), strict=True))
 
 
 @pytest.mark.parametrize("member", ASK)
@@ -32,5 +33,5 @@ def test_a_member_is_asked_for_by_its_name(member: str) -> None:
     algorithm = type("Mine", (Reptile,), {member: lambda self, *arguments: calls.append(member) or "mine"})()
     answers = {name: ask(algorithm) for name, ask in ASK.items()}
     assert calls == [member]
-    assert answers == OTHERWISE | ({} if member == "require_way" else {member: "mine"})
+    assert answers == OTHERWISE | ({} if member.startswith("require_") else {member: "mine"})
     assert {name for name in vars(of.Offers) if not name.startswith("_")} == ASK.keys()

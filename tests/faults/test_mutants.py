@@ -106,8 +106,8 @@ MUTANTS = (
     Mutant("tasks/sinusoid.py", 'torch.sin(x - at["phase"])', 'torch.cos(x - at["phase"])', "tasks/test_curves.py"),
     Mutant("tasks/gaussian_process.py", "if support_mask is not None:", "if False:", "tasks/test_gaussian_process.py"),
     Mutant(
-        "tasks/gaussian_process.py",
-        "size.repeat_interleave(OF_ONE_SIZE)[:tasks]",
+        "tasks/drawn_sizes.py",
+        "size.repeat_interleave(OF_ONE_SIZE if groups > 1 else tasks)[:tasks]",
         "size[torch.arange(tasks) % groups]",
         "tasks/test_gaussian_process.py",
     ),

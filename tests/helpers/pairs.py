@@ -34,6 +34,7 @@ _SMALL = {
     "function_class": ["model.hidden=[8]", "task.dimension=3", "task.shot=5"],
     "gaussian": ["model.hidden=[8]"],
     "gaussian_process": ["model.hidden=[8]", "task.max_points=9"],
+    "image_completion": ["model.hidden=[8]", "task.max_points=9"],
     "fine_tune": ["algo.passes=1"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]"],
     "pmf": ["algo.tuning_steps=1"],
@@ -41,6 +42,7 @@ _SMALL = {
     "tim": ["algo.iterations=1"],
     **{algo: ["algo.width=8", "algo.samples=2", "algo.test_samples=3"] for algo in ("cnp", "np", "anp")},
     **{algo: ["algo.width=8", "algo.layers=2", "algo.hidden=8"] for algo in ("pfn", "tnp")},
+    "convcnp": ["algo.width=4", "algo.layers=1", "algo.low=-8", "algo.high=8", "algo.points_per_unit=2"],
 }
 
 
@@ -79,7 +81,7 @@ def small(algo: str, task: str, own_images: Path) -> list[str]:
     overrides += ["task.unlabelled=1"] * (algo == "soft_kmeans" and "unlabelled" in node.task)
     keys = {"inner_steps": 2, "test_steps": 1, "unroll": 1, "horizon": 2}.items()
     short = [f"algo.{key}={most}" for key, most in keys if (node.algo.get(key) or 0) > most]
-    if task == "gaussian_process":  # whose sizes vary
+    if task in ("gaussian_process", "image_completion"):  # whose sizes vary
         short += [f"algo.{key}=null" for key in ("inner_batch", "test_batch", "batch_size") if key in node.algo]
     if (algo, task) == ("pmf", "features"):
         short.append("algo.augment=[]")

@@ -65,7 +65,7 @@ def made(algo: str) -> Algorithm:
 MAPS = ("deep_emd", "relation")
 ON_MAPS = [made(algo) for algo in MAPS]
 # Those that predict distributions of values from the support set as a whole.
-OF_SETS = ("cnp", "np", "anp", "pfn", "tnp")
+OF_SETS = ("cnp", "np", "anp", "convcnp", "pfn", "tnp")
 # Every other algorithm for tasks of classes and any network; the others train on images of all classes at once, or need
 # a network with inputs that a task sets.
 ALGORITHMS = [

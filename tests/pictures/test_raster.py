@@ -10,11 +10,12 @@ from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
-from metalearn_cli.pictures.arrays import Arrays, of_classes, of_values
+from metalearn_cli.pictures.arrays import GROUND, Arrays, of_classes, of_pixels, of_values
 from metalearn_cli.pictures.raster import BLUE, GREEN, ORANGE, RED, SKY, heading, picture
 from metalearn_cli.pictures.terminal import plot
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Batch, Spec
+from metalearn_cli.tasks.likelihood import Gaussian, SquaredError
 
 
 def arrays(algorithm: Algorithm, spec: Spec, batch: Batch) -> Arrays:
@@ -121,6 +122,37 @@ def test_more_images_than_fit_do_not_widen_the_picture() -> None:
     assert picture(many).size == picture(few).size
     assert heading(many).startswith(f"{many['right']} of 80 query images right (")
     assert heading(many).endswith(" (30 are shown)")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("likelihood", [Gaussian(), SquaredError()])
+def test_a_completed_image_has_its_given_pixels_on_a_ground_and_the_truth_beside_it(
+    channels: int, likelihood: Gaussian | SquaredError
+) -> None:
+    side, rng = 4, generator(0)
+    places = torch.cartesian_prod(*[torch.linspace(-1, 1, side).double()] * 2).expand(2, -1, -1)
+    levels = torch.randint(256, (2, side**2, channels), generator=rng)
+    y = levels / 255.0 - 0.5
+    chosen, mask = torch.tensor([[5, 2, 7], [0, 15, 9]]), torch.tensor([[True, True, False], [True] * 3])
+    support_x, support_y = (torch.stack([row[c] for row, c in zip(part, chosen, strict=True)]) for part in (places, y))
+    batch = Batch(support_x, support_y.double(), places, y.double(), torch.arange(2), mask)
+    outputs = channels * likelihood.width
+    learner = Learner(
+        MAML(), MLP(Spec((2,), outputs, outputs, likelihood), hidden=[4]), Optimizer(), generator(0), DOUBLE
+    )
+    shown = {name: tensor.numpy() for name, tensor in of_pixels(learner, batch, BatchNorm.transductive).items()}
+    given, *predicted, truth = torch.from_numpy(shown["completed"]).long().flatten(2, 3).unbind(1)
+    assert len(predicted) == likelihood.width  # the mean, and a deviation where there is one
+    assert torch.equal(truth, levels.expand(-1, -1, 3))
+    for task, real in enumerate((chosen[0, :2], chosen[1])):
+        is_given = torch.zeros(side**2, dtype=torch.bool)
+        is_given[real] = True
+        assert torch.equal(given[task][is_given], truth[task][is_given])
+        assert given[task][~is_given].unique(dim=0).tolist() == [list(GROUND)]
+    assert heading(shown) == "2 to 3 support pixels"
+    image = drawn(shown)
+    assert image.shape[:2] == (62 + 2 * 124, 104 + (2 + likelihood.width) * 124 + 4)
+    assert where(image[62:], "#{:02x}{:02x}{:02x}".format(*GROUND)).sum() == (14 + 13) * 28**2  # a pixel is 28 x 28
 
 
 def test_marks_in_characters_stand_where_their_points_are_and_later_ones_on_top() -> None:

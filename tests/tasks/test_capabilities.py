@@ -29,6 +29,7 @@ ASK: dict[str, tuple[Callable[[TaskDistribution], Any], Any]] = {
     "joint_oracle": (lambda task: of.joint_oracle(task, DRAW, CPU), None),
     "least_squares": (lambda task: of.least_squares(task, DRAW, CPU), None),
     "thumbnails": (lambda task: of.thumbnails(task, DRAW, CPU), None),
+    "whole_images": (lambda task: of.whole_images(task, DRAW, CPU), None),
     "notes": (of.notes_of, []),
     "make_ready": (lambda task: of.make_ready(task, SPLIT), None),
     "may_wait_for_disk": (lambda task: of.may_wait_for_disk(task, CPU), False),

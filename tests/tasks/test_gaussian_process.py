@@ -11,7 +11,7 @@ from cases import nightly
 from metalearn_cli.learning.baselines import baselines
 from metalearn_cli.learning.draws import EpisodeRange, draw_block
 from metalearn_cli.seeding import generator
-from metalearn_cli.tasks import gaussian_process
+from metalearn_cli.tasks import drawn_sizes
 from metalearn_cli.tasks.base import draw_slice
 from metalearn_cli.tasks.gaussian_process import GaussianProcess, Kernel
 from metalearn_cli.tasks.likelihood import EXACT
@@ -92,7 +92,7 @@ def test_the_oracles_are_those_of_the_papers_protocol(
     kernel: Kernel, episodes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Log-likelihoods per point that were computed by another program (3,000 to 4,000 tasks, +- 0.03)."""
-    monkeypatch.setattr(gaussian_process, "OF_ONE_SIZE", 1)  # so that episodes are independent
+    monkeypatch.setattr(drawn_sizes, "OF_ONE_SIZE", 1)  # so that episodes are independent
     scores = baselines(GaussianProcess(kernel), EpisodeRange("test", episodes, 0), CPU)
     figures = {
         Kernel.rbf: (1.51, 1.80, 0.95),
