@@ -116,6 +116,10 @@ class CurveTask(TaskDistribution):
         deviation = torch.full_like(curve, self.points.noise)
         return Gaussian(floor=0.0, link=Link.exp), torch.cat([curve, deviation.log()], -1)
 
+    def functions(self, draw: Draw, x: Tensor) -> tuple[Tensor, float]:
+        """Compute the curves without noise at x [T, B, 1], [T, B, 1], and the noise's deviation."""
+        return self.curve(on_device(draw, x.device), x), self.points.noise
+
 
 def draw_uniform(tasks: int, low: float, high: float, rng: torch.Generator, number: int = 1) -> Tensor:
     """Draw `number` coefficients of each task from U(low, high), [T, 1, number]."""
