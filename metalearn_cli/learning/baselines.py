@@ -5,6 +5,7 @@ constant           the mean of each task's support targets, for values; for a no
 oracle             the task itself, for values, where it is known
 oracle_floored     the same with no deviation below that of the networks (task.deviation_floor)
 oracle_joint       the same, told the query values before each one: of log-likelihoods the joint one per query
+least_squares      the shortest linear function nearest to the support set, for values of several inputs
 nearest_pixels     the class of the nearest support example, for pictures: the least squared distance between the pixels
                    of pictures that are averaged down to at most 16 x 16
 prototypes         the class whose mean feature is nearest by the cosine, for pictures that a frozen network embeds
@@ -27,7 +28,7 @@ from metalearn_cli.algorithms.protonet import prototypes
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.system.ranks import ALONE, Ranks
 from metalearn_cli.tasks.base import Batch, Draw, Support, TaskDistribution, draw_slice
-from metalearn_cli.tasks.capabilities import joint_oracle, offers, oracle, thumbnails
+from metalearn_cli.tasks.capabilities import joint_oracle, least_squares, offers, oracle, thumbnails
 from metalearn_cli.tasks.likelihood import EXACT, Gaussian, Likelihood, SquaredError
 
 _AT_ONCE = 8  # tasks that a processor's cache holds
@@ -44,6 +45,7 @@ BASELINES = {
     "constant": Baseline("mean of the support", True),
     "oracle": Baseline("the task itself", False),
     "oracle_floored": Baseline("the task itself, with the floor of deviations", False),
+    "least_squares": Baseline("least squares on the support", False),
     "nearest_pixels": Baseline("1-NN on pixels", True),
     "prototypes": Baseline("frozen prototypes", True),
 }
@@ -81,6 +83,8 @@ def _of_values(task: TaskDistribution, draw: Draw, device: torch.device) -> dict
     predicted: dict[str, tuple[Likelihood, Tensor]] = {"constant": (SquaredError(), mean_target(batch.support))}
     if is_density:
         predicted["constant"] = EXACT, constant(batch)
+    if (linear := least_squares(task, draw, device)) is not None:
+        predicted["least_squares"] = SquaredError(), linear
     if (truth := oracle(task, draw, device)) is not None:
         predicted["oracle"] = truth
         if floor and truth[0] == EXACT:

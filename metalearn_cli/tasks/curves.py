@@ -8,7 +8,7 @@ with noise. No predictor's expected error is below its square, which the test re
 curve without the noise; with `task.likelihood=gaussian` it is the log-likelihood under the curve and its noise. The
 three splits are three independent streams of tasks from the same family.
 
-Shapes: T tasks, S support points, Q query points, B points of either.
+Shapes: T tasks, S support points, Q query points, B points of either, D inputs of a point.
 """
 
 from abc import abstractmethod
@@ -37,15 +37,16 @@ class Points:
         check_limits(self, "task.")
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator, middle: Tensor | None = None) -> Draw:
-        """Draw support_x [T, S, 1] and query_x [T, Q, 1] from U(-5, 5), or from N(middle, 1) with a middle [T, 1, 1],
-        the keys [T], and the noise of each target: last, so that the tasks with and without noise are the same."""
+        """Draw support_x [T, S, 1] and query_x [T, Q, 1] from U(-5, 5), or [T, S, D] and [T, Q, D] from N(middle, I)
+        with a middle [T, 1, D], the keys [T], and the noise of each target: last, so that the tasks with and without
+        noise are the same."""
         shot, query = self.shot, self.query
         if split == "train":
             shot, query = self.train_shot or shot, self.train_query or query
 
         def inputs(number: int) -> Tensor:
             if middle is not None:
-                return middle + torch.randn(tasks, number, 1, generator=rng)
+                return middle + torch.randn(tasks, number, middle.shape[-1], generator=rng)
             return 10 * torch.rand(tasks, number, 1, generator=rng) - 5
 
         draw = {"support_x": inputs(shot), "query_x": inputs(query), "key": draw_keys(tasks, rng)}
@@ -102,10 +103,7 @@ class CurveTask(TaskDistribution):
 
     def gather(self, draw: Draw, device: torch.device) -> Batch:
         at = on_device(draw, device)
-        support_y, query_y = self.curve(at, at["support_x"]), self.curve(at, at["query_x"])
-        if "support_noise" in at:
-            support_y, query_y = support_y + at["support_noise"], query_y + at["query_noise"]
-        return Batch(at["support_x"], support_y, at["query_x"], query_y, at["key"])
+        return with_noise(at, self.curve(at, at["support_x"]), self.curve(at, at["query_x"]))
 
     def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor]:
         """Compute the curves without noise at the query points; of a Gaussian with the noise's deviation, if any."""
@@ -119,6 +117,13 @@ class CurveTask(TaskDistribution):
     def functions(self, draw: Draw, x: Tensor) -> tuple[Tensor, float]:
         """Compute the curves without noise at x [T, B, 1], [T, B, 1], and the noise's deviation."""
         return self.curve(on_device(draw, x.device), x), self.points.noise
+
+
+def with_noise(at: Draw, support_y: Tensor, query_y: Tensor) -> Batch:
+    """The tasks with these values, [T, S, 1] and [T, Q, 1], and the noise of their draw, if any."""
+    if "support_noise" in at:
+        support_y, query_y = support_y + at["support_noise"], query_y + at["query_noise"]
+    return Batch(at["support_x"], support_y, at["query_x"], query_y, at["key"])
 
 
 def draw_uniform(tasks: int, low: float, high: float, rng: torch.Generator, number: int = 1) -> Tensor:

@@ -31,6 +31,7 @@ _SMALL = {
     "image_folder": [*_IMAGES, "task.size=16"],
     "sinusoid": ["model.hidden=[8]"],
     "features": ["model=mlp", "model.hidden=[8]"],  # without parameters, some have nothing to learn
+    "function_class": ["model.hidden=[8]", "task.dimension=3", "task.shot=5"],
     "gaussian": ["model.hidden=[8]"],
     "gaussian_process": ["model.hidden=[8]", "task.max_points=9"],
     "fine_tune": ["algo.passes=1"],

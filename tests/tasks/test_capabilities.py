@@ -29,6 +29,7 @@ ASK: dict[str, tuple[Callable[[TaskDistribution], Any], Any]] = {
     "joint_oracle": (lambda task: of.joint_oracle(task, DRAW, CPU), None),
     "functions": (lambda task: of.functions(task, DRAW, NONE), None),
     "posterior": (lambda task: of.posterior(task, DRAW, Support(NONE, NONE, NONE), NONE), None),
+    "least_squares": (lambda task: of.least_squares(task, DRAW, CPU), None),
     "thumbnails": (lambda task: of.thumbnails(task, DRAW, CPU), None),
     "notes": (of.notes_of, []),
     "make_ready": (lambda task: of.make_ready(task, SPLIT), None),

@@ -141,7 +141,7 @@ def test_a_table_has_no_functions_and_mistakes_are_sentences(home: Path) -> None
         "optimise has no key step: did you mean steps?": ["run=outputs/one", "step=3"],
         "out=x.txt must be a file whose name ends in .json": ["run=outputs/one", "out=x.txt"],
         "acquisition=best must be one of ei, ucb, thompson": ["run=outputs/one", "acquisition=best"],
-        "against=['gpp'] must be some of random, gp and oracle": ["run=outputs/one", "against=[gpp]"],
+        "against=[gpp] must be some of random, gp and oracle": ["run=outputs/one", "against=[gpp]"],
         "steps=0 must be a whole number, 1 or above": ["run=outputs/one", "steps=0"],
     }
     for sentence, words in mistakes.items():
