@@ -50,8 +50,9 @@ class SnailNet(SequenceNet):
         order = order_of(context, x.shape[1])
         sees, before = order.sees(), [order.before(2**layer).to(h.dtype) for layer in range(self.layers)]
         for block in range(len(_KEYS)):
-            parts = (linear(params, f"sequence:attention{block}.{part}", h) for part in ("query", "key", "value"))
-            h = torch.cat([h, attend(*parts, heads=1, sees=sees)], -1)
+            name = f"sequence:attention{block}"
+            query, key, value = (linear(params, f"{name}.{part}", h) for part in ("query", "key", "value"))
+            h = torch.cat([h, attend(query, key, value, 1, sees)], -1)
             for layer in range(self.layers if block < len(_KEYS) - 1 else 0):
                 name = f"sequence:temporal{block}.{layer}"
                 both = linear(params, f"{name}.here", h) + before[layer] @ linear(params, f"{name}.before", h)
