@@ -9,7 +9,7 @@ from torch import Tensor
 from metalearn_cli.algorithms.base import Meta, Update
 from metalearn_cli.nets.base import Call, Noise, Params, Pass
 from metalearn_cli.tasks.base import Batch, Spec, Support
-from metalearn_cli.tasks.likelihood import by_label, calibration
+from metalearn_cli.tasks.calibration import by_label, calibration
 
 
 def call_on(tasks: Support | Batch, examples: Pass, mask: Tensor | None, step: int = 0) -> Call:
@@ -29,8 +29,9 @@ def task_loss(spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, wa
 def task_scores(
     spec: Spec, out: Tensor, y: Tensor, mask: Tensor | None = None, way: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Every metric of each task, [T] by name, and of classes what the calibration error is made of, [T, 3, 15], and how
-    the examples of each label are told, [T, outputs, 2]; out [T, B, outputs], mask [T, B], way [T]."""
+    """Every metric of each task, [T] by name; what the calibration error is made of, of densities [T, 20], of classes
+    [T, 3, 15]; and of these how the examples of each label are told, [T, outputs, 2]. out [T, B, outputs], mask [T, B],
+    way [T]."""
     out = without_absent_classes(out, way)
     scores = {name: mean_of_real(values, mask) for name, values in spec.likelihood.scores(out, y).items()}
     if spec.kind == "classes":

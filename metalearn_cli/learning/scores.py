@@ -53,13 +53,17 @@ def figures_beside(arrays: Mapping[str, Tensor]) -> dict[str, Figures]:
     """What is kept of each episode, [E, ...] by name -> the figures of the metrics in it.
 
     The calibration error is the sum over bins of |sum of confidences - number of right ones| over the number of all
-    examples, and rmse the root of the mean squared error: no means over episodes, so that they have neither interval
-    nor median.
+    examples, of values the mean over q = 1/20 ... 19/20 of |share of values below their q-quantile - q|, and rmse the
+    root of the mean squared error: no means over episodes, so that they have neither interval nor median.
     """
     shown = {name: figures(values, METRICS[name].worst) for name, values in arrays.items() if name in METRICS}
     if (sums := arrays.get("calibration")) is not None:
         number, confidence, right = sums.double().sum(0)  # [E, 3, 15] -> [15] each
         shown["ece"] = Figures(_finite((confidence - right).abs().sum() / number.sum()), None, None)
+    if (places := arrays.get("pit")) is not None:
+        below = places.double().mean(0).cumsum(0)[:-1]  # [E, 20] -> [19]
+        levels = torch.arange(1, len(below) + 1, dtype=below.dtype) / (len(below) + 1)
+        shown["calibration_error"] = Figures(_finite((below - levels).abs().mean()), None, None)
     if (errors := arrays.get("mse")) is not None:
         shown["rmse"] = Figures(_finite(errors.double().mean().sqrt()), None, None)
     return shown

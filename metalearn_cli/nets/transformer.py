@@ -11,20 +11,12 @@ Shapes: T tasks, S points of the context, Q targets, F features and V values of 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.set_net import Context, SetNet, attention_layer, chain, init_attention, init_chain
-
-
-class Sight(NamedTuple):
-    """Which tokens of context and earlier targets are seen, [T, rows, S or S + Q] bool each; None: all are."""
-
-    by_known: Tensor | None  # one row for each of them
-    by_target: Tensor | None  # a row for each target, or one for all
 
 
 @dataclass(frozen=True)
@@ -64,30 +56,31 @@ class Transformer(SetNet):
 
     def tokens(self, params: Params, context: Context, x: Tensor, earlier: Context | None = None) -> Tensor:
         """x [T, Q, F] -> [T, Q, W]; `earlier` are the same targets with their values."""
-        known = [context] if earlier is None else [context, earlier]
-        points = torch.cat([torch.cat([part.x, part.y], -1) for part in known], 1)
-        of_known = chain(params, "set:embed", points)
-        target = chain(params, "set:embed", torch.cat([x, x.new_zeros(*x.shape[:2], self.targets)], -1))
+        parts = [context] if earlier is None else [context, earlier]
+        points = torch.cat([torch.cat([part.x, part.y], -1) for part in parts], 1)
+        asked = torch.cat([x, x.new_zeros(*x.shape[:2], self.targets)], -1)
+        tokens, known = chain(params, "set:embed", torch.cat([points, asked], 1)), points.shape[1]
         sight = sights(context, earlier)
         for layer in range(self.layers):
-            name = f"set:layer{layer}"
-            target = attention_layer(params, name, self.heads, target, of_known, of_known, sight.by_target)
-            if layer < self.layers - 1:
-                of_known = attention_layer(params, name, self.heads, of_known, of_known, of_known, sight.by_known)
-        return target
+            # The last layer is for the targets alone.
+            first = known if layer == self.layers - 1 else 0
+            sees = sight if sight is None or sight.shape[1] == 1 else sight[:, first:]
+            seen = tokens[:, :known]
+            tokens = attention_layer(params, f"set:layer{layer}", self.heads, tokens[:, first:], seen, seen, sees)
+        return tokens
 
 
-def sights(context: Context, earlier: Context | None) -> Sight:
-    """What tokens see: the real points of the context, and earlier targets where they have tokens."""
+def sights(context: Context, earlier: Context | None) -> Tensor | None:
+    """Which of the context and the earlier targets each token sees, [T, 1 or rows, S or S + Q] bool: the real points of
+    the context, and earlier targets where they have tokens. None: each sees all."""
     if earlier is None:
-        mask = None if context.mask is None else context.mask.unsqueeze(1)
-        return Sight(mask, mask)
-    shot, device = context.x.shape[1], context.x.device
+        return None if context.mask is None else context.mask.unsqueeze(1)
+    shot, queries, device = context.x.shape[1], earlier.x.shape[1], context.x.device
     masks = [
         torch.ones(part.x.shape[:2], dtype=torch.bool, device=device) if part.mask is None else part.mask
         for part in (context, earlier)
     ]
     real = torch.cat(masks, 1).unsqueeze(1)  # [T, 1, S + Q]
-    place = torch.arange(real.shape[-1], device=device)
-    is_context, row = place < shot, place.unsqueeze(1)
-    return Sight(real & (is_context | (place <= row)), real & (is_context | (place < row[shot:])))
+    place = torch.arange(shot + queries, device=device)
+    end = torch.cat([place + 1, place[shot:]]).unsqueeze(1)  # an earlier target sees itself, a target does not
+    return real & ((place < shot) | (place < end))

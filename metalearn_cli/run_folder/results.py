@@ -21,7 +21,7 @@ from metalearn_cli.run_folder.records import MOST_BYTES, TEST_AGAIN, Array, arra
 from metalearn_cli.system.files import read_bytes
 from metalearn_cli.system.limits import Count, Fraction, Limit, Natural
 from metalearn_cli.system.typed_json import Json, from_json, read_value
-from metalearn_cli.tasks.likelihood import BINS
+from metalearn_cli.tasks.calibration import BINS, LEVELS
 from metalearn_cli.tasks.metrics import METRICS, Headline
 
 RESULTS = "results.json"
@@ -109,12 +109,13 @@ def shortfall(text: str | None, results: Results) -> str | None:
 
 
 def read_episodes(folder: Path, results: Results) -> dict[str, Array]:
-    """Read episodes.npz. Raises UserError where its shapes, [E, K + 1], [E], [E, 3, 15], [E, W, 2] and [E, W], are not
-    those of these results."""
+    """Read episodes.npz. Raises UserError where its shapes, [E, K + 1], [E], [E, 3, 15], [E, 20], [E, W, 2] and
+    [E, W], are not those of these results."""
     path = folder / EPISODES
     arrays = arrays_of(path)
     shapes = {"metric": (results.episodes, len(results.per_step)), "episode": (results.episodes,)}
-    shapes |= {"calibration": (results.episodes, 3, BINS), **dict.fromkeys(METRICS, shapes["episode"])}
+    shapes |= {"calibration": (results.episodes, 3, BINS), "pit": (results.episodes, LEVELS)}
+    shapes |= dict.fromkeys(METRICS, shapes["episode"])
     if "by_label" in arrays:
         way = arrays["by_label"].shape[1:2]
         shapes |= {"by_label": (results.episodes, *way, 2), "named": (results.episodes, *way)}
@@ -166,7 +167,7 @@ def _computed(results: Results, arrays: dict[str, Array]) -> Iterator[tuple[str,
         for kind, record, chosen in zip(("named", "others"), kinds, (named, ~named), strict=True):
             queries, accuracy, ci95 = told(by_label, chosen)
             yield f"leakage.{kind}.", record, {"queries": queries, "accuracy": accuracy, "ci95": ci95}
-    kept = {name: torch.from_numpy(values) for name, values in arrays.items() if name in (*METRICS, "calibration")}
+    kept = {name: torch.from_numpy(arrays[name]) for name in (*METRICS, "calibration", "pit") if name in arrays}
     for name, shown in figures_beside(kept).items():
         if name in results.beside:
             yield f"beside.{name}.", results.beside[name], shown._asdict()

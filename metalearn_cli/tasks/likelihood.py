@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.system.limits import Limit, Positive, Share, check_limits
-from metalearn_cli.tasks.metrics import COVERAGES, Headline
+from metalearn_cli.tasks.calibration import central, continuous_ranked_probability, one_hot
+from metalearn_cli.tasks.metrics import Headline
 
 Bins = Annotated[int, Limit("a whole number from 3 to 10000", lambda value: 3 <= value <= 10_000)]
-BINS = 15  # of confidence, for the calibration error
 
 
 class Likelihood(ABC):
@@ -43,7 +43,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def scores(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The metrics of each example, [T, B] by their names."""
+        """The metrics of each example, [T, B] by their names; of a density also `pit` [T, B, LEVELS], see `central`."""
 
     @abstractmethod
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -60,7 +60,7 @@ class Categorical(Likelihood):
 
     def scores(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
         accuracy = (out.argmax(-1) == y).to(out.dtype)
-        brier = (out.softmax(-1) - _one_hot(y, out.shape[-1])).square().sum(-1)
+        brier = (out.softmax(-1) - one_hot(y, out.shape[-1])).square().sum(-1)
         return {"accuracy": accuracy, "log_likelihood": -self.loss(out, y), "brier": brier}
 
     def moments(self, out: Tensor) -> tuple[Tensor, None]:
@@ -112,13 +112,24 @@ class Gaussian(Likelihood):
         scores = {"log_likelihood": -self.loss(out, y), "mse": SquaredError().loss(self.moments(out)[0], y)}
         mean, deviation = self.components(out if out.dim() > y.dim() else out.unsqueeze(2))  # [T, B, Z, V]
         below = torch.special.ndtr((y.unsqueeze(2) - mean) / deviation).mean(2)  # the probability of less than y
-        return scores | coverages(below) | {"crps": continuous_ranked_probability(mean, deviation, y).mean(-1)}
+        return scores | central(below) | {"crps": continuous_ranked_probability(mean, deviation, y).mean(-1)}
 
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = self.components(out)
         if out.dim() < 4:
             return mean, deviation
         return mean.mean(2), (deviation.square().mean(2) + mean.var(2, correction=0)).sqrt()
+
+    def quantile(self, out: Tensor, share: Tensor) -> Tensor:
+        """The value below which this share [T, B, V] of the probability lies, [T, B, V]: out [T, B, 2V]."""
+        mean, deviation = self.components(out)
+        value: Tensor = mean + deviation * torch.special.ndtri(share)
+        return value
+
+    def improvement(self, out: Tensor, best: Tensor) -> Tensor:
+        """The mean of max(y - best, 0), [T, B, V]: out [T, B, 2V], best [T, 1, 1]."""
+        mean, deviation = self.components(out)
+        return deviation * _mean_excess((best - mean) / deviation)
 
     def components(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """The means and deviations of the normal distributions, [..., V] each: out [..., 2V]."""
@@ -135,10 +146,11 @@ class Gaussian(Likelihood):
 EXACT = Gaussian(floor=0.0, link=Link.exp)  # what can stand for every normal distribution
 
 
-def coverages(below: Tensor) -> dict[str, Tensor]:
-    """Whether values are inside central intervals: the probabilities of less than they are [T, B, V] -> [T, B] each."""
-    inside = (2 * below - 1).abs()  # the smallest central interval that holds the value
-    return {f"coverage_{share}": (inside <= share / 100).to(below.dtype).mean(-1) for share in COVERAGES}
+def _mean_excess(z: Tensor) -> Tensor:
+    """The mean of max(n - z, 0) of a standard normal number n."""
+    density = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
+    excess: Tensor = density - z * torch.special.ndtr(-z)
+    return excess
 
 
 def merged(likelihood: Likelihood, out: Tensor) -> Tensor:
@@ -154,22 +166,6 @@ def in_turn(mean: Tensor, factor: Tensor, y: Tensor) -> Tensor:
     normal = torch.linalg.solve_triangular(factor, y - mean, upper=False)
     deviation = factor.diagonal(dim1=1, dim2=2).unsqueeze(-1)
     return torch.cat([y - deviation * normal, deviation.log()], -1)
-
-
-def continuous_ranked_probability(mean: Tensor, deviation: Tensor, y: Tensor) -> Tensor:
-    """The continuous ranked probability score of mixtures of normal distributions (Grimit et al. 2006), [T, B, V]:
-    E|Y - y| - E|Y - Y'| / 2, with mean and deviation [T, B, Z, V] and y [T, B, V]."""
-    apart = mean.unsqueeze(2) - mean.unsqueeze(3)
-    spread = (deviation.square().unsqueeze(2) + deviation.square().unsqueeze(3)).sqrt()
-    return _mean_size(y.unsqueeze(2) - mean, deviation).mean(2) - 0.5 * _mean_size(apart, spread).mean((2, 3))
-
-
-def _mean_size(mean: Tensor, deviation: Tensor) -> Tensor:
-    """E|Y| of Y ~ N(mean, deviation^2)."""
-    z = mean / deviation
-    density = (-0.5 * z.square()).exp() / math.sqrt(2 * math.pi)
-    size: Tensor = mean * (2 * torch.special.ndtr(z) - 1) + 2 * deviation * density
-    return size
 
 
 @dataclass(frozen=True)
@@ -195,7 +191,7 @@ class Bars(Likelihood):
 
     def scores(self, out: Tensor, y: Tensor) -> dict[str, Tensor]:
         scores = {"log_likelihood": -self.loss(out, y), "mse": SquaredError().loss(self.moments(out)[0], y)}
-        return scores | coverages(self.below(out, y))
+        return scores | central(self.below(out, y))
 
     def moments(self, out: Tensor) -> tuple[Tensor, Tensor]:
         mass, (borders, widths, tail) = self._by_value(out).exp(), self.edges(out)
@@ -214,6 +210,30 @@ class Bars(Likelihood):
         share: Tensor = torch.cat([1 + low.clamp(max=0).erf(), inside, high.clamp(min=0).erf()], -1)
         return (mass * share).sum(-1)
 
+    def quantile(self, out: Tensor, share: Tensor) -> Tensor:
+        """The value below which this share [T, B, V] of the probability lies, [T, B, V]."""
+        mass, (borders, widths, tail) = self._by_value(out).exp(), self.edges(out)
+        below, share = mass.cumsum(-1), share.unsqueeze(-1)
+        place = torch.searchsorted(below, share.contiguous()).clamp(max=self.bars - 1)
+        part = ((share - (below - mass).gather(-1, place)) / mass.gather(-1, place)).clamp(0, 1)  # of that bar
+        ends = (
+            borders[0] + tail * torch.special.ndtri(part / 2),
+            borders[-1] + tail * torch.special.ndtri(0.5 + part / 2),
+        )
+        inner = (place - 1).clamp(0, self.bars - 3)
+        value = (borders[inner] + part * widths[inner]).where(place > 0, ends[0])
+        return value.where(place < self.bars - 1, ends[1])[..., 0]
+
+    def improvement(self, out: Tensor, best: Tensor) -> Tensor:
+        """The mean of max(y - best, 0), [T, B, V]: best [T, 1, 1]."""
+        mass, (borders, widths, tail) = self._by_value(out).exp(), self.edges(out)
+        above = borders - best.unsqueeze(-1)  # [T, 1, 1, K - 1]
+        reached = above.clamp(min=0)
+        inner = reached.square().diff() / (2 * widths)
+        beyond = 2 * tail * _mean_excess(torch.cat([reached[..., :1], (-above[..., -1:]).clamp(min=0)], -1) / tail)
+        low = beyond[..., :1] + reached[..., :1] - math.sqrt(2 / math.pi) * tail
+        return (mass * torch.cat([low, inner, beyond[..., 1:] + reached[..., -1:]], -1)).sum(-1)
+
     def edges(self, like: Tensor) -> tuple[Tensor, Tensor, float]:
         """The borders between bars [K - 1], the widths of those that have two [K - 2], and the deviation of the normal
         distributions at the ends."""
@@ -226,6 +246,9 @@ class Bars(Likelihood):
     def _by_value(self, out: Tensor) -> Tensor:
         """The logarithms of the masses of the bars: out [T, B, V K] -> [T, B, V, K]."""
         return out.view(*out.shape[:-1], -1, self.bars).log_softmax(-1)
+
+
+Density = Gaussian | Bars
 
 
 class OfValues(Enum):
@@ -253,28 +276,3 @@ class ValuesLikelihood:
             return Bars(self.bars, self.bar_spread)
         is_gaussian = self.likelihood is OfValues.gaussian
         return Gaussian(self.deviation_floor, self.deviation_link) if is_gaussian else SquaredError()
-
-
-def calibration(out: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-    """What a calibration error is made of (Guo et al. 2017, arXiv 1706.04599): of the examples of each task whose
-    highest probability lies in ((i - 1) / 15, i / 15] their number, the sum of that probability, and how many are
-    right. Logits out [T, B, W], y [T, B], mask [T, B] -> [T, 3, 15]."""
-    confidence, predicted = out.softmax(-1).max(-1)
-    place = (BINS * confidence.nan_to_num()).ceil().long().sub(1).clamp(0, BINS - 1)
-    parts = torch.stack([torch.ones_like(confidence), confidence, (predicted == y).to(out.dtype)], 1)  # [T, 3, B]
-    parts = parts if mask is None else parts.where(mask[:, None], 0)
-    return (parts[..., None] * _one_hot(place, BINS)[:, None]).sum(2)
-
-
-def by_label(out: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-    """How many examples of each task have each label, and how many of them are right: logits out [T, B, W], y [T, B],
-    mask [T, B] -> [T, W, 2] int16."""
-    right = (out.argmax(-1) == y).byte()
-    parts = torch.stack([torch.ones_like(right), right], -1)  # [T, B, 2]
-    parts = parts if mask is None else parts.where(mask.unsqueeze(-1), 0)
-    return (_one_hot(y, out.shape[-1]).unsqueeze(-1) * parts.unsqueeze(2)).sum(1).short()
-
-
-def _one_hot(numbers: Tensor, size: int) -> Tensor:
-    """[T, B] -> [T, B, size] of 0 and 1."""
-    return (numbers[..., None] == torch.arange(size, device=numbers.device)).byte()

@@ -59,6 +59,10 @@ METRICS = {
         )
         for share in COVERAGES
     },
+    "calibration_error": Metric(
+        *(-1, 0, 1, "%", "calibration_error<=0.05"),
+        "size of the share of query values below their q-quantile minus q, mean over 19 q, 0..1 (Kuleshov et al. 2018)",
+    ),
     "brier": Metric(
         *(-1, 0, 2, "", "brier<=0.2"),
         "squared error of the classes' probabilities, summed over classes, 0..2 (Brier 1950)",

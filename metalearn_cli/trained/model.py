@@ -19,7 +19,7 @@ from metalearn_cli.nets.capabilities import as_module
 from metalearn_cli.seeding import generator
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.example_format import Examples
-from metalearn_cli.tasks.likelihood import merged
+from metalearn_cli.tasks.likelihood import Density, merged
 from metalearn_cli.trained import python_inputs
 from metalearn_cli.trained.learned import for_way, learned_network
 from metalearn_cli.trained.novelty import Threshold, nearest_threshold, probabilities, unlikeness
@@ -230,6 +230,17 @@ class AdaptedModel:
         if deviation is not None and scale is not None:
             deviation = deviation.double() * torch.tensor(scale.deviation, dtype=torch.float64)
         return unscaled(values, scale), deviation
+
+    def interval(self, out: Tensor, share: float = 0.9) -> tuple[Tensor, Tensor] | None:
+        """The network's outputs [Q, outputs] -> the ends of the central interval that holds this share of the
+        probability, [Q, targets] in the units of y; None where the network tells values alone."""
+        columns, likelihood = self.model.examples.columns, self.model.net.spec.likelihood
+        if not isinstance(likelihood, Density):
+            return None
+        out, shape = out.double().unsqueeze(0), (1, len(out), self.model.net.spec.targets)
+        low, high = (likelihood.quantile(out, out.new_full(shape, 0.5 + side * share / 2))[0] for side in (-1, 1))
+        scale = columns.y_scale if columns else None
+        return unscaled(low, scale), unscaled(high, scale)
 
     def outputs(self, x: Given) -> Tensor:
         """x [Q, ...] -> the network's own outputs, logits or values, [Q, W] or [Q, outputs] on the CPU. Raises

@@ -166,11 +166,12 @@ def _of_table(keys: Predict, model: Model, columns: ColumnNames) -> list[Config]
     if predictor.classes:
         chances = predictor(query.x).double()
         return _flagged(_classified(None, list(map(str, predictor.classes)), chances), OUTSIDE, outside)
-    names, (values, deviations) = [*query.names, *columns.targets], predictor.values(predictor.outputs(query.x))
-    parts = [query.x, values.numpy()]
-    if deviations is not None:
-        names += [f"{target}_deviation" for target in columns.targets]
-        parts.append(deviations.numpy())
+    out = predictor.outputs(query.x)
+    (values, deviations), interval = predictor.values(out), predictor.interval(out)
+    names, parts = [*query.names, *columns.targets], [query.x, values.numpy()]
+    if deviations is not None and interval is not None:
+        names += [f"{target}_{what}" for what in ("deviation", "low", "high") for target in columns.targets]
+        parts += [part.numpy() for part in (deviations, *interval)]
     rows = np.concatenate(parts, 1).tolist()
     return _flagged([dict(zip(names, map(round_off, row), strict=True)) for row in rows], OUTSIDE, outside)
 

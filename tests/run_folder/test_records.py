@@ -181,11 +181,12 @@ def test_the_figures_are_computed_as_they_were_summarised(tmp_path: Path) -> Non
         "brier": metric[:, 0],
         "log_likelihood": -metric[:, 0],
         "calibration": torch.rand(51, 3, 15, generator=rng),
+        "pit": torch.rand(51, 20, generator=rng),
     }
     arrays = {name: values.numpy() for name, values in {"metric": metric, "loss": metric, **beside}.items()}
     np.savez(tmp_path / "episodes.npz", **arrays)
     shown = scores.figures_beside(beside)
-    assert shown.keys() == {"brier", "log_likelihood", "ece"}
+    assert shown.keys() == {"brier", "log_likelihood", "ece", "calibration_error"}
     check_figures(tmp_path, replace(results, other_batch_norm={}, beside=shown))
     for name, row in shown.items():
         with pytest.raises(UserError, match=rf"beside\.{name}\.mean is 0.25, and by the values in episodes\.npz it is"):

@@ -23,17 +23,18 @@ from metalearn_cli.learning.scores import figures_beside, has_diverged
 from metalearn_cli.nets.mlp import MLP
 from metalearn_cli.optimizer import Optimizer
 from metalearn_cli.tasks.base import Spec
+from metalearn_cli.tasks.calibration import BINS, LEVELS, calibration, central
 from metalearn_cli.tasks.likelihood import (
-    BINS,
+    EXACT,
     Bars,
     Categorical,
+    Density,
     Gaussian,
     Likelihood,
     Link,
     OfValues,
     SquaredError,
     ValuesLikelihood,
-    calibration,
 )
 from metalearn_cli.tasks.metrics import COVERAGES
 from metalearn_cli.tasks.sinusoid import Sinusoid
@@ -142,6 +143,52 @@ def test_bars_are_a_density_whose_integrals_are_what_they_say(bars: Bars) -> Non
     y = drawn(1, 1, 2, seed=1)
     apart = [bars.loss(out.view(1, 1, 2, -1)[:, :, value], y[..., value : value + 1]) for value in range(2)]
     torch.testing.assert_close(bars.loss(out, y), apart[0] + apart[1])
+
+
+@pytest.mark.parametrize("likelihood", [*GAUSSIANS, Bars(3), Bars(8, 0.5), Bars(100)])
+def test_quantiles_undo_the_probability_below_and_improvements_are_the_mean_beyond(likelihood: Density) -> None:
+    """Both beside a fine sum of the density, for two values, on both sides of every border."""
+    out = 0.5 * drawn(1, 1, 2 * likelihood.width)
+    grid = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
+    for value in range(2):
+        alone = out.view(1, 1, -1, 2)[..., value] if isinstance(likelihood, Gaussian) else out.chunk(2, -1)[value]
+        mass = (-likelihood.loss(alone.expand(1, len(grid), -1), grid.view(1, -1, 1))).exp()[0] * (grid[1] - grid[0])
+        for share in (1e-4, 0.05, 0.3, 0.5, 0.95, 0.9999):
+            at = likelihood.quantile(out, torch.full((1, 1, 2), share, dtype=torch.float64))[0, 0, value].item()
+            assert mass[grid < at].sum().item() == pytest.approx(share, abs=1e-3)
+        for best in (-3.0, -0.4, 0.0, 0.7, 2.5):
+            gain = likelihood.improvement(out, torch.full((1, 1, 1), best, dtype=torch.float64))[0, 0, value].item()
+            assert gain == pytest.approx(((grid - best).clamp(min=0) * mass).sum().item(), abs=3e-3, rel=3e-3)
+
+
+def test_the_calibration_error_of_values_is_that_of_a_hand_computation() -> None:
+    """Four values, with probabilities of 0.02, 0.3, 0.31 and 1 below them: in the parts 1, 6, 7 and 20 of twenty."""
+    below = torch.tensor([0.02, 0.3, 0.31, 1.0], dtype=torch.float64)
+    pit = central(below.view(1, 4, 1))["pit"]
+    assert pit.shape == (1, 4, LEVELS)
+    assert pit[0].argmax(-1).tolist() == [0, 5, 6, 19]
+    expected = sum(abs((below <= level / 20).double().mean().item() - level / 20) for level in range(1, 20)) / 19
+    shown = figures_beside({"pit": pit.mean(1)})["calibration_error"]
+    assert shown.mean == pytest.approx(expected)
+    assert (shown.ci95, shown.median) == (None, None)
+    halves = torch.cat([pit[:, :2].mean(1), pit[:, 2:].mean(1)])  # of two tasks, which each err more
+    assert figures_beside({"pit": halves})["calibration_error"].mean == pytest.approx(expected)
+
+
+def test_calibrated_values_have_little_error_and_deviations_of_half_the_size_as_much_as_they_boast() -> None:
+    out = drawn(200, 100, 2)
+    mean, deviation = EXACT.moments(out)
+    y = mean + deviation * drawn(200, 100, 1, seed=3) / 2
+
+    def error(likelihood: Gaussian, out: Tensor) -> float:
+        value = figures_beside(task_scores(Spec((1,), 2, 2, likelihood), out, y))["calibration_error"].mean
+        assert value is not None
+        return value
+
+    assert error(EXACT, out) < 0.005
+    level = torch.arange(1, 20, dtype=torch.float64) / 20
+    boasted = (torch.special.ndtr(0.5 * torch.special.ndtri(level)) - level).abs().mean().item()
+    assert error(EXACT, out - torch.tensor([0.0, math.log(2)])) == pytest.approx(boasted, abs=0.005)
 
 
 def test_equal_bars_are_the_histogram_of_a_normal_distribution() -> None:

@@ -103,14 +103,41 @@ def test_a_gaussian_tells_the_deviation_of_each_value_in_its_unit(tmp_path: Path
     model = table_run(tmp_path / "home", lambda point, mass: 5e6 + 1e5 * (mass % 10), "task.likelihood=gaussian")
     support = "speed,mass,price\n0.001,1010,5410000\n0.002,1020,5420000\n"
     (result,), _ = predicted(tmp_path, model, support, "mass,speed\n1015,0.001\n")
-    assert list(result) == ["mass", "speed", "price", "price_deviation", "outside_training"]
+    told = ["price", "price_deviation", "price_low", "price_high"]
+    assert list(result) == ["mass", "speed", *told, "outside_training"]
     assert run(tmp_path, "export", f"run={model}", "out=model").code == 0
     adapted = metalearn_cli.load(tmp_path / "model").adapt([[1010, 0.001], [1020, 0.002]], [5410000.0, 5420000.0])
     mean, raw = adapted.outputs([[1015, 0.001]])[0].double().tolist()
     scale = adapted.model.examples.columns.y_scale
     expected = mean * scale.deviation[0] + scale.mean[0], (0.1 + 0.9 * math.log1p(math.exp(raw))) * scale.deviation[0]
-    assert (float(result["price"]), float(result["price_deviation"])) == pytest.approx(expected, rel=1e-5)
+    expected += tuple(expected[0] + sign * 1.6448536 * expected[1] for sign in (-1, 1))  # 90% of a normal distribution
+    assert [float(result[name]) for name in told] == pytest.approx(expected, rel=1e-5)
     assert adapted([[1015, 0.001]]).item() == pytest.approx(expected[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2))])
+def test_intervals_hold_about_as_many_new_values_as_they_say(tmp_path: Path, seed: int) -> None:
+    """Of 2,000 points of 100 new lines with noise, by a short training on 90 others: within 10 percentage points."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def line(points: int) -> tuple[torch.Tensor, torch.Tensor]:
+        slope, shift = torch.randn(2, generator=rng, dtype=torch.float64)
+        x = 2 * torch.rand(points, 1, generator=rng, dtype=torch.float64) - 1
+        return x, slope * x + shift + 0.2 * torch.randn(points, 1, generator=rng, dtype=torch.float64)
+
+    known = [(task, *point) for task in range(150) for point in torch.cat(line(20), 1).tolist()]
+    (tmp_path / "lines.csv").write_text("task,x,y\n" + "".join(f"{task},{x},{y}\n" for task, x, y in known))
+    keys = ["algo=cnp", "algo.width=32", "task=table", "task.root=lines.csv", "task.shot=10", "task.query=10"]
+    keys += ["task.likelihood=gaussian", "tasks_per_step=16", "optimizer.lr=0.003", f"seed={seed}", "threads=1"]
+    done = run(tmp_path, "train", *keys, "steps=300", "eval_every=0", "select=last", "name=one")
+    assert done.code == 0, done.err
+    model, inside = metalearn_cli.load(tmp_path / "outputs/one"), []
+    for _ in range(100):
+        x, y = line(30)
+        adapted = model.adapt(x[:10], y[:10])
+        low, high = adapted.interval(adapted.outputs(x[10:]))
+        inside.append(((low <= y[10:]) & (y[10:] <= high)).double().mean())
+    assert torch.stack(inside).mean().item() == pytest.approx(0.9, abs=0.1)
 
 
 def test_what_lies_outside_of_the_trainings_inputs_is_said_and_has_a_column(tmp_path: Path, curves: Path) -> None:
