@@ -2,7 +2,7 @@
 
 A class offers something by having the member, and inherits nothing for it. It is asked for by the functions here.
 
-Shapes: T tasks, Q query examples.
+Shapes: T tasks, Q query examples, P points.
 """
 
 from typing import Protocol, TypeGuard
@@ -13,7 +13,7 @@ from torch import Tensor
 from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.datasets.pictures import Preparation
 from metalearn_cli.errors import UserError
-from metalearn_cli.tasks.base import Batch, Draw, Split, TaskDistribution
+from metalearn_cli.tasks.base import Batch, Draw, Split, Support, TaskDistribution
 from metalearn_cli.tasks.likelihood import Likelihood
 from metalearn_cli.tasks.thumbnails import shrunk
 
@@ -30,6 +30,8 @@ class Offers(Protocol):
     def draw_classes(self, tasks: int, images: int, rng: torch.Generator) -> Draw: ...
     def oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None: ...
     def joint_oracle(self, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor]: ...
+    def functions(self, draw: Draw, x: Tensor) -> tuple[Tensor, float]: ...
+    def posterior(self, draw: Draw, support: Support, x: Tensor) -> tuple[Likelihood, Tensor]: ...
     def least_squares(self, draw: Draw, device: torch.device) -> Tensor: ...
     def thumbnails(self, draw: Draw, device: torch.device) -> Batch | None: ...
     def notes(self) -> list[str]: ...
@@ -98,6 +100,17 @@ def oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> tuple[Li
 def joint_oracle(task: TaskDistribution, draw: Draw, device: torch.device) -> tuple[Likelihood, Tensor] | None:
     """Predict as `oracle` does, with the query values before each one: the sum is the joint log-likelihood."""
     return task.joint_oracle(draw, device) if offers(task, "joint_oracle") else None
+
+
+def functions(task: TaskDistribution, draw: Draw, x: Tensor) -> tuple[Tensor, float] | None:
+    """The functions of a draw's tasks without noise at x [T, P, 1], [T, P, 1], and the deviation of a value's noise.
+    None: tasks are no functions that can be asked anywhere."""
+    return task.functions(draw, x) if offers(task, "functions") else None
+
+
+def posterior(task: TaskDistribution, draw: Draw, support: Support, x: Tensor) -> tuple[Likelihood, Tensor] | None:
+    """Predict as `oracle` does at x [T, P, 1], of the functions of a draw's tasks and any values of them."""
+    return task.posterior(draw, support, x) if offers(task, "posterior") else None
 
 
 def least_squares(task: TaskDistribution, draw: Draw, device: torch.device) -> Tensor | None:

@@ -114,6 +114,10 @@ class CurveTask(TaskDistribution):
         deviation = torch.full_like(curve, self.points.noise)
         return Gaussian(floor=0.0, link=Link.exp), torch.cat([curve, deviation.log()], -1)
 
+    def functions(self, draw: Draw, x: Tensor) -> tuple[Tensor, float]:
+        """Compute the curves without noise at x [T, B, 1], [T, B, 1], and the noise's deviation."""
+        return self.curve(on_device(draw, x.device), x), self.points.noise
+
 
 def with_noise(at: Draw, support_y: Tensor, query_y: Tensor) -> Batch:
     """The tasks with these values, [T, S, 1] and [T, Q, 1], and the noise of their draw, if any."""

@@ -12,7 +12,7 @@ S = 3 ... M - 4 support points are drawn, and then Q = 3 ... M - 1 - S query poi
 sizes for all tasks of a training batch, and in a test one for every 16 tasks, which are padded to the largest of their
 draw. The test may have another kernel than training and validation. The oracle knows the kernel, a, l and p.
 
-Shapes: T tasks, S support points, Q query points, N = S + Q.
+Shapes: T tasks, S support points, Q query points, N = S + Q, P points anywhere.
 """
 
 import math
@@ -24,12 +24,14 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.datasets.columns import ColumnNames, Range
+from metalearn_cli.seeding import normals
 from metalearn_cli.system.limits import Limit, check_limits
-from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
+from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, Support, TaskDistribution, draw_keys, on_device
 from metalearn_cli.tasks.curves import draw_uniform
 from metalearn_cli.tasks.likelihood import EXACT, Likelihood, OfValues, SquaredError, ValuesLikelihood, in_turn
 
 LEAST, OF_ONE_SIZE = 3, 16  # points of a set; tasks of a test
+JITTER, _FUNCTION = 1e-8, -7  # of the covariance of many points, as a share of a^2; the salt of a function's values
 
 Noise = Annotated[float, Limit("a number from 0.001 to 1000", lambda value: 1e-3 <= value <= 1e3)]
 Total = Annotated[int, Limit("a whole number, 8 or above", lambda value: value >= 8)]
@@ -114,6 +116,24 @@ class GaussianProcess(TaskDistribution):
         factor, y, shot = self._posterior(draw, device)
         return EXACT, in_turn(torch.zeros_like(y), factor, y)[:, shot:]
 
+    def functions(self, draw: Draw, x: Tensor) -> tuple[Tensor, float]:
+        """Draw each task's function at x [T, P, 1] without noise, [T, P, 1], and the noise's deviation."""
+        at, x = on_device(draw, x.device), x.double()
+        jitter = JITTER * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        factor = torch.linalg.cholesky_ex(self._kernel(at, x, x) + at["scale"].double().square() * jitter).L
+        normal = normals(at["key"], _FUNCTION, count=x.shape[1]).unsqueeze(-1)
+        return (factor @ normal.double()).float(), self.noise
+
+    def posterior(self, draw: Draw, support: Support, x: Tensor) -> tuple[Likelihood, Tensor]:
+        """Compute the posterior of a value at each x [T, P, 1] by itself, given any values of the tasks' functions."""
+        at, known, x = on_device(draw, x.device), support.x.double(), x.double()
+        noise = self.noise**2 * torch.eye(known.shape[1], dtype=x.dtype, device=x.device)
+        factor = torch.linalg.cholesky_ex(self._kernel(at, known, known) + noise).L
+        beside = torch.cat([support.y.double(), self._kernel(at, known, x)], 2)
+        normal, across = torch.linalg.solve_triangular(factor, beside, upper=False).split([1, x.shape[1]], 2)
+        variance = at["scale"].double().square() + self.noise**2 - across.square().sum(1).unsqueeze(-1)
+        return EXACT, torch.cat([across.mT @ normal, 0.5 * variance.clamp(min=self.noise**2).log()], -1)
+
     def _posterior(self, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor, int]:
         """L [T, N, N], y [T, N, 1] and S: each point depends on those before it by a row of L. The support set comes
         first; queries beyond the real ones are last, so that no real one depends on them."""
@@ -123,23 +143,25 @@ class GaussianProcess(TaskDistribution):
 
     def _factor(self, at: Draw, support_mask: Tensor | None) -> Tensor:
         """The Cholesky factor L [T, N, N] of the covariance; by itself stands what the mask [T, S] leaves out."""
-        x, scale, length, period = (
-            value.double()
-            for value in (torch.cat([at["support_x"], at["query_x"]], 1), at["scale"], at["length"], at["period"])
-        )
-        distance = (x - x.mT).abs()
-        ratio = distance / length
-        rbf = (-0.5 * ratio.square()).exp()
-        matern = (1 + math.sqrt(5) * ratio + 5 / 3 * ratio.square()) * (-math.sqrt(5) * ratio).exp()
-        periodic = (-2 * (torch.sin(math.pi * distance / period) / length).square()).exp()
-        kernel = rbf.where(at["kind"] == Kernel.rbf.value, matern.where(at["kind"] == Kernel.matern52.value, periodic))
+        x = torch.cat([at["support_x"], at["query_x"]], 1).double()
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        covariance = scale.square() * kernel + self.noise**2 * identity
+        covariance = self._kernel(at, x, x) + self.noise**2 * identity
         if support_mask is not None:
             real = torch.cat([support_mask, torch.ones_like(at["query_x"][..., 0], dtype=torch.bool)], 1)
             covariance = covariance.where(real.unsqueeze(1) & real.unsqueeze(2), identity)
         factor: Tensor = torch.linalg.cholesky_ex(covariance).L  # no host waits for it
         return factor
+
+    def _kernel(self, at: Draw, x: Tensor, other: Tensor) -> Tensor:
+        """a^2 k between x [T, N, 1] and other [T, M, 1] float64, [T, N, M]."""
+        scale, length, period = (at[name].double() for name in ("scale", "length", "period"))
+        distance = (x - other.mT).abs()
+        ratio = distance / length
+        rbf = (-0.5 * ratio.square()).exp()
+        matern = (1 + math.sqrt(5) * ratio + 5 / 3 * ratio.square()) * (-math.sqrt(5) * ratio).exp()
+        periodic = (-2 * (torch.sin(math.pi * distance / period) / length).square()).exp()
+        kernel = rbf.where(at["kind"] == Kernel.rbf.value, matern.where(at["kind"] == Kernel.matern52.value, periodic))
+        return scale.square() * kernel
 
 
 def _draw_sizes(most: Tensor, rng: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from metalearn_cli.datasets.columns import ColumnNames
 from metalearn_cli.errors import UserError
 from metalearn_cli.tasks import capabilities as of
-from metalearn_cli.tasks.base import Draw, Split, TaskDistribution
+from metalearn_cli.tasks.base import Draw, Split, Support, TaskDistribution
 from metalearn_cli.tasks.quadratics import Quadratics
 from metalearn_cli.tasks.resized import ResizedImages
 
@@ -27,6 +27,8 @@ ASK: dict[str, tuple[Callable[[TaskDistribution], Any], Any]] = {
     "draw_classes": (lambda task: of.draw_classes(task, 1, 2, RNG), UserError),
     "oracle": (lambda task: of.oracle(task, DRAW, CPU), None),
     "joint_oracle": (lambda task: of.joint_oracle(task, DRAW, CPU), None),
+    "functions": (lambda task: of.functions(task, DRAW, NONE), None),
+    "posterior": (lambda task: of.posterior(task, DRAW, Support(NONE, NONE, NONE), NONE), None),
     "least_squares": (lambda task: of.least_squares(task, DRAW, CPU), None),
     "thumbnails": (lambda task: of.thumbnails(task, DRAW, CPU), None),
     "notes": (of.notes_of, []),

@@ -26,6 +26,31 @@ def sizes(task: GaussianProcess, split: str, tasks: int, seed: int = 0) -> list[
     return list(zip(batch.support_mask.sum(1).tolist(), batch.query_mask.sum(1).tolist(), strict=True))
 
 
+@pytest.mark.parametrize("kernel", Kernel)
+def test_the_posterior_of_any_values_is_the_oracle_of_the_tasks_own(kernel: Kernel) -> None:
+    task = GaussianProcess(kernel, max_points=20)
+    draw = task.draw(5, "train", generator(0))
+    batch = task.gather(draw, CPU)
+    likelihood, out = task.posterior(draw, batch.support, batch.query_x)
+    assert likelihood == EXACT
+    torch.testing.assert_close(out, task.oracle(draw, CPU)[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [Kernel.rbf, Kernel.periodic])
+def test_functions_vary_together_as_the_kernel_says(kernel: Kernel) -> None:
+    """Of 20,000 functions at three places, and the same numbers on a grid that holds more of them."""
+    task = GaussianProcess(kernel, noise=0.5)
+    draw = task.draw(20_000, "train", generator(0))
+    x = torch.tensor([-0.3, 0.0, 1.0]).view(1, 3, 1).expand(20_000, -1, -1)
+    values, noise = task.functions(draw, x)
+    assert noise == 0.5
+    scaled = values[..., 0] / draw["scale"][..., 0]
+    d, length, period = (x - x.mT).abs(), draw["length"], draw["period"]
+    rbf, periodic = (-0.5 * (d / length) ** 2).exp(), (-2 * ((math.pi * d / period).sin() / length) ** 2).exp()
+    expected = (rbf if kernel is Kernel.rbf else periodic).mean(0)
+    torch.testing.assert_close(scaled.mT @ scaled / 20_000, expected, rtol=0, atol=0.03)
+
+
 def test_a_meta_batch_has_one_pair_of_sizes_and_a_test_one_for_16_tasks() -> None:
     task = GaussianProcess(max_points=20)
     pairs = [pair for seed in range(300) for pair in set(sizes(task, "train", 5, seed))]
