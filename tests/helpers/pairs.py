@@ -43,6 +43,8 @@ _SMALL = {
     **{algo: ["algo.width=8", "algo.samples=2", "algo.test_samples=3"] for algo in ("cnp", "np", "anp")},
     **{algo: ["algo.width=8", "algo.layers=2", "algo.hidden=8"] for algo in ("pfn", "tnp")},
     "convcnp": ["algo.width=4", "algo.layers=1", "algo.low=-8", "algo.high=8", "algo.points_per_unit=2"],
+    "in_context": ["algo.width=8", "algo.layers=2", "algo.test_steps=2"],
+    "snail": ["algo.width=2"],
 }
 
 
