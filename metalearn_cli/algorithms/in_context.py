@@ -1,5 +1,5 @@
-"""The common part of algorithms that read the support set as a whole, and answer with a distribution of each value: a
-network over sets behind the features of `model` (with model=identity the inputs themselves).
+"""The common part of algorithms that read the support set as a whole: a network over sets, or over sequences, behind
+the features of `model` (with model=identity the inputs themselves).
 
 Shapes: T tasks, S support and Q query examples, F features.
 """
@@ -11,17 +11,23 @@ from metalearn_cli.algorithms.base import Meta
 from metalearn_cli.algorithms.features import feature_size
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
+from metalearn_cli.nets.sequence import SequenceNet
 from metalearn_cli.nets.set_net import Context, SetNet
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.likelihood import Gaussian
 
 
-def init_sets(net: Net, set_net: SetNet, rng: torch.Generator) -> Meta:
-    """The parameters of `model` without its head, and of the network over sets. Raises UserError for classes."""
+def init_sets(net: Net, over: SetNet | SequenceNet, rng: torch.Generator) -> Meta:
+    """The parameters of `model` without its head, and of the network behind it. Raises UserError for classes."""
     if net.spec.kind != "values":
         raise UserError("this algorithm predicts values, and this task has classes: take task=gaussian_process")
+    return init_behind(net, over, rng)
+
+
+def init_behind(net: Net, over: SetNet | SequenceNet, rng: torch.Generator) -> Meta:
+    """The parameters of `model` without its head, and of the network that reads its features."""
     body = {name: value for name, value in net.init(rng).items() if not name.startswith("head.")}
-    return Meta(body | set_net.init(feature_size(net, body), rng), net.init_stats())
+    return Meta(body | over.init(feature_size(net, body), rng), net.init_stats())
 
 
 def require_density(net: Net, key: str) -> None:

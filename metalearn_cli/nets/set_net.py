@@ -78,8 +78,8 @@ def attention_layer(
         linear(params, f"{name}.{part}", x) for part, x in (("query", query), ("key", key), ("value", value))
     )
     seen = attend(query_of, key_of, value_of, heads, sees)
-    h = _normed(params, f"{name}.norm0", query + chain(params, f"{name}.out", seen))
-    return _normed(params, f"{name}.norm1", h + chain(params, f"{name}.mlp", h))
+    h = normed(params, f"{name}.norm0", query + chain(params, f"{name}.out", seen))
+    return normed(params, f"{name}.norm1", h + chain(params, f"{name}.mlp", h))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, sees: Tensor | None) -> Tensor:
@@ -100,5 +100,6 @@ def mean_of_set(values: Tensor, mask: Tensor | None) -> Tensor:
     return values.where(mask.unsqueeze(-1), 0).sum(1, keepdim=True) / mask.sum(1).view(-1, 1, 1)
 
 
-def _normed(params: Params, name: str, x: Tensor) -> Tensor:
+def normed(params: Params, name: str, x: Tensor) -> Tensor:
+    """LayerNorm of [..., W] with the weight and bias of this name."""
     return F.layer_norm(x, x.shape[-1:], params[f"{name}.weight"], params[f"{name}.bias"])

@@ -41,6 +41,8 @@ _SMALL = {
     "tim": ["algo.iterations=1"],
     **{algo: ["algo.width=8", "algo.samples=2", "algo.test_samples=3"] for algo in ("cnp", "np", "anp")},
     **{algo: ["algo.width=8", "algo.layers=2", "algo.hidden=8"] for algo in ("pfn", "tnp")},
+    "in_context": ["algo.width=8", "algo.layers=2", "algo.test_steps=2"],
+    "snail": ["algo.width=2"],
 }
 
 

@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "metaoptnet": {"label_smoothing": 0.1},
     "pmf": {"tuning_steps": 2},
     "leo": {"latents": 4, "latent_steps": 1, "tuning_steps": 1, "latent_lr": 0.1, "tuning_lr": 0.1},
+    "snail": {"width": 2, "layers": 2},
     "deep_emd": {"blur": 0.2, "iterations": 20},
     "tim": {"iterations": 2},
     "tpn": {"neighbours": 4},
@@ -65,7 +66,7 @@ def made(algo: str) -> Algorithm:
 MAPS = ("deep_emd", "relation")
 ON_MAPS = [made(algo) for algo in MAPS]
 # Those that predict distributions of values from the support set as a whole.
-OF_SETS = ("cnp", "np", "anp", "pfn", "tnp")
+OF_SETS = ("cnp", "np", "anp", "pfn", "tnp", "in_context")
 # Every other algorithm for tasks of classes and any network; the others train on images of all classes at once, or need
 # a network with inputs that a task sets.
 ALGORITHMS = [

@@ -11,12 +11,15 @@ from problems import EMBEDDING, OF_SETS
 from metalearn_cli.config.conf_folder import list_choices
 
 CLASSES, IMAGES = 20, 8
-CLASSIFIERS = tuple(algo for algo in list_choices("algo") if algo not in ("cavia", "pretrain", *OF_SETS))  # for any way
+CLASSIFIERS = tuple(
+    algo for algo in list_choices("algo") if algo not in ("cavia", "pretrain", "snail", *OF_SETS)
+)  # for any way
 
 _SHORT = {
     "fine_tune": ["algo.passes=2"],
     "hand_optimizer": ["algo.rates=[0.01,0.1]", "algo.horizon=2", "algo.test_steps=2"],
     "learned_optimizer": ["algo.unroll=1", "algo.horizon=2", "algo.test_steps=2"],
+    "snail": ["algo.width=2"],
     **{algo: [] for algo in EMBEDDING if algo != "proto_maml"},
     "pmf": ["algo.tuning_steps=2"],
     "tim": ["algo.iterations=2"],
