@@ -21,12 +21,17 @@ LEARNED += ["algo=learned_optimizer", "algo.hidden=[4]", "algo.unroll=3", "algo.
 IMAGES = [*COMMON, "task=omniglot", "task.query=2", "tasks_per_step=2", "steps=40", "save_every=2", "eval_every=6"]
 OMNIGLOT = [*IMAGES, "algo=maml", "model.filters=4"]
 BLOCKS = ["model=resnet12", "model.widths=[2,2,2,2]", "model.dropout=0.3", "model.drop_block=0.3", "model.drop_size=2"]
+SETS = [*COMMON, "task=gaussian_process", "task.max_points=12", "tasks_per_step=2", "steps=400", "save_every=10"]
+SETS += ["eval_every=90", "algo.width=8"]
 CASES = {
     "maml on sinusoid": CASE,
     "maml on omniglot": OMNIGLOT,
     "maml that drops": [*OMNIGLOT, "model.dropout=0.3"],
     "a residual network that drops blocks": [*IMAGES, "algo=protonet", *BLOCKS],
     "a Gaussian of sinusoids": [*CASE, "task.likelihood=gaussian"],
+    "a conditional neural process": [*SETS, "algo=cnp"],
+    "a neural process with a latent variable": [*SETS, "algo=np", "algo.test_samples=2"],
+    "a prior-fitted network": [*SETS, "algo=pfn", "algo.hidden=8", "task.likelihood=bars", "task.pad=true"],
     "learned optimizer on quadratics": [*LEARNED, "steps=150", "eval_every=15"],
 }
 
