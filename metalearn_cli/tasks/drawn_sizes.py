@@ -24,19 +24,20 @@ Total = Annotated[int, Limit("a whole number, 8 or above", lambda value: value >
 class Sizes(NamedTuple):
     support: Tensor  # [T]: how many points the support sets have
     query: Tensor  # [T]
-    most: tuple[int, int]  # points to which both are padded
+    most: tuple[int, ...]  # points of each to which both are padded
     masks: Draw  # which points of the sets are real, [T, most] each; empty where nothing is padded
 
 
-def draw_sizes(tasks: int, split: Split, max_points: int, pad: bool, rng: torch.Generator) -> Sizes:
-    """Draw the sizes of T = `tasks` tasks; with `pad` both sets have room for the largest possible ones."""
+def draw_sizes(tasks: int, split: Split, max_points: int, bucket: int, rng: torch.Generator) -> Sizes:
+    """Draw the sizes of T = `tasks` tasks. Both sets are padded to a multiple of `bucket` points, and to no more than a
+    set can have: with a bucket of `max_points` all draws have tensors of one shape."""
     groups = 1 if split == "train" else math.ceil(tasks / OF_ONE_SIZE)
     support = _draw_up_to(torch.full((groups,), max_points - 4), rng)
     query = _draw_up_to(max_points - 1 - support, rng)
-    most = (max_points - 4,) * 2 if pad else (int(support.max()), int(query.max()))
+    most = tuple(min(-(-int(size.max()) // bucket) * bucket, max_points - 4) for size in (support, query))
     support, query = (size.repeat_interleave(OF_ONE_SIZE if groups > 1 else tasks)[:tasks] for size in (support, query))
     masks = {}
-    if groups > 1 or pad:
+    if groups > 1 or bucket > 1:
         parts = zip(("support", "query"), (support, query), most, strict=True)
         masks = {f"{name}_mask": torch.arange(room) < size[:, None] for name, size, room in parts}
     return Sizes(support, query, most, masks)

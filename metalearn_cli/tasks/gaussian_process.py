@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metalearn_cli.datasets.columns import ColumnNames, Range
 from metalearn_cli.seeding import normals
-from metalearn_cli.system.limits import Limit, check_limits
+from metalearn_cli.system.limits import Count, Limit, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, Support, TaskDistribution, draw_keys, on_device
 from metalearn_cli.tasks.curves import draw_uniform
 from metalearn_cli.tasks.drawn_sizes import Total, draw_sizes
@@ -48,7 +48,7 @@ class GaussianProcess(TaskDistribution):
     test_kernel: Kernel | None = None  # None: as `kernel`
     noise: Noise = 0.02  # standard deviation
     max_points: Total = 50  # support and query are fewer together
-    pad: bool = False  # every draw to the largest possible sizes: one shape, as compile=true and cuda_graph=true need
+    bucket: Count = 1  # sets are padded to a multiple of this: few shapes, for compile=true and cuda_graph=true
     values: ValuesLikelihood = ValuesLikelihood(OfValues.gaussian)
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class GaussianProcess(TaskDistribution):
         return f"gaussian_process: a in [0.1, 1], l in [0.1, 0.6], p in [0.1, 0.5], noise of sd {self.noise:g}"
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        sizes = draw_sizes(tasks, split, self.max_points, self.pad, rng)
+        sizes = draw_sizes(tasks, split, self.max_points, self.bucket, rng)
         kernel = (self.test_kernel or self.kernel) if split == "test" else self.kernel
         if kernel is Kernel.mixture:
             kind = torch.randint(Kernel.mixture.value, (tasks, 1, 1), generator=rng)

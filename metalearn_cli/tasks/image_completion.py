@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metalearn_cli.datasets.columns import ColumnNames, Range
 from metalearn_cli.errors import UserError
-from metalearn_cli.system.limits import Side, check_limits
+from metalearn_cli.system.limits import Count, Side, check_limits
 from metalearn_cli.tasks.base import Batch, Draw, Spec, Split, TaskDistribution, draw_keys, on_device
 from metalearn_cli.tasks.cifar_fs import CifarFS
 from metalearn_cli.tasks.drawn_sizes import Total, draw_sizes
@@ -41,7 +41,7 @@ class ImageCompletion(TaskDistribution):
     images: Images = Images.omniglot
     size: Side | None = None  # the side of an image in pixels; None: the set's own
     max_points: Total = 200  # support and query are fewer together
-    pad: bool = False  # every draw to the largest possible sizes: one shape, as compile=true and cuda_graph=true need
+    bucket: Count = 1  # sets are padded to a multiple of this: few shapes, for compile=true and cuda_graph=true
     root: str | None = None  # of the image set; None: its own folder in $METALEARN_DATA
     values: ValuesLikelihood = ValuesLikelihood(OfValues.gaussian, deviation_floor=0.05)
 
@@ -95,7 +95,7 @@ class ImageCompletion(TaskDistribution):
         return self.image_set.may_wait_for_disk(device)
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        sizes = draw_sizes(tasks, split, self.max_points, self.pad, rng)
+        sizes = draw_sizes(tasks, split, self.max_points, self.bucket, rng)
         classes = self.image_set.classes_of(split)
         chosen = torch.randint(len(classes.start), (tasks,), generator=rng)
         share = torch.rand(tasks, generator=rng, dtype=torch.float64)

@@ -55,7 +55,7 @@ class Prior(TaskDistribution):
         return f"{type(self).__name__}: {hashlib.sha256(drawn.numpy().tobytes()).hexdigest()[:16]}"
 
     def draw(self, tasks: int, split: Split, rng: torch.Generator) -> Draw:
-        sizes = draw_sizes(tasks, split, self.max_points, False, rng)
+        sizes = draw_sizes(tasks, split, self.max_points, 1, rng)
         draw = dict(sizes.masks)
         for name, values in zip("xy", self._checked(tasks, sum(sizes.most), rng), strict=True):
             draw[f"support_{name}"], draw[f"query_{name}"] = values.tensor_split([sizes.most[0]], dim=1)

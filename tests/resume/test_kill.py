@@ -31,7 +31,7 @@ CASES = {
     "a Gaussian of sinusoids": [*CASE, "task.likelihood=gaussian"],
     "a conditional neural process": [*SETS, "algo=cnp"],
     "a neural process with a latent variable": [*SETS, "algo=np", "algo.test_samples=2"],
-    "a prior-fitted network": [*SETS, "algo=pfn", "algo.hidden=8", "task.likelihood=bars", "task.pad=true"],
+    "a prior-fitted network": [*SETS, "algo=pfn", "algo.hidden=8", "task.likelihood=bars", "task.bucket=8"],
     "learned optimizer on quadratics": [*LEARNED, "steps=150", "eval_every=15"],
 }
 

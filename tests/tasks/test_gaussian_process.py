@@ -58,10 +58,12 @@ def test_a_meta_batch_has_one_pair_of_sizes_and_a_test_one_for_16_tasks() -> Non
     supports, totals = {support for support, _ in pairs}, {support + query for support, query in pairs}
     assert (supports, max(totals)) == ({*range(3, 17)}, 19)
     assert min(query for _, query in pairs) == 3
-    padded = replace(task, pad=True)
-    draws = [padded.draw(5, "train", generator(seed)) for seed in range(20)]
-    assert {(draw["support_x"].shape[1], draw["query_x"].shape[1]) for draw in draws} == {(16, 16)}
-    assert [sizes(padded, "train", 5, seed)[0] for seed in range(300)] == pairs
+    rooms = {1: {*range(3, 17)}, 6: {6, 12, 16}, 20: {16}}
+    for bucket, room in rooms.items():
+        padded = replace(task, bucket=bucket)
+        draws = [padded.draw(5, "train", generator(seed)) for seed in range(300)]
+        assert {draw[f"{name}_x"].shape[1] for draw in draws for name in ("support", "query")} == room
+        assert [sizes(padded, "train", 5, seed)[0] for seed in range(300)] == pairs
     of_test = sizes(task, "test", 50)
     groups = [of_test[first : first + 16] for first in range(0, 50, 16)]
     assert [len(set(group)) for group in groups] == [1, 1, 1, 1]

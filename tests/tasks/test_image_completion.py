@@ -12,7 +12,7 @@ from metalearn_cli.tasks.likelihood import Gaussian
 
 CPU = torch.device("cpu")
 SMALL = ImageCompletion(size=8, max_points=64)  # a set may have almost all pixels
-TASKS = [ImageCompletion(), ImageCompletion(Images.cifar_fs), SMALL, ImageCompletion(pad=True, size=8, max_points=64)]
+TASKS = [ImageCompletion(), ImageCompletion(Images.cifar_fs), SMALL, ImageCompletion(bucket=64, size=8, max_points=64)]
 
 
 @pytest.mark.usefixtures("packed_images")
