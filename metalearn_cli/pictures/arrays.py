@@ -6,7 +6,8 @@ Arrays of examples.npz, of N images of the first task, and of P points of each o
            names [way] of the classes, where the data have them
   values   support_x, support_y, query_x, query_y [T, P], where tasks differ in size padded with NaN; line_x [T, 200];
            line_y [K, T, 200] after steps [K]; errors [K, T], squared, of the query points; of a normal distribution
-           deviation [T, 200] around the last line
+           deviation [T, 200] around the last line; without inner steps early_y and early_deviation [T, 200], as it is
+           after the first `early` support points
   pixels   completed [T, K, H, W, 3] uint8: what is given, the mean, its deviation if it has one, and the truth; given
            [T], how many pixels are
 Runs of earlier versions lack errors, and conditions: the inner steps and the batch-norm mode in words.
@@ -32,6 +33,7 @@ from metalearn_cli.tasks.embedded import pictured
 from metalearn_cli.tasks.likelihood import SquaredError
 
 TASKS, POINTS = 4, 200
+EARLY = 3  # support points that arrive first
 CLASSES, SUPPORT, QUERY = 20, 5, 15  # of a classification task, at most, and images of each class
 SIDE = 64  # pixels that an image has at most
 GROUND = (96, 112, 144)  # the colour of a pixel that is not given: no grey has it
@@ -112,6 +114,16 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
     arrays["errors"] = torch.stack(errors).float()
     if deviations[-1] is not None:
         arrays["deviation"] = deviations[-1][..., 0].float()
+    if not last and batch.support_x.shape[1] > EARLY:
+        first = batch.support._replace(
+            x=batch.support_x[:, :EARLY],
+            y=batch.support_y[:, :EARLY],
+            mask=None if batch.support_mask is None else batch.support_mask[:, :EARLY],
+        )
+        line, deviation = moments(learner.adapt(first)(grid, batch_norm))
+        arrays |= {"early": torch.tensor(EARLY), "early_y": line[..., 0].float()}
+        if deviation is not None:
+            arrays["early_deviation"] = deviation[..., 0].float()
     for name in ("support_x", "support_y", "query_x", "query_y"):
         rows = [getattr(task, name).flatten().float() for task in tasks]
         arrays[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan)

@@ -91,7 +91,11 @@ def _curves(arrays: Arrays) -> _Canvas:
         end = canvas.text(end + 72, 46, f"after {step} step{'s' * (step > 1)}" if step else before)
     if "deviation" in arrays:
         canvas.line([(end + 30, 46), (end + 64, 46)], BLUE, 1.5)
-        canvas.text(end + 72, 46, "two deviations")
+        end = canvas.text(end + 72, 46, "two deviations")
+    if "early" in arrays:
+        canvas.line([(end + 30, 46), (end + 64, 46)], ORANGE, 2.5)
+        canvas.dots([(end + 47, 46)], ORANGE, 5)
+        canvas.text(end + 72, 46, f"after the first {arrays['early']} of the support points")
 
     # All panels have the same axes. Lines may widen them, but one that runs away must not flatten the truth.
     known = [point for points in truth + support for point in points]
@@ -115,14 +119,18 @@ def _curves(arrays: Arrays) -> _Canvas:
             panel.line([(0, y), (width, y)], LIGHT, 1)
             canvas.text(left - 8, top + y, label, GREY, anchor="rm")
         panel.dots(places(truth[task]), GREY, 2)
+        if "early" in arrays:
+            panel.line(places(_points(arrays["line_x"][task], arrays["early_y"][[task]])[0]), ORANGE, 2.5)
+        for name, middle, colour in (("early_deviation", "early_y", ORANGE), ("deviation", "line_y", BLUE)):
+            if name in arrays:
+                y, deviation = arrays[middle].reshape(-1, *arrays[name].shape)[-1, task], arrays[name][task]
+                for edge in _points(arrays["line_x"][task], np.stack([y - 2 * deviation, y + 2 * deviation])):
+                    panel.line(places(edge), colour, 1.5)
         for step, line in zip(steps, _points(arrays["line_x"][task], arrays["line_y"][:, task]), strict=True):
             panel.line(places(line), *styles[step])
-        if "deviation" in arrays:
-            middle, deviation = arrays["line_y"][-1, task], arrays["deviation"][task]
-            edges = np.stack([middle - 2 * deviation, middle + 2 * deviation])
-            for edge in _points(arrays["line_x"][task], edges):
-                panel.line(places(edge), BLUE, 1.5)
         panel.dots(places(support[task]), "black", 5)
+        if "early" in arrays:
+            panel.dots(places(support[task][: int(arrays["early"])]), ORANGE, 5)
         canvas.paste(panel.image, left, top, 1, GREY)
         errors: list[float] = arrays["errors"][[0, -1][: len(steps)], task].tolist() if "errors" in arrays else []
         change = f":  MSE {' -> '.join(f'{error:.3g}' for error in errors)}" if errors else ""

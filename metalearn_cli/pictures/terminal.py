@@ -15,6 +15,9 @@ def first_curve(arrays: Arrays) -> str:
         "o": (arrays["support_x"][0], arrays["support_y"][0]),
     }
     after = f"- before adapting, + after {last} step{'s' * (last > 1)}" if last else "+ prediction"
+    if "early" in arrays:
+        curves["-"] = line, arrays["early_y"][0]
+        after = f"- after the first {arrays['early']} of these, + after all"
     return f"the first test task: . truth, o support, {after}\n{plot(curves)}"
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm
 from metalearn_cli.algorithms.maml import MAML
+from metalearn_cli.algorithms.neural_process import NeuralProcess
 from metalearn_cli.algorithms.protonet import ProtoNet
 from metalearn_cli.learning.learner import Learner
 from metalearn_cli.nets.mlp import MLP
@@ -46,6 +47,24 @@ def box(mask: Tensor) -> tuple[int, int, int, int]:
     """The rows and the columns between which everything that is True lies."""
     rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
     return int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max())
+
+
+def test_what_takes_no_inner_steps_is_drawn_before_and_after_most_points_arrive() -> None:
+    spec, batch = gaussian_points()
+    algorithm = NeuralProcess(width=8)
+    shown = arrays(algorithm, spec, batch)
+    learner = Learner(algorithm, MLP(spec, hidden=[8]), Optimizer(), generator(0, "init"), DOUBLE)
+    first = batch.to(torch.float64).support
+    first = first._replace(x=first.x[:, :3], y=first.y[:, :3])
+    out = learner.adapt(first)(torch.from_numpy(shown["line_x"]).double().unsqueeze(-1), BatchNorm.transductive)
+    mean, deviation = spec.likelihood.moments(out)
+    assert deviation is not None
+    torch.testing.assert_close(torch.from_numpy(shown["early_y"]), mean[..., 0].float())
+    torch.testing.assert_close(torch.from_numpy(shown["early_deviation"]), deviation[..., 0].float())
+    assert where(drawn(shown)[60:], ORANGE).any()
+    plain = {name: array for name, array in shown.items() if not name.startswith("early")}
+    assert not where(drawn(plain)[60:], ORANGE).any()
+    assert "early" not in arrays(MAML(test_steps=1), spec, batch)  # its lines show how it adapts
 
 
 @pytest.mark.parametrize(("tasks", "height"), [(1, 370), (2, 370), (3, 680), (6, 680)])
