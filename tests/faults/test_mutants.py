@@ -114,7 +114,7 @@ MUTANTS = (
     Mutant("tasks/likelihood.py", "mean.var(2, correction=0)", "0", LIKELIHOOD),
     Mutant("tasks/likelihood.py", "(own + (middle", "((middle", LIKELIHOOD),
     Mutant("nets/set_net.py", "if sees is not None:", "if False:", "algorithms/test_neural_process.py"),
-    Mutant("nets/transformer.py", "(place < row[shot:])", "(place <= row[shot:])", "algorithms/test_tnp.py"),
+    Mutant("nets/transformer.py", "(place < end)", "(place <= end)", "algorithms/test_tnp.py"),
     Mutant("nets/sequence.py", "itself | (self.is_seen.unsqueeze(1) &", "itself | (", "nets/test_sequence.py"),
     Mutant("nets/snail_net.py", "before(2**layer)", "before(2 ** (layer + 1))", "nets/test_sequence.py"),
     Mutant("algorithms/snail.py", "y, support.mask)", "y)", "algorithms/test_in_context_regression.py"),

@@ -12,8 +12,8 @@ from metalearn_cli.datasets.imagenet import is_in_imagenet
 from metalearn_cli.learning.draws import EpisodeRange, draw_episodes
 from metalearn_cli.learning.leakage import in_words, leakage, named_labels, told
 from metalearn_cli.tasks.base import draw_slice
+from metalearn_cli.tasks.calibration import by_label
 from metalearn_cli.tasks.cifar_fs import CifarFS
-from metalearn_cli.tasks.likelihood import by_label
 
 EPISODES = EpisodeRange("test", 70, 0)
 

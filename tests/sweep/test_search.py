@@ -1,6 +1,6 @@
 """Sweeps whose values Optuna chooses, `-m sweep=optuna`: skipped where it is not installed."""
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import shutil
@@ -280,7 +280,10 @@ def test_a_search_that_fails_before_it_has_a_study_says_why(tmp_path: Path) -> N
     assert "Traceback" not in failed.err
 
 
-@pytest.mark.skipif(importlib.util.find_spec("joblib") is None, reason="joblib is not installed")
+@pytest.mark.skipif(
+    all(part.metadata["Name"] != "hydra-joblib-launcher" for part in importlib.metadata.distributions()),
+    reason="joblib's launcher is not installed",
+)
 def test_a_batch_is_launched_together(whole: tuple[Path, Finished], tmp_path: Path) -> None:
     done = run(tmp_path, *SEARCH, *KEYS, "hydra/launcher=joblib", "hydra.sweeper.n_trials=2")
     assert done.code == 0, done.err
