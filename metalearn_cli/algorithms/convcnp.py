@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Carry, Meta, Predictor, Update
-from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embed
+from metalearn_cli.algorithms.embedding import PredictorByEmbedding, embedding_update
 from metalearn_cli.algorithms.in_context import context_of, init_sets
-from metalearn_cli.algorithms.losses import gradient_update, task_loss
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net, Params
 from metalearn_cli.nets.conv_set import ConvSetNet
@@ -61,9 +60,7 @@ class ConvCNP(Algorithm):
         yield PredictorByEmbedding(net, meta.params, meta.buffers, support, scorer)
 
     def meta_gradient(self, net: Net, meta: Meta, batch: Batch, step: int, carry: Carry = None) -> Update:
-        x, query, stats = embed(net.features, meta.params, batch.support, batch.query_x, batch.query_mask, None)
-        out = self.predicted(net.spec, meta.params, batch.support, x, query)
-        return gradient_update(meta, task_loss(net.spec, out, batch.query_y, batch.query_mask), stats)
+        return embedding_update(net, meta, batch, partial(self.predicted, net.spec, meta.params, batch.support))
 
     def require_range(self, low: float, high: float) -> None:
         if low < self.low or high > self.high:

@@ -11,20 +11,19 @@ from metalearn_cli.algorithms.base import Meta
 from metalearn_cli.algorithms.features import feature_size
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Net
-from metalearn_cli.nets.sequence import SequenceNet
-from metalearn_cli.nets.set_net import Context, SetNet
+from metalearn_cli.nets.set_net import Context, ContextNet
 from metalearn_cli.tasks.base import Support
 from metalearn_cli.tasks.likelihood import Gaussian
 
 
-def init_sets(net: Net, over: SetNet | SequenceNet, rng: torch.Generator) -> Meta:
+def init_sets(net: Net, over: ContextNet, rng: torch.Generator) -> Meta:
     """The parameters of `model` without its head, and of the network behind it. Raises UserError for classes."""
     if net.spec.kind != "values":
         raise UserError("this algorithm predicts values, and this task has classes: take task=gaussian_process")
     return init_behind(net, over, rng)
 
 
-def init_behind(net: Net, over: SetNet | SequenceNet, rng: torch.Generator) -> Meta:
+def init_behind(net: Net, over: ContextNet, rng: torch.Generator) -> Meta:
     """The parameters of `model` without its head, and of the network that reads its features."""
     body = {name: value for name, value in net.init(rng).items() if not name.startswith("head.")}
     return Meta(body | over.init(feature_size(net, body), rng), net.init_stats())

@@ -53,7 +53,7 @@ class InContext(Algorithm):
 
     def adapt(self, net: Net, meta: Meta, support: Support, steps: int) -> Iterator[Predictor]:
         for step in range(steps + 1):
-            seen = first(support, step * support.x.shape[1] // steps if steps else support.x.shape[1])
+            seen = support.first(step * support.x.shape[1] // steps if steps else support.x.shape[1])
             scorer = partial(self.predicted, net.spec, meta.params, seen)
             yield PredictorByEmbedding(net, meta.params, meta.buffers, seen, scorer)
 
@@ -71,9 +71,3 @@ class InContext(Algorithm):
 
     def _over_sequences(self, spec: Spec) -> CausalTransformer:
         return CausalTransformer(spec.targets, spec.outputs, self.width, self.layers, self.heads, self.points)
-
-
-def first(support: Support, number: int) -> Support:
-    """The first points of each support set."""
-    mask = None if support.mask is None else support.mask[:, :number]
-    return support._replace(x=support.x[:, :number], y=support.y[:, :number], mask=mask)

@@ -21,14 +21,14 @@ from torch import Tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.layers import init_linear, linear
-from metalearn_cli.nets.sequence import Order, SequenceNet, order_of
-from metalearn_cli.nets.set_net import Context, attend, normed
+from metalearn_cli.nets.sequence import Order, order_of
+from metalearn_cli.nets.set_net import Context, ContextNet, attend, normed
 
 _STD = 0.02
 
 
 @dataclass(frozen=True)
-class CausalTransformer(SequenceNet):
+class CausalTransformer(ContextNet):
     targets: int  # V
     outputs: int
     width: int  # W
@@ -43,15 +43,9 @@ class CausalTransformer(SequenceNet):
             weight, bias = init_linear(inputs, outputs, None, rng)
             params |= {f"sequence:{name}.weight": weight, f"sequence:{name}.bias": bias}
         for layer in range(self.layers):
-            parts = [
-                *((name, width, width, _STD) for name in ("query", "key", "value")),
-                ("attended", width, width, added),
-            ]
-            for name, inputs, outputs, std in (
-                *parts,
-                ("mlp0", width, 4 * width, _STD),
-                ("mlp1", 4 * width, width, added),
-            ):
+            parts = [(name, width, width, _STD) for name in ("query", "key", "value")]
+            parts += [("attended", width, width, added), ("mlp0", width, 4 * width, _STD)]
+            for name, inputs, outputs, std in (*parts, ("mlp1", 4 * width, width, added)):
                 params[f"sequence:layer{layer}.{name}.weight"] = std * torch.randn(outputs, inputs, generator=rng)
                 params[f"sequence:layer{layer}.{name}.bias"] = torch.zeros(outputs)
         norms = [f"layer{layer}.norm{part}" for layer in range(self.layers) for part in range(2)]

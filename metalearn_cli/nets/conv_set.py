@@ -22,7 +22,7 @@ from torch import Tensor
 from metalearn_cli.errors import UserError
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.layers import init_linear
-from metalearn_cli.nets.set_net import Context, SetNet
+from metalearn_cli.nets.set_net import Context, ContextNet
 
 EPSILON = 1e-8  # a density as low as this one is that of no point
 MARGIN = 0.1  # of the grid beyond the range of the inputs
@@ -30,7 +30,7 @@ SPACINGS = 1  # of the grid in l, as training begins
 
 
 @dataclass(frozen=True)
-class ConvSetNet(SetNet):
+class ConvSetNet(ContextNet):
     targets: int  # V
     outputs: int  # O
     low: float  # the range of the inputs

@@ -18,7 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_cli.nets.base import Params
-from metalearn_cli.nets.set_net import Context, SetNet, attention_layer, chain, init_attention, init_chain, mean_of_set
+from metalearn_cli.nets.set_net import (
+    Context,
+    ContextNet,
+    attention_layer,
+    chain,
+    init_attention,
+    init_chain,
+    mean_of_set,
+)
 
 
 class Latent(NamedTuple):
@@ -29,7 +37,7 @@ class Latent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NeuralProcessNet(SetNet):
+class NeuralProcessNet(ContextNet):
     targets: int  # V
     outputs: int
     width: int  # W

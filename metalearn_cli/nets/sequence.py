@@ -1,35 +1,18 @@
-"""The third kind of network: of a sequence of points with their values, and of targets that follow it, to outputs.
+"""The order of a sequence of points with their values, and of targets that follow it.
 
-It knows an example by its features, as a network over sets does, but here the order of the context counts. Each target
+What a network over sequences shares beside the parts in set_net.py: here the order of the context counts. Each target
 comes after all of the context, and no target sees another. Real points count alone: a point that is not real has no
 place, and nothing sees it.
 
-Shapes: T tasks, S points of the context, Q targets, N of both, F features and V values of a point.
+Shapes: T tasks, S points of the context, Q targets, N of both.
 """
 
-from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.set_net import Context
-
-
-class SequenceNet(ABC):
-    """A final class is a frozen dataclass of sizes. It holds no parameters; all tasks share what it is given."""
-
-    targets: int  # V
-    outputs: int  # of the network for each target
-
-    @abstractmethod
-    def init(self, features: int, rng: torch.Generator) -> Params:
-        """Fresh parameters for points of F = `features`, float32 on the CPU, named "sequence:*"."""
-
-    @abstractmethod
-    def __call__(self, params: Params, context: Context, x: Tensor) -> Tensor:
-        """x [T, Q, F] of the targets -> out [T, Q, outputs], each by itself."""
 
 
 class Order(NamedTuple):

@@ -1,7 +1,7 @@
-"""The second kind of network: of a context set and targets, to the parameters of a distribution of each target.
+"""The second kind of network: of a context and targets, to outputs of each target.
 
 It knows an example by its features, and so a network for pictures may stand before it. What all of them are made of is
-here: chains of layers, attention, and means over sets.
+here: chains of layers, attention, and means over sets. Those for which the order counts share sequence.py too.
 
 Shapes: T tasks, S points of the context, Q targets, F features of a point, V values of a point, W width, H heads.
 """
@@ -27,10 +27,10 @@ class Context(NamedTuple):
     mask: Tensor | None = None  # [T, S] bool: True for real points; None: all are real
 
 
-class SetNet(ABC):
+class ContextNet(ABC):
     """A final class is a frozen dataclass of sizes. It holds no parameters, and all tasks share those that it is given.
 
-    The order of the context changes nothing, and neither do points that are not real.
+    Points that are not real change nothing; over a set neither does the order of the context, over a sequence it does.
     """
 
     targets: int  # V
@@ -38,7 +38,7 @@ class SetNet(ABC):
 
     @abstractmethod
     def init(self, features: int, rng: torch.Generator) -> Params:
-        """Fresh parameters for points of F = `features`, float32 on the CPU, named "set:*"."""
+        """Fresh parameters for points of F = `features`, float32 on the CPU, named "set:*" or "sequence:*"."""
 
     @abstractmethod
     def __call__(self, params: Params, context: Context, x: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.layers import init_linear, linear
-from metalearn_cli.nets.sequence import SequenceNet, order_of
-from metalearn_cli.nets.set_net import Context, attend
+from metalearn_cli.nets.sequence import order_of
+from metalearn_cli.nets.set_net import Context, ContextNet, attend
 
 _KEYS, _FILTERS = (2, 8, 16), 4  # times U; an attention's values are half as many numbers as its keys
 
 
 @dataclass(frozen=True)
-class SnailNet(SequenceNet):
+class SnailNet(ContextNet):
     targets: int  # V
     outputs: int
     width: int  # U

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from metalearn_cli.nets.base import Params
-from metalearn_cli.nets.set_net import Context, SetNet, attention_layer, chain, init_attention, init_chain
+from metalearn_cli.nets.set_net import Context, ContextNet, attention_layer, chain, init_attention, init_chain
 
 
 @dataclass(frozen=True)
-class Transformer(SetNet):
+class Transformer(ContextNet):
     targets: int  # V
     outputs: int
     width: int  # W

@@ -115,12 +115,7 @@ def of_values(learner: Learner, batch: Batch, batch_norm: BatchNorm) -> dict[str
     if deviations[-1] is not None:
         arrays["deviation"] = deviations[-1][..., 0].float()
     if not last and batch.support_x.shape[1] > EARLY:
-        first = batch.support._replace(
-            x=batch.support_x[:, :EARLY],
-            y=batch.support_y[:, :EARLY],
-            mask=None if batch.support_mask is None else batch.support_mask[:, :EARLY],
-        )
-        line, deviation = moments(learner.adapt(first)(grid, batch_norm))
+        line, deviation = moments(learner.adapt(batch.support.first(EARLY))(grid, batch_norm))
         arrays |= {"early": torch.tensor(EARLY), "early_y": line[..., 0].float()}
         if deviation is not None:
             arrays["early_deviation"] = deviation[..., 0].float()

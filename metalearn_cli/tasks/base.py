@@ -60,6 +60,11 @@ class Support(NamedTuple):
     progress: Tensor | None = None  # [T] in 0..1: the share of the training that is done; None: this is no training
     unlabelled: Tensor | None = None  # [T, U, *input]: without labels, of the task's classes and perhaps of others
 
+    def first(self, number: int) -> Support:
+        """Return the first `number` examples of each task, of all where they are fewer."""
+        mask = None if self.mask is None else self.mask[:, :number]
+        return self._replace(x=self.x[:, :number], y=self.y[:, :number], mask=mask)
+
 
 class Batch(NamedTuple):
     """T tasks, each with its support and query set, padded to the largest; masks tell which examples are real. Labels

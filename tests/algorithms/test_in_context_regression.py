@@ -8,7 +8,7 @@ from problems import expect_slope, gaussian_points, images, init, points, points
 from torch import Tensor
 
 from metalearn_cli.algorithms.base import Algorithm, BatchNorm, Meta
-from metalearn_cli.algorithms.in_context_regression import InContext, first
+from metalearn_cli.algorithms.in_context_regression import InContext
 from metalearn_cli.algorithms.snail import SNAIL
 from metalearn_cli.errors import UserError
 from metalearn_cli.learning.learner import Learner
@@ -80,7 +80,7 @@ def test_steps_are_parts_of_the_support_set() -> None:
             part = batch._replace(support_x=batch.support_x[:, :size], support_y=batch.support_y[:, :size])
             torch.testing.assert_close(out, predicted(algorithm, net, meta, part)[0])
     for number, real in ((3, 3), (6, 5)):
-        padded = first(with_padding(batch).support, number)
+        padded = with_padding(batch).support.first(number)
         assert padded.mask is not None
         assert padded.mask.sum(1).tolist() == [real] * 3
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from metalearn_cli.nets.base import Params
 from metalearn_cli.nets.causal_transformer import CausalTransformer
-from metalearn_cli.nets.sequence import SequenceNet, order_of
-from metalearn_cli.nets.set_net import Context, attend
+from metalearn_cli.nets.sequence import order_of
+from metalearn_cli.nets.set_net import Context, ContextNet, attend
 from metalearn_cli.nets.snail_net import SnailNet
 
 TRANSFORMER = CausalTransformer(targets=2, outputs=3, width=4, layers=2, heads=2, points=9)
@@ -15,7 +15,7 @@ SNAIL = SnailNet(targets=2, outputs=3, width=1, layers=3)
 EACH = pytest.mark.parametrize("net", [TRANSFORMER, SNAIL], ids=["transformer", "snail"])
 
 
-def problem(net: SequenceNet, shot: int = 6, queries: int = 3) -> tuple[Params, Context, Tensor]:
+def problem(net: ContextNet, shot: int = 6, queries: int = 3) -> tuple[Params, Context, Tensor]:
     rng = torch.Generator().manual_seed(0)
     params = {name: value.double() + 0.3 * torch.randn(value.shape, generator=rng, dtype=torch.float64)
               for name, value in net.init(4, rng).items()}  # fmt: skip
@@ -25,7 +25,7 @@ def problem(net: SequenceNet, shot: int = 6, queries: int = 3) -> tuple[Params, 
 
 
 @EACH
-def test_a_target_sees_all_of_the_context_and_no_other_target(net: SequenceNet) -> None:
+def test_a_target_sees_all_of_the_context_and_no_other_target(net: ContextNet) -> None:
     params, context, query = problem(net)
     out = net(params, context, query)
     assert out.shape == (2, 3, 3)
@@ -39,7 +39,7 @@ def test_a_target_sees_all_of_the_context_and_no_other_target(net: SequenceNet) 
 
 
 @EACH
-def test_points_that_are_not_real_change_nothing_wherever_they_stand(net: SequenceNet) -> None:
+def test_points_that_are_not_real_change_nothing_wherever_they_stand(net: ContextNet) -> None:
     params, context, query = problem(net)
     expected = net(params, context, query)
     for places in ([6], [0], [2], [1, 4]):
