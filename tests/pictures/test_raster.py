@@ -61,7 +61,11 @@ def test_what_takes_no_inner_steps_is_drawn_before_and_after_most_points_arrive(
     assert deviation is not None
     torch.testing.assert_close(torch.from_numpy(shown["early_y"]), mean[..., 0].float())
     torch.testing.assert_close(torch.from_numpy(shown["early_deviation"]), deviation[..., 0].float())
-    assert where(drawn(shown)[60:], ORANGE).any()
+    shown["line_y"][:], shown["early_y"][:], shown["early_deviation"][:] = 0, 0.5, 0.1
+    line = {name: array for name, array in shown.items() if name != "early_deviation"}
+    for kept, lines in ((line, 1), (shown, 3)):  # from one end of the first panel to the other; and one on each side
+        is_line = where(drawn(kept)[60:370, :520], ORANGE).sum(1) > 300
+        assert is_line.int().diff().clamp(min=0).sum() == lines
     plain = {name: array for name, array in shown.items() if not name.startswith("early")}
     assert not where(drawn(plain)[60:], ORANGE).any()
     assert "early" not in arrays(MAML(test_steps=1), spec, batch)  # its lines show how it adapts
@@ -163,6 +167,10 @@ def test_a_completed_image_has_its_given_pixels_on_a_ground_and_the_truth_beside
     given, *predicted, truth = torch.from_numpy(shown["completed"]).long().flatten(2, 3).unbind(1)
     assert len(predicted) == likelihood.width  # the mean, and a deviation where there is one
     assert torch.equal(truth, levels.expand(-1, -1, 3))
+    out = learner.adapt(batch.support)(batch.query_x, BatchNorm.transductive)
+    mean, deviation = likelihood.moments(out)
+    for image, x in zip(predicted, [mean + 0.5, *([] if deviation is None else [2 * deviation])], strict=True):
+        assert torch.equal(image, (255 * x.clamp(0, 1)).round().long().expand(-1, -1, 3))
     for task, real in enumerate((chosen[0, :2], chosen[1])):
         is_given = torch.zeros(side**2, dtype=torch.bool)
         is_given[real] = True
